@@ -1,0 +1,30 @@
+# Each target sets up what it needs: `make demo` and `make test` run on a fresh machine with Python 3.11.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+
+.PHONY: setup demo test test-slow lint clean
+setup: $(STAMP)
+
+# torch first and pinned: the plain name would pull gigabytes of CUDA packages.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,eval,test,bench,lint]'
+	touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/prorank demo $(DEMO)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(STAMP)
+	$(BIN)/ruff check prorank tests benchmarks scripts
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

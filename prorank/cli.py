@@ -1,0 +1,227 @@
+"""The command line: one verb a function, each a thin call of the library.
+
+Hard fact: a user's mistake ends in one line on stderr and exit code 2; heavy imports wait until a verb runs, so help is instant.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .errors import ConfigError, DataError, ProRankError
+
+app = typer.Typer(
+    name="prorank", help="Train a small language model to rerank, then run it fast, anywhere.", no_args_is_help=True,
+    add_completion=False, pretty_exceptions_enable=False,
+)
+Model = Annotated[str, typer.Option("--model", "-m", help="Checkpoint: smollm2-135m, folder, adapter, GGUF file or hub id.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; the best there is by default.")]
+Dtype = Annotated[str, typer.Option(help="auto, bf16 or fp32.")]
+Length = Annotated[int | None, typer.Option(help="Tokens of a whole prompt; the checkpoint's own by default.")]
+
+
+@app.command()
+def pull(name: Annotated[str, typer.Argument(help="smollm2-135m, a GGUF file or a hub id.")]) -> None:
+    """Fetch and convert a checkpoint; print its folder."""
+    from .model import resolve
+
+    print(resolve(name).folder)
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML of one stage.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's newest whole checkpoint.")] = False,
+) -> None:
+    """Run the stage that CONFIG names: warmup or score."""
+    from .train.config import load_settings
+    from .train.run import train as run_stage
+
+    settings = load_settings(config, overrides)
+    with Progress(settings.stage) as report:
+        folder = run_stage(settings, resume, report)
+    print(f"checkpoint: {folder}\ncurves: {Path(settings.out) / 'train_curves.png'}")
+
+
+@app.command()
+def plot(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
+    """Draw a run's curves from its metrics.jsonl."""
+    from .train.curves import plot as draw
+
+    print(draw(run))
+
+
+@app.command()
+def mine(
+    dataset: Annotated[Path, typer.Argument(help="BEIR folder.")],
+    out: Annotated[Path, typer.Argument(help="JSONL of lists to write (.gz to compress).")],
+    split: Annotated[str, typer.Option(help="qrels split.")] = "train",
+    negatives: Annotated[int, typer.Option(help="Negatives a query.")] = 7,
+    depth: Annotated[int, typer.Option(help="BM25 candidates a query.")] = 100,
+    skip_top: Annotated[int, typer.Option(help="Leave out the first N unjudged candidates, which may be relevant.")] = 0,
+    max_ratio: Annotated[float | None, typer.Option(help="Leave out candidates above this share of the best positive's score.")] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Mine hard negatives with BM25: judged non-relevant first, near-duplicates of positives left out."""
+    from .data.formats import read_beir
+    from .data.negatives import mine as mine_negatives
+    from .data.negatives import write_groups
+
+    groups, report = mine_negatives(
+        read_beir(dataset, split), depth=depth, negatives=negatives, skip_top=skip_top, max_ratio=max_ratio, seed=seed
+    )
+    write_groups(out, groups)
+    print(f"{out}: {report}")
+
+
+@app.command()
+def rerank(
+    documents: Annotated[str | None, typer.Argument(help="JSONL or text lines; - for stdin.")] = None,
+    query: Annotated[str | None, typer.Option("--query", "-q")] = None,
+    run: Annotated[Path | None, typer.Option(help="TREC run to rerank.")] = None,
+    dataset: Annotated[Path | None, typer.Option(help="BEIR folder with the run's texts.")] = None,
+    out: Annotated[Path | None, typer.Option(help="TREC run to write.")] = None,
+    model: Model = "smollm2-135m",
+    top_k: Annotated[int | None, typer.Option(help="Hits to show (with --run: candidates to rerank).")] = None,
+    min_score: Annotated[float | None, typer.Option(help="Leave out hits below this log-odds.")] = None,
+    instruction: Annotated[str | None, typer.Option()] = None,
+    split: Annotated[str, typer.Option(help="qrels split of --dataset.")] = "test",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    device: Device = None,
+    dtype: Dtype = "auto",
+    max_length: Length = None,
+) -> None:
+    """Rerank documents for a query, or a whole TREC run."""
+    from .rank import files as rerank_files
+
+    if run:
+        if not (dataset and out):
+            raise DataError("--run needs --dataset (the texts) and --out (the run to write)")
+        rerank_files.check_run(run, dataset, split)
+    elif not query or documents is None:
+        raise DataError("give --query Q and DOCUMENTS (a file, or - for stdin), or --run, --dataset and --out")
+    items = rerank_files.read_documents(documents) if not run else []
+    from .reranker import Reranker
+
+    reranker = Reranker(model, device=device, dtype=dtype, max_length=max_length)
+    if run:
+        print(rerank_files.rerank_run(reranker, run, dataset, split, out, top_k, instruction))
+        return
+    hits = reranker.rank(query, items, top_k, min_score, instruction, show_progress=sys.stderr.isatty())
+    rerank_files.show(hits, as_json)
+    if reranker.cuts.documents or reranker.cuts.queries:
+        print(f"note: {reranker.cuts} at {reranker.prompt.longest} tokens", file=sys.stderr)
+
+
+@app.command()
+def evaluate(
+    datasets: Annotated[list[Path], typer.Argument(help="BEIR folders.")],
+    model: Annotated[list[str] | None, typer.Option("--model", "-m", help="Checkpoint; give it again for more models.")] = None,
+    run: Annotated[str | None, typer.Option(help="First stage: a TREC run, or 'protocol'. BM25 by default.")] = None,
+    qrels: Annotated[str | None, typer.Option(help="Judgements in place of qrels/SPLIT.tsv.")] = None,
+    top_k: Annotated[int, typer.Option(help="Candidates a model reorders.")] = 100,
+    split: Annotated[str, typer.Option(help="qrels split.")] = "test",
+    min_rel: Annotated[int, typer.Option(help="Least label that is relevant in MRR, MAP and recall.")] = 1,
+    pool: Annotated[bool, typer.Option("--pool", help="Candidates are each query's own judged documents.")] = False,
+    exclude: Annotated[str | None, typer.Option(help="(query, document) pairs to drop from judgements and candidates.")] = None,
+    only_run_queries: Annotated[bool, typer.Option("--only-run-queries", help="Average over the run's queries only.")] = False,
+    limit: Annotated[int | None, typer.Option(help="Only so many queries, for a quick look.")] = None,
+    likelihood: Annotated[bool, typer.Option("--likelihood", help="Add query likelihood under the first model.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for runs, results.json and report.html.")] = None,
+    seed: Annotated[int, typer.Option(help="Of samples and tests.")] = 0,
+    device: Device = None,
+    dtype: Dtype = "auto",
+    max_length: Length = None,
+) -> None:
+    """Measure a first stage and models on judged datasets, with significance; without --model the first stage alone."""
+    from .evaluate import Scorer
+    from .evaluate import evaluate as measure
+    from .evaluate.report import bars, show
+    from .model import resolve
+
+    for name in model or []:
+        resolve(name)  # a wrong name fails before the datasets are read
+    if likelihood and not model:
+        raise ConfigError("--likelihood needs --model, whose weights it uses")
+
+    def load(name: str):
+        from .reranker import Reranker
+
+        return Reranker(name, device=device, dtype=dtype, max_length=max_length)
+
+    def likelihood_of(name: str) -> Scorer:
+        one = load(name)
+        return Scorer(f"query likelihood ({name})", one.likelihood)
+
+    systems = [lambda name=name: load(name) for name in model or []]
+    systems += [lambda: likelihood_of(model[0])] if likelihood else []
+    with bars() as progress:
+        found = measure(
+            datasets, systems, run=run, qrels=qrels, top_k=top_k, split=split, min_rel=min_rel, pool=pool, exclude=exclude,
+            out=out, limit=limit, seed=seed, progress=progress, only_run_queries=only_run_queries,
+        )
+    show(found)
+    if out:
+        print(f"report: {out / 'report.html'}")
+
+
+@app.command()
+def demo(
+    minutes: Annotated[float, typer.Option(help="Minutes of training, both stages together.")] = 9.0,
+    out: Annotated[Path, typer.Option(help="Folder of the demo's runs and report.")] = Path("runs/demo"),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew instead of going on.")] = False,
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Train SmolLM2-135M in two stages on a small public task and show what each stage did."""
+    from .demo import run_demo
+
+    run_demo(minutes, out, fresh, seed)
+
+
+class Progress:
+    """A bar on stderr for a stage: share of the budget and the latest figures."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __enter__(self):
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        shown = ("dev_ndcg@10", "accuracy", "top1", "format_rate", "reward", "loss")
+        self.bar = Bar(
+            TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.percentage:>3.0f}%"), TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"), console=Console(stderr=True),
+        )
+        self.bar.start()
+        task = self.bar.add_task(self.name, total=1.0, figures="")
+
+        def report(share: float, figures: dict) -> None:
+            text = "  ".join(f"{key} {figures[key]:.3f}" for key in shown if isinstance(figures.get(key), (int, float)))
+            self.bar.update(task, completed=share, **({"figures": text} if text else {}))
+
+        return report
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+
+def main() -> None:
+    """Entry point: errors that a user can mend become one line and exit code 2, Ctrl-C 130."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("prorank").setLevel(logging.INFO)
+    try:
+        app()
+    except ProRankError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""Training examples: groups of one query's candidate documents, and the deterministic draws that the stages train on.
+
+Hard fact: every draw is seeded by a string (seed, epoch, place), which `random` hashes with SHA-512: the same in every
+process, whatever PYTHONHASHSEED is, so a resumed run sees the same lists as an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+from ..errors import DataError
+
+Pair = tuple[str, str, float]
+SAME = 0.8  # share of common words from which two texts count as near-duplicates
+
+
+@dataclass(frozen=True)
+class Group:
+    """One query with candidate documents.
+
+    Attributes:
+        query: query text, not blank.
+        documents: candidate texts, at least one; a text may be empty.
+        labels: a graded label >= 0 for each document; > 0 is relevant.
+        query_id: id in the source, or "".
+        doc_ids: ids in the source, one a document, or ().
+        teacher: teacher scores, one a document, on any scale; None if there are none.
+
+    Raises:
+        DataError: lengths differ, the query is blank, a label is negative or not finite, a score is not finite.
+    """
+
+    query: str
+    documents: tuple[str, ...]
+    labels: tuple[float, ...]
+    query_id: str = ""
+    doc_ids: tuple[str, ...] = ()
+    teacher: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        shown = f"query {self.query_id or self.query[:60]!r}"
+        if not self.query.strip():
+            raise DataError(f"{shown}: the query is empty")
+        if not self.documents:
+            raise DataError(f"{shown}: no documents")
+        for name in ("labels", "doc_ids", "teacher"):
+            values = getattr(self, name)
+            if (values or name == "labels") and len(values) != len(self.documents):
+                raise DataError(f"{shown}: {len(self.documents)} documents but {len(values)} {name}")
+        if any(not math.isfinite(label) or label < 0 for label in self.labels):
+            raise DataError(f"{shown}: labels must be finite and >= 0, got {list(self.labels)}")
+        if any(not math.isfinite(score) for score in self.teacher or ()):
+            raise DataError(f"{shown}: teacher scores must be finite, got {list(self.teacher or ())}")
+
+    def take(self, places: Sequence[int]) -> Group:
+        """The group with the documents at `places`, in that order; labels, ids and teacher scores go with them."""
+
+        def chosen(values: tuple) -> tuple:
+            return tuple(values[i] for i in places)
+
+        return Group(
+            self.query,
+            chosen(self.documents),
+            chosen(self.labels),
+            self.query_id,
+            chosen(self.doc_ids) if self.doc_ids else (),
+            None if self.teacher is None else chosen(self.teacher),
+        )
+
+
+def normalised(text: str) -> str:
+    """Lower-case words joined by single blanks: texts that differ in case, marks or white space only become equal."""
+    return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold()))
+
+
+def near_duplicates(a: frozenset[str], b: frozenset[str]) -> bool:
+    """Whether two word sets share at least `SAME` of all their words (two empty ones do not)."""
+    if min(len(a), len(b)) < SAME * max(len(a), len(b)) or not a:  # sizes alone rule most pairs out
+        return False
+    return len(a & b) >= SAME * len(a | b)
+
+
+def pairs(groups: Sequence[Group]) -> list[Pair]:
+    """All (query, document, label) of the groups, in order."""
+    return [(group.query, text, label) for group in groups for text, label in zip(group.documents, group.labels)]
+
+
+def balanced_pairs(groups: Sequence[Group], seed: int) -> list[Pair]:
+    """Warm-up prompts: shuffled pairs, one relevant and one not in every two, so every prefix is balanced within one.
+
+    A (query, document) pair comes once, with its highest label; the scarcer side is gone through again, newly shuffled,
+    only when all its pairs have come. The list ends when every pair of the other side has come, too.
+
+    Args:
+        groups: training data.
+        seed: of the order.
+
+    Raises:
+        DataError: no relevant or no other document in the groups.
+    """
+    best: dict[tuple[str, str], float] = {}
+    for query, document, label in pairs(groups):
+        best[query, document] = max(label, best.get((query, document), 0.0))
+    sides = [[(q, d, label) for (q, d), label in best.items() if (label > 0) == relevant] for relevant in (True, False)]
+    for side, name in zip(sides, ("relevant (label > 0)", "non-relevant (label 0)")):
+        if not side:
+            raise DataError(f"the training data has no {name} documents, the warm-up needs both: see `prorank mine`")
+    rng = Random(f"balanced/{seed}")
+    length = max(map(len, sides))
+    columns = [_cycled(side, length, rng) for side in sides]
+    rows = [list(row) for row in zip(*columns)]
+    for row in rows:
+        rng.shuffle(row)
+    return [pair for row in rows for pair in row]
+
+
+def _cycled(items: list[Pair], length: int, rng: Random) -> list[Pair]:
+    """`length` items: whole shuffled passes over them, the last one cut."""
+    out: list[Pair] = []
+    while len(out) < length:
+        out += rng.sample(items, len(items))
+    return out[:length]
+
+
+def sample_lists(groups: Sequence[Group], size: int, seed: int, epoch: int) -> list[Group]:
+    """One list of at most `size` documents for every group, groups and documents in shuffled order.
+
+    A list takes one relevant document of every grade there is (higher grades first, at most half the list, at least
+    one), then non-relevant ones, then more relevant ones if places are left. Labels, ids and teacher scores go along.
+
+    Args:
+        groups: training data.
+        size: documents a list, at least 2.
+        seed, epoch: choose the draw; the same two give the same lists in every process.
+    """
+    if size < 2:
+        raise DataError(f"a list needs at least 2 documents, got size {size}")
+    lists = []
+    for at, group in enumerate(groups):
+        rng = Random(f"lists/{seed}/{epoch}/{at}")
+        places = _places(group.labels, size, rng)
+        rng.shuffle(places)
+        lists.append(group.take(places))
+    Random(f"order/{seed}/{epoch}").shuffle(lists)
+    return lists
+
+
+def _places(labels: Sequence[float], size: int, rng: Random) -> list[int]:
+    """Places of the documents for one list, see `sample_lists`."""
+    order = rng.sample(range(len(labels)), len(labels))
+    seen: set[float] = set()
+    first = []
+    # The sort is stable, so it keeps the draw within a grade.
+    for i in sorted((i for i in order if labels[i] > 0), key=lambda i: -labels[i]):
+        if labels[i] not in seen:
+            seen.add(labels[i])
+            first.append(i)
+    first = first[: max(1, size // 2)]
+    others = [i for i in order if labels[i] <= 0]
+    more = [i for i in order if labels[i] > 0 and i not in first]
+    return (first + others + more)[:size]
+
+
+def split_groups(groups: Sequence[Group], dev_queries: int, seed: int) -> tuple[list[Group], list[Group]]:
+    """(training groups, dev groups): `dev_queries` queries, but at most a quarter of them, are held out.
+
+    Groups whose queries are equal but for case and punctuation stay together. Queries without a relevant and a
+    non-relevant document tell nothing about order and stay in training.
+    """
+    by_query: dict[str, list[Group]] = {}
+    for group in groups:
+        by_query.setdefault(normalised(group.query) or group.query, []).append(group)
+    able = [q for q, members in by_query.items() if any(max(g.labels) > 0 and min(g.labels) <= 0 for g in members)]
+    count = min(dev_queries, len(by_query) // 4, len(able))
+    held = set(Random(f"split/{seed}").sample(sorted(able), count))
+    parts: tuple[list[Group], list[Group]] = ([], [])
+    for query, members in by_query.items():
+        parts[query in held].extend(members)
+    return parts

@@ -1,0 +1,67 @@
+"""JSONL files: objects with their line numbers, and typed access to their keys with errors that name the place.
+
+Hard fact: Python reads `NaN` and `Infinity` from JSON and takes `true` for 1; as labels or scores all three are errors.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError
+from .trec import numbered_lines
+
+_NEEDED = object()
+_KINDS = {str: "a string", list: "a list"}
+
+
+def objects(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number, JSON object) of a JSONL file."""
+    for number, line in numbered_lines(path):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{path}:{number}: malformed JSON ({error}); expected one object a line") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{path}:{number}: expected a JSON object, got {type(row).__name__}")
+        yield number, row
+
+
+def get(row: dict, key: str, kind: type, where: str, default: Any = _NEEDED) -> Any:
+    """row[key], checked to be of type `kind`."""
+    if key not in row and default is not _NEEDED:
+        return default
+    if key not in row:
+        raise DataError(f"{where}: key {key!r} is missing; found {', '.join(map(repr, row)) or 'no keys'}")
+    if not isinstance(row[key], kind):
+        raise DataError(f"{where}: {key!r} must be {_KINDS[kind]}, got {json.dumps(row[key])[:40]}")
+    return row[key]
+
+
+def strings(row: dict, key: str, where: str) -> list[str]:
+    values = get(row, key, list, where)
+    for value in values:
+        if not isinstance(value, str):
+            raise DataError(f"{where}: {key!r} must be a list of strings, it has {json.dumps(value)[:40]}")
+    return values
+
+
+def numbers(row: dict, key: str, count: int, where: str, low: float = -math.inf) -> list[float]:
+    """The numbers of an optional key, one a document; [] where it is absent."""
+    values = get(row, key, list, where, None)
+    if values is None:
+        return []
+    if len(values) != count:
+        raise DataError(f"{where}: {key!r} has {len(values)} numbers for {count} documents")
+    return [number_of(value, f"{where}: {key!r}", low) for value in values]
+
+
+def number_of(value: Any, what: str, low: float = -math.inf) -> float:
+    whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53
+    if not (whole or isinstance(value, float) and math.isfinite(value)) or value < low:
+        expected = f"a finite number{f' >= {low:g}' if low > -math.inf else ''}"
+        raise DataError(f"{what} must be {expected}, got {'nothing' if value is None else json.dumps(value)[:40]}")
+    return float(value)

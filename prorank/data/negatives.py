@@ -1,0 +1,204 @@
+"""Hard negatives: documents that BM25 ranks high for a query and that are probably not relevant to it.
+
+Hard fact: labels are incomplete, so a high-ranked unlabelled document is often relevant; every guard here drops
+candidates that look so, and the report counts the drops. Judged non-relevant documents need no guess and come first.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from random import Random
+
+from ..errors import ConfigError, DataError
+from .beir import Collection
+from .bm25 import Bm25
+from .examples import Group, near_duplicates, normalised
+
+
+@dataclass
+class MineReport:
+    """What `mine` did.
+
+    Attributes:
+        queries: queries with labels. groups: groups made.
+        no_positive: queries left out because no document is relevant.
+        positives, judged, mined, random: documents in the groups: relevant, judged non-relevant, from BM25, filled up.
+        dropped: BM25 candidates dropped, by reason: relevant, judged, excluded, rank_window, score_window; and of those
+            that were looked at, near_duplicate (of a relevant document), repeated (of a chosen negative), is_query.
+        short: groups with fewer negatives than asked.
+    """
+
+    queries: int = 0
+    groups: int = 0
+    no_positive: int = 0
+    positives: int = 0
+    judged: int = 0
+    mined: int = 0
+    random: int = 0
+    short: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    def __str__(self) -> str:
+        dropped = ", ".join(f"{reason} {count}" for reason, count in sorted(self.dropped.items())) or "none"
+        return (
+            f"{self.groups} groups of {self.queries} queries ({self.no_positive} without a relevant document); "
+            f"{self.positives} relevant; non-relevant: {self.judged} judged, {self.mined} mined, {self.random} random; "
+            f"{self.short} short groups; candidates dropped: {dropped}"
+        )
+
+
+def mine(
+    collection: Collection,
+    depth: int = 100,
+    negatives: int = 7,
+    skip_top: int = 0,
+    max_ratio: float | None = None,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[list[Group], MineReport]:
+    """One group a query: its relevant documents with their grades, then `negatives` others.
+
+    The others are judged non-relevant documents (highest BM25 first), then a random draw from BM25's ranks skip_top+1 …
+    depth that pass the guards, then, where BM25 finds too few, random documents that pass them.
+
+    Args:
+        collection: with labels, see `read_beir`.
+        depth: last BM25 rank looked at.
+        negatives: non-relevant documents a query.
+        skip_top: BM25 ranks from the top that are left out, where unlabelled relevant documents are likeliest.
+        max_ratio: drop candidates with a BM25 score above this times the best relevant document's; None: no limit.
+        seed: of the draw.
+        progress: called with 1 after each query.
+
+    Returns:
+        The groups, in the order of the labels, and the report.
+
+    Raises:
+        ConfigError: a number is out of range.
+        DataError: labels name unknown documents or queries (file:line), or no query has a relevant document.
+    """
+    if not 0 <= skip_top < depth or negatives < 1 or (max_ratio is not None and max_ratio <= 0):
+        raise ConfigError(
+            "mine needs 0 <= skip_top < depth, negatives >= 1 and max_ratio > 0; "
+            f"got skip_top {skip_top}, depth {depth}, negatives {negatives}, max_ratio {max_ratio}"
+        )
+    collection.check_training()
+    miner = _Miner(collection, depth, negatives, skip_top, max_ratio, seed)
+    groups = []
+    for qid in collection.qrels:
+        miner.report.queries += 1
+        groups += miner.group(qid)
+        if progress:
+            progress(1)
+    if not groups:
+        raise DataError(f"{collection.name}: no query has a relevant document (label > 0), nothing to mine for")
+    miner.report.groups = len(groups)
+    return groups, miner.report
+
+
+@dataclass
+class _Miner:
+    """State of one `mine`: settings, index, word sets seen, counts."""
+
+    collection: Collection
+    depth: int
+    negatives: int
+    skip_top: int
+    max_ratio: float | None
+    seed: int
+    report: MineReport = field(default_factory=MineReport)
+    _words: dict[str, tuple[str, frozenset[str]]] = field(default_factory=dict)
+
+    @cached_property
+    def bm25(self) -> Bm25:
+        return Bm25(self.collection.corpus)
+
+    def group(self, qid: str) -> list[Group]:
+        """[the group of a query], or [] if it has no relevant document."""
+        labels, rng = self.collection.qrels[qid], Random(f"mine/{self.seed}/{qid}")
+        positives = [doc for doc, label in labels.items() if label > 0]
+        if not positives:
+            self.report.no_positive += 1
+            return []
+        chosen = self._judged(qid, labels, positives)
+        self.report.judged += len(chosen)
+        if len(chosen) < self.negatives:
+            ranked = self.bm25.search({qid: self.collection.queries[qid]}, self.depth)[qid]
+            chosen = self._fill(qid, positives, chosen, self._candidates(qid, ranked, positives, rng), "mined")
+            if len(chosen) < self.negatives:
+                others = rng.sample(self.bm25.ids, min(len(self.bm25.ids), 10 * self.negatives + len(ranked)))
+                others = [doc for doc in others if doc not in ranked and not self._known(qid, doc)]
+                chosen = self._fill(qid, positives, chosen, others, "random")
+        self.report.positives += len(positives)
+        self.report.short += len(chosen) < self.negatives
+        ids = (*positives, *chosen)
+        grades = (*(float(labels[doc]) for doc in positives), *[0.0] * len(chosen))
+        texts = tuple(self.collection.corpus[doc] for doc in ids)
+        return [Group(self.collection.queries[qid], texts, grades, qid, ids)]
+
+    def _judged(self, qid: str, labels: dict[str, int], positives: list[str]) -> list[str]:
+        """Judged non-relevant documents, highest BM25 first; but none whose text is also relevant."""
+        same = {self.words(doc)[0] for doc in positives}
+        judged = [doc for doc, label in labels.items() if label <= 0 and self.words(doc)[0] not in same]
+        if not judged:
+            return []
+        scores = dict(zip(judged, self.bm25.scores(self.collection.queries[qid], judged)))
+        return sorted(judged, key=lambda doc: -scores[doc])[: self.negatives]
+
+    def _candidates(self, qid: str, ranked: dict[str, float], positives: list[str], rng: Random) -> list[str]:
+        """BM25's documents inside the windows and not judged, shuffled."""
+        best = float(self.bm25.scores(self.collection.queries[qid], positives).max())
+        # Where no relevant document shares a word with the query, its score bounds nothing.
+        limit = best * self.max_ratio if self.max_ratio is not None and best > 0 else float("inf")
+        kept = []
+        for rank, (doc, score) in enumerate(ranked.items()):
+            reason = self._known(qid, doc)
+            reason = reason or ("rank_window" if rank < self.skip_top else "score_window" if score > limit else "")
+            if reason:
+                self.report.dropped[reason] += 1
+            else:
+                kept.append(doc)
+        rng.shuffle(kept)
+        return kept
+
+    def _known(self, qid: str, doc: str) -> str:
+        """Why labels or exclusions rule a candidate out, or ""."""
+        labels = self.collection.qrels[qid]
+        if doc in labels:
+            return "relevant" if labels[doc] > 0 else "judged"
+        return "excluded" if (qid, doc) in self.collection.excluded else ""
+
+    def _fill(self, qid: str, positives: list[str], chosen: list[str], candidates: list[str], source: str) -> list[str]:
+        """`chosen` and as many candidates, in their order, as pass the text guards and are needed."""
+        chosen, query = list(chosen), normalised(self.collection.queries[qid])
+        taken = {self.words(doc)[0] for doc in chosen}
+        for doc in candidates:
+            if len(chosen) == self.negatives:
+                break
+            reason = self._doubt(doc, positives, taken, query)
+            if reason:
+                self.report.dropped[reason] += 1
+            else:
+                chosen.append(doc)
+                taken.add(self.words(doc)[0])
+                setattr(self.report, source, getattr(self.report, source) + 1)
+        return chosen
+
+    def _doubt(self, doc: str, positives: list[str], taken: set[str], query: str) -> str:
+        """Why the text of a candidate rules it out, or ""."""
+        text, words = self.words(doc)
+        if text == query:
+            return "is_query"
+        if any(text == self.words(p)[0] or near_duplicates(words, self.words(p)[1]) for p in positives):
+            return "near_duplicate"
+        return "repeated" if text in taken else ""
+
+    def words(self, doc: str) -> tuple[str, frozenset[str]]:
+        """(normalised text, its word set) of a document."""
+        if doc not in self._words:
+            text = normalised(self.collection.corpus[doc])
+            self._words[doc] = (text, frozenset(text.split()))
+        return self._words[doc]

@@ -1,0 +1,178 @@
+"""TREC and BEIR label files, TREC runs, and the reading of lines with their numbers for all formats.
+
+Hard fact: trec_eval reads run scores as 32-bit floats, sorts by them and breaks ties by document id, whatever the rank
+column says; so the scores written here fall strictly even after rounding to 32 bits.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import DataError
+from ..files import atomic_file, open_text
+
+Qrels = dict[str, dict[str, int]]
+Run = dict[str, dict[str, float]]
+
+
+def numbered_lines(path: str | Path) -> Iterator[tuple[int, str]]:
+    """(line number from 1, text) of the lines that are not blank. Raises DataError if the file cannot be read."""
+    number = 0
+    try:
+        with open_text(path) as handle:
+            for number, line in enumerate(handle, 1):
+                line = line.lstrip("\ufeff") if number == 1 else line
+                if line.strip():
+                    yield number, line.rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}:{number + 1}: not UTF-8 text ({error.reason}); convert the file to UTF-8") from error
+    except (EOFError, OSError, zlib.error) as error:
+        raise DataError(f"{path}:{number + 1}: damaged or unreadable file ({error})") from error
+
+
+def read_labels(path: str | Path) -> Iterator[tuple[int, str, str, int]]:
+    """(line, query id, document id, label) of a label file.
+
+    TREC form: `qid 0 docid label`; BEIR form: `qid docid label` below a header row. Labels below 0 are
+    TREC's own ("spam") and pass; training refuses them. Raises DataError naming file:line.
+    """
+    for number, line in numbered_lines(path):
+        fields = _fields(line, (3, 4))
+        if len(fields) not in (3, 4):
+            raise DataError(f"{path}:{number}: expected `qid docid label` or `qid 0 docid label`, got {line[:80]!r}")
+        if number == 1 and fields[0].lower().replace("_", "-") in ("query-id", "qid", "topic"):
+            continue
+        yield number, fields[0], fields[-2], _label(fields[-1], path, number)
+
+
+def read_qrels(path: str | Path) -> Qrels:
+    """Labels by query and document, from a TREC or BEIR label file, plain or gzip.
+
+    Raises:
+        DataError: malformed line, label not a whole number, one document labelled twice in different ways, no labels.
+    """
+    qrels: Qrels = {}
+    for number, qid, doc_id, label in read_labels(path):
+        known = qrels.setdefault(qid, {})
+        if known.get(doc_id, label) != label:
+            before = f"had label {known[doc_id]} before"
+            raise DataError(f"{path}:{number}: query {qid}, document {doc_id} has label {label} here, {before}")
+        known[doc_id] = label
+    if not qrels:
+        raise DataError(f"{path}: no labels")
+    return qrels
+
+
+def _fields(line: str, counts: tuple[int, ...]) -> list[str]:
+    """Fields at tabs where that fits (ids may hold blanks), else at white space."""
+    tabbed = [field.strip() for field in line.split("\t")]
+    return tabbed if len(tabbed) in counts and all(tabbed) else line.split()
+
+
+def _label(text: str, path: str | Path, number: int) -> int:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not value.is_integer():  # NaN and infinities are no integers either
+        raise DataError(f"{path}:{number}: expected a whole number as label, got {text!r}")
+    return int(value)
+
+
+def read_exclude(path: str | Path) -> frozenset[tuple[str, str]]:
+    """(query id, document id) pairs to leave out of labels and runs: two columns, header row or not."""
+    found = set()
+    for number, line in numbered_lines(path):
+        fields = _fields(line, (2,))
+        if len(fields) != 2:
+            raise DataError(f"{path}:{number}: expected `qid docid`, got {line[:80]!r}")
+        if not (number == 1 and fields[0].lower().replace("_", "-") in ("query-id", "qid", "topic")):
+            found.add((fields[0], fields[1]))
+    return frozenset(found)
+
+
+def drop_pairs(table: dict[str, dict], pairs: Iterable[tuple[str, str]]) -> dict[str, dict]:
+    """A copy of labels or of a run without `pairs` of (query id, document id). Queries stay, even when emptied."""
+    gone = set(pairs)
+    return {qid: {doc: value for doc, value in row.items() if (qid, doc) not in gone} for qid, row in table.items()}
+
+
+def read_run(path: str | Path) -> Run:
+    """A TREC run (`qid Q0 docid rank score tag`, plain or gzip): scores by query and document, best first.
+
+    Equal scores keep the order of the file. Raises DataError naming file:line: malformed line, score not finite, a
+    document twice for one query; and for a run without lines.
+    """
+    run: Run = {}
+    for number, line in numbered_lines(path):
+        fields = line.split()
+        if len(fields) != 6:
+            raise DataError(f"{path}:{number}: expected `qid Q0 docid rank score tag`, got {line[:80]!r}")
+        scores = run.setdefault(fields[0], {})
+        if fields[2] in scores:
+            raise DataError(f"{path}:{number}: document {fields[2]} comes twice for query {fields[0]}")
+        scores[fields[2]] = _score(fields[4], path, number)
+    if not run:
+        raise DataError(f"{path}: the run is empty")
+    return {qid: dict(ranked(scores)) for qid, scores in run.items()}
+
+
+def _score(text: str, path: str | Path, number: int) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise DataError(f"{path}:{number}: expected a finite number as score, got {text!r}")
+    return value
+
+
+def ranked(scores: dict[str, float]) -> list[tuple[str, float]]:
+    """(document id, score), best first; equal scores keep their order."""
+    return sorted(scores.items(), key=lambda item: -item[1])
+
+
+def write_run(path: str | Path, run: Run, tag: str = "prorank") -> None:
+    """Write a TREC run, whole or not at all; `.gz` is compressed. Scores fall strictly, equal ones in insertion order.
+
+    Raises:
+        DataError: a score is not finite; an id or the tag is empty or has white space, which the format cannot hold.
+    """
+    with atomic_file(path) as handle:
+        for qid, scores in run.items():
+            order = ranked(scores)
+            written = falling([score for _, score in order], f"{path}: query {qid}")
+            for rank, ((doc_id, _), score) in enumerate(zip(order, written), 1):
+                handle.write(" ".join((_word(qid), "Q0", _word(doc_id), str(rank), repr(score), _word(tag))) + "\n")
+
+
+def _word(text: str) -> str:
+    if text.split() != [text] or text[0] == "\ufeff":
+        raise DataError(f"a TREC run cannot hold {text!r}: ids and tag must be words without white space")
+    return text
+
+
+def falling(scores: list[float], where: str = "run") -> list[float]:
+    """Scores, best first, as they are to be written: each lower than the one before even as a 32-bit float.
+
+    A score that falls by itself stays as it is; one that ties is lowered by the smallest step. Where 32 bits
+    cannot hold a list (scores near the largest float), it becomes n, n-1, …, 1.
+    """
+    if not all(math.isfinite(score) for score in scores):
+        raise DataError(f"{where}: scores must be finite")
+    out: list[float] = []
+    last = np.float32(np.inf)
+    with np.errstate(over="ignore"):
+        for score in scores:
+            if not np.float32(score) < last:
+                # At 0 the next float is denormal, which some processors flush to 0: step further there.
+                score = float(min(np.nextafter(last, np.float32(-np.inf)), last - np.float32(1e-30)))
+            last = np.float32(score)
+            out.append(score)
+        holds = np.isfinite(np.array(out, np.float32)).all()
+    return out if holds else [float(n) for n in range(len(out), 0, -1)]

@@ -1,0 +1,167 @@
+"""The demo: SmolLM2-135M cannot rerank; two stages of training on a small public task, and what each of them did.
+
+Hard fact: no score of any row mixes in BM25; BM25 only chooses the candidates, the same for every row.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from .data.beir import read_beir
+from .data.demo import SemanlinkPaths, semanlink
+from .data.formats import write_groups
+from .data.negatives import mine
+from .errors import ConfigError
+from .files import atomic_file
+from .model import BUILT_IN, resolve
+from .train.config import Score, Settings, Warmup
+from .train.run import is_done, train
+
+LENGTH = 112  # tokens of a prompt: the task's texts are short notes
+CANDIDATES, QUERIES = 20, 100
+ROWS = ("BM25", "zero-shot", "query likelihood", "warm-up only", "both stages")
+
+
+def run_demo(minutes: float, out: Path, fresh: bool, seed: int, quiet: bool = False) -> Path:
+    """Run the demo, or go on with it; returns the folder of its report.
+
+    Args:
+        minutes: of training, both stages together (evaluation and set-up come on top).
+        out: runs, report and curves.
+        fresh: begin anew.
+        seed: of both stages.
+    """
+    if minutes <= 0:
+        raise ConfigError(f"--minutes must be above 0, not {minutes}")
+    if fresh:
+        shutil.rmtree(out, ignore_errors=True)
+    began = time.monotonic()
+    say = _speaker(began)
+    say("1/6 base model: SmolLM2-135M-Instruct (from a wheel, converted once)")
+    resolve(BUILT_IN)
+    say("2/6 task: semanlink, queries are tags, documents are notes and abstracts")
+    paths = semanlink()
+    lists = {part: _lists(paths, part, out, seed) for part in ("train", "dev")}
+    warm, fine = settings(minutes, out, lists, seed)
+    say(f"3/6 stage warmup: reinforcement, one-token answers ({warm.minutes:.1f} min)")
+    _stage(warm)
+    say(f"4/6 stage score: fine-grained scores ({fine.minutes:.1f} min)")
+    _stage(fine)
+    say(f"5/6 evaluation: {QUERIES} held-out tags, BM25's first {CANDIDATES} texts, five rows")
+    found = _evaluate(paths, warm, fine, out, seed)
+    _table(found, out)
+    say("6/6 one example, reranked by the trained model")
+    _example(fine)
+    print(
+        f"\nreport   {out / 'report' / 'report.html'}\ncurves   {Path(warm.out) / 'train_curves.png'}  "
+        f"{Path(fine.out) / 'train_curves.png'}\nmodel    {Path(fine.out) / 'model'}\n\n"
+        f"Go on: longer training brings more (prorank demo --minutes 40 --out runs/demo40), or rank your own documents:\n"
+        f"  prorank rerank --model {Path(fine.out)} --query 'your question' documents.txt"
+    )
+    say("done")
+    return out / "report"
+
+
+def settings(minutes: float, out: Path, lists: dict[str, Path], seed: int) -> tuple[Warmup, Score]:
+    """Settings of the two stages for a budget of minutes: an eighth warms up, at most four minutes."""
+    first = min(minutes / 8, 4.0)
+    common: dict[str, Any] = {"data": str(lists["train"]), "dev": str(lists["dev"]), "max_length": LENGTH, "seed": seed, "keep": 1}
+    warm = Warmup(base=BUILT_IN, out=str(out / "warmup"), minutes=first, evals=1, save_every=10, learning_rate=1e-5, log_every=1, **common)
+    fine = Score(base=str(out / "warmup"), out=str(out / "score"), minutes=minutes - first, evals=3, save_every=50, **common)
+    return warm, fine
+
+
+def _stage(stage: Settings) -> None:
+    """Run a stage to its end, or leave it if it has been there."""
+    from .cli import Progress
+
+    if is_done(stage.out):
+        return
+    with Progress(stage.stage) as report:
+        train(stage, resume=True, report=report)
+
+
+def _lists(paths: SemanlinkPaths, part: str, out: Path, seed: int) -> Path:
+    """Training or dev lists with BM25 negatives, mined once."""
+    path = out / f"{part}.jsonl"
+    if not path.is_file():
+        groups, _ = mine(read_beir(getattr(paths, part), part), negatives=11, seed=seed)
+        if part == "dev":  # a quick look during training
+            groups = groups[:40]
+        write_groups(path, groups)
+    return path
+
+
+def _evaluate(paths: SemanlinkPaths, warm: Warmup, fine: Score, out: Path, seed: int) -> Any:
+    from .evaluate import Scorer, evaluate
+    from .evaluate.report import bars
+    from .prompt import Prompt
+    from .reranker import Reranker
+
+    def zero_shot() -> Reranker:
+        return _named(Reranker(BUILT_IN, prompt=Prompt.preset("prorank", max_length=LENGTH)), "zero-shot")
+
+    def likelihood() -> Scorer:
+        return Scorer("query likelihood", zero_shot().likelihood)
+
+    systems = [zero_shot, likelihood]
+    systems += [lambda s=s, name=name: _named(Reranker(s.out), name) for s, name in ((warm, ROWS[3]), (fine, ROWS[4]))]
+    with bars() as progress:
+        return evaluate(
+            [paths.test], systems, split="test", top_k=CANDIDATES, limit=QUERIES, out=out / "report", seed=seed, progress=progress,
+            command="prorank demo",
+        )
+
+
+def _named(reranker: Any, name: str) -> Any:
+    reranker.name = name
+    return reranker
+
+
+def _table(found: Any, out: Path) -> None:
+    """The five rows, printed and kept as JSON."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from .evaluate.report import figure, p_value, percent, signed
+
+    table = Table("", "nDCG@10", "MRR@10", "format", "vs BM25", "p (Holm)", title="semanlink, held-out tags and texts")
+    kept = {}
+    for row in found.rows:
+        if row.kind == "answers only":
+            continue
+        table.add_row(
+            row.system if row.difference is not None else "BM25 (first stage)", figure(row.measures["nDCG@10"]),
+            figure(row.measures["MRR@10"]), percent(row.format_rate), signed(row.difference), p_value(row),
+        )
+        kept[row.system] = {**row.measures, "format_rate": row.format_rate, "p_holm": row.p_holm}
+    Console().print(table)
+    with atomic_file(out / "table.json") as handle:
+        json.dump(kept, handle, indent=2)
+
+
+def _example(fine: Score) -> None:
+    from .rank.files import show
+    from .reranker import Reranker
+
+    documents = [
+        "How to bake sourdough bread at home: flour, water, salt and patience.",
+        "Word embeddings map words to vectors so that words with similar meaning lie close together.",
+        "The city council voted on Tuesday to extend the tram line to the airport.",
+        "A survey of recurrent and attention-based neural networks for machine translation.",
+        "SPARQL is the query language for RDF graphs on the semantic web.",
+    ]
+    print("query: representing words as vectors")
+    show(Reranker(fine.out).rank("representing words as vectors", documents), False)
+
+
+def _speaker(began: float):
+    def say(text: str) -> None:
+        spent = time.monotonic() - began
+        print(f"[{int(spent // 60):2d}:{int(spent % 60):02d}] {text}", flush=True)
+
+    return say

@@ -1,0 +1,88 @@
+"""Measures of a ranking against judgements, per query, computed by ir-measures.
+
+Hard fact: trec_eval orders equal scores by document id and ignores ranks; rankings therefore go in as strictly
+decreasing scores made from the ranks, so that ties keep our order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from ..errors import ConfigError, extra
+
+Ranking = dict[str, list[str]]  # query id -> document ids, best first
+Qrels = Mapping[str, Mapping[str, int]]
+Values = dict[str, dict[str, float]]  # measure -> query id -> value
+MAIN = "nDCG@10"
+
+
+def ranking_of(run: Mapping[str, Mapping[str, float]]) -> Ranking:
+    """Order each query's documents by score, best first; equal scores keep the order of the mapping."""
+    return {query: sorted(scores, key=lambda document: -scores[document]) for query, scores in run.items()}
+
+
+def rank_scores(ranking: Ranking) -> dict[str, dict[str, float]]:
+    """Strictly decreasing scores n, n-1, ..., 1 that hold the order of each list."""
+    return {query: {d: float(len(ids) - i) for i, d in enumerate(ids)} for query, ids in ranking.items() if ids}
+
+
+def with_positive(qrels: Qrels, least: int = 1) -> list[str]:
+    """Queries with a judgement of at least `least`, in the order of the judgements."""
+    return [query for query, judged in qrels.items() if max(judged.values(), default=0) >= max(1, least)]
+
+
+def names(recall_at: Sequence[int]) -> list[str]:
+    """Names of the measures in the order they are shown."""
+    return [MAIN, "MRR@10", "MAP", *(f"R@{k}" for k in recall_at)]
+
+
+def measure(
+    qrels: Qrels,
+    ranking: Ranking,
+    queries: Iterable[str] | None = None,
+    recall_at: Sequence[int] = (100,),
+    min_rel: int = 1,
+) -> Values:
+    """nDCG@10, MRR@10, MAP and Recall@k of every query that counts.
+
+    Args:
+        qrels: graded judgements; gains are the labels as they are.
+        ranking: query id -> document ids, best first. A query that is absent counts 0.
+        queries: which queries count; all judged ones by default. nDCG is kept for those with a label above 0, the
+            binary measures for those with a label of at least `min_rel`; nothing else can score above 0.
+        recall_at: cut-offs of recall.
+        min_rel: least label that counts as relevant in the binary measures.
+
+    Returns:
+        measure -> query id -> value in [0, 1].
+
+    Raises:
+        ConfigError: min_rel below 1. MissingExtra: ir-measures is not installed.
+    """
+    if min_rel < 1:
+        raise ConfigError(f"min_rel must be at least 1, not {min_rel}")
+    with extra("eval"):
+        import ir_measures
+        from ir_measures import AP, RR, R, nDCG
+
+    wanted = [nDCG @ 10, RR(rel=min_rel) @ 10, AP(rel=min_rel), *(R(rel=min_rel) @ k for k in recall_at)]
+    label = dict(zip(map(str, wanted), names(recall_at)))
+    asked = set(qrels if queries is None else queries)
+    graded = [q for q in with_positive(qrels) if q in asked]
+    binary = [q for q in with_positive(qrels, min_rel) if q in asked]
+    values = {name: dict.fromkeys(graded if name == MAIN else binary, 0.0) for name in label.values()}
+    judged = {q: dict(qrels[q]) for q in graded}
+    run = rank_scores({q: ranking[q] for q in graded if q in ranking})
+    if run:
+        for found in ir_measures.iter_calc(wanted, judged, run):
+            of_measure = values[label[str(found.measure)]]
+            if found.query_id in of_measure:
+                of_measure[found.query_id] = float(found.value)
+    return values
+
+
+def means(values: Values) -> dict[str, float]:
+    """Mean of each measure over its queries; NaN where no query counts."""
+    return {name: float(np.mean(list(by.values()))) if by else float("nan") for name, by in values.items()}

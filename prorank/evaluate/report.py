@@ -1,0 +1,211 @@
+"""Show an evaluation: tables for the terminal, results.json, report.html.
+
+Hard fact: the JSON holds everything the page shows, every query's values included, so a page can be made again from
+it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..files import atomic_file
+
+if TYPE_CHECKING:
+    from .results import Evaluation, Row
+
+PACKAGES = ("prorank", "torch", "transformers", "numpy", "ir-measures", "pytrec-eval-terrier", "bm25s", "PyStemmer")
+
+
+def show(evaluation: "Evaluation", console: Any = None) -> None:
+    """Print one table a dataset, the means over several, what the models do at the answer position, and the notes."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = console or Console()
+    for dataset in evaluation.datasets:
+        console.print(_results(evaluation, dataset))
+        for note in evaluation.notes[dataset]:
+            console.print(f"  [dim]· {escape(note)}[/dim]", highlight=False, soft_wrap=True)
+    if len(evaluation.datasets) > 1:
+        console.print(_means(evaluation))
+    if any(row.findings for row in evaluation.rows):
+        console.print(_findings(evaluation))
+
+
+def _results(evaluation: "Evaluation", dataset: str) -> Any:
+    from rich.table import Table
+
+    rows = [r for r in evaluation.rows if r.dataset == dataset]
+    table = Table(title=f"{dataset} · {rows[0].queries} queries", title_justify="left", title_style="bold")
+    table.add_column("system", overflow="fold")
+    for name in (*rows[0].measures, "diff", "p", "docs/s"):
+        table.add_column(name, justify="right")
+    best = max(r.measures["nDCG@10"] for r in rows)
+    for row in rows:
+        main, *others = row.measures.values()
+        shown = f"[bold]{figure(main)}[/bold]" if main == best else figure(main)
+        style = "dim" if row.kind == "answers only" else None
+        cells = [shown, *map(figure, others), signed(row.difference), p_value(row), speed(row)]
+        table.add_row(_escaped(row.system), *cells, style=style)
+    return table
+
+
+def _means(evaluation: "Evaluation") -> Any:
+    from rich.table import Table
+
+    table = Table(title=f"mean over {len(evaluation.datasets)} sets", title_justify="left", title_style="bold")
+    table.add_column("system", overflow="fold")
+    for name in evaluation.rows[0].measures:
+        table.add_column(name, justify="right")
+    for system in evaluation.systems:
+        if found := evaluation.mean(system):
+            table.add_row(_escaped(system), *map(figure, found.values()))
+    return table
+
+
+def _findings(evaluation: "Evaluation") -> Any:
+    from rich.table import Table
+
+    table = Table(title="at the answer position", title_justify="left", title_style="bold")
+    table.add_column("dataset · system", overflow="fold")
+    for name in ("pairs", "format", "p(0)+p(1)", "ties", "eff. rank", "cosine"):
+        table.add_column(name, justify="right")
+    for row in evaluation.rows:
+        if row.findings:
+            table.add_row(_escaped(f"{row.dataset} · {row.system}"), *findings_cells(row))
+    return table
+
+
+def findings_cells(row: "Row") -> list[str]:
+    """Pairs, format rate, answer mass, ties, effective rank, mean cosine of a row, as text."""
+    found = row.findings
+    shares = [percent(found["format_rate"]), percent(found["format_mass"]), percent(row.tie_share)]
+    return [str(found["pairs"]), *shares, f"{found['effective_rank']:.1f}", f"{found['mean_cosine']:.3f}"]
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def figure(value: float | None) -> str:
+    """.1234, or a dash where there is none."""
+    if value is None or math.isnan(value):
+        return "–"
+    return f"{value:.4f}".replace("0.", ".", 1) if 0 <= value < 1 else f"{value:.4f}"
+
+
+def signed(value: float | None) -> str:
+    """+.1234 or −.1234."""
+    return "" if value is None else ("+" if value >= 0 else "−") + figure(abs(value))
+
+
+def percent(value: float | None) -> str:
+    """One decimal, two at the ends, where 99.95 % and 100 % differ; a dash for None."""
+    if value is None:
+        return "–"
+    plain = value in (0, 1) or 0.001 <= value <= 0.999
+    return f"{100 * value:.1f} %" if plain else f"{100 * value:.2g} %" if value < 0.5 else f"{100 * value:.2f} %"
+
+
+def p_value(row: "Row") -> str:
+    """The p-value against the first stage, Holm-corrected for models; a star below .05."""
+    p = row.p_holm if row.p_holm is not None else row.p
+    if p is None:
+        return ""
+    return (f"{p:.3f}" if p >= 0.001 else f"{p:.4f}") + (" *" if p < 0.05 else "")
+
+
+def speed(row: "Row") -> str:
+    """Documents a second, or nothing for a first stage."""
+    found = row.documents_per_second
+    return "" if not found else f"{found:,.0f}" if found >= 10 else f"{found:.1f}"
+
+
+def environment(command: str) -> dict[str, Any]:
+    """Command, date, machine and package versions: what a figure needs beside it. Host and user names stay out."""
+    packages = {name: _version(name) for name in PACKAGES}
+    return {
+        "command": command,
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "accelerator": _accelerator(),
+        "packages": {name: found for name, found in packages.items() if found},
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    """The processor's name: Linux keeps it in /proc, elsewhere `platform` knows."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as handle:
+            named = [line.split(":", 1)[1].strip() for line in handle if line.startswith("model name")]
+    except OSError:
+        named = []
+    return named[0] if named else platform.processor() or platform.machine()
+
+
+def _accelerator() -> str | None:
+    """The GPU's name where torch is in use already; importing it for this alone would cost seconds."""
+    import sys
+
+    torch = sys.modules.get("torch")
+    return torch.cuda.get_device_name(0) if torch is not None and torch.cuda.is_available() else None
+
+
+def write(evaluation: "Evaluation", out: str | Path) -> None:
+    """Write results.json and report.html into `out`, each whole or not at all."""
+    from .page import page
+
+    out = Path(out)
+    with atomic_file(out / "results.json") as handle:
+        json.dump(_plain(evaluation.to_dict()), handle, indent=1, ensure_ascii=False, allow_nan=False)
+        handle.write("\n")
+    with atomic_file(out / "report.html") as handle:
+        handle.write(page(evaluation))
+
+
+def _plain(value: Any) -> Any:
+    """NaN, which JSON has not, as null."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@contextmanager
+def bars() -> Iterator[Callable[[str, int, int], None]]:
+    """Progress bars on stderr as the `progress` argument of `evaluate`: one a dataset and model."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn())
+    tasks: dict[str, Any] = {}
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+
+        def hear(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(_escaped(what), total=total)
+            bar.update(tasks[what], completed=done)
+
+        yield hear

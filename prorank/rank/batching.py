@@ -1,0 +1,106 @@
+"""Packs: the documents of a query in one row behind the query's own tokens, which are computed once.
+
+Hard fact: a pack gives every document the positions and the attention it would have alone (its prefix and itself), so scores
+equal those of single prompts up to float noise, with or without gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ..prompt import Encoded
+
+
+@dataclass(frozen=True)
+class Pack:
+    """One row: the shared prefix, then the rest of each prompt. `owners[k]` says whose score `answers[k]` carries."""
+
+    ids: list[int]
+    positions: list[int]
+    segments: list[int]  # 0 for the prefix, k >= 1 for the k-th prompt
+    answers: list[int]  # index of the last token of each prompt
+    owners: list[int]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows for one forward. `input_ids`, `position_ids` [B, L]; `mask` [B, 1, L, L], True where attention may look;
+    `rows`, `columns` [N]: where the N answers stand; `owners`: whose they are."""
+
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    mask: torch.Tensor
+    rows: torch.Tensor
+    columns: torch.Tensor
+    owners: list[int]
+
+    def to(self, device: torch.device) -> "Batch":
+        moved = (t.to(device, non_blocking=True) for t in (self.input_ids, self.position_ids, self.mask, self.rows, self.columns))
+        return Batch(*moved, self.owners)
+
+
+def pack(prompts: Sequence[Encoded], owners: Sequence[int], share: bool = True) -> Pack:
+    """Lay prompts of one query into a row. Their ids before `document_start` must be the same; share=False keeps all."""
+    start = prompts[0].document_start if share else 0
+    head = prompts[0].ids[:start]
+    ids, positions, segments, answers = list(head), list(range(start)), [0] * start, []
+    for k, prompt in enumerate(prompts, 1):
+        rest = prompt.ids[start:]
+        ids += rest
+        positions += range(start, start + len(rest))
+        segments += [k] * len(rest)
+        answers.append(len(ids) - 1)
+    return Pack(ids, positions, segments, answers, list(owners))
+
+
+def packs_of(prompts: Sequence[Encoded], owners: Sequence[int], most_tokens: int = 768, most: int = 16) -> Iterator[Pack]:
+    """Packs of one query's prompts, similar lengths together, none over `most_tokens` unless one prompt alone is."""
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i].ids))
+    some, length = [], 0
+    for i in order:
+        rest = len(prompts[i].ids) - prompts[i].document_start
+        if some and (length + rest > most_tokens or len(some) == most):
+            yield pack([prompts[j] for j in some], [owners[j] for j in some])
+            some, length = [], 0
+        length += rest if some else len(prompts[i].ids)
+        some.append(i)
+    if some:
+        yield pack([prompts[j] for j in some], [owners[j] for j in some])
+
+
+def batches_of(packs: Iterable[Pack], most_tokens: int) -> Iterator[list[Pack]]:
+    """Lists of packs whose padded area stays within `most_tokens`; sort by length first to waste little."""
+    some: list[Pack] = []
+    for one in packs:
+        longest = max([len(one), *map(len, some)])
+        if some and longest * (len(some) + 1) > most_tokens:
+            yield some
+            some = []
+        some.append(one)
+    if some:
+        yield some
+
+
+def collate(packs: Sequence[Pack], pad: int) -> Batch:
+    """Pad packs on the right and build the attention mask."""
+    longest = max(map(len, packs))
+    fill = lambda rows, value: torch.tensor([row + [value] * (longest - len(row)) for row in rows])  # noqa: E731
+    segments = fill([p.segments for p in packs], -1)  # padding is a segment of its own, so no row of the softmax is empty
+    here, there = segments[:, :, None], segments[:, None, :]
+    mask = ((there == 0) | (here == there)) & torch.ones(longest, longest, dtype=torch.bool).tril()
+    answers = [(row, column) for row, p in enumerate(packs) for column in p.answers]
+    rows, columns = torch.tensor(answers).T
+    return Batch(
+        fill([p.ids for p in packs], pad),
+        fill([p.positions for p in packs], 0),
+        mask[:, None],
+        rows,
+        columns,
+        [owner for p in packs for owner in p.owners],
+    )

@@ -1,0 +1,54 @@
+"""Score prompts one by one: from the last hidden state and two rows of the output matrix to fp32 log-odds.
+
+Hard fact: logits over the vocabulary are never made for scoring; [N, H] hidden states meet the difference of two rows.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ..errors import ModelError
+from ..model import body
+from .batching import Batch
+
+# Settings by which some architectures bend their logits; two plain rows would then give other scores than the model's own.
+BENDING = {"final_logit_softcapping": None, "logit_scale": None, "logits_scaling": 1.0}
+
+
+def last_hidden(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+    """Last hidden states [N, H] at the answer positions, in the model's dtype."""
+    inner, _ = body(model)
+    out = inner(input_ids=batch.input_ids, attention_mask=batch.mask, position_ids=batch.position_ids, use_cache=False)
+    return out.last_hidden_state[batch.rows, batch.columns]
+
+
+def answer_rows(model: torch.nn.Module, answer_ids: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """(rows [2, H], bias [2]) of the output matrix for (not relevant, relevant), fp32. Raises ModelError for bent logits."""
+    for key, plain in BENDING.items():
+        value = getattr(model.config, key, plain)
+        if value not in (None, plain):
+            raise ModelError(f"{type(model).__name__}: {key}={value} bends the logits; this architecture is not supported yet")
+    _, head = body(model)
+    chosen = torch.tensor(answer_ids, device=head.weight.device)
+    bias = getattr(head, "bias", None)
+    zero = torch.zeros(2, device=head.weight.device)
+    return head.weight[chosen].float(), (zero if bias is None else bias[chosen].float())
+
+
+def log_odds(hidden: torch.Tensor, rows: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """logit(relevant) - logit(not relevant), fp32 [N], from hidden states [N, H] (ProRank, stage 2)."""
+    # Products and sum elementwise: a matrix product would fall to bf16 under autocast.
+    return (hidden.float() * (rows[1] - rows[0])).sum(-1) + (bias[1] - bias[0])
+
+
+def vocabulary_logits(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+    """Logits [N, V] fp32 at the answer positions, through the model's own forward (so DDP, FSDP and adapters take part)."""
+    keep, where = torch.unique(batch.columns, return_inverse=True)
+    out = model(
+        input_ids=batch.input_ids,
+        attention_mask=batch.mask,
+        position_ids=batch.position_ids,
+        logits_to_keep=keep,
+        use_cache=False,
+    )
+    return out.logits[batch.rows, where].float()

@@ -1,0 +1,293 @@
+"""Reranker: put documents in order with a two-token language model.
+
+Hard fact: a score is logit("1") - logit("0") after the prompt, raw log-odds in fp32; 0 means the model finds both answers equally
+likely, and equal scores keep the order of the input.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .errors import DataError
+from .model import Resolved, load_model, load_tokenizer, pick_device, pick_dtype, prompt_of, resolve, weight_hash
+from .prompt import Cuts, Encoded, Prompt
+from .rank.batching import Batch, Pack, batches_of, collate, packs_of
+from .rank.likelihood import query_likelihood
+from .rank.pointwise import answer_rows, last_hidden, log_odds, vocabulary_logits
+
+Document = str | dict
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One document of a ranking: its place in the input, its score (log-odds), and the document as it was given."""
+
+    index: int
+    score: float
+    document: Document
+
+    @property
+    def text(self) -> str:
+        return document_text(self.document)
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What the model does at the answer position, one entry a pair.
+
+    `scores` [n]: log-odds. `format_mass` [n]: p("0") + p("1") over the vocabulary. `argmax_is_answer` [n]: the likeliest token is
+    one of the two. `answer` [n]: 1 where relevant is the likelier of the two. `hidden` [n, H]: last hidden states, fp32.
+    """
+
+    scores: np.ndarray
+    format_mass: np.ndarray
+    argmax_is_answer: np.ndarray
+    answer: np.ndarray
+    hidden: np.ndarray
+
+
+class Reranker:
+    """A checkpoint ready to rank.
+
+    Args:
+        model: `smollm2-135m`, a folder, a LoRA adapter's folder, a GGUF file or a hub id.
+        device: "cpu", "cuda", "mps"; None takes the best there is.
+        dtype: "auto" (bf16 where the hardware computes in it), "fp32" or "bf16".
+        max_length: tokens of a whole prompt; None takes the checkpoint's own.
+        prompt: preset, mapping or Prompt for a checkpoint that has none of its own (or to override it).
+        trust_remote_code: run code that a hub repository brings. Off unless asked.
+
+    Raises:
+        ModelError: the checkpoint is missing or incomplete. PromptError: prompt and tokenizer do not fit.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        device: str | None = None,
+        dtype: str = "auto",
+        max_length: int | None = None,
+        prompt: Any = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        resolved = resolve(model)
+        chosen = Prompt.of(prompt) if prompt else prompt_of(resolved)
+        if max_length:
+            chosen = Prompt.of(chosen, max_length=max_length)
+        tokenizer = load_tokenizer(resolved)
+        chosen.bind(tokenizer)  # fails before the weights are read
+        where = pick_device(device)
+        loaded = load_model(resolved, pick_dtype(dtype, where), where, trust_remote_code=trust_remote_code)
+        self._take(str(model), loaded, tokenizer, chosen)
+        self._resolved = resolved
+
+    @classmethod
+    def of(cls, model: torch.nn.Module, tokenizer: Any, prompt: Prompt, name: str = "model") -> "Reranker":
+        """A Reranker around a model in memory (used during training)."""
+        self = cls.__new__(cls)
+        self._take(name, model, tokenizer, prompt)
+        return self
+
+    def _take(self, name: str, model: torch.nn.Module, tokenizer: Any, prompt: Prompt) -> None:
+        self.name, self.model, self.tokenizer = name, model.eval(), tokenizer
+        self.prompt = prompt.bind(tokenizer, getattr(model.config, "max_position_embeddings", None))
+        self.device = next(model.parameters()).device
+        self.cuts = Cuts()
+        self._resolved: Resolved | None = None
+        self._rows, self._bias = answer_rows(model, self.prompt.answer_ids)
+
+    def rank(
+        self,
+        query: str,
+        documents: Sequence[Document],
+        top_k: int | None = None,
+        min_score: float | None = None,
+        instruction: str | None = None,
+        batch_size: int | None = None,
+        show_progress: bool = False,
+    ) -> list[Hit]:
+        """Order documents by relevance to the query, best first; equal scores keep input order.
+
+        Args:
+            documents: strings, or dicts with "text" (and "title", "id", anything else), which come back in the hits.
+            top_k: how many hits to return; None returns all.
+            min_score: leave out hits whose log-odds are below.
+            instruction: what to look for, in place of the prompt's default.
+            batch_size: documents a forward at most; None chooses by tokens.
+
+        Raises:
+            DataError: empty query, or a document that is neither a string nor a dict with "text".
+        """
+        return self.rank_many([query], [documents], top_k, min_score, instruction, batch_size, show_progress)[0]
+
+    def rank_many(
+        self,
+        queries: Sequence[str],
+        documents: Sequence[Sequence[Document]],
+        top_k: int | None = None,
+        min_score: float | None = None,
+        instruction: str | None = None,
+        batch_size: int | None = None,
+        show_progress: bool = False,
+    ) -> list[list[Hit]]:
+        """`rank` for many queries, each with its own documents; batches are shared among them."""
+        if top_k is not None and top_k < 1:
+            raise DataError(f"top_k must be at least 1, not {top_k}; leave it out to get all documents")
+        lists = [list(some) for some in documents]
+        with _progress(show_progress, sum(map(len, lists))) as progress:
+            scores = self.score_lists(list(queries), lists, instruction, batch_size, progress)
+        return [_hits(some, row, top_k, min_score) for some, row in zip(lists, scores)]
+
+    def score(self, pairs: Sequence[tuple[str, Document]], instruction: str | None = None) -> np.ndarray:
+        """Log-odds fp32 [n] of (query, document) pairs, in input order."""
+        where: dict[str, list[int]] = {}
+        for i, (query, _) in enumerate(pairs):
+            where.setdefault(query, []).append(i)
+        rows = self.score_lists(list(where), [[pairs[i][1] for i in some] for some in where.values()], instruction)
+        out = np.empty(len(pairs), np.float32)
+        for some, row in zip(where.values(), rows):
+            out[some] = row
+        return out
+
+    def score_lists(
+        self,
+        queries: Sequence[str],
+        documents: Sequence[Sequence[Document]],
+        instruction: str | None = None,
+        batch_size: int | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[np.ndarray]:
+        """Log-odds of each query's documents: one fp32 array a query, in input order. `progress(n)` hears of n more scored."""
+        _check(queries, documents)
+        out = [np.empty(len(some), np.float32) for some in documents]
+        flat = np.empty(sum(map(len, documents)), np.float32)
+        with torch.inference_mode():
+            for batch in self._batches(queries, documents, instruction, batch_size):
+                scores = log_odds(last_hidden(self.model, batch), self._rows, self._bias)
+                flat[batch.owners] = scores.cpu().numpy()
+                if progress:
+                    progress(len(batch.owners))
+        ends = np.cumsum([0, *map(len, documents)])
+        for i, row in enumerate(out):
+            row[:] = flat[ends[i] : ends[i + 1]]
+        return out
+
+    def likelihood(
+        self, queries: Sequence[str], documents: Sequence[Sequence[Document]], progress: Callable[[int], None] | None = None
+    ) -> list[np.ndarray]:
+        """Query likelihood under the same weights, see `rank.likelihood`: one fp32 array a query."""
+        _check(queries, documents)
+        texts = [[document_text(d) for d in some] for some in documents]
+        return query_likelihood(self.model, self.tokenizer, queries, texts, self.prompt.longest, progress)
+
+    @functools.cached_property
+    def fingerprint(self) -> str | None:
+        """Changes with weights, prompt, dtype and device; None for a model in memory."""
+        if self._resolved is None:
+            return None
+        parts = [weight_hash(folder) for folder in {self._resolved.path, self._resolved.folder}]
+        parts += [self.prompt.prompt.fingerprint(), str(self.prompt.longest), str(self.model.dtype), self.device.type]
+        return hashlib.sha256(" ".join(sorted(parts)).encode()).hexdigest()
+
+    def diagnose(self, queries: Sequence[str], documents: Sequence[Sequence[Document]]) -> Diagnosis:
+        """Look at the answer position of every pair: see Diagnosis. Costs the full output matrix."""
+        _check(queries, documents)
+        n = sum(map(len, documents))
+        no, yes = self.prompt.answer_ids
+        scores, mass = np.empty(n, np.float32), np.empty(n, np.float32)
+        top, hidden = np.empty(n, bool), np.empty((n, self._rows.shape[1]), np.float32)
+        with torch.inference_mode():
+            for batch in self._batches(queries, documents, None, None):
+                state = last_hidden(self.model, batch)
+                scores[batch.owners] = log_odds(state, self._rows, self._bias).cpu().numpy()
+                hidden[batch.owners] = state.float().cpu().numpy()
+                logits = vocabulary_logits(self.model, batch)
+                mass[batch.owners] = logits.softmax(-1)[:, [no, yes]].sum(-1).cpu().numpy()
+                best = logits.argmax(-1)
+                top[batch.owners] = ((best == no) | (best == yes)).cpu().numpy()
+        return Diagnosis(scores, mass, top, (scores > 0).astype(np.int64), hidden)
+
+    def _batches(self, queries, documents, instruction, batch_size) -> Iterator[Batch]:
+        """Batches over windows of queries, so that memory does not grow with their number."""
+        budget = 1024 if self.device.type == "cpu" else 16384  # tokens a forward
+        for window in self._windows(queries, documents, instruction, batch_size):
+            for some in batches_of(sorted(window, key=len, reverse=True), budget):
+                yield collate(some, self.tokenizer.pad_token_id).to(self.device)
+
+    def _windows(self, queries, documents, instruction, batch_size) -> Iterator[list[Pack]]:
+        window, first, held = [], 0, 0
+        for query, some in zip(queries, documents):
+            for at in range(0, len(some), 1024):
+                prompts = self._encode(query, some[at : at + 1024], instruction)
+                owners = range(first + at, first + at + len(prompts))
+                # Attention over a pack costs its length squared; on a CPU short packs win (measured with 256 to 1,024 tokens).
+                most = 320 if self.device.type == "cpu" else 1024
+                window += packs_of(prompts, owners, most, batch_size or 16)
+                held += len(prompts)
+                if held >= 1024:
+                    yield window
+                    window, held = [], 0
+            first += len(some)
+        if window:
+            yield window
+
+    def _encode(self, query: str, documents: Sequence[Document], instruction: str | None) -> list[Encoded]:
+        prompts = self.prompt.encode_many(query, [document_text(d) for d in documents], instruction)
+        for prompt in prompts:
+            self.cuts.count(prompt)
+        return prompts
+
+
+def document_text(document: Document) -> str:
+    """A string as it is; of a dict its title and text joined by a blank, as BEIR does. Raises DataError."""
+    if isinstance(document, str):
+        return document
+    if isinstance(document, dict) and isinstance(document.get("text"), str):
+        return f"{document.get('title') or ''} {document['text']}".strip()
+    raise DataError(f"a document must be a string or a dict with a string 'text', not {str(document)[:80]!r}")
+
+
+def _check(queries: Sequence[str], documents: Sequence[Sequence[Document]]) -> None:
+    if len(queries) != len(documents):
+        raise DataError(f"{len(queries)} queries but {len(documents)} lists of documents; give one list a query")
+    for i, query in enumerate(queries):
+        if not isinstance(query, str) or not query.strip():
+            raise DataError(f"query {i} is {query!r}; expected a text that is not empty")
+
+
+def _hits(documents: Sequence[Document], scores: np.ndarray, top_k: int | None, min_score: float | None) -> list[Hit]:
+    order = np.argsort(-scores, kind="stable")
+    least = -math.inf if min_score is None else min_score
+    hits = [Hit(int(i), float(scores[i]), documents[i]) for i in order if scores[i] >= least]
+    return hits[:top_k]
+
+
+class _progress:
+    """A rich progress bar on stderr as a callable, or nothing."""
+
+    def __init__(self, show: bool, total: int) -> None:
+        self.show, self.total = show, total
+
+    def __enter__(self) -> Callable[[int], None] | None:
+        if not self.show:
+            return None
+        from rich.console import Console
+        from rich.progress import Progress
+
+        self.bar = Progress(console=Console(stderr=True), transient=True)
+        self.bar.start()
+        task = self.bar.add_task("documents", total=self.total)
+        return lambda n: self.bar.advance(task, n)
+
+    def __exit__(self, *_: object) -> None:
+        if self.show:
+            self.bar.stop()

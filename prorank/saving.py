@@ -1,0 +1,134 @@
+"""Save a checkpoint as a plain Hugging Face folder that other libraries read too.
+
+Hard fact: with `modules.json` and a `LogitScore` config, sentence-transformers' CrossEncoder scores the same pairs the same way,
+because the chat template in the folder is the Prompt.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .files import atomic_folder
+from .model import weight_hash
+from .prompt import BoundPrompt
+
+ST_MODULES = [
+    {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"},
+    {
+        "idx": 1,
+        "name": "1",
+        "path": "1_LogitScore",
+        "type": "sentence_transformers.cross_encoder.modules.logit_score.LogitScore",
+    },
+]
+ST_TRANSFORMER = {
+    "transformer_task": "text-generation",
+    "modality_config": {
+        "text": {"method": "forward", "method_output_name": "logits"},
+        "message": {"method": "forward", "method_output_name": "logits", "format": "flat"},
+    },
+    "module_output_name": "causal_logits",
+}
+ST_CONFIG = {
+    "activation_fn": "torch.nn.modules.linear.Identity",
+    "default_prompt_name": None,
+    "model_type": "CrossEncoder",
+    "prompts": {},
+}
+
+# The saved chat template: the Prompt for the roles query and document, the tokenizer's own chat otherwise.
+CHAT_IF = "{%- if messages | selectattr('role', 'equalto', 'document') | list -%}"
+CHAT_MARK, CHAT_END = "{%- else -%}{#- chat -#}", "{%- endif -%}"
+
+
+def save_checkpoint(
+    folder: str | Path, model: torch.nn.Module, bound: BoundPrompt, base: tuple[str, Path] | None = None, card: str | None = None
+) -> Path:
+    """Write model (or adapter), tokenizer, prompt, card and the files of sentence-transformers; all or nothing.
+
+    Args:
+        folder: replaced if it exists.
+        base: for an adapter, its base's name and folder, stored with a hash of the weights (`base.json`).
+        card: text of README.md.
+    """
+    folder = Path(folder)
+    with atomic_folder(folder) as beside:
+        model.save_pretrained(beside)
+        if base and (beside / "adapter_config.json").is_file():
+            _write(beside / "base.json", {"name": base[0], "sha256": weight_hash(base[1])})
+        _tokenizer_with(bound).save_pretrained(beside)
+        bound.prompt.save(beside)
+        no, yes = bound.answer_ids
+        _write(beside / "modules.json", ST_MODULES)
+        _write(beside / "sentence_bert_config.json", ST_TRANSFORMER)
+        _write(beside / "config_sentence_transformers.json", ST_CONFIG)
+        (beside / "1_LogitScore").mkdir()
+        _write(
+            beside / "1_LogitScore" / "config.json",
+            {"true_token_id": yes, "false_token_id": no, "module_input_name": "causal_logits"},
+        )
+        if card:
+            (beside / "README.md").write_text(card, encoding="utf-8")
+    return folder
+
+
+def model_card(name: str, base: str, licence: str, stage: str, data: str, settings: dict, measures: dict, command: str) -> str:
+    """README.md of a checkpoint: what it is, on what it was trained, how, what it measured, how to use it."""
+    rows = "\n".join(f"| {key} | {value} |" for key, value in measures.items()) or "| none | |"
+    chosen = "\n".join(f"{key}: {json.dumps(value)}" for key, value in settings.items())
+    return f"""---
+library_name: prorank
+base_model: {base}
+license: {licence}
+pipeline_tag: text-ranking
+tags: [reranker, prorank]
+---
+# {name}
+
+A reranker trained with ProRank, stage `{stage}`, from `{base}` (licence: {licence}).
+
+```python
+from prorank import Reranker
+
+hits = Reranker("{name}").rank("a query", ["a document", "another document"])
+```
+
+Scores are raw log-odds of the answer tokens. The folder also loads in `transformers.AutoModelForCausalLM` and in
+`sentence_transformers.CrossEncoder`.
+
+## Training
+
+Data: {data}
+
+Command: `{command}`
+
+```yaml
+{chosen}
+```
+
+## Measures on the dev set
+
+| measure | value |
+|---|---|
+{rows}
+"""
+
+
+def _tokenizer_with(bound: BoundPrompt) -> Any:
+    """A copy of the tokenizer whose chat template renders the Prompt for query/document roles and chats as before otherwise."""
+    tokenizer = copy.deepcopy(bound.tokenizer)
+    chat = (getattr(tokenizer, "chat_template", None) or "").split(CHAT_MARK)[-1].removesuffix(CHAT_END)
+    ours = bound.chat_template()
+    tokenizer.chat_template = CHAT_IF + ours + CHAT_MARK + chat + CHAT_END if chat else ours
+    tokenizer.model_max_length = bound.longest
+    tokenizer.padding_side = "left"
+    return tokenizer
+
+
+def _write(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,323 @@
+"""One trainer for all stages: a `transformers.Trainer` whose data are a stage's units and whose loss is the stage's.
+
+Hard fact: what a step sees depends on (seed, step) alone, never on the state of a random generator, so a run killed at any moment
+and resumed ends with the weights of the uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from ..errors import ConfigError, ModelError
+from ..files import atomic_file
+from ..model import freeze_head_fp32
+from .config import Settings
+
+COMPLETE = "complete"  # written last into a checkpoint folder: one without it is half-written and skipped
+LONG_RUN = 1_000_000  # steps of a run that is bounded by minutes
+
+
+class Stage(Protocol):
+    """What a stage brings: its units in order, and the loss of some of them.
+
+    `cpu_units`: units a forward on a CPU, about 1,000 tokens: fewer spend their time casting weights, more on padding.
+    """
+
+    cpu_units: int
+
+    def __len__(self) -> int:
+        """Units in one pass over the data."""
+
+    def unit(self, index: int) -> Any:
+        """The index-th unit of the run; passes differ (index // len(self)) but never by chance."""
+
+    def loss(self, model: torch.nn.Module, units: list[Any]) -> tuple[torch.Tensor, dict[str, float]]:
+        """Mean loss of some units, and figures to log (means over units)."""
+
+    def evaluate(self, model: torch.nn.Module) -> dict[str, float]:
+        """Dev measures; "score" decides which weights are best. Empty: no dev set."""
+
+
+class Steps(Dataset):
+    """Micro-batches of a run: item i holds the indices of its units, sorted by length so that padding stays small."""
+
+    def __init__(self, stage: Stage, steps: int, batch: int, micro: int, repeat: int) -> None:
+        self.stage, self.steps, self.batch, self.micro, self.repeat = stage, steps, batch, micro, repeat
+
+    def __len__(self) -> int:
+        return self.steps * self.batch // self.micro
+
+    def __getitem__(self, item: int) -> list[Any]:
+        per_step = self.batch // self.micro
+        step, part = divmod(item, per_step)
+        first = step // self.repeat * self.batch
+        units = [self.stage.unit(first + i) for i in range(self.batch)]
+        units.sort(key=lambda unit: unit.length)
+        return units[part * self.micro : (part + 1) * self.micro]
+
+
+class StageTrainer(Trainer):
+    """Trains a stage within a budget of steps or minutes; logs to `metrics.jsonl`; saves checkpoints that are whole or absent.
+
+    Args:
+        stage: see Stage.
+        settings: the stage's settings.
+        model: fp32 weights; autocast gives bf16.
+        bf16: autocast to bf16.
+        save_best: called with the model whenever the dev score rises.
+        repeat: optimiser steps on each batch.
+    """
+
+    def __init__(self, stage: Stage, settings: Settings, model: torch.nn.Module, bf16: bool, save_best: Any, repeat: int = 1):
+        self.stage, self.settings, self.save_best = stage, settings, save_best
+        self.run = Path(settings.out)
+        self.micro = settings.micro_batch or _micro(settings.batch_size, stage.cpu_units if _on_cpu(model) else 64)
+        self.repeat, self.total = repeat, _total_steps(settings, len(stage), repeat)
+        self.clock = Clock(settings.minutes)
+        self.best: dict[str, float] = {}
+        self._sums: dict[str, float] = {}
+        self._count = 0
+        self._seen = time.monotonic()
+        freeze_head_fp32(model)
+        quiet = contextlib.redirect_stdout(io.StringIO())
+        with quiet:
+            super().__init__(model=model, args=self._arguments(bf16, model), train_dataset=self._steps(), data_collator=_first)
+        self.model_accepts_loss_kwargs = False  # the loss is a mean, so micro-batches are averaged
+        for callback in (PrinterCallback, ProgressCallback):
+            self.remove_callback(callback)
+        self.add_callback(Milestones(self))
+
+    def _arguments(self, bf16: bool, model: torch.nn.Module) -> TrainingArguments:
+        s = self.settings
+        return TrainingArguments(
+            output_dir=str(self.run),
+            max_steps=self.total,
+            per_device_train_batch_size=1,
+            gradient_accumulation_steps=s.batch_size // self.micro,
+            learning_rate=s.learning_rate,
+            weight_decay=s.weight_decay,
+            max_grad_norm=s.max_grad_norm,
+            lr_scheduler_type="constant",
+            bf16=bf16,
+            use_cpu=_on_cpu(model),
+            logging_steps=s.log_every,
+            save_strategy="no",
+            report_to=["tensorboard"] if s.tensorboard else [],
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            dataloader_num_workers=0,
+            dataloader_pin_memory=False,
+            seed=s.seed,
+            log_level="error",
+        )
+
+    def _steps(self) -> Steps:
+        return Steps(self.stage, self.total, self.settings.batch_size, self.micro, self.repeat)
+
+    def _get_train_sampler(self, *_: Any) -> torch.utils.data.Sampler:
+        return torch.utils.data.SequentialSampler(self.train_dataset)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        """Linear warm-up, then linear to a tenth, over the share of the budget that is spent (steps or minutes)."""
+        rise = self.settings.warmup
+
+        def factor(step: int) -> float:
+            spent = self.progress(step)
+            first = max(rise, 1 / self.total) if self.settings.minutes is None else rise
+            # The first step already learns a little: (step + 1) / steps of the rise.
+            begun = (step + 1) / (first * self.total) if self.settings.minutes is None else (spent + 1e-3) / max(first, 1e-3)
+            return min(1.0, begun, 1.0 - 0.9 * max(0.0, spent - first) / (1 - first))
+
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
+        return self.lr_scheduler
+
+    def progress(self, step: int) -> float:
+        """Share of the budget spent, 0..1."""
+        return min(1.0, self.clock.minutes() / self.settings.minutes if self.settings.minutes else step / self.total)
+
+    def compute_loss(self, model: torch.nn.Module, inputs: list[Any], return_outputs: bool = False, **_: Any):
+        loss, figures = self.stage.loss(model, inputs)
+        for key, value in figures.items():
+            self._sums[key] = self._sums.get(key, 0.0) + value
+        self._count += 1
+        return (loss, None) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add the step's figures averaged since the last line, and units a second, to what the Trainer logs."""
+        if self._count and "loss" in logs:
+            logs = {**logs, **{key: value / self._count for key, value in self._sums.items()}}
+            logs["units_per_second"] = self._count * self.micro / max(1e-9, time.monotonic() - self._seen)
+            self._sums, self._count, self._seen = {}, 0, time.monotonic()
+        logs = {key: value for key, value in logs.items() if not key.startswith(("train_", "total_flos", "epoch"))}
+        if logs:
+            self._append(logs)
+            super().log(logs, *args, **kwargs)
+
+    def _append(self, figures: dict[str, float]) -> None:
+        """One line of `metrics.jsonl`."""
+        if self.is_world_process_zero():
+            line = {"step": self.state.global_step, "minutes": round(self.clock.minutes(), 4), **figures}
+            with open(self.run / "metrics.jsonl", "a", encoding="utf-8") as handle:
+                handle.write(json.dumps(line) + "\n")
+
+    def checkpoint(self) -> None:
+        """Write all that resuming needs beside its place, then rename: `checkpoint-<step>` exists whole or not at all."""
+        if self.repeat > 1 and self.state.global_step % self.repeat:
+            return  # the old policy of a half-used batch lives in memory only
+        step = f"checkpoint-{self.state.global_step}"
+        staging = self.run / ".saving"
+        with self.clock.paused():
+            shutil.rmtree(staging, ignore_errors=True)
+            self._get_output_dir = lambda *_, **__: str(staging)
+            self._save_checkpoint(self.model, None)
+            folder = staging / step
+            (folder / "run.json").write_text(json.dumps({"minutes": self.clock.minutes(), "best": self.best}))
+            (folder / COMPLETE).touch()
+            shutil.rmtree(self.run / step, ignore_errors=True)
+            os.replace(folder, self.run / step)
+            shutil.rmtree(staging, ignore_errors=True)
+            for old in checkpoints(self.run)[: -self.settings.keep]:
+                shutil.rmtree(old, ignore_errors=True)
+
+    def measure(self) -> None:
+        """Dev measures now; better weights than before are kept."""
+        with self.clock.paused():
+            self.model.eval()
+            found = self.stage.evaluate(self.model)
+            self.model.train()
+            self._seen = time.monotonic()
+            if not found:
+                return
+            self._append({f"dev_{key}": value for key, value in found.items()})
+            if not self.best or found["score"] > self.best["score"]:
+                self.best = {**found, "step": self.state.global_step}
+                self.save_best(self.model, self.best)
+
+    def fit(self, resume: bool) -> None:
+        """Train to the end of the budget, from the newest whole checkpoint with `resume`."""
+        last = (checkpoints(self.run) or [None])[-1] if resume else None
+        if last:
+            stored = json.loads((last / "run.json").read_text(encoding="utf-8"))
+            self.clock.spent, self.best = stored["minutes"] * 60, stored["best"]
+            cut_metrics(self.run / "metrics.jsonl", int(last.name.split("-")[1]))
+        else:
+            (self.run / "metrics.jsonl").unlink(missing_ok=True)
+        self.clock.start()
+        with contextlib.redirect_stdout(io.StringIO()):
+            self.train(resume_from_checkpoint=str(last) if last else None)
+
+
+class Clock:
+    """Minutes of training, with pauses for evaluation and saving left out, and what was spent before a resume put in."""
+
+    def __init__(self, budget: float | None) -> None:
+        self.budget, self.spent, self.began = budget, 0.0, None
+
+    def start(self) -> None:
+        self.began = time.monotonic()
+
+    def minutes(self) -> float:
+        running = time.monotonic() - self.began if self.began is not None else 0.0
+        return (self.spent + running) / 60
+
+    @contextlib.contextmanager
+    def paused(self):
+        self.spent, self.began = self.minutes() * 60, None
+        yield
+        self.start()
+
+
+class Milestones(TrainerCallback):
+    """Evaluations evenly spaced over the budget, checkpoints every `save_every` steps, the end of a budget in minutes."""
+
+    def __init__(self, trainer: StageTrainer) -> None:
+        self.trainer, self.evaluated, self.interrupted = trainer, None, False
+
+    def on_train_begin(self, args, state, control, **_):
+        self.evaluated = self._milestone(state.global_step)
+
+    def on_step_end(self, args, state, control, **_):
+        trainer, settings = self.trainer, self.trainer.settings
+        spent = trainer.progress(state.global_step)
+        if spent >= 1 or self.interrupted:
+            control.should_training_stop = True
+        if settings.evals and self._milestone(state.global_step) > self.evaluated:
+            self.evaluated = self._milestone(state.global_step)
+            trainer.measure()
+        if self.interrupted or (settings.save_every and state.global_step % settings.save_every == 0):
+            trainer.checkpoint()
+
+    def _milestone(self, step: int) -> int:
+        return int(self.trainer.progress(step) * self.trainer.settings.evals + 1e-9)
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """Whole checkpoints of a run folder, oldest first."""
+    whole = [folder for folder in Path(run).glob("checkpoint-*") if (folder / COMPLETE).is_file()]
+    return sorted(whole, key=lambda folder: int(folder.name.split("-")[1]))
+
+
+def cut_metrics(path: Path, step: int) -> None:
+    """Drop the lines after `step`, which will be written again, and a last line that a kill left unfinished."""
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        with contextlib.suppress(ValueError):
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+    with atomic_file(path) as handle:
+        handle.writelines(kept)
+
+
+def _total_steps(settings: Settings, units: int, repeat: int) -> int:
+    if settings.minutes is not None:
+        return LONG_RUN
+    if settings.steps is not None:
+        return settings.steps
+    if not units:
+        raise ConfigError("the training data hold no usable units")
+    return max(1, round(settings.epochs * units / settings.batch_size)) * repeat
+
+
+def _micro(batch: int, most: int) -> int:
+    """The largest divisor of `batch` up to `most`."""
+    return max(n for n in range(1, batch + 1) if batch % n == 0 and n <= most)
+
+
+def _first(items: list[Any]) -> Any:
+    """The dataset's items are whole micro-batches already."""
+    return items[0]
+
+
+def _on_cpu(model: torch.nn.Module) -> bool:
+    return next(model.parameters()).device.type == "cpu"
+
+
+def add_adapter(model: torch.nn.Module, settings: Settings) -> torch.nn.Module:
+    """Wrap the model in a fresh LoRA adapter (or keep the one it has). Raises ModelError for targets that do not exist."""
+    from peft import LoraConfig, get_peft_model
+
+    if hasattr(model, "peft_config"):
+        return model
+    lora = settings.lora
+    torch.manual_seed(settings.seed)  # the adapter's first weights belong to the run's seed
+    try:
+        return get_peft_model(
+            model,
+            LoraConfig(
+                r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.targets, task_type="CAUSAL_LM"
+            ),
+        )
+    except ValueError as error:
+        raise ModelError(f"lora.targets {lora.targets!r} do not fit this model: {str(error).splitlines()[0]}") from error

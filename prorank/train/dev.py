@@ -1,0 +1,71 @@
+"""Dev measures during training, by the very path that ranks in use.
+
+Hard fact: the model in training is measured through `Reranker`, so a dev figure and a later evaluation cannot disagree on prompts.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ..data.examples import Group
+from ..prompt import Prompt
+from ..reranker import Reranker
+
+
+class Dev:
+    """A dev set of groups; `measure` gives nDCG@10, accuracy at log-odds 0, and the format rate.
+
+    Args:
+        groups: queries with candidates and labels (those without a relevant one are left out).
+        prompt: the run's prompt.
+        tokenizer: its tokenizer.
+        bf16: whether training computes in bf16.
+        limit: documents a query at most, relevant ones first.
+    """
+
+    def __init__(self, groups: list[Group], prompt: Prompt, tokenizer, bf16: bool, limit: int = 20) -> None:
+        self.groups = [_limited(g, limit) for g in groups if max(g.labels, default=0) > 0]
+        self.prompt, self.tokenizer, self.bf16 = prompt, tokenizer, bf16
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def measure(self, model: torch.nn.Module) -> dict[str, float]:
+        """{"ndcg@10", "accuracy", "format_rate"} of the model as it is now."""
+        reranker = Reranker.of(model, self.tokenizer, self.prompt)
+        device = next(model.parameters()).device
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+            seen = reranker.diagnose([g.query for g in self.groups], [g.documents for g in self.groups])
+        labels = np.concatenate([g.labels for g in self.groups])
+        return {
+            "ndcg@10": self._ndcg(seen.scores),
+            # Relevant and irrelevant count alike, whatever their numbers.
+            "accuracy": float(np.mean([(seen.answer[labels > 0] == 1).mean(), (seen.answer[labels <= 0] == 0).mean()]))
+            if (labels <= 0).any()
+            else float((seen.answer == 1).mean()),
+            "format_rate": float(seen.argmax_is_answer.mean()),
+        }
+
+    def _ndcg(self, scores: np.ndarray) -> float:
+        from ..errors import extra
+
+        with extra("train"):
+            import ir_measures
+
+        qrels, run, at = {}, {}, 0
+        for i, group in enumerate(self.groups):
+            n = len(group.documents)
+            qrels[str(i)] = {str(k): int(label) for k, label in enumerate(group.labels)}
+            run[str(i)] = {str(k): float(s) for k, s in enumerate(scores[at : at + n])}
+            at += n
+        return float(ir_measures.calc_aggregate([ir_measures.nDCG @ 10], qrels, run)[ir_measures.nDCG @ 10])
+
+
+def _limited(group: Group, limit: int) -> Group:
+    """The group's relevant documents (at most half of `limit`) and its first others."""
+    if len(group.documents) <= limit:
+        return group
+    good = [i for i, label in enumerate(group.labels) if label > 0][: limit // 2]
+    keep = sorted(good + [i for i, label in enumerate(group.labels) if label <= 0][: limit - len(good)])
+    return Group(group.query, tuple(group.documents[i] for i in keep), tuple(group.labels[i] for i in keep), group.query_id)

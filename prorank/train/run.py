@@ -1,0 +1,189 @@
+"""Run a stage from its settings: one checkpoint in, one out, in a run folder.
+
+Hard fact: everything that can be wrong with settings, data, prompt and base is found before the weights are loaded; `model/` in the
+run folder is always a whole checkpoint, the best on the dev set so far (the last one where there is no dev set).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..data.examples import Group, split_groups
+from ..data.formats import read_groups
+from ..errors import ConfigError, extra
+from ..files import atomic_file
+from ..model import Resolved, load_model, load_tokenizer, pick_device, pick_dtype, prompt_of, resolve
+from ..prompt import BoundPrompt
+from ..saving import model_card, save_checkpoint
+from .config import Settings, dump_settings
+from .curves import plot
+from .dev import Dev
+
+log = logging.getLogger("prorank")
+
+
+def train(settings: Settings, resume: bool = False, report: Callable[[float, dict], None] | None = None) -> Path:
+    """Run one stage; returns the folder of the trained checkpoint (`<out>/model`).
+
+    Args:
+        settings: see config.
+        resume: go on from the newest whole checkpoint of the run folder (or start, if there is none).
+        report: called after every step with the share of the budget spent and the latest figures.
+
+    Raises:
+        ConfigError, DataError, PromptError, ModelError: before any long work.
+    """
+    with extra("train"):
+        import accelerate  # noqa: F401
+        import ir_measures  # noqa: F401
+
+        from .base import StageTrainer, add_adapter
+    settings.check()
+    run = Path(settings.out)
+    _claim(run, settings, resume)
+    groups, dev_groups = _data(settings)
+    resolved = resolve(settings.base)
+    tokenizer = load_tokenizer(resolved)
+    prompt = prompt_of(resolved, settings.prompt)
+    prompt = replace(prompt, max_length=settings.max_length) if settings.max_length else prompt
+    bound = prompt.bind(tokenizer)
+    device = pick_device(settings.device)
+    bf16 = pick_dtype(settings.dtype, device) == torch.bfloat16
+    run.mkdir(parents=True, exist_ok=True)
+    with atomic_file(run / "config.yaml") as handle:
+        handle.write(dump_settings(settings))
+    torch.manual_seed(settings.seed)
+    model = load_model(resolved, torch.float32, device, train=settings.lora is not None)
+    if settings.lora:
+        model = add_adapter(model, settings)
+    model.config.use_cache = False
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+        model.enable_input_require_grads()  # else an adapter over frozen embeddings would get no gradient
+    dev = Dev(dev_groups, bound.prompt, tokenizer, bf16) if dev_groups else None
+    stage = _stage(settings, groups, bound, model, dev, run, bf16)
+    save = _saver(settings, run, bound, resolved)
+    trainer = StageTrainer(stage, settings, model, bf16, save, getattr(settings, "updates", 1))
+    _show(trainer, report)
+    with _interrupt(trainer) as stopped:
+        trainer.fit(resume)
+    if (run / "metrics.jsonl").stat().st_size:
+        plot(run)
+    if stopped():
+        raise KeyboardInterrupt
+    if not trainer.best:
+        save(trainer.model, {})
+    with atomic_file(run / "done.json") as handle:
+        json.dump({"step": trainer.state.global_step, "minutes": trainer.clock.minutes(), "best": trainer.best}, handle)
+    return run / "model"
+
+
+def is_done(out: str | Path) -> bool:
+    """Whether the run in this folder came to its end."""
+    return (Path(out) / "done.json").is_file()
+
+
+def _claim(run: Path, settings: Settings, resume: bool) -> None:
+    """A run folder is used again only to go on with the very same settings."""
+    stored = run / "config.yaml"
+    if not stored.is_file():
+        return
+    if not resume:
+        raise ConfigError(f"{run}: holds a run already; add --resume to go on with it, or choose another 'out'")
+    if is_done(run):
+        raise ConfigError(f"{run}: this run is complete; its checkpoint is {run / 'model'}")
+    if stored.read_text(encoding="utf-8") != dump_settings(settings):
+        raise ConfigError(f"{stored}: the settings differ from those the run began with; resume needs the same")
+
+
+def _data(settings: Settings) -> tuple[list[Group], list[Group]]:
+    sources = [settings.data] if isinstance(settings.data, str) else settings.data
+    groups = [group for source in sources for group in read_groups(source, "train")]
+    if settings.dev:
+        return groups, read_groups(settings.dev, "dev")
+    if settings.dev_queries:
+        most = min(settings.dev_queries, len(groups) // 5)
+        return split_groups(groups, most, settings.seed) if most else (groups, [])
+    return groups, []
+
+
+def _stage(
+    settings: Settings, groups: list[Group], bound: BoundPrompt, model: torch.nn.Module, dev: Dev | None, run: Path, bf16: bool
+) -> Any:
+    if settings.stage == "warmup":
+        from .warmup import WarmupStage
+
+        return WarmupStage(groups, bound, settings, model, dev, bf16)
+    from .score import ScoreStage
+    from .teacher import with_teacher
+
+    if settings.teacher:
+        groups = with_teacher(groups, settings.teacher, run, model, bound.tokenizer, None)
+    return ScoreStage(groups, bound, settings, dev)
+
+
+def _saver(settings: Settings, run: Path, bound: BoundPrompt, resolved: Resolved) -> Callable[[torch.nn.Module, dict], None]:
+    """A function that writes `<run>/model`, with its card."""
+    base = (resolved.name, resolved.path) if resolved.path == resolved.folder else (str(resolved.path), resolved.path)
+    command = "prorank " + shlex.join(sys.argv[1:]) if sys.argv and sys.argv[0].endswith("prorank") else "prorank.train.run.train"
+    data = settings.data if isinstance(settings.data, str) else ", ".join(settings.data)
+
+    def save(model: torch.nn.Module, measures: dict) -> None:
+        shown = {key: round(value, 4) for key, value in measures.items()}
+        name, chosen = f"{run.name}", asdict(settings)
+        licence = "apache-2.0" if "smollm2" in settings.base else "other"
+        save_checkpoint(
+            run / "model", model, bound, base, model_card(name, settings.base, licence, settings.stage, data, chosen, shown, command)
+        )
+
+    return save
+
+
+def _show(trainer: Any, report: Callable[[float, dict], None] | None) -> None:
+    """Tell `report` of every step."""
+    if not report:
+        return
+    from transformers import TrainerCallback
+
+    class Report(TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            figures = state.log_history[-1] if state.log_history else {}
+            report(trainer.progress(state.global_step), figures)
+
+    trainer.add_callback(Report())
+
+
+class _interrupt:
+    """Ctrl-C once: finish the step, write a checkpoint, stop. Twice: stop at once."""
+
+    def __init__(self, trainer: Any) -> None:
+        from .base import Milestones
+
+        self.milestones = next(c for c in trainer.callback_handler.callbacks if isinstance(c, Milestones))
+
+    def __enter__(self) -> Callable[[], bool]:
+        def handler(*_: object) -> None:
+            if self.milestones.interrupted:
+                raise KeyboardInterrupt
+            self.milestones.interrupted = True
+            log.warning("stopping after this step; a checkpoint will be written (Ctrl-C again to stop at once)")
+
+        try:
+            self.before = signal.signal(signal.SIGINT, handler)
+        except ValueError:  # not the main thread
+            self.before = None
+        return lambda: self.milestones.interrupted
+
+    def __exit__(self, *_: object) -> None:
+        if self.before is not None:
+            signal.signal(signal.SIGINT, self.before)

@@ -1,0 +1,106 @@
+"""Stage `score`: fine-grained score learning on logit("1") - logit("0") over one query's documents (ProRank stage 2).
+
+Hard fact: the documents of a query lie behind one shared prefix in one row, with gradient, so the query is computed once for all of
+them, and the scores are those that single prompts would give.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ..data.examples import Group, sample_lists
+from ..errors import DataError
+from ..prompt import BoundPrompt
+from ..rank.batching import Pack, collate, pack
+from ..rank.pointwise import vocabulary_logits
+from .config import Score
+from .dev import Dev
+from .losses import LOSSES, answer_mass
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One query's documents as a pack; `grades` and `teacher` [n] in the same order."""
+
+    pack: Pack
+    grades: tuple[float, ...]
+    teacher: tuple[float, ...] | None
+
+    @property
+    def length(self) -> int:
+        return len(self.pack)
+
+
+class ScoreStage:
+    """Units are lists of one query's documents, drawn anew in each pass; the loss is a weighted sum, see `losses`.
+
+    Args:
+        groups: training data, with teacher scores where loss `kl` is used.
+        bound: the prompt.
+        settings: see Score.
+        dev: dev set, or None.
+    """
+
+    cpu_units = 2
+
+    def __init__(self, groups: list[Group], bound: BoundPrompt, settings: Score, dev: Dev | None) -> None:
+        needs_positive = not ({"kl"} >= set(settings.loss))
+        self.groups = [g for g in groups if len(g.documents) >= 2 and (not needs_positive or max(g.labels) > 0)]
+        if not self.groups:
+            raise DataError("no query of the training data has a relevant document and another one; mine negatives first")
+        if "kl" in settings.loss and any(g.teacher is None for g in self.groups):
+            raise DataError("loss kl: some queries have no teacher scores (pos_scores, neg_scores); set 'teacher' to compute them")
+        self.bound, self.settings, self.dev = bound, settings, dev
+        self.highest = max(max(g.labels) for g in self.groups) or 1.0
+        self._pass: tuple[int, list[Group]] = (-1, [])
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def unit(self, index: int) -> Unit:
+        epoch, row = divmod(index, len(self.groups))
+        if self._pass[0] != epoch:
+            self._pass = (epoch, sample_lists(self.groups, self.settings.list_size, self.settings.seed, epoch))
+        group = self._pass[1][row]
+        prompts = self.bound.encode_many(group.query, list(group.documents))
+        return Unit(pack(prompts, range(len(prompts))), tuple(group.labels), group.teacher)
+
+    def loss(self, model: torch.nn.Module, units: list[Unit]) -> tuple[torch.Tensor, dict[str, float]]:
+        """Mean loss over queries and what it was made of."""
+        device = next(model.parameters()).device
+        batch = collate([u.pack for u in units], self.bound.tokenizer.pad_token_id).to(device)
+        logits = vocabulary_logits(model, batch)  # [N, V], N documents of all units
+        no, yes = self.bound.answer_ids
+        scores = (logits[:, yes] - logits[:, no]).split([len(u.grades) for u in units])
+        parts: dict[str, torch.Tensor] = {}
+        for unit, row in zip(units, scores):
+            grades = torch.tensor(unit.grades, device=device)
+            given = {"labels": grades / self.highest, "grades": grades, "temperature": self.settings.teacher_temperature}
+            given["teacher"] = torch.tensor(unit.teacher, device=device) if unit.teacher else None
+            for name in self.settings.loss:
+                parts[name] = parts.get(name, 0) + LOSSES[name](row, **given) / len(units)
+        loss = sum(weight * parts[name] for name, weight in self.settings.loss.items())
+        if self.settings.keep_answers:
+            parts["answer_mass"] = answer_mass(logits, self.bound.answer_ids)
+            loss = loss + self.settings.keep_answers * parts["answer_mass"]
+        return loss, {f"loss_{name}": float(value.detach()) for name, value in parts.items()} | self._figures(units, scores, logits)
+
+    def _figures(self, units: list[Unit], scores: tuple[torch.Tensor, ...], logits: torch.Tensor) -> dict[str, float]:
+        """Share of lists whose best score lies on a best grade, format rate, documents a unit."""
+        no, yes = self.bound.answer_ids
+        best = logits.argmax(-1)
+        top = [unit.grades[int(row.argmax())] == max(unit.grades) for unit, row in zip(units, scores)]
+        return {
+            "top1": sum(top) / len(top),
+            "format_rate": float(((best == no) | (best == yes)).float().mean()),
+            "documents": sum(len(u.grades) for u in units) / len(units),
+            "tokens": sum(len(u.pack) for u in units) / len(units),
+        }
+
+    def evaluate(self, model: torch.nn.Module) -> dict[str, float]:
+        if not self.dev:
+            return {}
+        found = self.dev.measure(model)
+        return found | {"score": found["ndcg@10"]}

@@ -1,0 +1,74 @@
+"""Teacher scores for lists that have none: query likelihood of the base, BM25, or a bi-encoder. Computed once, kept in the run folder.
+
+Hard fact: query likelihood needs no labels, and as a ranker the untrained base is much better at it than at answering "0" or "1".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..data.examples import Group
+from ..errors import DataError, extra
+from ..files import atomic_file
+
+Scores = list[list[float]]
+
+
+def with_teacher(
+    groups: list[Group], teacher: str, run: Path, model: torch.nn.Module, tokenizer: Any, progress: Callable[[int], None] | None
+) -> list[Group]:
+    """Groups with teacher scores, from `<run>/teacher.json` if they were computed before for the same texts."""
+    if teacher == "data":
+        missing = next((g for g in groups if g.teacher is None), None)
+        if missing:
+            raise DataError(f"teacher: data, but query '{missing.query[:60]}' has no scores; add pos_scores and neg_scores")
+        return groups
+    kept, size = run / "teacher.json", [len(g.documents) for g in groups]
+    if kept.is_file():
+        stored = json.loads(kept.read_text(encoding="utf-8"))
+        if stored["teacher"] == teacher and [len(row) for row in stored["scores"]] == size:
+            return _join(groups, stored["scores"])
+    scores = _compute(groups, teacher, model, tokenizer, progress)
+    with atomic_file(kept) as handle:
+        json.dump({"teacher": teacher, "scores": scores}, handle)
+    return _join(groups, scores)
+
+
+def _join(groups: list[Group], scores: Scores) -> list[Group]:
+    return [replace(group, teacher=tuple(row)) for group, row in zip(groups, scores)]
+
+
+def _compute(groups: list[Group], teacher: str, model, tokenizer, progress) -> Scores:
+    if teacher == "bm25":
+        return _bm25(groups)
+    if teacher.startswith("bi-encoder:"):
+        return _bi_encoder(groups, teacher.partition(":")[2])
+    from ..rank.likelihood import query_likelihood
+
+    rows = query_likelihood(model, tokenizer, [g.query for g in groups], [g.documents for g in groups], 384, progress)
+    # Mean log-probabilities lie close together; times the query's length they are what the language model believes.
+    lengths = [len(tokenizer(g.query, add_special_tokens=False)["input_ids"]) for g in groups]
+    return [[float(x) * n for x in row] for row, n in zip(rows, lengths)]
+
+
+def _bm25(groups: list[Group]) -> Scores:
+    from ..data.bm25 import Bm25
+
+    texts = sorted({d for g in groups for d in g.documents})
+    index, place = Bm25({str(i): t for i, t in enumerate(texts)}), {t: str(i) for i, t in enumerate(texts)}
+    return [[float(x) for x in index.scores(g.query, [place[d] for d in g.documents])] for g in groups]
+
+
+def _bi_encoder(groups: list[Group], folder: str) -> Scores:
+    with extra("test"):
+        from sentence_transformers import SentenceTransformer
+    encoder = SentenceTransformer(folder, local_files_only=True)
+    texts = sorted({t for g in groups for t in (g.query, *g.documents)})
+    vectors = dict(zip(texts, encoder.encode(texts, normalize_embeddings=True, show_progress_bar=False)))
+    return [[float(vectors[g.query] @ vectors[d]) for d in g.documents] for g in groups]

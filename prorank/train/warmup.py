@@ -1,0 +1,191 @@
+"""Stage `warmup`: teach a model to answer "0" or "1", and the right one, by reinforcement (ProRank stage 1).
+
+Hard fact: one forward of the prompt and one backward serve a whole group, where a general GRPO trainer pays for G prefills, G
+reference forwards and G forwards and backwards (reference: ProRank sec. stage 1; TRL's GRPOTrainer for comparison).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..data.examples import Group, balanced_pairs
+from ..model import freeze_head_fp32
+from ..prompt import BoundPrompt, Encoded
+from ..rank.batching import collate, pack
+from ..rank.pointwise import vocabulary_logits
+from .config import Warmup
+from .dev import Dev
+from .policy import (
+    Rewards,
+    advantages,
+    class_log_probs,
+    clipped,
+    draw,
+    exact_kl,
+    expected_weights,
+    forced,
+    near_tokens,
+    token_rewards,
+)
+
+CACHED_REFERENCES = 4096  # rows of reference logits kept in memory, when prompts come again
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One prompt with its label; `key` is its place in the run, `row` its place in the data."""
+
+    key: int
+    row: int
+    prompt: Encoded
+    label: int
+
+    @property
+    def length(self) -> int:
+        return len(self.prompt.ids)
+
+
+class WarmupStage:
+    """Units are balanced (query, document, label) prompts; the loss is the negated exact or sampled group objective plus KL.
+
+    Args:
+        groups: training data.
+        bound: the prompt.
+        settings: see Warmup.
+        model: the policy; its state now is the reference.
+        dev: dev set, or None.
+        bf16: keep the reference in bf16.
+    """
+
+    cpu_units = 8
+
+    def __init__(
+        self, groups: list[Group], bound: BoundPrompt, settings: Warmup, model: torch.nn.Module, dev: Dev | None, bf16: bool
+    ) -> None:
+        self.pairs = balanced_pairs(groups, settings.seed)
+        self.bound, self.settings, self.dev = bound, settings, dev
+        self.rewards = Rewards(settings.format_reward, settings.relevance_reward, settings.near)
+        self.near = near_tokens(bound.tokenizer, bound.answer_ids)
+        self.reference = _reference(model, bf16) if settings.kl else None
+        self._known: dict[int, torch.Tensor] = {}
+        self._old: dict[int, torch.Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def unit(self, index: int) -> Unit:
+        row = index % len(self.pairs)
+        query, document, label = self.pairs[row]
+        return Unit(index, row, self.bound.encode(query, document), int(label > 0))
+
+    def loss(self, model: torch.nn.Module, units: list[Unit]) -> tuple[torch.Tensor, dict[str, float]]:
+        """Mean loss over prompts and what it was made of."""
+        device = next(model.parameters()).device
+        batch = collate([pack([u.prompt], [i], share=False) for i, u in enumerate(units)], self.bound.tokenizer.pad_token_id)
+        batch = batch.to(device)
+        logits = vocabulary_logits(model, batch)  # [B, V]
+        labels = torch.tensor([u.label for u in units], device=device)
+        log_p = class_log_probs(logits, labels, self.bound.answer_ids, self.near)  # [B, 4]
+        values = self.rewards.of_classes().to(device)
+        if self.settings.advantage == "exact":
+            objective, idle = self._exact(units, log_p, values)
+        else:
+            objective, idle = self._sampled(units, logits, labels, values)
+        figures = self._figures(logits, log_p, values) | {"zero_variance": idle}
+        loss = -objective
+        if self.settings.kl:
+            divergence = exact_kl(logits, self._reference_logits(model, units, batch)).mean()
+            loss = loss + self.settings.kl * divergence
+            figures["kl"] = float(divergence.detach())
+        return loss, figures | {"loss_policy": float(-objective.detach())}
+
+    def _exact(self, units: list[Unit], log_p: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, float]:
+        """Expected group objective, and the chance that a group has no variance."""
+        s = self.settings
+        old = self._old_policy(units, log_p.detach())
+        policy = forced(old, s.force)
+        weights = expected_weights(policy, values, s.group_size, s.scaling)
+        idle = float((policy.exp() ** s.group_size).sum(1).mean()) if s.group_size else 0.0
+        return clipped(log_p, old, weights, s.clip).sum(1).mean(), idle
+
+    def _sampled(self, units, logits: torch.Tensor, labels: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, float]:
+        """Objective of drawn groups, and the share of groups without variance."""
+        s = self.settings
+        rows = [draw(row, s.group_size, _generator(s.seed, u.key), self.bound.answer_ids, s.force) for row, u in zip(logits, units)]
+        if s.updates > 1:  # later passes look at the tokens that the first pass drew
+            rows = [self._old.setdefault(-1 - u.key, tokens) for u, tokens in zip(units, rows)]
+        tokens = torch.stack(rows)
+        rewards = token_rewards(tokens, labels, self.bound.answer_ids, self.near, values)
+        gains = advantages(rewards, s.scaling).to(logits.device)
+        now = logits.log_softmax(-1).gather(1, tokens.to(logits.device))  # [B, G]
+        old = self._old_policy(units, now.detach())
+        idle = float((rewards.std(-1) == 0).float().mean())
+        return clipped(now, old, gains, s.clip).mean(1).mean(), idle
+
+    def _old_policy(self, units: list[Unit], now: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities [B, ...] of the policy that a batch was first seen by; later updates on it compare with these."""
+        if self.settings.updates == 1:
+            return now
+        horizon = min(u.key for u in units) - 2 * self.settings.batch_size
+        self._old = {key: value for key, value in self._old.items() if (key if key >= 0 else -1 - key) >= horizon}
+        return torch.stack([self._old.setdefault(u.key, row) for u, row in zip(units, now)])
+
+    def _figures(self, logits: torch.Tensor, log_p: torch.Tensor, values: torch.Tensor) -> dict[str, float]:
+        with torch.no_grad():
+            p, best = log_p.exp(), logits.argmax(-1)
+            no, yes = self.bound.answer_ids
+            logs = logits.log_softmax(-1)
+            return {
+                "reward": float((p * values).sum(1).mean()),
+                "reward_format": float((p[:, 0] + p[:, 1]).mean() * values[1]),
+                "reward_relevance": float(p[:, 0].mean() * (values[0] - values[1])),
+                "format_rate": float(((best == no) | (best == yes)).float().mean()),
+                "accuracy": float((log_p[:, 0] > log_p[:, 1]).float().mean()),
+                "entropy": float(-(logs.exp() * logs).sum(-1).mean()),
+            }
+
+    def _reference_logits(self, model: torch.nn.Module, units: list[Unit], batch: Any) -> torch.Tensor:
+        """Logits [B, V] of the policy as it was before the stage; kept when the data are small enough to come again."""
+        missing = [u.row for u in units if u.row not in self._known]
+        if not missing:
+            return torch.stack([self._known[u.row] for u in units]).to(batch.input_ids.device).float()
+        with torch.no_grad():
+            if self.reference is not None:
+                logits = vocabulary_logits(self.reference, batch)
+            else:
+                with _without_adapter(model):
+                    logits = vocabulary_logits(model, batch)
+        if len(self.pairs) <= CACHED_REFERENCES and self.settings.updates * self.settings.epochs > 1:
+            self._known.update({u.row: row.half().cpu() for u, row in zip(units, logits)})
+        return logits
+
+    def evaluate(self, model: torch.nn.Module) -> dict[str, float]:
+        if not self.dev:
+            return {}
+        found = self.dev.measure(model)
+        # The stage is about form and binary judgement: weights are best where both are.
+        return found | {"score": found["format_rate"] + found["accuracy"]}
+
+
+def _generator(seed: int, key: int) -> torch.Generator:
+    """Randomness of one prompt in one pass: it does not depend on batch, process or what was drawn before."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + key) % 2**63)
+
+
+def _reference(model: torch.nn.Module, bf16: bool) -> torch.nn.Module | None:
+    """A frozen copy of the policy; None where the adapter can be switched off instead."""
+    if hasattr(model, "peft_config"):
+        return None
+    frozen = copy.deepcopy(model).eval().requires_grad_(False).to(torch.bfloat16 if bf16 else None)
+    freeze_head_fp32(frozen)
+    return frozen
+
+
+def _without_adapter(model: torch.nn.Module) -> contextlib.AbstractContextManager:
+    inner = getattr(model, "module", model)  # under DDP
+    return inner.disable_adapter()

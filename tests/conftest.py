@@ -1,0 +1,51 @@
+"""Fixtures for all tests: tiny checkpoints, toy data, and the folder of real data where the machine has one.
+
+Hard fact: torch is held to two threads, because sums in another order give other last bits and the resume tests compare
+weights.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.tiny import save_tiny, toy_lists, write_jsonl
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _threads() -> None:
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def tiny_llama_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama with a SmolLM2-like tokenizer. Read only: tests that write make a copy."""
+    return save_tiny(tmp_path_factory.mktemp("tiny") / "llama", "llama")
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen2_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Qwen2 with a Qwen2-like tokenizer. Read only: tests that write make a copy."""
+    return save_tiny(tmp_path_factory.mktemp("tiny") / "qwen2", "qwen2")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of real collections that PRORANK_DATA names; tests that need it are skipped elsewhere."""
+    folder = os.environ.get("PRORANK_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("PRORANK_DATA does not name a folder of collections (dl19, dl20, ...)")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def toy_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """JSONL lists of 60 queries, 1 relevant document (it contains the query's word) and 3 others each."""
+    return write_jsonl(tmp_path_factory.mktemp("toy") / "lists.jsonl", toy_lists())
+
+
+@pytest.fixture(scope="session")
+def toy_dev_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 more lists of the same kind, drawn with another seed, for development measures."""
+    return write_jsonl(tmp_path_factory.mktemp("toy_dev") / "lists.jsonl", toy_lists(24, seed=1))
