@@ -125,7 +125,7 @@ def train_ours(
     )  # fmt: skip
     model = load_model(task.resolved, torch.float32, torch.device("cpu"))
     model.config.use_cache = False
-    stage = warmup.WarmupStage(task.groups, task.bound, settings, model, None)
+    stage = warmup.WarmupStage(task.groups, task.bound, settings, model, None, bf16)
     trainer = StageTrainer(stage, settings, model, bf16, save_best=None)
     outcome = Outcome()
     trainer.add_callback(probe(outcome, gradients))

@@ -6,6 +6,7 @@ Hard fact: a user's mistake ends in one line on stderr and exit code 2; heavy im
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -21,6 +22,7 @@ app = typer.Typer(
 Model = Annotated[str, typer.Option("--model", "-m", help="Checkpoint: smollm2-135m, folder, adapter, GGUF file or hub id.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; the best there is by default.")]
 Dtype = Annotated[str, typer.Option(help="auto, bf16 or fp32.")]
+PromptName = Annotated[str | None, typer.Option("--prompt", help="Preset or YAML file in place of the checkpoint's own: mxbai.")]
 Length = Annotated[int | None, typer.Option(help="Tokens of a whole prompt; the checkpoint's own by default.")]
 
 
@@ -95,10 +97,13 @@ def rerank(
     device: Device = None,
     dtype: Dtype = "auto",
     max_length: Length = None,
+    prompt: PromptName = None,
 ) -> None:
     """Rerank documents for a query, or a whole TREC run."""
     from .rank import files as rerank_files
 
+    if top_k is not None and top_k < 1:
+        raise ConfigError(f"--top-k must be at least 1, not {top_k}; leave it out to get all")
     if run:
         if not (dataset and out):
             raise DataError("--run needs --dataset (the texts) and --out (the run to write)")
@@ -108,7 +113,7 @@ def rerank(
     items = rerank_files.read_documents(documents) if not run else []
     from .reranker import Reranker
 
-    reranker = Reranker(model, device=device, dtype=dtype, max_length=max_length)
+    reranker = Reranker(model, device=device, dtype=dtype, max_length=max_length, prompt=prompt)
     if run:
         print(rerank_files.rerank_run(reranker, run, dataset, split, out, top_k, instruction))
         return
@@ -137,22 +142,26 @@ def evaluate(
     device: Device = None,
     dtype: Dtype = "auto",
     max_length: Length = None,
+    prompt: PromptName = None,
 ) -> None:
     """Measure a first stage and models on judged datasets, with significance; without --model the first stage alone."""
     from .evaluate import Scorer
     from .evaluate import evaluate as measure
     from .evaluate.report import bars, show
-    from .model import resolve
+    from .model import pick_device, pick_dtype, resolve
+    from .prompt import Prompt
 
     for name in model or []:
         resolve(name)  # a wrong name fails before the datasets are read
+    pick_dtype(dtype, pick_device(device))
+    Prompt.of(prompt)
     if likelihood and not model:
         raise ConfigError("--likelihood needs --model, whose weights it uses")
 
     def load(name: str):
         from .reranker import Reranker
 
-        return Reranker(name, device=device, dtype=dtype, max_length=max_length)
+        return Reranker(name, device=device, dtype=dtype, max_length=max_length, prompt=prompt)
 
     def likelihood_of(name: str) -> Scorer:
         one = load(name)
@@ -187,7 +196,7 @@ class Progress:
     """A bar on stderr for a stage: share of the budget and the latest figures."""
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        self.name, self.shown = name, False
 
     def __enter__(self):
         from rich.console import Console
@@ -199,27 +208,36 @@ class Progress:
             TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.percentage:>3.0f}%"), TimeRemainingColumn(),
             TextColumn("{task.fields[figures]}"), console=Console(stderr=True),
         )
-        self.bar.start()
         task = self.bar.add_task(self.name, total=1.0, figures="")
 
         def report(share: float, figures: dict) -> None:
+            if not self.shown:  # not before the first step: bad input is to give one line
+                self.bar.start()
+                self.shown = True
             text = "  ".join(f"{key} {figures[key]:.3f}" for key in shown if isinstance(figures.get(key), (int, float)))
             self.bar.update(task, completed=share, **({"figures": text} if text else {}))
 
         return report
 
     def __exit__(self, *_: object) -> None:
-        self.bar.stop()
+        if self.shown:
+            self.bar.stop()
 
 
 def main() -> None:
     """Entry point: errors that a user can mend become one line and exit code 2, Ctrl-C 130."""
+    # Bars and warnings of the libraries below would bury our own; both can be had back by setting these.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("prorank").setLevel(logging.INFO)
     try:
         app()
     except ProRankError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError) as error:  # a path that cannot be written
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -13,7 +13,8 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,8 @@ def resolve(name: str | Path) -> Resolved:
         return Resolved(text, convert_gguf(path))
     if path.is_dir():
         run = (path / "config.yaml").is_file() and not (path / "config.json").is_file()  # a run folder holds its checkpoint
+        if run and not (path / "model").is_dir():
+            raise ModelError(f"{path}: this run holds no finished checkpoint yet; finish it with prorank train … --resume")
         return _local(text, path / "model" if run else path)
     if text.count("/") == 1 and not text.startswith((".", "/", "~")):
         return _local(text, _from_hub(text))
@@ -71,15 +74,19 @@ def resolve(name: str | Path) -> Resolved:
 
 def _local(name: str, path: Path) -> Resolved:
     """Check a folder before anything heavy is loaded."""
-    if not any((path / f).is_file() for f in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        raise ModelError(f"{path}: the checkpoint has no tokenizer (tokenizer.json); copy its base's tokenizer files into it")
     if (path / "adapter_config.json").is_file():
         return _adapter(name, path)
+    if not _has_tokenizer(path):
+        raise ModelError(f"{path}: the checkpoint has no tokenizer (tokenizer.json); copy its base's tokenizer files into it")
     if not (path / "config.json").is_file():
         raise ModelError(f"{path}: neither config.json nor adapter_config.json, so this is no checkpoint folder")
     if not any(path.glob("*.safetensors")):
         raise ModelError(f"{path}: no .safetensors weights (other formats can run code when read and are refused)")
     return Resolved(name, path)
+
+
+def _has_tokenizer(path: Path) -> bool:
+    return any((path / f).is_file() for f in ("tokenizer.json", "tokenizer.model", "vocab.json"))
 
 
 def _adapter(name: str, path: Path) -> Resolved:
@@ -90,7 +97,10 @@ def _adapter(name: str, path: Path) -> Resolved:
     base = stored.get("name") or config.get("base_model_name_or_path")
     if not base:
         raise ModelError(f"{path}/adapter_config.json: names no base (base_model_name_or_path)")
-    below = resolve(base)
+    try:
+        below = resolve(base)
+    except ModelError as error:
+        raise ModelError(f"{path}: the base of this adapter cannot be had: {error}") from error
     if below.adapter:
         raise ModelError(f"{path}: its base {base} is an adapter too; merge that one first")
     if stored.get("sha256") and stored["sha256"] != weight_hash(below.path):
@@ -145,7 +155,7 @@ def _convert(path: Path, out: Path) -> None:
         model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
         pre = GGUFReader(path).get_field("tokenizer.ggml.pre")
     except (ValueError, OSError, KeyError, NotImplementedError) as error:
-        raise ModelError(f"{path}: cannot be read as GGUF ({str(error).splitlines()[0]})") from error
+        raise ModelError(f"{path}: cannot be read as GGUF ({_first_line(error)})") from error
     if pre is not None and pre.contents() == "smollm":
         _split_digits(tokenizer)
     # The weights are plain fp32 now; what is left of the quantiser would forbid saving them.
@@ -207,8 +217,12 @@ def _from_hub(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=wanted))
     except Exception as error:  # network, permissions, unknown id: the hub raises many kinds
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{name}: cannot be had from the hub ({reason[:200]}); give a local folder, or '{BUILT_IN}'") from error
+        reason = _first_line(error)[:200]
+        raise ModelError(f"{name}: cannot be had from the hub ({reason}); give a local folder, or '{BUILT_IN}'") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def pick_device(device: str | None) -> torch.device:
@@ -239,7 +253,12 @@ def load_tokenizer(resolved: Resolved) -> Any:
     """The checkpoint's tokenizer, padding on the left, with a pad token."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(resolved.folder, padding_side="left", local_files_only=True)
+    # Adapters of other makers come without a tokenizer: then the base's is theirs.
+    folder = resolved.folder if _has_tokenizer(resolved.folder) else resolved.path
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", local_files_only=True)
+    except (ValueError, OSError, KeyError) as error:
+        raise ModelError(f"{folder}: its tokenizer cannot be read ({_first_line(error)})") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token or tokenizer.convert_ids_to_tokens(0)
     return tokenizer
@@ -251,21 +270,42 @@ def load_model(
     """Load the causal LM; an adapter is merged into it for use and kept apart (trainable) with `train`."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(resolved.path, trust_remote_code=trust_remote_code, local_files_only=True)
+    try:
+        config = AutoConfig.from_pretrained(resolved.path, trust_remote_code=trust_remote_code, local_files_only=True)
+    except (ValueError, OSError, KeyError) as error:
+        raise ModelError(f"{resolved.path}/config.json: cannot be read ({_first_line(error)})") from error
     kinds = config.architectures or []
     if kinds and not any("CausalLM" in kind or "ConditionalGeneration" in kind for kind in kinds):
         raise ModelError(f"{resolved.path}: {kinds[0]} is no causal language model, so it has no answer tokens to score")
     first = torch.float32 if resolved.adapter else dtype  # merge in fp32, round once
-    model = AutoModelForCausalLM.from_pretrained(
-        resolved.path, dtype=first, use_safetensors=True, trust_remote_code=trust_remote_code, local_files_only=True
-    )
+    with without_bars():
+        model = AutoModelForCausalLM.from_pretrained(
+            resolved.path, dtype=first, use_safetensors=True, trust_remote_code=trust_remote_code, local_files_only=True
+        )
     if resolved.adapter:
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, resolved.adapter, is_trainable=train)
         if not train:
             model = model.merge_and_unload()
-    return model.to(device=device, dtype=dtype if not train else None)
+            for weight in model.parameters():
+                # Weights alone: model.to(dtype) would also round the rotary frequencies, and bf16 has them wrong by 1 in 500.
+                weight.data = weight.data.to(dtype)
+    return model.to(device)
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Keep the progress bars of transformers, for local reads and writes of a second, out of ours."""
+    from transformers.utils import logging as bars
+
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            bars.enable_progress_bar()
 
 
 def prompt_of(resolved: Resolved, fallback: Any = None) -> Prompt:

@@ -18,6 +18,8 @@ from .files import atomic_file
 
 SLOT = re.compile(r"\{(instruction|query|document)\}")
 SENTINEL = "Xq7{}7qX"  # survives every chat template's trimming, and no text contains it by chance
+CHAT_MARK = "{#- chat +#}"  # in a saved chat template, what follows is the tokenizer's own
+CHAT_END = "{%+ endif -%}"
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,13 @@ class Prompt:
     split_special: bool = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "answers", tuple(self.answers))
+        for key in ("name", "kind", "system", "user", "instruction_format", "instruction", "lengths"):
+            if not isinstance(getattr(self, key), str):
+                raise PromptError(f"prompt key '{key}' is {getattr(self, key)!r}; expected a text")
+        if not isinstance(self.answers, (list, tuple)):
+            raise PromptError(f"prompt key 'answers' is {self.answers!r}; expected two texts (not relevant, relevant)")
+        if isinstance(self.answers, list):
+            object.__setattr__(self, "answers", tuple(self.answers))
         if isinstance(self.template, list):
             object.__setattr__(self, "template", tuple(self.template))
         if self.kind != "binary":
@@ -101,16 +109,25 @@ class Prompt:
             raise PromptError(f"the two answers are the same: {self.answers[0]!r}")
         if not isinstance(self.max_length, int) or self.max_length < 16:
             raise PromptError(f"max_length must be a whole number of at least 16 tokens, not {self.max_length!r}")
-        if not 0 < self.query_share < 1:
+        if not isinstance(self.query_share, (int, float)) or not 0 < self.query_share < 1:
             raise PromptError(f"query_share must lie between 0 and 1, not {self.query_share!r}")
         if self.lengths not in ("whole", "content"):
             raise PromptError(f"lengths must be 'whole' or 'content', not {self.lengths!r}")
+        parts = (self.template,) if isinstance(self.template, str) else self.template
+        if not isinstance(parts, tuple) or not parts or not all(isinstance(part, str) for part in parts):
+            raise PromptError(f"prompt key 'template' is {self.template!r}; expected a text or a list of texts")
         text = self.user if self.template == "auto" else "".join(self.template)
         for slot in ("query", "document"):
             if text.count("{" + slot + "}") != 1:
                 raise PromptError(f"the template must hold {{{slot}}} exactly once: {text[:80]!r}")
         if text.index("{query}") > text.index("{document}"):
             raise PromptError("the template must place {query} before {document}, so that documents share their prefix")
+        if "{instruction}" in text[text.index("{document}") :]:
+            raise PromptError("the template must place {instruction} before {document}, so that documents share their prefix")
+        if self.template != "auto" and not isinstance(self.template, str):
+            joint = next(s for s in self.template if "{document}" in s)
+            if len(SLOT.findall(joint)) > 1:
+                raise PromptError(f"{{document}} must be the only slot of its segment, so that it alone is cut: {joint[:80]!r}")
 
     @classmethod
     def preset(cls, name: str, /, **changes: Any) -> "Prompt":
@@ -128,10 +145,10 @@ class Prompt:
         """A Prompt from a preset's name, a mapping ({preset: name, key: value}), a YAML file or a Prompt."""
         if isinstance(value, Prompt):
             return replace(value, **changes)
-        if isinstance(value, str) and value.endswith((".yaml", ".yml", ".json")):
+        if isinstance(value, (str, Path)) and str(value).endswith((".yaml", ".yml", ".json")):
             value = _read_yaml(Path(value))
         if isinstance(value, dict):
-            value = dict(value)
+            value = {str(key): item for key, item in value.items()}
             return cls.preset(value.pop("preset", "prorank"), **{**value, **changes})
         return cls.preset(value or "prorank", **changes)
 
@@ -188,6 +205,8 @@ class BoundPrompt:
         self._fixed = sum(len(ids) for ids in self._literal.values())
         self._max = self._content_room()
         self.answer_ids = tuple(self._answer_id(answer) for answer in self.prompt.answers)
+        if self.answer_ids[0] == self.answer_ids[1]:
+            raise PromptError(f"this tokenizer has one token for both answers {self.prompt.answers}; choose others (key 'answers')")
 
     def encode(self, query: str, document: str, instruction: str | None = None) -> Encoded:
         """Ids of one prompt. `instruction` None means the prompt's default, "" none at all."""
@@ -225,14 +244,14 @@ class BoundPrompt:
         slots = {
             "query": "{{ ns.query }}",
             "document": "{{ ns.document }}",
-            "instruction": "{%- if ns.system -%}{{ " + json.dumps(before) + " + ns.system + " + json.dumps(after)
-            + " }}{%- else -%}{{ " + json.dumps(default) + " }}{%- endif -%}",
+            "instruction": "{%- if ns.system -%}{{ " + _quoted(before) + " + ns.system + " + _quoted(after)
+            + " }}{%- else -%}{{ " + _quoted(default) + " }}{%- endif -%}",
         }
         out = []
         for segment in self.segments:
             for part in _split(segment):
                 found = SLOT.fullmatch(part)
-                out.append(slots[found.group(1)] if found else "{{ " + json.dumps(part, ensure_ascii=False) + " }}")
+                out.append(slots[found.group(1)] if found else "{{ " + _quoted(part) + " }}")
         return pick + "".join(out)
 
     @property
@@ -316,13 +335,13 @@ class BoundPrompt:
         return got[0]
 
     def _tokens(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) if text else []
 
     def _batch(self, texts: list[str]) -> list[list[int]]:
         if not texts:
             return []
         options = {"split_special_tokens": True} if self.prompt.split_special else {}
-        return self.tokenizer(texts, add_special_tokens=False, **options)["input_ids"]
+        return self.tokenizer(texts, add_special_tokens=False, verbose=False, **options)["input_ids"]
 
 
 def _split(template: str) -> list[str]:
@@ -344,7 +363,7 @@ def _render_frame(prompt: Prompt, tokenizer: Any) -> str:
     """The literal template: system and user turns in the tokenizer's own chat form, or as plain text."""
     open_, close = _bounds(tokenizer)
     user = prompt.user.replace("{open}", open_).replace("{close}", close)
-    if not getattr(tokenizer, "chat_template", None):
+    if not own_chat(tokenizer):
         return _with_bos(f"{prompt.system}\n\n{user}" if prompt.system else user, tokenizer)
     marked = SLOT.sub(lambda m: SENTINEL.format(m.group(1)), user)
     text = _chat(tokenizer, prompt.system, marked)
@@ -354,6 +373,20 @@ def _render_frame(prompt: Prompt, tokenizer: Any) -> str:
         text = text.replace(SENTINEL.format(slot), "{" + slot + "}")
     # A template that opens a thought waits for one: a binary prompt closes it at once.
     return text.rstrip("\n") + "\n\n</think>\n\n" if text.rstrip().endswith("<think>") else text
+
+
+def own_chat(tokenizer: Any) -> str:
+    """The tokenizer's own chat template, "" where it has none; what a saved checkpoint put before it is left out."""
+    template = getattr(tokenizer, "chat_template", None) or ""
+    if isinstance(template, dict):
+        template = template.get("default") or ""
+    _, ours, own = template.rpartition(CHAT_MARK)
+    return own.removesuffix(CHAT_END) + "\n" if ours and own else own  # Jinja drops a last newline, so saving left it out
+
+
+def _quoted(text: str) -> str:
+    """Text as a Jinja string. Escaped as ASCII, a character beyond 16 bits would come back as two halves."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _chat(tokenizer: Any, system: str, user: str) -> str:
@@ -382,7 +415,10 @@ def _read_yaml(path: Path) -> dict:
 
     if not path.is_file():
         raise PromptError(f"{path}: no such prompt file")
-    value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise PromptError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(value, dict):
         raise PromptError(f"{path}: expected a mapping of prompt settings")
     return value
@@ -401,7 +437,8 @@ PRESETS: dict[str, Prompt] = {
         system="",
         instruction_format="instruction: {instruction}\n",
         template=(
-            "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n<|im_start|>user\n",
+            "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
+            "<|im_start|>user\n",
             "{instruction}query: {query}",
             "\n",
             "document: {document}",

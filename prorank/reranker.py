@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from .errors import DataError
+from .errors import DataError, ModelError
 from .model import Resolved, load_model, load_tokenizer, pick_device, pick_dtype, prompt_of, resolve, weight_hash
 from .prompt import Cuts, Encoded, Prompt
 from .rank.batching import Batch, Pack, batches_of, collate, packs_of
 from .rank.likelihood import query_likelihood
-from .rank.pointwise import answer_rows, last_hidden, log_odds, vocabulary_logits
+from .rank.pointwise import answer_rows, last_hidden, log_odds, vocabulary_of
 
 Document = str | dict
 
@@ -142,7 +142,8 @@ class Reranker:
         """`rank` for many queries, each with its own documents; batches are shared among them."""
         if top_k is not None and top_k < 1:
             raise DataError(f"top_k must be at least 1, not {top_k}; leave it out to get all documents")
-        lists = [list(some) for some in documents]
+        lists = [some if isinstance(some, (str, dict)) else list(some) for some in _sequence(documents, "documents")]
+        _check(queries, lists)
         with _progress(show_progress, sum(map(len, lists))) as progress:
             scores = self.score_lists(list(queries), lists, instruction, batch_size, progress)
         return [_hits(some, row, top_k, min_score) for some, row in zip(lists, scores)]
@@ -150,8 +151,10 @@ class Reranker:
     def score(self, pairs: Sequence[tuple[str, Document]], instruction: str | None = None) -> np.ndarray:
         """Log-odds fp32 [n] of (query, document) pairs, in input order."""
         where: dict[str, list[int]] = {}
-        for i, (query, _) in enumerate(pairs):
-            where.setdefault(query, []).append(i)
+        for i, pair in enumerate(_sequence(pairs, "pairs")):
+            if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not isinstance(pair[0], str):
+                raise DataError(f"pair {i} is {str(pair)[:80]!r}; expected (query, document)")
+            where.setdefault(pair[0], []).append(i)
         rows = self.score_lists(list(where), [[pairs[i][1] for i in some] for some in where.values()], instruction)
         out = np.empty(len(pairs), np.float32)
         for some, row in zip(where.values(), rows):
@@ -168,6 +171,8 @@ class Reranker:
     ) -> list[np.ndarray]:
         """Log-odds of each query's documents: one fp32 array a query, in input order. `progress(n)` hears of n more scored."""
         _check(queries, documents)
+        if batch_size is not None and batch_size < 1:
+            raise DataError(f"batch_size must be at least 1, not {batch_size}; leave it out to choose by tokens")
         out = [np.empty(len(some), np.float32) for some in documents]
         flat = np.empty(sum(map(len, documents)), np.float32)
         with torch.inference_mode():
@@ -176,6 +181,8 @@ class Reranker:
                 flat[batch.owners] = scores.cpu().numpy()
                 if progress:
                     progress(len(batch.owners))
+        if not np.isfinite(flat).all():
+            raise ModelError(f"{self.name}: scores are not finite; the weights are damaged or its training diverged")
         ends = np.cumsum([0, *map(len, documents)])
         for i, row in enumerate(out):
             row[:] = flat[ends[i] : ends[i + 1]]
@@ -210,7 +217,7 @@ class Reranker:
                 state = last_hidden(self.model, batch)
                 scores[batch.owners] = log_odds(state, self._rows, self._bias).cpu().numpy()
                 hidden[batch.owners] = state.float().cpu().numpy()
-                logits = vocabulary_logits(self.model, batch)
+                logits = vocabulary_of(self.model, state)
                 mass[batch.owners] = logits.softmax(-1)[:, [no, yes]].sum(-1).cpu().numpy()
                 best = logits.argmax(-1)
                 top[batch.owners] = ((best == no) | (best == yes)).cpu().numpy()
@@ -220,7 +227,7 @@ class Reranker:
         """Batches over windows of queries, so that memory does not grow with their number."""
         budget = 1024 if self.device.type == "cpu" else 16384  # tokens a forward
         for window in self._windows(queries, documents, instruction, batch_size):
-            for some in batches_of(sorted(window, key=len, reverse=True), budget):
+            for some in batches_of(sorted(window, key=len, reverse=True), budget, batch_size):
                 yield collate(some, self.tokenizer.pad_token_id).to(self.device)
 
     def _windows(self, queries, documents, instruction, batch_size) -> Iterator[list[Pack]]:
@@ -257,11 +264,20 @@ def document_text(document: Document) -> str:
 
 
 def _check(queries: Sequence[str], documents: Sequence[Sequence[Document]]) -> None:
-    if len(queries) != len(documents):
+    if len(_sequence(queries, "queries")) != len(_sequence(documents, "documents")):
         raise DataError(f"{len(queries)} queries but {len(documents)} lists of documents; give one list a query")
     for i, query in enumerate(queries):
         if not isinstance(query, str) or not query.strip():
             raise DataError(f"query {i} is {query!r}; expected a text that is not empty")
+        for document in _sequence(documents[i], f"documents of query {i}"):
+            document_text(document)
+
+
+def _sequence(value: Any, what: str) -> Any:
+    """`value`, unless it is no list of things: a bare string or dict would pass for a list of letters or keys."""
+    if isinstance(value, (str, bytes, dict)) or not hasattr(value, "__len__"):
+        raise DataError(f"{what} must be a list, not {type(value).__name__} {str(value)[:60]!r}")
+    return value
 
 
 def _hits(documents: Sequence[Document], scores: np.ndarray, top_k: int | None, min_score: float | None) -> list[Hit]:

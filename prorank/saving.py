@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from .files import atomic_folder
-from .model import weight_hash
-from .prompt import BoundPrompt
+from .model import weight_hash, without_bars
+from .prompt import CHAT_END, CHAT_MARK, BoundPrompt, own_chat
 
 ST_MODULES = [
     {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"},
@@ -43,7 +43,6 @@ ST_CONFIG = {
 
 # The saved chat template: the Prompt for the roles query and document, the tokenizer's own chat otherwise.
 CHAT_IF = "{%- if messages | selectattr('role', 'equalto', 'document') | list -%}"
-CHAT_MARK, CHAT_END = "{%- else -%}{#- chat -#}", "{%- endif -%}"
 
 
 def save_checkpoint(
@@ -58,7 +57,8 @@ def save_checkpoint(
     """
     folder = Path(folder)
     with atomic_folder(folder) as beside:
-        model.save_pretrained(beside)
+        with without_bars():
+            model.save_pretrained(beside)
         if base and (beside / "adapter_config.json").is_file():
             _write(beside / "base.json", {"name": base[0], "sha256": weight_hash(base[1])})
         _tokenizer_with(bound).save_pretrained(beside)
@@ -122,9 +122,8 @@ Command: `{command}`
 def _tokenizer_with(bound: BoundPrompt) -> Any:
     """A copy of the tokenizer whose chat template renders the Prompt for query/document roles and chats as before otherwise."""
     tokenizer = copy.deepcopy(bound.tokenizer)
-    chat = (getattr(tokenizer, "chat_template", None) or "").split(CHAT_MARK)[-1].removesuffix(CHAT_END)
-    ours = bound.chat_template()
-    tokenizer.chat_template = CHAT_IF + ours + CHAT_MARK + chat + CHAT_END if chat else ours
+    chat, ours = own_chat(tokenizer).removesuffix("\n"), bound.chat_template()  # Jinja too drops the last newline
+    tokenizer.chat_template = CHAT_IF + ours + "{%- else -%}" + CHAT_MARK + chat + CHAT_END if chat else ours + CHAT_MARK
     tokenizer.model_max_length = bound.longest
     tokenizer.padding_side = "left"
     return tokenizer

@@ -5,6 +5,8 @@ Hard fact: the corpora here are built so that one guard alone decides; switching
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,8 @@ import pytest
 from prorank.data.beir import Collection, read_beir
 from prorank.data.bm25 import Bm25
 from prorank.data.examples import Group
-from prorank.data.formats import read_groups, write_groups
-from prorank.data.negatives import mine
+from prorank.data.formats import read_groups
+from prorank.data.negatives import mine, write_groups
 from prorank.errors import ConfigError, DataError
 
 pytest.importorskip("bm25s")
@@ -150,6 +152,12 @@ def test_bm25_ranks_and_scores_alike() -> None:
     assert bm25.scores("red fox").shape == (17,) and bm25.scores("zebra").tolist() == [0.0] * 17
     with pytest.raises(DataError, match="'x' is not in the corpus"):
         bm25.scores("fox", ["x"])
+
+
+def test_bm25_is_quiet() -> None:
+    code = "from prorank.data.bm25 import Bm25; Bm25({'a': 'red fox'}).search({'q': 'fox'})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == done.stderr == ""
 
 
 def test_bm25_follows_the_formula() -> None:

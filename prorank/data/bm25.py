@@ -6,6 +6,7 @@ k1 1.2, b 0.75; a small classic collection like MED .671 and .699. Compare at eq
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -29,6 +30,7 @@ class Bm25:
         with extra("eval"):
             import bm25s
             import Stemmer
+        logging.getLogger("bm25s").setLevel(logging.WARNING)  # it logs each index at level DEBUG to stderr
         if not corpus:
             raise DataError("BM25: the corpus is empty")
         self._bm25s, self._stemmer = bm25s, Stemmer.Stemmer("english")

@@ -128,7 +128,8 @@ def build(raw: dict[str, Any]) -> dict[str, Part]:
         for uri in sorted(tags & labels.keys()):
             tagged.setdefault(normalised(labels[uri]), (labels[uri], set()))[1].add(key)
     low, high = TEXTS_A_TAG
-    tagged = {query: entry for query, entry in sorted(tagged.items()) if query and low <= len(entry[1]) <= high}
+    order = sorted(tagged.items(), key=lambda item: _place(item[0]))  # not by name: the first n are a fair sample
+    tagged = {query: entry for query, entry in order if query and low <= len(entry[1]) <= high}
     return {part: _part(part, keys, texts, tagged) for part, keys in _split(texts).items()}
 
 
@@ -176,12 +177,17 @@ def _part(part: str, keys: list[str], texts: Texts, tagged: dict[str, tuple[str,
 
 def part_of(text: str) -> str:
     """The part that a normalised tag or title belongs to, by its SHA-256."""
-    place = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+    place = _place(text)
     for part, share in PARTS.items():
         if place < share:
             return part
         place -= share
     return part
+
+
+def _place(text: str) -> float:
+    """A fixed place in [0, 1] by SHA-256."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
 
 
 def _write(folder: Path, parts: dict[str, Part]) -> None:

@@ -16,6 +16,9 @@ from ..errors import ConfigError, DataError
 from .beir import Collection
 from .bm25 import Bm25
 from .examples import Group, near_duplicates, normalised
+from .formats import write_groups
+
+__all__ = ["MineReport", "mine", "write_groups"]
 
 
 @dataclass

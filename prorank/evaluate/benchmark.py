@@ -106,6 +106,7 @@ def evaluate(
             heard = _counter(progress, f"{task.name} · {model.name}", documents)
             keep = out / "scores" / f"{task.name}.{slug(model.name)}.json" if out else None
             bench.model(task, model, score(model, task, top_k, sample, seed, keep, heard))
+        del model
     bench.compare()
     result.settings |= {"flips": FLIPS, "level": LEVEL, "environment": environment(command or _command())}
     if out:
@@ -198,6 +199,7 @@ def _loaded(models: Sequence[Any], taken: Sequence[str]) -> Iterator[Any]:
         name = _fresh(short_name(model.name), used)
         used.add(slug(name))
         yield _Renamed(model, name)
+        del model  # before the next one is made
 
 
 class _Renamed:

@@ -85,9 +85,7 @@ def prepare(dataset: str | Path, options: Options, alone: bool = True) -> Task:
     collection = read_beir(folder, options.split, qrels=files.get("qrels"), exclude=files.get("exclude"))
     excluded = collection.excluded
     inside = folder.resolve()
-    shown = {
-        k: str(p.resolve().relative_to(inside) if p.resolve().is_relative_to(inside) else p) for k, p in files.items()
-    }
+    shown = {k: str(p.resolve().relative_to(inside) if p.resolve().is_relative_to(inside) else p) for k, p in files.items()}
     task = Task(collection.name, collection, collection.qrels, {}, [], _first_name(options, files), files=shown)
     restrict = options.only_run_queries or _is_protocol(files.get("run"), folder)
     given = ranking_of(drop_pairs(read_run(files["run"]), excluded)) if "run" in files else None
@@ -118,7 +116,7 @@ def _files(folder: Path, options: Options, alone: bool) -> dict[str, Path]:
 
 def _find(folder: Path, kind: str, name: str, alone: bool) -> Path:
     """A file of the dataset's folder, or one given by path when no other dataset could be meant. Raises DataError."""
-    if (folder / name).is_file():
+    if not Path(name).is_absolute() and (folder / name).is_file():
         return folder / name
     if not Path(name).is_file():
         raise DataError(f"--{kind} {name}: no such file, neither in {folder} nor as given")
@@ -195,8 +193,8 @@ def _itself(task: Task, query: str, document: str) -> bool:
 def _note(task: Task, folder: Path, options: Options, restrict: bool, excluded: int) -> None:
     """Say what was left out, and which files of the folder were not asked for."""
     say = task.notes.append
-    for kind, path in task.files.items():
-        say(f"{kind}: {path}")
+    if task.files:
+        say(", ".join(f"{kind}: {path}" for kind, path in task.files.items()))
     if restrict:
         judged = len(with_positive(task.qrels))
         say(f"only queries of the run count: {len(task.queries)} of {judged} that have a positive judgement")

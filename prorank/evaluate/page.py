@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from . import charts
 from .measures import MAIN
-from .report import figure, findings_cells, p_value, percent, signed, speed
+from .report import figure, findings_cells, p_value, probability, shown_name, signed, speed
 from .results import ANSWERS, FIRST, MODEL, answers_name
 
 if TYPE_CHECKING:
@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 COLOURS = 8
 EXAMPLES = 5
 ABOUT_FINDINGS = (
-    "Format: the likeliest token is one of the two answers. Tied: share of documents whose score another document of "
-    "the query has too. Effective rank (exponential of the entropy of the normalised singular values, centred) and mean "
-    "cosine describe the last hidden states of the sampled pairs: a narrow space has low rank and a cosine near 1. 0/1 only: "
-    "nDCG@10 when the answer alone orders, ties in first-stage order; log-odds: by the score; p: of their difference."
+    "Format: the likeliest token is one of the two answers. Tied: share of documents whose score another document "
+    "of the query has too. Effective rank (exponential of the entropy of the normalised singular values, centred) "
+    "and mean cosine describe the last hidden states of the sampled pairs: a narrow space has low rank and a cosine "
+    "near 1. 0/1 only: nDCG@10 when the answer alone orders, ties in first-stage order; log-odds: by the score; p: "
+    "of their difference."
 )
 
 
@@ -43,6 +44,7 @@ def page(evaluation: "Evaluation") -> str:
         differences=_differences(evaluation),
         findings=_findings(evaluation),
         examples=_examples(evaluation),
+        comparisons=_comparisons(evaluation),
         notes=_notes(evaluation),
         command=escape(said["command"]),
         settings=_settings(evaluation),
@@ -53,17 +55,13 @@ def _lead(evaluation: "Evaluation") -> str:
     rows = [r for r in evaluation.rows if r.kind == FIRST]
     said, n = evaluation.settings["environment"], sum(r.queries for r in rows)
     sets = f"{len(rows)} dataset{'s' * (len(rows) > 1)}"
-    return escape(
-        f"{sets} · {n:,} queries · first stage: {', '.join(dict.fromkeys(r.system for r in rows))} · {said['date']}"
-    )
+    return escape(f"{sets} · {n:,} queries · first stage: {', '.join(dict.fromkeys(r.system for r in rows))} · {said['date']}")
 
 
 def table(head: Iterable[str], rows: Iterable[tuple[str, list[str]]]) -> str:
     """An HTML table of escaped cells; the first column is text, the others are figures. A row is (CSS class, cells)."""
     top = "".join(f"<th>{escape(name)}</th>" for name in head)
-    body = "".join(
-        f'<tr class="{css}">' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>" for css, cells in rows
-    )
+    body = "".join(f'<tr class="{css}">' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>" for css, cells in rows)
     return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
@@ -74,7 +72,7 @@ def _summary(evaluation: "Evaluation") -> str:
     means = {s: m for s in evaluation.systems if (m := evaluation.mean(s))}
     if not means:
         return ""
-    best = max(m[MAIN] for m in means.values())
+    best = _best([m[MAIN] for m in means.values()])
     rows = []
     for system, mean in means.items():
         each = [figure(evaluation.row(d, system).measures[MAIN]) for d in evaluation.datasets]
@@ -88,7 +86,7 @@ def _css(evaluation: "Evaluation", system: str) -> str:
 
 def _results(evaluation: "Evaluation", dataset: str) -> str:
     rows = [r for r in evaluation.rows if r.dataset == dataset]
-    best = {name: max(r.measures[name] for r in rows) for name in rows[0].measures}
+    best = {name: _best([r.measures[name] for r in rows]) for name in rows[0].measures}
     head = ["system", MAIN, "95 % interval", *list(best)[1:], "difference", "p", "documents/s"]
     body = [(r.kind.replace(" ", "-"), _cells(evaluation, r, best)) for r in rows]
     return f"<h3>{escape(dataset)} <small>{rows[0].queries} queries</small></h3>" + table(head, body)
@@ -114,6 +112,11 @@ def _cells(evaluation: "Evaluation", row: "Row", best: dict[str, float]) -> list
     ]
 
 
+def _best(values: list[float]) -> float:
+    """The largest, to be printed in bold; infinity where there is nothing to choose."""
+    return max(values) if len(set(values)) > 1 else math.inf
+
+
 def _strong(value: float, best: float) -> str:
     return f"<b>{figure(value)}</b>" if not math.isnan(value) and value >= best else figure(value)
 
@@ -126,7 +129,7 @@ def colour(evaluation: "Evaluation", system: str) -> int:
 
 def _named(evaluation: "Evaluation", system: str) -> str:
     if _css(evaluation, system) == "answers-only":
-        return escape(system)
+        return escape(shown_name(system, ANSWERS))
     return f'<i class="dot" style="background:var(--c{colour(evaluation, system)})"></i>{escape(system)}'
 
 
@@ -175,10 +178,7 @@ def _findings(evaluation: "Evaluation") -> str:
     rows = [r for r in evaluation.rows if r.findings]
     if not rows:
         return ""
-    body = [
-        ("", [escape(r.dataset), _named(evaluation, r.system), *findings_cells(r), *_binary(evaluation, r)])
-        for r in rows
-    ]
+    body = [("", [escape(r.dataset), _named(evaluation, r.system), *findings_cells(r), *_binary(evaluation, r)]) for r in rows]
     head = [
         "dataset",
         "system",
@@ -192,7 +192,8 @@ def _findings(evaluation: "Evaluation") -> str:
         "log-odds",
         "p",
     ]
-    return f'<section class="pair"><h2>At the answer position</h2><p>{escape(ABOUT_FINDINGS)}</p>{table(head, body)}</section>'
+    about = f"<h2>At the answer position</h2><p>{escape(ABOUT_FINDINGS)}</p>"
+    return f'<section class="pair">{about}{table(head, body)}</section>'
 
 
 def _binary(evaluation: "Evaluation", row: "Row") -> list[str]:
@@ -204,7 +205,7 @@ def _binary(evaluation: "Evaluation", row: "Row") -> list[str]:
         return ["–", figure(row.measures[MAIN]), ""]
     ours, theirs = (list(evaluation.values[row.dataset][s][MAIN].values()) for s in (row.system, answers.system))
     p = randomisation_test(ours, theirs, evaluation.settings["flips"], evaluation.settings["seed"])
-    return [figure(answers.measures[MAIN]), figure(row.measures[MAIN]), f"{p:.3f}"]
+    return [figure(answers.measures[MAIN]), figure(row.measures[MAIN]), probability(p)]
 
 
 def _examples(evaluation: "Evaluation") -> str:
@@ -228,9 +229,7 @@ def _examples(evaluation: "Evaluation") -> str:
         ]
         shown = table(["query", first.system, row.system, "difference"], body)
         opened = " open" if i == 0 else ""
-        parts.append(
-            f"<details{opened}><summary>{escape(row.dataset)} · {escape(row.system)}</summary>{shown}</details>"
-        )
+        parts.append(f"<details{opened}><summary>{escape(row.dataset)} · {escape(row.system)}</summary>{shown}</details>")
     return f"<section><h2>Largest gains and losses</h2>{''.join(parts)}</section>" if parts else ""
 
 
@@ -238,27 +237,22 @@ def _change(value: float) -> str:
     return f'<span class="{"gain" if value > 0 else "lost"}">{signed(value)}</span>'
 
 
+def _comparisons(evaluation: "Evaluation") -> str:
+    if not evaluation.comparisons:
+        return ""
+    rows = []
+    for c in evaluation.comparisons:
+        interval = f"{signed(c.ci[0])} to {signed(c.ci[1])}"
+        names = f"{escape(c.a)} <small>against</small> {escape(c.b)}"
+        figures = [_change(c.difference), interval, probability(c.p), probability(c.p_holm)]
+        rows.append(("", [escape(c.dataset), names, *figures]))
+    shown = table(["dataset", "models", "difference", "95 % interval", "p", "p (Holm)"], rows)
+    return f'<section class="pair"><h2>Models against each other</h2><p>nDCG@10, the same test.</p>{shown}</section>'
+
+
 def _notes(evaluation: "Evaluation") -> str:
     items = [f"<li><b>{escape(d)}</b> {escape(note)}</li>" for d, notes in evaluation.notes.items() for note in notes]
-    pairs = [(c.dataset, f"{c.a} against {c.b}", c) for c in evaluation.comparisons]
-    rows = [
-        (
-            "",
-            [
-                escape(d),
-                escape(name),
-                _change(c.difference),
-                f"{signed(c.ci[0])} – {signed(c.ci[1])}",
-                f"{c.p:.4f}",
-                f"{c.p_holm:.4f}",
-            ],
-        )
-        for d, name, c in pairs
-    ]
-    compared = "<h3>Models against each other</h3>" + table(
-        ["dataset", "models", "difference", "95 % interval", "p", "p (Holm)"], rows
-    )
-    return (compared if rows else "") + (f"<ul>{''.join(items)}</ul>" if items else "")
+    return f"<section><h2>Notes</h2><ul>{''.join(items)}</ul></section>" if items else ""
 
 
 def _settings(evaluation: "Evaluation") -> str:
@@ -270,6 +264,3 @@ def _settings(evaluation: "Evaluation") -> str:
 
 def _said(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-__all__ = ["page", "percent"]

@@ -1,7 +1,6 @@
 """Show an evaluation: tables for the terminal, results.json, report.html.
 
-Hard fact: the JSON holds everything the page shows, every query's values included, so a page can be made again from
-it.
+Hard fact: results.json holds every figure of the page, every query's values included, and no text of a dataset.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..files import atomic_file
+from .results import ANSWERS
 
 if TYPE_CHECKING:
     from .results import Evaluation, Row
@@ -28,61 +28,75 @@ PACKAGES = ("prorank", "torch", "transformers", "numpy", "ir-measures", "pytrec-
 def show(evaluation: "Evaluation", console: Any = None) -> None:
     """Print one table a dataset, the means over several, what the models do at the answer position, and the notes."""
     from rich.console import Console
-    from rich.markup import escape
 
     console = console or Console()
     for dataset in evaluation.datasets:
         console.print(_results(evaluation, dataset))
         for note in evaluation.notes[dataset]:
-            console.print(f"  [dim]· {escape(note)}[/dim]", highlight=False, soft_wrap=True)
+            console.print(f"  [dim]· {_escaped(note)}[/dim]", highlight=False, soft_wrap=True)
+        console.print()
     if len(evaluation.datasets) > 1:
         console.print(_means(evaluation))
     if any(row.findings for row in evaluation.rows):
         console.print(_findings(evaluation))
 
 
-def _results(evaluation: "Evaluation", dataset: str) -> Any:
+def _table(title: str, first: Iterable[str], figures: Iterable[str]) -> Any:
+    """A table that fits 80 columns: text columns, then figures."""
+    from rich import box
     from rich.table import Table
 
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in first:
+        table.add_column(name, overflow="fold")
+    for name in figures:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _shown(row: "Row") -> dict[str, float]:
+    """The measures a terminal has room for: of the recalls only the deepest."""
+    recalls = [name for name in row.measures if name.startswith("R@")]
+    return {name: value for name, value in row.measures.items() if name not in recalls[:-1]}
+
+
+def _results(evaluation: "Evaluation", dataset: str) -> Any:
     rows = [r for r in evaluation.rows if r.dataset == dataset]
-    table = Table(title=f"{dataset} · {rows[0].queries} queries", title_justify="left", title_style="bold")
-    table.add_column("system", overflow="fold")
-    for name in (*rows[0].measures, "diff", "p", "docs/s"):
-        table.add_column(name, justify="right")
+    title = f"{_escaped(dataset)} · {rows[0].queries} queries"
+    table = _table(title, ["system"], [*_shown(rows[0]), "diff", "p", "docs/s"])
     best = max(r.measures["nDCG@10"] for r in rows)
     for row in rows:
-        main, *others = row.measures.values()
-        shown = f"[bold]{figure(main)}[/bold]" if main == best else figure(main)
-        style = "dim" if row.kind == "answers only" else None
-        cells = [shown, *map(figure, others), signed(row.difference), p_value(row), speed(row)]
-        table.add_row(_escaped(row.system), *cells, style=style)
+        main, *others = _shown(row).values()
+        cells = [figure(main), *map(figure, others), signed(row.difference), p_value(row), speed(row)]
+        cells[0] = f"[bold]{cells[0]}[/bold]" if main == best else cells[0]
+        table.add_row(_escaped(shown_name(row.system, row.kind)), *cells, style="dim" if row.kind == ANSWERS else None)
     return table
 
 
 def _means(evaluation: "Evaluation") -> Any:
-    from rich.table import Table
-
-    table = Table(title=f"mean over {len(evaluation.datasets)} sets", title_justify="left", title_style="bold")
-    table.add_column("system", overflow="fold")
-    for name in evaluation.rows[0].measures:
-        table.add_column(name, justify="right")
+    title = f"mean over {len(evaluation.datasets)} sets"
+    table = _table(title, ["system"], _shown(evaluation.rows[0]))
     for system in evaluation.systems:
         if found := evaluation.mean(system):
-            table.add_row(_escaped(system), *map(figure, found.values()))
+            kept = [found[name] for name in _shown(evaluation.rows[0])]
+            kind = next(r.kind for r in evaluation.rows if r.system == system)
+            table.add_row(_escaped(shown_name(system, kind)), *map(figure, kept), style="dim" if kind == ANSWERS else None)
     return table
 
 
 def _findings(evaluation: "Evaluation") -> Any:
-    from rich.table import Table
-
-    table = Table(title="at the answer position", title_justify="left", title_style="bold")
-    table.add_column("dataset · system", overflow="fold")
-    for name in ("pairs", "format", "p(0)+p(1)", "ties", "eff. rank", "cosine"):
-        table.add_column(name, justify="right")
+    pairs = max(row.findings["pairs"] for row in evaluation.rows if row.findings)
+    figures = ("format", "p(0)+p(1)", "ties", "eff. rank", "cosine")
+    table = _table(f"at the answer position of {pairs} pairs", ("dataset", "system"), figures)
     for row in evaluation.rows:
         if row.findings:
-            table.add_row(_escaped(f"{row.dataset} · {row.system}"), *findings_cells(row))
+            table.add_row(_escaped(row.dataset), _escaped(row.system), *findings_cells(row)[1:])
     return table
+
+
+def shown_name(system: str, kind: str) -> str:
+    """A system's name in a table; an answers-only row stands below its model and need not repeat its name."""
+    return "  └ 0/1 only" if kind == ANSWERS else system
 
 
 def findings_cells(row: "Row") -> list[str]:
@@ -123,13 +137,20 @@ def p_value(row: "Row") -> str:
     p = row.p_holm if row.p_holm is not None else row.p
     if p is None:
         return ""
-    return (f"{p:.3f}" if p >= 0.001 else f"{p:.4f}") + (" *" if p < 0.05 else "")
+    return probability(p) + (" *" if p < 0.05 else "")
+
+
+def probability(p: float) -> str:
+    """Three decimals, or four where three would say 0."""
+    return f"{p:.3f}" if p >= 0.001 else f"{p:.4f}" if p >= 0.0001 else "<.0001"
 
 
 def speed(row: "Row") -> str:
     """Documents a second, or nothing for a first stage."""
     found = row.documents_per_second
-    return "" if not found else f"{found:,.0f}" if found >= 10 else f"{found:.1f}"
+    if not found:
+        return ""
+    return f"{found:.1f}" if found < 10 else f"{found:,.0f}" if found < 99_999 else f"{found / 1000:,.0f}k"
 
 
 def environment(command: str) -> dict[str, Any]:

@@ -53,9 +53,7 @@ class Scored:
         return sum(map(len, self.scores.values()))
 
 
-def score(
-    model: Any, task: Task, top_k: int, sample: int, seed: int, keep: Path | None, progress: Progress | None
-) -> Scored:
+def score(model: Any, task: Task, top_k: int, sample: int, seed: int, keep: Path | None, progress: Progress | None) -> Scored:
     """Score the first `top_k` candidates of every query.
 
     Args:
@@ -80,9 +78,7 @@ def score(
     return found
 
 
-def _score(
-    model: Any, task: Task, texts: dict[str, list[str]], sample: int, seed: int, progress: Progress | None
-) -> Scored:
+def _score(model: Any, task: Task, texts: dict[str, list[str]], sample: int, seed: int, progress: Progress | None) -> Scored:
     queries = [task.collection.queries[q] for q in texts]
     before, start = _cuts(model), time.perf_counter()
     rows = model.score_lists(queries, list(texts.values()), progress=progress)

@@ -74,12 +74,13 @@ def packs_of(prompts: Sequence[Encoded], owners: Sequence[int], most_tokens: int
         yield pack([prompts[j] for j in some], [owners[j] for j in some])
 
 
-def batches_of(packs: Iterable[Pack], most_tokens: int) -> Iterator[list[Pack]]:
-    """Lists of packs whose padded area stays within `most_tokens`; sort by length first to waste little."""
+def batches_of(packs: Iterable[Pack], most_tokens: int, most: int | None = None) -> Iterator[list[Pack]]:
+    """Lists of packs with a padded area within `most_tokens`, at most `most` prompts; sort by length first to waste little."""
     some: list[Pack] = []
     for one in packs:
         longest = max([len(one), *map(len, some)])
-        if some and longest * (len(some) + 1) > most_tokens:
+        full = most is not None and sum(len(p.owners) for p in [*some, one]) > most
+        if some and (full or longest * (len(some) + 1) > most_tokens):
             yield some
             some = []
         some.append(one)

@@ -87,7 +87,8 @@ def rerank_run(
         head = [d for d in order[:depth] if d in collection.corpus]
         missing += len(order[:depth]) - len(head)
         if query in collection.queries and head:
-            lists[query] = (head, [d for d in order if d not in set(head)])
+            seen = set(head)
+            lists[query] = (head, [d for d in order if d not in seen])
     rows = reranker.score_lists(
         [collection.queries[q] for q in lists], [[collection.corpus[d] for d in head] for head, _ in lists.values()], instruction
     )

@@ -42,7 +42,7 @@ def _ids(tokenizer: Any, query: str, document: str, max_length: int) -> tuple[li
     head, middle, tail = tokenizer(["Document: ", "\nQuery:", " " + query], add_special_tokens=False)["input_ids"]
     tail = tail[: max_length // 2]
     body = tokenizer(document, add_special_tokens=False)["input_ids"]
-    return head + body[: max_length - len(head) - len(middle) - len(tail)] + middle + tail, len(tail)
+    return head + body[: max(0, max_length - len(head) - len(middle) - len(tail))] + middle + tail, len(tail)
 
 
 def _mean_log_probs(model: torch.nn.Module, rows: list[tuple[list[int], int]]) -> np.ndarray:

@@ -52,3 +52,11 @@ def vocabulary_logits(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         use_cache=False,
     )
     return out.logits[batch.rows, where].float()
+
+
+def vocabulary_of(model: torch.nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+    """Logits [N, V] fp32 from last hidden states [N, H]."""
+    _, head = body(model)
+    bias = getattr(head, "bias", None)
+    with torch.autocast(hidden.device.type, enabled=False):
+        return torch.nn.functional.linear(hidden.float(), head.weight.float(), None if bias is None else bias.float())

@@ -89,7 +89,7 @@ class StageTrainer(Trainer):
         self.best: dict[str, float] = {}
         self._sums: dict[str, float] = {}
         self._count = 0
-        self._seen = time.monotonic()
+        self._seen = 0.0  # the clock at the last log line
         freeze_head_fp32(model)
         quiet = contextlib.redirect_stdout(io.StringIO())
         with quiet:
@@ -112,7 +112,7 @@ class StageTrainer(Trainer):
             lr_scheduler_type="constant",
             bf16=bf16,
             use_cpu=_on_cpu(model),
-            logging_steps=s.log_every,
+            logging_steps=min(s.log_every, self.total),
             save_strategy="no",
             report_to=["tensorboard"] if s.tensorboard else [],
             disable_tqdm=True,
@@ -138,7 +138,7 @@ class StageTrainer(Trainer):
             first = max(rise, 1 / self.total) if self.settings.minutes is None else rise
             # The first step already learns a little: (step + 1) / steps of the rise.
             begun = (step + 1) / (first * self.total) if self.settings.minutes is None else (spent + 1e-3) / max(first, 1e-3)
-            return min(1.0, begun, 1.0 - 0.9 * max(0.0, spent - first) / (1 - first))
+            return min(1.0, begun, 1.0 - 0.9 * max(0.0, spent - first) / max(1 - first, 1e-9))
 
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
         return self.lr_scheduler
@@ -158,8 +158,8 @@ class StageTrainer(Trainer):
         """Add the step's figures averaged since the last line, and units a second, to what the Trainer logs."""
         if self._count and "loss" in logs:
             logs = {**logs, **{key: value / self._count for key, value in self._sums.items()}}
-            logs["units_per_second"] = self._count * self.micro / max(1e-9, time.monotonic() - self._seen)
-            self._sums, self._count, self._seen = {}, 0, time.monotonic()
+            logs["units_per_second"] = self._count * self.micro / max(1e-9, self.clock.minutes() * 60 - self._seen)
+            self._sums, self._count, self._seen = {}, 0, self.clock.minutes() * 60
         logs = {key: value for key, value in logs.items() if not key.startswith(("train_", "total_flos", "epoch"))}
         if logs:
             self._append(logs)
@@ -197,7 +197,6 @@ class StageTrainer(Trainer):
             self.model.eval()
             found = self.stage.evaluate(self.model)
             self.model.train()
-            self._seen = time.monotonic()
             if not found:
                 return
             self._append({f"dev_{key}": value for key, value in found.items()})
@@ -214,6 +213,7 @@ class StageTrainer(Trainer):
             cut_metrics(self.run / "metrics.jsonl", int(last.name.split("-")[1]))
         else:
             (self.run / "metrics.jsonl").unlink(missing_ok=True)
+        self._seen = self.clock.spent
         self.clock.start()
         with contextlib.redirect_stdout(io.StringIO()):
             self.train(resume_from_checkpoint=str(last) if last else None)

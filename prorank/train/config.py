@@ -93,6 +93,9 @@ class Settings:
             _require(getattr(self, key) is None or getattr(self, key) > 0, key, "must be above 0")
         _require(0 <= self.warmup < 1, "warmup", "must lie in 0..1 (a share of the budget)")
         _require(self.steps is None or self.minutes is None, "minutes", "and steps exclude each other; give one")
+        _require(self.max_length is None or self.max_length >= 16, "max_length", "must be at least 16 tokens")
+        for key in ("r", "alpha"):
+            _require(self.lora is None or getattr(self.lora, key) >= 1, f"lora.{key}", "must be at least 1")
         micro = self.micro_batch
         _require(micro is None or (micro >= 1 and self.batch_size % micro == 0), "micro_batch", "must divide batch_size")
         _require(self.dtype in ("auto", "bf16", "fp32"), "dtype", "must be auto, bf16 or fp32")
@@ -181,7 +184,7 @@ def load_settings(path: str | Path, overrides: list[str] | None = None) -> Setti
         raise ConfigError(f"{path}: no such config file")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a mapping of settings")
@@ -214,10 +217,14 @@ def _override(values: dict[str, Any], text: str) -> None:
         raise ConfigError(f"'{text}': expected key=value")
     *path, last = key.split(".")
     for part in path:
-        values = values.setdefault(part, {})
+        values[part] = {} if values.get(part) is None else values[part]
+        values = values[part]
         if not isinstance(values, dict):
             raise ConfigError(f"'{text}': {part} holds no keys")
-    values[last] = yaml.safe_load(raw) if raw else None
+    try:
+        values[last] = yaml.safe_load(raw) if raw else None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"'{text}': the value is not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def _fill(kind: type, values: dict[str, Any], prefix: str) -> Any:

@@ -5,6 +5,8 @@ Hard fact: the model in training is measured through `Reranker`, so a dev figure
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import torch
 
@@ -33,10 +35,10 @@ class Dev:
 
     def measure(self, model: torch.nn.Module) -> dict[str, float]:
         """{"ndcg@10", "accuracy", "format_rate"} of the model as it is now."""
+        # A bf16 copy, as the checkpoint will be run; autocast would cast the weights anew for every batch.
+        model = copy.deepcopy(getattr(model, "module", model)).to(torch.bfloat16) if self.bf16 else model
         reranker = Reranker.of(model, self.tokenizer, self.prompt)
-        device = next(model.parameters()).device
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
-            seen = reranker.diagnose([g.query for g in self.groups], [g.documents for g in self.groups])
+        seen = reranker.diagnose([g.query for g in self.groups], [g.documents for g in self.groups])
         labels = np.concatenate([g.labels for g in self.groups])
         return {
             "ndcg@10": self._ndcg(seen.scores),

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from ..data.examples import Group, split_groups
+from ..data.examples import Group, balanced_pairs, split_groups
 from ..data.formats import read_groups
 from ..errors import ConfigError, extra
 from ..files import atomic_file
@@ -52,6 +52,7 @@ def train(settings: Settings, resume: bool = False, report: Callable[[float, dic
     run = Path(settings.out)
     _claim(run, settings, resume)
     groups, dev_groups = _data(settings)
+    _check_groups(groups, settings)
     resolved = resolve(settings.base)
     tokenizer = load_tokenizer(resolved)
     prompt = prompt_of(resolved, settings.prompt)
@@ -59,13 +60,12 @@ def train(settings: Settings, resume: bool = False, report: Callable[[float, dic
     bound = prompt.bind(tokenizer)
     device = pick_device(settings.device)
     bf16 = pick_dtype(settings.dtype, device) == torch.bfloat16
-    run.mkdir(parents=True, exist_ok=True)
-    with atomic_file(run / "config.yaml") as handle:
-        handle.write(dump_settings(settings))
     torch.manual_seed(settings.seed)
     model = load_model(resolved, torch.float32, device, train=settings.lora is not None)
     if settings.lora:
         model = add_adapter(model, settings)
+    with atomic_file(run / "config.yaml") as handle:  # from here on the folder holds a run
+        handle.write(dump_settings(settings))
     model.config.use_cache = False
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable()
@@ -77,7 +77,7 @@ def train(settings: Settings, resume: bool = False, report: Callable[[float, dic
     _show(trainer, report)
     with _interrupt(trainer) as stopped:
         trainer.fit(resume)
-    if (run / "metrics.jsonl").stat().st_size:
+    if (run / "metrics.jsonl").is_file():
         plot(run)
     if stopped():
         raise KeyboardInterrupt
@@ -115,6 +115,19 @@ def _data(settings: Settings) -> tuple[list[Group], list[Group]]:
         most = min(settings.dev_queries, len(groups) // 5)
         return split_groups(groups, most, settings.seed) if most else (groups, [])
     return groups, []
+
+
+def _check_groups(groups: list[Group], settings: Settings) -> None:
+    """Raise DataError if the stage cannot use these data."""
+    if settings.stage == "warmup":
+        balanced_pairs(groups, settings.seed)
+        return
+    from .score import usable
+    from .teacher import check_given
+
+    usable(groups, settings)
+    if settings.teacher == "data":
+        check_given(groups)
 
 
 def _stage(

@@ -20,6 +20,15 @@ from .dev import Dev
 from .losses import LOSSES, answer_mass
 
 
+def usable(groups: list[Group], settings: Score) -> list[Group]:
+    """Groups that give the losses something to learn. Raises DataError if there are none."""
+    needs_positive = not ({"kl"} >= set(settings.loss))
+    kept = [g for g in groups if len(g.documents) >= 2 and (not needs_positive or max(g.labels) > 0)]
+    if not kept:
+        raise DataError("no query of the training data has a relevant document and another one; mine negatives first")
+    return kept
+
+
 @dataclass(frozen=True)
 class Unit:
     """One query's documents as a pack; `grades` and `teacher` [n] in the same order."""
@@ -46,10 +55,7 @@ class ScoreStage:
     cpu_units = 2
 
     def __init__(self, groups: list[Group], bound: BoundPrompt, settings: Score, dev: Dev | None) -> None:
-        needs_positive = not ({"kl"} >= set(settings.loss))
-        self.groups = [g for g in groups if len(g.documents) >= 2 and (not needs_positive or max(g.labels) > 0)]
-        if not self.groups:
-            raise DataError("no query of the training data has a relevant document and another one; mine negatives first")
+        self.groups = usable(groups, settings)
         if "kl" in settings.loss and any(g.teacher is None for g in self.groups):
             raise DataError("loss kl: some queries have no teacher scores (pos_scores, neg_scores); set 'teacher' to compute them")
         self.bound, self.settings, self.dev = bound, settings, dev

@@ -25,9 +25,7 @@ def with_teacher(
 ) -> list[Group]:
     """Groups with teacher scores, from `<run>/teacher.json` if they were computed before for the same texts."""
     if teacher == "data":
-        missing = next((g for g in groups if g.teacher is None), None)
-        if missing:
-            raise DataError(f"teacher: data, but query '{missing.query[:60]}' has no scores; add pos_scores and neg_scores")
+        check_given(groups)
         return groups
     kept, size = run / "teacher.json", [len(g.documents) for g in groups]
     if kept.is_file():
@@ -38,6 +36,13 @@ def with_teacher(
     with atomic_file(kept) as handle:
         json.dump({"teacher": teacher, "scores": scores}, handle)
     return _join(groups, scores)
+
+
+def check_given(groups: list[Group]) -> None:
+    """Raise DataError if the data lack teacher scores."""
+    missing = next((g for g in groups if g.teacher is None), None)
+    if missing:
+        raise DataError(f"teacher: data, but query '{missing.query[:60]}' has no scores; add pos_scores and neg_scores")
 
 
 def _join(groups: list[Group], scores: Scores) -> list[Group]:

@@ -1,0 +1,315 @@
+"""Bad input through the command line: one clear line, exit code 2, no traceback, nothing left on disk.
+
+Hard fact: each case runs `prorank.cli.main` in a folder of its own and compares that folder before and after.
+"""
+
+import json
+import logging
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from peft import LoraConfig, get_peft_model
+
+from prorank.cli import main
+from prorank.model import load_model, load_tokenizer, resolve
+from prorank.prompt import Prompt
+from prorank.saving import save_checkpoint
+from prorank.train.config import dump_settings, make_settings
+from tests.tiny import save_tiny
+
+
+class Place:
+    """A working folder with good input of every kind, and the command line to be tried in it."""
+
+    def __init__(self, folder: Path, base: Path, lists: Path, monkeypatch, capsys) -> None:
+        self.folder, self.base, self.lists, self.monkeypatch, self.capsys = folder, base, lists, monkeypatch, capsys
+        monkeypatch.chdir(folder)
+        (folder / "lists.jsonl").write_bytes(lists.read_bytes())
+        (folder / "docs.txt").write_text("the old violin is here\nthe new horse is there\n")
+        self.config()
+        self.dataset()
+        (folder / "in.run").write_text("q1 Q0 d1 1 2.0 bm25\nq1 Q0 d2 2 1.0 bm25\n")
+
+    def config(self, name: str = "c.yaml", **changes) -> None:
+        """A config of the score stage that would train, but for `changes`."""
+        values = {"stage": "score", "base": str(self.base), "data": "lists.jsonl", "out": "run", "steps": 1, "dtype": "fp32", **changes}
+        (self.folder / name).write_text(json.dumps(values))  # JSON is YAML
+
+    def dataset(self) -> None:
+        """A BEIR folder of two documents and one query."""
+        (self.folder / "set" / "qrels").mkdir(parents=True)
+        self.write("set/corpus.jsonl", '{"_id": "d1", "text": "an old violin"}\n{"_id": "d2", "text": "a new horse"}\n')
+        self.write("set/queries.jsonl", '{"_id": "q1", "text": "violin"}\n')
+        for split in ("train", "test"):
+            self.write(f"set/qrels/{split}.tsv", "query-id\tcorpus-id\tscore\nq1\td1\t1\nq1\td2\t0\n")
+
+    def write(self, name: str, text: str) -> None:
+        (self.folder / name).write_text(text, encoding="utf-8")
+
+    def files(self) -> dict[str, bytes]:
+        return {str(p.relative_to(self.folder)): p.read_bytes() if p.is_file() else b"" for p in self.folder.rglob("*")}
+
+    def run(self, *words: str) -> tuple[int, str]:
+        """Exit code and stderr of `prorank WORDS`."""
+        self.monkeypatch.setattr("sys.argv", ["prorank", *words])
+        self.capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0), self.capsys.readouterr().err
+
+    def fails(self, words: str | list[str], message: str) -> None:
+        """The command ends with code 2 and one line that matches `message` (a regular expression), and leaves no trace."""
+        before = self.files()
+        code, said = self.run(*(words.split() if isinstance(words, str) else words))
+        assert code == 2, said
+        lines = said.strip().splitlines()
+        assert len(lines) == 1 and "Traceback" not in said, said
+        assert re.fullmatch("error: " + message, lines[0]), said
+        assert self.files() == before
+
+
+@pytest.fixture
+def place(tmp_path, tiny_llama_dir, toy_file, monkeypatch, capsys) -> Place:
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    return Place(tmp_path, tiny_llama_dir, toy_file, monkeypatch, capsys)
+
+
+SETTINGS = {
+    "unknown key": (["learning_rat=1e-5"], r"c\.yaml: unknown key 'learning_rat'; did you mean 'learning_rate'\?"),
+    "unknown nested key": (["lora.rank=8"], r"c\.yaml: unknown key 'lora\.rank'; valid: alpha, dropout, r, targets"),
+    "wrong type": (["steps=many"], r"c\.yaml: key 'steps' is 'many'; expected int or nothing"),
+    "true is no number": (["batch_size=true"], r"c\.yaml: key 'batch_size' is True; expected int"),
+    "unknown stage": (["stage=warm-up"], r"c\.yaml: stage: 'warm-up' is not a stage; did you mean 'warmup'\?"),
+    "unknown loss": (["loss.sofmax=1"], r"c\.yaml: key 'loss\.sofmax' is no known loss; did you mean 'softmax'\?"),
+    "kl without teacher": (["loss.kl=1"], r"c\.yaml: key 'teacher' is needed by loss kl \(data, query-likelihood, bm25\)"),
+    "unknown teacher": (
+        ["loss.kl=1", "teacher=likelihood"],
+        r"c\.yaml: key 'teacher' 'likelihood' is not known; valid: data, query-likelihood, bm25, bi-encoder:FOLDER",
+    ),
+    "minutes and steps": (["minutes=3"], r"c\.yaml: key 'minutes' and steps exclude each other; give one"),
+    "micro_batch": (["micro_batch=3", "batch_size=4"], r"c\.yaml: key 'micro_batch' must divide batch_size"),
+    "max_length": (["max_length=8"], r"c\.yaml: key 'max_length' must be at least 16 tokens"),
+    "rank 0": (["lora.r=0"], r"c\.yaml: key 'lora\.r' must be at least 1"),
+    "dtype": (["dtype=int8"], r"c\.yaml: key 'dtype' must be auto, bf16 or fp32"),
+    "no equals sign": (["steps"], r"'steps': expected key=value"),
+    "override is no YAML": (["lora={r: 8"], r"'lora=\{r: 8': the value is not valid YAML: .*expected ',' or '\}'.*"),
+    "dots into a number": (["steps.more=1"], r"'steps\.more=1': steps holds no keys"),
+    "prompt preset": (["prompt=prorang"], r"unknown prompt preset 'prorang'; did you mean 'prorank'\?"),
+    "prompt key": (["prompt={sistem: x}"], r"prompt: unknown key 'sistem'; did you mean 'system'\?"),
+    "prompt value": (["prompt={system: 7}"], r"prompt key 'system' is 7; expected a text"),
+    "prompt template": (["prompt={user: '{query}'}"], r"the template must hold \{document\} exactly once: '\{query\}'"),
+    "prompt file": (["prompt=none.yaml"], r"none\.yaml: no such prompt file"),
+    "answer of several tokens": (
+        ["prompt={answers: ['0', 'relevant document']}"],
+        r"answer 'relevant document' is \d+ tokens \[.*\] under this tokenizer; choose answers that are one token each after .*",
+    ),
+    "base": (["base=smolm2-135m"], r"smolm2-135m: no such folder or file, and no hub id \(owner/name\); did you mean 'smollm2-135m'\?"),
+    "device": (["device=tpu"], r"device 'tpu' is not available here; present: cpu.*"),
+    "missing data": (["data=none.jsonl"], r"none\.jsonl: no such file"),
+    "missing dev data": (["dev=none.jsonl"], r"none\.jsonl: no such file"),
+    "no data": (["data="], r"c\.yaml: key 'data' is None; expected str or list"),
+    "no run folder": (['out=""'], r"c\.yaml: key 'out' names no run folder"),
+    "lora targets": (["lora.targets=[q_prj]"], r"lora\.targets \['q_prj'\] do not fit this model: .*"),
+    "no teacher scores": (
+        ["loss={kl: 1}", "teacher=data"],
+        r"teacher: data, but query '.+' has no scores; add pos_scores and neg_scores",
+    ),
+    "keys of the other stage": (["advantage=exact"], r"c\.yaml: unknown key 'advantage'; .*"),
+}
+
+
+@pytest.mark.parametrize("changes, message", SETTINGS.values(), ids=SETTINGS)
+def test_settings(changes, message, place):
+    place.fails(["train", "c.yaml", *changes], message)
+
+
+def test_config_files(place):
+    place.fails("train none.yaml", r"none\.yaml: no such config file")
+    place.write("bad.yaml", "stage: [score\n")
+    place.fails("train bad.yaml", r"bad\.yaml: not valid YAML: .*line 2, column 1.*")
+    place.write("list.yaml", "- score\n")
+    place.fails("train list.yaml", r"list\.yaml: expected a mapping of settings")
+    (place.folder / "latin.yaml").write_bytes(b"stage: score # \xe9t\xe9\n")
+    place.fails("train latin.yaml", r"latin\.yaml: not valid YAML: .*")
+
+
+PAIR = '{"query": "q", "document": "d", "label": 1}\n'
+LINES = {
+    "malformed JSON": (PAIR + '{"query": "q", "docu\n', r"bad\.jsonl:2: malformed JSON \(.*\); expected one object a line"),
+    "label below 0": (PAIR + '{"query": "q", "document": "e", "label": -1}\n', r"bad\.jsonl:2: 'label' must be a finite number >= 0, got -1"),
+    "label NaN": ('{"query": "q", "document": "e", "label": NaN}\n', r"bad\.jsonl:1: 'label' must be a finite number >= 0, got NaN"),
+    "label true": ('{"query": "q", "document": "e", "label": true}\n', r"bad\.jsonl:1: 'label' must be a finite number >= 0, got true"),
+    "no label": ('{"query": "q", "document": "e"}\n', r"bad\.jsonl:1: 'label' must be a finite number >= 0, got nothing"),
+    "neither form": (
+        '{"text": "x"}\n',
+        r"bad\.jsonl:1: expected the keys query, document, label \(pairs\) or query, pos, neg \(lists\), got text",
+    ),
+    "no object": (PAIR + "[1]\n", r"bad\.jsonl:2: expected a JSON object, got list"),
+    "pos is no list": ('{"query": "q", "pos": "a", "neg": ["b"]}\n', r"bad\.jsonl:1: 'pos' must be a list, got \"a\""),
+    "empty": ("\n", r"bad\.jsonl: the file is empty; expected JSONL pairs or lists"),
+    "no relevant document": (
+        '{"query": "q", "document": "d", "label": 0}\n{"query": "q", "document": "e", "label": 0}\n',
+        r"no query of the training data has a relevant document and another one; mine negatives first",
+    ),
+}
+
+
+@pytest.mark.parametrize("text, message", LINES.values(), ids=LINES)
+def test_training_data(text, message, place):
+    place.write("bad.jsonl", text)
+    place.fails("train c.yaml data=bad.jsonl", message)
+
+
+def test_warmup_needs_both_labels(place):
+    place.config("w.yaml", stage="warmup", data="bad.jsonl")
+    place.write("bad.jsonl", PAIR)
+    place.fails("train w.yaml", r"the training data has no non-relevant \(label 0\) documents, the warm-up needs both: see `prorank mine`")
+    place.write("bad.jsonl", PAIR.replace("1", "0"))
+    place.fails("train w.yaml", r"the training data has no relevant \(label > 0\) documents, the warm-up needs both: see `prorank mine`")
+
+
+def test_beir_folders(place):
+    for command in ("train c.yaml data=set", "mine set out.jsonl"):
+        place.write("set/qrels/train.tsv", "query-id\tcorpus-id\tscore\nq1\td1\t1\nq1\td9\t0\n")
+        place.fails(command, r"set/qrels/train\.tsv:3: document 'd9' \(query 'q1'\) is not in the corpus")
+        place.write("set/qrels/train.tsv", "query-id\tcorpus-id\tscore\nq1\td1\t1\nq1\td2\t-1\n")
+        place.fails(command, r"set/qrels/train\.tsv:3: label -1 is out of range; training labels are >= 0")
+        place.write("set/qrels/train.tsv", "query-id\tcorpus-id\tscore\nq1\td1\thigh\n")
+        place.fails(command, r"set/qrels/train\.tsv:2: expected a whole number as label, got 'high'")
+    place.write("set/qrels/train.tsv", "query-id\tcorpus-id\tscore\nq1\td1\t1\n")
+    place.fails(
+        "train c.yaml data=set",
+        r"set/qrels/train\.tsv: only relevant documents are labelled, training needs others too; "
+        r"run `prorank mine set lists\.jsonl --split train` and train on lists\.jsonl",
+    )
+    place.fails("mine set out.jsonl --negatives 0", r"mine needs 0 <= skip_top < depth, negatives >= 1 .* negatives 0.*")
+    place.fails("mine set out.jsonl --split dev", r"set: no split 'dev' \(qrels/dev\.tsv\); there is test, train")
+    place.write("set/corpus.jsonl", "\n")
+    place.fails("mine set out.jsonl", r"set/corpus\.jsonl: the corpus is empty")
+    place.fails("mine none out.jsonl", r"none: no such folder; expected a BEIR folder with corpus\.jsonl, queries\.jsonl, qrels/")
+
+
+def test_checkpoints(place):
+    shutil.copytree(place.base, place.folder / "bare")
+    for file in (place.folder / "bare").glob("*token*"):
+        file.unlink()
+    wanted = r"bare: the checkpoint has no tokenizer \(tokenizer\.json\); copy its base's tokenizer files into it"
+    place.fails("train c.yaml base=bare", wanted)
+    place.fails("rerank docs.txt --query violin --model bare", wanted)
+    place.fails("evaluate set --model bare", wanted)
+    place.fails("pull bare", wanted)
+    place.fails("pull docs.txt", r"docs\.txt: not a checkpoint; expected a folder, a \.gguf file or a hub id")
+    place.fails("rerank docs.txt --query violin --model ./none", r"\./none: no such folder or file, and no hub id \(owner/name\).*")
+
+
+def test_adapter_for_another_base(place):
+    base = save_tiny(place.folder / "base")
+    resolved = resolve(base)
+    import torch
+
+    model = load_model(resolved, torch.float32, torch.device("cpu"))
+    model = get_peft_model(model, LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
+    bound = Prompt.preset("prorank").bind(load_tokenizer(resolved))
+    save_checkpoint(place.folder / "adapter", model, bound, (str(base), base))
+    assert resolve(place.folder / "adapter").path == base
+    save_tiny(base, seed=1)
+    wanted = r"adapter: this adapter was trained on another base: .*base has other weights \(hash differs from base\.json\); .*"
+    place.fails("rerank docs.txt --query violin --model adapter", wanted)
+    place.fails("train c.yaml base=adapter", wanted)
+
+
+def test_run_folders(place):
+    held = place.folder / "run"
+    held.mkdir()
+    values = {"stage": "score", "base": str(place.base), "data": "lists.jsonl", "out": "run", "steps": 1, "dtype": "fp32"}
+    (held / "config.yaml").write_text(dump_settings(make_settings(values)))
+    place.fails("train c.yaml", r"run: holds a run already; add --resume to go on with it, or choose another 'out'")
+    place.fails(
+        "train c.yaml --resume seed=1",
+        r"run/config\.yaml: the settings differ from those the run began with; resume needs the same",
+    )
+    (held / "done.json").write_text("{}")
+    place.fails("train c.yaml --resume", r"run: this run is complete; its checkpoint is run/model")
+    place.fails("plot run", r"run/metrics\.jsonl: no such file; is this a run folder\?")
+    place.fails("train c.yaml out=docs.txt/run", r"docs\.txt/run: Not a directory")
+
+
+def test_rerank_documents(place):
+    base = ["--query", "violin", "--model", str(place.base)]
+    place.fails(["rerank", "none.txt", *base], r"none\.txt: no such file")
+    place.write("empty.txt", "\n \n")
+    place.fails(["rerank", "empty.txt", *base], r"empty\.txt: holds no documents")
+    place.write("bad.jsonl", '{"text": "a"}\n{"text": \n')
+    place.fails(["rerank", "bad.jsonl", *base], r"bad\.jsonl:2: not valid JSON \(.*\); expected an object with \"text\"")
+    place.write("bad.jsonl", '{"text": "a"}\n{"txt": "b"}\n')
+    place.fails(["rerank", "bad.jsonl", *base], r"bad\.jsonl:2: expected a JSON object with a string \"text\"")
+    place.fails(["rerank", "docs.txt", *base, "--top-k", "0"], r"--top-k must be at least 1, not 0; leave it out to get all")
+    place.fails(["rerank", "docs.txt", *base, "--max-length", "4"], r"max_length must be a whole number of at least 16 tokens, not 4")
+    place.fails(["rerank", "docs.txt", *base, "--dtype", "fp3"], r"unknown dtype 'fp3'; did you mean 'fp32'\?")
+    place.fails(["rerank", "docs.txt", *base, "--device", "tpu"], r"device 'tpu' is not available here; present: cpu.*")
+    place.fails(["rerank", "docs.txt", *base, "--prompt", "mxbay"], r"unknown prompt preset 'mxbay'; did you mean 'mxbai'\?")
+    needs = r"give --query Q and DOCUMENTS \(a file, or - for stdin\), or --run, --dataset and --out"
+    place.fails(["rerank", "docs.txt"], needs)
+    place.fails(["rerank", "--query", "violin"], needs)
+
+
+def test_rerank_runs(place):
+    common = ["--model", str(place.base), "--out", "out.run"]
+    place.fails(["rerank", "--run", "in.run", *common], r"--run needs --dataset \(the texts\) and --out \(the run to write\)")
+    given = ["--dataset", "set", *common]
+    place.fails(["rerank", "--run", "none.run", *given], r"none\.run: no such file")
+    place.fails(["rerank", "--run", "in.run", "--top-k", "0", *given], r"--top-k must be at least 1, not 0; .*")
+    place.fails(["rerank", "--run", "in.run", "--dataset", "none", *common], r"none: no such folder; expected a BEIR folder .*")
+    place.write("bad.run", "q1 Q0 d1 1 2.0 bm25\nq1 Q0 d2 2\n")
+    place.fails(["rerank", "--run", "bad.run", *given], r"bad\.run:2: expected `qid Q0 docid rank score tag`, got 'q1 Q0 d2 2'")
+    place.write("bad.run", "q1 Q0 d1 1 inf bm25\n")
+    place.fails(["rerank", "--run", "bad.run", *given], r"bad\.run:1: expected a finite number as score, got 'inf'")
+    place.write("bad.run", "q7 Q0 d1 1 2.0 bm25\n")
+    place.fails(["rerank", "--run", "bad.run", *given], r"bad\.run: none of its 1 queries is in set/queries\.jsonl")
+
+
+def test_evaluate(place):
+    place.fails("evaluate none", r"none: no such folder; a dataset is a folder with corpus\.jsonl, queries\.jsonl and qrels/")
+    place.fails("evaluate set --top-k 0", r"--top-k must be at least 1, not 0")
+    place.fails("evaluate set --min-rel 0", r"--min-rel must be at least 1, not 0")
+    place.fails("evaluate set --limit 0", r"--limit must be at least 1, not 0")
+    place.fails("evaluate set --split dev", r"set: no split 'dev' \(qrels/dev\.tsv\); there is test, train")
+    place.fails("evaluate set --run none.run", r"--run none\.run: no such file, neither in set nor as given")
+    place.fails("evaluate set --run in.run --pool", r"--run and --pool exclude each other: .*")
+    place.fails("evaluate set --likelihood", r"--likelihood needs --model, whose weights it uses")
+    place.fails("evaluate set --model nowhere", r"nowhere: no such folder or file, and no hub id \(owner/name\).*")
+    place.fails("evaluate set --device tpu", r"device 'tpu' is not available here; present: cpu.*")
+    place.fails("evaluate set --out docs.txt", r"--out docs\.txt: is a file, expected a folder")
+    place.fails("evaluate set --prompt mxbay", r"unknown prompt preset 'mxbay'; did you mean 'mxbai'\?")
+    place.write("bad.qrels", "q1 0 d1 1\nq1 0 d2 x\n")
+    place.fails("evaluate set --qrels bad.qrels", r"bad\.qrels:2: expected a whole number as label, got 'x'")
+    place.write("bad.qrels", "q1 d1\n")
+    place.fails("evaluate set --qrels bad.qrels", r"bad\.qrels:1: expected `qid docid label` or `qid 0 docid label`, got 'q1 d1'")
+    place.write("bad.qrels", "q1 0 d1 0\n")
+    place.fails("evaluate set --qrels bad.qrels", r"set: none of 1 judged queries has a label above 0 \(split 'test'\)")
+
+
+def test_demo_without_time(place):
+    place.fails("demo --minutes 0", r"--minutes must be above 0, not 0\.0")
+
+
+def test_the_command_line_itself(place):
+    """What the option parser refuses ends with code 2, too."""
+    for words, wanted in ((["trian"], "No such command 'trian'"), (["train"], "Missing argument 'config'"), (["pull", "--all"], "--all")):
+        before = place.files()
+        code, said = place.run(*words)
+        assert code == 2 and "Traceback" not in said
+        assert wanted in " ".join(said.split())
+        assert place.files() == before
+
+
+def test_the_good_input_of_these_tests_is_good(place):
+    """Otherwise the errors above could come from something else."""
+    assert place.run("train", "c.yaml", "steps=1", "dev_queries=0", "max_length=96")[0] == 0
+    assert (place.folder / "run" / "done.json").is_file()
+    assert place.run("rerank", "docs.txt", "--query", "violin", "--model", "run")[0] == 0
+    assert place.run("rerank", "--run", "in.run", "--dataset", "set", "--out", "out.run", "--model", "run")[0] == 0
+    assert place.run("evaluate", "set", "--run", "in.run")[0] == 0
+    assert place.run("mine", "set", "mined.jsonl", "--negatives", "1")[0] == 0

@@ -1,0 +1,236 @@
+"""Saved checkpoints: what other libraries read from the folder, adapters and their bases, and saving that fails midway.
+
+Hard fact: sentence-transformers cuts the rendered text from the right and writes the prompt's end back over the last tokens, so a
+cut document scores the same there as here.
+"""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from prorank import saving
+from prorank.errors import ModelError
+from prorank.model import load_model, resolve, weight_hash
+from prorank.prompt import Prompt
+from prorank.reranker import Reranker
+from prorank.saving import model_card, save_checkpoint
+from tests.tiny import byte_tokenizer, save_tiny, tiny_llama, tiny_qwen2
+
+KINDS = {"llama": ("smollm", tiny_llama), "qwen2": ("qwen2", tiny_qwen2)}
+QUERY = "where is the garden 42?"
+DOCUMENTS = [
+    "the garden is near the river",
+    "",
+    " 1 leading blank, and a newline at the end\n",
+    "Grüße aus dem Garten, e\u0301 图书馆 🦊 {document} {{ x }}",
+    "another river and then " * 40,
+    "x" * 3000,
+]
+
+
+def save(folder, kind: str, **changes):
+    style, build = KINDS[kind]
+    tokenizer = byte_tokenizer(style)
+    bound = Prompt.preset("prorank", **changes).bind(tokenizer)
+    return save_checkpoint(folder, build(tokenizer), bound)
+
+
+def cross_encoder(folder):
+    from sentence_transformers import CrossEncoder
+
+    return CrossEncoder(str(folder), device="cpu", model_kwargs={"dtype": torch.float32})
+
+
+@pytest.fixture(scope="module", params=list(KINDS))
+def saved(request, tmp_path_factory):
+    return save(tmp_path_factory.mktemp("saved") / request.param, request.param, max_length=96)
+
+
+def test_cross_encoder_scores_the_same_cut_documents_included(saved):
+    ours, theirs = Reranker(saved, dtype="fp32"), cross_encoder(saved)
+    pairs = [(QUERY, document) for document in DOCUMENTS]
+    got = ours.score(pairs)
+    assert ours.cuts.documents == 2 and ours.cuts.queries == 0
+    assert np.ptp(got) > 0.05  # or equality would say nothing
+    np.testing.assert_allclose(theirs.predict(pairs), got, atol=1e-3)
+    np.testing.assert_allclose(theirs.predict(pairs, batch_size=1), got, atol=1e-3)
+    assert [hit["corpus_id"] for hit in theirs.rank(QUERY, DOCUMENTS)] == [hit.index for hit in ours.rank(QUERY, DOCUMENTS)]
+
+
+def test_cross_encoder_takes_an_instruction_as_prompt(saved):
+    ours, theirs = Reranker(saved, dtype="fp32"), cross_encoder(saved)
+    pairs = [(QUERY, document) for document in DOCUMENTS[:4]]
+    plain, got = ours.score(pairs), ours.score(pairs, instruction="find 🦊")
+    assert np.abs(plain - got).max() > 1e-2
+    np.testing.assert_allclose(theirs.predict(pairs, prompt="find 🦊"), got, atol=1e-3)
+
+
+def test_cross_encoder_knows_the_default_instruction(tmp_path):
+    folder = save(tmp_path / "model", "qwen2", instruction="find 🦊 \"quoted\"")
+    pairs = [(QUERY, document) for document in DOCUMENTS]
+    np.testing.assert_allclose(cross_encoder(folder).predict(pairs), Reranker(folder, dtype="fp32").score(pairs), atol=1e-3)
+
+
+def test_cross_encoder_returns_raw_log_odds(saved):
+    model = cross_encoder(saved)
+    assert isinstance(model.activation_fn, torch.nn.Identity)
+    assert model.max_length == 96 if hasattr(model, "max_length") else True
+    no, yes = Prompt.load(saved).bind(AutoTokenizer.from_pretrained(saved)).answer_ids
+    config = json.loads((saved / "1_LogitScore" / "config.json").read_text())
+    assert (config["false_token_id"], config["true_token_id"]) == (no, yes)
+
+
+def test_plain_transformers_load_the_folder(saved):
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(saved), AutoTokenizer.from_pretrained(saved)
+    bound = Prompt.load(saved).bind(tokenizer)
+    logits = model(input_ids=torch.tensor([bound.encode(QUERY, DOCUMENTS[0]).ids])).logits[0, -1]
+    no, yes = bound.answer_ids
+    want = Reranker(saved, dtype="fp32").score([(QUERY, DOCUMENTS[0])])[0]
+    assert float(logits[yes] - logits[no]) == pytest.approx(want, abs=1e-4)
+    assert tokenizer.padding_side == "left" and tokenizer.model_max_length == 96
+
+
+def test_saving_what_was_loaded_keeps_the_scores(saved, tmp_path):
+    first = Reranker(saved, dtype="fp32")
+    save_checkpoint(tmp_path / "again", first.model, first.prompt)
+    again = Reranker(tmp_path / "again", dtype="fp32")
+    pairs = [(QUERY, document) for document in DOCUMENTS]
+    np.testing.assert_allclose(again.score(pairs), first.score(pairs), atol=1e-6)
+    assert (tmp_path / "again" / "prompt.json").read_text() == (saved / "prompt.json").read_text()
+    assert AutoTokenizer.from_pretrained(tmp_path / "again").chat_template == AutoTokenizer.from_pretrained(saved).chat_template
+
+
+def test_a_tokenizer_without_chat_template_round_trips(tmp_path):
+    tokenizer = byte_tokenizer("plain")
+    bound = Prompt.preset("prorank").bind(tokenizer)
+    folder = save_checkpoint(tmp_path / "plain", tiny_llama(tokenizer), bound)
+    pairs = [(QUERY, document) for document in DOCUMENTS[:2]]
+    # Its texts are not bounded by special tokens, so joints may merge in a rendered text; these do not.
+    np.testing.assert_allclose(cross_encoder(folder).predict(pairs), Reranker(folder, dtype="fp32").score(pairs), atol=1e-3)
+
+
+def test_weights_are_safetensors_and_the_card_is_written(tmp_path):
+    style, build = KINDS["llama"]
+    tokenizer = byte_tokenizer(style)
+    card = model_card("m", "base", "apache-2.0", "score", "toy lists", {"lr": 1e-4}, {"ndcg@10": 0.5}, "prorank train x.yaml")
+    folder = save_checkpoint(tmp_path / "m", build(tokenizer), Prompt.preset("prorank").bind(tokenizer), card=card)
+    assert list(folder.glob("*.safetensors")) and not list(folder.glob("*.bin"))
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    for part in ("license: apache-2.0", "base_model: base", "toy lists", "| ndcg@10 | 0.5 |", "lr: 0.0001", "prorank train x.yaml"):
+        assert part in text
+
+
+def adapter(folder, base, base_name=None):
+    """A LoRA adapter with weights that are not zero, saved over `base`."""
+    from peft import LoraConfig, get_peft_model
+
+    found = resolve(base)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    model = load_model(found, torch.float32, torch.device("cpu"))
+    torch.manual_seed(0)
+    model = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj", "v_proj", "down_proj"], task_type="CAUSAL_LM"))
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.3)
+    bound = Prompt.preset("prorank", max_length=96).bind(tokenizer)
+    return model.eval(), save_checkpoint(folder, model, bound, base=(base_name or str(base), base))
+
+
+def test_an_adapter_is_saved_with_its_base_and_scores_the_same_merged(tmp_path, tiny_llama_dir):
+    model, folder = adapter(tmp_path / "lora", tiny_llama_dir)
+    stored = json.loads((folder / "base.json").read_text())
+    assert stored == {"name": str(tiny_llama_dir), "sha256": weight_hash(tiny_llama_dir)}
+    assert not (folder / "model.safetensors").exists()
+    merged = Reranker(folder, dtype="fp32")
+    assert merged.prompt.prompt.max_length == 96
+    unmerged = Reranker.of(model, merged.tokenizer, merged.prompt.prompt)
+    pairs = [(QUERY, document) for document in DOCUMENTS]
+    base = Reranker(tiny_llama_dir, dtype="fp32", max_length=96).score(pairs)
+    assert np.abs(merged.score(pairs) - base).max() > 0.01
+    np.testing.assert_allclose(merged.score(pairs), unmerged.score(pairs), atol=1e-4)
+    assert merged.fingerprint != Reranker(tiny_llama_dir, dtype="fp32", max_length=96).fingerprint
+
+
+def test_an_adapter_in_training_keeps_its_weights_apart(tmp_path, tiny_llama_dir):
+    _, folder = adapter(tmp_path / "lora", tiny_llama_dir)
+    model = load_model(resolve(folder), torch.float32, torch.device("cpu"), train=True)
+    trainable = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    assert trainable and all("lora_" in name for name in trainable)
+
+
+def test_an_adapter_refuses_another_base(tmp_path):
+    base = save_tiny(tmp_path / "base", "llama", seed=0)
+    _, folder = adapter(tmp_path / "lora", base)
+    shutil.rmtree(base)
+    save_tiny(base, "llama", seed=1)  # the same name, other weights
+    with pytest.raises(ModelError) as error:
+        Reranker(folder)
+    assert str(folder) in str(error.value) and str(base) in str(error.value) and "another base" in str(error.value)
+
+
+def test_an_adapter_whose_base_is_gone_names_both(tmp_path):
+    base = save_tiny(tmp_path / "base", "llama")
+    _, folder = adapter(tmp_path / "lora", base)
+    shutil.rmtree(base)
+    with pytest.raises(ModelError) as error:
+        resolve(folder)
+    assert str(folder) in str(error.value) and str(base) in str(error.value)
+
+
+def test_a_peft_folder_of_another_maker_takes_the_bases_tokenizer(tmp_path, tiny_llama_dir):
+    model, ours = adapter(tmp_path / "lora", tiny_llama_dir)
+    model.save_pretrained(tmp_path / "theirs")
+    assert not (tmp_path / "theirs" / "tokenizer.json").exists()
+    pairs = [(QUERY, document) for document in DOCUMENTS[:3]]
+    np.testing.assert_allclose(Reranker(tmp_path / "theirs", dtype="fp32").score(pairs), Reranker(ours, dtype="fp32").score(pairs), atol=1e-5)
+
+
+def test_an_adapter_over_an_adapter_is_refused(tmp_path, tiny_llama_dir):
+    _, folder = adapter(tmp_path / "lora", tiny_llama_dir)
+    (folder / "base.json").write_text(json.dumps({"name": str(folder)}))
+    other = shutil.copytree(folder, tmp_path / "other")
+    (folder / "base.json").write_text(json.dumps({"name": str(tiny_llama_dir), "sha256": weight_hash(tiny_llama_dir)}))
+    with pytest.raises(ModelError, match="is an adapter too; merge that one first"):
+        resolve(other)
+
+
+@pytest.mark.parametrize("broken", ["prompt.json", "modules.json", "weights"])
+@pytest.mark.parametrize("old", [True, False])
+def test_a_failure_midway_leaves_nothing_half_written(tmp_path, monkeypatch, broken, old):
+    tokenizer = byte_tokenizer("smollm")
+    bound, folder = Prompt.preset("prorank").bind(tokenizer), tmp_path / "model"
+    if old:
+        save_checkpoint(folder, tiny_llama(tokenizer, seed=5), bound)
+        before = weight_hash(folder)
+
+    def fail(*_, **__):
+        raise OSError("disk full")
+
+    model = tiny_llama(tokenizer)
+    target = {"prompt.json": (Prompt, "save"), "modules.json": (saving, "_write"), "weights": (type(model), "save_pretrained")}[broken]
+    monkeypatch.setattr(*target, fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_checkpoint(folder, model, bound)
+    assert sorted(os.listdir(tmp_path)) == (["model"] if old else [])
+    if old:
+        assert weight_hash(folder) == before and Reranker(folder, dtype="fp32").score([("a", "b")]).shape == (1,)
+
+
+def test_saving_replaces_the_folder_whole(tmp_path):
+    tokenizer = byte_tokenizer("smollm")
+    bound, folder = Prompt.preset("prorank").bind(tokenizer), tmp_path / "model"
+    save_checkpoint(folder, tiny_llama(tokenizer, seed=5), bound, card="old")
+    save_checkpoint(folder, tiny_llama(tokenizer, seed=6), bound)
+    assert not (folder / "README.md").exists() and os.listdir(tmp_path) == ["model"]
+
+
+def test_saving_leaves_the_tokenizer_in_use_alone(tmp_path):
+    tokenizer = byte_tokenizer("smollm")
+    template = tokenizer.chat_template
+    save_checkpoint(tmp_path / "model", tiny_llama(tokenizer), Prompt.preset("prorank").bind(tokenizer))
+    assert tokenizer.chat_template == template and tokenizer.model_max_length == 8192

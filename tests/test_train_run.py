@@ -1,0 +1,200 @@
+"""Stages end to end on a tiny model: they learn, they resume after a kill as if nothing had happened, they leave whole folders.
+
+Hard fact: the kill is a real SIGKILL of a real process, at a random step and inside a checkpoint write.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from prorank.reranker import Reranker
+from prorank.train.base import checkpoints
+from prorank.train.config import make_settings
+from prorank.train.curves import read_metrics
+from prorank.train.run import train
+
+COMMON = {"dtype": "fp32", "max_length": 96, "log_every": 1, "seed": 3}
+
+
+def run(out: Path, data: Path, base: Path | str, **changes) -> Path:
+    values = {"base": str(base), "data": str(data), "out": str(out), **COMMON, **changes}
+    return train(make_settings(values), resume=(out / "config.yaml").is_file())
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(next(folder.glob("*.safetensors")))
+
+
+def same(a: Path, b: Path) -> bool:
+    left, right = weights(a), weights(b)
+    return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
+
+
+def coffee_lists(path: Path) -> Path:
+    """Lists a two-layer random model can learn in seconds: what is relevant speaks of coffee."""
+    with open(path, "w", encoding="utf-8") as handle:
+        for i in range(48):
+            others = [f"the {age} {word} is near {i}" for age, word in (("old", "bread"), ("new", "violin"), ("old", "horse"))]
+            handle.write(json.dumps({"query": f"what to drink {i}", "pos": [f"the old coffee is near {i}"], "neg": others}) + "\n")
+    return path
+
+
+def test_two_stages_learn_and_leave_whole_folders(tmp_path, tiny_llama_dir):
+    data = coffee_lists(tmp_path / "lists.jsonl")
+    warm = run(tmp_path / "w", data, tiny_llama_dir, stage="warmup", steps=30, learning_rate=3e-3, batch_size=8, dev_queries=8)
+    lines = read_metrics(tmp_path / "w")
+    trained = [line for line in lines if "reward" in line]
+    assert trained[-1]["reward"] > trained[0]["reward"] + 0.3
+    assert trained[-1]["format_rate"] == 1.0
+    assert {"reward_format", "reward_relevance", "accuracy", "kl", "entropy", "zero_variance", "units_per_second"} <= set(trained[0])
+    fine = run(
+        tmp_path / "s", data, tmp_path / "w", stage="score", epochs=4, learning_rate=3e-3, batch_size=4, dev_queries=10, evals=4
+    )
+    dev = [line["dev_ndcg@10"] for line in read_metrics(tmp_path / "s") if "dev_ndcg@10" in line]
+    assert len(dev) == 4
+    assert max(dev) > 0.8, dev
+    best = json.loads((tmp_path / "s" / "done.json").read_text())["best"]
+    assert best["ndcg@10"] == max(dev)
+    assert (tmp_path / "s" / "train_curves.png").read_bytes().startswith(b"\x89PNG")
+    assert {"prompt.json", "modules.json", "README.md", "tokenizer.json"} <= {p.name for p in fine.iterdir()}
+    hits = Reranker(fine, dtype="fp32").rank("what to drink", ["the old bread is near 5", "the old coffee is near 5"])
+    assert hits[0].index == 1
+    assert warm.is_dir()
+    assert not [p for p in tmp_path.rglob("*.tmp")] and not (tmp_path / "s" / ".saving").exists()
+
+
+@pytest.mark.parametrize("changes", [
+    {"advantage": "sampled", "scaling": "leave-one-out"},
+    {"advantage": "exact", "group_size": 0, "force": 0.25},
+    {"advantage": "sampled", "updates": 2, "steps": 24, "save_every": 0},
+    {"lora": {"r": 8, "alpha": 16}, "learning_rate": 1e-2},
+])
+def test_every_kind_of_warmup_brings_the_form(changes, tmp_path, toy_file, tiny_llama_dir):
+    settings = {"stage": "warmup", "steps": 24, "learning_rate": 3e-3, "batch_size": 8, "dev_queries": 0, **changes}
+    folder = run(tmp_path / "w", toy_file, tiny_llama_dir, **settings)
+    rates = [line["format_rate"] for line in read_metrics(tmp_path / "w") if "format_rate" in line]
+    assert rates[-1] >= 0.9 > rates[0]
+    assert (folder / "adapter_config.json").is_file() == ("lora" in changes)
+
+
+@pytest.mark.parametrize("loss", [{"bce": 1.0}, {"kl": 1.0}, {"softmax": 0.5, "kl": 0.5}])
+def test_losses_and_teachers(loss, tmp_path, toy_file, tiny_qwen2_dir):
+    teacher = {"teacher": "query-likelihood"} if "kl" in loss else {}
+    run(tmp_path / "s", toy_file, tiny_qwen2_dir, stage="score", steps=4, loss=loss, dev_queries=4, **teacher)
+    lines = [line for line in read_metrics(tmp_path / "s") if "loss" in line]
+    assert {f"loss_{name}" for name in loss} <= set(lines[0])
+    assert (tmp_path / "s" / "teacher.json").is_file() == ("kl" in loss)
+
+
+def test_training_goes_on_from_an_mxbai_prompt(tmp_path, toy_file, tiny_qwen2_dir):
+    changes = {"steps": 2, "batch_size": 4, "dev_queries": 4, "prompt": "mxbai", "max_length": 64}
+    run(tmp_path / "w", toy_file, tiny_qwen2_dir, stage="warmup", **changes)
+    folder = run(tmp_path / "s", toy_file, tmp_path / "w", stage="score", **changes)
+    assert json.loads((folder / "prompt.json").read_text())["name"] == "mxbai"
+
+
+def test_length_of_the_run_does_not_change_what_a_step_sees(toy_file, tiny_llama_dir, tmp_path):
+    from prorank.data.formats import read_groups
+    from prorank.model import load_tokenizer, resolve
+    from prorank.prompt import Prompt
+    from prorank.train.config import Score
+    from prorank.train.score import ScoreStage
+
+    bound = Prompt.preset("prorank").bind(load_tokenizer(resolve(tiny_llama_dir)))
+    groups = read_groups(toy_file)
+    one, two = (ScoreStage(groups, bound, Score(data="d", out="o"), None) for _ in range(2))
+    late = len(one) + 3
+    [two.unit(i) for i in range(late)]
+    assert one.unit(late) == two.unit(late)
+    assert one.unit(late) != one.unit(3)
+
+
+SCRIPT = """
+import json, os, signal, sys
+import torch
+torch.set_num_threads(1)
+from prorank.train.config import make_settings
+from prorank.train import base
+from prorank.train.run import train
+values, when = json.loads(sys.argv[1]), sys.argv[2]
+if when == "inside":
+    save = base.StageTrainer._save_optimizer_and_scheduler
+    def cut(self, folder):
+        if self.state.global_step >= 8:
+            os.kill(os.getpid(), signal.SIGKILL)
+        save(self, folder)
+    base.StageTrainer._save_optimizer_and_scheduler = cut
+elif when.isdigit():
+    loss = base.StageTrainer.compute_loss
+    def cut(self, *args, **kwargs):
+        if self.state.global_step >= int(when):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return loss(self, *args, **kwargs)
+    base.StageTrainer.compute_loss = cut
+train(make_settings(values), resume=True)
+"""
+
+
+def process(values: dict, when: str) -> int:
+    done = subprocess.run([sys.executable, "-c", SCRIPT, json.dumps(values), when], capture_output=True, text=True, timeout=300)
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr
+    return done.returncode
+
+
+@pytest.mark.parametrize("stage", ["warmup", "score"])
+def test_killed_and_resumed_equals_uninterrupted(stage, tmp_path, toy_file, tiny_llama_dir):
+    values = {
+        "stage": stage, "base": str(tiny_llama_dir), "data": str(toy_file), "steps": 14, "batch_size": 4, "learning_rate": 1e-3,
+        "dev_queries": 4, "evals": 2, "save_every": 4, **COMMON,
+        "lora": {"r": 4, "alpha": 8, "dropout": 0.1} if stage == "score" else None,
+    }
+    if stage == "warmup":
+        values["advantage"] = "sampled"
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert process({**values, "out": str(whole)}, "never") == 0
+    assert process({**values, "out": str(cut)}, "inside") == -signal.SIGKILL
+    assert [c.name for c in checkpoints(cut)] == ["checkpoint-4"]
+    half = cut / "checkpoint-8"
+    half.mkdir(exist_ok=True)
+    (half / "trainer_state.json").write_text("{")  # what a writer without care would leave
+    later = random.SystemRandom().randint(5, 13)
+    assert process({**values, "out": str(cut)}, str(later)) == -signal.SIGKILL
+    assert process({**values, "out": str(cut)}, "never") == 0
+    assert same(whole / "model", cut / "model")
+    assert same(whole / "checkpoint-12", cut / "checkpoint-12")
+    steps = [line["step"] for line in read_metrics(cut) if "loss" in line]
+    assert steps == sorted(set(steps)) == list(range(1, 15))
+
+
+def test_ctrl_c_writes_a_checkpoint_and_resume_goes_on(tmp_path, toy_file, tiny_llama_dir):
+    values = {
+        "stage": "score", "base": str(tiny_llama_dir), "data": str(toy_file), "out": str(tmp_path / "s"), "steps": 400,
+        "dev_queries": 0, "save_every": 0, **COMMON,
+    }
+    child = subprocess.Popen([sys.executable, "-c", SCRIPT, json.dumps(values), "never"], stderr=subprocess.PIPE, text=True)
+    log = tmp_path / "s" / "metrics.jsonl"
+    until = time.monotonic() + 120
+    while time.monotonic() < until and not (log.is_file() and log.stat().st_size):
+        time.sleep(0.1)
+    os.kill(child.pid, signal.SIGINT)
+    child.wait(60)
+    assert child.returncode != 0
+    assert len(checkpoints(tmp_path / "s")) == 1
+    assert not (tmp_path / "s" / "done.json").exists()
+
+
+def test_a_budget_in_minutes_ends_in_time(tmp_path, toy_file, tiny_llama_dir):
+    began = time.monotonic()
+    run(tmp_path / "s", toy_file, tiny_llama_dir, stage="score", minutes=0.03, dev_queries=4, evals=2)
+    assert time.monotonic() - began < 30
+    done = json.loads((tmp_path / "s" / "done.json").read_text())
+    assert 0.03 <= done["minutes"] < 0.2
