@@ -4,7 +4,7 @@ Hard fact: TRL pays G prefills, G reference forwards and G forwards and backward
 one reference forward and one backward serve the group.
 
     python benchmarks/warmup_vs_trl.py                    # about 5 minutes on two cores
-    python benchmarks/warmup_vs_trl.py --prompts 16 --batch 4 --model FOLDER
+    python benchmarks/warmup_vs_trl.py --prompts 32 --batch 16 --model FOLDER
 
 Prints prompts/s of both (same dtype, G, beta, batch, learning rate; no gradient checkpointing in either), of TRL at its
 defaults, and how far the gradients differ for the same samples in fp32; then one JSON line. Exit code 1 where the ratio
@@ -275,10 +275,10 @@ def show(found: dict[str, float], gradients: dict[str, float], facts: dict[str, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="smollm2-135m", help="checkpoint name or folder")
-    parser.add_argument("--prompts", type=int, default=6, help="distinct prompts for both sides (TRL: about 20 s each)")
+    parser.add_argument("--prompts", type=int, default=8, help="distinct prompts for both sides (TRL: about 20 s each)")
     parser.add_argument("--default-prompts", type=int, default=2, help="prompts for TRL at its defaults (0: leave out)")
     parser.add_argument("--tokens", type=int, default=377, help="length of a prompt")
-    parser.add_argument("--batch", type=int, default=2, help="prompts an optimiser step")
+    parser.add_argument("--batch", type=int, default=4, help="prompts an optimiser step")
     parser.add_argument("--group", type=int, default=8, help="G, samples a prompt")
     parser.add_argument("--beta", type=float, default=0.02, help="weight of the KL term")
     parser.add_argument("--dtype", default="auto", choices=["auto", "bf16", "fp32"], help="bf16 means autocast")

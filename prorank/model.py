@@ -154,7 +154,7 @@ def _convert(path: Path, out: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
         model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
         pre = GGUFReader(path).get_field("tokenizer.ggml.pre")
-    except (ValueError, OSError, KeyError, NotImplementedError) as error:
+    except Exception as error:  # damaged and unknown files raise what they like, down to struct.error
         raise ModelError(f"{path}: cannot be read as GGUF ({_first_line(error)})") from error
     if pre is not None and pre.contents() == "smollm":
         _split_digits(tokenizer)
@@ -260,8 +260,13 @@ def load_tokenizer(resolved: Resolved) -> Any:
     except (ValueError, OSError, KeyError) as error:
         raise ModelError(f"{folder}: its tokenizer cannot be read ({_first_line(error)})") from error
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token or tokenizer.convert_ids_to_tokens(0)
+        tokenizer.pad_token = pad_token(tokenizer)
     return tokenizer
+
+
+def pad_token(tokenizer: Any) -> str:
+    """A token to pad with where the tokenizer names none; attention never looks at it."""
+    return tokenizer.eos_token or tokenizer.bos_token or tokenizer.convert_ids_to_tokens(0)
 
 
 def load_model(

@@ -186,6 +186,8 @@ class Reranker:
         ends = np.cumsum([0, *map(len, documents)])
         for i, row in enumerate(out):
             row[:] = flat[ends[i] : ends[i + 1]]
+            first: dict[str, int] = {}  # the same text ties exactly, though its places in the batches differ by float noise
+            row[:] = row[[first.setdefault(document_text(document), j) for j, document in enumerate(documents[i])]]
         return out
 
     def likelihood(

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from .files import atomic_folder
-from .model import weight_hash, without_bars
+from .model import pad_token, weight_hash, without_bars
 from .prompt import CHAT_END, CHAT_MARK, BoundPrompt, own_chat
 
 ST_MODULES = [
@@ -125,7 +125,9 @@ def _tokenizer_with(bound: BoundPrompt) -> Any:
     chat, ours = own_chat(tokenizer).removesuffix("\n"), bound.chat_template()  # Jinja too drops the last newline
     tokenizer.chat_template = CHAT_IF + ours + "{%- else -%}" + CHAT_MARK + chat + CHAT_END if chat else ours + CHAT_MARK
     tokenizer.model_max_length = bound.longest
-    tokenizer.padding_side = "left"
+    tokenizer.padding_side, tokenizer.truncation_side = "left", "right"
+    if tokenizer.pad_token_id is None:  # CrossEncoder pads
+        tokenizer.pad_token = pad_token(tokenizer)
     return tokenizer
 
 

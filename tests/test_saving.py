@@ -48,7 +48,7 @@ def cross_encoder(folder):
 
 @pytest.fixture(scope="module", params=list(KINDS))
 def saved(request, tmp_path_factory):
-    return save(tmp_path_factory.mktemp("saved") / request.param, request.param, max_length=96)
+    return save(tmp_path_factory.mktemp("saved") / request.param, request.param, max_length=192)
 
 
 def test_cross_encoder_scores_the_same_cut_documents_included(saved):
@@ -79,7 +79,7 @@ def test_cross_encoder_knows_the_default_instruction(tmp_path):
 def test_cross_encoder_returns_raw_log_odds(saved):
     model = cross_encoder(saved)
     assert isinstance(model.activation_fn, torch.nn.Identity)
-    assert model.max_length == 96 if hasattr(model, "max_length") else True
+    assert model.max_length == 192
     no, yes = Prompt.load(saved).bind(AutoTokenizer.from_pretrained(saved)).answer_ids
     config = json.loads((saved / "1_LogitScore" / "config.json").read_text())
     assert (config["false_token_id"], config["true_token_id"]) == (no, yes)
@@ -88,11 +88,11 @@ def test_cross_encoder_returns_raw_log_odds(saved):
 def test_plain_transformers_load_the_folder(saved):
     model, tokenizer = AutoModelForCausalLM.from_pretrained(saved), AutoTokenizer.from_pretrained(saved)
     bound = Prompt.load(saved).bind(tokenizer)
-    logits = model(input_ids=torch.tensor([bound.encode(QUERY, DOCUMENTS[0]).ids])).logits[0, -1]
+    logits = model(input_ids=torch.tensor([bound.encode(QUERY, DOCUMENTS[0]).ids])).logits[0, -1].detach()
     no, yes = bound.answer_ids
     want = Reranker(saved, dtype="fp32").score([(QUERY, DOCUMENTS[0])])[0]
     assert float(logits[yes] - logits[no]) == pytest.approx(want, abs=1e-4)
-    assert tokenizer.padding_side == "left" and tokenizer.model_max_length == 96
+    assert tokenizer.model_max_length == 192
 
 
 def test_saving_what_was_loaded_keeps_the_scores(saved, tmp_path):
@@ -109,8 +109,8 @@ def test_a_tokenizer_without_chat_template_round_trips(tmp_path):
     tokenizer = byte_tokenizer("plain")
     bound = Prompt.preset("prorank").bind(tokenizer)
     folder = save_checkpoint(tmp_path / "plain", tiny_llama(tokenizer), bound)
-    pairs = [(QUERY, document) for document in DOCUMENTS[:2]]
-    # Its texts are not bounded by special tokens, so joints may merge in a rendered text; these do not.
+    # Without special tokens at the bounds a rendered text may merge across them; before this letter nothing does.
+    pairs = [("École of the garden", document) for document in ("École", "Élan " * 200, "É river, another river")]
     np.testing.assert_allclose(cross_encoder(folder).predict(pairs), Reranker(folder, dtype="fp32").score(pairs), atol=1e-3)
 
 
@@ -137,7 +137,7 @@ def adapter(folder, base, base_name=None):
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.3)
-    bound = Prompt.preset("prorank", max_length=96).bind(tokenizer)
+    bound = Prompt.preset("prorank", max_length=192).bind(tokenizer)
     return model.eval(), save_checkpoint(folder, model, bound, base=(base_name or str(base), base))
 
 
@@ -147,13 +147,13 @@ def test_an_adapter_is_saved_with_its_base_and_scores_the_same_merged(tmp_path, 
     assert stored == {"name": str(tiny_llama_dir), "sha256": weight_hash(tiny_llama_dir)}
     assert not (folder / "model.safetensors").exists()
     merged = Reranker(folder, dtype="fp32")
-    assert merged.prompt.prompt.max_length == 96
+    assert merged.prompt.prompt.max_length == 192
     unmerged = Reranker.of(model, merged.tokenizer, merged.prompt.prompt)
     pairs = [(QUERY, document) for document in DOCUMENTS]
-    base = Reranker(tiny_llama_dir, dtype="fp32", max_length=96).score(pairs)
+    base = Reranker(tiny_llama_dir, dtype="fp32", max_length=192).score(pairs)
     assert np.abs(merged.score(pairs) - base).max() > 0.01
     np.testing.assert_allclose(merged.score(pairs), unmerged.score(pairs), atol=1e-4)
-    assert merged.fingerprint != Reranker(tiny_llama_dir, dtype="fp32", max_length=96).fingerprint
+    assert merged.fingerprint != Reranker(tiny_llama_dir, dtype="fp32", max_length=192).fingerprint
 
 
 def test_an_adapter_in_training_keeps_its_weights_apart(tmp_path, tiny_llama_dir):
@@ -187,7 +187,8 @@ def test_a_peft_folder_of_another_maker_takes_the_bases_tokenizer(tmp_path, tiny
     model.save_pretrained(tmp_path / "theirs")
     assert not (tmp_path / "theirs" / "tokenizer.json").exists()
     pairs = [(QUERY, document) for document in DOCUMENTS[:3]]
-    np.testing.assert_allclose(Reranker(tmp_path / "theirs", dtype="fp32").score(pairs), Reranker(ours, dtype="fp32").score(pairs), atol=1e-5)
+    got, want = (Reranker(folder, dtype="fp32").score(pairs) for folder in (tmp_path / "theirs", ours))
+    np.testing.assert_allclose(got, want, atol=1e-5)
 
 
 def test_an_adapter_over_an_adapter_is_refused(tmp_path, tiny_llama_dir):
@@ -212,8 +213,8 @@ def test_a_failure_midway_leaves_nothing_half_written(tmp_path, monkeypatch, bro
         raise OSError("disk full")
 
     model = tiny_llama(tokenizer)
-    target = {"prompt.json": (Prompt, "save"), "modules.json": (saving, "_write"), "weights": (type(model), "save_pretrained")}[broken]
-    monkeypatch.setattr(*target, fail)
+    targets = {"prompt.json": (Prompt, "save"), "modules.json": (saving, "_write"), "weights": (type(model), "save_pretrained")}
+    monkeypatch.setattr(*targets[broken], fail)
     with pytest.raises(OSError, match="disk full"):
         save_checkpoint(folder, model, bound)
     assert sorted(os.listdir(tmp_path)) == (["model"] if old else [])
