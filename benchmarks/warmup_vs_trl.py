@@ -73,9 +73,10 @@ class Task:
 
 @dataclass
 class Outcome:
-    """Seconds of training, and the gradients of the first step by parameter name where they were asked for."""
+    """Seconds of training (by the clock and of processor time), gradients of the first step where asked for."""
 
     seconds: float = 0.0
+    processor: float = 0.0
     gradients: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
@@ -98,10 +99,11 @@ def probe(outcome: Outcome, keep_gradients: bool) -> Any:
 
     class Probe(TrainerCallback):
         def on_train_begin(self, *_: Any, **__: Any) -> None:
-            outcome.seconds = -time.perf_counter()
+            outcome.seconds, outcome.processor = -time.perf_counter(), -time.process_time()
 
         def on_train_end(self, *_: Any, **__: Any) -> None:
             outcome.seconds += time.perf_counter()
+            outcome.processor += time.process_time()
 
         def on_pre_optimizer_step(self, *_: Any, model: torch.nn.Module, **__: Any) -> None:
             if keep_gradients and not outcome.gradients:
@@ -241,34 +243,40 @@ def say(text: str) -> None:
     print(time.strftime("%H:%M:%S"), text, file=sys.stderr, flush=True)
 
 
-def speeds(task: Task, bf16: bool, folder: Path, default_prompts: int) -> dict[str, float]:
-    """Prompts a second of each side, by name."""
-    count = len(task.rows)
+def speeds(task: Task, bf16: bool, folder: Path, default_prompts: int) -> dict[str, dict[str, float]]:
+    """Prompts a second and processor seconds a prompt of each side, by name."""
     found = {}
-    for name, exact in (("ours, sampled", False), ("ours, exact", True)):
-        say(f"{name}, {count} prompts")
-        found[name] = count / train_ours(task, bf16, str(folder / name[-5:]), exact=exact).seconds
+
+    def record(name: str, count: int, outcome: Outcome) -> None:
+        found[name] = {"prompts_per_second": count / outcome.seconds, "processor_seconds": outcome.processor / count}
+        say(f"{name}: {count} prompts in {outcome.seconds:.1f} s")
         gc.collect()
-    say(f"TRL with the same settings, {count} prompts (about 20 s each on two cores)")
-    found["TRL, same settings"] = count / train_trl(task, bf16, str(folder / "trl")).seconds
-    gc.collect()
+
+    count = len(task.rows)
+    for name, exact in (("ours, sampled", False), ("ours, exact", True)):
+        record(name, count, train_ours(task, bf16, str(folder / name[-5:]), exact=exact))
+    say(f"TRL with the same settings, {count} prompts (about 20 s each on two free cores)")
+    record("TRL, same settings", count, train_trl(task, bf16, str(folder / "trl")))
     if default_prompts:
         say(f"TRL at its defaults, {default_prompts} prompts")
         few = Task(task.resolved, task.bound, task.groups[:default_prompts], task.group_size, task.beta, 1)
-        found["TRL, defaults"] = default_prompts / train_trl(few, bf16, str(folder / "defaults"), defaults=True).seconds
+        outcome = train_trl(few, bf16, str(folder / "defaults"), defaults=True)
+        record("TRL, defaults", default_prompts, outcome)
     return found
 
 
-def show(found: dict[str, float], gradients: dict[str, float], facts: dict[str, Any]) -> bool:
+def show(found: dict[str, dict[str, float]], gradients: dict[str, float], facts: dict[str, Any]) -> bool:
     """Print table and JSON line; whether both aims are met."""
-    ratio = found["ours, sampled"] / found["TRL, same settings"]
-    print(f"\n{'one-token GRPO':<22}{'prompts/s':>11}{'times TRL':>11}")
-    for name, speed in found.items():
-        print(f"{name:<22}{speed:>11.4f}{speed / found['TRL, same settings']:>11.1f}")
+    base = found["TRL, same settings"]["prompts_per_second"]
+    ratio = found["ours, sampled"]["prompts_per_second"] / base
+    print(f"\n{'one-token GRPO':<22}{'prompts/s':>11}{'times TRL':>11}{'CPU s/prompt':>14}")
+    for name, row in found.items():
+        speed = row["prompts_per_second"]
+        print(f"{name:<22}{speed:>11.4f}{speed / base:>11.1f}{row['processor_seconds']:>14.1f}")
     print(f"\ngradients, same samples, fp32: |difference| / |gradient| = {gradients['relative']:.1e}")
     print(f"(worst tensor {gradients['worst_tensor']:.1e}; wanted at most {WANTED_DIFFERENCE:g}); ratio {ratio:.1f} "
           f"(wanted at least {WANTED_RATIO:g})\n")  # fmt: skip
-    print(json.dumps({"prompts_per_second": found, "ratio": ratio, "gradients": gradients, **facts}))
+    print(json.dumps({"speeds": found, "ratio": ratio, "gradients": gradients, **facts}))
     return ratio >= WANTED_RATIO and gradients["relative"] <= WANTED_DIFFERENCE
 
 

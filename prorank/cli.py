@@ -66,7 +66,7 @@ def mine(
     negatives: Annotated[int, typer.Option(help="Negatives a query.")] = 7,
     depth: Annotated[int, typer.Option(help="BM25 candidates a query.")] = 100,
     skip_top: Annotated[int, typer.Option(help="Leave out the first N unjudged candidates, which may be relevant.")] = 0,
-    max_ratio: Annotated[float | None, typer.Option(help="Leave out candidates above this share of the best positive's score.")] = None,
+    max_ratio: Annotated[float | None, typer.Option(help="Drop candidates above this times the best positive's score.")] = None,
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
     """Mine hard negatives with BM25: judged non-relevant first, near-duplicates of positives left out."""

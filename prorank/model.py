@@ -293,10 +293,16 @@ def load_model(
         model = PeftModel.from_pretrained(model, resolved.adapter, is_trainable=train)
         if not train:
             model = model.merge_and_unload()
-            for weight in model.parameters():
-                # Weights alone: model.to(dtype) would also round the rotary frequencies, and bf16 has them wrong by 1 in 500.
-                weight.data = weight.data.to(dtype)
+            cast_weights(model, dtype)
     return model.to(device)
+
+
+def cast_weights(model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
+    """Round the weights, in place, and nothing else: `model.to(dtype)` would also round the rotary frequencies, which in bf16
+    are wrong by up to 1 in 500, so that positions beyond a few dozen turn by a wrong angle."""
+    for weight in model.parameters():
+        weight.data = weight.data.to(dtype)
+    return model
 
 
 @contextmanager

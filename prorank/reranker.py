@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,7 +142,7 @@ class Reranker:
         """`rank` for many queries, each with its own documents; batches are shared among them."""
         if top_k is not None and top_k < 1:
             raise DataError(f"top_k must be at least 1, not {top_k}; leave it out to get all documents")
-        lists = [some if isinstance(some, (str, dict)) else list(some) for some in _sequence(documents, "documents")]
+        lists = [list(some) if _holds_many(some) else some for some in _sequence(documents, "documents")]
         _check(queries, lists)
         with _progress(show_progress, sum(map(len, lists))) as progress:
             scores = self.score_lists(list(queries), lists, instruction, batch_size, progress)
@@ -277,9 +277,13 @@ def _check(queries: Sequence[str], documents: Sequence[Sequence[Document]]) -> N
 
 def _sequence(value: Any, what: str) -> Any:
     """`value`, unless it is no list of things: a bare string or dict would pass for a list of letters or keys."""
-    if isinstance(value, (str, bytes, dict)) or not hasattr(value, "__len__"):
+    if not _holds_many(value) or not hasattr(value, "__len__"):
         raise DataError(f"{what} must be a list, not {type(value).__name__} {str(value)[:60]!r}")
     return value
+
+
+def _holds_many(value: Any) -> bool:
+    return isinstance(value, Iterable) and not isinstance(value, (str, bytes, dict))
 
 
 def _hits(documents: Sequence[Document], scores: np.ndarray, top_k: int | None, min_score: float | None) -> list[Hit]:

@@ -22,6 +22,7 @@ from prorank import model as module
 from prorank.errors import ModelError
 from prorank.model import (
     body,
+    cast_weights,
     convert_gguf,
     fetch_package,
     freeze_head_fp32,
@@ -158,7 +159,14 @@ def test_bf16_rounds_weights_but_not_rotary_frequencies(tmp_path, kind):
     assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
     assert model.model.rotary_emb.inv_freq.dtype == torch.float32
     whole = load_model(resolve(folder), torch.float32, CPU)
-    assert torch.equal(model.model.rotary_emb.inv_freq, whole.model.rotary_emb.inv_freq)
+    exact = whole.model.rotary_emb.inv_freq.clone()
+    assert torch.equal(model.model.rotary_emb.inv_freq, exact)
+    cast_weights(whole, torch.bfloat16)
+    assert torch.equal(whole.model.rotary_emb.inv_freq, exact) and whole.dtype == torch.bfloat16
+    assert torch.equal(whole.lm_head.weight, model.lm_head.weight)
+    ids = torch.tensor([[1, 2, 3]])
+    with torch.no_grad():
+        assert torch.equal(whole(input_ids=ids).logits, model(input_ids=ids).logits)
 
 
 def test_loading_runs_no_code_and_trains_only_when_asked(tiny_llama_dir):

@@ -153,6 +153,9 @@ def test_an_adapter_is_saved_with_its_base_and_scores_the_same_merged(tmp_path, 
     base = Reranker(tiny_llama_dir, dtype="fp32", max_length=192).score(pairs)
     assert np.abs(merged.score(pairs) - base).max() > 0.01
     np.testing.assert_allclose(merged.score(pairs), unmerged.score(pairs), atol=1e-4)
+    rough = Reranker(folder, dtype="bf16")
+    assert rough.model.dtype == torch.bfloat16 and rough.model.model.rotary_emb.inv_freq.dtype == torch.float32
+    np.testing.assert_allclose(rough.score(pairs), merged.score(pairs), atol=0.2)
     assert merged.fingerprint != Reranker(tiny_llama_dir, dtype="fp32", max_length=192).fingerprint
 
 

@@ -55,8 +55,8 @@ def class_log_probs(logits: torch.Tensor, labels: torch.Tensor, answer_ids: tupl
 
 
 def advantages(rewards: torch.Tensor, scaling: str) -> torch.Tensor:
-    """Group-relative advantages of rewards [..., G]: "group" (r - mean) / (std + 1e-4), "none" r - mean, "leave-one-out" r minus the
-    mean of the others (unbiased, no scaling). DeepSeekMath sec. 4.1; RLOO arXiv 2402.14740."""
+    """Group-relative advantages of rewards [..., G]: "group" (r - mean) / (std + 1e-4), "none" r - mean, "leave-one-out" r minus
+    the mean of the others (unbiased, no scaling). DeepSeekMath sec. 4.1; RLOO arXiv 2402.14740."""
     size = rewards.shape[-1]
     centred = rewards - rewards.mean(-1, keepdim=True)
     if scaling == "group":

@@ -155,9 +155,8 @@ def _saver(settings: Settings, run: Path, bound: BoundPrompt, resolved: Resolved
         shown = {key: round(value, 4) for key, value in measures.items()}
         name, chosen = f"{run.name}", asdict(settings)
         licence = "apache-2.0" if "smollm2" in settings.base else "other"
-        save_checkpoint(
-            run / "model", model, bound, base, model_card(name, settings.base, licence, settings.stage, data, chosen, shown, command)
-        )
+        card = model_card(name, settings.base, licence, settings.stage, data, chosen, shown, command)
+        save_checkpoint(run / "model", model, bound, base, card)
 
     return save
 

@@ -1,4 +1,4 @@
-"""Teacher scores for lists that have none: query likelihood of the base, BM25, or a bi-encoder. Computed once, kept in the run folder.
+"""Teacher scores for lists that have none: query likelihood of the base, BM25, or a bi-encoder; computed once a run.
 
 Hard fact: query likelihood needs no labels, and as a ranker the untrained base is much better at it than at answering "0" or "1".
 """
