@@ -22,7 +22,7 @@ from .train.config import Score, Settings, Warmup
 from .train.run import is_done, train
 
 LENGTH = 112  # tokens of a prompt: the task's texts are short notes
-CANDIDATES, QUERIES = 20, 100
+CANDIDATES, QUERIES = 20, 60
 ROWS = ("BM25", "zero-shot", "query likelihood", "warm-up only", "both stages")
 
 
@@ -70,7 +70,8 @@ def settings(minutes: float, out: Path, lists: dict[str, Path], seed: int) -> tu
     """Settings of the two stages for a budget of minutes: an eighth warms up, at most four minutes."""
     first = min(minutes / 8, 4.0)
     common: dict[str, Any] = {"data": str(lists["train"]), "dev": str(lists["dev"]), "max_length": LENGTH, "seed": seed, "keep": 1}
-    warm = Warmup(base=BUILT_IN, out=str(out / "warmup"), minutes=first, evals=1, save_every=0, learning_rate=1e-5, log_every=1, **common)
+    quick = {"evals": 1, "save_every": 0, "learning_rate": 1e-5, "log_every": 1}
+    warm = Warmup(base=BUILT_IN, out=str(out / "warmup"), minutes=first, **quick, **common)
     fine = Score(base=str(out / "warmup"), out=str(out / "score"), minutes=minutes - first, evals=3, save_every=50, **common)
     return warm, fine
 

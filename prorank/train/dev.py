@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ..data.examples import Group
+from ..model import cast_weights
 from ..prompt import Prompt
 from ..reranker import Reranker
 
@@ -36,7 +37,7 @@ class Dev:
     def measure(self, model: torch.nn.Module) -> dict[str, float]:
         """{"ndcg@10", "accuracy", "format_rate"} of the model as it is now."""
         # A bf16 copy, as the checkpoint will be run; autocast would cast the weights anew for every batch.
-        model = copy.deepcopy(getattr(model, "module", model)).to(torch.bfloat16) if self.bf16 else model
+        model = cast_weights(copy.deepcopy(getattr(model, "module", model)), torch.bfloat16) if self.bf16 else model
         reranker = Reranker.of(model, self.tokenizer, self.prompt)
         seen = reranker.diagnose([g.query for g in self.groups], [g.documents for g in self.groups])
         labels = np.concatenate([g.labels for g in self.groups])

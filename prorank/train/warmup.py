@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ..data.examples import Group, balanced_pairs
-from ..model import freeze_head_fp32
+from ..model import cast_weights, freeze_head_fp32
 from ..prompt import BoundPrompt, Encoded
 from ..rank.batching import collate, pack
 from ..rank.pointwise import vocabulary_logits
@@ -181,7 +181,9 @@ def _reference(model: torch.nn.Module, bf16: bool) -> torch.nn.Module | None:
     """A frozen copy of the policy; None where the adapter can be switched off instead."""
     if hasattr(model, "peft_config"):
         return None
-    frozen = copy.deepcopy(model).eval().requires_grad_(False).to(torch.bfloat16 if bf16 else None)
+    frozen = copy.deepcopy(model).eval().requires_grad_(False)
+    if bf16:
+        cast_weights(frozen, torch.bfloat16)
     freeze_head_fp32(frozen)
     return frozen
 
