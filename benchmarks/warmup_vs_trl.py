@@ -3,8 +3,8 @@
 Hard fact: TRL pays G prefills, G reference forwards and G forwards and backwards for every prompt; here one forward,
 one reference forward and one backward serve the group.
 
-    python benchmarks/warmup_vs_trl.py                    # about 5 minutes on two cores
-    python benchmarks/warmup_vs_trl.py --prompts 32 --batch 16 --model FOLDER
+    python benchmarks/warmup_vs_trl.py                    # about 5 minutes on one core
+    python benchmarks/warmup_vs_trl.py --prompts 32 --batch 16 --threads 8 --model FOLDER
 
 Prints prompts/s of both (same dtype, G, beta, batch, learning rate; no gradient checkpointing in either), of TRL at its
 defaults, and how far the gradients differ for the same samples in fp32; then one JSON line. Exit code 1 where the ratio
@@ -255,7 +255,7 @@ def speeds(task: Task, bf16: bool, folder: Path, default_prompts: int) -> dict[s
     count = len(task.rows)
     for name, exact in (("ours, sampled", False), ("ours, exact", True)):
         record(name, count, train_ours(task, bf16, str(folder / name[-5:]), exact=exact))
-    say(f"TRL with the same settings, {count} prompts (about 20 s each on two free cores)")
+    say(f"TRL with the same settings, {count} prompts (about 35 s each on one core)")
     record("TRL, same settings", count, train_trl(task, bf16, str(folder / "trl")))
     if default_prompts:
         say(f"TRL at its defaults, {default_prompts} prompts")
@@ -283,15 +283,19 @@ def show(found: dict[str, dict[str, float]], gradients: dict[str, float], facts:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="smollm2-135m", help="checkpoint name or folder")
-    parser.add_argument("--prompts", type=int, default=8, help="distinct prompts for both sides (TRL: about 20 s each)")
-    parser.add_argument("--default-prompts", type=int, default=2, help="prompts for TRL at its defaults (0: leave out)")
+    parser.add_argument("--prompts", type=int, default=4, help="distinct prompts for both sides (TRL: about 35 s each)")
+    parser.add_argument("--default-prompts", type=int, default=1, help="prompts for TRL at its defaults (0: leave out)")
     parser.add_argument("--tokens", type=int, default=377, help="length of a prompt")
     parser.add_argument("--batch", type=int, default=4, help="prompts an optimiser step")
     parser.add_argument("--group", type=int, default=8, help="G, samples a prompt")
     parser.add_argument("--beta", type=float, default=0.02, help="weight of the KL term")
     parser.add_argument("--dtype", default="auto", choices=["auto", "bf16", "fp32"], help="bf16 means autocast")
+    # Threads wait for each other by spinning: with several, other work on the machine slows small batches most, which
+    # would show the neighbours and not the trainers.
+    parser.add_argument("--threads", type=int, default=1, help="of both sides (more only on an idle machine)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     if options.prompts % options.batch or options.prompts < 2 or options.prompts % 2:
         raise SystemExit("--prompts must be even and a multiple of --batch")
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # about rollout_func

@@ -11,7 +11,9 @@ from pathlib import Path
 from ..errors import DataError, extra
 from ..files import atomic_file
 
-SKIPPED = {"step", "minutes", "documents", "tokens", "dev_score"}
+# The policy loss is 0 in value on the first pass, whatever its gradient, so a picture of it says nothing.
+SKIPPED = {"step", "minutes", "documents", "tokens", "dev_score", "loss_policy"}
+SMOOTHED = 20  # points from which on a moving average shows more than it hides
 
 
 def read_metrics(run: str | Path) -> list[dict[str, float]]:
@@ -66,6 +68,9 @@ def _panel(axis, name: str, series: dict[str, list[tuple[float, float]]]) -> Non
         steps, values = zip(*points)
         if side == "dev":
             axis.plot(steps, values, "o-", color="#c2410c", linewidth=1.8, markersize=4, label="dev")
+            continue
+        if len(values) < SMOOTHED:
+            axis.plot(steps, values, color="#1d4ed8", linewidth=1.8, label="train")
             continue
         axis.plot(steps, values, color="#93a5c4", linewidth=0.9)
         axis.plot(steps, _smooth(values), color="#1d4ed8", linewidth=1.8, label="train, smoothed")
