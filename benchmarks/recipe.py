@@ -32,6 +32,7 @@ from prorank.train.run import is_done, train
 TRAIN = {"scifact": 800, "medquad": 1600, "cosqa": 600}  # queries of each set marked train, BM25 negatives
 DEV = ("trecqa", "wikiqa", "semeval_cqa_answers")  # judged pools of their dev splits
 PROTOCOL = ("dl19", "dl20", "scifact", "cranfield", "npl_vaswani", "dbpedia50")
+PROMPT = "echo"
 ARMS = ("two stages", "score only", "warm-up only", "plain BCE")
 
 
@@ -41,7 +42,7 @@ def lists(data: Path, out: Path, seed: int) -> tuple[Path, Path]:
     if not made[0].is_file():
         groups: list[Group] = []
         for name, most in TRAIN.items():
-            mined, report = mine(read_beir(data / name, "train"), negatives=11, seed=seed)
+            mined, report = mine(read_beir(data / name, "train"), negatives=12, seed=seed, random=8)
             print(f"{name}: {report}")
             groups += mined[:most]
         write_groups(made[0], groups)
@@ -63,9 +64,10 @@ def _pool(collection: Collection) -> list[Group]:
 def arm(name: str, minutes: float, out: Path, files: tuple[Path, Path], seed: int) -> str:
     """Train one arm within `minutes`; returns its run folder."""
     folder = out / name.replace(" ", "-")
-    common: dict[str, Any] = {"data": str(files[0]), "dev": str(files[1]), "max_length": 192, "seed": seed}
+    common: dict[str, Any] = {"data": str(files[0]), "dev": str(files[1]), "prompt": PROMPT, "max_length": 192, "seed": seed}
     common |= {"evals": 3, "save_every": 100}
-    score = {"stage": "score", "learning_rate": 5e-5, **common}
+    score = {"stage": "score", "learning_rate": 1e-4, "micro_batch": 4, "list_size": 4, **common}
+    score["loss"] = {"softmax": 1.0, "bce": 0.1}
     warm = {"stage": "warmup", "learning_rate": 1e-5, "base": BUILT_IN, **common}
     if name == "two stages":
         first = minutes / 10
@@ -73,8 +75,9 @@ def arm(name: str, minutes: float, out: Path, files: tuple[Path, Path], seed: in
         return _run({**score, "base": f"{folder}-warmup", "minutes": minutes - first, "out": str(folder)})
     if name == "warm-up only":
         return _run({**warm, "minutes": minutes, "out": str(folder)})
-    plain = {"loss": {"bce": 1.0}, "keep_answers": 0.0} if name == "plain BCE" else {}
-    return _run({**score, **plain, "base": BUILT_IN, "minutes": minutes, "out": str(folder)})
+    if name == "plain BCE":
+        score |= {"loss": {"bce": 1.0}, "keep_answers": 0.0}
+    return _run({**score, "base": BUILT_IN, "minutes": minutes, "out": str(folder)})
 
 
 def _run(values: dict[str, Any]) -> str:
@@ -87,7 +90,7 @@ def _run(values: dict[str, Any]) -> str:
 def tables(data: Path, out: Path, length: int, top_k: int, limit: int | None, seed: int) -> None:
     """Evaluate the untrained base and all arms: protocol lists, then the dev lists' nDCG from the runs."""
     def load(folder: str, name: str) -> Any:
-        own = {} if folder != BUILT_IN else {"prompt": Prompt.preset("prorank", max_length=length)}
+        own = {} if folder != BUILT_IN else {"prompt": Prompt.preset(PROMPT, max_length=length)}
         reranker = Reranker(folder, max_length=length, **own)
         reranker.name = name
         return reranker

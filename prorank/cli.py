@@ -65,17 +65,18 @@ def mine(
     split: Annotated[str, typer.Option(help="qrels split.")] = "train",
     negatives: Annotated[int, typer.Option(help="Negatives a query.")] = 7,
     depth: Annotated[int, typer.Option(help="BM25 candidates a query.")] = 100,
-    skip_top: Annotated[int, typer.Option(help="Leave out the first N unjudged candidates, which may be relevant.")] = 0,
+    skip_top: Annotated[int, typer.Option(help="Leave out BM25's first N ranks, which may be relevant.")] = 0,
     max_ratio: Annotated[float | None, typer.Option(help="Drop candidates above this times the best positive's score.")] = None,
+    random: Annotated[int, typer.Option(help="How many of the negatives are random documents.")] = 0,
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
-    """Mine hard negatives with BM25: judged non-relevant first, near-duplicates of positives left out."""
+    """Mine negatives with BM25: judged non-relevant first, near-duplicates of positives left out."""
     from .data.formats import read_beir
     from .data.negatives import mine as mine_negatives
     from .data.negatives import write_groups
 
     groups, report = mine_negatives(
-        read_beir(dataset, split), depth=depth, negatives=negatives, skip_top=skip_top, max_ratio=max_ratio, seed=seed
+        read_beir(dataset, split), depth, negatives, skip_top=skip_top, max_ratio=max_ratio, seed=seed, random=random
     )
     write_groups(out, groups)
     print(f"{out}: {report}")

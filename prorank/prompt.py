@@ -62,8 +62,9 @@ class Prompt:
         name: preset it came from, for display.
         kind: "binary", the answer is one of two tokens.
         system: text of the system turn.
-        user: the user's turn, with the slots {instruction}, {query}, {document}; {open} and {close} become the special tokens
-            `<|im_start|>`, `<|im_end|>` where the tokenizer has them (a blank and nothing elsewhere).
+        user: the user's turn, with the slots {instruction}, {query}, {document}; {query} may come again after the document.
+            {open} and {close} become the special tokens `<|im_start|>`, `<|im_end|>` where the tokenizer has them (a blank and
+            nothing elsewhere).
         instruction_format: what stands for {instruction} when there is one; nothing stands there otherwise.
         instruction: default instruction, "" for none.
         template: "auto" renders system and user by the tokenizer's chat template (plain text where it has none). A string
@@ -117,11 +118,17 @@ class Prompt:
         if not isinstance(parts, tuple) or not parts or not all(isinstance(part, str) for part in parts):
             raise PromptError(f"prompt key 'template' is {self.template!r}; expected a text or a list of texts")
         text = self.user if self.template == "auto" else "".join(self.template)
-        for slot in ("query", "document"):
-            if text.count("{" + slot + "}") != 1:
-                raise PromptError(f"the template must hold {{{slot}}} exactly once: {text[:80]!r}")
+        if text.count("{document}") != 1:
+            raise PromptError(f"the template must hold {{document}} exactly once: {text[:80]!r}")
+        if "{query}" not in text:
+            raise PromptError(f"the template must hold {{query}}: {text[:80]!r}")
         if text.index("{query}") > text.index("{document}"):
-            raise PromptError("the template must place {query} before {document}, so that documents share their prefix")
+            raise PromptError(
+                "the template must place {query} before {document}, so that documents share their prefix "
+                "(it may come again after it)"
+            )
+        if text[: text.index("{document}")].count("{query}") != 1:
+            raise PromptError("the template must hold {query} exactly once before {document}")
         if "{instruction}" in text[text.index("{document}") :]:
             raise PromptError("the template must place {instruction} before {document}, so that documents share their prefix")
         if self.template != "auto" and not isinstance(self.template, str):
@@ -201,6 +208,7 @@ class BoundPrompt:
         self._open, self._close = _bounds(self.tokenizer)
         self._document_at = next(i for i, s in enumerate(self.segments) if "{document}" in s)
         self._query_at = next(i for i, s in enumerate(self.segments) if "{query}" in s)
+        self.repeats = sum(s.count("{query}") for s in self.segments)
         self._literal = {i: self._tokens(s) for i, s in enumerate(self.segments) if not SLOT.search(s)}
         self._fixed = sum(len(ids) for ids in self._literal.values())
         self._max = self._content_room()
@@ -214,9 +222,9 @@ class BoundPrompt:
 
     def encode_many(self, query: str, documents: list[str], instruction: str | None = None) -> list[Encoded]:
         """Ids of one query with each document; the query's part is tokenised once."""
-        head, query_cut, used = self._head(query, instruction)
-        tail = [t for i in range(self._document_at + 1, len(self.segments)) for t in self._literal[i]]
-        room = self._max - used
+        head, query_cut, used, limit = self._head(query, instruction)
+        tail, again = self._tail(query, limit)
+        room = self._max - used - again
         pieces = self._batch([self.segments[self._document_at].replace("{document}", d) for d in documents])
         out = []
         for piece in pieces:
@@ -275,20 +283,16 @@ class BoundPrompt:
         """Fixed ids between query and document, which count as content in the released models' rule."""
         return [t for i in range(self._query_at + 1, self._document_at) for t in self._literal.get(i, [])]
 
-    def _head(self, query: str, instruction: str | None) -> tuple[list[int], int, int]:
-        """Ids before the document, tokens cut from the query, tokens of content used."""
-        content = self.prompt.lengths == "content"
-        # The released models' rule counts the separator, and caps instruction and query as one piece.
-        whole = self._max + len(self._separator()) if content else self.prompt.max_length
-        cap = int(whole * self.prompt.query_share)
-        head, used, cut = [], 0, 0
+    def _head(self, query: str, instruction: str | None) -> tuple[list[int], int, int, int]:
+        """Ids before the document, tokens cut from the query, tokens of content used, the query's limit."""
+        head, used, cut, limit = [], 0, 0, 0
         for i in range(self._document_at):
             if i in self._literal:
                 head += self._literal[i]
                 continue
             ids = self._fill(self.segments[i], query, instruction)
             if "{query}" in self.segments[i]:
-                limit = cap if content else max(1, min(cap, (self._max - used) // 2))
+                limit = self._query_limit(used)
                 cut = max(0, len(ids) - limit)
                 ids = ids[:limit]
             elif used + len(ids) > self._max - 8:
@@ -298,7 +302,27 @@ class BoundPrompt:
                 )
             head += ids
             used += len(ids)
-        return head, cut, used
+        return head, cut, used, limit
+
+    def _tail(self, query: str, limit: int) -> tuple[list[int], int]:
+        """Ids after the document, and how many of them repeat the query, which is capped as in the head."""
+        tail, again = [], 0
+        for i in range(self._document_at + 1, len(self.segments)):
+            if i in self._literal:
+                tail += self._literal[i]
+                continue
+            ids = self._fill(self.segments[i], query, None)[:limit]
+            tail += ids
+            again += len(ids)
+        return tail, again
+
+    def _query_limit(self, used: int) -> int:
+        """Most tokens of one occurrence of the query, with `used` taken by the instruction; all occurrences share `query_share`."""
+        content = self.prompt.lengths == "content"
+        # The released models' rule counts the separator, and caps instruction and query as one piece.
+        whole = self._max + len(self._separator()) if content else self.prompt.max_length
+        cap = int(whole * self.prompt.query_share) // self.repeats
+        return cap if content else max(1, min(cap, (self._max - used) // (2 * self.repeats)))
 
     def _fill(self, segment: str, query: str, instruction: str | None) -> list[int]:
         """Ids of a segment with slots. The instruction's own frame may hold special tokens; what users wrote may not."""
@@ -367,8 +391,9 @@ def _render_frame(prompt: Prompt, tokenizer: Any) -> str:
         return _with_bos(f"{prompt.system}\n\n{user}" if prompt.system else user, tokenizer)
     marked = SLOT.sub(lambda m: SENTINEL.format(m.group(1)), user)
     text = _chat(tokenizer, prompt.system, marked)
-    for slot in SLOT.findall(user):
-        if text.count(SENTINEL.format(slot)) != 1:
+    slots = SLOT.findall(user)
+    for slot in dict.fromkeys(slots):
+        if text.count(SENTINEL.format(slot)) != slots.count(slot):
             raise PromptError(f"the tokenizer's chat template does not show the {slot} exactly once; give the prompt a 'template'")
         text = text.replace(SENTINEL.format(slot), "{" + slot + "}")
     # A template that opens a thought waits for one: a binary prompt closes it at once.
@@ -431,6 +456,12 @@ _MXBAI_TASK = (
 )
 PRESETS: dict[str, Prompt] = {
     "prorank": Prompt(),
+    # The query comes again after the document, where a causal model can read it in the document's light (arXiv 2402.15449 calls
+    # such repeats echoes). Small models learn to rank far sooner from it, see docs/experiments.md.
+    "echo": Prompt(
+        name="echo",
+        user="{instruction}Query:\n{query}{close}\nDocument:\n{document}{close}\nQuery:\n{query}{close}\nRelevant?",
+    ),
     # Ids of mixedbread-ai/mxbai-rerank-{base,large}-v2 as their package joins them (mxbai-rerank 0.1.6).
     "mxbai": Prompt(
         name="mxbai",

@@ -34,6 +34,8 @@ ST_TRANSFORMER = {
     },
     "module_output_name": "causal_logits",
 }
+# Cutting the rendered text would take a query that stands after the document with it, so such prompts go uncut.
+UNCUT = {"processing_kwargs": {"text": {"truncation": False}}}
 ST_CONFIG = {
     "activation_fn": "torch.nn.modules.linear.Identity",
     "default_prompt_name": None,
@@ -65,7 +67,7 @@ def save_checkpoint(
         bound.prompt.save(beside)
         no, yes = bound.answer_ids
         _write(beside / "modules.json", ST_MODULES)
-        _write(beside / "sentence_bert_config.json", ST_TRANSFORMER)
+        _write(beside / "sentence_bert_config.json", ST_TRANSFORMER | ({} if bound.repeats == 1 else UNCUT))
         _write(beside / "config_sentence_transformers.json", ST_CONFIG)
         (beside / "1_LogitScore").mkdir()
         _write(

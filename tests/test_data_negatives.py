@@ -59,6 +59,16 @@ def test_random_documents_fill_up_and_short_groups_are_counted() -> None:
     assert len(set(groups[0].doc_ids)) == 13
 
 
+def test_random_negatives_are_taken_where_asked_for() -> None:
+    groups, report = mine(collection(), negatives=6, random=4)
+    assert (report.mined, report.random, report.short) == (2, 4, 0)
+    assert sum(doc.startswith("far") for doc in mined_ids(groups)) == 4
+    _, report = mine(collection(), negatives=6, random=6)
+    assert (report.mined, report.random) == (0, 6)
+    with pytest.raises(ConfigError, match="random <= negatives; .* random 7"):
+        mine(collection(), negatives=6, random=7)
+
+
 def test_near_duplicates_and_copies_are_dropped() -> None:
     extra = {"near": f"red fox in snow {FILLER}", "copy": "THE red fox, in the snow " + FILLER, "asked": "Red fox?"}
     extra |= {"again": "a fox number0 with story0 and much else0!"}

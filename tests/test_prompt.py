@@ -199,7 +199,8 @@ def test_segments_of_a_list_are_tokenised_as_one_piece():
         ({"template": 3}, "'template' is 3"),
         ({"template": ["{query}", 3]}, "'template' is"),
         ({"template": "{query}"}, "must hold {document} exactly once"),
-        ({"template": "{query} {query} {document}"}, "must hold {query} exactly once"),
+        ({"template": "{query} {query} {document}"}, "must hold {query} exactly once before {document}"),
+        ({"template": "{document}"}, "must hold {query}:"),
         ({"template": "{document} {query}"}, "must place {query} before {document}"),
         ({"template": "{query} {document} {instruction}"}, "must place {instruction} before {document}"),
         ({"template": ["{query} {document}", "=>"]}, "must be the only slot of its segment"),
@@ -317,3 +318,41 @@ def test_a_saved_tokenizer_still_chats_as_before(tmp_path, style, change):
             assert loaded.apply_chat_template(some, tokenize=False, add_generation_prompt=prompt) == want
     pair = [{"role": "query", "content": "garden"}, {"role": "document", "content": "river"}]
     assert loaded.apply_chat_template(pair, tokenize=False) == Prompt.preset("prorank").bind(tokenizer).render("garden", "river")
+
+
+ECHO = {style: Prompt.preset("echo", max_length=4096).bind(TOKENIZERS[style]) for style in CHATML}
+
+
+@pytest.mark.parametrize("style", CHATML)
+@fast
+@given(query=texts, document=texts)
+def test_echo_joins_as_the_text_does_where_no_text_begins_with_a_blank(style, query, document):
+    query, document = "q" + query, "d" + document
+    encoded = ECHO[style].encode(query, document)
+    assert encoded.ids == plain_ids(style, ECHO[style].render(query, document))
+    assert ECHO[style].render(query, document).count(query) >= 2
+    after = plain_ids(style, query)
+    rest = encoded.ids[encoded.document_end :]
+    assert any(rest[i : i + len(after)] == after for i in range(len(rest)))
+
+
+@fast
+@given(query=texts, document=texts, copies=st.tuples(st.integers(1, 60), st.integers(0, 60)), more=st.integers(8, 200))
+def test_echo_caps_both_queries_alike_and_keeps_its_length(query, document, copies, more):
+    bound = Prompt.preset("echo", max_length=ECHO["smollm"]._fixed + more).bind(TOKENIZERS["smollm"])
+    query, document = query * copies[0], document * copies[1]
+    encoded = bound.encode(query, document)
+    assert len(encoded.ids) <= bound.longest
+    kept = plain_ids("smollm", query)
+    kept = kept[: len(kept) - encoded.query_cut]
+    fixed = ECHO["smollm"]._fixed
+    assert len(encoded.ids) == fixed + 2 * len(kept) + encoded.document_end - encoded.document_start
+    assert encoded.document_cut == len(plain_ids("smollm", document)) - (encoded.document_end - encoded.document_start)
+    if encoded.document_cut:
+        assert len(encoded.ids) == bound.longest
+
+
+def test_echo_documents_still_share_their_prefix():
+    one, other = ECHO["qwen2"].encode_many("garden", ["river", "a long way"])
+    assert one.document_start == other.document_start
+    assert one.ids[: one.document_start] == other.ids[: other.document_start]

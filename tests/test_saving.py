@@ -76,6 +76,20 @@ def test_cross_encoder_knows_the_default_instruction(tmp_path):
     np.testing.assert_allclose(cross_encoder(folder).predict(pairs), Reranker(folder, dtype="fp32").score(pairs), atol=1e-3)
 
 
+def test_cross_encoder_reads_an_echo_prompt_whole(tmp_path):
+    tokenizer = byte_tokenizer("qwen2")
+    bound = Prompt.preset("echo", max_length=192).bind(tokenizer)
+    folder = save_checkpoint(tmp_path / "model", tiny_qwen2(tokenizer), bound)
+    ours = Reranker(folder, dtype="fp32")
+    short = [(QUERY, document) for document in DOCUMENTS[:4] if document[:1].strip() or not document]
+    np.testing.assert_allclose(cross_encoder(folder).predict(short), ours.score(short), atol=1e-3)
+    # There a long document is not cut, or the query behind it would be lost: the same as a longer prompt here.
+    long = [(QUERY, DOCUMENTS[4])]
+    assert abs(float(ours.score(long)[0]) - float(cross_encoder(folder).predict(long)[0])) > 1e-3
+    whole = Reranker(folder, dtype="fp32", max_length=2000)
+    np.testing.assert_allclose(cross_encoder(folder).predict(long), whole.score(long), atol=1e-3)
+
+
 def test_cross_encoder_returns_raw_log_odds(saved):
     model = cross_encoder(saved)
     assert isinstance(model.activation_fn, torch.nn.Identity)

@@ -61,6 +61,7 @@ def mine(
     max_ratio: float | None = None,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
+    random: int = 0,
 ) -> tuple[list[Group], MineReport]:
     """One group a query: its relevant documents with their grades, then `negatives` others.
 
@@ -75,6 +76,8 @@ def mine(
         max_ratio: drop candidates with a BM25 score above this times the best relevant document's; None: no limit.
         seed: of the draw.
         progress: called with 1 after each query.
+        random: how many of the negatives are random documents outside BM25's ranks, easy ones from which a model that cannot
+            rank yet learns first.
 
     Returns:
         The groups, in the order of the labels, and the report.
@@ -83,13 +86,13 @@ def mine(
         ConfigError: a number is out of range.
         DataError: labels name unknown documents or queries (file:line), or no query has a relevant document.
     """
-    if not 0 <= skip_top < depth or negatives < 1 or (max_ratio is not None and max_ratio <= 0):
+    if not 0 <= skip_top < depth or negatives < 1 or (max_ratio is not None and max_ratio <= 0) or not 0 <= random <= negatives:
         raise ConfigError(
-            "mine needs 0 <= skip_top < depth, negatives >= 1 and max_ratio > 0; "
-            f"got skip_top {skip_top}, depth {depth}, negatives {negatives}, max_ratio {max_ratio}"
+            "mine needs 0 <= skip_top < depth, negatives >= 1, max_ratio > 0 and 0 <= random <= negatives; "
+            f"got skip_top {skip_top}, depth {depth}, negatives {negatives}, max_ratio {max_ratio}, random {random}"
         )
     collection.check_training()
-    miner = _Miner(collection, depth, negatives, skip_top, max_ratio, seed)
+    miner = _Miner(collection, depth, negatives, skip_top, max_ratio, seed, random)
     groups = []
     for qid in collection.qrels:
         miner.report.queries += 1
@@ -112,6 +115,7 @@ class _Miner:
     skip_top: int
     max_ratio: float | None
     seed: int
+    random: int
     report: MineReport = field(default_factory=MineReport)
     _words: dict[str, tuple[str, frozenset[str]]] = field(default_factory=dict)
 
@@ -130,11 +134,12 @@ class _Miner:
         self.report.judged += len(chosen)
         if len(chosen) < self.negatives:
             ranked = self.bm25.search({qid: self.collection.queries[qid]}, self.depth)[qid]
-            chosen = self._fill(qid, positives, chosen, self._candidates(qid, ranked, positives, rng), "mined")
+            hard = max(len(chosen), self.negatives - self.random)
+            chosen = self._fill(qid, positives, chosen, self._candidates(qid, ranked, positives, rng), "mined", hard)
             if len(chosen) < self.negatives:
                 others = rng.sample(self.bm25.ids, min(len(self.bm25.ids), 10 * self.negatives + len(ranked)))
                 others = [doc for doc in others if doc not in ranked and not self._known(qid, doc)]
-                chosen = self._fill(qid, positives, chosen, others, "random")
+                chosen = self._fill(qid, positives, chosen, others, "random", self.negatives)
         self.report.positives += len(positives)
         self.report.short += len(chosen) < self.negatives
         ids = (*positives, *chosen)
@@ -174,12 +179,12 @@ class _Miner:
             return "relevant" if labels[doc] > 0 else "judged"
         return "excluded" if (qid, doc) in self.collection.excluded else ""
 
-    def _fill(self, qid: str, positives: list[str], chosen: list[str], candidates: list[str], source: str) -> list[str]:
-        """`chosen` and as many candidates, in their order, as pass the text guards and are needed."""
+    def _fill(self, qid: str, positives: list[str], chosen: list[str], candidates: list[str], source: str, count: int) -> list[str]:
+        """`chosen` and candidates, in their order, that pass the text guards, until there are `count`."""
         chosen, query = list(chosen), normalised(self.collection.queries[qid])
         taken = {self.words(doc)[0] for doc in chosen}
         for doc in candidates:
-            if len(chosen) == self.negatives:
+            if len(chosen) == count:
                 break
             reason = self._doubt(doc, positives, taken, query)
             if reason:

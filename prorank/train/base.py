@@ -109,6 +109,7 @@ class StageTrainer(Trainer):
             learning_rate=s.learning_rate,
             weight_decay=s.weight_decay,
             max_grad_norm=s.max_grad_norm,
+            adam_beta2=0.98,  # runs are short and gradients shrink tenfold within them; .999 would remember the first for too long
             lr_scheduler_type="constant",
             bf16=bf16,
             use_cpu=_on_cpu(model),
