@@ -3,7 +3,7 @@
 Hard fact: TRL pays G prefills, G reference forwards and G forwards and backwards for every prompt; here one forward,
 one reference forward and one backward serve the group.
 
-    python benchmarks/warmup_vs_trl.py                    # about 5 minutes on one core
+    python benchmarks/warmup_vs_trl.py                    # about 7 minutes on two cores
     python benchmarks/warmup_vs_trl.py --prompts 32 --batch 16 --threads 8 --model FOLDER
 
 Prints prompts/s of both (same dtype, G, beta, batch, learning rate; no gradient checkpointing in either), of TRL at its
@@ -255,7 +255,7 @@ def speeds(task: Task, bf16: bool, folder: Path, default_prompts: int) -> dict[s
     count = len(task.rows)
     before = train_ours(task, bf16, str(folder / "before"))
     record("ours, exact", count, train_ours(task, bf16, str(folder / "exact"), exact=True))
-    say(f"TRL with the same settings, {count} prompts (about 35 s each on one core)")
+    say(f"TRL with the same settings, {count} prompts (about half a minute each)")
     record("TRL, same settings", count, train_trl(task, bf16, str(folder / "trl")))
     # Once more after TRL's minutes: other work on the machine that came or went meanwhile shows as a drift.
     after = train_ours(task, bf16, str(folder / "after"))
@@ -292,16 +292,15 @@ def show(found: dict[str, dict[str, float]], gradients: dict[str, float], facts:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="smollm2-135m", help="checkpoint name or folder")
-    parser.add_argument("--prompts", type=int, default=4, help="distinct prompts for both sides (TRL: about 35 s each)")
+    parser.add_argument("--prompts", type=int, default=8, help="distinct prompts for both sides (TRL: about half a minute each)")
     parser.add_argument("--default-prompts", type=int, default=1, help="prompts for TRL at its defaults (0: leave out)")
     parser.add_argument("--tokens", type=int, default=377, help="length of a prompt")
     parser.add_argument("--batch", type=int, default=4, help="prompts an optimiser step")
     parser.add_argument("--group", type=int, default=8, help="G, samples a prompt")
     parser.add_argument("--beta", type=float, default=0.02, help="weight of the KL term")
     parser.add_argument("--dtype", default="auto", choices=["auto", "bf16", "fp32"], help="bf16 means autocast")
-    # Threads wait for each other by spinning: with several, other work on the machine slows small batches most, which
-    # would show the neighbours and not the trainers.
-    parser.add_argument("--threads", type=int, default=1, help="of both sides (more only on an idle machine)")
+    # Threads wait for each other by spinning, so beside other work several are slower than one: keep the machine idle.
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of both sides")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
