@@ -21,7 +21,7 @@ from .model import BUILT_IN, resolve
 from .train.config import Score, Settings, Warmup
 from .train.run import is_done, train
 
-LENGTH = 144  # tokens of a prompt: the task's texts are short notes
+LENGTH, TRAIN_LENGTH = 256, 144  # tokens of a prompt: short ones buy steps, and what was learnt holds for longer ones
 PROMPT = "echo"
 CANDIDATES, QUERIES = 20, 60
 ROWS = ("BM25", "zero-shot", "query likelihood", "warm-up only", "both stages")
@@ -71,7 +71,7 @@ def settings(minutes: float, out: Path, lists: dict[str, Path], seed: int) -> tu
     """Settings of the two stages for a budget of minutes: an eighth warms up, at most four minutes."""
     first = min(minutes / 8, 4.0)
     data = {"data": str(lists["train"]), "dev": str(lists["dev"])}
-    common: dict[str, Any] = {**data, "prompt": PROMPT, "max_length": LENGTH, "seed": seed, "keep": 1}
+    common: dict[str, Any] = {**data, "prompt": PROMPT, "max_length": LENGTH, "train_length": TRAIN_LENGTH, "seed": seed}
     quick = {"evals": 1, "save_every": 0, "learning_rate": 1e-5, "log_every": 1}
     warm = Warmup(base=BUILT_IN, out=str(out / "warmup"), minutes=first, **quick, **common)
     # Short lists and many steps: what the budget buys is steps, and the order begins to move after some thirty of them.

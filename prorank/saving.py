@@ -15,7 +15,8 @@ import torch
 
 from .files import atomic_folder
 from .model import pad_token, weight_hash, without_bars
-from .prompt import CHAT_END, CHAT_MARK, BoundPrompt, own_chat
+from .prompt import BoundPrompt
+from .template import CHAT_END, CHAT_MARK, own_chat
 
 ST_MODULES = [
     {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"},

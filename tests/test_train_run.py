@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from prorank.errors import ConfigError
 from prorank.reranker import Reranker
 from prorank.train.base import checkpoints
 from prorank.train.config import make_settings
@@ -101,6 +102,19 @@ def test_training_goes_on_from_an_mxbai_prompt(tmp_path, toy_file, tiny_qwen2_di
     run(tmp_path / "w", toy_file, tiny_qwen2_dir, stage="warmup", **changes)
     folder = run(tmp_path / "s", toy_file, tmp_path / "w", stage="score", **changes)
     assert json.loads((folder / "prompt.json").read_text())["name"] == "mxbai"
+
+
+def test_training_may_read_less_than_the_checkpoint(tmp_path, toy_file, tiny_qwen2_dir):
+    tokens = {}
+    for length in (None, 72):
+        out = tmp_path / str(length)
+        changes = {"steps": 2, "dev_queries": 4, "max_length": 200, "train_length": length, "prompt": "echo"}
+        folder = run(out, toy_file, tiny_qwen2_dir, stage="score", list_size=2, **changes)
+        assert json.loads((folder / "prompt.json").read_text())["max_length"] == 200
+        tokens[length] = max(line["tokens"] for line in read_metrics(out) if "tokens" in line)
+    assert tokens[72] <= 2 * 72 < tokens[None]
+    with pytest.raises(ConfigError, match="key .train_length. must not be above max_length"):
+        run(tmp_path / "x", toy_file, tiny_qwen2_dir, stage="score", max_length=72, train_length=96)
 
 
 def test_length_of_the_run_does_not_change_what_a_step_sees(toy_file, tiny_llama_dir, tmp_path):

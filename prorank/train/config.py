@@ -41,6 +41,7 @@ class Settings:
         dev_queries: queries of the dev set (0: no dev set).
         prompt: preset, mapping or file for a base without a prompt of its own.
         max_length: tokens of a prompt; None leaves the prompt's own.
+        train_length: tokens of a prompt in training only; None: max_length.
         steps, minutes, epochs: the budget: optimiser steps, or minutes of training (evaluation not counted), or passes.
         batch_size: units (prompts, or queries with their lists) an optimiser step.
         micro_batch: units a forward; None chooses (1 on a CPU, where padding costs more than it brings).
@@ -61,6 +62,7 @@ class Settings:
     dev_queries: int = 40
     prompt: str | dict = "prorank"
     max_length: int | None = None
+    train_length: int | None = None
     steps: int | None = None
     minutes: float | None = None
     epochs: float = 1.0
@@ -94,6 +96,9 @@ class Settings:
         _require(0 <= self.warmup < 1, "warmup", "must lie in 0..1 (a share of the budget)")
         _require(self.steps is None or self.minutes is None, "minutes", "and steps exclude each other; give one")
         _require(self.max_length is None or self.max_length >= 16, "max_length", "must be at least 16 tokens")
+        _require(self.train_length is None or self.train_length >= 16, "train_length", "must be at least 16 tokens")
+        longer = self.train_length and self.max_length and self.train_length > self.max_length
+        _require(not longer, "train_length", "must not be above max_length")
         for key in ("r", "alpha"):
             _require(self.lora is None or getattr(self.lora, key) >= 1, f"lora.{key}", "must be at least 1")
         micro = self.micro_batch

@@ -58,6 +58,7 @@ def train(settings: Settings, resume: bool = False, report: Callable[[float, dic
     prompt = prompt_of(resolved, settings.prompt)
     prompt = replace(prompt, max_length=settings.max_length) if settings.max_length else prompt
     bound = prompt.bind(tokenizer)
+    short = replace(prompt, max_length=settings.train_length).bind(tokenizer) if settings.train_length else bound
     device = pick_device(settings.device)
     bf16 = pick_dtype(settings.dtype, device) == torch.bfloat16
     torch.manual_seed(settings.seed)
@@ -71,7 +72,7 @@ def train(settings: Settings, resume: bool = False, report: Callable[[float, dic
         model.gradient_checkpointing_enable()
         model.enable_input_require_grads()  # else an adapter over frozen embeddings would get no gradient
     dev = Dev(dev_groups, bound.prompt, tokenizer, bf16) if dev_groups else None
-    stage = _stage(settings, groups, bound, model, dev, run, bf16)
+    stage = _stage(settings, groups, short, model, dev, run, bf16)
     save = _saver(settings, run, bound, resolved)
     trainer = StageTrainer(stage, settings, model, bf16, save, getattr(settings, "updates", 1))
     _show(trainer, report)

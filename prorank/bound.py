@@ -1,0 +1,224 @@
+"""A prompt joined with a tokenizer: from (query, document, instruction) to ids.
+
+Hard fact: ids are joined from separately tokenised segments and only the document is cut (an over-long query is capped at its
+share first), so the words that ask for the answer always survive. Each cut is counted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .errors import PromptError
+from .template import SLOT, bounds, quoted, split
+
+if TYPE_CHECKING:
+    from .prompt import Prompt
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One prompt as ids.
+
+    `ids`: the whole prompt. `document_start`, `document_end`: where the document segment stands in it; all before
+    `document_start` depends on the query alone. `document_cut`, `query_cut`: tokens left out of each.
+    """
+
+    ids: list[int]
+    document_start: int
+    document_end: int
+    document_cut: int = 0
+    query_cut: int = 0
+
+
+@dataclass
+class Cuts:
+    """How many prompts were built, and in how many of them the document or the query was cut."""
+
+    total: int = 0
+    documents: int = 0
+    queries: int = 0
+
+    def count(self, encoded: Encoded) -> None:
+        self.total += 1
+        self.documents += encoded.document_cut > 0
+        self.queries += encoded.query_cut > 0
+
+    def __str__(self) -> str:
+        return f"{self.documents} of {self.total} documents cut, {self.queries} queries cut"
+
+
+@dataclass
+class BoundPrompt:
+    """A prompt whose template is resolved for one tokenizer. `prompt` is what gets saved with a checkpoint."""
+
+    prompt: Prompt
+    tokenizer: Any
+    max_positions: int | None = None
+    segments: list[str] = field(init=False)
+    answer_ids: tuple[int, int] = field(init=False)  # (not relevant, relevant)
+
+    def __post_init__(self) -> None:
+        template = self.prompt.template
+        self.segments = list(template) if isinstance(template, tuple) else [s for s in split(template) if s]
+        self._open, self._close = bounds(self.tokenizer)
+        self._document_at = next(i for i, s in enumerate(self.segments) if "{document}" in s)
+        self._query_at = next(i for i, s in enumerate(self.segments) if "{query}" in s)
+        self.repeats = sum(s.count("{query}") for s in self.segments)
+        self._literal = {i: self._tokens(s) for i, s in enumerate(self.segments) if not SLOT.search(s)}
+        self._fixed = sum(len(ids) for ids in self._literal.values())
+        self._max = self._content_room()
+        self.answer_ids = tuple(self._answer_id(answer) for answer in self.prompt.answers)
+        if self.answer_ids[0] == self.answer_ids[1]:
+            raise PromptError(f"this tokenizer has one token for both answers {self.prompt.answers}; choose others (key 'answers')")
+
+    def encode(self, query: str, document: str, instruction: str | None = None) -> Encoded:
+        """Ids of one prompt. `instruction` None means the prompt's default, "" none at all."""
+        return self.encode_many(query, [document], instruction)[0]
+
+    def encode_many(self, query: str, documents: list[str], instruction: str | None = None) -> list[Encoded]:
+        """Ids of one query with each document; the query's part is tokenised once."""
+        head, query_cut, used, limit = self._head(query, instruction)
+        tail, again = self._tail(query, limit)
+        room = self._max - used - again
+        pieces = self._batch([self.segments[self._document_at].replace("{document}", d) for d in documents])
+        out = []
+        for piece in pieces:
+            kept = piece[:room]
+            ids = head + kept + tail
+            out.append(Encoded(ids, len(head), len(head) + len(kept), len(piece) - len(kept), query_cut))
+        return out
+
+    def render(self, query: str, document: str, instruction: str | None = None) -> str:
+        """The prompt as text, nothing cut."""
+        values = {"query": query, "document": document, "instruction": self._instruction(instruction)}
+        return "".join(SLOT.sub(lambda m: values[m.group(1)], s) for s in self.segments)
+
+    def chat_template(self) -> str:
+        """A Jinja chat template for messages of roles system (an instruction), query, document: this prompt as other libraries
+        read it (sentence-transformers maps a pair to those roles)."""
+        pick = (
+            "{{%- set ns = namespace(system=none, query='', document='') -%}}"
+            "{{%- for m in messages -%}}{{%- set c = m['content'] if m['content'] is string else m['content'][0]['text'] -%}}"
+            "{{%- if m['role'] == 'system' -%}}{{%- set ns.system = c -%}}{{%- elif m['role'] == 'document' -%}}"
+            "{{%- set ns.document = c -%}}{{%- else -%}}{{%- set ns.query = c -%}}{{%- endif -%}}{{%- endfor -%}}"
+        ).format()
+        before, after = self._instruction_frame()
+        default = self._instruction(None)
+        slots = {
+            "query": "{{ ns.query }}",
+            "document": "{{ ns.document }}",
+            "instruction": "{%- if ns.system -%}{{ " + quoted(before) + " + ns.system + " + quoted(after)
+            + " }}{%- else -%}{{ " + quoted(default) + " }}{%- endif -%}",
+        }
+        out = []
+        for segment in self.segments:
+            for part in split(segment):
+                found = SLOT.fullmatch(part)
+                out.append(slots[found.group(1)] if found else "{{ " + quoted(part) + " }}")
+        return pick + "".join(out)
+
+    @property
+    def longest(self) -> int:
+        """The longest prompt in tokens, template included."""
+        whole = self.prompt.max_length
+        if self.prompt.lengths == "content":
+            whole += self._fixed - len(self._separator())
+        return min(whole, self.max_positions or whole)
+
+    def _content_room(self) -> int:
+        """Tokens that instruction, query and document may take together."""
+        room = self.longest - self._fixed
+        if room < 8:
+            raise PromptError(
+                f"max_length {self.prompt.max_length} leaves {room} tokens beside the prompt's own {self._fixed}; raise max_length"
+            )
+        return room
+
+    def _separator(self) -> list[int]:
+        """Fixed ids between query and document, which count as content in the released models' rule."""
+        return [t for i in range(self._query_at + 1, self._document_at) for t in self._literal.get(i, [])]
+
+    def _head(self, query: str, instruction: str | None) -> tuple[list[int], int, int, int]:
+        """Ids before the document, tokens cut from the query, tokens of content used, the query's limit."""
+        head, used, cut, limit = [], 0, 0, 0
+        for i in range(self._document_at):
+            if i in self._literal:
+                head += self._literal[i]
+                continue
+            ids = self._fill(self.segments[i], query, instruction)
+            if "{query}" in self.segments[i]:
+                limit = self._query_limit(used)
+                cut = max(0, len(ids) - limit)
+                ids = ids[:limit]
+            elif used + len(ids) > self._max - 8:
+                raise PromptError(
+                    f"the instruction takes {len(ids)} tokens and leaves no room in max_length {self.prompt.max_length}; "
+                    "shorten it or raise max_length"
+                )
+            head += ids
+            used += len(ids)
+        return head, cut, used, limit
+
+    def _tail(self, query: str, limit: int) -> tuple[list[int], int]:
+        """Ids after the document, and how many of them repeat the query, which is capped as in the head."""
+        tail, again = [], 0
+        for i in range(self._document_at + 1, len(self.segments)):
+            if i in self._literal:
+                tail += self._literal[i]
+                continue
+            ids = self._fill(self.segments[i], query, None)[:limit]
+            tail += ids
+            again += len(ids)
+        return tail, again
+
+    def _query_limit(self, used: int) -> int:
+        """Most tokens of one occurrence of the query, with `used` taken by the instruction; all occurrences share `query_share`."""
+        content = self.prompt.lengths == "content"
+        # The released models' rule counts the separator, and caps instruction and query as one piece.
+        whole = self._max + len(self._separator()) if content else self.prompt.max_length
+        cap = int(whole * self.prompt.query_share) // self.repeats
+        return cap if content else max(1, min(cap, (self._max - used) // (2 * self.repeats)))
+
+    def _fill(self, segment: str, query: str, instruction: str | None) -> list[int]:
+        """Ids of a segment with slots. The instruction's own frame may hold special tokens; what users wrote may not."""
+        if segment == "{instruction}":
+            value = self.prompt.instruction if instruction is None else instruction
+            before, after = self._instruction_frame()
+            return self._tokens(before) + self._batch([value])[0] + self._tokens(after) if value else []
+        values = {"query": query, "instruction": self._instruction(instruction)}
+        return self._batch([SLOT.sub(lambda m: values[m.group(1)], segment)])[0]
+
+    def _instruction(self, instruction: str | None) -> str:
+        value = self.prompt.instruction if instruction is None else instruction
+        before, after = self._instruction_frame()
+        return before + value + after if value else ""
+
+    def _instruction_frame(self) -> tuple[str, str]:
+        text = self.prompt.instruction_format.replace("{open}", self._open).replace("{close}", self._close)
+        before, _, after = text.partition("{instruction}")
+        return before, after
+
+    def _answer_id(self, answer: str) -> int:
+        """The answer's one token after the prompt's last segment. Raises PromptError if it is not one."""
+        tail = self.segments[-1]
+        if SLOT.search(tail):
+            tail = ""
+        before, both = self._tokens(tail), self._tokens(tail + answer)
+        got = both[len(before):] if both[: len(before)] == before else self._tokens(answer)
+        if len(got) != 1:
+            shown = self.tokenizer.convert_ids_to_tokens(got)
+            raise PromptError(
+                f"answer {answer!r} is {len(got)} tokens {shown} under this tokenizer; choose answers that are one token each "
+                f"after {tail[-20:]!r} (prompt key 'answers', for instance [\"0\", \"1\"] or [\"no\", \"yes\"])"
+            )
+        return got[0]
+
+    def _tokens(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) if text else []
+
+    def _batch(self, texts: list[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        options = {"split_special_tokens": True} if self.prompt.split_special else {}
+        return self.tokenizer(texts, add_special_tokens=False, verbose=False, **options)["input_ids"]
