@@ -88,7 +88,7 @@ def mine(
     """
     if not 0 <= skip_top < depth or negatives < 1 or (max_ratio is not None and max_ratio <= 0) or not 0 <= random <= negatives:
         raise ConfigError(
-            "mine needs 0 <= skip_top < depth, negatives >= 1, max_ratio > 0 and 0 <= random <= negatives; "
+            "mine needs 0 <= skip_top < depth, negatives >= 1 and max_ratio > 0, 0 <= random <= negatives; "
             f"got skip_top {skip_top}, depth {depth}, negatives {negatives}, max_ratio {max_ratio}, random {random}"
         )
     collection.check_training()
