@@ -104,17 +104,19 @@ def test_training_goes_on_from_an_mxbai_prompt(tmp_path, toy_file, tiny_qwen2_di
     assert json.loads((folder / "prompt.json").read_text())["name"] == "mxbai"
 
 
-def test_training_may_read_less_than_the_checkpoint(tmp_path, toy_file, tiny_qwen2_dir):
-    tokens = {}
-    for length in (None, 81):
+def test_training_may_read_less_than_the_checkpoint(tmp_path, tiny_qwen2_dir):
+    data, tokens = tmp_path / "lists.jsonl", {}
+    lists = [{"query": f"tea {i}", "pos": ["tea and bread " * 20], "neg": ["horse and garden " * 20]} for i in range(24)]
+    data.write_text("".join(json.dumps(one) + "\n" for one in lists))
+    for length in (None, 96):
         out = tmp_path / str(length)
         changes = {"steps": 2, "dev_queries": 4, "max_length": 200, "train_length": length, "prompt": "echo"}
-        folder = run(out, toy_file, tiny_qwen2_dir, stage="score", list_size=2, **changes)
+        folder = run(out, data, tiny_qwen2_dir, stage="score", list_size=2, **changes)
         assert json.loads((folder / "prompt.json").read_text())["max_length"] == 200
         tokens[length] = max(line["tokens"] for line in read_metrics(out) if "tokens" in line)
-    assert tokens[81] <= 2 * 81 and tokens[81] < tokens[None]
+    assert tokens[96] <= 2 * 96 and tokens[96] < tokens[None]
     with pytest.raises(ConfigError, match="key .train_length. must not be above max_length"):
-        run(tmp_path / "x", toy_file, tiny_qwen2_dir, stage="score", max_length=72, train_length=96)
+        run(tmp_path / "x", data, tiny_qwen2_dir, stage="score", max_length=72, train_length=96)
 
 
 def test_length_of_the_run_does_not_change_what_a_step_sees(toy_file, tiny_llama_dir, tmp_path):
