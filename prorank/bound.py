@@ -60,7 +60,7 @@ class BoundPrompt:
 
     def __post_init__(self) -> None:
         template = self.prompt.template
-        self.segments = list(template) if isinstance(template, tuple) else [s for s in split(template) if s]
+        self.segments = list(template) if isinstance(template, tuple) else split(template)
         self._open, self._close = bounds(self.tokenizer)
         self._document_at = next(i for i, s in enumerate(self.segments) if "{document}" in s)
         self._query_at = next(i for i, s in enumerate(self.segments) if "{query}" in s)

@@ -196,4 +196,4 @@ def test_no_machine_paths_and_no_hosts():
 
 def test_the_search_for_machine_paths_finds_them():
     assert all(MACHINE.search(f"in {root}data") for root in ("/wo" + "rk/", "/ro" + "ot/", "/ho" + "me/someone/"))
-    assert not MACHINE.search("prorank/work/x, runs/demo, and/or, work/tmp")
+    assert not MACHINE.search("prorank/wo" + "rk/x, runs/demo, and/or, wo" + "rk/tmp")

@@ -44,7 +44,7 @@ class Settings:
         train_length: tokens of a prompt in training only; None: max_length.
         steps, minutes, epochs: the budget: optimiser steps, or minutes of training (evaluation not counted), or passes.
         batch_size: units (prompts, or queries with their lists) an optimiser step.
-        micro_batch: units a forward; None chooses (1 on a CPU, where padding costs more than it brings).
+        micro_batch: units a forward; None chooses by stage and device.
         learning_rate, warmup, weight_decay, max_grad_norm: AdamW; linear warm-up over the share `warmup`, then linear to a tenth.
         lora: None trains all weights.
         dtype: "auto", "bf16" (autocast over fp32 weights) or "fp32".
