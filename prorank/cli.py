@@ -182,7 +182,7 @@ def evaluate(
 
 @app.command()
 def demo(
-    minutes: Annotated[float, typer.Option(help="Minutes of training, both stages together.")] = 9.0,
+    minutes: Annotated[float, typer.Option(help="Minutes of training, both stages together.")] = 10.0,
     out: Annotated[Path, typer.Option(help="Folder of the demo's runs and report.")] = Path("runs/demo"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew instead of going on.")] = False,
     seed: Annotated[int, typer.Option()] = 0,

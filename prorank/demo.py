@@ -23,7 +23,7 @@ from .train.run import is_done, train
 
 LENGTH, TRAIN_LENGTH = 256, 144  # tokens of a prompt: short ones buy steps, and what was learnt holds for longer ones
 PROMPT = "echo"
-CANDIDATES, QUERIES = 20, 60
+CANDIDATES, QUERIES, DEV = 20, 50, 20  # texts a tag, tags of the test, lists of a look during training
 ROWS = ("BM25", "zero-shot", "query likelihood", "warm-up only", "both stages")
 
 
@@ -77,7 +77,7 @@ def settings(minutes: float, out: Path, lists: dict[str, Path], seed: int) -> tu
     # Short lists and many steps: what the budget buys is steps, and the order begins to move after some thirty of them.
     lists4 = {"learning_rate": 1e-4, "batch_size": 4, "micro_batch": 4, "list_size": 4, "loss": {"softmax": 1.0, "bce": 0.1}}
     fine = Score(
-        base=str(out / "warmup"), out=str(out / "score"), minutes=minutes - first, evals=3, save_every=50, **lists4, **common
+        base=str(out / "warmup"), out=str(out / "score"), minutes=minutes - first, evals=2, save_every=50, **lists4, **common
     )
     return warm, fine
 
@@ -98,7 +98,7 @@ def _lists(paths: SemanlinkPaths, part: str, out: Path, seed: int) -> Path:
     if not path.is_file():
         groups, _ = mine(read_beir(getattr(paths, part), part), negatives=12, seed=seed, random=8 if part == "train" else 0)
         if part == "dev":  # a quick look during training
-            groups = groups[:40]
+            groups = groups[:DEV]
         write_groups(path, groups)
     return path
 
