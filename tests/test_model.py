@@ -18,13 +18,11 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaForSequenceClassification
 
-from prorank import model as module
+from prorank import sources as module
 from prorank.errors import ModelError
 from prorank.model import (
     body,
     cast_weights,
-    convert_gguf,
-    fetch_package,
     freeze_head_fp32,
     load_model,
     load_tokenizer,
@@ -35,6 +33,7 @@ from prorank.model import (
     weight_hash,
 )
 from prorank.prompt import Prompt
+from prorank.sources import convert_gguf, fetch_package
 from tests.tiny import byte_tokenizer, save_tiny, tiny_llama, tiny_qwen2
 
 CPU = torch.device("cpu")
