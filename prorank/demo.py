@@ -75,7 +75,7 @@ def settings(minutes: float, out: Path, lists: dict[str, Path], seed: int) -> tu
     quick = {"evals": 1, "save_every": 0, "learning_rate": 1e-5, "log_every": 1}
     warm = Warmup(base=BUILT_IN, out=str(out / "warmup"), minutes=first, **quick, **common)
     # Short lists and many steps: what the budget buys is steps, and the order begins to move after some thirty of them.
-    lists4 = {"learning_rate": 1e-4, "batch_size": 4, "micro_batch": 4, "list_size": 4, "loss": {"softmax": 1.0, "bce": 0.1}}
+    lists4 = {"learning_rate": 1e-4, "batch_size": 4, "list_size": 4, "loss": {"softmax": 1.0, "bce": 0.1}}
     fine = Score(
         base=str(out / "warmup"), out=str(out / "score"), minutes=minutes - first, evals=2, save_every=50, **lists4, **common
     )

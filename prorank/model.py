@@ -18,6 +18,7 @@ import torch
 
 from .errors import ModelError, nearest
 from .prompt import Prompt
+from .rank import flat
 from .sources import BUILT_IN, built_in, convert_gguf, first_line, from_hub
 
 log = logging.getLogger("prorank")
@@ -189,7 +190,9 @@ def load_model(
         if not train:
             model = model.merge_and_unload()
             cast_weights(model, dtype)
-    return model.to(device)
+    model = model.to(device)
+    flat.enable(model.get_base_model() if hasattr(model, "peft_config") else model)
+    return model
 
 
 def cast_weights(model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:

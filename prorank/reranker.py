@@ -21,6 +21,7 @@ from .errors import DataError, ModelError
 from .model import Resolved, load_model, load_tokenizer, pick_device, pick_dtype, prompt_of, resolve, weight_hash
 from .prompt import Cuts, Encoded, Prompt
 from .rank.batching import Batch, Pack, batches_of, collate, packs_of
+from .rank.flat import is_flat
 from .rank.likelihood import query_likelihood
 from .rank.pointwise import answer_rows, last_hidden, log_odds, vocabulary_of
 
@@ -227,10 +228,11 @@ class Reranker:
 
     def _batches(self, queries, documents, instruction, batch_size) -> Iterator[Batch]:
         """Batches over windows of queries, so that memory does not grow with their number."""
-        budget = 1024 if self.device.type == "cpu" else 16384  # tokens a forward
+        flat = is_flat(self.model)
+        budget = 16384 if self.device.type != "cpu" else 2048 if flat else 1024  # tokens a forward
         for window in self._windows(queries, documents, instruction, batch_size):
-            for some in batches_of(sorted(window, key=len, reverse=True), budget, batch_size):
-                yield collate(some, self.tokenizer.pad_token_id).to(self.device)
+            for some in batches_of(sorted(window, key=len, reverse=True), budget, batch_size, flat):
+                yield collate(some, self.tokenizer.pad_token_id, flat).to(self.device)
 
     def _windows(self, queries, documents, instruction, batch_size) -> Iterator[list[Pack]]:
         window, first, held = [], 0, 0
@@ -238,8 +240,8 @@ class Reranker:
             for at in range(0, len(some), 1024):
                 prompts = self._encode(query, some[at : at + 1024], instruction)
                 owners = range(first + at, first + at + len(prompts))
-                # Attention over a pack costs its length squared; on a CPU short packs win (measured with 256 to 1,024 tokens).
-                most = 320 if self.device.type == "cpu" else 1024
+                # With a mask, attention over a pack costs its length squared: on a CPU short packs win.
+                most = 2048 if is_flat(self.model) else 320 if self.device.type == "cpu" else 1024
                 window += packs_of(prompts, owners, most, batch_size or 16)
                 held += len(prompts)
                 if held >= 1024:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
 
 import torch
 
 from ..prompt import Encoded
+from .flat import spans_of
 
 
 @dataclass(frozen=True)
@@ -30,19 +33,20 @@ class Pack:
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows for one forward. `input_ids`, `position_ids` [B, L]; `mask` [B, 1, L, L], True where attention may look;
-    `rows`, `columns` [N]: where the N answers stand; `owners`: whose they are."""
+    """One forward: `inputs` of the model, and where the N answers stand.
 
-    input_ids: torch.Tensor
-    position_ids: torch.Tensor
-    mask: torch.Tensor
+    `inputs`: `input_ids`, `position_ids` [B, L], and `attention_mask` [B, 1, L, L], True where attention may look, or `spans`
+    (B = 1, see `flat`). `rows`, `columns` [N]: the answers' places; `owners`: whose they are.
+    """
+
+    inputs: dict[str, Any]
     rows: torch.Tensor
     columns: torch.Tensor
     owners: list[int]
 
     def to(self, device: torch.device) -> "Batch":
-        moved = (t.to(device, non_blocking=True) for t in (self.input_ids, self.position_ids, self.mask, self.rows, self.columns))
-        return Batch(*moved, self.owners)
+        inputs = {k: v.to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v for k, v in self.inputs.items()}
+        return Batch(inputs, self.rows.to(device, non_blocking=True), self.columns.to(device, non_blocking=True), self.owners)
 
 
 def pack(prompts: Sequence[Encoded], owners: Sequence[int], share: bool = True) -> Pack:
@@ -74,13 +78,14 @@ def packs_of(prompts: Sequence[Encoded], owners: Sequence[int], most_tokens: int
         yield pack([prompts[j] for j in some], [owners[j] for j in some])
 
 
-def batches_of(packs: Iterable[Pack], most_tokens: int, most: int | None = None) -> Iterator[list[Pack]]:
-    """Lists of packs with a padded area within `most_tokens`, at most `most` prompts; sort by length first to waste little."""
+def batches_of(packs: Iterable[Pack], most_tokens: int, most: int | None = None, flat: bool = False) -> Iterator[list[Pack]]:
+    """Lists of packs with an area within `most_tokens`, at most `most` prompts. The area is padded unless `flat`: then sort by
+    length first to waste little."""
     some: list[Pack] = []
     for one in packs:
-        longest = max([len(one), *map(len, some)])
+        area = sum(map(len, [*some, one])) if flat else max(map(len, [*some, one])) * (len(some) + 1)
         full = most is not None and sum(len(p.owners) for p in [*some, one]) > most
-        if some and (full or longest * (len(some) + 1) > most_tokens):
+        if some and (full or area > most_tokens):
             yield some
             some = []
         some.append(one)
@@ -88,20 +93,26 @@ def batches_of(packs: Iterable[Pack], most_tokens: int, most: int | None = None)
         yield some
 
 
-def collate(packs: Sequence[Pack], pad: int) -> Batch:
-    """Pad packs on the right and build the attention mask."""
+def collate(packs: Sequence[Pack], pad: int, flat: bool = False) -> Batch:
+    """Packs as one forward: end to end in one row if `flat`, else a row each, padded on the right, with a mask."""
+    owners = [owner for p in packs for owner in p.owners]
+    if flat:
+        return _end_to_end(packs, owners)
     longest = max(map(len, packs))
     fill = lambda rows, value: torch.tensor([row + [value] * (longest - len(row)) for row in rows])  # noqa: E731
     segments = fill([p.segments for p in packs], -1)  # padding is a segment of its own, so no row of the softmax is empty
     here, there = segments[:, :, None], segments[:, None, :]
     mask = ((there == 0) | (here == there)) & torch.ones(longest, longest, dtype=torch.bool).tril()
-    answers = [(row, column) for row, p in enumerate(packs) for column in p.answers]
-    rows, columns = torch.tensor(answers).T
-    return Batch(
-        fill([p.ids for p in packs], pad),
-        fill([p.positions for p in packs], 0),
-        mask[:, None],
-        rows,
-        columns,
-        [owner for p in packs for owner in p.owners],
-    )
+    rows, columns = torch.tensor([(row, column) for row, p in enumerate(packs) for column in p.answers]).T
+    ids, positions = fill([p.ids for p in packs], pad), fill([p.positions for p in packs], 0)
+    return Batch({"input_ids": ids, "position_ids": positions, "attention_mask": mask[:, None]}, rows, columns, owners)
+
+
+def _end_to_end(packs: Sequence[Pack], owners: list[int]) -> Batch:
+    begins = accumulate([0, *map(len, packs)])
+    columns = torch.tensor([begin + answer for begin, p in zip(begins, packs) for answer in p.answers])
+    ids, positions = (torch.tensor([[x for p in packs for x in getattr(p, name)]]) for name in ("ids", "positions"))
+    # A mask of four dimensions is taken as it is, so none is built; attention goes by the spans.
+    none = torch.empty(1, 1, 1, 1)
+    inputs = {"input_ids": ids, "position_ids": positions, "attention_mask": none, "spans": spans_of(packs)}
+    return Batch(inputs, torch.zeros_like(columns), columns, owners)

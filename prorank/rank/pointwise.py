@@ -18,7 +18,7 @@ BENDING = {"final_logit_softcapping": None, "logit_scale": None, "logits_scaling
 def last_hidden(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
     """Last hidden states [N, H] at the answer positions, in the model's dtype."""
     inner, _ = body(model)
-    out = inner(input_ids=batch.input_ids, attention_mask=batch.mask, position_ids=batch.position_ids, use_cache=False)
+    out = inner(**batch.inputs, use_cache=False)
     return out.last_hidden_state[batch.rows, batch.columns]
 
 
@@ -44,13 +44,7 @@ def log_odds(hidden: torch.Tensor, rows: torch.Tensor, bias: torch.Tensor) -> to
 def vocabulary_logits(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
     """Logits [N, V] fp32 at the answer positions, through the model's own forward (so DDP, FSDP and adapters take part)."""
     keep, where = torch.unique(batch.columns, return_inverse=True)
-    out = model(
-        input_ids=batch.input_ids,
-        attention_mask=batch.mask,
-        position_ids=batch.position_ids,
-        logits_to_keep=keep,
-        use_cache=False,
-    )
+    out = model(**batch.inputs, logits_to_keep=keep, use_cache=False)
     return out.logits[batch.rows, where].float()
 
 

@@ -32,7 +32,7 @@ LONG_RUN = 1_000_000  # steps of a run that is bounded by minutes
 class Stage(Protocol):
     """What a stage brings: its units in order, and the loss of some of them.
 
-    `cpu_units`: units a forward on a CPU, about 1,000 tokens: fewer spend their time casting weights, more on padding.
+    `cpu_units`: units a forward on a CPU, 1,000 tokens and more: fewer spend their time casting weights.
     """
 
     cpu_units: int

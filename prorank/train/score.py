@@ -14,6 +14,7 @@ from ..data.examples import Group, sample_lists
 from ..errors import DataError
 from ..prompt import BoundPrompt
 from ..rank.batching import Pack, collate, pack
+from ..rank.flat import is_flat
 from ..rank.pointwise import vocabulary_logits
 from .config import Score
 from .dev import Dev
@@ -52,7 +53,7 @@ class ScoreStage:
         dev: dev set, or None.
     """
 
-    cpu_units = 2
+    cpu_units = 4
 
     def __init__(self, groups: list[Group], bound: BoundPrompt, settings: Score, dev: Dev | None) -> None:
         self.groups = usable(groups, settings)
@@ -76,7 +77,7 @@ class ScoreStage:
     def loss(self, model: torch.nn.Module, units: list[Unit]) -> tuple[torch.Tensor, dict[str, float]]:
         """Mean loss over queries and what it was made of."""
         device = next(model.parameters()).device
-        batch = collate([u.pack for u in units], self.bound.tokenizer.pad_token_id).to(device)
+        batch = collate([u.pack for u in units], self.bound.tokenizer.pad_token_id, is_flat(model)).to(device)
         logits = vocabulary_logits(model, batch)  # [N, V], N documents of all units
         no, yes = self.bound.answer_ids
         scores = (logits[:, yes] - logits[:, no]).split([len(u.grades) for u in units])

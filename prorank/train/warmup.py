@@ -17,6 +17,7 @@ from ..data.examples import Group, balanced_pairs
 from ..model import cast_weights, freeze_head_fp32
 from ..prompt import BoundPrompt, Encoded
 from ..rank.batching import collate, pack
+from ..rank.flat import is_flat
 from ..rank.pointwise import vocabulary_logits
 from .config import Warmup
 from .dev import Dev
@@ -86,8 +87,8 @@ class WarmupStage:
     def loss(self, model: torch.nn.Module, units: list[Unit]) -> tuple[torch.Tensor, dict[str, float]]:
         """Mean loss over prompts and what it was made of."""
         device = next(model.parameters()).device
-        batch = collate([pack([u.prompt], [i], share=False) for i, u in enumerate(units)], self.bound.tokenizer.pad_token_id)
-        batch = batch.to(device)
+        packs = [pack([u.prompt], [i], share=False) for i, u in enumerate(units)]
+        batch = collate(packs, self.bound.tokenizer.pad_token_id, is_flat(model)).to(device)
         logits = vocabulary_logits(model, batch)  # [B, V]
         labels = torch.tensor([u.label for u in units], device=device)
         log_p = class_log_probs(logits, labels, self.bound.answer_ids, self.near)  # [B, 4]
@@ -153,7 +154,7 @@ class WarmupStage:
         """Logits [B, V] of the policy as it was before the stage; kept when the data are small enough to come again."""
         missing = [u.row for u in units if u.row not in self._known]
         if not missing:
-            return torch.stack([self._known[u.row] for u in units]).to(batch.input_ids.device).float()
+            return torch.stack([self._known[u.row] for u in units]).to(batch.rows.device).float()
         with torch.no_grad():
             if self.reference is not None:
                 logits = vocabulary_logits(self.reference, batch)
