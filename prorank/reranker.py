@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,24 +20,10 @@ from .errors import DataError, ModelError
 from .model import Resolved, load_model, load_tokenizer, pick_device, pick_dtype, prompt_of, resolve, weight_hash
 from .prompt import Cuts, Encoded, Prompt
 from .rank.batching import Batch, Pack, batches_of, collate, packs_of
+from .rank.documents import Document, Hit, check_lists, document_text, hits, holds_many, sequence
 from .rank.flat import is_flat
 from .rank.likelihood import query_likelihood
 from .rank.pointwise import answer_rows, last_hidden, log_odds, vocabulary_of
-
-Document = str | dict
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One document of a ranking: its place in the input, its score (log-odds), and the document as it was given."""
-
-    index: int
-    score: float
-    document: Document
-
-    @property
-    def text(self) -> str:
-        return document_text(self.document)
 
 
 @dataclass(frozen=True)
@@ -143,16 +128,16 @@ class Reranker:
         """`rank` for many queries, each with its own documents; batches are shared among them."""
         if top_k is not None and top_k < 1:
             raise DataError(f"top_k must be at least 1, not {top_k}; leave it out to get all documents")
-        lists = [list(some) if _holds_many(some) else some for some in _sequence(documents, "documents")]
-        _check(queries, lists)
+        lists = [list(some) if holds_many(some) else some for some in sequence(documents, "documents")]
+        check_lists(queries, lists)
         with _progress(show_progress, sum(map(len, lists))) as progress:
             scores = self.score_lists(list(queries), lists, instruction, batch_size, progress)
-        return [_hits(some, row, top_k, min_score) for some, row in zip(lists, scores)]
+        return [hits(some, row, top_k, min_score) for some, row in zip(lists, scores)]
 
     def score(self, pairs: Sequence[tuple[str, Document]], instruction: str | None = None) -> np.ndarray:
         """Log-odds fp32 [n] of (query, document) pairs, in input order."""
         where: dict[str, list[int]] = {}
-        for i, pair in enumerate(_sequence(pairs, "pairs")):
+        for i, pair in enumerate(sequence(pairs, "pairs")):
             if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not isinstance(pair[0], str):
                 raise DataError(f"pair {i} is {str(pair)[:80]!r}; expected (query, document)")
             where.setdefault(pair[0], []).append(i)
@@ -171,7 +156,7 @@ class Reranker:
         progress: Callable[[int], None] | None = None,
     ) -> list[np.ndarray]:
         """Log-odds of each query's documents: one fp32 array a query, in input order. `progress(n)` hears of n more scored."""
-        _check(queries, documents)
+        check_lists(queries, documents)
         if batch_size is not None and batch_size < 1:
             raise DataError(f"batch_size must be at least 1, not {batch_size}; leave it out to choose by tokens")
         out = [np.empty(len(some), np.float32) for some in documents]
@@ -195,7 +180,7 @@ class Reranker:
         self, queries: Sequence[str], documents: Sequence[Sequence[Document]], progress: Callable[[int], None] | None = None
     ) -> list[np.ndarray]:
         """Query likelihood under the same weights, see `rank.likelihood`: one fp32 array a query."""
-        _check(queries, documents)
+        check_lists(queries, documents)
         texts = [[document_text(d) for d in some] for some in documents]
         return query_likelihood(self.model, self.tokenizer, queries, texts, self.prompt.longest, progress)
 
@@ -210,7 +195,7 @@ class Reranker:
 
     def diagnose(self, queries: Sequence[str], documents: Sequence[Sequence[Document]]) -> Diagnosis:
         """Look at the answer position of every pair: see Diagnosis. Costs the full output matrix."""
-        _check(queries, documents)
+        check_lists(queries, documents)
         n = sum(map(len, documents))
         no, yes = self.prompt.answer_ids
         scores, mass = np.empty(n, np.float32), np.empty(n, np.float32)
@@ -256,43 +241,6 @@ class Reranker:
         for prompt in prompts:
             self.cuts.count(prompt)
         return prompts
-
-
-def document_text(document: Document) -> str:
-    """A string as it is; of a dict its title and text joined by a blank, as BEIR does. Raises DataError."""
-    if isinstance(document, str):
-        return document
-    if isinstance(document, dict) and isinstance(document.get("text"), str):
-        return f"{document.get('title') or ''} {document['text']}".strip()
-    raise DataError(f"a document must be a string or a dict with a string 'text', not {str(document)[:80]!r}")
-
-
-def _check(queries: Sequence[str], documents: Sequence[Sequence[Document]]) -> None:
-    if len(_sequence(queries, "queries")) != len(_sequence(documents, "documents")):
-        raise DataError(f"{len(queries)} queries but {len(documents)} lists of documents; give one list a query")
-    for i, query in enumerate(queries):
-        if not isinstance(query, str) or not query.strip():
-            raise DataError(f"query {i} is {query!r}; expected a text that is not empty")
-        for document in _sequence(documents[i], f"documents of query {i}"):
-            document_text(document)
-
-
-def _sequence(value: Any, what: str) -> Any:
-    """`value`, unless it is no list of things: a bare string or dict would pass for a list of letters or keys."""
-    if not _holds_many(value) or not hasattr(value, "__len__"):
-        raise DataError(f"{what} must be a list, not {type(value).__name__} {str(value)[:60]!r}")
-    return value
-
-
-def _holds_many(value: Any) -> bool:
-    return isinstance(value, Iterable) and not isinstance(value, (str, bytes, dict))
-
-
-def _hits(documents: Sequence[Document], scores: np.ndarray, top_k: int | None, min_score: float | None) -> list[Hit]:
-    order = np.argsort(-scores, kind="stable")
-    least = -math.inf if min_score is None else min_score
-    hits = [Hit(int(i), float(scores[i]), documents[i]) for i in order if scores[i] >= least]
-    return hits[:top_k]
 
 
 class _progress:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from prorank import demo
 from prorank.model import resolve
 from prorank.train.config import STAGES, Lora, load_settings
 from prorank.train.run import train
@@ -88,3 +89,12 @@ def test_recipes_run_one_after_the_other(base, request, tmp_path, toy_file):
         assert (folder / "adapter_config.json").is_file() == (base == "qwen2.5-1.5b")
         start = tmp_path / stage
     assert resolve(start).folder == tmp_path / "score" / "model"
+
+
+def test_the_demo_trains_by_the_shipped_recipes(tmp_path):
+    """What a user learns from the demo holds for the recipes: only budget, places and looks differ."""
+    own = {"base", "data", "dev", "out", "minutes", "steps", "epochs", "train_length", "evals", "save_every", "log_every"}
+    for used in demo.settings(10, tmp_path, {"train": tmp_path / "a", "dev": tmp_path / "b"}, seed=0):
+        recipe = load_settings(RECIPES / "smollm2-135m" / f"{used.stage}.yaml")
+        for field in {f.name for f in fields(recipe)} - own:
+            assert getattr(used, field) == getattr(recipe, field), field

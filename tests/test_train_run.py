@@ -16,12 +16,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from prorank.data.examples import Group
 from prorank.errors import ConfigError
 from prorank.reranker import Reranker
-from prorank.train.base import checkpoints
 from prorank.train.config import make_settings
+from prorank.train.course import checkpoints
 from prorank.train.curves import read_metrics
 from prorank.train.run import train
+from prorank.train.teacher import with_teacher
 
 COMMON = {"dtype": "fp32", "max_length": 96, "log_every": 1, "seed": 3}
 
@@ -95,6 +97,15 @@ def test_losses_and_teachers(loss, tmp_path, toy_file, tiny_qwen2_dir):
     lines = [line for line in read_metrics(tmp_path / "s") if "loss" in line]
     assert {f"loss_{name}" for name in loss} <= set(lines[0])
     assert (tmp_path / "s" / "teacher.json").is_file() == ("kl" in loss)
+
+
+def test_teacher_scores_are_kept_for_the_same_texts_only(tmp_path):
+    some = Group("tea", ("tea and bread", "horse"), (1.0, 0.0))
+    other = Group("horse", ("tea and bread", "horse"), (0.0, 1.0))
+    first, again = (with_teacher([some], "bm25", tmp_path, None, None, None)[0].teacher for _ in range(2))
+    assert first == again and first[0] > first[1]
+    changed = with_teacher([other], "bm25", tmp_path, None, None, None)[0].teacher
+    assert changed[1] > changed[0]
 
 
 def test_training_goes_on_from_an_mxbai_prompt(tmp_path, toy_file, tiny_qwen2_dir):

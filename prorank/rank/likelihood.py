@@ -6,11 +6,16 @@ Hard fact: it needs no labels and no training, and for a small base model it is 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional as F
+
+from .batching import Pack, collate
+from .flat import is_flat
+from .pointwise import vocabulary_logits
 
 
 def query_likelihood(
@@ -46,13 +51,12 @@ def _ids(tokenizer: Any, query: str, document: str, max_length: int) -> tuple[li
 
 
 def _mean_log_probs(model: torch.nn.Module, rows: list[tuple[list[int], int]]) -> np.ndarray:
-    device = next(model.parameters()).device
-    longest, most = max(len(ids) for ids, _ in rows), max(n for _, n in rows)
-    # Padding on the left: then the query's tokens stand in the last columns of every row.
-    ids = torch.tensor([[0] * (longest - len(ids)) + ids for ids, _ in rows], device=device)
-    mask = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids, _ in rows], device=device)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    out = model(input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=most + 1, use_cache=False)
-    logits = out.logits[:, :-1].float()  # [B, most, V] predicts the last `most` tokens
-    losses = F.cross_entropy(logits.flatten(0, 1), ids[:, -most:].flatten(), reduction="none").view(len(rows), most)
-    return np.array([-float(losses[i, most - n :].mean()) for i, (_, n) in enumerate(rows)], np.float32)
+    packs = [Pack(ids, list(range(len(ids))), [1] * len(ids), [len(ids) - 1], [i]) for i, (ids, _) in enumerate(rows)]
+    batch = collate(packs, 0, is_flat(model)).to(next(model.parameters()).device)
+    sizes = [n for _, n in rows]
+    lengths, before = (torch.tensor(x, device=batch.rows.device) for x in (sizes, [i - n for n in sizes for i in range(n)]))
+    # The tokens before the query's, which predict them: [sum of sizes] places.
+    row, column = batch.rows.repeat_interleave(lengths), batch.columns.repeat_interleave(lengths) + before
+    logits = vocabulary_logits(model, replace(batch, rows=row, columns=column))
+    losses = F.cross_entropy(logits, batch.inputs["input_ids"][row, column + 1], reduction="none")
+    return np.array([-float(some.mean()) for some in losses.split(sizes)], np.float32)

@@ -11,21 +11,19 @@ import io
 import json
 import os
 import shutil
-import time
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from ..errors import ConfigError, ModelError
-from ..files import atomic_file
-from ..model import freeze_head_fp32
+from ..model import freeze_head_fp32, without_bars
 from .config import Settings
+from .course import COMPLETE, Clock, Milestones, checkpoints, cut_metrics
 
-COMPLETE = "complete"  # written last into a checkpoint folder: one without it is half-written and skipped
 LONG_RUN = 1_000_000  # steps of a run that is bounded by minutes
 
 
@@ -179,7 +177,7 @@ class StageTrainer(Trainer):
             return  # the old policy of a half-used batch lives in memory only
         step = f"checkpoint-{self.state.global_step}"
         staging = self.run / ".saving"
-        with self.clock.paused():
+        with self.clock.paused(), without_bars():
             shutil.rmtree(staging, ignore_errors=True)
             self._get_output_dir = lambda *_, **__: str(staging)
             self._save_checkpoint(self.model, None)
@@ -218,67 +216,6 @@ class StageTrainer(Trainer):
         self.clock.start()
         with contextlib.redirect_stdout(io.StringIO()):
             self.train(resume_from_checkpoint=str(last) if last else None)
-
-
-class Clock:
-    """Minutes of training, with pauses for evaluation and saving left out, and what was spent before a resume put in."""
-
-    def __init__(self, budget: float | None) -> None:
-        self.budget, self.spent, self.began = budget, 0.0, None
-
-    def start(self) -> None:
-        self.began = time.monotonic()
-
-    def minutes(self) -> float:
-        running = time.monotonic() - self.began if self.began is not None else 0.0
-        return (self.spent + running) / 60
-
-    @contextlib.contextmanager
-    def paused(self):
-        self.spent, self.began = self.minutes() * 60, None
-        yield
-        self.start()
-
-
-class Milestones(TrainerCallback):
-    """Evaluations evenly spaced over the budget, checkpoints every `save_every` steps, the end of a budget in minutes."""
-
-    def __init__(self, trainer: StageTrainer) -> None:
-        self.trainer, self.evaluated, self.interrupted = trainer, None, False
-
-    def on_train_begin(self, args, state, control, **_):
-        self.evaluated = self._milestone(state.global_step)
-
-    def on_step_end(self, args, state, control, **_):
-        trainer, settings = self.trainer, self.trainer.settings
-        spent = trainer.progress(state.global_step)
-        if spent >= 1 or self.interrupted:
-            control.should_training_stop = True
-        if settings.evals and self._milestone(state.global_step) > self.evaluated:
-            self.evaluated = self._milestone(state.global_step)
-            trainer.measure()
-        if self.interrupted or (settings.save_every and state.global_step % settings.save_every == 0):
-            trainer.checkpoint()
-
-    def _milestone(self, step: int) -> int:
-        return int(self.trainer.progress(step) * self.trainer.settings.evals + 1e-9)
-
-
-def checkpoints(run: Path) -> list[Path]:
-    """Whole checkpoints of a run folder, oldest first."""
-    whole = [folder for folder in Path(run).glob("checkpoint-*") if (folder / COMPLETE).is_file()]
-    return sorted(whole, key=lambda folder: int(folder.name.split("-")[1]))
-
-
-def cut_metrics(path: Path, step: int) -> None:
-    """Drop the lines after `step`, which will be written again, and a last line that a kill left unfinished."""
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        with contextlib.suppress(ValueError):
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-    with atomic_file(path) as handle:
-        handle.writelines(kept)
 
 
 def _total_steps(settings: Settings, units: int, repeat: int) -> int:

@@ -180,7 +180,7 @@ class _interrupt:
     """Ctrl-C once: finish the step, write a checkpoint, stop. Twice: stop at once."""
 
     def __init__(self, trainer: Any) -> None:
-        from .base import Milestones
+        from .course import Milestones
 
         self.milestones = next(c for c in trainer.callback_handler.callbacks if isinstance(c, Milestones))
 

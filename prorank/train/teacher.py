@@ -5,6 +5,7 @@ Hard fact: query likelihood needs no labels, and as a ranker the untrained base 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,14 +28,15 @@ def with_teacher(
     if teacher == "data":
         check_given(groups)
         return groups
-    kept, size = run / "teacher.json", [len(g.documents) for g in groups]
+    kept = run / "teacher.json"
+    texts = hashlib.sha256(json.dumps([(g.query, g.documents) for g in groups]).encode()).hexdigest()
     if kept.is_file():
         stored = json.loads(kept.read_text(encoding="utf-8"))
-        if stored["teacher"] == teacher and [len(row) for row in stored["scores"]] == size:
+        if (stored["teacher"], stored.get("texts")) == (teacher, texts):
             return _join(groups, stored["scores"])
     scores = _compute(groups, teacher, model, tokenizer, progress)
     with atomic_file(kept) as handle:
-        json.dump({"teacher": teacher, "scores": scores}, handle)
+        json.dump({"teacher": teacher, "texts": texts, "scores": scores}, handle)
     return _join(groups, scores)
 
 
@@ -71,7 +73,7 @@ def _bm25(groups: list[Group]) -> Scores:
 
 
 def _bi_encoder(groups: list[Group], folder: str) -> Scores:
-    with extra("test"):
+    with extra("teacher"):
         from sentence_transformers import SentenceTransformer
     encoder = SentenceTransformer(folder, local_files_only=True)
     texts = sorted({t for g in groups for t in (g.query, *g.documents)})

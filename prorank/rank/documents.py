@@ -1,0 +1,70 @@
+"""What goes into a ranking and comes out of it: documents, their checks, hits.
+
+Hard fact: a document comes back in its hit as it was given, a dict with all its keys; only `title` and `text` are read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError
+
+Document = str | dict
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One document of a ranking: its place in the input, its score (log-odds), and the document as it was given."""
+
+    index: int
+    score: float
+    document: Document
+
+    @property
+    def text(self) -> str:
+        return document_text(self.document)
+
+
+def document_text(document: Document) -> str:
+    """A string as it is; of a dict its title and text joined by a blank, as BEIR does. Raises DataError."""
+    if isinstance(document, str):
+        return document
+    if isinstance(document, dict) and isinstance(document.get("text"), str):
+        return f"{document.get('title') or ''} {document['text']}".strip()
+    raise DataError(f"a document must be a string or a dict with a string 'text', not {str(document)[:80]!r}")
+
+
+def check_lists(queries: Sequence[str], documents: Sequence[Sequence[Document]]) -> None:
+    """Raise DataError unless every query is a text and has a list of documents."""
+    if len(sequence(queries, "queries")) != len(sequence(documents, "documents")):
+        raise DataError(f"{len(queries)} queries but {len(documents)} lists of documents; give one list a query")
+    for i, query in enumerate(queries):
+        if not isinstance(query, str) or not query.strip():
+            raise DataError(f"query {i} is {query!r}; expected a text that is not empty")
+        for document in sequence(documents[i], f"documents of query {i}"):
+            document_text(document)
+
+
+def sequence(value: Any, what: str) -> Any:
+    """`value`, unless it is no list of things: a bare string or dict would pass for a list of letters or keys."""
+    if not holds_many(value) or not hasattr(value, "__len__"):
+        raise DataError(f"{what} must be a list, not {type(value).__name__} {str(value)[:60]!r}")
+    return value
+
+
+def holds_many(value: Any) -> bool:
+    """Whether it can be gone through and is no text or mapping."""
+    return isinstance(value, Iterable) and not isinstance(value, (str, bytes, dict))
+
+
+def hits(documents: Sequence[Document], scores: np.ndarray, top_k: int | None, min_score: float | None) -> list[Hit]:
+    """The documents best first (equal scores in input order), at most `top_k`, none below `min_score`."""
+    order = np.argsort(-scores, kind="stable")
+    least = -math.inf if min_score is None else min_score
+    found = [Hit(int(i), float(scores[i]), documents[i]) for i in order if scores[i] >= least]
+    return found[:top_k]

@@ -1,0 +1,79 @@
+"""The course of a run: its clock, when it measures and saves, and which checkpoints are whole.
+
+Hard fact: evaluation and saving are not counted in a budget of minutes, and a checkpoint counts only with its mark, written last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from ..files import atomic_file
+
+COMPLETE = "complete"  # written last into a checkpoint folder: one without it is half-written and skipped
+
+
+class Clock:
+    """Minutes of training, with pauses for evaluation and saving left out, and what was spent before a resume put in."""
+
+    def __init__(self, budget: float | None) -> None:
+        self.budget, self.spent, self.began = budget, 0.0, None
+
+    def start(self) -> None:
+        self.began = time.monotonic()
+
+    def minutes(self) -> float:
+        running = time.monotonic() - self.began if self.began is not None else 0.0
+        return (self.spent + running) / 60
+
+    @contextlib.contextmanager
+    def paused(self):
+        self.spent, self.began = self.minutes() * 60, None
+        yield
+        self.start()
+
+
+class Milestones(TrainerCallback):
+    """Evaluations evenly spaced over the budget, checkpoints every `save_every` steps, the end of a budget in minutes."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer, self.evaluated, self.interrupted = trainer, None, False
+
+    def on_train_begin(self, args, state, control, **_):
+        self.evaluated = self._milestone(state.global_step)
+
+    def on_step_end(self, args, state, control, **_):
+        trainer, settings = self.trainer, self.trainer.settings
+        spent = trainer.progress(state.global_step)
+        if spent >= 1 or self.interrupted:
+            control.should_training_stop = True
+        if settings.evals and self._milestone(state.global_step) > self.evaluated:
+            self.evaluated = self._milestone(state.global_step)
+            trainer.measure()
+        if self.interrupted or (settings.save_every and state.global_step % settings.save_every == 0):
+            trainer.checkpoint()
+
+    def _milestone(self, step: int) -> int:
+        return int(self.trainer.progress(step) * self.trainer.settings.evals + 1e-9)
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """Whole checkpoints of a run folder, oldest first."""
+    whole = [folder for folder in Path(run).glob("checkpoint-*") if (folder / COMPLETE).is_file()]
+    return sorted(whole, key=lambda folder: int(folder.name.split("-")[1]))
+
+
+def cut_metrics(path: Path, step: int) -> None:
+    """Drop the lines after `step`, which will be written again, and a last line that a kill left unfinished."""
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        with contextlib.suppress(ValueError):
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+    with atomic_file(path) as handle:
+        handle.writelines(kept)
