@@ -23,6 +23,7 @@ from prorank.data.formats import read_groups, write_groups
 from prorank.data.negatives import mine
 from prorank.evaluate import evaluate
 from prorank.evaluate.report import bars, show
+from prorank.evaluate.significance import holm, randomisation_test
 from prorank.model import BUILT_IN
 from prorank.prompt import Prompt
 from prorank.reranker import Reranker
@@ -88,6 +89,7 @@ def arm(name: str, minutes: float, out: Path, files: tuple[Path, Path], seed: in
 
 def tables(data: Path, out: Path, length: int, top_k: int, limit: int | None, seed: int) -> None:
     """Evaluate the untrained base and all arms: the dev sets' judged pools, then the protocol lists."""
+
     def load(folder: str, name: str) -> Any:
         own = {} if folder != BUILT_IN else {"prompt": Prompt.preset("echo", max_length=length)}
         reranker = Reranker(folder, max_length=length, **own)
@@ -102,8 +104,21 @@ def tables(data: Path, out: Path, length: int, top_k: int, limit: int | None, se
         protocol = evaluate(
             [data / n for n in PROTOCOL], systems, run="protocol", out=out / "protocol", progress=progress, **common
         )
-    show(dev)
-    show(protocol)
+    for report in (dev, protocol):
+        show(report)
+        compare(report.values)
+
+
+def compare(values: dict[str, dict[str, dict[str, dict[str, float]]]], measure: str = "nDCG@10") -> None:
+    """Print the first arm against the others over the queries of all collections together; p by Holm."""
+    pooled = {name: [v for one in values.values() for v in one[name][measure].values()] for name in ("zero-shot", *ARMS)}
+    first, *others = ARMS
+    others = ["zero-shot", *others]
+    adjusted = holm([randomisation_test(pooled[first], pooled[name]) for name in others])
+    print(f"{first}, {measure} over {len(pooled[first])} queries: {sum(pooled[first]) / len(pooled[first]):.4f}")
+    for name, p in zip(others, adjusted):
+        mean = sum(pooled[name]) / len(pooled[name])
+        print(f"  against {name} ({mean:.4f}): {sum(pooled[first]) / len(pooled[first]) - mean:+.4f}, p {p:.4f} (Holm)")
 
 
 def main() -> None:

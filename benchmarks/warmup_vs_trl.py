@@ -17,22 +17,20 @@ import argparse
 import gc
 import json
 import os
-import platform
 import random
-import subprocess
 import sys
 import tempfile
 import time
 import warnings
 from collections import Counter
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
 import transformers
+from common import machine, say
 
 from prorank.data.examples import Group
 from prorank.model import Resolved, load_model, load_tokenizer, pick_device, pick_dtype, resolve
@@ -116,9 +114,7 @@ def probe(outcome: Outcome, keep_gradients: bool) -> Any:
     return Probe()
 
 
-def train_ours(
-    task: Task, bf16: bool, out: str, force: float = 0.0, gradients: bool = False, exact: bool = False
-) -> Outcome:
+def train_ours(task: Task, bf16: bool, out: str, force: float = 0.0, gradients: bool = False, exact: bool = False) -> Outcome:
     """One pass over the task's prompts with the sampled (or the exact) advantage."""
     settings = Warmup(
         out=out, data="-", steps=len(task.rows) // task.batch + gradients, batch_size=task.batch, evals=0, save_every=0,
@@ -146,9 +142,7 @@ def reward_function(task: Task) -> Any:
     return reward
 
 
-def train_trl(
-    task: Task, bf16: bool, out: str, samples: dict[str, list[int]] | None = None, defaults: bool = False
-) -> Outcome:
+def train_trl(task: Task, bf16: bool, out: str, samples: dict[str, list[int]] | None = None, defaults: bool = False) -> Outcome:
     """The same pass with TRL; `samples` (rendered prompt -> tokens) replace its own draws, and gradients are kept then.
 
     `defaults` changes nothing but what a run on one token must have: max_completion_length 1, no files, no CUDA.
@@ -224,23 +218,6 @@ def compare_gradients(task: Task, folder: Path) -> dict[str, float]:
         raise SystemExit("the gradient is zero: no group has unequal rewards, so nothing was compared")
     worst = max(apart[name] / norms[name] for name in norms if norms[name] > 1e-6 * total)
     return {"norm": total, "relative": sum(a**2 for a in apart.values()) ** 0.5 / total, "worst_tensor": worst}
-
-
-def machine() -> dict[str, Any]:
-    """Where and with what the figures were made."""
-    processor = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").is_file():
-        names = [x for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")]
-        processor = names[0].split(":", 1)[1].strip() if names else processor
-    here = Path(__file__).resolve().parent
-    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True)
-    packages = {name: version(name) for name in ("torch", "transformers", "trl")}
-    cores = {"cores": os.cpu_count(), "threads": torch.get_num_threads()}
-    return {"processor": processor, **cores, **packages, "commit": git.stdout.strip() if git.returncode == 0 else None}
-
-
-def say(text: str) -> None:
-    print(time.strftime("%H:%M:%S"), text, file=sys.stderr, flush=True)
 
 
 def speeds(task: Task, bf16: bool, folder: Path, default_prompts: int) -> dict[str, dict[str, float]]:
@@ -319,7 +296,7 @@ def main() -> None:
         gradients = compare_gradients(task, Path(folder))
         gc.collect()
         found = speeds(task, bf16, Path(folder), options.default_prompts)
-    facts = {**vars(options), "dtype": "bf16 autocast" if bf16 else "fp32", **machine()}
+    facts = {**vars(options), "dtype": "bf16 autocast" if bf16 else "fp32", **machine("trl")}
     facts["mean_prompt_tokens"] = sum(map(len, task.ids)) / len(task.ids)
     sys.exit(0 if show(found, gradients, facts) else 1)
 

@@ -137,7 +137,7 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
     named = {"fp32": torch.float32, "float32": torch.float32, "bf16": torch.bfloat16, "bfloat16": torch.bfloat16}
     if dtype != "auto":
         if dtype not in named:
-            raise ModelError(f"unknown dtype '{dtype}'{nearest(dtype, [*named, 'auto'])}")
+            raise ModelError(f"unknown dtype '{dtype}'{nearest(dtype, [*named, 'auto', 'int8'])}")
         return named[dtype]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32

@@ -21,16 +21,17 @@ KINDS = ("llama", "qwen2", "qwen3", "mistral", "smollm3")
 class Spans:
     """How prompts lie in a row of T tokens. `lengths`: tokens of each prompt, its shared prefix included, G in all;
     `gather` [G]: where in the row these tokens stand, prompt after prompt; `back` [T]: where in `gather` each token of the row
-    stands (a shared one at its first)."""
+    stands (a shared one at its first); `packs`: (first row, tokens of the prefix, where each prompt ends within the pack)."""
 
     gather: torch.Tensor
     back: torch.Tensor
     lengths: list[int]
+    packs: list[tuple[int, int, list[int]]]
 
 
 def spans_of(packs: list[Any]) -> Spans:
     """The spans of packs (see `batching.Pack`) laid end to end."""
-    gather, back, lengths, row = [], [], [], 0
+    gather, back, lengths, places, row = [], [], [], [], 0
     for pack in packs:
         start = pack.segments.count(0)
         prefix = range(row, row + start)
@@ -41,8 +42,9 @@ def spans_of(packs: list[Any]) -> Spans:
             gather += [*prefix, *range(row + begin, row + answer + 1)]
             lengths.append(start + answer + 1 - begin)
             begin = answer + 1
+        places.append((row, start, [answer + 1 for answer in pack.answers]))
         row += len(pack)
-    return Spans(torch.tensor(gather), torch.tensor(back), lengths)
+    return Spans(torch.tensor(gather), torch.tensor(back), lengths, places)
 
 
 def enable(model: torch.nn.Module) -> None:

@@ -154,10 +154,13 @@ class StageTrainer(Trainer):
         return (loss, None) if return_outputs else loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Add the step's figures averaged since the last line, and units a second, to what the Trainer logs."""
+        """Add the step's figures averaged since the last line, and the speed, to what the Trainer logs."""
         if self._count and "loss" in logs:
             logs = {**logs, **{key: value / self._count for key, value in self._sums.items()}}
             logs["units_per_second"] = self._count * self.micro / max(1e-9, self.clock.minutes() * 60 - self._seen)
+            for key in ("documents", "tokens"):
+                if key in logs:
+                    logs[f"{key}_per_second"] = logs[key] * logs["units_per_second"]
             self._sums, self._count, self._seen = {}, 0, self.clock.minutes() * 60
         logs = {key: value for key, value in logs.items() if not key.startswith(("train_", "total_flos", "epoch"))}
         if logs:

@@ -155,6 +155,7 @@ class Score(Settings):
         keep_answers: weight of -log(p("0") + p("1")), which holds the form the warm-up taught.
         teacher: for `kl`: "data" (scores in the data), "query-likelihood", "bm25", "bi-encoder:FOLDER".
         teacher_temperature: divides teacher scores before their softmax.
+        plain: the step as other trainers make it, each prompt a padded row with the query of its own; to compare speed.
     """
 
     stage: str = "score"
@@ -165,6 +166,7 @@ class Score(Settings):
     keep_answers: float = 0.1
     teacher: str | None = None
     teacher_temperature: float = 1.0
+    plain: bool = False
 
     def check(self) -> None:
         super().check()

@@ -32,15 +32,15 @@ def usable(groups: list[Group], settings: Score) -> list[Group]:
 
 @dataclass(frozen=True)
 class Unit:
-    """One query's documents as a pack; `grades` and `teacher` [n] in the same order."""
+    """One query's documents as a pack (a pack each in the plain step); `grades` and `teacher` [n] in the same order."""
 
-    pack: Pack
+    packs: list[Pack]
     grades: tuple[float, ...]
     teacher: tuple[float, ...] | None
 
     @property
     def length(self) -> int:
-        return len(self.pack)
+        return sum(map(len, self.packs))
 
 
 class ScoreStage:
@@ -72,12 +72,14 @@ class ScoreStage:
             self._pass = (epoch, sample_lists(self.groups, self.settings.list_size, self.settings.seed, epoch))
         group = self._pass[1][row]
         prompts = self.bound.encode_many(group.query, list(group.documents))
-        return Unit(pack(prompts, range(len(prompts))), tuple(group.labels), group.teacher)
+        packs = [pack([p], [0], share=False) for p in prompts] if self.settings.plain else [pack(prompts, range(len(prompts)))]
+        return Unit(packs, tuple(group.labels), group.teacher)
 
     def loss(self, model: torch.nn.Module, units: list[Unit]) -> tuple[torch.Tensor, dict[str, float]]:
         """Mean loss over queries and what it was made of."""
         device = next(model.parameters()).device
-        batch = collate([u.pack for u in units], self.bound.tokenizer.pad_token_id, is_flat(model)).to(device)
+        packs, flat = [p for u in units for p in u.packs], is_flat(model) and not self.settings.plain
+        batch = collate(packs, self.bound.tokenizer.pad_token_id, flat).to(device)
         logits = vocabulary_logits(model, batch)  # [N, V], N documents of all units
         no, yes = self.bound.answer_ids
         scores = (logits[:, yes] - logits[:, no]).split([len(u.grades) for u in units])
@@ -103,7 +105,7 @@ class ScoreStage:
             "top1": sum(top) / len(top),
             "format_rate": float(((best == no) | (best == yes)).float().mean()),
             "documents": sum(len(u.grades) for u in units) / len(units),
-            "tokens": sum(len(u.pack) for u in units) / len(units),
+            "tokens": sum(u.length for u in units) / len(units),
         }
 
     def evaluate(self, model: torch.nn.Module) -> dict[str, float]:

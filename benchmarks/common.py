@@ -1,0 +1,121 @@
+"""What the speed benchmarks share: the machine, real lists to score, the matrix-product ceiling.
+
+Hard fact: the ceiling is measured in the same run, with the model's own matrix shapes, so a share of it says how much a better
+program could still gain on this machine, whatever a data sheet says.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Lists:
+    """A collection's queries with their first-stage documents and labels, in first-stage order."""
+
+    name: str
+    queries: list[str]
+    documents: list[list[str]]
+    labels: list[list[int]]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.documents))
+
+
+def real_lists(name: str, queries: int, documents: int) -> Lists:
+    """The first queries of a collection under PRORANK_DATA with BM25's first documents. Exits where the data is missing."""
+    from prorank.evaluate.candidates import Options, prepare
+
+    if "PRORANK_DATA" not in os.environ:
+        raise SystemExit("set PRORANK_DATA to the folder of the collections")
+    folder = Path(os.environ["PRORANK_DATA"]) / name
+    run = "run.bm25.txt" if (folder / "run.bm25.txt").is_file() else None
+    task = prepare(folder, Options(run=run, top_k=documents, limit=queries))
+    heads = [task.head(query, documents)[0] for query in task.queries]
+    texts = [[task.text(d) for d in head] for head in heads]
+    labels = [[task.qrels[query].get(d, 0) for d in head] for query, head in zip(task.queries, heads)]
+    return Lists(name, [task.collection.queries[q] for q in task.queries], texts, labels)
+
+
+def ndcg(labels: Sequence[int], scores: Sequence[float], k: int = 10) -> float:
+    """nDCG@k of one list against the best order of that same list; ties keep its order."""
+    import ir_measures
+
+    names = [f"{i:05}" for i in range(len(labels))]
+    order = sorted(range(len(labels)), key=lambda i: -scores[i])
+    run = [ir_measures.ScoredDoc("q", names[i], float(-rank)) for rank, i in enumerate(order)]
+    qrels = [ir_measures.Qrel("q", n, label) for n, label in zip(names, labels)]
+    return ir_measures.calc_aggregate([ir_measures.nDCG @ k], qrels, run)[ir_measures.nDCG @ k]
+
+
+def median_seconds(work: Callable[[], Any], times: int = 7) -> float:
+    work()
+    found = []
+    for _ in range(times):
+        begin = time.perf_counter()
+        work()
+        found.append(time.perf_counter() - begin)
+    return statistics.median(found)
+
+
+def layer_flops(model: torch.nn.Module) -> int:
+    """Floating point operations of the layers' matrix products for one token (attention and output matrix left out)."""
+    from prorank.model import body
+
+    parts = [m for layer in body(model)[0].layers for m in layer.modules() if isinstance(m, torch.nn.Linear)]
+    return sum(2 * m.weight.numel() for m in parts)
+
+
+def ceiling(model: torch.nn.Module, rows: int = 2048) -> float:
+    """Floating point operations a second of the layers' matrix products alone, one after the other on `rows` tokens."""
+    from prorank.model import body
+
+    shapes = [tuple(m.weight.shape) for m in body(model)[0].layers[0].modules() if isinstance(m, torch.nn.Linear)]
+    with torch.inference_mode():
+        device = next(model.parameters()).device
+        random = lambda *shape: torch.randn(shape, device=device).to(model.dtype)  # noqa: E731
+        work = [(random(rows, inputs), random(outputs, inputs)) for outputs, inputs in shapes]
+
+        def products() -> None:
+            for x, weight in work:
+                torch.nn.functional.linear(x, weight)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+
+        return sum(2 * rows * a * b for a, b in shapes) / median_seconds(products, 25)
+
+
+def machine(*packages: str) -> dict[str, Any]:
+    """Where and with what the figures were made."""
+    processor = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").is_file():
+        names = [x for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")]
+        processor = names[0].split(":", 1)[1].strip() if names else processor
+    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).resolve().parent, capture_output=True, text=True)
+    facts = {"processor": processor, "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    if torch.cuda.is_available():
+        facts["gpu"] = torch.cuda.get_device_name()
+    return facts | {p: _version(p) for p in ("torch", "transformers", *packages)} | {"commit": git.stdout.strip() or None}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def say(text: str) -> None:
+    print(time.strftime("%H:%M:%S"), text, file=sys.stderr, flush=True)

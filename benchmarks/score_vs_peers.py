@@ -1,0 +1,309 @@
+"""Scoring speed: ours against sentence-transformers and mxbai-rerank, one checkpoint, the same lists, in one run.
+
+Hard fact: every system runs in a process of its own that waits while another works; all take a query in turn, so what the machine
+does meanwhile meets them alike, and a ratio is the median over queries.
+
+    python benchmarks/score_vs_peers.py --peers-python PEERS/bin/python            # 20 x 100 documents of dl19, then of scifact
+    python benchmarks/score_vs_peers.py --only ours st-bf16 --queries 5            # some of them
+    python benchmarks/score_vs_peers.py --device cuda --only fp32 bf16 st-bf16 ours  # on a GPU
+
+PEERS is an environment of its own, because mxbai-rerank 0.1.6 fails on transformers 5:
+
+    python -m venv PEERS && PEERS/bin/pip install torch mxbai-rerank==0.1.6 'transformers==4.57.*'
+
+Prints documents/s, tokens a pair, Kendall's tau with the scores of fp32, nDCG@10, the share of the machine's matrix-product
+ceiling, and one JSON line. Needs PRORANK_DATA.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# Whose scores are the truth under each prompt: transformers in fp32 without padding, and mxbai-rerank, which runs in fp32.
+TRUTH = {"prorank": "fp32", "mxbai": "mxbai-rerank"}
+# name: (prompt, what it is)
+SYSTEMS = {
+    "fp32": ("prorank", "transformers fp32, one by one"),
+    "bf16": ("prorank", "transformers bf16, batches of 32"),
+    "st-fp32": ("prorank", "sentence-transformers fp32"),
+    "st-bf16": ("prorank", "sentence-transformers bf16"),
+    "ours": ("prorank", "ours"),
+    "ours-compiled": ("prorank", "ours, compiled"),
+    "ours-int8": ("prorank", "ours, int8, compiled"),
+    "mxbai-rerank": ("mxbai", "mxbai-rerank as it installs"),
+    "ours-mxbai": ("mxbai", "ours, preset mxbai"),
+}
+Score = Callable[[str, list[str]], Any]
+
+
+# ------------------------------------------------------------------ the systems, each in its process
+
+
+def plain(folder: str, device: str, dtype: str, batch: int) -> Score:
+    """transformers as its documentation shows it: render, pad on the left, keep the last position's logits."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from prorank.model import load_tokenizer, prompt_of, resolve
+
+    resolved = resolve(folder)
+    tokenizer = load_tokenizer(resolved)
+    bound = prompt_of(resolved).bind(tokenizer)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval().to(device)
+    no, yes = bound.answer_ids
+
+    @torch.inference_mode()
+    def score(query: str, documents: list[str]) -> Any:
+        ids = [p.ids for p in bound.encode_many(query, documents)]
+        order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
+        out = [0.0] * len(ids)
+        for at in range(0, len(ids), batch):
+            some = order[at : at + batch]
+            given = tokenizer.pad({"input_ids": [ids[i] for i in some]}, return_tensors="pt").to(device)
+            logits = model(**given, logits_to_keep=1).logits[:, -1].float()
+            for i, value in zip(some, (logits[:, yes] - logits[:, no]).tolist()):
+                out[i] = value
+        return out
+
+    return score
+
+
+def cross_encoder(folder: str, device: str, dtype: str) -> Score:
+    import torch
+    from sentence_transformers import CrossEncoder
+
+    model = CrossEncoder(folder, device=device, model_kwargs={"dtype": getattr(torch, dtype)})
+    return lambda query, documents: model.predict([(query, d) for d in documents], batch_size=32, show_progress_bar=False)
+
+
+def ours(folder: str, device: str, prompt: str | None = None, **more: Any) -> Score:
+    from prorank import Reranker
+
+    reranker = Reranker(folder, device=device, prompt=prompt, **more)
+    return lambda query, documents: reranker.score_lists([query], [documents])[0]
+
+
+def mxbai(folder: str, device: str) -> Score:
+    from mxbai_rerank import MxbaiRerankV2
+
+    model = MxbaiRerankV2(folder, device=device, max_length=512)
+
+    def score(query: str, documents: list[str]) -> Any:
+        found = model.rank(query, documents, top_k=len(documents), sort=False, return_documents=False)
+        return [hit.score for hit in sorted(found, key=lambda hit: hit.index)]
+
+    return score
+
+
+def make(name: str, folder: str, device: str) -> Score:
+    return {
+        "fp32": lambda: plain(folder, device, "float32", 1),
+        "bf16": lambda: plain(folder, device, "bfloat16", 32),
+        "st-fp32": lambda: cross_encoder(folder, device, "float32"),
+        "st-bf16": lambda: cross_encoder(folder, device, "bfloat16"),
+        "ours": lambda: ours(folder, device),
+        "ours-compiled": lambda: ours(folder, device, compile=True),
+        "ours-int8": lambda: ours(folder, device, dtype="int8", compile=True),
+        "mxbai-rerank": lambda: mxbai(folder, device),
+        "ours-mxbai": lambda: ours(folder, device, prompt="mxbai", max_length=512),
+    }[name]()
+
+
+def work(name: str, folder: str, device: str, threads: int) -> None:
+    """Answer lines of JSON (query, documents) on stdin with lines (seconds, scores) on stdout."""
+    import torch
+
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print must not mix with the answers
+    torch.set_num_threads(threads)
+    score = make(name, folder, device)
+    for line in sys.stdin:
+        task = json.loads(line)
+        begin = time.perf_counter()
+        found = score(task["query"], task["documents"])
+        seconds = time.perf_counter() - begin
+        print(json.dumps({"seconds": seconds, "scores": [float(x) for x in found]}), file=answers, flush=True)
+
+
+# ------------------------------------------------------------------ the run
+
+
+class Worker:
+    """One system in its own process."""
+
+    def __init__(self, name: str, python: str, folder: str, device: str, threads: int) -> None:
+        settings = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
+        command = [python, __file__, "--work", name, "--checkpoint", folder, "--device", device, "--threads", str(threads)]
+        self.name = name
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=settings)
+
+    def ask(self, query: str, documents: list[str]) -> dict[str, Any]:
+        assert self.process.stdin and self.process.stdout
+        print(json.dumps({"query": query, "documents": documents}), file=self.process.stdin, flush=True)
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.name} died, see above")
+        return json.loads(line)
+
+
+def checkpoints(model: str, folder: Path) -> dict[str, str]:
+    """One set of weights in folders that each system reads: by prompt, and one that transformers 4 can read."""
+    import torch
+
+    from prorank.model import load_model, load_tokenizer, resolve
+    from prorank.prompt import Prompt
+    from prorank.saving import save_checkpoint
+
+    resolved = resolve(model)
+    loaded = load_model(resolved, torch.bfloat16, torch.device("cpu"))
+    bound = Prompt.preset("prorank", max_length=512).bind(load_tokenizer(resolved))
+    save_checkpoint(folder / "prorank", loaded, bound)
+    save_checkpoint(folder / "old", loaded, bound)
+    config = folder / "old" / "tokenizer_config.json"
+    plain = json.loads(config.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    config.write_text(json.dumps({k: v for k, v in plain.items() if k not in ("extra_special_tokens", "backend")}))
+    return {"mxbai-rerank": str(folder / "old"), "": str(folder / "prorank")}
+
+
+def tokens_a_pair(folder: str, prompt: str, lists: Any) -> float:
+    from prorank.model import load_tokenizer, resolve
+    from prorank.prompt import Prompt
+
+    bound = Prompt.preset(prompt, max_length=512).bind(load_tokenizer(resolve(folder)))
+    counts = [len(p.ids) for q, some in zip(lists.queries, lists.documents) for p in bound.encode_many(q, some)]
+    return sum(counts) / len(counts)
+
+
+def measure(lists: Any, workers: list[Worker]) -> dict[str, dict[str, Any]]:
+    """Seconds and scores of every system for each query, systems in turn."""
+    from common import say
+
+    found: dict[str, dict[str, Any]] = {w.name: {"seconds": [], "scores": []} for w in workers}
+    for worker in workers:  # the first call pays for loading and warming up
+        say(f"{lists.name}: {worker.name} is ready after {worker.ask(lists.queries[0], lists.documents[0][:20])['seconds']:.1f} s")
+    for number, (query, documents) in enumerate(zip(lists.queries, lists.documents), 1):
+        for worker in workers:
+            answer = worker.ask(query, documents)
+            found[worker.name]["seconds"].append(answer["seconds"])
+            found[worker.name]["scores"].append(answer["scores"])
+        say(f"{lists.name}: query {number} of {len(lists.queries)}")
+    return found
+
+
+def summary(lists: Any, found: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Documents/s, and agreement with fp32 transformers where it took part."""
+    from common import ndcg
+    from scipy.stats import kendalltau
+
+    rows: dict[str, dict[str, float]] = {}
+    for name, one in found.items():
+        speeds = [len(d) / s for d, s in zip(lists.documents, one["seconds"])]
+        rows[name] = {"documents_per_second": statistics.median(speeds)}
+        rows[name]["ndcg@10"] = statistics.mean(map(ndcg, lists.labels, one["scores"]))
+        truth = found.get(TRUTH[SYSTEMS[name][0]])
+        if truth:
+            taus = [kendalltau(a, b).statistic for a, b in zip(one["scores"], truth["scores"])]
+            rows[name]["tau"] = statistics.mean(taus)
+    return rows
+
+
+def ratio(lists: Any, found: dict[str, dict[str, Any]], name: str, other: str) -> float:
+    """How many times as fast `name` is, the median over queries."""
+    return statistics.median(b / a for a, b in zip(found[name]["seconds"], found[other]["seconds"]))
+
+
+def show(name: str, rows: dict[str, dict[str, float]], ratios: dict[str, float], share: dict[str, float]) -> None:
+    print(f"\n{name:<34}{'docs/s':>8}{'tokens':>8}{'tau':>8}{'nDCG@10':>9}{'ceiling':>9}")
+    for key, row in rows.items():
+        tau = f"{row['tau']:.4f}" if "tau" in row else "–"
+        part = f"{100 * share[key]:.0f} %" if key in share else "–"
+        print(
+            f"{SYSTEMS[key][1]:<34}{row['documents_per_second']:>8.2f}{row['tokens']:>8.0f}{tau:>8}{row['ndcg@10']:>9.4f}{part:>9}"
+        )
+    for key, value in ratios.items():
+        print(f"{key}: {value:.2f} times")
+
+
+PAIRS = (
+    *(("ours", name) for name in ("st-bf16", "st-fp32", "mxbai-rerank")),
+    *(("ours-compiled", name) for name in ("st-bf16", "mxbai-rerank", "ours")),
+    *(("ours-int8", name) for name in ("ours", "ours-compiled")),
+    ("ours-mxbai", "mxbai-rerank"),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="smollm2-135m", help="checkpoint whose weights all systems run")
+    parser.add_argument("--data", nargs="*", default=["dl19", "scifact"], help="collections under PRORANK_DATA")
+    parser.add_argument("--queries", type=int, default=20)
+    parser.add_argument("--documents", type=int, default=100, help="documents a query")
+    parser.add_argument("--only", nargs="*", choices=list(SYSTEMS), help="some of the systems")
+    parser.add_argument("--peers-python", help="python of an environment with mxbai-rerank 0.1.6 and transformers 4.57")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda; on cuda leave int8 out with --only")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--work", help=argparse.SUPPRESS)
+    parser.add_argument("--checkpoint", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.work:
+        work(options.work, options.checkpoint, options.device, options.threads)
+        return
+    from common import machine, real_lists
+
+    names = options.only or [n for n in SYSTEMS if n != "mxbai-rerank" or options.peers_python]
+    if "mxbai-rerank" in names and not options.peers_python:
+        raise SystemExit("mxbai-rerank needs --peers-python, see the head of this file")
+    everything: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        folders = checkpoints(options.model, Path(folder))
+        lists = [real_lists(name, options.queries, options.documents) for name in options.data]
+        pythons = {"mxbai-rerank": options.peers_python}
+        at = options.device, options.threads
+        workers = [Worker(n, pythons.get(n) or sys.executable, folders.get(n, folders[""]), *at) for n in names]
+        for one in lists:
+            found = measure(one, workers)
+            rows = summary(one, found)
+            for name, row in rows.items():
+                row["tokens"] = tokens_a_pair(folders[""], SYSTEMS[name][0], one)
+            ratios = {f"{a} / {b}": ratio(one, found, a, b) for a, b in PAIRS if a in found and b in found}
+            everything[one.name] = {"systems": rows, "ratios": ratios}
+        for worker in workers:
+            worker.process.stdin.close()  # type: ignore[union-attr]
+            worker.process.wait()
+        for one in lists:
+            share = shares(folders[""], one, everything[one.name]["systems"], options.device, options.threads)
+            everything[one.name]["ceiling"] = share
+            show(one.name, everything[one.name]["systems"], everything[one.name]["ratios"], share["shares"])
+            print(f"ceiling: {share['ceiling'] / 1e9:.0f} Gflop/s of the layers' matrix products in bf16")
+    print("\n" + json.dumps({**everything, **vars(options), **machine("sentence-transformers")}))
+
+
+def shares(folder: str, lists: Any, rows: dict[str, dict[str, float]], device: str, threads: int) -> dict[str, Any]:
+    """The ceiling, and what share of it ours reaches: matrix products of the tokens it computes (a shared prefix counts once
+    a pack) a second."""
+    import torch
+    from common import ceiling, layer_flops
+
+    from prorank import Reranker
+
+    torch.set_num_threads(threads)
+    reranker = Reranker(folder, device=device)
+    packs = [p for window in reranker._windows(lists.queries, lists.documents, None, None) for p in window]
+    flops = layer_flops(reranker.model) * sum(map(len, packs)) / len(lists)
+    top = ceiling(reranker.model)
+    names = [n for n in ("ours", "ours-compiled") if n in rows]
+    return {"ceiling": top, "shares": {n: rows[n]["documents_per_second"] * flops / top for n in names}}
+
+
+if __name__ == "__main__":
+    main()

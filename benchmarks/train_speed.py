@@ -1,0 +1,103 @@
+"""Training speed of stage `score`: documents of a query behind one prefix and without padding, against the plain step.
+
+Hard fact: both arms see the same lists in the same order from the same weights, so their losses may differ by rounding only; the
+plain step is `plain: true`, each prompt a padded row with a copy of the query.
+
+    PRORANK_DATA=... python benchmarks/train_speed.py               # 50 steps each, scifact, about 25 minutes on two cores
+    PRORANK_DATA=... python benchmarks/train_speed.py --steps 10 --dtype fp32
+
+Prints documents/s and tokens/s of both, the ratio (median over steps, arms in turn) and how far the losses differ; one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from common import machine, say
+
+from prorank.data.beir import read_beir
+from prorank.data.negatives import mine
+from prorank.model import BUILT_IN, load_model, load_tokenizer, pick_device, pick_dtype, resolve
+from prorank.prompt import Prompt
+from prorank.train.config import Score
+from prorank.train.score import ScoreStage
+
+
+class Arm:
+    """One way of making the steps: its model, optimiser and stage."""
+
+    def __init__(self, name: str, options: argparse.Namespace, groups: list, plain: bool) -> None:
+        self.name, self.batch = name, options.batch
+        resolved = resolve(options.model)
+        self.device = pick_device(options.device)
+        self.half = pick_dtype(options.dtype, self.device) == torch.bfloat16
+        self.model = load_model(resolved, torch.float32, self.device).train()
+        bound = Prompt.preset(options.prompt, max_length=options.length).bind(load_tokenizer(resolved))
+        settings = Score(data="", out="", list_size=options.list_size, batch_size=options.batch, seed=options.seed, plain=plain)
+        self.stage = ScoreStage(groups, bound, settings, None)
+        self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=settings.learning_rate, fused=True)
+        self.seconds: list[float] = []
+        self.losses: list[float] = []
+        self.documents = self.tokens = 0.0
+
+    def step(self, number: int) -> None:
+        units = [self.stage.unit(number * self.batch + i) for i in range(self.batch)]
+        begin = time.perf_counter()
+        with torch.autocast(self.device.type, torch.bfloat16) if self.half else contextlib.nullcontext():
+            loss, figures = self.stage.loss(self.model, units)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        self.losses.append(float(loss.detach()))  # waits for the device
+        self.seconds.append(time.perf_counter() - begin)
+        self.documents += figures["documents"] * self.batch
+        self.tokens += figures["tokens"] * self.batch
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default=BUILT_IN)
+    parser.add_argument("--device")
+    parser.add_argument("--dtype", default="auto", choices=["auto", "bf16", "fp32"], help="bf16 means autocast")
+    parser.add_argument("--data", default="scifact", help="collection under PRORANK_DATA")
+    parser.add_argument("--prompt", default="prorank", help="preset")
+    parser.add_argument("--length", type=int, default=192, help="tokens of a prompt")
+    parser.add_argument("--list-size", type=int, default=6)
+    parser.add_argument("--batch", type=int, default=4, help="lists a step")
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if "PRORANK_DATA" not in os.environ:
+        raise SystemExit("set PRORANK_DATA to the folder of the collections")
+    collection = read_beir(Path(os.environ["PRORANK_DATA"]) / options.data, "train")
+    groups, _ = mine(collection, negatives=options.list_size - 1, seed=options.seed)
+    arms = [Arm("plain step", options, groups, True), Arm("prorank", options, groups, False)]
+    for number in range(options.steps):
+        for arm in arms:
+            arm.step(number)
+        say(f"step {number + 1}: " + ", ".join(f"{arm.name} {arm.seconds[-1]:.2f} s, loss {arm.losses[-1]:.4f}" for arm in arms))
+    plain, ours = arms
+    ratio = statistics.median(a / b for a, b in zip(plain.seconds, ours.seconds))
+    apart = max(abs(a - b) for a, b in zip(plain.losses, ours.losses))
+    print(f"\n{'stage score':<14}{'documents/s':>12}{'tokens/s':>10}{'s a step':>10}")
+    for arm in arms:
+        total = sum(arm.seconds)
+        print(f"{arm.name:<14}{arm.documents / total:>12.2f}{arm.tokens / total:>10.0f}{total / len(arm.seconds):>10.2f}")
+    print(f"ratio {ratio:.2f} (median over {options.steps} steps); losses differ by at most {apart:.1e}, "
+          f"mean {plain.losses[-1]:.4f} and {ours.losses[-1]:.4f} in the last step")  # fmt: skip
+    rows = {a.name: {"documents_per_second": a.documents / sum(a.seconds), "losses": a.losses} for a in arms}
+    print(json.dumps({"arms": rows, "ratio": ratio, "losses_apart": apart, **vars(options), **machine()}))
+
+
+if __name__ == "__main__":
+    main()

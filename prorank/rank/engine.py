@@ -1,0 +1,158 @@
+"""The scoring engine for CPUs: the layers of a Llama-like model over a flat batch, written out as few large steps.
+
+Hard fact: a forward makes four matrix products and one attention a query in each layer, over the tokens that exist (a shared
+prefix once), and keeps nothing but the answers' rows after the last attention.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.functional import linear
+
+from ..errors import ModelError
+from ..model import body
+from .attention import attend, plan_of
+from .batching import Batch
+from .flat import is_flat
+from .kernels import Kernels, Rows, normed
+
+KINDS = ("llama", "mistral", "qwen2", "qwen3")
+NEEDS = f"a CPU with oneDNN and plain layers of {', '.join(KINDS)}"
+
+
+class Dense:
+    """A matrix product in the model's dtype. The weights [N, H] of `parts` are joined into one, of which they become views; in bf16
+    a copy in oneDNN's own layout saves reordering them for every product."""
+
+    def __init__(self, *parts: torch.nn.Linear) -> None:
+        self.weight = torch.cat([part.weight for part in parts])
+        for part, view in zip(parts, self.weight.split([len(part.weight) for part in parts])):
+            part.weight = torch.nn.Parameter(view, requires_grad=False)
+        self.packed = None
+        if self.weight.dtype == torch.bfloat16 and torch.backends.mkldnn.is_available():
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight, 2048)
+
+    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+        if self.packed is None:
+            return linear(rows, self.weight)
+        return torch.ops.mkldnn._linear_pointwise(rows, self.packed, None, "none", [], "")
+
+
+class Int8:
+    """A matrix product of uint8 rows around 128 and int8 weights (one scale an output), summed in int32.
+
+    The result lacks the rows' own scales, which the next step brings in."""
+
+    def __init__(self, *parts: torch.nn.Linear) -> None:
+        weight = torch.cat([part.weight for part in parts]).float()
+        self.dtype = parts[0].weight.dtype
+        self.scales = weight.abs().amax(1).clamp_min(1e-8) / 127
+        whole = (weight / self.scales[:, None]).round().to(torch.int8)
+        self.packed = torch.ops.onednn.qlinear_prepack(whole, None)
+        self.zeros = torch.zeros(len(whole), dtype=torch.int64)
+
+    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+        weight = self.packed, self.scales, self.zeros
+        return torch.ops.onednn.qlinear_pointwise(rows, 1.0, 128, *weight, None, 1.0, 0, self.dtype, "none", [], "")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer's weights. `norms`: of queries and keys by head, or None."""
+
+    before: torch.Tensor
+    qkv: Any
+    bias: torch.Tensor | None
+    norms: tuple[torch.Tensor, torch.Tensor] | None
+    out: Any
+    after: torch.Tensor
+    up: Any
+    down: Any
+
+
+def usable(model: torch.nn.Module) -> bool:
+    """Whether the model's layers are those that the engine knows."""
+    config = model.config
+    silu = getattr(config, "hidden_act", "silu") == "silu"
+    bare = not getattr(config, "mlp_bias", False) and not (config.model_type == "llama" and config.attention_bias)
+    return config.model_type in KINDS and silu and bare and next(model.parameters()).device.type == "cpu"
+
+
+def engine_for(model: torch.nn.Module, compiled: bool, int8: bool) -> "Engine | None":
+    """The engine for a model, or None where transformers' own layers have to do. Raises ModelError where compiled or int8 steps
+    are asked for and there is none."""
+    known = usable(model) and is_flat(model)
+    if int8 and not (known and hasattr(torch.ops.onednn, "qlinear_pointwise") and torch.backends.mkldnn.is_available()):
+        raise ModelError(f"int8 needs {NEEDS}, not {_what(model)}; take dtype bf16 or fp32")
+    if compiled and not known:
+        raise ModelError(f"compile needs {NEEDS}, not {_what(model)}; leave it out")
+    return Engine(model, compiled, int8) if known else None
+
+
+def _what(model: torch.nn.Module) -> str:
+    return f"{model.config.model_type} on {next(model.parameters()).device.type}"
+
+
+class Engine:
+    """Last hidden states at the answers of flat batches.
+
+    Args:
+        model: a causal LM on a CPU for which `usable` holds; its weights are shared (int8: copied).
+        compiled: fuse the element-wise steps (needs a C++ compiler; some seconds once).
+        int8: matrix products in int8, twice as fast where the CPU has VNNI or AMX, at a loss: see docs/performance.md.
+    """
+
+    def __init__(self, model: torch.nn.Module, compiled: bool = False, int8: bool = False) -> None:
+        inner, _ = body(model)
+        attention = inner.layers[0].self_attn
+        self.embed, self.angles, self.norm = inner.embed_tokens, inner.rotary_emb, inner.norm.weight
+        self.eps, self.int8, self.dtype = model.config.rms_norm_eps, int8, model.dtype
+        self.width, self.scaling = attention.head_dim, attention.scaling
+        self.heads, self.pairs = model.config.num_attention_heads, model.config.num_key_value_heads
+        self.steps = Kernels(compiled)
+        with torch.no_grad():
+            self.layers = [_layer(layer, Int8 if int8 else Dense) for layer in inner.layers]
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        """Last hidden states [N, H] at the answer positions, in the model's dtype."""
+        ids, positions = batch.inputs["input_ids"][0], batch.inputs["position_ids"]
+        plan = plan_of(batch.inputs["spans"], self.heads // self.pairs)
+        columns = batch.columns if len(batch.columns) > 1 else batch.columns.repeat(2)  # one row would compile anew
+        x = self.embed(ids)
+        cos, sin = (t[0, :, None].float() for t in self.angles(x[None], positions))  # [T, 1, width]
+        y: torch.Tensor = torch.zeros_like(x)
+        scale: torch.Tensor | None = x.new_ones(len(x), 1, dtype=torch.float32) if self.int8 else None
+        for number, layer in enumerate(self.layers):
+            x, rows, scale = self.steps.add_norm(x, y, scale, layer.before, self.eps, self.int8)
+            sizes = self.heads, self.pairs, self.width, self.eps, self.scaling
+            q, k, v = self.steps.rotate(layer.qkv(rows), scale, layer.bias, layer.norms, cos, sin, *sizes)
+            seen = attend(q, k, v, plan, self.steps.softmax)
+            if number == len(self.layers) - 1:
+                x, seen = x[columns], seen[columns]
+            rows, scale = self._rows(seen)
+            x, rows, scale = self.steps.add_norm(x, layer.out(rows), scale, layer.after, self.eps, self.int8)
+            rows, scale = self.steps.gated(layer.up(rows), scale, self.dtype, self.int8)
+            y = layer.down(rows)
+        total = x.float() + (y.float() if scale is None else y.float() * scale)
+        return normed(total.to(self.dtype), self.norm, self.eps).to(self.dtype)[: len(batch.columns)]
+
+    def _rows(self, x: torch.Tensor) -> Rows:
+        return self.steps.quantise(x) if self.int8 else (x, None)
+
+
+def _layer(layer: torch.nn.Module, product: type) -> Layer:
+    a, m = layer.self_attn, layer.mlp
+    parts = (a.q_proj, a.k_proj, a.v_proj)
+    return Layer(
+        before=layer.input_layernorm.weight,
+        qkv=product(*parts),
+        bias=None if a.q_proj.bias is None else torch.cat([p.bias for p in parts]),
+        norms=(a.q_norm.weight, a.k_norm.weight) if hasattr(a, "q_norm") else None,
+        out=product(a.o_proj),
+        after=layer.post_attention_layernorm.weight,
+        up=product(m.gate_proj, m.up_proj),
+        down=product(m.down_proj),
+    )

@@ -1,0 +1,77 @@
+"""The element-wise steps of a transformer layer, each one pass over memory once compiled.
+
+Hard fact: sums, norms, angles and rounding are computed in fp32 and rounded once at the end of a step, so these are never less
+exact than the layers of transformers, which round in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+Rows = tuple[torch.Tensor, torch.Tensor | None]  # [T, H] and, where int8, the scale of each row [T, 1]
+
+
+def rows_of(x: torch.Tensor, dtype: torch.dtype, int8: bool) -> Rows:
+    """x [T, H] fp32 as a matrix product takes it: in dtype, or as uint8 around 128 with a scale for each row."""
+    if not int8:
+        return x.to(dtype), None
+    scale = x.abs().amax(-1, keepdim=True).clamp_min(1e-8) / 127
+    return ((x / scale).round() + 128).to(torch.uint8), scale
+
+
+def quantise(x: torch.Tensor) -> Rows:
+    """`rows_of` in int8, as a step of its own."""
+    return rows_of(x.float(), x.dtype, True)
+
+
+def normed(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """Root mean square norm over the last dimension, fp32."""
+    x = x.float()
+    return weight.float() * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps))
+
+
+def add_norm(x: torch.Tensor, y: torch.Tensor, scale: torch.Tensor | None, weight: torch.Tensor, eps: float, int8: bool):
+    """The residual stream x [T, H] plus a layer's output y, and its norm: (new x, rows for the next product)."""
+    total = x.float() + (y.float() if scale is None else y.float() * scale)
+    return total.to(x.dtype), *rows_of(normed(total.to(x.dtype), weight, eps), x.dtype, int8)
+
+
+def rotate(qkv, scale, bias, norms, cos, sin, heads: int, pairs: int, width: int, eps: float, scaling: float):
+    """Queries [T, heads, width], keys (both fp32) and values [T, pairs, width] from a product [T, (heads + 2 pairs) width]: scaled,
+    biased, normed by head where the model does (Qwen3), queries and keys turned by their positions, queries times `scaling`."""
+    x = qkv.float() if scale is None else qkv.float() * scale
+    x = (x if bias is None else x + bias.float()).view(-1, heads + 2 * pairs, width)
+    q, k, v = x[:, :heads], x[:, heads : heads + pairs], x[:, heads + pairs :]
+    if norms is not None:
+        q, k = normed(q, norms[0], eps), normed(k, norms[1], eps)
+    return _turned(q, cos, sin) * scaling, _turned(k, cos, sin), v.to(qkv.dtype)
+
+
+def _turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    half = x.shape[-1] // 2
+    return x * cos + torch.cat((-x[..., half:], x[..., :half]), -1) * sin
+
+
+def gated(pair: torch.Tensor, scale: torch.Tensor | None, dtype: torch.dtype, int8: bool) -> Rows:
+    """silu(gate) * up from a product [T, 2 I] of both."""
+    x = pair.float() if scale is None else pair.float() * scale
+    gate, up = x.chunk(2, -1)
+    return rows_of(torch.nn.functional.silu(gate) * up, dtype, int8)
+
+
+def softmax(scores: torch.Tensor, mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Softmax over the last dimension of masked scores, in dtype."""
+    return torch.softmax(scores + mask, -1).to(dtype)
+
+
+class Kernels:
+    """The steps as functions, compiled or as they are. One graph serves every number of rows."""
+
+    def __init__(self, compiled: bool) -> None:
+        wrap: Callable[[Any], Any] = (lambda f: torch.compile(f, dynamic=True, fullgraph=True)) if compiled else (lambda f: f)
+        self.add_norm, self.rotate, self.softmax, self.gated, self.quantise = map(
+            wrap, (add_norm, rotate, softmax, gated, quantise)
+        )

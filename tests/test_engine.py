@@ -1,0 +1,154 @@
+"""The engine: transformers' scores for every kind of model, alone or among neighbours, and int8 close to them."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from prorank.errors import ModelError
+from prorank.model import load_model, load_tokenizer, resolve
+from prorank.prompt import Prompt
+from prorank.rank import attention
+from prorank.rank.batching import collate
+from prorank.rank.engine import Engine, engine_for, usable
+from prorank.rank.kernels import rows_of
+from prorank.rank.pointwise import last_hidden
+from prorank.reranker import Reranker
+from tests.test_flat import packs_of_lengths
+from tests.tiny import byte_tokenizer, save_tiny, tiny_llama
+
+CPU = torch.device("cpu")
+LISTS = st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=5), min_size=1, max_size=4)
+
+
+def save_qwen3(folder):
+    """A tiny Qwen3: heads with norms of their own, wider than hidden size / heads."""
+    save_tiny(folder, "qwen2")
+    tokenizer = load_tokenizer(resolve(folder))
+    config = Qwen3Config(
+        vocab_size=len(tokenizer), hidden_size=48, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=16, max_position_embeddings=512, tie_word_embeddings=True,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = Qwen3ForCausalLM(config)
+    for name, weight in model.named_parameters():
+        if "norm" in name:
+            torch.nn.init.normal_(weight, 1.0, 0.3)  # all ones would hide a norm that is left out
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module", params=["llama", "qwen2", "qwen3"])
+def loaded(request, tmp_path_factory):
+    """(folder, model, prompt bound to its tokenizer)."""
+    folder = tmp_path_factory.mktemp("engine") / request.param
+    resolved = resolve(save_qwen3(folder) if request.param == "qwen3" else save_tiny(folder, request.param))
+    bound = Prompt.preset("echo", max_length=200).bind(load_tokenizer(resolved))
+    return folder, load_model(resolved, torch.float32, CPU), bound
+
+
+def both(model, bound, lists, share=True, **more):
+    batch = collate(packs_of_lengths(bound, lists, share), bound.tokenizer.pad_token_id, True)
+    with torch.inference_mode():
+        return last_hidden(model, batch), Engine(model, **more)(batch)
+
+
+@settings(max_examples=25, deadline=None)
+@given(lists=LISTS, share=st.booleans())
+def test_hidden_states_are_those_of_transformers(loaded, lists, share):
+    _, model, bound = loaded
+    want, got = both(model, bound, lists, share)
+    assert got.shape == want.shape
+    torch.testing.assert_close(got, want, atol=1e-4, rtol=0)
+
+
+def test_long_prompts_go_without_a_mask(loaded, monkeypatch):
+    _, model, bound = loaded
+    monkeypatch.setattr(attention, "LONG", 60)
+    want, got = both(model, bound, [[5, 30, 12], [40, 1], [2]])
+    torch.testing.assert_close(got, want, atol=1e-4, rtol=0)
+
+
+@settings(max_examples=15, deadline=None)
+@given(sizes=st.lists(st.integers(1, 60), min_size=2, max_size=12), batch=st.integers(1, 5), data=st.data())
+def test_scores_do_not_depend_on_order_neighbours_or_batch_size(loaded, sizes, batch, data):
+    folder, _, _ = loaded
+    reranker = _reranker(folder)
+    documents = [f"{i} " + "garden music winter river stone " * (n // 8) + "a" * (n % 8) for i, n in enumerate(sizes)]
+    alone = np.concatenate([reranker.score_lists(["winter"], [[d]])[0] for d in documents])
+    order = data.draw(st.permutations(range(len(documents))))
+    got = reranker.score_lists(["music", "winter"], [["stone"], [documents[i] for i in order]], batch_size=batch)[1]
+    np.testing.assert_allclose(got, alone[list(order)], atol=1e-4)
+
+
+_kept: dict = {}
+
+
+def _reranker(folder):
+    if folder not in _kept:
+        _kept[folder] = Reranker(folder, prompt=Prompt.preset("echo", max_length=200), dtype="fp32", device="cpu")
+        assert _kept[folder]._engine is not None
+    return _kept[folder]
+
+
+def test_weights_are_shared_not_copied(loaded):
+    _, model, _ = loaded
+    layer = Engine(model).layers[0]
+    own = model.model.layers[0].self_attn
+    assert layer.qkv.weight.data_ptr() == own.q_proj.weight.data_ptr()
+    assert torch.equal(layer.qkv.weight[-len(own.v_proj.weight) :], own.v_proj.weight)
+
+
+def test_int8_is_near(loaded):
+    _, model, bound = loaded
+    want, got = both(model, bound, [[5, 30, 12], [20, 1]], int8=True)
+    error = float((got - want).norm() / want.norm())
+    assert 1e-5 < error < 0.15  # another path, and the same model
+
+
+@settings(max_examples=50, deadline=None)
+@given(values=st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=30))
+def test_int8_rows_round_to_half_a_step(values):
+    x = torch.tensor([values])
+    whole, scale = rows_of(x, torch.float32, True)
+    back = (whole.float() - 128) * scale
+    assert whole.dtype == torch.uint8
+    assert ((back - x).abs() <= scale * 0.5001 + 1e-6).all()
+
+
+def test_int8_is_a_dtype_of_the_reranker(loaded):
+    folder, _, _ = loaded
+    prompt = Prompt.preset("echo", max_length=200)
+    exact, rough = (Reranker(folder, prompt=prompt, dtype=dtype, device="cpu") for dtype in ("fp32", "int8"))
+    assert exact.fingerprint != rough.fingerprint
+    documents = ["river garden", "music", "a winter harbour and a stone castle"]
+    a, b = (r.score_lists(["river"], [documents])[0] for r in (exact, rough))
+    assert 0 < np.abs(a - b).max() < 0.5
+
+
+def test_other_layers_stay_with_transformers_and_have_no_int8():
+    model = tiny_llama(byte_tokenizer())
+    model.config.mlp_bias = True
+    assert not usable(model) and engine_for(model, False, False) is None
+    with pytest.raises(ModelError, match="int8 needs a CPU with oneDNN and plain layers of llama.*, not llama on cpu; take dtype"):
+        engine_for(model, False, True)
+    with pytest.raises(ModelError, match="compile needs .*leave it out"):
+        engine_for(model, True, False)
+
+
+@pytest.mark.slow
+def test_compiled_steps_give_the_same_and_few_graphs(loaded):
+    from torch._dynamo.utils import counters
+
+    _, model, bound = loaded
+    lists = [[5, 30, 12], [20, 1]]
+    for int8 in (False, True):
+        counters.clear()
+        plain, compiled = Engine(model, False, int8), Engine(model, True, int8)
+        for some in (lists, [[3]], [[7, 7, 7, 40]]):
+            batch = collate(packs_of_lengths(bound, some), bound.tokenizer.pad_token_id, True)
+            with torch.inference_mode():
+                torch.testing.assert_close(compiled(batch), plain(batch), atol=2e-2 if int8 else 1e-4, rtol=0)
+        assert counters["stats"]["unique_graphs"] <= 4 + int8
