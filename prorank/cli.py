@@ -21,7 +21,8 @@ app = typer.Typer(
 )
 Model = Annotated[str, typer.Option("--model", "-m", help="Checkpoint: smollm2-135m, folder, adapter, GGUF file or hub id.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; the best there is by default.")]
-Dtype = Annotated[str, typer.Option(help="auto, bf16 or fp32.")]
+Dtype = Annotated[str, typer.Option(help="auto, bf16, fp32, or int8 (CPU).")]
+Compile = Annotated[bool, typer.Option("--compile", help="Fuse steps on a CPU: faster after some seconds.")]
 PromptName = Annotated[str | None, typer.Option("--prompt", help="Preset or YAML file in place of the checkpoint's own: mxbai.")]
 Length = Annotated[int | None, typer.Option(help="Tokens of a whole prompt; the checkpoint's own by default.")]
 
@@ -97,6 +98,7 @@ def rerank(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     device: Device = None,
     dtype: Dtype = "auto",
+    compile: Compile = False,
     max_length: Length = None,
     prompt: PromptName = None,
 ) -> None:
@@ -114,7 +116,7 @@ def rerank(
     items = rerank_files.read_documents(documents) if not run else []
     from .reranker import Reranker
 
-    reranker = Reranker(model, device=device, dtype=dtype, max_length=max_length, prompt=prompt)
+    reranker = Reranker(model, device=device, dtype=dtype, max_length=max_length, prompt=prompt, compile=compile)
     if run:
         print(rerank_files.rerank_run(reranker, run, dataset, split, out, top_k, instruction))
         return
@@ -142,6 +144,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Of samples and tests.")] = 0,
     device: Device = None,
     dtype: Dtype = "auto",
+    compile: Compile = False,
     max_length: Length = None,
     prompt: PromptName = None,
 ) -> None:
@@ -162,7 +165,7 @@ def evaluate(
     def load(name: str):
         from .reranker import Reranker
 
-        return Reranker(name, device=device, dtype=dtype, max_length=max_length, prompt=prompt)
+        return Reranker(name, device=device, dtype=dtype, max_length=max_length, prompt=prompt, compile=compile)
 
     def likelihood_of(name: str) -> Scorer:
         one = load(name)

@@ -133,7 +133,12 @@ def pick_device(device: str | None) -> torch.device:
 
 
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """"auto" is bf16 where the hardware computes in it (AMX or AVX512-BF16, Ampere and later), fp32 elsewhere."""
+    """"auto" is bf16 where the hardware computes in it (AMX or AVX512-BF16, Ampere and later), fp32 elsewhere; so is "int8", which
+    only concerns the matrix products of the CPU engine."""
+    if dtype == "int8":
+        if device.type != "cpu":
+            raise ModelError(f"dtype int8 runs on CPUs only, not on {device.type}; take bf16 or fp32")
+        dtype = "auto"
     named = {"fp32": torch.float32, "float32": torch.float32, "bf16": torch.bfloat16, "bfloat16": torch.bfloat16}
     if dtype != "auto":
         if dtype not in named:

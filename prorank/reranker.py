@@ -20,11 +20,12 @@ from .errors import DataError, ModelError
 from .model import Resolved, load_model, load_tokenizer, pick_device, pick_dtype, prompt_of, resolve, weight_hash
 from .prompt import Cuts, Encoded, Prompt
 from .rank.batching import Batch, Pack, batches_of, collate, packs_of
-from .rank.documents import Document, Hit, check_lists, document_text, hits, holds_many, sequence
+from .rank.documents import Document, Hit, Progress, check_lists, document_text, hits, holds_many, sequence
 from .rank.engine import Engine, engine_for
 from .rank.flat import is_flat
 from .rank.likelihood import query_likelihood
 from .rank.pointwise import answer_rows, last_hidden, log_odds, vocabulary_of
+from .sources import first_line
 
 
 @dataclass(frozen=True)
@@ -76,13 +77,20 @@ class Reranker:
         tokenizer = load_tokenizer(resolved)
         chosen.bind(tokenizer)  # fails before the weights are read
         where = pick_device(device)
-        int8 = dtype == "int8"
-        loaded = load_model(resolved, pick_dtype("auto" if int8 else dtype, where), where, trust_remote_code=trust_remote_code)
+        loaded = load_model(resolved, pick_dtype(dtype, where), where, trust_remote_code=trust_remote_code)
         self._take(str(model), loaded, tokenizer, chosen)
         self._resolved = resolved
-        self._engine = engine_for(loaded, compile, int8)
+        self._engine = engine_for(loaded, compile, dtype == "int8")
         if compile:
-            self.score([(text, text) for text in ("warm", "warming up")])  # compiles before the first query
+            self._warm_up()
+
+    def _warm_up(self) -> None:
+        """Compile before the first query comes."""
+        try:
+            self.score([(text, text) for text in ("warm", "warming up")])
+        except torch._dynamo.exc.BackendCompilerFailed as error:
+            reason = first_line(error)
+            raise ModelError(f"compile needs a working C++ compiler ({reason}); install g++ or leave compile out") from error
 
     @classmethod
     def of(cls, model: torch.nn.Module, tokenizer: Any, prompt: Prompt, name: str = "model") -> "Reranker":
@@ -139,7 +147,7 @@ class Reranker:
             raise DataError(f"top_k must be at least 1, not {top_k}; leave it out to get all documents")
         lists = [list(some) if holds_many(some) else some for some in sequence(documents, "documents")]
         check_lists(queries, lists)
-        with _progress(show_progress, sum(map(len, lists))) as progress:
+        with Progress(show_progress, sum(map(len, lists))) as progress:
             scores = self.score_lists(list(queries), lists, instruction, batch_size, progress)
         return [hits(some, row, top_k, min_score) for some, row in zip(lists, scores)]
 
@@ -254,25 +262,3 @@ class Reranker:
         for prompt in prompts:
             self.cuts.count(prompt)
         return prompts
-
-
-class _progress:
-    """A rich progress bar on stderr as a callable, or nothing."""
-
-    def __init__(self, show: bool, total: int) -> None:
-        self.show, self.total = show, total
-
-    def __enter__(self) -> Callable[[int], None] | None:
-        if not self.show:
-            return None
-        from rich.console import Console
-        from rich.progress import Progress
-
-        self.bar = Progress(console=Console(stderr=True), transient=True)
-        self.bar.start()
-        task = self.bar.add_task("documents", total=self.total)
-        return lambda n: self.bar.advance(task, n)
-
-    def __exit__(self, *_: object) -> None:
-        if self.show:
-            self.bar.stop()

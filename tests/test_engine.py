@@ -138,6 +138,23 @@ def test_other_layers_stay_with_transformers_and_have_no_int8():
         engine_for(model, True, False)
 
 
+def test_a_missing_compiler_is_said(loaded, monkeypatch):
+    def broken(*_args, **_more):
+        raise torch._dynamo.exc.BackendCompilerFailed(lambda: None, RuntimeError("No working C++ compiler found"), None)
+
+    monkeypatch.setattr("prorank.rank.kernels.torch.compile", lambda f, **_: broken)
+    with pytest.raises(ModelError, match="compile needs a working C.. compiler .*install g.. or leave compile out"):
+        Reranker(loaded[0], prompt=Prompt.preset("echo", max_length=200), compile=True, device="cpu")
+
+
+def test_int8_is_refused_off_the_cpu():
+    from prorank.model import pick_dtype
+
+    assert pick_dtype("int8", CPU) == pick_dtype("auto", CPU)
+    with pytest.raises(ModelError, match="dtype int8 runs on CPUs only, not on cuda; take bf16 or fp32"):
+        pick_dtype("int8", torch.device("cuda"))
+
+
 @pytest.mark.slow
 def test_compiled_steps_give_the_same_and_few_graphs(loaded):
     from torch._dynamo.utils import counters

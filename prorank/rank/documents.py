@@ -6,7 +6,7 @@ Hard fact: a document comes back in its hit as it was given, a dict with all its
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,3 +68,25 @@ def hits(documents: Sequence[Document], scores: np.ndarray, top_k: int | None, m
     least = -math.inf if min_score is None else min_score
     found = [Hit(int(i), float(scores[i]), documents[i]) for i in order if scores[i] >= least]
     return found[:top_k]
+
+
+class Progress:
+    """A rich progress bar on stderr as a callable, or nothing."""
+
+    def __init__(self, show: bool, total: int) -> None:
+        self.show, self.total = show, total
+
+    def __enter__(self) -> Callable[[int], None] | None:
+        if not self.show:
+            return None
+        from rich import progress
+        from rich.console import Console
+
+        self.bar = progress.Progress(console=Console(stderr=True), transient=True)
+        self.bar.start()
+        task = self.bar.add_task("documents", total=self.total)
+        return lambda n: self.bar.advance(task, n)
+
+    def __exit__(self, *_: object) -> None:
+        if self.show:
+            self.bar.stop()

@@ -1,0 +1,45 @@
+"""The benchmarks' own arithmetic, so that their tables can be believed."""
+
+import common
+import growth
+import pytest
+import score_vs_peers
+import torch
+
+from tests.tiny import byte_tokenizer, tiny_llama
+
+
+def test_slope_is_one_for_linear_and_two_for_square_growth():
+    sizes = [100, 300, 1000, 10_000]
+    assert growth.slope(sizes, [0.02 * n for n in sizes]) == pytest.approx(1)
+    assert growth.slope(sizes, [1e-6 * n**2 for n in sizes]) == pytest.approx(2)
+
+
+def test_ndcg_knows_the_best_and_the_worst_order():
+    assert common.ndcg([2, 1, 0], [3.0, 2.0, 1.0]) == pytest.approx(1)
+    assert common.ndcg([0, 0, 3], [3.0, 2.0, 1.0]) == pytest.approx(0.5)
+    assert common.ndcg([0, 3], [1.0, 1.0]) < 1  # ties keep the list's order, which is not the best here
+
+
+def test_layer_flops_count_every_matrix_once():
+    model = tiny_llama(byte_tokenizer())
+    c = model.config
+    head = c.hidden_size // c.num_attention_heads
+    attention = 2 * c.hidden_size * head * (c.num_attention_heads + c.num_key_value_heads)
+    layer = attention + 3 * c.hidden_size * c.intermediate_size
+    assert common.layer_flops(model) == 2 * c.num_hidden_layers * layer
+    assert common.ceiling(model.to(torch.float32), rows=16) > 0
+
+
+def test_ratios_are_paired_and_agreement_is_measured_under_one_prompt():
+    lists = common.Lists("toy", ["a", "b"], [["x", "y", "z"]] * 2, [[0, 0, 1]] * 2)
+    found = {
+        "fp32": {"seconds": [4.0, 8.0], "scores": [[0.1, 0.2, 0.9]] * 2},
+        "ours": {"seconds": [1.0, 2.0], "scores": [[0.2, 0.1, 0.9]] * 2},
+        "ours-mxbai": {"seconds": [1.0, 1.0], "scores": [[0.3, 0.2, 0.1]] * 2},
+    }
+    rows = score_vs_peers.summary(lists, found)
+    assert score_vs_peers.ratio(lists, found, "ours", "fp32") == 4.0
+    assert rows["ours"]["tau"] == pytest.approx(1 / 3) and rows["fp32"]["tau"] == pytest.approx(1)
+    assert "tau" not in rows["ours-mxbai"]  # another prompt, other scores
+    assert rows["ours"]["documents_per_second"] == pytest.approx(2.25)
