@@ -172,6 +172,10 @@ def checkpoints(model: str, folder: Path) -> dict[str, str]:
     config = folder / "old" / "tokenizer_config.json"
     plain = json.loads(config.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
     config.write_text(json.dumps({k: v for k, v in plain.items() if k not in ("extra_special_tokens", "backend")}))
+    model_config = folder / "old" / "config.json"
+    values = json.loads(model_config.read_text())
+    # transformers 4 reads the rotation's base at the top level; without it, it would turn by another angle.
+    model_config.write_text(json.dumps(values | {"rope_theta": values["rope_parameters"]["rope_theta"]}))
     return {"mxbai-rerank": str(folder / "old"), "": str(folder / "prorank")}
 
 
