@@ -34,13 +34,18 @@ class Lists:
         return sum(map(len, self.documents))
 
 
+def data_folder() -> Path:
+    """The folder of the collections. Exits where PRORANK_DATA does not name it."""
+    if "PRORANK_DATA" not in os.environ:
+        raise SystemExit("set PRORANK_DATA to the folder of the collections")
+    return Path(os.environ["PRORANK_DATA"])
+
+
 def real_lists(name: str, queries: int, documents: int) -> Lists:
     """The first queries of a collection under PRORANK_DATA with BM25's first documents. Exits where the data is missing."""
     from prorank.evaluate.candidates import Options, prepare
 
-    if "PRORANK_DATA" not in os.environ:
-        raise SystemExit("set PRORANK_DATA to the folder of the collections")
-    folder = Path(os.environ["PRORANK_DATA"]) / name
+    folder = data_folder() / name
     run = "run.bm25.txt" if (folder / "run.bm25.txt").is_file() else None
     task = prepare(folder, Options(run=run, top_k=documents, limit=queries))
     heads = [task.head(query, documents)[0] for query in task.queries]

@@ -13,9 +13,10 @@ the arms each take half of the time where each has cores of its own; make the li
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
+
+from common import data_folder
 
 from prorank.data.beir import Collection, read_beir
 from prorank.data.examples import Group
@@ -132,9 +133,7 @@ def main() -> None:
     parser.add_argument("--top-k", type=int, default=100, help="candidates reranked")
     parser.add_argument("--limit", type=int, default=None, help="queries a list (all by default)")
     options = parser.parse_args()
-    if "PRORANK_DATA" not in os.environ:
-        raise SystemExit("set PRORANK_DATA to the folder of the collections")
-    data = Path(os.environ["PRORANK_DATA"])
+    data = data_folder()
     if options.evaluate:
         tables(data, options.out, options.length, options.top_k, options.limit, options.seed)
         return

@@ -24,10 +24,17 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import torch
+from common import ceiling, layer_flops, machine, ndcg, real_lists, say
+from scipy.stats import kendalltau
+
+from prorank import Reranker
+from prorank.model import load_model, load_tokenizer, resolve
+from prorank.prompt import Prompt
+from prorank.saving import save_checkpoint
 
 # Whose scores are the truth under each prompt: transformers in fp32 without padding, and mxbai-rerank, which runs in fp32.
 TRUTH = {"prorank": "fp32", "mxbai": "mxbai-rerank"}
@@ -43,99 +50,6 @@ SYSTEMS = {
     "mxbai-rerank": ("mxbai", "mxbai-rerank as it installs"),
     "ours-mxbai": ("mxbai", "ours, preset mxbai"),
 }
-Score = Callable[[str, list[str]], Any]
-
-
-# ------------------------------------------------------------------ the systems, each in its process
-
-
-def plain(folder: str, device: str, dtype: str, batch: int) -> Score:
-    """transformers as its documentation shows it: render, pad on the left, keep the last position's logits."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    from prorank.model import load_tokenizer, prompt_of, resolve
-
-    resolved = resolve(folder)
-    tokenizer = load_tokenizer(resolved)
-    bound = prompt_of(resolved).bind(tokenizer)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval().to(device)
-    no, yes = bound.answer_ids
-
-    @torch.inference_mode()
-    def score(query: str, documents: list[str]) -> Any:
-        ids = [p.ids for p in bound.encode_many(query, documents)]
-        order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
-        out = [0.0] * len(ids)
-        for at in range(0, len(ids), batch):
-            some = order[at : at + batch]
-            given = tokenizer.pad({"input_ids": [ids[i] for i in some]}, return_tensors="pt").to(device)
-            logits = model(**given, logits_to_keep=1).logits[:, -1].float()
-            for i, value in zip(some, (logits[:, yes] - logits[:, no]).tolist()):
-                out[i] = value
-        return out
-
-    return score
-
-
-def cross_encoder(folder: str, device: str, dtype: str) -> Score:
-    import torch
-    from sentence_transformers import CrossEncoder
-
-    model = CrossEncoder(folder, device=device, model_kwargs={"dtype": getattr(torch, dtype)})
-    return lambda query, documents: model.predict([(query, d) for d in documents], batch_size=32, show_progress_bar=False)
-
-
-def ours(folder: str, device: str, prompt: str | None = None, **more: Any) -> Score:
-    from prorank import Reranker
-
-    reranker = Reranker(folder, device=device, prompt=prompt, **more)
-    return lambda query, documents: reranker.score_lists([query], [documents])[0]
-
-
-def mxbai(folder: str, device: str) -> Score:
-    from mxbai_rerank import MxbaiRerankV2
-
-    model = MxbaiRerankV2(folder, device=device, max_length=512)
-
-    def score(query: str, documents: list[str]) -> Any:
-        found = model.rank(query, documents, top_k=len(documents), sort=False, return_documents=False)
-        return [hit.score for hit in sorted(found, key=lambda hit: hit.index)]
-
-    return score
-
-
-def make(name: str, folder: str, device: str) -> Score:
-    return {
-        "fp32": lambda: plain(folder, device, "float32", 1),
-        "bf16": lambda: plain(folder, device, "bfloat16", 32),
-        "st-fp32": lambda: cross_encoder(folder, device, "float32"),
-        "st-bf16": lambda: cross_encoder(folder, device, "bfloat16"),
-        "ours": lambda: ours(folder, device),
-        "ours-compiled": lambda: ours(folder, device, compile=True),
-        "ours-int8": lambda: ours(folder, device, dtype="int8", compile=True),
-        "mxbai-rerank": lambda: mxbai(folder, device),
-        "ours-mxbai": lambda: ours(folder, device, prompt="mxbai", max_length=512),
-    }[name]()
-
-
-def work(name: str, folder: str, device: str, threads: int) -> None:
-    """Answer lines of JSON (query, documents) on stdin with lines (seconds, scores) on stdout."""
-    import torch
-
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print must not mix with the answers
-    torch.set_num_threads(threads)
-    score = make(name, folder, device)
-    for line in sys.stdin:
-        task = json.loads(line)
-        begin = time.perf_counter()
-        found = score(task["query"], task["documents"])
-        seconds = time.perf_counter() - begin
-        print(json.dumps({"seconds": seconds, "scores": [float(x) for x in found]}), file=answers, flush=True)
-
-
-# ------------------------------------------------------------------ the run
 
 
 class Worker:
@@ -143,7 +57,7 @@ class Worker:
 
     def __init__(self, name: str, python: str, folder: str, device: str, threads: int) -> None:
         settings = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
-        command = [python, __file__, "--work", name, "--checkpoint", folder, "--device", device, "--threads", str(threads)]
+        command = [python, str(Path(__file__).with_name("peers.py")), name, folder, device, str(threads)]
         self.name = name
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=settings)
 
@@ -158,11 +72,6 @@ class Worker:
 
 def checkpoints(model: str, folder: Path) -> dict[str, str]:
     """One set of weights in folders that each system reads: by prompt, and one that transformers 4 can read."""
-    import torch
-
-    from prorank.model import load_model, load_tokenizer, resolve
-    from prorank.prompt import Prompt
-    from prorank.saving import save_checkpoint
 
     resolved = resolve(model)
     loaded = load_model(resolved, torch.bfloat16, torch.device("cpu"))
@@ -180,8 +89,6 @@ def checkpoints(model: str, folder: Path) -> dict[str, str]:
 
 
 def tokens_a_pair(folder: str, prompt: str, lists: Any) -> float:
-    from prorank.model import load_tokenizer, resolve
-    from prorank.prompt import Prompt
 
     bound = Prompt.preset(prompt, max_length=512).bind(load_tokenizer(resolve(folder)))
     counts = [len(p.ids) for q, some in zip(lists.queries, lists.documents) for p in bound.encode_many(q, some)]
@@ -190,7 +97,6 @@ def tokens_a_pair(folder: str, prompt: str, lists: Any) -> float:
 
 def measure(lists: Any, workers: list[Worker]) -> dict[str, dict[str, Any]]:
     """Seconds and scores of every system for each query, systems in turn."""
-    from common import say
 
     found: dict[str, dict[str, Any]] = {w.name: {"seconds": [], "scores": []} for w in workers}
     for worker in workers:  # the first call pays for loading and warming up
@@ -206,8 +112,6 @@ def measure(lists: Any, workers: list[Worker]) -> dict[str, dict[str, Any]]:
 
 def summary(lists: Any, found: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Documents/s, and agreement with fp32 transformers where it took part."""
-    from common import ndcg
-    from scipy.stats import kendalltau
 
     rows: dict[str, dict[str, float]] = {}
     for name, one in found.items():
@@ -256,13 +160,7 @@ def main() -> None:
     parser.add_argument("--peers-python", help="python of an environment with mxbai-rerank 0.1.6 and transformers 4.57")
     parser.add_argument("--device", default="cpu", help="cpu or cuda; on cuda leave int8 out with --only")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--work", help=argparse.SUPPRESS)
-    parser.add_argument("--checkpoint", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.work:
-        work(options.work, options.checkpoint, options.device, options.threads)
-        return
-    from common import machine, real_lists
 
     names = options.only or [n for n in SYSTEMS if n != "mxbai-rerank" or options.peers_python]
     if "mxbai-rerank" in names and not options.peers_python:
@@ -295,10 +193,6 @@ def main() -> None:
 def shares(folder: str, lists: Any, rows: dict[str, dict[str, float]], device: str, threads: int) -> dict[str, Any]:
     """The ceiling, and what share of it ours reaches: matrix products of the tokens it computes (a shared prefix counts once
     a pack) a second."""
-    import torch
-    from common import ceiling, layer_flops
-
-    from prorank import Reranker
 
     torch.set_num_threads(threads)
     reranker = Reranker(folder, device=device)

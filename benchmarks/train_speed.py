@@ -17,10 +17,9 @@ import json
 import os
 import statistics
 import time
-from pathlib import Path
 
 import torch
-from common import machine, say
+from common import data_folder, machine, say
 
 from prorank.data.beir import read_beir
 from prorank.data.negatives import mine
@@ -77,9 +76,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    if "PRORANK_DATA" not in os.environ:
-        raise SystemExit("set PRORANK_DATA to the folder of the collections")
-    collection = read_beir(Path(os.environ["PRORANK_DATA"]) / options.data, "train")
+    collection = read_beir(data_folder() / options.data, "train")
     groups, _ = mine(collection, negatives=options.list_size - 1, seed=options.seed)
     arms = [Arm("plain step", options, groups, True), Arm("prorank", options, groups, False)]
     for number in range(options.steps):

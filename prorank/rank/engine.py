@@ -17,7 +17,7 @@ from ..model import body
 from .attention import attend, plan_of
 from .batching import Batch
 from .flat import is_flat
-from .kernels import Kernels, Rows, normed
+from .kernels import Kernels, Rows, normed, scaled, whole
 
 KINDS = ("llama", "mistral", "qwen2", "qwen3")
 NEEDS = f"a CPU with oneDNN and plain layers of {', '.join(KINDS)}"
@@ -47,12 +47,10 @@ class Int8:
     The result lacks the rows' own scales, which the next step brings in."""
 
     def __init__(self, *parts: torch.nn.Linear) -> None:
-        weight = torch.cat([part.weight for part in parts]).float()
-        self.dtype = parts[0].weight.dtype
-        self.scales = weight.abs().amax(1).clamp_min(1e-8) / 127
-        whole = (weight / self.scales[:, None]).round().to(torch.int8)
-        self.packed = torch.ops.onednn.qlinear_prepack(whole, None)
-        self.zeros = torch.zeros(len(whole), dtype=torch.int64)
+        steps, scales = whole(torch.cat([part.weight for part in parts]).float())
+        self.dtype, self.scales = parts[0].weight.dtype, scales[:, 0].contiguous()
+        self.packed = torch.ops.onednn.qlinear_prepack(steps.to(torch.int8), None)
+        self.zeros = torch.zeros(len(steps), dtype=torch.int64)
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         weight = self.packed, self.scales, self.zeros
@@ -78,7 +76,7 @@ def usable(model: torch.nn.Module) -> bool:
     config = model.config
     silu = getattr(config, "hidden_act", "silu") == "silu"
     bare = not getattr(config, "mlp_bias", False) and not (config.model_type == "llama" and config.attention_bias)
-    return config.model_type in KINDS and silu and bare and next(model.parameters()).device.type == "cpu"
+    return config.model_type in KINDS and silu and bare
 
 
 def engine_for(model: torch.nn.Module, compiled: bool, int8: bool) -> "Engine | None":
@@ -100,7 +98,7 @@ class Engine:
     """Last hidden states at the answers of flat batches.
 
     Args:
-        model: a causal LM on a CPU for which `usable` holds; its weights are shared (int8: copied).
+        model: a causal LM on a CPU for which `usable` and `is_flat` hold; its weights are shared (int8: copied).
         compiled: fuse the element-wise steps (needs a C++ compiler; some seconds once).
         int8: matrix products in int8, twice as fast where the CPU has VNNI or AMX, at a loss: see docs/performance.md.
     """
@@ -136,7 +134,7 @@ class Engine:
             x, rows, scale = self.steps.add_norm(x, layer.out(rows), scale, layer.after, self.eps, self.int8)
             rows, scale = self.steps.gated(layer.up(rows), scale, self.dtype, self.int8)
             y = layer.down(rows)
-        total = x.float() + (y.float() if scale is None else y.float() * scale)
+        total = x.float() + scaled(y, scale)
         return normed(total.to(self.dtype), self.norm, self.eps).to(self.dtype)[: len(batch.columns)]
 
     def _rows(self, x: torch.Tensor) -> Rows:

@@ -7,6 +7,8 @@ so a batch costs what its tokens cost, however their lengths differ, and its sco
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -19,32 +21,41 @@ KINDS = ("llama", "qwen2", "qwen3", "mistral", "smollm3")
 
 @dataclass(frozen=True)
 class Spans:
-    """How prompts lie in a row of T tokens. `lengths`: tokens of each prompt, its shared prefix included, G in all;
-    `gather` [G]: where in the row these tokens stand, prompt after prompt; `back` [T]: where in `gather` each token of the row
-    stands (a shared one at its first); `packs`: (first row, tokens of the prefix, where each prompt ends within the pack)."""
+    """How prompts lie in a row of T tokens. `packs`: (first row, tokens of the prefix, where each prompt ends within the pack)."""
 
-    gather: torch.Tensor
-    back: torch.Tensor
-    lengths: list[int]
     packs: list[tuple[int, int, list[int]]]
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        """Tokens of each prompt, its shared prefix included, G in all."""
+        return [start + end - begin for _, start, ends in self.packs for begin, end in zip([start, *ends], ends)]
+
+    @cached_property
+    def gather(self) -> torch.Tensor:
+        """[G]: where in the row these tokens stand, prompt after prompt."""
+        rows = []
+        for row, start, ends in self.packs:
+            for begin, end in zip([start, *ends], ends):
+                rows += [*range(row, row + start), *range(row + begin, row + end)]
+        return torch.tensor(rows)
+
+    @cached_property
+    def back(self) -> torch.Tensor:
+        """[T]: where in `gather` each token of the row stands, a shared one at its first."""
+        places, made = [], 0
+        for _, start, ends in self.packs:
+            places += range(made, made + start)
+            for begin, end in zip([start, *ends], ends):
+                places += range(made + start, made + start + end - begin)
+                made += start + end - begin
+        return torch.tensor(places)
 
 
 def spans_of(packs: list[Any]) -> Spans:
     """The spans of packs (see `batching.Pack`) laid end to end."""
-    gather, back, lengths, places, row = [], [], [], [], 0
-    for pack in packs:
-        start = pack.segments.count(0)
-        prefix = range(row, row + start)
-        back += range(len(gather), len(gather) + start)  # the first prompt's copy of the prefix
-        begin = start
-        for answer in pack.answers:
-            back += range(len(gather) + start, len(gather) + start + answer + 1 - begin)
-            gather += [*prefix, *range(row + begin, row + answer + 1)]
-            lengths.append(start + answer + 1 - begin)
-            begin = answer + 1
-        places.append((row, start, [answer + 1 for answer in pack.answers]))
-        row += len(pack)
-    return Spans(torch.tensor(gather), torch.tensor(back), lengths, places)
+    begins = accumulate([0, *map(len, packs)])
+    ends = [[answer + 1 for answer in pack.answers] for pack in packs]
+    return Spans([(begin, pack.segments.count(0), some) for begin, pack, some in zip(begins, packs, ends)])
 
 
 def enable(model: torch.nn.Module) -> None:

@@ -14,12 +14,23 @@ import torch
 Rows = tuple[torch.Tensor, torch.Tensor | None]  # [T, H] and, where int8, the scale of each row [T, 1]
 
 
+def whole(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(x [N, H] in steps of -127 to 127, still fp32, and the size of a step in each row [N, 1])."""
+    scale = x.abs().amax(-1, keepdim=True).clamp_min(1e-8) / 127
+    return (x / scale).round(), scale
+
+
+def scaled(product: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
+    """A matrix product in fp32, with the scales of its rows where they were int8."""
+    return product.float() if scale is None else product.float() * scale
+
+
 def rows_of(x: torch.Tensor, dtype: torch.dtype, int8: bool) -> Rows:
     """x [T, H] fp32 as a matrix product takes it: in dtype, or as uint8 around 128 with a scale for each row."""
     if not int8:
         return x.to(dtype), None
-    scale = x.abs().amax(-1, keepdim=True).clamp_min(1e-8) / 127
-    return ((x / scale).round() + 128).to(torch.uint8), scale
+    steps, scale = whole(x)
+    return (steps + 128).to(torch.uint8), scale
 
 
 def quantise(x: torch.Tensor) -> Rows:
@@ -35,14 +46,14 @@ def normed(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
 
 def add_norm(x: torch.Tensor, y: torch.Tensor, scale: torch.Tensor | None, weight: torch.Tensor, eps: float, int8: bool):
     """The residual stream x [T, H] plus a layer's output y, and its norm: (new x, rows for the next product)."""
-    total = x.float() + (y.float() if scale is None else y.float() * scale)
+    total = x.float() + scaled(y, scale)
     return total.to(x.dtype), *rows_of(normed(total.to(x.dtype), weight, eps), x.dtype, int8)
 
 
 def rotate(qkv, scale, bias, norms, cos, sin, heads: int, pairs: int, width: int, eps: float, scaling: float):
     """Queries [T, heads, width], keys (both fp32) and values [T, pairs, width] from a product [T, (heads + 2 pairs) width]: scaled,
     biased, normed by head where the model does (Qwen3), queries and keys turned by their positions, queries times `scaling`."""
-    x = qkv.float() if scale is None else qkv.float() * scale
+    x = scaled(qkv, scale)
     x = (x if bias is None else x + bias.float()).view(-1, heads + 2 * pairs, width)
     q, k, v = x[:, :heads], x[:, heads : heads + pairs], x[:, heads + pairs :]
     if norms is not None:
@@ -57,8 +68,7 @@ def _turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tens
 
 def gated(pair: torch.Tensor, scale: torch.Tensor | None, dtype: torch.dtype, int8: bool) -> Rows:
     """silu(gate) * up from a product [T, 2 I] of both."""
-    x = pair.float() if scale is None else pair.float() * scale
-    gate, up = x.chunk(2, -1)
+    gate, up = scaled(pair, scale).chunk(2, -1)
     return rows_of(torch.nn.functional.silu(gate) * up, dtype, int8)
 
 
