@@ -235,7 +235,7 @@ class Reranker:
     def _batches(self, queries, documents, instruction, batch_size) -> Iterator[Batch]:
         """Batches over windows of queries, so that memory does not grow with their number."""
         flat = is_flat(self.model)
-        budget = 16384 if self.device.type != "cpu" else 4096 if flat else 1024  # tokens a forward
+        budget = 16384 if self.device.type != "cpu" else 8192 if flat else 1024  # tokens a forward
         for window in self._windows(queries, documents, instruction, batch_size):
             for some in batches_of(sorted(window, key=len, reverse=True), budget, batch_size, flat):
                 yield collate(some, self.tokenizer.pad_token_id, flat).to(self.device)
@@ -247,8 +247,8 @@ class Reranker:
                 prompts = self._encode(query, some[at : at + 1024], instruction)
                 owners = range(first + at, first + at + len(prompts))
                 # With a mask, attention over a pack costs its length squared: on a CPU short packs win.
-                most = 4096 if is_flat(self.model) else 320 if self.device.type == "cpu" else 1024
-                window += packs_of(prompts, owners, most, batch_size or (64 if is_flat(self.model) else 16))
+                most = 8192 if is_flat(self.model) else 320 if self.device.type == "cpu" else 1024
+                window += packs_of(prompts, owners, most, batch_size or (128 if is_flat(self.model) else 16))
                 held += len(prompts)
                 if held >= 1024:
                     yield window

@@ -20,9 +20,11 @@ LONG = 1024  # tokens of a prompt from which its mask would cost more than askin
 
 @dataclass(frozen=True)
 class Call:
-    """One attention: `asked` [D, Lq] and `keys` [D, Lk], rows of the batch. `mask`: [groups * Lq, Lk] of 0 and -inf, once for each
-    head that shares keys with others; None means causal, with Lq = Lk."""
+    """One attention of D prompts, by heads of keys: `shape` is (D * pairs, groups * Lq, Lk). `asked` and `keys` say which rows of
+    queries [T * heads, d] and of keys and values [T * pairs, d] it takes. `mask`: [groups * Lq, Lk] of 0 and -inf; None means
+    causal, with Lq = Lk."""
 
+    shape: tuple[int, int, int]
     asked: torch.Tensor
     keys: torch.Tensor
     mask: torch.Tensor | None
@@ -30,17 +32,40 @@ class Call:
 
 @dataclass(frozen=True)
 class Plan:
-    """The attentions of a batch, the same in all layers. `back` [T]: where in their joined rows each token of the batch stands."""
+    """The attentions of a batch, the same in all layers. `back` [T * heads]: where in their joined rows each head of each token
+    stands."""
 
     calls: list[Call]
     back: torch.Tensor
 
 
-def plan_of(spans: Spans, groups: int) -> Plan:
-    """Attentions for packs laid end to end, see `flat.Spans`. `groups`: query heads that share one head of keys."""
-    calls: list[Call] = []
-    back: list[torch.Tensor] = []
-    made = 0
+class _Planner:
+    """Collects calls, for `heads` heads of queries of which `groups` share one head of keys."""
+
+    def __init__(self, heads: int, pairs: int) -> None:
+        self.heads, self.pairs, self.groups = heads, pairs, heads // pairs
+        self.calls: list[Call] = []
+        self.back: list[torch.Tensor] = []
+        self.made = 0
+
+    def add(self, asked: torch.Tensor, keys: torch.Tensor, kept: list[slice], masked: bool = True) -> None:
+        """Tokens asked [D, Lq] look at tokens keys [D, Lk]; the prompt in row i of `asked` keeps the results at kept[i]."""
+        (count, lq), lk = asked.shape, keys.shape[1]
+        head, pair = torch.arange(self.heads), torch.arange(self.pairs)
+        shape = count * self.pairs, self.groups * lq, lk
+        by_head = (asked[:, None] * self.heads + head[:, None]).flatten()  # [D, heads, Lq]
+        by_pair = (keys[:, None] * self.pairs + pair[:, None]).flatten()  # [D, pairs, Lk]
+        # The last lq of lk tokens look at what stands before them and at themselves.
+        mask = torch.full((lq, lk), float("-inf")).triu_(lk - lq + 1).repeat(self.groups, 1) if masked else None
+        self.calls.append(Call(shape, by_head, by_pair, mask))
+        place = self.made + torch.arange(by_head.numel()).view(count, self.heads, lq).transpose(1, 2)  # [D, Lq, heads]
+        self.back += [place[row, some].flatten() for row, some in enumerate(kept)]
+        self.made += by_head.numel()
+
+
+def plan_of(spans: Spans, heads: int, pairs: int) -> Plan:
+    """Attentions for packs laid end to end, see `flat.Spans`, for `heads` heads of queries and `pairs` of keys."""
+    planner = _Planner(heads, pairs)
     for row, start, ends in spans.packs:
         prefix = torch.arange(row, row + start)
         begins = [row + start, *(row + end for end in ends[:-1])]
@@ -48,23 +73,16 @@ def plan_of(spans: Spans, groups: int) -> Plan:
         if start + max(map(len, rows)) > LONG:
             for number, own in enumerate(rows):
                 whole = torch.cat((prefix, own))[None]
-                calls.append(Call(whole, whole, None))
-                back.append(made + torch.arange(0 if number == 0 else start, whole.numel()))
-                made += whole.numel()
+                planner.add(whole, whole, [slice(0 if number == 0 else start, None)], masked=False)
             continue
         if start:
-            calls.append(Call(prefix[None], prefix[None], _mask(start, start, groups)))
-            back.append(made + torch.arange(start))
-            made += start
+            planner.add(prefix[None], prefix[None], [slice(None)])
         for some in _runs(rows, start):
             longest = max(map(len, some))
             # Short documents repeat their last token: it comes after all that counts, where the mask hides it.
             asked = torch.stack([torch.cat((own, own[-1:].expand(longest - len(own)))) for own in some])
-            keys = torch.cat((prefix.expand(len(some), -1), asked), 1)
-            calls.append(Call(asked, keys, _mask(longest, start + longest, groups)))
-            back += [made + at * longest + torch.arange(len(own)) for at, own in enumerate(some)]
-            made += asked.numel()
-    return Plan(calls, torch.cat(back))
+            planner.add(asked, torch.cat((prefix.expand(len(some), -1), asked), 1), [slice(len(own)) for own in some])
+    return Plan(planner.calls, torch.cat(planner.back))
 
 
 def _runs(rows: list[torch.Tensor], start: int) -> Iterator[list[torch.Tensor]]:
@@ -79,27 +97,23 @@ def _runs(rows: list[torch.Tensor], start: int) -> Iterator[list[torch.Tensor]]:
     yield some
 
 
-def _mask(asked: int, keys: int, groups: int) -> torch.Tensor:
-    """The last `asked` of `keys` tokens look at what stands before them and at themselves."""
-    return torch.full((asked, keys), float("-inf")).triu_(keys - asked + 1).repeat(groups, 1)
-
-
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: Plan, softmax: Callable[..., torch.Tensor]) -> torch.Tensor:
-    """Attention of q [T, heads, d], already scaled, over k [T, pairs, d], both fp32, and v [T, pairs, d]: [T, heads * d].
+    """Attention of q [T, heads, d], already scaled, over k and v [T, pairs, d]: [T, heads * d].
 
     `softmax(scores, mask, dtype)`, see `kernels`. Two products and a softmax take half of the time of the fused kernel here, whose
-    tiles are made for long sequences; scores stay in fp32, weights of the sum are rounded as there."""
-    seen, pairs = [], k.shape[1]
-    for call in plan.calls:
-        asked, keys, values = q[call.asked], k[call.keys].transpose(1, 2), v[call.keys].transpose(1, 2)  # values [D, pairs, Lk, d]
+    tiles are made for long sequences; heads that share keys are rows of one product."""
+    tokens, heads, width = q.shape
+    q, k, v = (t.reshape(-1, width) for t in (q, k, v))
+    seen = q.new_empty(sum(call.asked.numel() for call in plan.calls), width)
+    for call, out in zip(plan.calls, seen.split([call.asked.numel() for call in plan.calls])):
+        pairs, asked, keys = call.shape
+        x = q.index_select(0, call.asked).view(pairs, asked, width)
+        y, z = (t.index_select(0, call.keys).view(pairs, keys, width) for t in (k, v))
+        out = out.view(pairs, asked, width)
         if call.mask is None:
             given = {"is_causal": True, "scale": 1.0, "enable_gqa": True}
-            found = scaled_dot_product_attention(asked.transpose(1, 2).to(v.dtype), keys.to(v.dtype), values, **given)
-            seen.append(found.transpose(1, 2).flatten(0, 1).flatten(1))
-            continue
-        # Heads that share keys become rows of one product: [D * pairs, groups * Lq, d].
-        folded = asked.unflatten(2, (pairs, -1)).permute(0, 2, 3, 1, 4).flatten(2, 3).flatten(0, 1)
-        weights = softmax(torch.bmm(folded, keys.flatten(0, 1).transpose(1, 2)), call.mask, v.dtype)
-        found = torch.bmm(weights, values.flatten(0, 1)).unflatten(0, (-1, pairs)).unflatten(2, (-1, asked.shape[1]))
-        seen.append(found.permute(0, 3, 1, 2, 4).flatten(0, 1).flatten(1))
-    return torch.cat(seen).index_select(0, plan.back)
+            found = scaled_dot_product_attention(x.view(1, heads, keys, width), y[None], z[None], **given)
+            out.copy_(found.view_as(out))
+        else:
+            torch.bmm(softmax(torch.bmm(x, y.transpose(1, 2)), call.mask, v.dtype), z, out=out)
+    return seen.index_select(0, plan.back).view(tokens, heads * width)

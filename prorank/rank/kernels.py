@@ -58,7 +58,7 @@ def rotate(qkv, scale, bias, norms, cos, sin, heads: int, pairs: int, width: int
     q, k, v = x[:, :heads], x[:, heads : heads + pairs], x[:, heads + pairs :]
     if norms is not None:
         q, k = normed(q, norms[0], eps), normed(k, norms[1], eps)
-    return _turned(q, cos, sin) * scaling, _turned(k, cos, sin), v.to(qkv.dtype)
+    return (_turned(q, cos, sin) * scaling).to(qkv.dtype), _turned(k, cos, sin).to(qkv.dtype), v.to(qkv.dtype)
 
 
 def _turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -74,7 +74,7 @@ def gated(pair: torch.Tensor, scale: torch.Tensor | None, dtype: torch.dtype, in
 
 def softmax(scores: torch.Tensor, mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Softmax over the last dimension of masked scores, in dtype."""
-    return torch.softmax(scores + mask, -1).to(dtype)
+    return torch.softmax(scores.float() + mask, -1).to(dtype)
 
 
 class Kernels:
