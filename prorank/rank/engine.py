@@ -45,13 +45,13 @@ class Dense:
 
 
 class Int8:
-    """A matrix product of uint8 rows around 128 and int8 weights (one scale an output), summed in int32.
+    """A matrix product of uint8 rows around 128 and int8 weights [N, H] (one scale an output), summed in int32, given in dtype.
 
     The result lacks the rows' own scales, which the next step brings in."""
 
-    def __init__(self, *parts: torch.nn.Linear) -> None:
-        steps, scales = whole(torch.cat([part.weight for part in parts]).float())
-        self.dtype, self.scales = parts[0].weight.dtype, scales[:, 0].contiguous()
+    def __init__(self, weight: torch.Tensor, dtype: torch.dtype) -> None:
+        steps, scales = whole(weight)
+        self.dtype, self.scales = dtype, scales[:, 0].contiguous()
         self.packed = torch.ops.onednn.qlinear_prepack(steps.to(torch.int8), None)
         self.zeros = torch.zeros(len(steps), dtype=torch.int64)
 
@@ -117,6 +117,7 @@ class Engine:
 
     def __init__(self, model: torch.nn.Module, compiled: bool = False, int8: bool = False) -> None:
         inner, _ = body(model)
+        self.turn = rotation(model.config.hidden_size) if int8 else None
         attention = inner.layers[0].self_attn
         self.embed, self.angles, self.norm = inner.embed_tokens, inner.rotary_emb, inner.norm.weight
         self.eps, self.int8, self.dtype = model.config.rms_norm_eps, int8, model.dtype
@@ -125,7 +126,7 @@ class Engine:
         self.steps = Kernels(compiled)
         keep_freed_memory()
         with torch.no_grad():
-            self.layers = [_layer(layer, Int8 if int8 else Dense) for layer in inner.layers]
+            self.layers = [_rounded(layer, self.turn) if int8 else _layer(layer) for layer in inner.layers]
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         """Last hidden states [N, H] at the answer positions, in the model's dtype."""
@@ -133,6 +134,7 @@ class Engine:
         plan = plan_of(batch.inputs["spans"], self.heads, self.pairs)
         columns = batch.columns if len(batch.columns) > 1 else batch.columns.repeat(2)  # one row would compile anew
         x = self.embed(ids)
+        x = x if self.turn is None else (x.float() @ self.turn).to(self.dtype)
         cos, sin = (t[0, :, None].float() for t in self.angles(x[None], positions))  # [T, 1, width]
         y: torch.Tensor = torch.zeros_like(x)
         scale: torch.Tensor | None = x.new_ones(len(x), 1, dtype=torch.float32) if self.int8 else None
@@ -148,22 +150,46 @@ class Engine:
             rows, scale = self.steps.gated(layer.up(rows), scale, self.dtype, self.int8)
             y = layer.down(rows)
         total = x.float() + scaled(y, scale)
+        total = total if self.turn is None else total @ self.turn.T
         return normed(total.to(self.dtype), self.norm, self.eps).to(self.dtype)[: len(batch.columns)]
 
     def _rows(self, x: torch.Tensor) -> Rows:
         return self.steps.quantise(x) if self.int8 else (x, None)
 
 
-def _layer(layer: torch.nn.Module, product: type) -> Layer:
+def rotation(size: int) -> torch.Tensor:
+    """A random orthogonal matrix [size, size], fp32, always the same.
+
+    Rows of the residual stream have a few channels far larger than the rest, which take the steps of int8 for themselves; turned at
+    random they have none, and a norm without weights commutes with the turn (QuaRot, arXiv 2404.00456, section 3)."""
+    drawn = torch.randn(size, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return torch.linalg.qr(drawn)[0].float()
+
+
+def _layer(layer: torch.nn.Module) -> Layer:
     a, m = layer.self_attn, layer.mlp
-    parts = (a.q_proj, a.k_proj, a.v_proj)
-    return Layer(
-        before=layer.input_layernorm.weight,
-        qkv=product(*parts),
-        bias=None if a.q_proj.bias is None else torch.cat([p.bias for p in parts]),
-        norms=(a.q_norm.weight, a.k_norm.weight) if hasattr(a, "q_norm") else None,
-        out=product(a.o_proj),
-        after=layer.post_attention_layernorm.weight,
-        up=product(m.gate_proj, m.up_proj),
-        down=product(m.down_proj),
-    )
+    products = Dense(a.q_proj, a.k_proj, a.v_proj), Dense(a.o_proj), Dense(m.gate_proj, m.up_proj), Dense(m.down_proj)
+    return _with(layer, layer.input_layernorm.weight, layer.post_attention_layernorm.weight, *products)
+
+
+def _rounded(layer: torch.nn.Module, turn: torch.Tensor) -> Layer:
+    """The layer in int8 on a residual stream turned by `turn`; norms lose their weights to the products behind them."""
+    a, m, dtype = layer.self_attn, layer.mlp, layer.mlp.down_proj.weight.dtype
+
+    def reads(norm: torch.nn.Module, *parts: torch.nn.Linear) -> Int8:
+        return Int8(torch.cat([part.weight for part in parts]).float() * norm.weight.float() @ turn, dtype)
+
+    def writes(part: torch.nn.Linear) -> Int8:
+        return Int8(turn.T @ part.weight.float(), dtype)
+
+    before, after = layer.input_layernorm, layer.post_attention_layernorm
+    products = reads(before, a.q_proj, a.k_proj, a.v_proj), writes(a.o_proj)
+    ones = torch.ones_like(before.weight)
+    return _with(layer, ones, ones, *products, reads(after, m.gate_proj, m.up_proj), writes(m.down_proj))
+
+
+def _with(layer: torch.nn.Module, before: torch.Tensor, after: torch.Tensor, qkv: Any, out: Any, up: Any, down: Any) -> Layer:
+    a = layer.self_attn
+    bias = None if a.q_proj.bias is None else torch.cat([p.bias for p in (a.q_proj, a.k_proj, a.v_proj)])
+    norms = (a.q_norm.weight, a.k_norm.weight) if hasattr(a, "q_norm") else None
+    return Layer(before, qkv, bias, norms, out, after, up, down)
