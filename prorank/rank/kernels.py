@@ -66,10 +66,11 @@ def _turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tens
     return x * cos + torch.cat((-x[..., half:], x[..., :half]), -1) * sin
 
 
-def gated(pair: torch.Tensor, scale: torch.Tensor | None, dtype: torch.dtype, int8: bool) -> Rows:
-    """silu(gate) * up from a product [T, 2 I] of both."""
+def gated(pair: torch.Tensor, scale: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
+    """silu(gate) * up from a product [T, 2 I] of both. Rounding to int8 is a step of its own: within this one, finding the largest of
+    a row first would compute each silu twice."""
     gate, up = scaled(pair, scale).chunk(2, -1)
-    return rows_of(torch.nn.functional.silu(gate) * up, dtype, int8)
+    return (torch.nn.functional.silu(gate) * up).to(dtype)
 
 
 def softmax(scores: torch.Tensor, mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
