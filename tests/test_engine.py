@@ -83,14 +83,33 @@ def test_scores_do_not_depend_on_order_neighbours_or_batch_size(loaded, sizes, b
     np.testing.assert_allclose(got, alone[list(order)], atol=1e-4)
 
 
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 1000), size=st.integers(2, 24))
+def test_bf16_scores_depend_on_neighbours_no_more_than_those_of_padded_batches(loaded, seed, size):
+    folder, _, _ = loaded
+    rng = np.random.default_rng(seed)
+    documents = [f"{i} " + "garden music winter river stone "[: rng.integers(1, 32)] * rng.integers(1, 5) for i in range(size)]
+    ours, plain = _reranker(folder, "bf16"), _reranker(folder, "bf16", engine=False)
+    exact = _reranker(folder).score_lists(["winter"], [documents])[0]
+
+    def noise(reranker, batch):
+        return np.sqrt(np.mean((reranker.score_lists(["winter"], [documents], batch_size=batch)[0] - exact) ** 2))
+
+    for batch in (1, 3, None):
+        assert noise(ours, batch) <= 2 * max(noise(plain, 1), noise(plain, None)) + 1e-3
+
+
 _kept: dict = {}
 
 
-def _reranker(folder):
-    if folder not in _kept:
-        _kept[folder] = Reranker(folder, prompt=Prompt.preset("echo", max_length=200), dtype="fp32", device="cpu")
-        assert _kept[folder]._engine is not None
-    return _kept[folder]
+def _reranker(folder, dtype="fp32", engine=True):
+    key = folder, dtype, engine
+    if key not in _kept:
+        _kept[key] = Reranker(folder, prompt=Prompt.preset("echo", max_length=200), dtype=dtype, device="cpu")
+        assert _kept[key]._engine is not None
+        if not engine:  # transformers' own layers
+            _kept[key]._engine = None
+    return _kept[key]
 
 
 def test_weights_are_shared_not_copied(loaded):

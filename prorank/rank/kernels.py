@@ -45,20 +45,20 @@ def normed(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
 
 
 def add_norm(x: torch.Tensor, y: torch.Tensor, scale: torch.Tensor | None, weight: torch.Tensor, eps: float, int8: bool):
-    """The residual stream x [T, H] plus a layer's output y, and its norm: (new x, rows for the next product)."""
+    """The residual stream x [T, H] plus a layer's output y, and its norm: (new x, rows for the next product in the dtype of y)."""
     total = x.float() + scaled(y, scale)
-    return total.to(x.dtype), *rows_of(normed(total.to(x.dtype), weight, eps), x.dtype, int8)
+    return total.to(x.dtype), *rows_of(normed(total.to(x.dtype), weight, eps), y.dtype, int8)
 
 
-def rotate(qkv, scale, bias, norms, cos, sin, heads: int, pairs: int, width: int, eps: float, scaling: float):
-    """Queries [T, heads, width], keys (both fp32) and values [T, pairs, width] from a product [T, (heads + 2 pairs) width]: scaled,
+def rotate(qkv, scale, bias, norms, cos, sin, heads: int, pairs: int, width: int, eps: float, scaling: float, dtype: torch.dtype):
+    """Queries [T, heads, width], keys and values [T, pairs, width] in dtype from a product [T, (heads + 2 pairs) width]: scaled,
     biased, normed by head where the model does (Qwen3), queries and keys turned by their positions, queries times `scaling`."""
     x = scaled(qkv, scale)
     x = (x if bias is None else x + bias.float()).view(-1, heads + 2 * pairs, width)
     q, k, v = x[:, :heads], x[:, heads : heads + pairs], x[:, heads + pairs :]
     if norms is not None:
         q, k = normed(q, norms[0], eps), normed(k, norms[1], eps)
-    return (_turned(q, cos, sin) * scaling).to(qkv.dtype), _turned(k, cos, sin).to(qkv.dtype), v.to(qkv.dtype)
+    return (_turned(q, cos, sin) * scaling).to(dtype), _turned(k, cos, sin).to(dtype), v.to(dtype)
 
 
 def _turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -67,8 +67,8 @@ def _turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tens
 
 
 def gated(pair: torch.Tensor, scale: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
-    """silu(gate) * up from a product [T, 2 I] of both. Rounding to int8 is a step of its own: within this one, finding the largest of
-    a row first would compute each silu twice."""
+    """silu(gate) * up from a product [T, 2 I] of both. Rounding to int8 is a step of its own: within this one, finding the largest
+    of a row first would compute each silu twice."""
     gate, up = scaled(pair, scale).chunk(2, -1)
     return (torch.nn.functional.silu(gate) * up).to(dtype)
 

@@ -48,6 +48,7 @@ class Settings:
         learning_rate, warmup, weight_decay, max_grad_norm: AdamW; linear warm-up over the share `warmup`, then linear to a tenth.
         lora: None trains all weights.
         dtype: "auto", "bf16" (autocast over fp32 weights) or "fp32".
+        compile: fuse the element-wise steps on a CPU; half a minute at the start, and a C++ compiler.
         evals: dev evaluations, evenly spaced; the last is at the end.
         save_every: steps between checkpoints to resume from (0: none). keep: how many to keep.
         log_every: steps between log lines.
@@ -76,6 +77,7 @@ class Settings:
     lora: Lora | None = None
     dtype: str = "auto"
     device: str | None = None
+    compile: bool = False
     evals: int = 4
     save_every: int = 100
     keep: int = 1
@@ -155,7 +157,8 @@ class Score(Settings):
         keep_answers: weight of -log(p("0") + p("1")), which holds the form the warm-up taught.
         teacher: for `kl`: "data" (scores in the data), "query-likelihood", "bm25", "bi-encoder:FOLDER".
         teacher_temperature: divides teacher scores before their softmax.
-        plain: the step as other trainers make it, each prompt a padded row with the query of its own; to compare speed.
+        plain: the step as other trainers make it, each prompt a padded row with the query of its own, through transformers'
+            layers; to compare speed.
     """
 
     stage: str = "score"

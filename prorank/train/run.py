@@ -143,7 +143,7 @@ def _stage(
 
     if settings.teacher:
         groups = with_teacher(groups, settings.teacher, run, model, bound.tokenizer, None)
-    return ScoreStage(groups, bound, settings, dev)
+    return ScoreStage(groups, bound, settings, dev, bf16)
 
 
 def _saver(settings: Settings, run: Path, bound: BoundPrompt, resolved: Resolved) -> Callable[[torch.nn.Module, dict], None]:

@@ -15,9 +15,9 @@ from ..errors import DataError
 from ..prompt import BoundPrompt
 from ..rank.batching import Pack, collate, pack
 from ..rank.flat import is_flat
-from ..rank.pointwise import vocabulary_logits
 from .config import Score
 from .dev import Dev
+from .forward import Logits
 from .losses import LOSSES, answer_mass
 
 
@@ -51,15 +51,17 @@ class ScoreStage:
         bound: the prompt.
         settings: see Score.
         dev: dev set, or None.
+        bf16: products in bf16.
     """
 
     cpu_units = 4
 
-    def __init__(self, groups: list[Group], bound: BoundPrompt, settings: Score, dev: Dev | None) -> None:
+    def __init__(self, groups: list[Group], bound: BoundPrompt, settings: Score, dev: Dev | None, bf16: bool = False) -> None:
         self.groups = usable(groups, settings)
         if "kl" in settings.loss and any(g.teacher is None for g in self.groups):
             raise DataError("loss kl: some queries have no teacher scores (pos_scores, neg_scores); set 'teacher' to compute them")
         self.bound, self.settings, self.dev = bound, settings, dev
+        self.logits = Logits(settings, bf16)
         self.highest = max(max(g.labels) for g in self.groups) or 1.0
         self._pass: tuple[int, list[Group]] = (-1, [])
 
@@ -80,7 +82,7 @@ class ScoreStage:
         device = next(model.parameters()).device
         packs, flat = [p for u in units for p in u.packs], is_flat(model) and not self.settings.plain
         batch = collate(packs, self.bound.tokenizer.pad_token_id, flat).to(device)
-        logits = vocabulary_logits(model, batch)  # [N, V], N documents of all units
+        logits = self.logits(model, batch)  # [N, V], N documents of all units
         no, yes = self.bound.answer_ids
         scores = (logits[:, yes] - logits[:, no]).split([len(u.grades) for u in units])
         parts: dict[str, torch.Tensor] = {}

@@ -21,6 +21,7 @@ from ..rank.flat import is_flat
 from ..rank.pointwise import vocabulary_logits
 from .config import Warmup
 from .dev import Dev
+from .forward import Logits
 from .policy import (
     Rewards,
     advantages,
@@ -60,7 +61,7 @@ class WarmupStage:
         settings: see Warmup.
         model: the policy; its state now is the reference.
         dev: dev set, or None.
-        bf16: keep the reference in bf16.
+        bf16: products in bf16, and the reference kept in it.
     """
 
     cpu_units = 8
@@ -70,6 +71,7 @@ class WarmupStage:
     ) -> None:
         self.pairs = balanced_pairs(groups, settings.seed)
         self.bound, self.settings, self.dev = bound, settings, dev
+        self.logits = Logits(settings, bf16)
         self.rewards = Rewards(settings.format_reward, settings.relevance_reward, settings.near)
         self.near = near_tokens(bound.tokenizer, bound.answer_ids)
         self.reference = _reference(model, bf16) if settings.kl else None
@@ -89,7 +91,7 @@ class WarmupStage:
         device = next(model.parameters()).device
         packs = [pack([u.prompt], [i], share=False) for i, u in enumerate(units)]
         batch = collate(packs, self.bound.tokenizer.pad_token_id, is_flat(model)).to(device)
-        logits = vocabulary_logits(model, batch)  # [B, V]
+        logits = self.logits(model, batch)  # [B, V]
         labels = torch.tensor([u.label for u in units], device=device)
         log_p = class_log_probs(logits, labels, self.bound.answer_ids, self.near)  # [B, 4]
         values = self.rewards.of_classes().to(device)
@@ -160,7 +162,7 @@ class WarmupStage:
                 logits = vocabulary_logits(self.reference, batch)
             else:
                 with _without_adapter(model):
-                    logits = vocabulary_logits(model, batch)
+                    logits = self.logits(model, batch)
         if len(self.pairs) <= CACHED_REFERENCES and self.settings.updates * self.settings.epochs > 1:
             self._known.update({u.row: row.half().cpu() for u, row in zip(units, logits)})
         return logits

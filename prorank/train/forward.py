@@ -1,0 +1,34 @@
+"""The forward of a training step: logits at the answers, through the engine where it knows the model.
+
+Hard fact: the engine does the layers' own arithmetic on the same weights, so a loss differs from that of transformers' layers by
+rounding only; `plain: true` and gradient checkpointing go through transformers' layers.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ..rank.batching import Batch
+from ..rank.engine import Engine, live_engine
+from ..rank.pointwise import vocabulary_logits, vocabulary_of
+from .config import Settings
+
+
+class Logits:
+    """Logits [N, V] fp32 at the answer positions of a batch, with gradient.
+
+    Args:
+        settings: `compile`, `gradient_checkpointing` and, where the stage has it, `plain`.
+        bf16: products in bf16 over fp32 weights.
+    """
+
+    def __init__(self, settings: Settings, bf16: bool) -> None:
+        self.own = not (settings.gradient_checkpointing or getattr(settings, "plain", False))
+        self.compiled, self.dtype = settings.compile, torch.bfloat16 if bf16 else torch.float32
+        self._seen: tuple[torch.nn.Module | None, Engine | None] = (None, None)
+
+    def __call__(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        if self.own and self._seen[0] is not model:
+            self._seen = (model, live_engine(model, self.compiled, self.dtype))
+        engine = self._seen[1]
+        return vocabulary_of(model, engine(batch)) if engine else vocabulary_logits(model, batch)

@@ -1,0 +1,87 @@
+"""The training forward: the engine's logits and gradients are those of transformers' layers, and so are the losses of a run."""
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from prorank.model import freeze_head_fp32, load_model, load_tokenizer, resolve
+from prorank.prompt import Prompt
+from prorank.rank.batching import collate
+from prorank.rank.engine import live_engine
+from prorank.rank.pointwise import vocabulary_logits
+from prorank.train.config import Score
+from prorank.train.curves import read_metrics
+from prorank.train.forward import Logits
+from tests.test_engine import save_qwen3
+from tests.test_flat import packs_of_lengths
+from tests.test_train_run import coffee_lists, run
+from tests.tiny import save_tiny
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=["llama", "qwen2", "qwen3", "llama-lora", "qwen2-lora"])
+def loaded(request, tmp_path):
+    """(model in training, batch)."""
+    kind, _, lora = request.param.partition("-")
+    resolved = resolve(save_qwen3(tmp_path) if kind == "qwen3" else save_tiny(tmp_path, kind))
+    model = load_model(resolved, torch.float32, CPU)
+    if lora:
+        model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM"))
+    for name, weight in model.named_parameters():
+        if "bias" in name:
+            torch.nn.init.normal_(weight)  # zeros would hide a bias that is left out or added twice
+    freeze_head_fp32(model)
+    bound = Prompt.preset("echo", max_length=200).bind(load_tokenizer(resolved))
+    return model.train(), collate(packs_of_lengths(bound, [[5, 30, 12], [20, 1]]), bound.tokenizer.pad_token_id, True)
+
+
+def forward(model, batch, plain, bf16=False):
+    logits = Logits(Score(data="", out="", plain=plain), bf16)(model, batch)
+    model.zero_grad()
+    logits.log_softmax(-1)[:, :5].sum().backward()
+    return logits.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def test_logits_and_gradients_are_those_of_the_layers(loaded):
+    model, batch = loaded
+    assert live_engine(model, False, torch.float32) is not None
+    (want, before), (got, after) = forward(model, batch, True), forward(model, batch, False)
+    torch.testing.assert_close(got, want, atol=1e-4, rtol=0)
+    assert before.keys() == after.keys()
+    for name, gradient in before.items():
+        assert (gradient - after[name]).norm() <= 1e-4 * gradient.norm() + 1e-6, name
+
+
+def test_bf16_is_as_near_to_fp32_as_autocast(loaded):
+    model, batch = loaded
+    exact, _ = forward(model, batch, True)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        plain = vocabulary_logits(model, batch)
+    ours, gradients = forward(model, batch, False, bf16=True)
+    assert 0 < (ours - exact).norm() < 2 * (plain - exact).norm()
+    assert all(torch.isfinite(g).all() and g.dtype == torch.float32 for g in gradients.values())
+
+
+def test_the_plain_step_trains_to_the_same_losses(tmp_path, tiny_llama_dir):
+    data = coffee_lists(tmp_path / "lists.jsonl")
+    losses = []
+    for plain in (True, False):
+        out = tmp_path / str(plain)
+        run(out, data, tiny_llama_dir, stage="score", steps=50, dev_queries=0, save_every=0, evals=0, plain=plain)
+        losses.append([line["loss"] for line in read_metrics(out) if "loss" in line])
+    assert len(losses[0]) == 50 and losses[0][0] > losses[0][-1]
+    assert max(abs(a - b) for a, b in zip(*losses)) < 1e-4
+
+
+@pytest.mark.slow
+def test_compiled_steps_have_the_same_gradients(loaded):
+    model, batch = loaded
+    (want, before) = forward(model, batch, True)
+    got = Logits(Score(data="", out="", compile=True), False)(model, batch)
+    model.zero_grad()
+    got.log_softmax(-1)[:, :5].sum().backward()
+    torch.testing.assert_close(got.detach(), want, atol=1e-4, rtol=0)
+    for name, gradient in before.items():
+        found = dict(model.named_parameters())[name].grad
+        assert (gradient - found).norm() <= 1e-4 * gradient.norm() + 1e-6, name
