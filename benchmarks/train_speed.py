@@ -1,9 +1,10 @@
 """Training speed of stage `score`: the engine with documents of a query behind one prefix, against the plain step.
 
-Hard fact: both arms see the same lists in the same order from the same weights, so their losses may differ by rounding only; the
-plain step is `plain: true`, each prompt a padded row with a copy of the query.
+Hard fact: all arms see the same lists in the same order from the same weights, so their losses may differ by rounding only. The
+plain step is `plain: true`: each prompt a padded row with a copy of the query, logits at every position, as FlagEmbedding's trainer
+makes it; "answers only" is the same with logits at the answers alone.
 
-    PRORANK_DATA=... python benchmarks/train_speed.py               # 50 steps each, about 20 minutes on two cores
+    PRORANK_DATA=... python benchmarks/train_speed.py               # 50 steps each, about half an hour on two cores
     PRORANK_DATA=... python benchmarks/train_speed.py --steps 10 --dtype fp32 --data scifact
 
 Prints documents/s and tokens/s of both, the ratio (median over steps, arms in turn) and how far the losses differ; one JSON line.
@@ -23,7 +24,7 @@ from common import data_folder, machine, say
 
 from prorank.data.beir import read_beir
 from prorank.data.negatives import mine
-from prorank.model import BUILT_IN, load_model, load_tokenizer, pick_device, pick_dtype, resolve
+from prorank.model import BUILT_IN, freeze_head_fp32, load_model, load_tokenizer, pick_device, pick_dtype, resolve
 from prorank.prompt import Prompt
 from prorank.train.config import Score
 from prorank.train.score import ScoreStage
@@ -38,6 +39,7 @@ class Arm:
         self.device = pick_device(options.device)
         self.half = pick_dtype(options.dtype, self.device) == torch.bfloat16
         self.model = load_model(resolved, torch.float32, self.device).train()
+        freeze_head_fp32(self.model)  # as the stages do
         bound = Prompt.preset(options.prompt, max_length=options.length).bind(load_tokenizer(resolved))
         settings = Score(data="", out="", list_size=options.list_size, batch_size=options.batch, seed=options.seed, **more)
         self.stage = ScoreStage(groups, bound, settings, None, self.half)
@@ -83,23 +85,27 @@ def main() -> None:
         for name in options.data
     ]
     groups = [group for groups in mined for group in groups[: min(map(len, mined))]]  # as many of each
-    arms = [Arm("plain step", options, groups, plain=True), Arm("prorank", options, groups, compile=options.compile)]
+    arms = [Arm("plain step", options, groups, plain=True), Arm("answers only", options, groups, plain=True)]
+    arms[1].stage.logits.every = False
+    arms.append(Arm("prorank", options, groups, compile=options.compile))
     for number in range(options.steps):
         for arm in arms:
             arm.step(number)
         say(f"step {number + 1}: " + ", ".join(f"{arm.name} {arm.seconds[-1]:.2f} s, loss {arm.losses[-1]:.4f}" for arm in arms))
-    plain, ours = arms
-    ratio = statistics.median(a / b for a, b in zip(plain.seconds[1:], ours.seconds[1:]))
-    apart = [a - b for a, b in zip(ours.losses, plain.losses)]
-    most, mean = max(map(abs, apart)), statistics.mean(apart)
+    ours = arms[-1]
     print(f"\n{'stage score':<14}{'documents/s':>12}{'tokens/s':>10}{'s a step':>10}")
     for arm in arms:
         total = sum(arm.seconds[1:])
         print(f"{arm.name:<14}{arm.documents / total:>12.2f}{arm.tokens / total:>10.0f}{total / len(arm.seconds[1:]):>10.2f}")
-    print(f"ratio {ratio:.2f} (median over {options.steps} steps); losses differ by at most {most:.1e}, "
-          f"by {mean:+.1e} in the mean of {len(apart)} steps")  # fmt: skip
     rows = {a.name: {"documents_per_second": a.documents / sum(a.seconds[1:]), "losses": a.losses} for a in arms}
-    print(json.dumps({"arms": rows, "ratio": ratio, "losses_apart": most, "mean_apart": mean, **vars(options), **machine()}))
+    for arm in arms[:-1]:
+        ratio = statistics.median(a / b for a, b in zip(arm.seconds[1:], ours.seconds[1:]))
+        apart = [a - b for a, b in zip(ours.losses, arm.losses)]
+        most, mean = max(map(abs, apart)), statistics.mean(apart)
+        print(f"prorank / {arm.name}: {ratio:.2f} times (median over steps); losses differ by at most {most:.1e}, "
+              f"by {mean:+.1e} in the mean of {len(apart)} steps")  # fmt: skip
+        rows[arm.name] |= {"ratio": ratio, "losses_apart": most, "mean_apart": mean}
+    print(json.dumps({"arms": rows, **vars(options), **machine()}))
 
 
 if __name__ == "__main__":

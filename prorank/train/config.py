@@ -158,7 +158,7 @@ class Score(Settings):
         teacher: for `kl`: "data" (scores in the data), "query-likelihood", "bm25", "bi-encoder:FOLDER".
         teacher_temperature: divides teacher scores before their softmax.
         plain: the step as other trainers make it, each prompt a padded row with the query of its own, through transformers'
-            layers; to compare speed.
+            layers, logits at every position; to compare speed.
     """
 
     stage: str = "score"

@@ -23,12 +23,15 @@ class Logits:
     """
 
     def __init__(self, settings: Settings, bf16: bool) -> None:
-        self.own = not (settings.gradient_checkpointing or getattr(settings, "plain", False))
+        self.every = getattr(settings, "plain", False)  # logits at every position, as transformers makes them unless told otherwise
+        self.own = not (settings.gradient_checkpointing or self.every)
         self.compiled, self.dtype = settings.compile, torch.bfloat16 if bf16 else torch.float32
         self._seen: tuple[torch.nn.Module | None, Engine | None] = (None, None)
 
     def __call__(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         if self.own and self._seen[0] is not model:
             self._seen = (model, live_engine(model, self.compiled, self.dtype))
+        if self.every:
+            return model(**batch.inputs, use_cache=False).logits[batch.rows, batch.columns].float()
         engine = self._seen[1]
         return vocabulary_of(model, engine(batch)) if engine else vocabulary_logits(model, batch)
