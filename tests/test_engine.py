@@ -83,8 +83,8 @@ def test_scores_do_not_depend_on_order_neighbours_or_batch_size(loaded, sizes, b
     np.testing.assert_allclose(got, alone[list(order)], atol=1e-4)
 
 
-@settings(max_examples=8, deadline=None)
-@given(seed=st.integers(0, 1000), size=st.integers(2, 24))
+@settings(max_examples=6, deadline=None, derandomize=True)  # noise is compared with noise: few documents would do so by luck
+@given(seed=st.integers(0, 1000), size=st.integers(16, 32))
 def test_bf16_scores_depend_on_neighbours_no_more_than_those_of_padded_batches(loaded, seed, size):
     folder, _, _ = loaded
     rng = np.random.default_rng(seed)
