@@ -82,7 +82,9 @@ class Kernels:
     """The steps as functions, compiled or as they are. One graph serves every number of rows."""
 
     def __init__(self, compiled: bool) -> None:
-        wrap: Callable[[Any], Any] = (lambda f: torch.compile(f, dynamic=True, fullgraph=True)) if compiled else (lambda f: f)
+        # Graphs of all models in the process count together against the limit.
+        settings: dict[str, Any] = {"dynamic": True, "fullgraph": True, "recompile_limit": 64}
+        wrap: Callable[[Any], Any] = (lambda f: torch.compile(f, **settings)) if compiled else (lambda f: f)
         self.add_norm, self.rotate, self.softmax, self.gated, self.quantise = map(
             wrap, (add_norm, rotate, softmax, gated, quantise)
         )
