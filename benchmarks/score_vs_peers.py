@@ -72,7 +72,6 @@ class Worker:
 
 def checkpoints(model: str, folder: Path) -> dict[str, str]:
     """One set of weights in folders that each system reads: by prompt, and one that transformers 4 can read."""
-
     resolved = resolve(model)
     loaded = load_model(resolved, torch.bfloat16, torch.device("cpu"))
     bound = Prompt.preset("prorank", max_length=512).bind(load_tokenizer(resolved))
@@ -89,7 +88,6 @@ def checkpoints(model: str, folder: Path) -> dict[str, str]:
 
 
 def tokens_a_pair(folder: str, prompt: str, lists: Any) -> float:
-
     bound = Prompt.preset(prompt, max_length=512).bind(load_tokenizer(resolve(folder)))
     counts = [len(p.ids) for q, some in zip(lists.queries, lists.documents) for p in bound.encode_many(q, some)]
     return sum(counts) / len(counts)
@@ -97,7 +95,6 @@ def tokens_a_pair(folder: str, prompt: str, lists: Any) -> float:
 
 def measure(lists: Any, workers: list[Worker]) -> dict[str, dict[str, Any]]:
     """Seconds and scores of every system for each query, systems in turn."""
-
     found: dict[str, dict[str, Any]] = {w.name: {"seconds": [], "scores": []} for w in workers}
     for worker in workers:  # the first call pays for loading and warming up
         say(f"{lists.name}: {worker.name} is ready after {worker.ask(lists.queries[0], lists.documents[0][:20])['seconds']:.1f} s")
@@ -112,7 +109,6 @@ def measure(lists: Any, workers: list[Worker]) -> dict[str, dict[str, Any]]:
 
 def summary(lists: Any, found: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Documents/s, and agreement with fp32 transformers where it took part."""
-
     rows: dict[str, dict[str, float]] = {}
     for name, one in found.items():
         speeds = [len(d) / s for d, s in zip(lists.documents, one["seconds"])]
@@ -193,7 +189,6 @@ def main() -> None:
 def shares(folder: str, lists: Any, rows: dict[str, dict[str, float]], device: str, threads: int) -> dict[str, Any]:
     """The ceiling, and what share of it ours reaches: matrix products of the tokens it computes (a shared prefix counts once
     a pack) a second."""
-
     torch.set_num_threads(threads)
     reranker = Reranker(folder, device=device)
     packs = [p for window in reranker._windows(lists.queries, lists.documents, None, None) for p in window]

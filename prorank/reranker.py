@@ -25,7 +25,6 @@ from .rank.engine import Engine, engine_for
 from .rank.flat import is_flat
 from .rank.likelihood import query_likelihood
 from .rank.pointwise import answer_rows, last_hidden, log_odds, vocabulary_of
-from .sources import first_line
 
 
 @dataclass(frozen=True)
@@ -82,15 +81,7 @@ class Reranker:
         self._resolved = resolved
         self._engine = engine_for(loaded, compile, dtype == "int8")
         if compile:
-            self._warm_up()
-
-    def _warm_up(self) -> None:
-        """Compile before the first query comes."""
-        try:
-            self.score([(text, text) for text in ("warm", "warming up")])
-        except torch._dynamo.exc.BackendCompilerFailed as error:
-            reason = first_line(error)
-            raise ModelError(f"compile needs a working C++ compiler ({reason}); install g++ or leave compile out") from error
+            self.score([(text, text) for text in ("warm", "warming up")])  # compiles before the first query
 
     @classmethod
     def of(cls, model: torch.nn.Module, tokenizer: Any, prompt: Prompt, name: str = "model") -> "Reranker":
@@ -234,21 +225,26 @@ class Reranker:
 
     def _batches(self, queries, documents, instruction, batch_size) -> Iterator[Batch]:
         """Batches over windows of queries, so that memory does not grow with their number."""
-        flat = is_flat(self.model)
-        budget = 16384 if self.device.type != "cpu" else 8192 if flat else 1024  # tokens a forward
+        flat, tokens = is_flat(self.model), self._sizes()[0]
         for window in self._windows(queries, documents, instruction, batch_size):
-            for some in batches_of(sorted(window, key=len, reverse=True), budget, batch_size, flat):
+            for some in batches_of(sorted(window, key=len, reverse=True), tokens, batch_size, flat):
                 yield collate(some, self.tokenizer.pad_token_id, flat).to(self.device)
 
+    def _sizes(self) -> tuple[int, int, int]:
+        """(tokens of a forward, tokens of a pack, documents of a pack) at most."""
+        if is_flat(self.model):
+            return 8192, 8192, 128
+        # With a mask, attention over a pack costs its length squared: on a CPU short packs win.
+        return (1024, 320, 16) if self.device.type == "cpu" else (16384, 1024, 16)
+
     def _windows(self, queries, documents, instruction, batch_size) -> Iterator[list[Pack]]:
+        _, tokens, most = self._sizes()
         window, first, held = [], 0, 0
         for query, some in zip(queries, documents):
             for at in range(0, len(some), 1024):
                 prompts = self._encode(query, some[at : at + 1024], instruction)
                 owners = range(first + at, first + at + len(prompts))
-                # With a mask, attention over a pack costs its length squared: on a CPU short packs win.
-                most = 8192 if is_flat(self.model) else 320 if self.device.type == "cpu" else 1024
-                window += packs_of(prompts, owners, most, batch_size or (128 if is_flat(self.model) else 16))
+                window += packs_of(prompts, owners, tokens, batch_size or most)
                 held += len(prompts)
                 if held >= 1024:
                     yield window

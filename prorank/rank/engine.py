@@ -100,24 +100,23 @@ def keep_freed_memory() -> None:
 
 
 def usable(model: torch.nn.Module) -> bool:
-    """Whether the model's layers are those that the engine knows."""
+    """Whether the model runs on a CPU with flat attention and has layers that the engine knows, adapters or not."""
     config = model.config
     silu = getattr(config, "hidden_act", "silu") == "silu"
     bare = not getattr(config, "mlp_bias", False) and not (config.model_type == "llama" and config.attention_bias)
-    return config.model_type in KINDS and silu and bare
+    return config.model_type in KINDS and silu and bare and is_flat(model)
 
 
 def live_engine(model: torch.nn.Module, compiled: bool, dtype: torch.dtype) -> "Engine | None":
     """The engine for a model in training, or None where transformers' layers have to do: unknown ones, several processes, other
     devices."""
-    inner = model.get_base_model() if hasattr(model, "peft_config") else model
-    return Engine(model, compiled, live=dtype) if not hasattr(model, "module") and usable(inner) and is_flat(model) else None
+    return Engine(model, compiled, live=dtype) if not hasattr(model, "module") and usable(model) else None
 
 
 def engine_for(model: torch.nn.Module, compiled: bool, int8: bool) -> "Engine | None":
     """The engine for a model, or None where transformers' own layers have to do. Raises ModelError where compiled or int8 steps
     are asked for and there is none."""
-    known = usable(model) and is_flat(model)
+    known = usable(model)
     if int8 and not (known and hasattr(torch.ops.onednn, "qlinear_pointwise") and torch.backends.mkldnn.is_available()):
         raise ModelError(f"int8 needs {NEEDS}, not {_what(model)}; take dtype bf16 or fp32")
     if compiled and not known:
@@ -133,7 +132,7 @@ class Engine:
     """Last hidden states at the answers of flat batches.
 
     Args:
-        model: a causal LM on a CPU for which `usable` and `is_flat` hold; its weights are shared (int8: copied).
+        model: a causal LM for which `usable` holds; its weights are shared (int8: copied).
         compiled: fuse the element-wise steps (needs a C++ compiler; some seconds once).
         int8: matrix products in int8, twice as fast where the CPU has VNNI or AMX, at a loss: see docs/performance.md.
         live: for training: weights may change and get a gradient, products are made in this dtype. None: in that of the weights.

@@ -11,6 +11,9 @@ from typing import Any
 
 import torch
 
+from ..errors import ModelError
+from ..sources import first_line
+
 Rows = tuple[torch.Tensor, torch.Tensor | None]  # [T, H] and, where int8, the scale of each row [T, 1]
 
 
@@ -78,13 +81,24 @@ def softmax(scores: torch.Tensor, mask: torch.Tensor, dtype: torch.dtype) -> tor
     return torch.softmax(scores.float() + mask, -1).to(dtype)
 
 
+def fused(step: Callable[..., Any]) -> Callable[..., Any]:
+    """The step compiled at its first call, one graph for any number of rows. That call raises ModelError without a C++ compiler."""
+    # Graphs of all models in the process count together against the limit.
+    compiled = torch.compile(step, dynamic=True, fullgraph=True, recompile_limit=64)
+
+    def run(*given: Any) -> Any:
+        try:
+            return compiled(*given)
+        except torch._dynamo.exc.BackendCompilerFailed as error:
+            reason = first_line(error)
+            raise ModelError(f"compile needs a working C++ compiler ({reason}); install g++ or leave compile out") from error
+
+    return run
+
+
 class Kernels:
-    """The steps as functions, compiled or as they are. One graph serves every number of rows."""
+    """The steps as functions, compiled or as they are."""
 
     def __init__(self, compiled: bool) -> None:
-        # Graphs of all models in the process count together against the limit.
-        settings: dict[str, Any] = {"dynamic": True, "fullgraph": True, "recompile_limit": 64}
-        wrap: Callable[[Any], Any] = (lambda f: torch.compile(f, **settings)) if compiled else (lambda f: f)
-        self.add_norm, self.rotate, self.softmax, self.gated, self.quantise = map(
-            wrap, (add_norm, rotate, softmax, gated, quantise)
-        )
+        steps = (add_norm, rotate, softmax, gated, quantise)
+        self.add_norm, self.rotate, self.softmax, self.gated, self.quantise = map(fused, steps) if compiled else steps
