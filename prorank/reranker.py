@@ -233,7 +233,7 @@ class Reranker:
     def _sizes(self) -> tuple[int, int, int]:
         """(tokens of a forward, tokens of a pack, documents of a pack) at most."""
         if is_flat(self.model):
-            return 8192, 8192, 128
+            return 16384, 16384, 128
         # With a mask, attention over a pack costs its length squared: on a CPU short packs win.
         return (1024, 320, 16) if self.device.type == "cpu" else (16384, 1024, 16)
 

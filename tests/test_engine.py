@@ -14,6 +14,7 @@ from prorank.rank import attention
 from prorank.rank.batching import collate
 from prorank.rank.engine import Engine, engine_for, usable
 from prorank.rank.kernels import rows_of
+from prorank.rank.layers import Dense
 from prorank.rank.pointwise import last_hidden
 from prorank.reranker import Reranker
 from tests.test_flat import packs_of_lengths
@@ -125,6 +126,19 @@ def test_int8_is_near(loaded):
     want, got = both(model, bound, [[5, 30, 12], [20, 1]], int8=True)
     error = float((got - want).norm() / want.norm())
     assert 1e-5 < error < 0.15  # another path, and the same model
+
+
+def test_int8_keeps_the_product_that_would_lose_most_and_turns_biased_values(tmp_path):
+    resolved = resolve(save_tiny(tmp_path / "deep", "qwen2", layers=10))
+    model = load_model(resolved, torch.float32, CPU)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.v_proj.bias.normal_()
+        model.model.layers[3].mlp.up_proj.weight[5] *= 100  # one channel takes the steps of all others
+        bound = Prompt.preset("echo", max_length=200).bind(load_tokenizer(resolved))
+        want, got = both(model, bound, [[5, 30, 12], [20, 1]], int8=True)
+    assert [type(layer.down) for layer in Engine(model, int8=True).layers].index(Dense) == 3
+    assert float((got - want).norm() / want.norm()) < 0.15
 
 
 @settings(max_examples=50, deadline=None)

@@ -20,22 +20,22 @@ LONG = 1024  # tokens of a prompt from which its mask would cost more than askin
 
 @dataclass(frozen=True)
 class Call:
-    """One attention of D prompts, by heads of keys: `shape` is (D * pairs, groups * Lq, Lk). `asked` and `keys` say which rows of
-    queries [T * heads, d] and of keys and values [T * pairs, d] it takes. `mask`: [groups * Lq, Lk] of 0 and -inf; None means
-    causal, with Lq = Lk."""
+    """One attention of D prompts, by heads of keys: `shape` is (D * pairs, groups * Lq, Lk). `mask`: [groups * Lq, Lk] of 0 and
+    -inf; None means causal, with Lq = Lk."""
 
     shape: tuple[int, int, int]
-    asked: torch.Tensor
-    keys: torch.Tensor
     mask: torch.Tensor | None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The attentions of a batch, the same in all layers. `back` [T * heads]: where in their joined rows each head of each token
-    stands."""
+    """The attentions of a batch, the same in all layers. `asked` and `keys`: which rows of queries [T * heads, d] and of keys and
+    values [T * pairs, d] the calls take, one after the other. `back` [T * heads]: where in their joined results each head of each
+    token stands."""
 
     calls: list[Call]
+    asked: torch.Tensor
+    keys: torch.Tensor
     back: torch.Tensor
 
 
@@ -45,6 +45,8 @@ class _Planner:
     def __init__(self, heads: int, pairs: int) -> None:
         self.heads, self.pairs, self.groups = heads, pairs, heads // pairs
         self.calls: list[Call] = []
+        self.asked: list[torch.Tensor] = []
+        self.keys: list[torch.Tensor] = []
         self.back: list[torch.Tensor] = []
         self.made = 0
 
@@ -54,10 +56,11 @@ class _Planner:
         head, pair = torch.arange(self.heads), torch.arange(self.pairs)
         shape = count * self.pairs, self.groups * lq, lk
         by_head = (asked[:, None] * self.heads + head[:, None]).flatten()  # [D, heads, Lq]
-        by_pair = (keys[:, None] * self.pairs + pair[:, None]).flatten()  # [D, pairs, Lk]
+        self.asked.append(by_head)
+        self.keys.append((keys[:, None] * self.pairs + pair[:, None]).flatten())  # [D, pairs, Lk]
         # The last lq of lk tokens look at what stands before them and at themselves.
         mask = torch.full((lq, lk), float("-inf")).triu_(lk - lq + 1).repeat(self.groups, 1) if masked else None
-        self.calls.append(Call(shape, by_head, by_pair, mask))
+        self.calls.append(Call(shape, mask))
         place = self.made + torch.arange(by_head.numel()).view(count, self.heads, lq).transpose(1, 2)  # [D, Lq, heads]
         self.back += [place[row, some].flatten() for row, some in enumerate(kept)]
         self.made += by_head.numel()
@@ -82,7 +85,7 @@ def plan_of(spans: Spans, heads: int, pairs: int) -> Plan:
             # Short documents repeat their last token: it comes after all that counts, where the mask hides it.
             asked = torch.stack([torch.cat((own, own[-1:].expand(longest - len(own)))) for own in some])
             planner.add(asked, torch.cat((prefix.expand(len(some), -1), asked), 1), [slice(len(own)) for own in some])
-    return Plan(planner.calls, torch.cat(planner.back))
+    return Plan(planner.calls, *map(torch.cat, (planner.asked, planner.keys, planner.back)))
 
 
 def _runs(rows: list[torch.Tensor], start: int) -> Iterator[list[torch.Tensor]]:
@@ -104,15 +107,17 @@ def attend(q, k, v, plan: Plan, softmax: Callable[..., torch.Tensor], dtype: tor
     tiles are made for long sequences; heads that share keys are rows of one product."""
     tokens, heads, width = q.shape
     q, k, v = (t.reshape(-1, width) for t in (q, k, v))
+    shapes = [call.shape for call in plan.calls]
+    # Rows by `embedding`: the fastest of the ways to gather, and its gradient sums rows that were taken more than once.
+    asked = embedding(plan.asked, q).to(dtype).split([shape[0] * shape[1] for shape in shapes])
+    keys, values = (embedding(plan.keys, t).to(dtype).split([shape[0] * shape[2] for shape in shapes]) for t in (k, v))
     seen = []
-    for call in plan.calls:
-        pairs, asked, keys = call.shape
-        # Rows by `embedding`: the fastest of the ways to gather, and its gradient sums rows that were taken more than once.
-        x = embedding(call.asked, q).view(pairs, asked, width).to(dtype)
-        y, z = (embedding(call.keys, t).view(pairs, keys, width).to(dtype) for t in (k, v))
+    for call, x, y, z in zip(plan.calls, asked, keys, values):
+        pairs, lq, lk = call.shape
+        x, y, z = x.view(pairs, lq, width), y.view(pairs, lk, width), z.view(pairs, lk, width)
         if call.mask is None:
             given = {"is_causal": True, "scale": 1.0, "enable_gqa": True}
-            found = scaled_dot_product_attention(x.view(1, heads, keys, width), y[None], z[None], **given)
+            found = scaled_dot_product_attention(x.view(1, heads, lk, width), y[None], z[None], **given)
         else:
             found = torch.bmm(softmax(torch.bmm(x, y.transpose(1, 2)), call.mask, dtype), z)
         seen.append(found.reshape(-1, width))

@@ -1,0 +1,125 @@
+"""Layers in int8: the residual stream turned so that no channel stands out, and bf16 kept where rounding loses most.
+
+Hard fact: rounding a row to int8 costs every channel the same, a step of 1/127 of the largest; so all that is done here is to keep
+the largest near the others, and no calibration data is asked for: random tokens show which channels and layers are hard.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from .kernels import whole
+from .layers import Dense, Layer, layer_of
+
+SHARE = 10  # one of so many layers keeps its last product as it is
+
+
+class Int8:
+    """A matrix product of uint8 rows around 128 and int8 weights [N, H] (one scale an output), summed in int32, given in dtype.
+
+    The result lacks the rows' own scales, which the next step brings in."""
+
+    def __init__(self, weight: torch.Tensor, dtype: torch.dtype) -> None:
+        steps, scales = whole(weight)
+        self.dtype, self.scales = dtype, scales[:, 0].contiguous()
+        self.packed = torch.ops.onednn.qlinear_prepack(steps.to(torch.int8), None)
+        self.zeros = torch.zeros(len(steps), dtype=torch.int64)
+
+    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+        weight = self.packed, self.scales, self.zeros
+        return torch.ops.onednn.qlinear_pointwise(rows, 1.0, 128, *weight, None, 1.0, 0, self.dtype, "none", [], "")
+
+
+def rotation(size: int) -> torch.Tensor:
+    """A random orthogonal matrix [size, size], fp32, always the same.
+
+    Rows of the residual stream have a few channels far larger than the rest, which take the steps of int8 for themselves; turned at
+    random they have none, and a norm without weights commutes with the turn (QuaRot, arXiv 2404.00456, section 3)."""
+    drawn = torch.randn(size, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return torch.linalg.qr(drawn)[0].float()
+
+
+def rounded_layers(inner: torch.nn.Module, turn: torch.Tensor) -> list[Layer]:
+    """All layers of a model's body in int8, on a residual stream turned by `turn` [H, H]."""
+    gates = look(inner)
+    evens = [even(layer.mlp.down_proj.weight, gate.rows) for layer, gate in zip(inner.layers, gates)]
+    losses = [loss(layer.mlp.down_proj.weight, gate, some) for layer, gate, some in zip(inner.layers, gates, evens)]
+    kept = sorted(range(len(losses)), key=lambda i: -losses[i])[: len(losses) // SHARE]
+    return [_rounded(layer, turn, None if i in kept else some) for i, (layer, some) in enumerate(zip(inner.layers, evens))]
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What a layer's `down_proj` reads (rows [T, I]) and what the layer gives in the end (given [T, H]), fp32."""
+
+    rows: torch.Tensor
+    given: torch.Tensor
+
+
+def look(inner: torch.nn.Module) -> list[Gate]:
+    """Every layer's Gate over random tokens, whose large channels are those of text."""
+    rows: list[torch.Tensor] = []
+    given: list[torch.Tensor] = []
+    hooks = [
+        layer.mlp.down_proj.register_forward_pre_hook(lambda _, x: rows.append(x[0].flatten(0, 1).float()))
+        for layer in inner.layers
+    ]
+    hooks += [layer.register_forward_hook(lambda _m, _x, y: given.append(y.flatten(0, 1).float())) for layer in inner.layers]
+    inner(input_ids=torch.randint(inner.embed_tokens.num_embeddings, (8, 64), generator=torch.Generator().manual_seed(0)))
+    for hook in hooks:
+        hook.remove()
+    return [Gate(*some) for some in zip(rows, given)]
+
+
+def even(weight: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Divisors [I] that even out the channels of rows [T, I] before a product with weight [H, I], which takes them as factors
+    (SmoothQuant, arXiv 2211.10438, section 4)."""
+    size = (rows / rows.abs().amax(-1, keepdim=True)).pow(2).mean(0).sqrt()
+    # Powers .3 and .5 lost least on SmolLM2; the usual .5 and .5 lose more, for a few channels of some layers stand out too far.
+    return size.clamp_min(1e-6) ** 0.3 / weight.float().pow(2).mean(0).sqrt().clamp_min(1e-6) ** 0.5
+
+
+def loss(weight: torch.Tensor, gate: Gate, divisors: torch.Tensor) -> float:
+    """How large the error of the rounded rows is against what the layer gives. In SmolLM2 three layers have most of the error."""
+    rows = gate.rows / divisors
+    steps, scale = whole(rows)
+    return float(((steps * scale - rows) @ (weight.float() * divisors).T).norm() / gate.given.norm())
+
+
+def _rounded(layer: torch.nn.Module, turn: torch.Tensor, divisors: torch.Tensor | None) -> Layer:
+    """The layer in int8; norms lose their weights to the products behind them, values are turned within each head. Without
+    `divisors` the last product stays as it is."""
+    a, m, dtype = layer.self_attn, layer.mlp, layer.mlp.down_proj.weight.dtype
+    value, out, up, down = (part.weight.float() for part in (a.v_proj, a.o_proj, m.up_proj, m.down_proj))
+    spin = rotation(a.head_dim)
+    value = (spin.T @ value.unflatten(0, (-1, a.head_dim))).flatten(0, 1)
+    out, down = turn.T @ (out.unflatten(1, (-1, a.head_dim)) @ spin).flatten(1), turn.T @ down
+    if divisors is not None:
+        up, down = up / divisors[:, None], down * divisors
+    exact = layer_of(layer, lambda *_: None)
+    bias = exact.bias
+    if bias is not None:
+        bias = torch.cat((bias[: -len(value)], (bias[-len(value) :].float().view(-1, a.head_dim) @ spin).flatten().to(bias.dtype)))
+
+    def reads(norm: torch.nn.Module, *weights: torch.Tensor) -> Int8:
+        return Int8(torch.cat(weights).float() * norm.weight.float() @ turn, dtype)
+
+    ones = torch.ones_like(layer.input_layernorm.weight)
+    return replace(
+        exact,
+        before=ones,
+        qkv=reads(layer.input_layernorm, a.q_proj.weight, a.k_proj.weight, value),
+        bias=bias,
+        out=Int8(out, dtype),
+        after=ones,
+        up=reads(layer.post_attention_layernorm, m.gate_proj.weight, up),
+        down=Int8(down, dtype) if divisors is not None else dense(down.to(dtype)),
+    )
+
+
+def dense(weight: torch.Tensor) -> Dense:
+    part = torch.nn.Linear(1, 1, bias=False)
+    part.weight = torch.nn.Parameter(weight, requires_grad=False)
+    return Dense(part)

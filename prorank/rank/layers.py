@@ -1,0 +1,71 @@
+"""A layer's weights as the engine takes them, and its matrix products in the model's dtype: for scoring, and in training.
+
+Hard fact: queries, keys and values are one product, and so are gate and up: fewer passes over the rows, the same sums.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.functional import linear
+
+
+class Dense:
+    """A matrix product in the model's dtype. The weights [N, H] of `parts` are joined into one, of which they become views; in bf16
+    a copy in oneDNN's own layout saves reordering them for every product."""
+
+    def __init__(self, *parts: torch.nn.Module) -> None:
+        self.weight = torch.cat([part.weight for part in parts])
+        for part, view in zip(parts, self.weight.split([len(part.weight) for part in parts])):
+            part.weight = torch.nn.Parameter(view, requires_grad=False)
+        self.packed = None
+        if self.weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight, 2048)
+
+    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+        if self.packed is None:
+            return linear(rows, self.weight)
+        return torch.ops.mkldnn._linear_pointwise(rows, self.packed, None, "none", [], "")
+
+
+class Live:
+    """A matrix product and its bias in training: weights are cast and joined anew each time, with gradient; adapters go through
+    their modules."""
+
+    def __init__(self, *parts: torch.nn.Module) -> None:
+        self.parts, self.plain = parts, all(type(part) is torch.nn.Linear for part in parts)
+
+    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+        if not self.plain:
+            with torch.autocast("cpu", enabled=rows.dtype == torch.bfloat16):
+                return torch.cat([part(rows) for part in self.parts], -1)
+        biased = self.parts[0].bias is not None
+        bias = torch.cat([part.bias.to(rows.dtype) for part in self.parts]) if biased else None
+        return linear(rows, torch.cat([part.weight.to(rows.dtype) for part in self.parts]), bias)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer: the norms' weights before and after attention, its four products, the bias of the first or None, and `norms` of
+    queries and keys by head, or None."""
+
+    before: torch.Tensor
+    qkv: Any
+    bias: torch.Tensor | None
+    norms: tuple[torch.Tensor, torch.Tensor] | None
+    out: Any
+    after: torch.Tensor
+    up: Any
+    down: Any
+
+
+def layer_of(layer: torch.nn.Module, kind: type) -> Layer:
+    """A layer of transformers with products of this kind."""
+    a, m = layer.self_attn, layer.mlp
+    parts = (a.q_proj, a.k_proj, a.v_proj), (a.o_proj,), (m.gate_proj, m.up_proj), (m.down_proj,)
+    qkv, out, up, down = (kind(*some) for some in parts)
+    bias = None if a.q_proj.bias is None or kind is Live else torch.cat([part.bias for part in parts[0]]).detach()
+    norms = (a.q_norm.weight, a.k_norm.weight) if hasattr(a, "q_norm") else None
+    return Layer(layer.input_layernorm.weight, qkv, bias, norms, out, layer.post_attention_layernorm.weight, up, down)
