@@ -21,7 +21,7 @@ from .model import Resolved, load_model, load_tokenizer, pick_device, pick_dtype
 from .prompt import Cuts, Encoded, Prompt
 from .rank.batching import Batch, Pack, batches_of, collate, packs_of
 from .rank.documents import Document, Hit, Progress, check_lists, document_text, hits, holds_many, sequence
-from .rank.engine import Engine, engine_for
+from .rank.engine import Engine, engine_for, trim
 from .rank.flat import is_flat
 from .rank.likelihood import query_likelihood
 from .rank.pointwise import answer_rows, last_hidden, log_odds, vocabulary_of
@@ -226,7 +226,9 @@ class Reranker:
     def _batches(self, queries, documents, instruction, batch_size) -> Iterator[Batch]:
         """Batches over windows of queries, so that memory does not grow with their number."""
         flat, tokens = is_flat(self.model), self._sizes()[0]
-        for window in self._windows(queries, documents, instruction, batch_size):
+        for number, window in enumerate(self._windows(queries, documents, instruction, batch_size)):
+            if number:
+                trim()
             for some in batches_of(sorted(window, key=len, reverse=True), tokens, batch_size, flat):
                 yield collate(some, self.tokenizer.pad_token_id, flat).to(self.device)
 

@@ -1,5 +1,7 @@
 """The engine: transformers' scores for every kind of model, alone or among neighbours, and int8 close to them."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -12,8 +14,8 @@ from prorank.model import load_model, load_tokenizer, resolve
 from prorank.prompt import Prompt
 from prorank.rank import attention
 from prorank.rank.batching import collate
-from prorank.rank.engine import Engine, engine_for, usable
-from prorank.rank.kernels import rows_of
+from prorank.rank.engine import Engine, engine_for, steady_memory, usable
+from prorank.rank.kernels import quantise
 from prorank.rank.layers import Dense
 from prorank.rank.pointwise import last_hidden
 from prorank.reranker import Reranker
@@ -145,7 +147,7 @@ def test_int8_keeps_the_product_that_would_lose_most_and_turns_biased_values(tmp
 @given(values=st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=30))
 def test_int8_rows_round_to_half_a_step(values):
     x = torch.tensor([values])
-    whole, scale = rows_of(x, torch.float32, True)
+    whole, scale = quantise(x)
     back = (whole.float() - 128) * scale
     assert whole.dtype == torch.uint8
     assert ((back - x).abs() <= scale * 0.5001 + 1e-6).all()
@@ -159,6 +161,14 @@ def test_int8_is_a_dtype_of_the_reranker(loaded):
     documents = ["river garden", "music", "a winter harbour and a stone castle"]
     a, b = (r.score_lists(["river"], [documents])[0] for r in (exact, rough))
     assert 0 < np.abs(a - b).max() < 0.5
+
+
+def test_shapes_that_onednn_keeps_are_bounded_unless_somebody_says_how_many(monkeypatch):
+    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    for given, want in ((None, "64"), ("7", "7")):
+        monkeypatch.delenv(name, raising=False) if given is None else monkeypatch.setenv(name, given)
+        steady_memory()
+        assert os.environ[name] == want
 
 
 def test_other_layers_stay_with_transformers_and_have_no_int8():

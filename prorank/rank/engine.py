@@ -19,7 +19,7 @@ from .attention import attend, plan_of
 from .batching import Batch
 from .flat import is_flat
 from .int8 import Int8, rotation, rounded_layers
-from .kernels import Kernels, Rows, normed, scaled
+from .kernels import Kernels, normed, scaled
 from .layers import Dense, Live, layer_of
 
 KINDS = ("llama", "mistral", "qwen2", "qwen3")
@@ -38,6 +38,14 @@ def steady_memory() -> None:
     if mallopt:
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, 512 << 20)
+
+
+def trim() -> None:
+    """Give freed memory back to the kernel (glibc alone does it): what lies in holes between buffers of other sizes adds up over
+    thousands of documents."""
+    release = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if release:
+        release(0)
 
 
 def usable(model: torch.nn.Module) -> bool:
@@ -99,25 +107,29 @@ class Engine:
         plan = plan_of(batch.inputs["spans"], self.heads, self.pairs)
         columns = batch.columns if len(batch.columns) > 1 else batch.columns.repeat(2)  # one row would compile anew
         with torch.autocast("cpu", enabled=False):  # every step says its dtype
-            x = self.embed(ids)
-            x = x if self.turn is None else (x.float() @ self.turn).to(x.dtype)
+            x = self.embed(ids) if self.turn is None else self._turned(ids)
             cos, sin = (t[0, :, None].float() for t in self.angles(x[None], positions))  # [T, 1, width]
             y: torch.Tensor = torch.zeros_like(x, dtype=self.dtype)
             scale: torch.Tensor | None = x.new_ones(len(x), 1, dtype=torch.float32) if self.int8 else None
             for number, layer in enumerate(self.layers):
-                x, rows, scale = self.steps.add_norm(x, y, scale, layer.before, self.eps, self.int8)
+                x, rows, scale = self.steps.add_norm(x, y, scale, layer.before, self.eps)
                 sizes = self.heads, self.pairs, self.width, self.eps, self.scaling, x.dtype
                 q, k, v = self.steps.rotate(layer.qkv(rows), scale, layer.bias, layer.norms, cos, sin, *sizes)
                 seen = attend(q, k, v, plan, self.steps.softmax, self.dtype)
                 if number == len(self.layers) - 1:
                     x, seen = x[columns], seen[columns]
                 rows, scale = self._rows(seen, layer.out)
-                x, rows, scale = self.steps.add_norm(x, layer.out(rows), scale, layer.after, self.eps, self.int8)
+                x, rows, scale = self.steps.add_norm(x, layer.out(rows), scale, layer.after, self.eps)
                 rows, scale = self._rows(self.steps.gated(layer.up(rows), scale, self.dtype), layer.down)
                 y = layer.down(rows)
             total = x.float() + scaled(y, scale)
             total = total if self.turn is None else total @ self.turn.T
             return normed(total.to(x.dtype), self.norm, self.eps).to(x.dtype)[: len(batch.columns)]
 
-    def _rows(self, x: torch.Tensor, product: Any) -> Rows:
+    def _turned(self, ids: torch.Tensor) -> torch.Tensor:
+        """Embeddings [T, H] of the turned stream; each token of a batch is turned once."""
+        some, places = ids.unique(return_inverse=True)
+        return (self.embed(some).float() @ self.turn).to(self.dtype)[places]
+
+    def _rows(self, x: torch.Tensor, product: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
         return self.steps.quantise(x) if isinstance(product, Int8) else (x, None)

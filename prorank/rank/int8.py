@@ -106,14 +106,13 @@ def _rounded(layer: torch.nn.Module, turn: torch.Tensor, divisors: torch.Tensor 
     def reads(norm: torch.nn.Module, *weights: torch.Tensor) -> Int8:
         return Int8(torch.cat(weights).float() * norm.weight.float() @ turn, dtype)
 
-    ones = torch.ones_like(layer.input_layernorm.weight)
     return replace(
         exact,
-        before=ones,
+        before=None,
         qkv=reads(layer.input_layernorm, a.q_proj.weight, a.k_proj.weight, value),
         bias=bias,
         out=Int8(out, dtype),
-        after=ones,
+        after=None,
         up=reads(layer.post_attention_layernorm, m.gate_proj.weight, up),
         down=Int8(down, dtype) if divisors is not None else dense(down.to(dtype)),
     )

@@ -14,8 +14,6 @@ import torch
 from ..errors import ModelError
 from ..sources import first_line
 
-Rows = tuple[torch.Tensor, torch.Tensor | None]  # [T, H] and, where int8, the scale of each row [T, 1]
-
 
 def whole(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(x [N, H] in steps of -127 to 127, still fp32, and the size of a step in each row [N, 1])."""
@@ -28,29 +26,30 @@ def scaled(product: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
     return product.float() if scale is None else product.float() * scale
 
 
-def rows_of(x: torch.Tensor, dtype: torch.dtype, int8: bool) -> Rows:
-    """x [T, H] fp32 as a matrix product takes it: in dtype, or as uint8 around 128 with a scale for each row."""
-    if not int8:
-        return x.to(dtype), None
-    steps, scale = whole(x)
+def quantise(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """x [T, H] as a product in int8 takes it: uint8 around 128, and the scale of each row [T, 1]."""
+    steps, scale = whole(x.float())
     return (steps + 128).to(torch.uint8), scale
 
 
-def quantise(x: torch.Tensor) -> Rows:
-    """`rows_of` in int8, as a step of its own."""
-    return rows_of(x.float(), x.dtype, True)
+def inverse_size(x: torch.Tensor, eps: float) -> torch.Tensor:
+    """One over the root mean square of each row, fp32."""
+    return torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + eps)
 
 
 def normed(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """Root mean square norm over the last dimension, fp32."""
-    x = x.float()
-    return weight.float() * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps))
+    return weight.float() * (x.float() * inverse_size(x, eps))
 
 
-def add_norm(x: torch.Tensor, y: torch.Tensor, scale: torch.Tensor | None, weight: torch.Tensor, eps: float, int8: bool):
-    """The residual stream x [T, H] plus a layer's output y, and its norm: (new x, rows for the next product in the dtype of y)."""
-    total = x.float() + scaled(y, scale)
-    return total.to(x.dtype), *rows_of(normed(total.to(x.dtype), weight, eps), y.dtype, int8)
+def add_norm(x: torch.Tensor, y: torch.Tensor, scale: torch.Tensor | None, weight: torch.Tensor | None, eps: float):
+    """The residual stream x [T, H] plus a layer's output y, and its norm: (new x, rows for the next product in the dtype of y, their
+    scale). Without `weight` (which the product then holds) the rows are in int8."""
+    x = (x.float() + scaled(y, scale)).to(x.dtype)
+    if weight is not None:
+        return x, normed(x, weight, eps).to(y.dtype), None
+    rows, step = quantise(x)  # dividing a row by its norm changes its step alone
+    return x, rows, step * inverse_size(x, eps)
 
 
 def rotate(qkv, scale, bias, norms, cos, sin, heads: int, pairs: int, width: int, eps: float, scaling: float, dtype: torch.dtype):

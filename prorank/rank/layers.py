@@ -48,15 +48,15 @@ class Live:
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer: the norms' weights before and after attention, its four products, the bias of the first or None, and `norms` of
-    queries and keys by head, or None."""
+    """One layer: the norms' weights before and after attention (None: the products hold them and take int8), its four products, the
+    bias of the first or None, and `norms` of queries and keys by head, or None."""
 
-    before: torch.Tensor
+    before: torch.Tensor | None
     qkv: Any
     bias: torch.Tensor | None
     norms: tuple[torch.Tensor, torch.Tensor] | None
     out: Any
-    after: torch.Tensor
+    after: torch.Tensor | None
     up: Any
     down: Any
 
