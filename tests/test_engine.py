@@ -165,8 +165,8 @@ def test_int8_is_a_dtype_of_the_reranker(loaded):
 
 def test_shapes_that_onednn_keeps_are_bounded_unless_somebody_says_how_many(monkeypatch):
     name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
-    for given, want in ((None, "64"), ("7", "7")):
-        monkeypatch.delenv(name, raising=False) if given is None else monkeypatch.setenv(name, given)
+    for said, want in ((None, "64"), ("7", "7")):
+        monkeypatch.delenv(name, raising=False) if said is None else monkeypatch.setenv(name, said)
         steady_memory()
         assert os.environ[name] == want
 

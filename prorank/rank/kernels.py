@@ -43,8 +43,8 @@ def normed(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
 
 
 def add_norm(x: torch.Tensor, y: torch.Tensor, scale: torch.Tensor | None, weight: torch.Tensor | None, eps: float):
-    """The residual stream x [T, H] plus a layer's output y, and its norm: (new x, rows for the next product in the dtype of y, their
-    scale). Without `weight` (which the product then holds) the rows are in int8."""
+    """The residual stream x [T, H] plus a layer's output y, and its norm: (new x, rows for the next product in the dtype of y,
+    their scale). Without `weight` (which the product then holds) the rows are in int8."""
     x = (x.float() + scaled(y, scale)).to(x.dtype)
     if weight is not None:
         return x, normed(x, weight, eps).to(y.dtype), None
