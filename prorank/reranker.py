@@ -225,11 +225,13 @@ class Reranker:
 
     def _batches(self, queries, documents, instruction, batch_size) -> Iterator[Batch]:
         """Batches over windows of queries, so that memory does not grow with their number."""
-        flat, tokens = is_flat(self.model), self._sizes()[0]
-        for number, window in enumerate(self._windows(queries, documents, instruction, batch_size)):
-            if number:
-                trim()
+        flat, tokens, made = is_flat(self.model), self._sizes()[0], 0
+        for window in self._windows(queries, documents, instruction, batch_size):
             for some in batches_of(sorted(window, key=len, reverse=True), tokens, batch_size, flat):
+                if made > tokens // 2:  # not for what fits into one forward, which it would cost 4 %
+                    trim()
+                    made = 0
+                made += sum(map(len, some))
                 yield collate(some, self.tokenizer.pad_token_id, flat).to(self.device)
 
     def _sizes(self) -> tuple[int, int, int]:
