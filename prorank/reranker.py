@@ -228,7 +228,7 @@ class Reranker:
         flat, tokens, made = is_flat(self.model), self._sizes()[0], 0
         for window in self._windows(queries, documents, instruction, batch_size):
             for some in batches_of(sorted(window, key=len, reverse=True), tokens, batch_size, flat):
-                if made > tokens // 2:  # not for what fits into one forward, which it would cost 4 %
+                if self._engine and made > tokens // 2:  # what fits into one forward keeps its memory for the next request
                     trim()
                     made = 0
                 made += sum(map(len, some))

@@ -34,18 +34,21 @@ def steady_memory() -> None:
     forward (under glibc). oneDNN keeps programs for 64 shapes, unless its variable says otherwise, not for 1,024: they take
     megabytes each, and every batch has shapes of its own. Where oneDNN ran before, it stays with what it has."""
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt:
-        mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, 512 << 20)
+    _glibc("mallopt", M_MMAP_MAX, 0)
+    _glibc("mallopt", M_TRIM_THRESHOLD, 512 << 20)
 
 
 def trim() -> None:
     """Give freed memory back to the kernel (glibc alone does it): what lies in holes between buffers of other sizes adds up over
     thousands of documents."""
-    release = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if release:
-        release(0)
+    _glibc("malloc_trim", 0)
+
+
+def _glibc(name: str, *given: int) -> None:
+    """Call one of its functions; nothing happens under other C libraries."""
+    function = getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
+    if function:
+        function(*given)
 
 
 def usable(model: torch.nn.Module) -> bool:
@@ -97,9 +100,9 @@ class Engine:
         self.heads, self.pairs = model.config.num_attention_heads, model.config.num_key_value_heads
         self.steps = Kernels(compiled)
         steady_memory()
-        with torch.set_grad_enabled(live is not None):
-            rounded = rounded_layers(inner, self.turn) if int8 else None
-            self.layers = rounded or [layer_of(layer, Live if live else Dense) for layer in inner.layers]
+        kind = Live if live else Dense.of
+        with torch.no_grad():
+            self.layers = rounded_layers(inner, self.turn) if int8 else [layer_of(layer, kind) for layer in inner.layers]
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         """Last hidden states [N, H] at the answer positions, in the model's dtype."""

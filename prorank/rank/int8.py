@@ -6,12 +6,12 @@ the largest near the others, and no calibration data is asked for: random tokens
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
 from .kernels import whole
-from .layers import Dense, Layer, layer_of
+from .layers import Dense, Layer, head_norms
 
 SHARE = 10  # one of so many layers keeps its last product as it is
 
@@ -43,11 +43,11 @@ def rotation(size: int) -> torch.Tensor:
 
 def rounded_layers(inner: torch.nn.Module, turn: torch.Tensor) -> list[Layer]:
     """All layers of a model's body in int8, on a residual stream turned by `turn` [H, H]."""
-    gates = look(inner)
+    gates, spin = look(inner), rotation(inner.layers[0].self_attn.head_dim)
     evens = [even(layer.mlp.down_proj.weight, gate.rows) for layer, gate in zip(inner.layers, gates)]
     losses = [loss(layer.mlp.down_proj.weight, gate, some) for layer, gate, some in zip(inner.layers, gates, evens)]
     kept = sorted(range(len(losses)), key=lambda i: -losses[i])[: len(losses) // SHARE]
-    return [_rounded(layer, turn, None if i in kept else some) for i, (layer, some) in enumerate(zip(inner.layers, evens))]
+    return [_rounded(layer, turn, spin, None if i in kept else some) for i, (layer, some) in enumerate(zip(inner.layers, evens))]
 
 
 @dataclass(frozen=True)
@@ -88,37 +88,31 @@ def loss(weight: torch.Tensor, gate: Gate, divisors: torch.Tensor) -> float:
     return float(((steps * scale - rows) @ (weight.float() * divisors).T).norm() / gate.given.norm())
 
 
-def _rounded(layer: torch.nn.Module, turn: torch.Tensor, divisors: torch.Tensor | None) -> Layer:
-    """The layer in int8; norms lose their weights to the products behind them, values are turned within each head. Without
-    `divisors` the last product stays as it is."""
+def _rounded(layer: torch.nn.Module, turn: torch.Tensor, spin: torch.Tensor, divisors: torch.Tensor | None) -> Layer:
+    """The layer in int8; norms lose their weights to the products behind them, values are turned within each head by `spin` [d, d].
+    Without `divisors` the last product stays as it is."""
     a, m, dtype = layer.self_attn, layer.mlp, layer.mlp.down_proj.weight.dtype
-    value, out, up, down = (part.weight.float() for part in (a.v_proj, a.o_proj, m.up_proj, m.down_proj))
-    spin = rotation(a.head_dim)
-    value = (spin.T @ value.unflatten(0, (-1, a.head_dim))).flatten(0, 1)
-    out, down = turn.T @ (out.unflatten(1, (-1, a.head_dim)) @ spin).flatten(1), turn.T @ down
+    out, up, down = (part.weight.float() for part in (a.o_proj, m.up_proj, m.down_proj))
+    out, down = turn.T @ (out.unflatten(1, (-1, len(spin))) @ spin).flatten(1), turn.T @ down
     if divisors is not None:
         up, down = up / divisors[:, None], down * divisors
-    exact = layer_of(layer, lambda *_: None)
-    bias = exact.bias
-    if bias is not None:
-        bias = torch.cat((bias[: -len(value)], (bias[-len(value) :].float().view(-1, a.head_dim) @ spin).flatten().to(bias.dtype)))
+
+    def spun(values: torch.Tensor) -> torch.Tensor:
+        return (spin.T @ values.float().unflatten(0, (-1, len(spin)))).flatten(0, 1)
 
     def reads(norm: torch.nn.Module, *weights: torch.Tensor) -> Int8:
         return Int8(torch.cat(weights).float() * norm.weight.float() @ turn, dtype)
 
-    return replace(
-        exact,
+    bias = None
+    if a.q_proj.bias is not None:
+        bias = torch.cat((a.q_proj.bias, a.k_proj.bias, spun(a.v_proj.bias[:, None])[:, 0].to(dtype)))
+    return Layer(
         before=None,
-        qkv=reads(layer.input_layernorm, a.q_proj.weight, a.k_proj.weight, value),
+        qkv=reads(layer.input_layernorm, a.q_proj.weight, a.k_proj.weight, spun(a.v_proj.weight)),
         bias=bias,
+        norms=head_norms(a),
         out=Int8(out, dtype),
         after=None,
         up=reads(layer.post_attention_layernorm, m.gate_proj.weight, up),
-        down=Int8(down, dtype) if divisors is not None else dense(down.to(dtype)),
+        down=Dense(down.to(dtype)) if divisors is None else Int8(down, dtype),
     )
-
-
-def dense(weight: torch.Tensor) -> Dense:
-    part = torch.nn.Linear(1, 1, bias=False)
-    part.weight = torch.nn.Parameter(weight, requires_grad=False)
-    return Dense(part)

@@ -5,6 +5,7 @@ Hard fact: queries, keys and values are one product, and so are gate and up: few
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,14 +14,10 @@ from torch.nn.functional import linear
 
 
 class Dense:
-    """A matrix product in the model's dtype. The weights [N, H] of `parts` are joined into one, of which they become views; in bf16
-    a copy in oneDNN's own layout saves reordering them for every product."""
+    """A matrix product with weight [N, H] in its dtype; in bf16 a copy in oneDNN's own layout saves reordering it every time."""
 
-    def __init__(self, *parts: torch.nn.Module) -> None:
-        self.weight = torch.cat([part.weight for part in parts])
-        for part, view in zip(parts, self.weight.split([len(part.weight) for part in parts])):
-            part.weight = torch.nn.Parameter(view, requires_grad=False)
-        self.packed = None
+    def __init__(self, weight: torch.Tensor) -> None:
+        self.weight, self.packed = weight, None
         if self.weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported():
             self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight, 2048)
 
@@ -28,6 +25,14 @@ class Dense:
         if self.packed is None:
             return linear(rows, self.weight)
         return torch.ops.mkldnn._linear_pointwise(rows, self.packed, None, "none", [], "")
+
+    @classmethod
+    def of(cls, *parts: torch.nn.Module) -> "Dense":
+        """The weights of these modules joined into one, of which they become views."""
+        weight = torch.cat([part.weight for part in parts])
+        for part, view in zip(parts, weight.split([len(part.weight) for part in parts])):
+            part.weight = torch.nn.Parameter(view, requires_grad=False)
+        return cls(weight)
 
 
 class Live:
@@ -61,11 +66,15 @@ class Layer:
     down: Any
 
 
-def layer_of(layer: torch.nn.Module, kind: type) -> Layer:
-    """A layer of transformers with products of this kind."""
+def layer_of(layer: torch.nn.Module, kind: Callable[..., Any]) -> Layer:
+    """A layer of transformers with products of this kind, made of the modules whose weights they join."""
     a, m = layer.self_attn, layer.mlp
     parts = (a.q_proj, a.k_proj, a.v_proj), (a.o_proj,), (m.gate_proj, m.up_proj), (m.down_proj,)
     qkv, out, up, down = (kind(*some) for some in parts)
     bias = None if a.q_proj.bias is None or kind is Live else torch.cat([part.bias for part in parts[0]]).detach()
-    norms = (a.q_norm.weight, a.k_norm.weight) if hasattr(a, "q_norm") else None
-    return Layer(layer.input_layernorm.weight, qkv, bias, norms, out, layer.post_attention_layernorm.weight, up, down)
+    return Layer(layer.input_layernorm.weight, qkv, bias, head_norms(a), out, layer.post_attention_layernorm.weight, up, down)
+
+
+def head_norms(attention: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Weights of the norms of queries and keys, which Qwen3 has."""
+    return (attention.q_norm.weight, attention.k_norm.weight) if hasattr(attention, "q_norm") else None
