@@ -15,6 +15,7 @@ from prorank.prompt import Prompt
 from prorank.rank import attention
 from prorank.rank.batching import collate
 from prorank.rank.engine import Engine, engine_for, steady_memory, usable
+from prorank.rank.int8 import Int8
 from prorank.rank.kernels import quantise
 from prorank.rank.layers import Dense
 from prorank.rank.pointwise import last_hidden
@@ -151,6 +152,17 @@ def test_int8_rows_round_to_half_a_step(values):
     back = (whole.float() - 128) * scale
     assert whole.dtype == torch.uint8
     assert ((back - x).abs() <= scale * 0.5001 + 1e-6).all()
+
+
+def test_rows_of_the_answers_are_exact_in_int8():
+    weight, rows, few = torch.randn(8, 64), torch.randn(6, 64), torch.tensor([1, 4])
+    want = rows @ weight.T
+    for exact in (True, False):
+        whole, scale = quantise(rows)
+        got = Int8(weight, torch.float32, exact)(whole, scale, few, rows[few]) * scale
+        apart = (got - want).abs().amax(-1) / want.abs().max()
+        assert (apart[few] < 1e-5).all() == exact
+        assert (apart < 0.05).all() and (apart[[0, 2, 3, 5]] > 1e-5).all()
 
 
 def test_int8_is_a_dtype_of_the_reranker(loaded):

@@ -19,7 +19,7 @@ from .attention import attend, plan_of
 from .batching import Batch
 from .flat import is_flat
 from .int8 import Int8, rotation, rounded_layers
-from .kernels import Kernels, normed, scaled
+from .kernels import Kernels, inverse_size, normed, scaled
 from .layers import Dense, Live, layer_of
 
 KINDS = ("llama", "mistral", "qwen2", "qwen3")
@@ -115,16 +115,15 @@ class Engine:
             y: torch.Tensor = torch.zeros_like(x, dtype=self.dtype)
             scale: torch.Tensor | None = x.new_ones(len(x), 1, dtype=torch.float32) if self.int8 else None
             for number, layer in enumerate(self.layers):
-                x, rows, scale = self.steps.add_norm(x, y, scale, layer.before, self.eps)
+                x, qkv, scale = self._into(layer.qkv, x, y, scale, layer.before, columns)
                 sizes = self.heads, self.pairs, self.width, self.eps, self.scaling, x.dtype
-                q, k, v = self.steps.rotate(layer.qkv(rows), scale, layer.bias, layer.norms, cos, sin, *sizes)
+                q, k, v = self.steps.rotate(qkv, scale, layer.bias, layer.norms, cos, sin, *sizes)
                 seen = attend(q, k, v, plan, self.steps.softmax, self.dtype)
                 if number == len(self.layers) - 1:
-                    x, seen = x[columns], seen[columns]
-                rows, scale = self._rows(seen, layer.out)
-                x, rows, scale = self.steps.add_norm(x, layer.out(rows), scale, layer.after, self.eps)
-                rows, scale = self._rows(self.steps.gated(layer.up(rows), scale, self.dtype), layer.down)
-                y = layer.down(rows)
+                    x, seen, columns = x[columns], seen[columns], torch.arange(len(columns))
+                y, scale = self._out(layer.out, seen, columns)
+                x, pair, scale = self._into(layer.up, x, y, scale, layer.after, columns)
+                y, scale = self._out(layer.down, self.steps.gated(pair, scale, self.dtype), columns)
             total = x.float() + scaled(y, scale)
             total = total if self.turn is None else total @ self.turn.T
             return normed(total.to(x.dtype), self.norm, self.eps).to(x.dtype)[: len(batch.columns)]
@@ -134,5 +133,17 @@ class Engine:
         some, places = ids.unique(return_inverse=True)
         return (self.embed(some).float() @ self.turn).to(self.dtype)[places]
 
-    def _rows(self, x: torch.Tensor, product: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
-        return self.steps.quantise(x) if isinstance(product, Int8) else (x, None)
+    def _into(self, product, x, y, scale, weight, columns):
+        """The stream x plus a layer's output y, and a product of its norm: (new x, the product, its rows' scales)."""
+        x, rows, scale = self.steps.add_norm(x, y, scale, weight, self.eps)
+        if scale is None:
+            return x, product(rows), None
+        few = x[columns].float()
+        return x, product(rows, scale, columns, (few * inverse_size(few, self.eps)).to(self.dtype)), scale
+
+    def _out(self, product: Any, rows: torch.Tensor, columns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """A product of rows in the model's dtype, and its rows' scales where it is in int8."""
+        if not isinstance(product, Int8):
+            return product(rows), None
+        steps, scale = self.steps.quantise(rows)
+        return product(steps, scale, columns, rows[columns]), scale

@@ -14,22 +14,29 @@ from .kernels import whole
 from .layers import Dense, Layer, head_norms
 
 SHARE = 10  # one of so many layers keeps its last product as it is
+EARLY = 3  # one of so many layers, the first ones, rounds the rows of the answers too
 
 
 class Int8:
     """A matrix product of uint8 rows around 128 and int8 weights [N, H] (one scale an output), summed in int32, given in dtype.
 
-    The result lacks the rows' own scales, which the next step brings in."""
+    The result lacks the rows' own scales, which the next step brings in. With `exact` a few rows are made in dtype: those of the
+    answers, whose errors no other row makes up for."""
 
-    def __init__(self, weight: torch.Tensor, dtype: torch.dtype) -> None:
+    def __init__(self, weight: torch.Tensor, dtype: torch.dtype, exact: bool) -> None:
         steps, scales = whole(weight)
         self.dtype, self.scales = dtype, scales[:, 0].contiguous()
         self.packed = torch.ops.onednn.qlinear_prepack(steps.to(torch.int8), None)
         self.zeros = torch.zeros(len(steps), dtype=torch.int64)
+        self.exact = Dense(weight.to(dtype)) if exact else None
 
-    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+    def __call__(self, rows: torch.Tensor, scale: torch.Tensor, few: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """Rows [T, H] of `scale` [T, 1] (which becomes 1 for exact rows, in place); those at `few` [n] have `values` [n, H]."""
         weight = self.packed, self.scales, self.zeros
-        return torch.ops.onednn.qlinear_pointwise(rows, 1.0, 128, *weight, None, 1.0, 0, self.dtype, "none", [], "")
+        made = torch.ops.onednn.qlinear_pointwise(rows, 1.0, 128, *weight, None, 1.0, 0, self.dtype, "none", [], "")
+        if self.exact is not None:
+            made[few], scale[few] = self.exact(values), 1.0
+        return made
 
 
 def rotation(size: int) -> torch.Tensor:
@@ -47,7 +54,10 @@ def rounded_layers(inner: torch.nn.Module, turn: torch.Tensor) -> list[Layer]:
     evens = [even(layer.mlp.down_proj.weight, gate.rows) for layer, gate in zip(inner.layers, gates)]
     losses = [loss(layer.mlp.down_proj.weight, gate, some) for layer, gate, some in zip(inner.layers, gates, evens)]
     kept = sorted(range(len(losses)), key=lambda i: -losses[i])[: len(losses) // SHARE]
-    return [_rounded(layer, turn, spin, None if i in kept else some) for i, (layer, some) in enumerate(zip(inner.layers, evens))]
+    return [
+        _rounded(layer, turn, spin, None if i in kept else some, i >= len(evens) // EARLY)
+        for i, (layer, some) in enumerate(zip(inner.layers, evens))
+    ]
 
 
 @dataclass(frozen=True)
@@ -88,9 +98,9 @@ def loss(weight: torch.Tensor, gate: Gate, divisors: torch.Tensor) -> float:
     return float(((steps * scale - rows) @ (weight.float() * divisors).T).norm() / gate.given.norm())
 
 
-def _rounded(layer: torch.nn.Module, turn: torch.Tensor, spin: torch.Tensor, divisors: torch.Tensor | None) -> Layer:
+def _rounded(layer: torch.nn.Module, turn: torch.Tensor, spin: torch.Tensor, divisors: torch.Tensor | None, exact: bool) -> Layer:
     """The layer in int8; norms lose their weights to the products behind them, values are turned within each head by `spin` [d, d].
-    Without `divisors` the last product stays as it is."""
+    Without `divisors` the last product stays as it is; `exact`: see Int8."""
     a, m, dtype = layer.self_attn, layer.mlp, layer.mlp.down_proj.weight.dtype
     out, up, down = (part.weight.float() for part in (a.o_proj, m.up_proj, m.down_proj))
     out, down = turn.T @ (out.unflatten(1, (-1, len(spin))) @ spin).flatten(1), turn.T @ down
@@ -101,7 +111,7 @@ def _rounded(layer: torch.nn.Module, turn: torch.Tensor, spin: torch.Tensor, div
         return (spin.T @ values.float().unflatten(0, (-1, len(spin)))).flatten(0, 1)
 
     def reads(norm: torch.nn.Module, *weights: torch.Tensor) -> Int8:
-        return Int8(torch.cat(weights).float() * norm.weight.float() @ turn, dtype)
+        return Int8(torch.cat(weights).float() * norm.weight.float() @ turn, dtype, exact)
 
     bias = None
     if a.q_proj.bias is not None:
@@ -111,8 +121,8 @@ def _rounded(layer: torch.nn.Module, turn: torch.Tensor, spin: torch.Tensor, div
         qkv=reads(layer.input_layernorm, a.q_proj.weight, a.k_proj.weight, spun(a.v_proj.weight)),
         bias=bias,
         norms=head_norms(a),
-        out=Int8(out, dtype),
+        out=Int8(out, dtype, exact),
         after=None,
         up=reads(layer.post_attention_layernorm, m.gate_proj.weight, up),
-        down=Dense(down.to(dtype)) if divisors is None else Int8(down, dtype),
+        down=Dense(down.to(dtype)) if divisors is None else Int8(down, dtype, exact),
     )

@@ -60,12 +60,13 @@ def rotate(qkv, scale, bias, norms, cos, sin, heads: int, pairs: int, width: int
     q, k, v = x[:, :heads], x[:, heads : heads + pairs], x[:, heads + pairs :]
     if norms is not None:
         q, k = normed(q, norms[0], eps), normed(k, norms[1], eps)
-    return (_turned(q, cos, sin) * scaling).to(dtype), _turned(k, cos, sin).to(dtype), v.to(dtype)
+    return _turned(q, cos * scaling, sin * scaling, dtype), _turned(k, cos, sin, dtype), v.to(dtype)
 
 
-def _turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    half = x.shape[-1] // 2
-    return x * cos + torch.cat((-x[..., half:], x[..., :half]), -1) * sin
+def _turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Each half of x by itself: compiled, they are two plain loops, where turning the whole row asks at each place which half it is."""
+    (a, b), (c, d), (s, t) = (part.chunk(2, -1) for part in (x, cos, sin))
+    return torch.cat(((a * c - b * s).to(dtype), (b * d + a * t).to(dtype)), -1)
 
 
 def gated(pair: torch.Tensor, scale: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
