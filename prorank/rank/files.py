@@ -43,9 +43,9 @@ def _object(line: str, where: str) -> dict[str, Any]:
     try:
         value = json.loads(line)
     except ValueError as error:
-        raise DataError(f'{where}: not valid JSON ({error}); expected an object with "text"') from error
+        raise DataError(f"{where}: not valid JSON ({error}); expected an object with \"text\"") from error
     if not isinstance(value, dict) or not isinstance(value.get("text"), str):
-        raise DataError(f'{where}: expected a JSON object with a string "text"')
+        raise DataError(f"{where}: expected a JSON object with a string \"text\"")
     return value
 
 

@@ -64,7 +64,7 @@ def rotate(qkv, scale, bias, norms, cos, sin, heads: int, pairs: int, width: int
 
 
 def _turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Each half of x by itself: compiled, they are two plain loops, where turning the whole row asks at each place which half it is."""
+    """Each half of x by itself: compiled, those are two plain loops; turning whole rows asks at each place which half it is."""
     (a, b), (c, d), (s, t) = (part.chunk(2, -1) for part in (x, cos, sin))
     return torch.cat(((a * c - b * s).to(dtype), (b * d + a * t).to(dtype)), -1)
 
