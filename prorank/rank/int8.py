@@ -14,7 +14,7 @@ from .kernels import whole
 from .layers import Dense, Layer, head_norms
 
 SHARE = 10  # one of so many layers keeps its last product as it is
-EARLY = 3  # one of so many layers, the first ones, rounds the rows of the answers too
+EARLY = 2  # one of so many layers, the first ones, rounds the rows of the answers too
 
 
 class Int8:
