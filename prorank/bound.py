@@ -6,7 +6,7 @@ share first), so the words that ask for the answer always survive. Each cut is c
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from .errors import PromptError
@@ -14,6 +14,9 @@ from .template import SLOT, bounds, quoted, split
 
 if TYPE_CHECKING:
     from .prompt import Prompt
+
+
+OPEN, SHUT = "<think>", "\n</think>\n<answer>"  # of a thought; what follows SHUT is the answer
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,27 @@ class BoundPrompt:
             whole += self._fixed - len(self._separator())
         return min(whole, self.max_positions or whole)
 
+    @property
+    def opened(self) -> bool:
+        """Whether the prompt ends with `<think>`, so that the model goes on within the thought."""
+        return self.prompt.kind == "thinking" and self.segments[-1].rstrip().endswith(OPEN)
+
+    def completion(self, thought: str, answer: int, most: int | None = None) -> tuple[list[int], int]:
+        """(ids of a thought of at most `most` tokens, the answer (1: relevant) and the end token; tokens cut from the thought)."""
+        whole = self._batch([thought.strip()])[0]
+        kept = whole[:most]
+        before = [] if self.opened else self._tokens(f"{OPEN}\n")
+        tail = [self.answer_ids[answer], *self._tokens("</answer>"), self.tokenizer.eos_token_id]
+        return [*before, *kept, *self._tokens(SHUT), *tail], len(whole) - len(kept)
+
+    def direct(self) -> BoundPrompt:
+        """The same prompt with an empty thought, up to its answer: how a thinking model is asked at once. A prompt that asks for no
+        thought stays as it is."""
+        if self.prompt.kind != "thinking":
+            return self
+        template = (*self.segments, *([] if self.opened else [f"{OPEN}\n"]), SHUT)
+        return BoundPrompt(replace(self.prompt, kind="binary", template=template), self.tokenizer, self.max_positions)
+
     def _content_room(self) -> int:
         """Tokens that instruction, query and document may take together."""
         room = self.longest - self._fixed
@@ -201,7 +225,7 @@ class BoundPrompt:
 
     def _answer_id(self, answer: str) -> int:
         """The answer's one token after the prompt's last segment. Raises PromptError if it is not one."""
-        tail = self.segments[-1]
+        tail = SHUT if self.prompt.kind == "thinking" else self.segments[-1]
         if SLOT.search(tail):
             tail = ""
         before, both = self._tokens(tail), self._tokens(tail + answer)

@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from .cli_data import add_data_verbs
 from .errors import ConfigError, DataError, ProRankError
 
 app = typer.Typer(
@@ -25,6 +26,9 @@ Dtype = Annotated[str, typer.Option(help="auto, bf16, fp32, or int8 (CPU).")]
 Compile = Annotated[bool, typer.Option("--compile", help="Fuse steps on a CPU: faster after some seconds.")]
 PromptName = Annotated[str | None, typer.Option("--prompt", help="Preset or YAML file in place of the checkpoint's own: mxbai.")]
 Length = Annotated[int | None, typer.Option(help="Tokens of a whole prompt; the checkpoint's own by default.")]
+
+
+add_data_verbs(app)
 
 
 @app.command()
@@ -41,7 +45,8 @@ def train(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's newest whole checkpoint.")] = False,
 ) -> None:
-    """Run the stage that CONFIG names: warmup or score."""
+    """Run the stage that CONFIG names: warmup, score or sft."""
+    from .progress import Progress
     from .train.config import load_settings
     from .train.run import train as run_stage
 
@@ -57,30 +62,6 @@ def plot(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
     from .train.curves import plot as draw
 
     print(draw(run))
-
-
-@app.command()
-def mine(
-    dataset: Annotated[Path, typer.Argument(help="BEIR folder.")],
-    out: Annotated[Path, typer.Argument(help="JSONL of lists to write (.gz to compress).")],
-    split: Annotated[str, typer.Option(help="qrels split.")] = "train",
-    negatives: Annotated[int, typer.Option(help="Negatives a query.")] = 7,
-    depth: Annotated[int, typer.Option(help="BM25 candidates a query.")] = 100,
-    skip_top: Annotated[int, typer.Option(help="Leave out BM25's first N ranks, which may be relevant.")] = 0,
-    max_ratio: Annotated[float | None, typer.Option(help="Drop candidates above this times the best positive's score.")] = None,
-    random: Annotated[int, typer.Option(help="How many of the negatives are random documents.")] = 0,
-    seed: Annotated[int, typer.Option()] = 0,
-) -> None:
-    """Mine negatives with BM25: judged non-relevant first, near-duplicates of positives left out."""
-    from .data.formats import read_beir
-    from .data.negatives import mine as mine_negatives
-    from .data.negatives import write_groups
-
-    groups, report = mine_negatives(
-        read_beir(dataset, split), depth, negatives, skip_top=skip_top, max_ratio=max_ratio, seed=seed, random=random
-    )
-    write_groups(out, groups)
-    print(f"{out}: {report}")
 
 
 @app.command()
@@ -194,38 +175,6 @@ def demo(
     from .demo import run_demo
 
     run_demo(minutes, out, fresh, seed)
-
-
-class Progress:
-    """A bar on stderr for a stage: share of the budget and the latest figures."""
-
-    def __init__(self, name: str) -> None:
-        self.name, self.shown = name, False
-
-    def __enter__(self):
-        from rich.console import Console
-        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bar
-
-        shown = ("dev_ndcg@10", "accuracy", "top1", "format_rate", "reward", "loss")
-        self.bar = Bar(
-            TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.percentage:>3.0f}%"), TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"), console=Console(stderr=True),
-        )
-        task = self.bar.add_task(self.name, total=1.0, figures="")
-
-        def report(share: float, figures: dict) -> None:
-            if not self.shown:  # not before the first step: bad input is to give one line
-                self.bar.start()
-                self.shown = True
-            text = "  ".join(f"{key} {figures[key]:.3f}" for key in shown if isinstance(figures.get(key), (int, float)))
-            self.bar.update(task, completed=share, **({"figures": text} if text else {}))
-
-        return report
-
-    def __exit__(self, *_: object) -> None:
-        if self.shown:
-            self.bar.stop()
 
 
 def main() -> None:

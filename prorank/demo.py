@@ -84,7 +84,7 @@ def settings(minutes: float, out: Path, lists: dict[str, Path], seed: int) -> tu
 
 def _stage(stage: Settings) -> None:
     """Run a stage to its end, or leave it if it has been there."""
-    from .cli import Progress
+    from .progress import Progress
 
     if is_done(stage.out):
         return

@@ -25,7 +25,7 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prorank"
 
 
-def open_text(path: str | Path) -> IO[str]:
+def open_text(path: str | Path, errors: str = "strict") -> IO[str]:
     """Open a UTF-8 text file for reading, gzip or plain (told by its first bytes). Raises DataError if it cannot."""
     path = Path(path)
     if not path.is_file():
@@ -33,7 +33,7 @@ def open_text(path: str | Path) -> IO[str]:
     try:
         with open(path, "rb") as raw:
             zipped = raw.read(2) == b"\x1f\x8b"
-        return gzip.open(path, "rt", encoding="utf-8") if zipped else open(path, encoding="utf-8")
+        return gzip.open(path, "rt", encoding="utf-8", errors=errors) if zipped else open(path, encoding="utf-8", errors=errors)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
 

@@ -25,7 +25,7 @@ class Prompt:
 
     Args:
         name: preset it came from, for display.
-        kind: "binary", the answer is one of two tokens.
+        kind: "binary", the answer is one of two tokens; "thinking", a thought comes first: <think>…</think><answer>…</answer>.
         system: text of the system turn.
         user: the user's turn, with the slots {instruction}, {query}, {document}; {query} may come again after the document.
             {open} and {close} become the special tokens `<|im_start|>`, `<|im_end|>` where the tokenizer has them (a blank and
@@ -67,8 +67,8 @@ class Prompt:
             object.__setattr__(self, "answers", tuple(self.answers))
         if isinstance(self.template, list):
             object.__setattr__(self, "template", tuple(self.template))
-        if self.kind != "binary":
-            raise PromptError(f"prompt kind '{self.kind}' is not known; valid: binary")
+        if self.kind not in ("binary", "thinking"):
+            raise PromptError(f"prompt kind '{self.kind}' is not known; valid: binary, thinking")
         if len(self.answers) != 2 or not all(isinstance(a, str) and a for a in self.answers):
             raise PromptError(f"answers must be two non-empty strings (not relevant, relevant), not {self.answers!r}")
         if self.answers[0] == self.answers[1]:
@@ -176,6 +176,23 @@ _MXBAI_TASK = (
     "carefully analyze the semantic relationship between them, then provide your binary relevance judgment (0 for not "
     "relevant, 1 for relevant).\nRelevance:"
 )
+_RERANK_R0 = """\
+[system]
+You are a document relevance evaluator. Your task is to determine if a Document comprehensively addresses a given Query.
+
+Evaluation Criteria:
+- ALL key concepts from the Query must be present in the Document
+- The Document must explain relationships and connections between query terms
+- Isolated mentions without context are insufficient
+- The Document should satisfy the complete information need expressed in the Query
+
+Process:
+1. First, analyze in <think> tags (max 128 tokens): identify key concepts in the Query, check their presence and interconnection in the Document
+2. Then output your final judgment in <answer> tags: exactly "yes" for comprehensive coverage or "no" for insufficient coverage
+3. Do not output any other characters or explanations outside these tags
+
+Only answer "yes" if the Document fully satisfies the Query's information requirements.
+"""  # noqa: E501
 PRESETS: dict[str, Prompt] = {
     "prorank": Prompt(),
     # The query comes again after the document, where a causal model can read it in the document's light (arXiv 2402.15449 calls
@@ -203,5 +220,14 @@ PRESETS: dict[str, Prompt] = {
         query_share=0.75,
         lengths="content",
         split_special=False,
+    ),
+    # The system text is that of Rerank-R0's stage A, byte for byte.
+    "rerank-r0": Prompt(
+        name="rerank-r0",
+        kind="thinking",
+        system=_RERANK_R0,
+        user="Query: {query}\n\nDocument: {document}",
+        answers=("no", "yes"),
+        max_length=1024,
     ),
 }

@@ -92,7 +92,7 @@ class Reranker:
 
     def _take(self, name: str, model: torch.nn.Module, tokenizer: Any, prompt: Prompt) -> None:
         self.name, self.model, self.tokenizer = name, model.eval(), tokenizer
-        self.prompt = prompt.bind(tokenizer, getattr(model.config, "max_position_embeddings", None))
+        self.prompt = prompt.bind(tokenizer, getattr(model.config, "max_position_embeddings", None)).direct()
         self.device = next(model.parameters()).device
         self.cuts = Cuts()
         self._resolved: Resolved | None = None

@@ -125,7 +125,7 @@ Command: `{command}`
 def _tokenizer_with(bound: BoundPrompt) -> Any:
     """A copy of the tokenizer whose chat template renders the Prompt for query/document roles and chats as before otherwise."""
     tokenizer = copy.deepcopy(bound.tokenizer)
-    chat, ours = own_chat(tokenizer).removesuffix("\n"), bound.chat_template()  # Jinja too drops the last newline
+    chat, ours = own_chat(tokenizer).removesuffix("\n"), bound.direct().chat_template()  # Jinja too drops the last newline
     tokenizer.chat_template = CHAT_IF + ours + "{%- else -%}" + CHAT_MARK + chat + CHAT_END if chat else ours + CHAT_MARK
     tokenizer.model_max_length = bound.longest
     tokenizer.padding_side, tokenizer.truncation_side = "left", "right"

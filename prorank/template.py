@@ -42,14 +42,15 @@ def render_frame(prompt: Prompt, tokenizer: Any) -> str:
     if not own_chat(tokenizer):
         return with_bos(f"{prompt.system}\n\n{user}" if prompt.system else user, tokenizer)
     marked = SLOT.sub(lambda m: SENTINEL.format(m.group(1)), user)
-    text = _chat(tokenizer, prompt.system, marked)
+    thinks = prompt.kind == "thinking"
+    text = _chat(tokenizer, prompt.system, marked, thinks)
     slots = SLOT.findall(user)
     for slot in dict.fromkeys(slots):
         if text.count(SENTINEL.format(slot)) != slots.count(slot):
             raise PromptError(f"the tokenizer's chat template does not show the {slot} exactly once; give the prompt a 'template'")
         text = text.replace(SENTINEL.format(slot), "{" + slot + "}")
     # A template that opens a thought waits for one: a binary prompt closes it at once.
-    return text.rstrip("\n") + "\n\n</think>\n\n" if text.rstrip().endswith("<think>") else text
+    return text.rstrip("\n") + "\n\n</think>\n\n" if text.rstrip().endswith("<think>") and not thinks else text
 
 
 def own_chat(tokenizer: Any) -> str:
@@ -66,9 +67,9 @@ def quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _chat(tokenizer: Any, system: str, user: str) -> str:
+def _chat(tokenizer: Any, system: str, user: str, thinks: bool) -> str:
     """Render by the chat template; templates without a system role get its text at the head of the user's turn."""
-    options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
+    options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": thinks}
     turns = [{"role": "system", "content": system}] if system else []
     try:
         text = tokenizer.apply_chat_template([*turns, {"role": "user", "content": user}], **options)

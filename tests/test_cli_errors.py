@@ -95,6 +95,8 @@ SETTINGS = {
     "max_length": (["max_length=8"], r"c\.yaml: key 'max_length' must be at least 16 tokens"),
     "rank 0": (["lora.r=0"], r"c\.yaml: key 'lora\.r' must be at least 1"),
     "dtype": (["dtype=int8"], r"c\.yaml: key 'dtype' must be auto, bf16 or fp32"),
+    "compile": (["compile=true", "gradient_checkpointing=true"], r"c\.yaml: key 'compile' does not go with gradient_checkpointing"),
+    "compile, plain": (["compile=true", "plain=true"], r"c\.yaml: key 'compile' does not go with plain"),
     "no equals sign": (["steps"], r"'steps': expected key=value"),
     "override is no YAML": (["lora={r: 8"], r"'lora=\{r: 8': the value is not valid YAML: .*expected ',' or '\}'.*"),
     "dots into a number": (["steps.more=1"], r"'steps\.more=1': steps holds no keys"),

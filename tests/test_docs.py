@@ -17,7 +17,7 @@ import yaml
 import prorank
 from prorank.cli import app
 from prorank.prompt import PRESETS, Prompt
-from prorank.train.config import Lora, Score, Settings, Warmup, load_settings
+from prorank.train.config import Lora, Score, Settings, Sft, Warmup, load_settings
 from prorank.train.losses import LOSSES
 
 ROOT = Path(__file__).parent.parent
@@ -98,6 +98,7 @@ def wanted(kind: type, base: type | None = None) -> dict[str, object]:
         ("Keys of `lora`", Lora, None),
         ("Stage `warmup`", Warmup, Settings),
         ("Stage `score`", Score, Settings),
+        ("Stage `sft`", Sft, Settings),
     ],
 )
 def test_tables_of_settings_are_complete_and_true(heading, kind, base):

@@ -77,12 +77,16 @@ def read_beir(
     qrels_path = Path(qrels) if qrels else _split_file(folder, split)
     excluded = read_exclude(exclude) if exclude else frozenset()
     labels = drop_pairs(read_qrels(qrels_path), excluded)
-    corpus = _texts(_found(folder, "corpus.jsonl"))
-    queries = _texts(_found(folder, "queries.jsonl"), titles=False)
+    corpus, queries = read_texts(folder)
     used = {qid: queries[qid] for qid in labels if qid in queries}
     if not used:
         raise DataError(f"{qrels_path}: none of its {len(labels)} queries is in {folder / 'queries.jsonl'}")
     return Collection(folder.resolve().name, corpus, used, labels, qrels_path, excluded)
+
+
+def read_texts(folder: str | Path) -> tuple[dict[str, str], dict[str, str]]:
+    """(documents, queries) of a BEIR folder, text by id; labels are not looked at. Raises DataError as `read_beir` does."""
+    return _texts(_found(Path(folder), "corpus.jsonl")), _texts(_found(Path(folder), "queries.jsonl"), titles=False)
 
 
 def _found(folder: Path, name: str) -> Path:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,20 +15,26 @@ from typing import Any
 from ..errors import DataError
 from .trec import numbered_lines
 
+SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can spell it, no file can hold it
 _NEEDED = object()
-_KINDS = {str: "a string", list: "a list"}
+_KINDS = {str: "a string", list: "a list", bool: "true or false"}
 
 
 def objects(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number, JSON object) of a JSONL file."""
     for number, line in numbered_lines(path):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{path}:{number}: malformed JSON ({error}); expected one object a line") from error
-        if not isinstance(row, dict):
-            raise DataError(f"{path}:{number}: expected a JSON object, got {type(row).__name__}")
-        yield number, row
+        yield number, parsed(line, f"{path}:{number}")
+
+
+def parsed(line: str, where: str) -> dict[str, Any]:
+    """The JSON object in a line. Raises DataError for anything else."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: malformed JSON ({error}); expected one object a line") from error
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: expected a JSON object, got {type(row).__name__}")
+    return row
 
 
 def get(row: dict, key: str, kind: type, where: str, default: Any = _NEEDED) -> Any:
@@ -38,6 +45,8 @@ def get(row: dict, key: str, kind: type, where: str, default: Any = _NEEDED) -> 
         raise DataError(f"{where}: key {key!r} is missing; found {', '.join(map(repr, row)) or 'no keys'}")
     if not isinstance(row[key], kind):
         raise DataError(f"{where}: {key!r} must be {_KINDS[kind]}, got {json.dumps(row[key])[:40]}")
+    if kind is str and SURROGATE.search(row[key]):
+        raise DataError(f"{where}: {key!r} is not UTF-8 text: it has half of a surrogate pair")
     return row[key]
 
 

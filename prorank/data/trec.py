@@ -20,11 +20,12 @@ Qrels = dict[str, dict[str, int]]
 Run = dict[str, dict[str, float]]
 
 
-def numbered_lines(path: str | Path) -> Iterator[tuple[int, str]]:
-    """(line number from 1, text) of the lines that are not blank. Raises DataError if the file cannot be read."""
+def numbered_lines(path: str | Path, errors: str = "strict") -> Iterator[tuple[int, str]]:
+    """(line number from 1, text) of the lines that are not blank; `errors` as `open` takes it. Raises DataError if the file cannot
+    be read."""
     number = 0
     try:
-        with open_text(path) as handle:
+        with open_text(path, errors) as handle:
             for number, line in enumerate(handle, 1):
                 line = line.lstrip("\ufeff") if number == 1 else line
                 if line.strip():

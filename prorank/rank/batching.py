@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, groupby
 from typing import Any
 
 import torch
@@ -24,11 +24,22 @@ class Pack:
     ids: list[int]
     positions: list[int]
     segments: list[int]  # 0 for the prefix, k >= 1 for the k-th prompt
-    answers: list[int]  # index of the last token of each prompt
+    answers: list[int]  # indices whose last hidden states are wanted: the last token of each prompt, or all before a completion's
     owners: list[int]
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def start(self) -> int:
+        """Tokens of the prefix."""
+        return self.segments.count(0)
+
+    @property
+    def ends(self) -> list[int]:
+        """Where each prompt ends."""
+        runs = [len(list(run)) for number, run in groupby(self.segments) if number]
+        return list(accumulate(runs, initial=self.start))[1:]
 
 
 @dataclass(frozen=True)
@@ -61,6 +72,12 @@ def pack(prompts: Sequence[Encoded], owners: Sequence[int], share: bool = True) 
         segments += [k] * len(rest)
         answers.append(len(ids) - 1)
     return Pack(ids, positions, segments, answers, list(owners))
+
+
+def completed(prompt: list[int], completion: list[int]) -> Pack:
+    """A prompt and its completion as a row of their own; its answers are the places from which the completion's tokens follow."""
+    ids = [*prompt, *completion[:-1]]  # nothing follows from the last token
+    return Pack(ids, list(range(len(ids))), [1] * len(ids), list(range(len(prompt) - 1, len(ids))), [0])
 
 
 def packs_of(prompts: Sequence[Encoded], owners: Sequence[int], most_tokens: int = 768, most: int = 16) -> Iterator[Pack]:

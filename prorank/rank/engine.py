@@ -65,14 +65,20 @@ def live_engine(model: torch.nn.Module, compiled: bool, dtype: torch.dtype) -> "
     return Engine(model, compiled, live=dtype) if not hasattr(model, "module") and usable(model) else None
 
 
+def check_compiled(model: torch.nn.Module) -> None:
+    """Raise ModelError if the engine, whose steps are what gets compiled, does not know the model."""
+    if not usable(model):
+        raise ModelError(f"compile needs {NEEDS}, not {_what(model)}; leave it out")
+
+
 def engine_for(model: torch.nn.Module, compiled: bool, int8: bool) -> "Engine | None":
     """The engine for a model, or None where transformers' own layers have to do. Raises ModelError where compiled or int8 steps
     are asked for and there is none."""
     known = usable(model)
+    if compiled:
+        check_compiled(model)
     if int8 and not (known and hasattr(torch.ops.onednn, "qlinear_pointwise") and torch.backends.mkldnn.is_available()):
         raise ModelError(f"int8 needs {NEEDS}, not {_what(model)}; take dtype bf16 or fp32")
-    if compiled and not known:
-        raise ModelError(f"compile needs {NEEDS}, not {_what(model)}; leave it out")
     return Engine(model, compiled, int8) if known else None
 
 

@@ -54,8 +54,7 @@ class Spans:
 def spans_of(packs: list[Any]) -> Spans:
     """The spans of packs (see `batching.Pack`) laid end to end."""
     begins = accumulate([0, *map(len, packs)])
-    ends = [[answer + 1 for answer in pack.answers] for pack in packs]
-    return Spans([(begin, pack.segments.count(0), some) for begin, pack, some in zip(begins, packs, ends)])
+    return Spans([(begin, pack.start, pack.ends) for begin, pack in zip(begins, packs)])
 
 
 def enable(model: torch.nn.Module) -> None:

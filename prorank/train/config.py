@@ -33,9 +33,9 @@ class Settings:
     """What every stage has.
 
     Attributes:
-        stage: "warmup" or "score".
+        stage: "warmup", "score" or "sft".
         base: checkpoint to start from (name, folder, run folder, GGUF, adapter, hub id).
-        data: training data, one source or several (see `prorank.data.formats.read_groups`).
+        data: training data, one source or several (see `prorank.data.formats.read_groups`; stage sft: `data.thoughts`).
         out: run folder.
         dev: held-out data for dev measures; None splits `dev_queries` queries off the training data.
         dev_queries: queries of the dev set (0: no dev set).
@@ -106,6 +106,7 @@ class Settings:
         micro = self.micro_batch
         _require(micro is None or (micro >= 1 and self.batch_size % micro == 0), "micro_batch", "must divide batch_size")
         _require(self.dtype in ("auto", "bf16", "fp32"), "dtype", "must be auto, bf16 or fp32")
+        _require(not (self.compile and self.gradient_checkpointing), "compile", "does not go with gradient_checkpointing")
 
 
 @dataclass
@@ -182,13 +183,32 @@ class Score(Settings):
         known = self.teacher in (None, "data", "query-likelihood", "bm25") or str(self.teacher).startswith("bi-encoder:")
         _require(known, "teacher", f"'{self.teacher}' is not known; valid: data, query-likelihood, bm25, bi-encoder:FOLDER")
         _require(self.teacher_temperature > 0, "teacher_temperature", "must be above 0")
+        _require(not (self.compile and self.plain), "compile", "does not go with plain")
 
 
-STAGES: dict[str, type[Settings]] = {"warmup": Warmup, "score": Score}
+@dataclass
+class Sft(Settings):
+    """Supervised start of a thinking model (Rerank-R0 stage A).
+
+    Attributes:
+        max_think_tokens: longer thoughts are cut.
+    """
+
+    stage: str = "sft"
+    prompt: str | dict = "rerank-r0"
+    dev_queries: int = 20
+    max_think_tokens: int = 200
+
+    def check(self) -> None:
+        super().check()
+        _require(self.max_think_tokens >= 1, "max_think_tokens", "must be at least 1")
 
 
-def load_settings(path: str | Path, overrides: list[str] | None = None) -> Settings:
-    """Read a YAML file and `key=value` overrides (dots reach into mappings). Raises ConfigError naming file and key."""
+STAGES: dict[str, type[Settings]] = {"warmup": Warmup, "score": Score, "sft": Sft}
+
+
+def read_values(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises ConfigError naming the file."""
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"{path}: no such config file")
@@ -198,6 +218,12 @@ def load_settings(path: str | Path, overrides: list[str] | None = None) -> Setti
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a mapping of settings")
+    return values
+
+
+def load_settings(path: str | Path, overrides: list[str] | None = None) -> Settings:
+    """Read a YAML file and `key=value` overrides (dots reach into mappings). Raises ConfigError naming file and key."""
+    values = read_values(path)
     for text in overrides or []:
         _override(values, text)
     return make_settings(values, str(path))
@@ -209,7 +235,7 @@ def make_settings(values: dict[str, Any], where: str = "settings") -> Settings:
     if stage not in STAGES:
         raise ConfigError(f"{where}: stage: {stage!r} is not a stage{nearest(str(stage), STAGES)}")
     try:
-        settings = _fill(STAGES[stage], values, "")
+        settings = fill(STAGES[stage], values, "")
         settings.check()
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
@@ -237,7 +263,9 @@ def _override(values: dict[str, Any], text: str) -> None:
         raise ConfigError(f"'{text}': the value is not valid YAML: {' '.join(str(error).split())}") from error
 
 
-def _fill(kind: type, values: dict[str, Any], prefix: str) -> Any:
+def fill(kind: type, values: dict[str, Any], prefix: str = "") -> Any:
+    """A dataclass of this kind from a mapping; `prefix` stands before keys in messages. Raises ConfigError for unknown or missing
+    keys and wrong types."""
     hints, known = typing.get_type_hints(kind), {f.name: f for f in fields(kind)}
     for key in values:
         if key not in known:
@@ -269,7 +297,7 @@ def _convert(value: Any, hint: Any, key: str) -> Any:
         if plain in (bool, dict) and isinstance(value, plain):
             return value
         if hasattr(plain, "__dataclass_fields__") and isinstance(value, dict):
-            return _fill(plain, value, key + ".")
+            return fill(plain, value, key + ".")
     names = " or ".join("nothing" if o is type(None) else getattr(o, "__name__", str(o)) for o in options)
     raise ConfigError(f"key '{key}' is {value!r}; expected {names}")
 

@@ -18,12 +18,14 @@ from typing import Any
 
 import torch
 
-from ..data.examples import Group, balanced_pairs, split_groups
+from ..data.examples import balanced_pairs, split_groups
 from ..data.formats import read_groups
+from ..data.thoughts import read_thoughts, split_thoughts
 from ..errors import ConfigError, extra
 from ..files import atomic_file
 from ..model import Resolved, load_model, load_tokenizer, pick_device, pick_dtype, prompt_of, resolve
-from ..prompt import BoundPrompt
+from ..prompt import BoundPrompt, Prompt
+from ..rank.engine import check_compiled
 from ..saving import model_card, save_checkpoint
 from .config import Settings, dump_settings
 from .curves import plot
@@ -51,28 +53,29 @@ def train(settings: Settings, resume: bool = False, report: Callable[[float, dic
     settings.check()
     run = Path(settings.out)
     _claim(run, settings, resume)
-    groups, dev_groups = _data(settings)
-    _check_groups(groups, settings)
+    examples, held_out = _data(settings)
+    _check(examples, settings)
     resolved = resolve(settings.base)
     tokenizer = load_tokenizer(resolved)
     prompt = prompt_of(resolved, settings.prompt)
     prompt = replace(prompt, max_length=settings.max_length) if settings.max_length else prompt
-    bound = prompt.bind(tokenizer)
-    short = replace(prompt, max_length=settings.train_length).bind(tokenizer) if settings.train_length else bound
+    bound = _bound(prompt, tokenizer, settings)
+    short = _bound(replace(prompt, max_length=settings.train_length), tokenizer, settings) if settings.train_length else bound
     device = pick_device(settings.device)
     bf16 = pick_dtype(settings.dtype, device) == torch.bfloat16
     torch.manual_seed(settings.seed)
     model = load_model(resolved, torch.float32, device, train=settings.lora is not None)
     if settings.lora:
         model = add_adapter(model, settings)
+    if settings.compile:
+        check_compiled(model)
     with atomic_file(run / "config.yaml") as handle:  # from here on the folder holds a run
         handle.write(dump_settings(settings))
     model.config.use_cache = False
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable()
         model.enable_input_require_grads()  # else an adapter over frozen embeddings would get no gradient
-    dev = Dev(dev_groups, bound.prompt, tokenizer, bf16) if dev_groups else None
-    stage = _stage(settings, groups, short, model, dev, run, bf16)
+    stage = _stage(settings, examples, held_out, short, bound, model, bf16)
     save = _saver(settings, run, bound, resolved)
     trainer = StageTrainer(stage, settings, model, bf16, save, getattr(settings, "updates", 1))
     _show(trainer, report)
@@ -107,8 +110,22 @@ def _claim(run: Path, settings: Settings, resume: bool) -> None:
         raise ConfigError(f"{stored}: the settings differ from those the run began with; resume needs the same")
 
 
-def _data(settings: Settings) -> tuple[list[Group], list[Group]]:
+def _bound(prompt: Prompt, tokenizer: Any, settings: Settings) -> BoundPrompt:
+    """The prompt of a stage: with a thought for stage sft; elsewhere a thinking prompt is asked at once."""
+    bound = prompt.bind(tokenizer)
+    if settings.stage == "sft" and prompt.kind != "thinking":
+        raise ConfigError(f"stage sft needs a prompt of kind thinking, such as rerank-r0, and {prompt.name} is {prompt.kind}")
+    return bound if settings.stage == "sft" else bound.direct()
+
+
+def _data(settings: Settings) -> tuple[list, list]:
+    """Training and dev examples: groups, or thoughts for stage sft."""
     sources = [settings.data] if isinstance(settings.data, str) else settings.data
+    if settings.stage == "sft":
+        thoughts = [thought for source in sources for thought in read_thoughts(source)]
+        if settings.dev:
+            return thoughts, read_thoughts(settings.dev)
+        return split_thoughts(thoughts, settings.dev_queries, settings.seed)
     groups = [group for source in sources for group in read_groups(source, "train")]
     if settings.dev:
         return groups, read_groups(settings.dev, "dev")
@@ -118,32 +135,38 @@ def _data(settings: Settings) -> tuple[list[Group], list[Group]]:
     return groups, []
 
 
-def _check_groups(groups: list[Group], settings: Settings) -> None:
+def _check(examples: list, settings: Settings) -> None:
     """Raise DataError if the stage cannot use these data."""
     if settings.stage == "warmup":
-        balanced_pairs(groups, settings.seed)
-        return
-    from .score import usable
-    from .teacher import check_given
+        balanced_pairs(examples, settings.seed)
+    elif settings.stage == "score":
+        from .score import usable
+        from .teacher import check_given
 
-    usable(groups, settings)
-    if settings.teacher == "data":
-        check_given(groups)
+        usable(examples, settings)
+        if settings.teacher == "data":
+            check_given(examples)
 
 
 def _stage(
-    settings: Settings, groups: list[Group], bound: BoundPrompt, model: torch.nn.Module, dev: Dev | None, run: Path, bf16: bool
+    settings: Settings, examples: list, held_out: list, short: BoundPrompt, bound: BoundPrompt, model: torch.nn.Module, bf16: bool
 ) -> Any:
+    """The stage; prompts are `short` in training and `bound` in measures of order."""
+    if settings.stage == "sft":
+        from .sft import SftStage
+
+        return SftStage(examples, short, settings, held_out, bf16)
+    dev = Dev(held_out, bound.prompt, bound.tokenizer, bf16) if held_out else None
     if settings.stage == "warmup":
         from .warmup import WarmupStage
 
-        return WarmupStage(groups, bound, settings, model, dev, bf16)
+        return WarmupStage(examples, short, settings, model, dev, bf16)
     from .score import ScoreStage
     from .teacher import with_teacher
 
     if settings.teacher:
-        groups = with_teacher(groups, settings.teacher, run, model, bound.tokenizer, None)
-    return ScoreStage(groups, bound, settings, dev, bf16)
+        examples = with_teacher(examples, settings.teacher, Path(settings.out), model, bound.tokenizer, None)
+    return ScoreStage(examples, short, settings, dev, bf16)
 
 
 def _saver(settings: Settings, run: Path, bound: BoundPrompt, resolved: Resolved) -> Callable[[torch.nn.Module, dict], None]:

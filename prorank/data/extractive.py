@@ -1,0 +1,111 @@
+"""Thoughts made by rule for labelled pairs: which of the query's terms the document has, and how near each other they stand.
+
+Hard fact: nothing here understands anything. A thought says what can be counted and ends with the label it was given, so that a
+supervised start can teach the form from labels alone; each line says `"source": "extractive"`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError
+from ..files import atomic_file
+from .examples import Group, pairs
+
+STOP = frozenset(
+    "a about after all also an and any are as at be been being between but by can could did do does for from had has have how i if "
+    "in into is it its may more most not of on or other our should so some such than that the their them there these they this "
+    "those to was we were what when where which while who whom why will with would you your".split()
+)
+ENDINGS = re.compile(r"(?:'s|ies|es|s|ed|ing|ly|e|y)$")
+QUOTE = 14  # words quoted around the terms
+NEAR = 12  # words within which terms count as standing together
+
+
+def label_extractive(groups: Sequence[Group], out: str | Path) -> str:
+    """Write {"query", "document", "think", "answer", "label", "source"} for every labelled pair, the same pair once with its
+    highest label; returns a line that sums up. Raises DataError where there are no pairs."""
+    labels: dict[tuple[str, str], float] = {}
+    for query, document, label in pairs(groups):
+        if document.strip():
+            labels[query, document] = max(label, labels.get((query, document), 0.0))
+    if not labels:
+        raise DataError("no labelled pairs with a text")
+    with atomic_file(out) as handle:
+        for (query, document), label in labels.items():
+            handle.write(json.dumps(_row(query, document, label > 0), ensure_ascii=False) + "\n")
+    yes = sum(label > 0 for label in labels.values())
+    return f"{out}: {len(labels)} thoughts made by rule ({yes} yes, {len(labels) - yes} no)"
+
+
+def _row(query: str, document: str, relevant: bool) -> dict[str, Any]:
+    row = {"query": query, "document": document, "think": think(query, document, relevant)}
+    return row | {"answer": "yes" if relevant else "no", "label": int(relevant), "source": "extractive"}
+
+
+def think(query: str, document: str, relevant: bool) -> str:
+    """A thought of a few sentences that ends in the label's direction."""
+    words = re.findall(r"\w+(?:['’-]\w+)*", document)
+    stems = [stem(word) for word in words]
+    terms = key_terms(query)
+    there = [term for term in terms if stem(term) in set(stems)]
+    missing = [term for term in terms if term not in there]
+    said = [f"Key concepts of the query: {_listed(terms)}."]
+    if there:
+        said.append(f"The document has {_listed(there)}." if missing else "The document has all of them.")
+    if missing:
+        said.append(f"It does not mention {_listed(missing)}." if there else "The document mentions none of them.")
+    if there:
+        begin, end = window(stems, {stem(term) for term in there})
+        near = len(there) == 1 or end - begin <= NEAR
+        how = "It is" if len(there) == 1 else f"They stand {'together' if near else f'{end - begin} words apart'}, as"
+        said.append(f'{how} in "{_quote(words, begin, end)}".')
+    return " ".join([*said, _end(relevant, bool(missing))])
+
+
+def _end(relevant: bool, missing: bool) -> str:
+    if relevant:
+        return "The passage gives what is asked for." + (" What is missing is said in other words." if missing else "")
+    return "The passage is about something else." if missing else "The words are there, but not what is asked for."
+
+
+def key_terms(query: str, most: int = 6) -> list[str]:
+    """Words of a query that carry its meaning, in order, at most so many; all of its words where none does."""
+    words = list(dict.fromkeys(re.findall(r"\w+(?:['’-]\w+)*", query)))
+    return ([word for word in words if word.casefold() not in STOP] or words or [query.strip()])[:most]
+
+
+def stem(word: str) -> str:
+    """A word without case and the commonest English endings; words of other languages stay whole."""
+    word = word.casefold()
+    short = ENDINGS.sub("", word)
+    return short if len(short) >= 3 else word
+
+
+def window(stems: list[str], wanted: set[str]) -> tuple[int, int]:
+    """[begin, end) of the shortest stretch that has all of `wanted`, each of which is in `stems`; the first of several."""
+    best, begin, last = (0, len(stems)), 0, {}
+    for at, one in enumerate(stems):
+        if one in wanted:
+            last[one] = at
+            if len(last) == len(wanted):
+                begin = min(last.values())
+                best = min(best, (begin, at + 1), key=lambda span: span[1] - span[0])
+    return best
+
+
+def _quote(words: list[str], begin: int, end: int) -> str:
+    """Some words around a stretch, or of its beginning where it is long."""
+    spare = max(0, QUOTE - (end - begin))
+    begin = max(0, begin - spare // 2)
+    text = " ".join(words[begin : begin + QUOTE])
+    return ("… " if begin else "") + text + (" …" if begin + QUOTE < len(words) else "")
+
+
+def _listed(terms: list[str]) -> str:
+    quoted = [f'"{term}"' for term in terms]
+    return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} and {quoted[-1]}"

@@ -1,0 +1,85 @@
+"""Pairs of query and document to label, from a first stage's run or from click logs.
+
+Hard fact: a list's ranks are cut into as many equal parts as pairs are wanted and one is drawn from each, so labels cover the head
+and the tail of what the model will see; the head alone would teach it nothing about easy documents.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from ..errors import DataError
+from ..files import atomic_file
+from .beir import read_texts
+from .jsonl import get, objects
+from .trec import read_run
+
+
+def pairs_of_run(run: str | Path, dataset: str | Path, each: int, depth: int = 100, seed: int = 0) -> Iterator[dict[str, Any]]:
+    """Pairs {"query", "document", "query_id", "doc_id", "rank"} of a TREC run whose texts are in a BEIR folder; no labels are
+    needed. Documents without text are left out. Raises DataError where none of the run's queries has a text."""
+    corpus, queries = read_texts(dataset)
+    known = {qid: list(scores)[:depth] for qid, scores in read_run(run).items() if qid in queries}
+    if not known:
+        raise DataError(f"{run}: none of its queries is in the queries of {dataset}")
+    for qid, ranking in known.items():
+        found = [(rank, doc) for rank, doc in enumerate(ranking, 1) if corpus.get(doc)]
+        for rank, doc in spread(found, each, f"pairs/{seed}/{qid}"):
+            yield {"query": queries[qid], "document": corpus[doc], "query_id": qid, "doc_id": doc, "rank": rank}
+
+
+def pairs_of_clicks(path: str | Path, each: int, depth: int = 100, seed: int = 0) -> Iterator[dict[str, Any]]:
+    """Pairs {"query", "document", "rank", "clicked"} of a log of {"query", "shown": [{"text", "clicked"}, …]} lines.
+
+    Lines of the same query are joined: a document keeps its best rank, and counts as clicked if it ever was. Raises DataError
+    naming file and line."""
+    logs: dict[str, dict[str, tuple[int, bool]]] = {}
+    for number, row in objects(path):
+        where = f"{path}:{number}"
+        query = get(row, "query", str, where)
+        if not query.strip():
+            raise DataError(f"{where}: the query is empty")
+        shown = logs.setdefault(query.strip(), {})
+        for rank, one in enumerate(get(row, "shown", list, where)[:depth], 1):
+            place = f"{where}: shown[{rank - 1}]"
+            if not isinstance(one, dict):
+                raise DataError(f"{place}: expected an object with text and clicked, got {json.dumps(one)[:40]}")
+            text, clicked = get(one, "text", str, place), get(one, "clicked", bool, place)
+            before = shown.get(text, (rank, False))
+            shown[text] = min(before[0], rank), before[1] or clicked
+    if not logs:
+        raise DataError(f"{path}: the log is empty")
+    for query, shown in logs.items():
+        found = sorted((rank, text) for text, (rank, _) in shown.items() if text.strip())
+        for rank, text in spread(found, each, f"pairs/{seed}/{query}"):
+            yield {"query": query, "document": text, "rank": rank, "clicked": shown[text][1]}
+
+
+def spread(items: list[Any], count: int, seed: str) -> list[Any]:
+    """`count` of the items (all, if they are fewer), one drawn from each of as many equal parts of the list, in order."""
+    if count < 1:
+        raise DataError(f"at least 1 pair a query is needed, not {count}")
+    if len(items) <= count:
+        return items
+    rng = Random(seed)
+    edges = [len(items) * i // count for i in range(count + 1)]
+    return [items[rng.randrange(low, high)] for low, high in zip(edges, edges[1:])]
+
+
+def write_pairs(rows: Iterable[dict[str, Any]], out: str | Path) -> str:
+    """Write pairs as JSONL, whole or not at all, the same texts once; returns a line that sums up."""
+    seen: set[tuple[str, str]] = set()
+    queries, doubled = set(), 0
+    with atomic_file(out) as handle:
+        for row in rows:
+            key = row["query"], " ".join(row["document"].split())
+            doubled += key in seen
+            if key not in seen:
+                handle.write(json.dumps(row, ensure_ascii=False) + "\n")
+            seen.add(key)
+            queries.add(row["query"])
+    return f"{out}: {len(seen)} pairs of {len(queries)} queries; {doubled} left out that were there before"

@@ -1,0 +1,94 @@
+"""Stage `sft`: the supervised start of a thinking model, loss on thought and answer alone (Rerank-R0 stage A).
+
+Hard fact: completions are joined to prompts as ids, so what the model learns to write begins exactly where it will begin to write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from ..data.thoughts import Thought
+from ..prompt import BoundPrompt
+from ..rank.batching import Pack, collate, completed
+from ..rank.flat import is_flat
+from .config import Sft
+from .forward import Logits
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A prompt with its completion as a pack, and the completion's ids."""
+
+    pack: Pack
+    target: list[int]
+
+    @property
+    def length(self) -> int:
+        return len(self.pack)
+
+
+class SftStage:
+    """Units are pairs with thoughts, shuffled anew in each pass; the loss is the mean over the completions' tokens.
+
+    Args:
+        thoughts: training data.
+        bound: a thinking prompt.
+        settings: see Sft.
+        dev: held-out data, measured by its loss; may be empty.
+        bf16: products in bf16.
+    """
+
+    cpu_units = 4
+
+    def __init__(self, thoughts: Sequence[Thought], bound: BoundPrompt, settings: Sft, dev: Sequence[Thought], bf16: bool) -> None:
+        self.thoughts, self.bound, self.settings, self.dev = thoughts, bound, settings, dev
+        self.logits = Logits(settings, bf16)
+        self._pass: tuple[int, list[int]] = (-1, [])
+
+    def __len__(self) -> int:
+        return len(self.thoughts)
+
+    def unit(self, index: int) -> Unit:
+        epoch, row = divmod(index, len(self.thoughts))
+        if self._pass[0] != epoch:
+            order = Random(f"sft/{self.settings.seed}/{epoch}").sample(range(len(self.thoughts)), len(self.thoughts))
+            self._pass = (epoch, order)
+        return self._unit(self.thoughts[self._pass[1][row]])
+
+    def _unit(self, thought: Thought) -> Unit:
+        prompt = self.bound.encode(thought.query, thought.document)
+        target, _ = self.bound.completion(thought.think, thought.label, self.settings.max_think_tokens)
+        return Unit(completed(prompt.ids, target), target)
+
+    def loss(self, model: torch.nn.Module, units: list[Unit]) -> tuple[torch.Tensor, dict[str, float]]:
+        """Mean loss over the completions' tokens, and figures."""
+        device = next(model.parameters()).device
+        batch = collate([u.pack for u in units], self.bound.tokenizer.pad_token_id, is_flat(model)).to(device)
+        targets = torch.tensor([t for u in units for t in u.target], device=device)
+        logits = self.logits(model, batch)  # [N, V], N tokens of all completions
+        loss = cross_entropy(logits, targets)
+        return loss, {
+            "token_accuracy": float((logits.argmax(-1) == targets).float().mean()),
+            "documents": 1.0,
+            "tokens": sum(u.length for u in units) / len(units),
+            "completion_tokens": len(targets) / len(units),
+        }
+
+    @torch.no_grad()
+    def evaluate(self, model: torch.nn.Module) -> dict[str, float]:
+        """Loss and token accuracy of the dev set; the lower loss is the better score."""
+        sums, count = {"loss": 0.0, "token_accuracy": 0.0}, 0
+        for at in range(0, len(self.dev), self.cpu_units):
+            units = [self._unit(thought) for thought in self.dev[at : at + self.cpu_units]]
+            loss, figures = self.loss(model, units)
+            tokens = sum(len(u.target) for u in units)
+            count += tokens
+            for key, value in (("loss", float(loss)), ("token_accuracy", figures["token_accuracy"])):
+                sums[key] += value * tokens
+        means = {key: value / count for key, value in sums.items()} if count else {}
+        return means | {"score": -means["loss"]} if means else {}

@@ -1,0 +1,149 @@
+"""Stage `sft`: completions joined as ids, a loss on them alone, and a checkpoint that thinks where it was taught to.
+
+Hard fact: the loss is held against transformers' own over the same ids, padded and one by one.
+"""
+
+import json
+
+import pytest
+import torch
+
+from prorank.data.thoughts import Thought, read_thoughts, split_thoughts
+from prorank.errors import ConfigError, DataError
+from prorank.model import load_model, load_tokenizer, resolve
+from prorank.prompt import Prompt
+from prorank.rank.batching import completed
+from prorank.reranker import Reranker
+from prorank.rewards import parse
+from prorank.train.config import Sft, make_settings
+from prorank.train.curves import read_metrics
+from prorank.train.run import train
+from prorank.train.sft import SftStage
+from tests.tiny import byte_tokenizer, save_tiny
+
+CPU = torch.device("cpu")
+
+
+def bound_of(style: str, **changes):
+    return Prompt.preset("rerank-r0", max_length=2000, **changes).bind(byte_tokenizer(style))
+
+
+def thoughts(count: int) -> list[Thought]:
+    return [
+        Thought(f"what to drink {i}", f"the old {word} is near {i}", f"it is {word}", int(word == "coffee"))
+        for i in range(count)
+        for word in ("coffee", "bread")
+    ]
+
+
+def write(path, rows):
+    lines = [vars(t) | {"answer": ("no", "yes")[t.label]} for t in rows]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+@pytest.mark.parametrize("style", ["smollm", "qwen2", "plain", "r1"])
+def test_completions_are_in_form_and_end(style):
+    bound = bound_of(style)
+    assert bound.opened == (style == "r1")
+    ids, cut = bound.completion("the coffee is near", 1)
+    text = bound.tokenizer.decode(ids[:-1])
+    said = parse(text, bound.opened)
+    assert ids[-1] == bound.tokenizer.eos_token_id and cut == 0
+    assert said.in_form and said.answer == "yes" and said.thought.strip() == "the coffee is near" and not said.extra
+    short, cut = bound.completion("the coffee is near", 0, most=2)
+    assert cut == len(ids) - len(short) > 0 and parse(bound.tokenizer.decode(short[:-1]), bound.opened).answer == "no"
+
+
+@pytest.mark.parametrize("style", ["smollm", "qwen2", "plain", "r1"])
+def test_asked_at_once_the_answer_stands_where_training_puts_it(style):
+    bound = bound_of(style)
+    direct = bound.direct()
+    prompt, ids = bound.encode("q", "d").ids, bound.completion("", 1)[0]
+    place = ids.index(bound.answer_ids[1])
+    assert direct.encode("q", "d").ids == prompt + ids[:place]
+    assert direct.answer_ids == bound.answer_ids and direct.prompt.kind == "binary" and direct.direct() is direct
+
+
+def test_the_system_text_is_rerank_r0s():
+    system = Prompt.preset("rerank-r0").system
+    assert system.startswith("[system]\nYou are a document relevance evaluator.") and system.endswith("requirements.\n")
+    assert system in bound_of("smollm").render("q", "d").replace("<|im_end|>", "\n")
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_the_loss_is_that_of_the_completions_alone(tmp_path, kind):
+    resolved = resolve(save_tiny(tmp_path, kind))
+    model = load_model(resolved, torch.float32, CPU)
+    bound = Prompt.preset("rerank-r0", max_length=1500, system="Judge.").bind(load_tokenizer(resolved))
+    stage = SftStage(thoughts(3), bound, Sft(data="", out="", max_think_tokens=5), [], False)
+    units = [stage.unit(i) for i in range(3)]
+    loss, figures = stage.loss(model, units)
+    sums, count = 0.0, 0
+    for unit in units:
+        ids = torch.tensor([[*unit.pack.ids, unit.target[-1]]])
+        labels = ids.clone()
+        labels[:, : ids.shape[1] - len(unit.target)] = -100
+        assert ids[0, -len(unit.target) :].tolist() == unit.target
+        sums += float(model(input_ids=ids, labels=labels).loss) * len(unit.target)
+        count += len(unit.target)
+    assert float(loss) == pytest.approx(sums / count, abs=1e-5)
+    assert figures["completion_tokens"] == pytest.approx(count / 3)
+    loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_every_pass_has_every_pair_once_in_an_order_of_its_own():
+    stage = SftStage(thoughts(4), bound_of("smollm"), Sft(data="", out=""), [], False)
+    first, second = ([stage.unit(8 * epoch + i).pack.ids for i in range(8)] for epoch in (0, 1))
+    assert first != second and sorted(first) == sorted(second)
+
+
+def test_completed_rows_end_where_nothing_follows():
+    row = completed([1, 2, 3], [7, 8, 9])
+    assert row.ids == [1, 2, 3, 7, 8] and row.answers == [2, 3, 4] and row.ends == [5] and row.start == 0
+
+
+def test_a_model_learns_to_think_and_keeps_its_prompt(tmp_path, tiny_llama_dir):
+    data = write(tmp_path / "train.jsonl", thoughts(24))
+    values = {"stage": "sft", "data": str(data), "out": str(tmp_path / "run"), "base": str(tiny_llama_dir), "steps": 40}
+    values |= {"prompt": {"preset": "rerank-r0", "system": "Judge."}, "max_length": 200, "batch_size": 8, "learning_rate": 3e-3}
+    folder = train(make_settings(values | {"dtype": "fp32", "log_every": 1, "dev_queries": 4, "evals": 2}))
+    lines = read_metrics(tmp_path / "run")
+    trained, dev = [line for line in lines if "token_accuracy" in line], [line for line in lines if "dev_loss" in line]
+    assert trained[-1]["loss"] < trained[0]["loss"] / 2 and trained[-1]["token_accuracy"] > 0.8
+    assert dev[-1]["dev_loss"] < dev[0]["dev_loss"] < 6
+    assert (tmp_path / "run" / "train_curves.png").is_file()
+    prompt = Prompt.load(folder)
+    assert prompt.kind == "thinking" and prompt.system == "Judge."
+    hits = Reranker(folder, device="cpu").rank("what to drink 3", ["the old bread is near 3", "the old coffee is near 3"])
+    assert len(hits) == 2  # asked at once, without a thought
+
+
+def test_bad_thoughts_name_the_line(tmp_path):
+    good = {"query": "q", "document": "d", "think": "t", "answer": "yes", "label": 1}
+    for change, message in (
+        ({"answer": "Yes"}, ":2: 'answer' must be yes or no, got 'Yes'"),
+        ({"label": 0}, ":2: answer 'yes' and label 0 contradict each other"),
+        ({"think": "a </think> b"}, ":2: 'think' holds the tag </think>"),
+        ({"query": " "}, ":2: the query is empty"),
+        ({"document": None}, ":2: 'document' must be a string"),
+    ):
+        (tmp_path / "t").write_text(f"{json.dumps(good)}\n{json.dumps(good | change)}\n")
+        with pytest.raises(DataError) as caught:
+            read_thoughts(tmp_path / "t")
+        assert message in str(caught.value)
+
+
+def test_dev_queries_are_held_out_whole():
+    kept, held = split_thoughts([*thoughts(10), Thought("What to drink, 3?", "d", "t", 1)], 3, seed=0)
+    assert len({t.query for t in held}) in (2, 3) and len(kept) + len(held) == 21
+    assert not {t.query.lower().strip("?").replace(",", "") for t in kept} & {t.query for t in held}
+
+
+def test_the_stage_wants_a_thinking_prompt(tmp_path, tiny_llama_dir):
+    data = write(tmp_path / "train.jsonl", thoughts(4))
+    values = {"stage": "sft", "data": str(data), "out": str(tmp_path / "run"), "base": str(tiny_llama_dir), "prompt": "echo"}
+    with pytest.raises(ConfigError, match="needs a prompt of kind thinking, such as rerank-r0, and echo is binary"):
+        train(make_settings(values))
+    assert not (tmp_path / "run").exists()
