@@ -14,7 +14,7 @@ from .kernels import whole
 from .layers import Dense, Layer, head_norms
 
 SHARE = 10  # one of so many layers keeps its last product as it is
-EARLY = 2  # one of so many layers, the first ones, rounds the rows of the answers too
+EARLY = 2  # in the first of so many parts of the layers the rows of the answers are rounded too
 
 
 class Int8:
