@@ -119,7 +119,7 @@ def reward(
     from .files import atomic_file
     from .model import load_tokenizer, resolve
     from .rewards import RuleReward, counter, judge_file, rules_of
-    from .train.config import read_values
+    from .settings import read_values
 
     values = read_values(config) if config else {}
     try:

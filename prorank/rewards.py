@@ -6,6 +6,7 @@ Hard fact: a completion is read once, up to the end of its first answer outside 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from math import fsum
@@ -15,6 +16,7 @@ from typing import Any
 from .data.jsonl import get, number_of, objects
 from .data.thoughts import ANSWERS, TAG
 from .errors import ConfigError, DataError
+from .settings import fill
 
 FORM = ["<think>", "</think>", "<answer>", "</answer>"]
 
@@ -69,28 +71,28 @@ class Completion:
 def parse(text: str, opened: bool = False) -> Completion:
     """Read a completion; `opened`: the prompt ended with `<think>`. Never fails."""
     text = "<think>" + text.lstrip().removeprefix("<think>") if opened else text
-    tags = [(found[0], found.start(), found.end()) for found in TAG.finditer(text)]
-
-    def pair(name: str, outside: tuple[int, int]) -> tuple[int, int, int] | None:
-        """(where the first such tag begins, where it ends, which of `tags` closes it), or None."""
-        begin = next((t for t in tags if t[0] == f"<{name}>" and not outside[0] <= t[1] < outside[1]), None)
-        close = begin and next((i for i, t in enumerate(tags) if t[0] == f"</{name}>" and t[1] >= begin[2]), None)
-        return None if close is None else (begin[1], begin[2], close)
-
-    think = pair("think", (0, 0))
-    inside = (think[0], tags[think[2]][2]) if think else (0, 0)
-    answer = pair("answer", inside)
-    last = tags[answer[2]] if answer else None
-    if think and last and last[2] <= think[0]:  # behind the answer all is extra
+    tags = list(TAG.finditer(text))
+    think = _pair("think", tags, tags)
+    free = [tag for tag in tags if not (think and think[0].start() <= tag.start() < think[1].end())]  # outside the thought
+    answer = _pair("answer", free, tags)
+    end = answer[1].end() if answer else len(text)
+    if think and end <= think[0].start():  # behind the answer all is extra
         think = None
-    said = text[answer[1] : last[1]] if answer else None
+    said = text[answer[0].end() : answer[1].start()] if answer else None
     return Completion(
-        thought=text[think[1] : tags[think[2]][1]] if think else None,
+        thought=text[think[0].end() : think[1].start()] if think else None,
         answer=said if said in ANSWERS else None,
-        in_form=[t[0] for t in (tags[: answer[2] + 1] if answer else tags)] == FORM,
-        tried=any(t[0] == "<answer>" and not inside[0] <= t[1] < inside[1] for t in tags),
-        extra=text[last[2] :].strip() if last else "",
+        in_form=[tag[0] for tag in tags if tag.end() <= end] == FORM,
+        tried=any(tag[0] == "<answer>" for tag in free),
+        extra=text[end:].strip(),
     )
+
+
+def _pair(name: str, begins: list[re.Match], tags: list[re.Match]) -> tuple[re.Match, re.Match] | None:
+    """The first opening tag of this name among `begins`, and the first of `tags` that closes it; None where either is missing."""
+    begin = next((tag for tag in begins if tag[0] == f"<{name}>"), None)
+    close = begin and next((tag for tag in tags if tag[0] == f"</{name}>" and tag.start() >= begin.end()), None)
+    return (begin, close) if close else None
 
 
 @dataclass(frozen=True)
@@ -178,8 +180,6 @@ def rules_of(values: dict[str, Any]) -> Rules:
     block = {} if block is None else block
     if not isinstance(block, dict):
         raise ConfigError(f"key 'reward' must be a mapping, got {block!r}")
-    from .train.config import fill
-
     beside = {key: value for key, value in values.items() if key == "missing_eos_penalty"}
     rules = fill(Rules, {**block, **beside}, "reward.")
     rules.check()

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from prorank.cli import app
 from prorank.errors import ConfigError, DataError
 from prorank.rewards import PARTS, RuleReward, Rules, judge_file, parse, rules_of
-from prorank.train.config import read_values
+from prorank.settings import read_values
 
 
 def words(text: str) -> int:

@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from itertools import count
 from typing import Any
 
 from ..errors import ConfigError, DataError, extra
@@ -55,20 +56,19 @@ class Endpoint:
         secret = os.environ.get(key)
         headers = {"Authorization": f"Bearer {secret}"} if secret else {}
         self.client = httpx.Client(timeout=timeout, headers=headers, limits=httpx.Limits(max_connections=None))
+        self.away = httpx.TransportError
         self.lock, self.stopped, self.open_at = threading.Lock(), threading.Event(), 0.0
 
     def ask(self, text: str) -> Reply:
         """The answer to a user's message. Raises DataError where the endpoint refuses it, or stays away for too long."""
-        import httpx2 as httpx
-
         body = {"model": self.model, "messages": [{"role": "user", "content": text}], "stream": False, **self.more}
         begin = time.monotonic()
-        for attempt in range(10**6):
+        for attempt in count():
             self._wait_until(self.open_at)
-            wait = min(60.0, 2.0**attempt) * random.uniform(0.5, 1.0)
+            wait = min(60.0, 2.0 ** min(attempt, 6)) * random.uniform(0.5, 1.0)
             try:
                 answer = self.client.post(self.url, json=body)
-            except httpx.TransportError as error:
+            except self.away as error:
                 reason = f"{type(error).__name__}: {error}"
             else:
                 if answer.status_code == 200:
@@ -85,7 +85,6 @@ class Endpoint:
             with self.lock:
                 self.retries += 1
             self._wait_until(time.monotonic() + wait)
-        raise AssertionError("unreachable")
 
     def stop(self) -> None:
         """End all waiting: questions under way may still be answered, none is tried again."""

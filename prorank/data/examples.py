@@ -90,6 +90,14 @@ def pairs(groups: Sequence[Group]) -> list[Pair]:
     return [(group.query, text, label) for group in groups for text, label in zip(group.documents, group.labels)]
 
 
+def best_labels(groups: Sequence[Group]) -> dict[tuple[str, str], float]:
+    """The highest label of each (query, document), in order."""
+    best: dict[tuple[str, str], float] = {}
+    for query, document, label in pairs(groups):
+        best[query, document] = max(label, best.get((query, document), 0.0))
+    return best
+
+
 def balanced_pairs(groups: Sequence[Group], seed: int) -> list[Pair]:
     """Warm-up prompts: shuffled pairs, one relevant and one not in every two, so every prefix is balanced within one.
 
@@ -103,9 +111,7 @@ def balanced_pairs(groups: Sequence[Group], seed: int) -> list[Pair]:
     Raises:
         DataError: no relevant or no other document in the groups.
     """
-    best: dict[tuple[str, str], float] = {}
-    for query, document, label in pairs(groups):
-        best[query, document] = max(label, best.get((query, document), 0.0))
+    best = best_labels(groups)
     sides = [[(q, d, label) for (q, d), label in best.items() if (label > 0) == relevant] for relevant in (True, False)]
     for side, name in zip(sides, ("relevant (label > 0)", "non-relevant (label 0)")):
         if not side:

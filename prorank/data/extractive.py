@@ -6,21 +6,22 @@ supervised start can teach the form from labels alone; each line says `"source":
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ..errors import DataError
 from ..files import atomic_file
-from .examples import Group, pairs
+from .examples import Group, best_labels
+from .jsonl import line_of
+from .thoughts import thought_row
 
 STOP = frozenset(
     "a about after all also an and any are as at be been being between but by can could did do does for from had has have how i if "
     "in into is it its may more most not of on or other our should so some such than that the their them there these they this "
     "those to was we were what when where which while who whom why will with would you your".split()
 )
+WORD = re.compile(r"\w+(?:['’-]\w+)*")
 ENDINGS = re.compile(r"(?:'s|ies|es|s|ed|ing|ly|e|y)$")
 QUOTE = 14  # words quoted around the terms
 NEAR = 12  # words within which terms count as standing together
@@ -29,30 +30,23 @@ NEAR = 12  # words within which terms count as standing together
 def label_extractive(groups: Sequence[Group], out: str | Path) -> str:
     """Write {"query", "document", "think", "answer", "label", "source"} for every labelled pair, the same pair once with its
     highest label; returns a line that sums up. Raises DataError where there are no pairs."""
-    labels: dict[tuple[str, str], float] = {}
-    for query, document, label in pairs(groups):
-        if document.strip():
-            labels[query, document] = max(label, labels.get((query, document), 0.0))
+    labels = {pair: label for pair, label in best_labels(groups).items() if pair[1].strip()}
     if not labels:
         raise DataError("no labelled pairs with a text")
     with atomic_file(out) as handle:
         for (query, document), label in labels.items():
-            handle.write(json.dumps(_row(query, document, label > 0), ensure_ascii=False) + "\n")
+            row = thought_row(query, document, think(query, document, label > 0), int(label > 0))
+            handle.write(line_of(row | {"source": "extractive"}))
     yes = sum(label > 0 for label in labels.values())
     return f"{out}: {len(labels)} thoughts made by rule ({yes} yes, {len(labels) - yes} no)"
 
 
-def _row(query: str, document: str, relevant: bool) -> dict[str, Any]:
-    row = {"query": query, "document": document, "think": think(query, document, relevant)}
-    return row | {"answer": "yes" if relevant else "no", "label": int(relevant), "source": "extractive"}
-
-
 def think(query: str, document: str, relevant: bool) -> str:
     """A thought of a few sentences that ends in the label's direction."""
-    words = re.findall(r"\w+(?:['’-]\w+)*", document)
+    words = WORD.findall(document)
     stems = [stem(word) for word in words]
-    terms = key_terms(query)
-    there = [term for term in terms if stem(term) in set(stems)]
+    terms, known = key_terms(query), set(stems)
+    there = [term for term in terms if stem(term) in known]
     missing = [term for term in terms if term not in there]
     said = [f"Key concepts of the query: {_listed(terms)}."]
     if there:
@@ -75,7 +69,7 @@ def _end(relevant: bool, missing: bool) -> str:
 
 def key_terms(query: str, most: int = 6) -> list[str]:
     """Words of a query that carry its meaning, in order, at most so many; all of its words where none does."""
-    words = list(dict.fromkeys(re.findall(r"\w+(?:['’-]\w+)*", query)))
+    words = list(dict.fromkeys(WORD.findall(query)))
     return ([word for word in words if word.casefold() not in STOP] or words or [query.strip()])[:most]
 
 
@@ -88,13 +82,12 @@ def stem(word: str) -> str:
 
 def window(stems: list[str], wanted: set[str]) -> tuple[int, int]:
     """[begin, end) of the shortest stretch that has all of `wanted`, each of which is in `stems`; the first of several."""
-    best, begin, last = (0, len(stems)), 0, {}
+    best, last = (0, len(stems)), {}
     for at, one in enumerate(stems):
         if one in wanted:
             last[one] = at
             if len(last) == len(wanted):
-                begin = min(last.values())
-                best = min(best, (begin, at + 1), key=lambda span: span[1] - span[0])
+                best = min(best, (min(last.values()), at + 1), key=lambda span: span[1] - span[0])
     return best
 
 

@@ -9,7 +9,6 @@ Hard fact: grades and teacher scores survive `write_groups` and `read_groups`; r
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from ..errors import DataError
 from ..files import atomic_file
 from .beir import Collection, read_beir
 from .examples import Group
-from .jsonl import get, number_of, numbers, objects, strings
+from .jsonl import filled, get, line_of, number_of, numbers, objects, strings
 from .trec import read_qrels, read_run, write_run
 
 __all__ = ["Collection", "read_beir", "read_groups", "write_groups", "read_qrels", "read_run", "write_run"]
@@ -73,19 +72,12 @@ def _beir_groups(folder: Path, split: str) -> list[Group]:
     ]
 
 
-def _query(row: dict, where: str) -> str:
-    query = get(row, "query", str, where)
-    if not query.strip():
-        raise DataError(f"{where}: the query is empty")
-    return query
-
-
 def _pair_groups(path: Path, rows: list[tuple[int, dict]]) -> list[Group]:
     """Pairs gathered by query id, or by query text where there is none."""
     gathered: dict[str, tuple[str, str, dict[tuple[str, str], float]]] = {}
     for number, row in rows:
         where = f"{path}:{number}"
-        query, qid = _query(row, where), get(row, "query_id", str, where, "")
+        query, qid = filled(row, "query", where), get(row, "query_id", str, where, "")
         doc_id = get(row, "doc_id", str, where, "")
         key = (get(row, "document", str, where), doc_id)
         label = number_of(row.get("label"), f"{where}: 'label'", low=0.0)
@@ -104,7 +96,7 @@ def _gathered(query: str, qid: str, labels: dict[tuple[str, str], float]) -> Gro
 
 def _list_group(row: dict, where: str) -> Group:
     """A group from one line in list form."""
-    query, pos, neg = _query(row, where), strings(row, "pos", where), strings(row, "neg", where)
+    query, pos, neg = filled(row, "query", where), strings(row, "pos", where), strings(row, "neg", where)
     if not pos + neg:
         raise DataError(f"{where}: 'pos' and 'neg' are both empty")
     labels = numbers(row, "pos_labels", len(pos), where, low=0.0) or [1.0] * len(pos)
@@ -127,7 +119,7 @@ def write_groups(path: str | Path, groups: list[Group]) -> None:
     """
     with atomic_file(path) as handle:
         for group in groups:
-            handle.write(json.dumps(_as_list(group), ensure_ascii=False) + "\n")
+            handle.write(line_of(_as_list(group)))
 
 
 def _as_list(group: Group) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Hard fact: Python reads `NaN` and `Infinity` from JSON and takes `true` for 1; a
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -48,6 +49,24 @@ def get(row: dict, key: str, kind: type, where: str, default: Any = _NEEDED) -> 
     if kind is str and SURROGATE.search(row[key]):
         raise DataError(f"{where}: {key!r} is not UTF-8 text: it has half of a surrogate pair")
     return row[key]
+
+
+def filled(row: dict, key: str, where: str, name: str = "") -> str:
+    """row[key], checked to be a text that is not blank; `name` is what the message calls it."""
+    text = get(row, key, str, where)
+    if not text.strip():
+        raise DataError(f"{where}: {name or f'the {key}'} is empty")
+    return text
+
+
+def line_of(row: dict[str, Any]) -> str:
+    """An object as a line, letters of all scripts as they are."""
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def digest(*texts: str) -> bytes:
+    """Sixteen bytes that stand for these texts."""
+    return hashlib.blake2b(json.dumps(texts).encode(), digest_size=16).digest()
 
 
 def strings(row: dict, key: str, where: str) -> list[str]:

@@ -8,7 +8,6 @@ Source of the prompt and of both forms: reference/rerank-r0, Data.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import threading
@@ -22,7 +21,8 @@ from typing import IO, Any
 from ..errors import ConfigError, DataError
 from ..files import atomic_file
 from .ask import Endpoint
-from .jsonl import get, objects
+from .jsonl import digest, filled, line_of, objects
+from .thoughts import thought_row
 
 JUDGE = (
     "Evaluate if the Document comprehensively addresses the Query. All key concepts in the Query must be present and properly "
@@ -81,8 +81,8 @@ def label(
         raise ConfigError("--at-once and --tries must be at least 1")
     todo = {pair.key: pair for pair in read_pairs(pairs, endpoint.model)}
     ledger = Path(f"{out}.ledger.jsonl")
-    known = {key: row for key, row in _entries(ledger) if key in todo}
-    open_pairs = [pair for key, pair in todo.items() if key not in known or known[key]["answer"] is None]
+    known = {key: row for key, row in _entries(ledger) if key in todo and row["answer"]}
+    open_pairs = [pair for key, pair in todo.items() if key not in known]
     ledger.parent.mkdir(parents=True, exist_ok=True)
     with closing(endpoint), open(ledger, "a+", encoding="utf-8") as journal:
         _end_line(journal)
@@ -91,17 +91,17 @@ def label(
         def one(pair: Pair) -> None:
             row = _ask(pair, endpoint, tries)
             with lock:
-                known[pair.key] = row
+                known.update({pair.key: row} if row["answer"] else {})
                 journal.write(json.dumps({"key": pair.key, **row}) + "\n")
                 journal.flush()
                 if report:
-                    report(sum(row["answer"] is not None for row in known.values()), len(todo))
+                    report(len(known), len(todo))
 
         _all(one, open_pairs, at_once, endpoint)
-    labelled = [(pair, known[key]) for key, pair in todo.items() if known[key]["answer"]]
+    labelled = [(pair, known[key]) for key, pair in todo.items() if key in known]
     rows = list(_log_rows(labelled) if form == "log" else map(_training_row, labelled))
     with atomic_file(out) as handle:
-        handle.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        handle.writelines(map(line_of, rows))
     spent = [sum(row[name] for _, row in _entries(ledger)) for name in ("prompt_tokens", "completion_tokens")]
     yes = sum(row["answer"] == "yes" for _, row in labelled)
     return (
@@ -116,12 +116,8 @@ def read_pairs(path: str | Path, model: str) -> Iterator[Pair]:
     empty = True
     for number, row in objects(path):
         where, empty = f"{path}:{number}", False
-        query, document = get(row, "query", str, where), get(row, "document", str, where)
-        for name, text in (("query", query), ("document", document)):
-            if not text.strip():
-                raise DataError(f"{where}: the {name} is empty")
-        identity = json.dumps([model, JUDGE, query, document])
-        yield Pair(query, document, hashlib.blake2b(identity.encode(), digest_size=16).hexdigest())
+        query, document = filled(row, "query", where), filled(row, "document", where)
+        yield Pair(query, document, digest(model, JUDGE, query, document).hex())
     if empty:
         raise DataError(f"{path}: no pairs")
 
@@ -176,8 +172,7 @@ def _end_line(journal: IO[str]) -> None:
 
 def _training_row(labelled: tuple[Pair, dict[str, Any]]) -> dict[str, Any]:
     pair, row = labelled
-    yes = row["answer"] == "yes"
-    return {"query": pair.query, "document": pair.document, "think": row["think"], "answer": row["answer"], "label": int(yes)}
+    return thought_row(pair.query, pair.document, row["think"], int(row["answer"] == "yes"))
 
 
 def _log_rows(labelled: list[tuple[Pair, dict[str, Any]]]) -> Iterator[dict[str, Any]]:

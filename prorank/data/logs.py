@@ -9,7 +9,6 @@ out wherever it stands, and a log larger than memory still goes through.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import unicodedata
@@ -21,7 +20,8 @@ from typing import Any
 
 from ..errors import DataError
 from ..files import atomic_file
-from .jsonl import get, parsed
+from .jsonl import digest, filled, get, line_of, parsed
+from .thoughts import thought_row
 from .trec import numbered_lines
 
 # Ends of sentences: marks and closing quotes before a blank, or the marks of scripts that write no blanks; or the end of a line.
@@ -112,37 +112,25 @@ def _rows(source: str | Path, bad: Bad | None) -> Iterator[tuple[int, dict[str, 
 def _pairs(line: str, where: str) -> Iterator[dict[str, Any]]:
     """The pairs of one line in the log form."""
     row = parsed(line, where)
-    query = _text(row, "query", where)
-    yield _pair(query, _text(row, "response", where), get(row, "response_thinking", str, where), 1)
+    query = filled(row, "query", where, "'query'")
+    yield thought_row(query, filled(row, "response", where, "'response'"), get(row, "response_thinking", str, where), 1)
     for at, one in enumerate(get(row, "rejected_response", list, where)):
         place = f"{where}: rejected_response[{at}]"
         if not isinstance(one, dict):
             raise DataError(f"{place}: expected an object with document and thinking, got {json.dumps(one)[:40]}")
-        yield _pair(query, _text(one, "document", place), get(one, "thinking", str, place), 0)
-
-
-def _text(row: dict[str, Any], key: str, where: str) -> str:
-    text = get(row, key, str, where)
-    if not text.strip():
-        raise DataError(f"{where}: {key!r} is empty")
-    return text
-
-
-def _pair(query: str, document: str, think: str, label: int) -> dict[str, Any]:
-    return {"query": query, "document": document, "think": think, "answer": ("no", "yes")[label], "label": label}
+        yield thought_row(query, filled(one, "document", place, "'document'"), get(one, "thinking", str, place), 0)
 
 
 def _key(row: dict[str, Any]) -> bytes:
-    """Sixteen bytes for query and document; blanks around them make no other pair."""
-    pair = json.dumps([row["query"].strip(), row["document"].strip()])
-    return hashlib.blake2b(pair.encode(), digest_size=16).digest()
+    """What stands for query and document; blanks around them make no other pair."""
+    return digest(row["query"].strip(), row["document"].strip())
 
 
 def _write(row: dict[str, Any], most: int | None, handle: Any, report: Report) -> None:
     think = row["think"] if most is None else shortened(row["think"], most)
     report.cut += think != row["think"]
     report.yes, report.no = report.yes + row["label"], report.no + 1 - row["label"]
-    handle.write(json.dumps(row | {"think": think}, ensure_ascii=False) + "\n")
+    handle.write(line_of(row | {"think": think}))
 
 
 def shortened(text: str, most: int) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import DataError
 from ..files import atomic_file
 from .beir import read_texts
-from .jsonl import get, objects
+from .jsonl import filled, get, line_of, objects
 from .trec import read_run
 
 
@@ -40,9 +40,7 @@ def pairs_of_clicks(path: str | Path, each: int, depth: int = 100, seed: int = 0
     logs: dict[str, dict[str, tuple[int, bool]]] = {}
     for number, row in objects(path):
         where = f"{path}:{number}"
-        query = get(row, "query", str, where)
-        if not query.strip():
-            raise DataError(f"{where}: the query is empty")
+        query = filled(row, "query", where)
         shown = logs.setdefault(query.strip(), {})
         for rank, one in enumerate(get(row, "shown", list, where)[:depth], 1):
             place = f"{where}: shown[{rank - 1}]"
@@ -79,7 +77,7 @@ def write_pairs(rows: Iterable[dict[str, Any]], out: str | Path) -> str:
             key = row["query"], " ".join(row["document"].split())
             doubled += key in seen
             if key not in seen:
-                handle.write(json.dumps(row, ensure_ascii=False) + "\n")
+                handle.write(line_of(row))
             seen.add(key)
             queries.add(row["query"])
     return f"{out}: {len(seen)} pairs of {len(queries)} queries; {doubled} left out that were there before"

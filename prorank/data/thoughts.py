@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from ..errors import DataError
 from .examples import normalised
-from .jsonl import get, number_of, objects
+from .jsonl import filled, get, number_of, objects
 
 ANSWERS = ("no", "yes")  # by label
 TAG = re.compile(r"</?(?:think|answer)>")
@@ -31,14 +32,17 @@ class Thought:
     label: int
 
 
+def thought_row(query: str, document: str, think: str, label: int) -> dict[str, Any]:
+    """The training form of a pair, which `read_thoughts` reads."""
+    return {"query": query, "document": document, "think": think, "answer": ANSWERS[label], "label": label}
+
+
 def read_thoughts(path: str | Path) -> list[Thought]:
     """Pairs of a JSONL file, plain or gzip. Raises DataError naming file and line; answer and label may not differ."""
     found = []
     for number, row in objects(path):
         where = f"{path}:{number}"
-        query, document, think = (get(row, key, str, where) for key in ("query", "document", "think"))
-        if not query.strip():
-            raise DataError(f"{where}: the query is empty")
+        query, document, think = filled(row, "query", where), *(get(row, key, str, where) for key in ("document", "think"))
         tag = TAG.search(think)
         if tag:
             raise DataError(f"{where}: 'think' holds the tag {tag[0]}, which would break the form; take it out")

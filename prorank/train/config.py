@@ -1,20 +1,18 @@
-"""Settings of the stages: dataclasses that YAML, `key=value` on the command line and Python fill alike.
+"""Settings of the stages: dataclasses that YAML, `key=value` on the command line and Python fill alike (see `prorank.settings`).
 
-Hard fact: YAML 1.1 reads `6e-6` as a string; a field of type float takes it as the number it looks like.
+Hard fact: every value that cannot work is refused by `check`, before data and weights are read.
 """
 
 from __future__ import annotations
 
-import os
-import types
-import typing
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ..errors import ConfigError, nearest
+from ..settings import fill, override, read_values
 from .losses import LOSSES
 
 
@@ -207,25 +205,11 @@ class Sft(Settings):
 STAGES: dict[str, type[Settings]] = {"warmup": Warmup, "score": Score, "sft": Sft}
 
 
-def read_values(path: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises ConfigError naming the file."""
-    path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such config file")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected a mapping of settings")
-    return values
-
-
 def load_settings(path: str | Path, overrides: list[str] | None = None) -> Settings:
     """Read a YAML file and `key=value` overrides (dots reach into mappings). Raises ConfigError naming file and key."""
     values = read_values(path)
     for text in overrides or []:
-        _override(values, text)
+        override(values, text)
     return make_settings(values, str(path))
 
 
@@ -245,61 +229,6 @@ def make_settings(values: dict[str, Any], where: str = "settings") -> Settings:
 def dump_settings(settings: Settings) -> str:
     """The resolved settings as YAML."""
     return yaml.safe_dump(asdict(settings), sort_keys=False, allow_unicode=True)
-
-
-def _override(values: dict[str, Any], text: str) -> None:
-    key, equals, raw = text.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"'{text}': expected key=value")
-    *path, last = key.split(".")
-    for part in path:
-        values[part] = {} if values.get(part) is None else values[part]
-        values = values[part]
-        if not isinstance(values, dict):
-            raise ConfigError(f"'{text}': {part} holds no keys")
-    try:
-        values[last] = yaml.safe_load(raw) if raw else None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"'{text}': the value is not valid YAML: {' '.join(str(error).split())}") from error
-
-
-def fill(kind: type, values: dict[str, Any], prefix: str = "") -> Any:
-    """A dataclass of this kind from a mapping; `prefix` stands before keys in messages. Raises ConfigError for unknown or missing
-    keys and wrong types."""
-    hints, known = typing.get_type_hints(kind), {f.name: f for f in fields(kind)}
-    for key in values:
-        if key not in known:
-            raise ConfigError(f"unknown key '{prefix}{key}'{nearest(str(key), known)}")
-    missing = [n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING and n not in values]
-    if missing:
-        raise ConfigError(f"key '{prefix}{missing[0]}' is missing")
-    return kind(**{key: _convert(value, hints[key], prefix + key) for key, value in values.items()})
-
-
-def _convert(value: Any, hint: Any, key: str) -> Any:
-    """`value` as the field's type, or ConfigError."""
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union else (hint,)
-    if value is None and type(None) in options:
-        return None
-    for option in options:
-        plain = typing.get_origin(option) or option
-        if plain is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
-            try:
-                return float(value)
-            except ValueError:
-                continue
-        if plain is int and isinstance(value, int) and not isinstance(value, bool):
-            return value
-        if plain is str and isinstance(value, str):
-            return os.path.expandvars(value)
-        if plain is list and isinstance(value, list) and all(isinstance(v, str) for v in value):
-            return [os.path.expandvars(v) for v in value]
-        if plain in (bool, dict) and isinstance(value, plain):
-            return value
-        if hasattr(plain, "__dataclass_fields__") and isinstance(value, dict):
-            return fill(plain, value, key + ".")
-    names = " or ".join("nothing" if o is type(None) else getattr(o, "__name__", str(o)) for o in options)
-    raise ConfigError(f"key '{key}' is {value!r}; expected {names}")
 
 
 def _require(holds: bool, key: str, why: str) -> None:
