@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from .int8 import Int8, rotation, rounded_layers
 from .kernels import Kernels, inverse_size, normed, scaled
 from .layers import Dense, Live, layer_of
 
+Look = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]  # an attention, see Engine.run
 KINDS = ("llama", "mistral", "qwen2", "qwen3")
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 NEEDS = f"a CPU with oneDNN and plain layers of {', '.join(KINDS)}"
@@ -60,8 +62,7 @@ def usable(model: torch.nn.Module) -> bool:
 
 
 def live_engine(model: torch.nn.Module, compiled: bool, dtype: torch.dtype) -> "Engine | None":
-    """The engine for a model in training, or None where transformers' layers have to do: unknown ones, several processes, other
-    devices."""
+    """The engine for a model in training, or None where transformers' layers have to do: unknown ones, other devices."""
     return Engine(model, compiled, live=dtype) if not hasattr(model, "module") and usable(model) else None
 
 
@@ -112,27 +113,39 @@ class Engine:
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         """Last hidden states [N, H] at the answer positions, in the model's dtype."""
-        ids, positions = batch.inputs["input_ids"][0], batch.inputs["position_ids"]
         plan = plan_of(batch.inputs["spans"], self.heads, self.pairs)
-        columns = batch.columns if len(batch.columns) > 1 else batch.columns.repeat(2)  # one row would compile anew
+
+        def look(_: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            return attend(q, k, v, plan, self.steps.softmax, self.dtype)
+
+        return self.run(batch.inputs["input_ids"][0], batch.inputs["position_ids"][0], batch.columns, look)
+
+    def run(self, ids: torch.Tensor, positions: torch.Tensor, wanted: torch.Tensor, look: Look) -> torch.Tensor:
+        """Last hidden states [N, H] of the tokens `wanted` [N] among ids [T] at positions [T].
+
+        `look(layer, q, k, v)` is the attention: of q [T, heads, d], already scaled, over k and v [T, pairs, d] (and whatever it
+        knows besides), as [T, heads * d]."""
+        columns = wanted if len(wanted) > 1 else wanted.repeat(2)  # one row would compile anew
         with torch.autocast("cpu", enabled=False):  # every step says its dtype
             x = self.embed(ids) if self.turn is None else self._turned(ids)
-            cos, sin = (t[0, :, None].float() for t in self.angles(x[None], positions))  # [T, 1, width]
+            cos, sin = (t[0, :, None].float() for t in self.angles(x[None], positions[None]))  # [T, 1, width]
             y: torch.Tensor = torch.zeros_like(x, dtype=self.dtype)
             scale: torch.Tensor | None = x.new_ones(len(x), 1, dtype=torch.float32) if self.int8 else None
             for number, layer in enumerate(self.layers):
                 x, qkv, scale = self._into(layer.qkv, x, y, scale, layer.before, columns)
                 sizes = self.heads, self.pairs, self.width, self.eps, self.scaling, x.dtype
                 q, k, v = self.steps.rotate(qkv, scale, layer.bias, layer.norms, cos, sin, *sizes)
-                seen = attend(q, k, v, plan, self.steps.softmax, self.dtype)
+                seen = look(number, q, k, v)
                 if number == len(self.layers) - 1:
                     x, seen, columns = x[columns], seen[columns], torch.arange(len(columns))
-                y, scale = self._out(layer.out, seen, columns)
+                rounded = self.steps.quantise(seen) if self.int8 else None
+                y, scale = self._out(layer.out, seen, rounded, columns)
                 x, pair, scale = self._into(layer.up, x, y, scale, layer.after, columns)
-                y, scale = self._out(layer.down, self.steps.gated(pair, scale, self.dtype), columns)
+                rows, rounded = self.steps.gated(pair, scale, self.dtype, isinstance(layer.down, Int8))
+                y, scale = self._out(layer.down, rows, rounded, columns)
             total = x.float() + scaled(y, scale)
             total = total if self.turn is None else total @ self.turn.T
-            return normed(total.to(x.dtype), self.norm, self.eps).to(x.dtype)[: len(batch.columns)]
+            return normed(total.to(x.dtype), self.norm, self.eps).to(x.dtype)[: len(wanted)]
 
     def _turned(self, ids: torch.Tensor) -> torch.Tensor:
         """Embeddings [T, H] of the turned stream; each token of a batch is turned once."""
@@ -147,9 +160,8 @@ class Engine:
         few = x[columns].float()
         return x, product(rows, scale, columns, (few * inverse_size(few, self.eps)).to(self.dtype)), scale
 
-    def _out(self, product: Any, rows: torch.Tensor, columns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """A product of rows in the model's dtype, and its rows' scales where it is in int8."""
-        if not isinstance(product, Int8):
+    def _out(self, product: Any, rows: torch.Tensor, rounded: tuple | None, columns: torch.Tensor) -> tuple:
+        """A product of rows in the model's dtype or, where it is in int8, of the rows rounded; and their scales or None."""
+        if rounded is None:
             return product(rows), None
-        steps, scale = self.steps.quantise(rows)
-        return product(steps, scale, columns, rows[columns]), scale
+        return product(*rounded, columns, rows[columns]), rounded[1]

@@ -69,11 +69,12 @@ def _turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, dtype: torch.
     return torch.cat(((a * c - b * s).to(dtype), (b * d + a * t).to(dtype)), -1)
 
 
-def gated(pair: torch.Tensor, scale: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
-    """silu(gate) * up from a product [T, 2 I] of both. Rounding to int8 is a step of its own: within this one, finding the largest
-    of a row first would compute each silu twice."""
+def gated(pair: torch.Tensor, scale: torch.Tensor | None, dtype: torch.dtype, rounded: bool):
+    """silu(gate) * up from a product [T, 2 I] of both, and the same by `quantise` or None. Compiled, it is one pass: a row is given
+    as it is too, so rounding it once its largest is known reads it again and does not compute it again."""
     gate, up = scaled(pair, scale).chunk(2, -1)
-    return (torch.nn.functional.silu(gate) * up).to(dtype)
+    rows = (torch.nn.functional.silu(gate) * up).to(dtype)
+    return rows, quantise(rows) if rounded else None
 
 
 def softmax(scores: torch.Tensor, mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
