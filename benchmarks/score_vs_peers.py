@@ -34,6 +34,7 @@ from scipy.stats import kendalltau
 from prorank import Reranker
 from prorank.model import load_model, load_tokenizer, resolve
 from prorank.prompt import Prompt
+from prorank.rank.windows import windows
 from prorank.saving import save_checkpoint
 
 # Whose scores are the truth under each prompt: transformers in fp32 without padding, and mxbai-rerank, which runs in fp32.
@@ -191,7 +192,7 @@ def shares(folder: str, lists: Any, rows: dict[str, dict[str, float]], device: s
     a pack) a second."""
     torch.set_num_threads(threads)
     reranker = Reranker(folder, device=device)
-    packs = [p for window in reranker._windows(lists.queries, lists.documents, None, None) for p in window]
+    packs = [p for window in windows(reranker._parts(lists.queries, lists.documents, None), reranker.model, None) for p in window]
     flops = layer_flops(reranker.model) * sum(map(len, packs)) / len(lists)
     top = ceiling(reranker.model)
     names = [n for n in ("ours", "ours-compiled") if n in rows]

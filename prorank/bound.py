@@ -134,13 +134,27 @@ class BoundPrompt:
         """Whether the prompt ends with `<think>`, so that the model goes on within the thought."""
         return self.prompt.kind == "thinking" and self.segments[-1].rstrip().endswith(OPEN)
 
+    @property
+    def opener(self) -> list[int]:
+        """Ids that open a thought; none where the prompt has done so."""
+        return [] if self.opened else self._tokens(f"{OPEN}\n")
+
+    @property
+    def shut(self) -> list[int]:
+        """Ids that close a thought and ask for the answer."""
+        return self._tokens(SHUT)
+
+    @property
+    def asking(self) -> list[int]:
+        """Ids that ask for the answer behind a closed thought."""
+        return self._tokens(SHUT[SHUT.index("\n", 1) :])
+
     def completion(self, thought: str, answer: int, most: int | None = None) -> tuple[list[int], int]:
         """(ids of a thought of at most `most` tokens, the answer (1: relevant) and the end token; tokens cut from the thought)."""
         whole = self._batch([thought.strip()])[0]
         kept = whole[:most]
-        before = [] if self.opened else self._tokens(f"{OPEN}\n")
         tail = [self.answer_ids[answer], *self._tokens("</answer>"), self.tokenizer.eos_token_id]
-        return [*before, *kept, *self._tokens(SHUT), *tail], len(whole) - len(kept)
+        return [*self.opener, *kept, *self.shut, *tail], len(whole) - len(kept)
 
     def direct(self) -> BoundPrompt:
         """The same prompt with an empty thought, up to its answer: how a thinking model is asked at once. A prompt that asks for no

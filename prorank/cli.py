@@ -45,7 +45,7 @@ def train(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's newest whole checkpoint.")] = False,
 ) -> None:
-    """Run the stage that CONFIG names: warmup, score or sft."""
+    """Run the stage that CONFIG names: warmup, score, sft or reason."""
     from .progress import Progress
     from .train.config import load_settings
     from .train.run import train as run_stage
@@ -57,11 +57,14 @@ def train(
 
 
 @app.command()
-def plot(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
-    """Draw a run's curves from its metrics.jsonl."""
+def plot(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders; several are laid over each other.")],
+    out: Annotated[Path | None, typer.Option(help="Picture to write; in the first run folder by default.")] = None,
+) -> None:
+    """Draw the curves of runs from their metrics.jsonl."""
     from .train.curves import plot as draw
 
-    print(draw(run))
+    print(draw(*runs, out=out))
 
 
 @app.command()
@@ -77,6 +80,10 @@ def rerank(
     instruction: Annotated[str | None, typer.Option()] = None,
     split: Annotated[str, typer.Option(help="qrels split of --dataset.")] = "test",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    show_thoughts: Annotated[bool, typer.Option("--show-thoughts", help="What a thinking model thought of each document.")] = False,
+    think: Annotated[bool, typer.Option(help="Let a thinking model think; --no-think asks it at once.")] = True,
+    samples: Annotated[int, typer.Option(help="Thoughts a document, whose mean is the score.")] = 1,
+    max_think_tokens: Annotated[int | None, typer.Option(help="Budget of a thought; the checkpoint's own by default.")] = None,
     device: Device = None,
     dtype: Dtype = "auto",
     compile: Compile = False,
@@ -97,12 +104,17 @@ def rerank(
     items = rerank_files.read_documents(documents) if not run else []
     from .reranker import Reranker
 
-    reranker = Reranker(model, device=device, dtype=dtype, max_length=max_length, prompt=prompt, compile=compile)
+    thinking = {"think": think, "samples": samples, "max_think_tokens": max_think_tokens}
+    reranker = Reranker(model, device=device, dtype=dtype, max_length=max_length, prompt=prompt, compile=compile, **thinking)
+    if show_thoughts and run:
+        raise ConfigError("--show-thoughts shows those of one query; leave out --run")
+    if show_thoughts and not reranker.thinks:
+        raise ConfigError(f"--show-thoughts: {model} is asked at once and has no thoughts")
     if run:
         print(rerank_files.rerank_run(reranker, run, dataset, split, out, top_k, instruction))
         return
     hits = reranker.rank(query, items, top_k, min_score, instruction, show_progress=sys.stderr.isatty())
-    rerank_files.show(hits, as_json)
+    rerank_files.show(hits, as_json, show_thoughts)
     if reranker.cuts.documents or reranker.cuts.queries:
         print(f"note: {reranker.cuts} at {reranker.prompt.longest} tokens", file=sys.stderr)
 

@@ -5,6 +5,7 @@ Hard fact: an adapter is refused over any base but the one it was trained on, we
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
@@ -206,6 +207,12 @@ def cast_weights(model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
     for weight in model.parameters():
         weight.data = weight.data.to(dtype)
     return model
+
+
+def merged_copy(model: torch.nn.Module) -> torch.nn.Module:
+    """A copy of the model with its adapter, if it has one, merged into its weights."""
+    model = copy.deepcopy(model)
+    return model.merge_and_unload() if hasattr(model, "peft_config") else model
 
 
 @contextmanager

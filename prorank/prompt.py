@@ -39,6 +39,7 @@ class Prompt:
             query and document only.
         query_share: the query's largest share of max_length.
         lengths: "whole" or "content".
+        max_think_tokens: the thought's budget in tokens (kind "thinking"), after which it is closed.
         split_special: texts of users that spell a special token are taken as plain text.
     """
 
@@ -55,6 +56,7 @@ class Prompt:
     max_length: int = 512
     query_share: float = 0.5
     lengths: str = "whole"
+    max_think_tokens: int = 200
     split_special: bool = True
 
     def __post_init__(self) -> None:
@@ -75,6 +77,8 @@ class Prompt:
             raise PromptError(f"the two answers are the same: {self.answers[0]!r}")
         if not isinstance(self.max_length, int) or self.max_length < 16:
             raise PromptError(f"max_length must be a whole number of at least 16 tokens, not {self.max_length!r}")
+        if not isinstance(self.max_think_tokens, int) or self.max_think_tokens < 1:
+            raise PromptError(f"max_think_tokens must be a whole number of at least 1, not {self.max_think_tokens!r}")
         if not isinstance(self.query_share, (int, float)) or not 0 < self.query_share < 1:
             raise PromptError(f"query_share must lie between 0 and 1, not {self.query_share!r}")
         if self.lengths not in ("whole", "content"):

@@ -16,15 +16,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from .errors import DataError, ModelError
+from .errors import ConfigError, DataError, ModelError
 from .model import Resolved, load_model, load_tokenizer, pick_device, pick_dtype, prompt_of, resolve, weight_hash
-from .prompt import Cuts, Encoded, Prompt
-from .rank.batching import Batch, Pack, batches_of, collate, packs_of
+from .prompt import BoundPrompt, Cuts, Encoded, Prompt
+from .rank.batching import Batch
 from .rank.documents import Document, Hit, Progress, check_lists, document_text, hits, holds_many, sequence
 from .rank.engine import Engine, engine_for, trim
-from .rank.flat import is_flat
+from .rank.generate import pen_of
 from .rank.likelihood import query_likelihood
 from .rank.pointwise import answer_rows, last_hidden, log_odds, vocabulary_of
+from .rank.thinking import Thinker, Thought
+from .rank.windows import WINDOW, batches
+
+WORDS = 64  # tokens that the words around a thought take at most
 
 
 @dataclass(frozen=True)
@@ -54,9 +58,13 @@ class Reranker:
         prompt: preset, mapping or Prompt for a checkpoint that has none of its own (or to override it).
         trust_remote_code: run code that a hub repository brings. Off unless asked.
         compile: fuse the element-wise steps on a CPU: seconds at the start for some per cent of speed. Needs a C++ compiler.
+        think: let a thinking checkpoint think before it answers; False asks it at once, with an empty thought, in one forward.
+        samples: thoughts a document, whose mean log-odds is the score. One takes the likeliest tokens, several are drawn.
+        max_think_tokens: the thought's budget; None takes the checkpoint's own. A longer thought is closed and says so in its hit.
 
     Raises:
-        ModelError: the checkpoint is missing or incomplete. PromptError: prompt and tokenizer do not fit.
+        ModelError: the checkpoint is missing or incomplete. PromptError: prompt and tokenizer do not fit. ConfigError: samples or
+        max_think_tokens for a model that does not think.
     """
 
     def __init__(
@@ -68,11 +76,19 @@ class Reranker:
         prompt: Any = None,
         trust_remote_code: bool = False,
         compile: bool = False,
+        think: bool = True,
+        samples: int = 1,
+        max_think_tokens: int | None = None,
     ) -> None:
         resolved = resolve(model)
         chosen = Prompt.of(prompt) if prompt else prompt_of(resolved)
         if max_length:
             chosen = Prompt.of(chosen, max_length=max_length)
+        if max_think_tokens is not None:
+            chosen = Prompt.of(chosen, max_think_tokens=max_think_tokens)
+        thinks = think and chosen.kind == "thinking"
+        if not thinks and (samples != 1 or max_think_tokens is not None):
+            raise ConfigError(f"samples and max_think_tokens are for thoughts, and {model} is asked at once")
         tokenizer = load_tokenizer(resolved)
         chosen.bind(tokenizer)  # fails before the weights are read
         where = pick_device(device)
@@ -80,6 +96,11 @@ class Reranker:
         self._take(str(model), loaded, tokenizer, chosen)
         self._resolved = resolved
         self._engine = engine_for(loaded, compile, dtype == "int8")
+        if thinks:
+            positions = getattr(loaded.config, "max_position_embeddings", None)
+            bound = chosen.bind(tokenizer, positions and positions - chosen.max_think_tokens - WORDS)
+            pen = pen_of(loaded, self._engine)
+            self._thinker = Thinker(pen, bound, self._rows, self._bias, samples, chosen.max_think_tokens)
         if compile:
             self.score([(text, text) for text in ("warm", "warming up")])  # compiles before the first query
 
@@ -96,6 +117,7 @@ class Reranker:
         self.device = next(model.parameters()).device
         self.cuts = Cuts()
         self._resolved: Resolved | None = None
+        self._thinker: Thinker | None = None
         self._engine: Engine | None = None  # not around a model in memory, whose weights may change
         self._rows, self._bias = answer_rows(model, self.prompt.answer_ids)
 
@@ -139,8 +161,8 @@ class Reranker:
         lists = [list(some) if holds_many(some) else some for some in sequence(documents, "documents")]
         check_lists(queries, lists)
         with Progress(show_progress, sum(map(len, lists))) as progress:
-            scores = self.score_lists(list(queries), lists, instruction, batch_size, progress)
-        return [hits(some, row, top_k, min_score) for some, row in zip(lists, scores)]
+            scores, thoughts = self._scored(list(queries), lists, instruction, batch_size, progress)
+        return [hits(some, row, top_k, min_score, said) for some, row, said in zip(lists, scores, thoughts)]
 
     def score(self, pairs: Sequence[tuple[str, Document]], instruction: str | None = None) -> np.ndarray:
         """Log-odds fp32 [n] of (query, document) pairs, in input order."""
@@ -164,25 +186,45 @@ class Reranker:
         progress: Callable[[int], None] | None = None,
     ) -> list[np.ndarray]:
         """Log-odds of each query's documents: one fp32 array a query, in input order. `progress(n)` hears of n more scored."""
+        return self._scored(queries, documents, instruction, batch_size, progress)[0]
+
+    def _scored(self, queries, documents, instruction, batch_size, progress) -> tuple[list[np.ndarray], list[Sequence[Thought]]]:
+        """(log-odds, thoughts if the model thinks) of each query's documents."""
         check_lists(queries, documents)
         if batch_size is not None and batch_size < 1:
             raise DataError(f"batch_size must be at least 1, not {batch_size}; leave it out to choose by tokens")
-        out = [np.empty(len(some), np.float32) for some in documents]
-        flat = np.empty(sum(map(len, documents)), np.float32)
+        thoughts: list[Sequence[Thought]] = [()] * len(documents)
         with torch.inference_mode():
-            for batch in self._batches(queries, documents, instruction, batch_size):
-                scores = log_odds(self._hidden(batch), self._rows, self._bias)
-                flat[batch.owners] = scores.cpu().numpy()
-                if progress:
-                    progress(len(batch.owners))
-        if not np.isfinite(flat).all():
+            if self._thinker:
+                rows, thoughts = self._thinker(self._asked(queries, documents, instruction), progress)
+            else:
+                rows = self._at_once(queries, documents, instruction, batch_size, progress)
+        if not all(np.isfinite(row).all() for row in rows):
             raise ModelError(f"{self.name}: scores are not finite; the weights are damaged or its training diverged")
-        ends = np.cumsum([0, *map(len, documents)])
-        for i, row in enumerate(out):
-            row[:] = flat[ends[i] : ends[i + 1]]
+        for i, row in enumerate(rows):
             first: dict[str, int] = {}  # the same text ties exactly, though its places in the batches differ by float noise
-            row[:] = row[[first.setdefault(document_text(document), j) for j, document in enumerate(documents[i])]]
-        return out
+            same = [first.setdefault(document_text(document), j) for j, document in enumerate(documents[i])]
+            row[:] = row[same]
+            thoughts[i] = [thoughts[i][j] for j in same] if thoughts[i] else ()
+        return rows, thoughts
+
+    def _at_once(self, queries, documents, instruction, batch_size, progress) -> list[np.ndarray]:
+        """Log-odds by one forward a document."""
+        flat = np.empty(sum(map(len, documents)), np.float32)
+        for batch in self._batches(queries, documents, instruction, batch_size):
+            flat[batch.owners] = log_odds(self._hidden(batch), self._rows, self._bias).cpu().numpy()
+            if progress:
+                progress(len(batch.owners))
+        return np.split(flat, np.cumsum([len(some) for some in documents])[:-1]) if documents else []
+
+    def _asked(self, queries, documents, instruction) -> list[tuple[str, list[Encoded], list[str]]]:
+        """What a thinker takes: each query's prompts, and keys of chance that name query and document, not their places."""
+        lists = []
+        for query, some in zip(queries, documents):
+            texts = [document_text(d) for d in some]
+            prompts = self._encode(query, some, instruction, self._thinker.bound)
+            lists.append((query, prompts, [f"{query}\0{text}" for text in texts]))
+        return lists
 
     def likelihood(
         self, queries: Sequence[str], documents: Sequence[Sequence[Document]], progress: Callable[[int], None] | None = None
@@ -192,18 +234,26 @@ class Reranker:
         texts = [[document_text(d) for d in some] for some in documents]
         return query_likelihood(self.model, self.tokenizer, queries, texts, self.prompt.longest, progress)
 
+    @property
+    def thinks(self) -> bool:
+        """Whether it thinks of each document before it answers."""
+        return self._thinker is not None
+
     @functools.cached_property
     def fingerprint(self) -> str | None:
         """Changes with weights, prompt, dtype and device; None for a model in memory."""
         if self._resolved is None:
             return None
         parts = [weight_hash(folder) for folder in {self._resolved.path, self._resolved.folder}]
+        if self._thinker:
+            parts.append(f"{self._thinker.samples} thoughts")
         numbers = "int8" if self._engine and self._engine.int8 else str(self.model.dtype)
         parts += [self.prompt.prompt.fingerprint(), str(self.prompt.longest), numbers, self.device.type]
         return hashlib.sha256(" ".join(sorted(parts)).encode()).hexdigest()
 
     def diagnose(self, queries: Sequence[str], documents: Sequence[Sequence[Document]]) -> Diagnosis:
-        """Look at the answer position of every pair: see Diagnosis. Costs the full output matrix."""
+        """Look at the answer position of every pair, a thinking model asked at once: see Diagnosis. Costs the whole output
+        matrix."""
         check_lists(queries, documents)
         n = sum(map(len, documents))
         no, yes = self.prompt.answer_ids
@@ -224,41 +274,21 @@ class Reranker:
         return self._engine(batch) if self._engine else last_hidden(self.model, batch)
 
     def _batches(self, queries, documents, instruction, batch_size) -> Iterator[Batch]:
-        """Batches over windows of queries, so that memory does not grow with their number."""
-        flat, tokens, made = is_flat(self.model), self._sizes()[0], 0
-        for window in self._windows(queries, documents, instruction, batch_size):
-            for some in batches_of(sorted(window, key=len, reverse=True), tokens, batch_size, flat):
-                if self._engine and made > tokens // 2:  # what fits into one forward keeps its memory for the next request
-                    trim()
-                    made = 0
-                made += sum(map(len, some))
-                yield collate(some, self.tokenizer.pad_token_id, flat).to(self.device)
+        parts = self._parts(queries, documents, instruction)
+        return batches(parts, self.model, self.tokenizer.pad_token_id, batch_size, trim if self._engine else None)
 
-    def _sizes(self) -> tuple[int, int, int]:
-        """(tokens of a forward, tokens of a pack, documents of a pack) at most."""
-        if is_flat(self.model):
-            return 16384, 16384, 128
-        # With a mask, attention over a pack costs its length squared: on a CPU short packs win.
-        return (1024, 320, 16) if self.device.type == "cpu" else (16384, 1024, 16)
-
-    def _windows(self, queries, documents, instruction, batch_size) -> Iterator[list[Pack]]:
-        _, tokens, most = self._sizes()
-        window, first, held = [], 0, 0
+    def _parts(self, queries, documents, instruction) -> Iterator[tuple[int, list[Encoded]]]:
+        """(owner of the first, prompts) of each query, no more than a window of them at a time."""
+        first = 0
         for query, some in zip(queries, documents):
-            for at in range(0, len(some), 1024):
-                prompts = self._encode(query, some[at : at + 1024], instruction)
-                owners = range(first + at, first + at + len(prompts))
-                window += packs_of(prompts, owners, tokens, batch_size or most)
-                held += len(prompts)
-                if held >= 1024:
-                    yield window
-                    window, held = [], 0
+            for at in range(0, len(some), WINDOW):
+                yield first + at, self._encode(query, some[at : at + WINDOW], instruction)
             first += len(some)
-        if window:
-            yield window
 
-    def _encode(self, query: str, documents: Sequence[Document], instruction: str | None) -> list[Encoded]:
-        prompts = self.prompt.encode_many(query, [document_text(d) for d in documents], instruction)
+    def _encode(
+        self, query: str, documents: Sequence[Document], instruction: str | None, bound: BoundPrompt | None = None
+    ) -> list[Encoded]:
+        prompts = (bound or self.prompt).encode_many(query, [document_text(d) for d in documents], instruction)
         for prompt in prompts:
             self.cuts.count(prompt)
         return prompts

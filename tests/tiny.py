@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
+    Llama4ForCausalLM,
+    Llama4TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -162,7 +164,7 @@ def _sizes(tokenizer: PreTrainedTokenizerFast, hidden: int, layers: int) -> dict
     }
 
 
-def _build(kind: type[PreTrainedModel], config: LlamaConfig | Qwen2Config, seed: int) -> PreTrainedModel:
+def _build(kind: type[PreTrainedModel], config: LlamaConfig | Qwen2Config | Llama4TextConfig, seed: int) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return kind(config).float().eval()
@@ -184,20 +186,28 @@ def tiny_qwen2(
     return _build(Qwen2ForCausalLM, config, seed)
 
 
+def tiny_llama4(
+    tokenizer: PreTrainedTokenizerFast, seed: int = 0, hidden: int = 64, layers: int = 2, tie: bool = True
+) -> Llama4ForCausalLM:
+    """A random dense Llama 4 of MobileLLM-R1's form, fp32, in eval mode."""
+    sizes = _sizes(tokenizer, hidden, layers) | {"intermediate_size_mlp": 2 * hidden, "moe_layers": [], "head_dim": 16}
+    return _build(Llama4ForCausalLM, Llama4TextConfig(**sizes, tie_word_embeddings=tie), seed)
+
+
 def save_tiny(folder: str | Path, kind: str = "llama", style: str | None = None, seed: int = 0, **sizes) -> Path:
     """Save a tiny model and its tokenizer as a plain Hugging Face folder.
 
     Args:
         folder: created where missing.
-        kind: "llama" or "qwen2".
-        style: the tokenizer's; by default the one that belongs to the kind ("smollm", "qwen2").
+        kind: "llama", "qwen2" or "llama4".
+        style: the tokenizer's; by default the one that belongs to the kind ("smollm", "qwen2", "smollm").
         sizes: `hidden`, `layers`, `tie` of the model.
 
     Returns:
         The folder.
     """
-    tokenizer = byte_tokenizer(style or {"llama": "smollm", "qwen2": "qwen2"}[kind])
-    model = {"llama": tiny_llama, "qwen2": tiny_qwen2}[kind](tokenizer, seed=seed, **sizes)
+    tokenizer = byte_tokenizer(style or {"llama": "smollm", "qwen2": "qwen2", "llama4": "smollm"}[kind])
+    model = {"llama": tiny_llama, "qwen2": tiny_qwen2, "llama4": tiny_llama4}[kind](tokenizer, seed=seed, **sizes)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return Path(folder)

@@ -74,10 +74,20 @@ def pack(prompts: Sequence[Encoded], owners: Sequence[int], share: bool = True) 
     return Pack(ids, positions, segments, answers, list(owners))
 
 
-def completed(prompt: list[int], completion: list[int]) -> Pack:
-    """A prompt and its completion as a row of their own; its answers are the places from which the completion's tokens follow."""
-    ids = [*prompt, *completion[:-1]]  # nothing follows from the last token
-    return Pack(ids, list(range(len(ids))), [1] * len(ids), list(range(len(prompt) - 1, len(ids))), [0])
+def completed(prompt: list[int], *completions: list[int], places: Sequence[Sequence[int]] | None = None) -> Pack:
+    """A prompt and completions of it as a row, the prompt once; its answers are the places from which the completions' tokens
+    follow, one completion after the other: of all tokens, or of those at `places` in each."""
+    bodies = [completion[:-1] for completion in completions]  # nothing follows from the last token
+    shared = len(prompt) if len(completions) > 1 and any(bodies) else 0
+    ids, positions, segments, answers = list(prompt), list(range(len(prompt))), [0 if shared else 1] * len(prompt), []
+    for k, some in enumerate(bodies, 1):
+        # The first token follows from the prompt, the others from those before them.
+        before = [len(prompt) - 1, *range(len(ids), len(ids) + len(some))]
+        answers += before if places is None else [before[i] for i in places[k - 1]]
+        ids += some
+        positions += range(len(prompt), len(prompt) + len(some))
+        segments += [k] * len(some)
+    return Pack(ids, positions, segments, answers, [0])
 
 
 def packs_of(prompts: Sequence[Encoded], owners: Sequence[int], most_tokens: int = 768, most: int = 16) -> Iterator[Pack]:

@@ -49,22 +49,25 @@ def _object(line: str, where: str) -> dict[str, Any]:
     return value
 
 
-def show(hits: Sequence[Hit], as_json: bool) -> None:
-    """Print hits: one JSON object a line, or a table."""
+def show(hits: Sequence[Hit], as_json: bool, thoughts: bool = False) -> None:
+    """Print hits: one JSON object a line, or a table; a thinking model's with its thoughts if asked."""
     if as_json:
         for rank, hit in enumerate(hits, 1):
-            print(json.dumps({"rank": rank, "index": hit.index, "score": hit.score, "document": hit.document}, ensure_ascii=False))
+            line = {"rank": rank, "index": hit.index, "score": hit.score, "document": hit.document}
+            line |= {"thought": hit.thought, "thought_cut": hit.thought_cut} if thoughts else {}
+            print(json.dumps(line, ensure_ascii=False))
         return
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table("rank", "score", "index", "document")
+    table = Table("rank", "score", "index", "document", *(["thought"] if thoughts else []))
     for rank, hit in enumerate(hits, 1):
         name = hit.document.get("id", hit.document.get("_id")) if isinstance(hit.document, dict) else None
         text = " ".join(hit.text.split())
         shown = text if len(text) <= 160 else text[:159] + "…"
-        table.add_row(str(rank), f"{hit.score:+.3f}", str(hit.index), escape(f"[{name}] {shown}" if name else shown))
+        said = [escape(f"{hit.thought}{' […]' if hit.thought_cut else ''}")] if thoughts else []
+        table.add_row(str(rank), f"{hit.score:+.3f}", str(hit.index), escape(f"[{name}] {shown}" if name else shown), *said)
     Console().print(table)
 
 

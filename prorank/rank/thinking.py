@@ -1,0 +1,92 @@
+"""Scores after a thought: each document is thought about first, then the answer is read as log-odds.
+
+Hard fact: the answer is never sampled; closed by the model or closed for it, the thought is followed by the same words as in
+training, and the two answer rows meet the hidden state behind them in fp32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from ..bound import BoundPrompt, Encoded
+from ..errors import ConfigError
+from .batching import packs_of
+from .generate import CLOSE, Pen, Row, Sampling, Writer
+from .pointwise import log_odds
+
+ROWS, TOKENS = 64, 16384  # written at once: rows, and tokens of their prompts
+SAMPLING = 0.7  # temperature where several thoughts are asked for; one alone takes the likeliest tokens
+
+
+@dataclass(frozen=True)
+class Thought:
+    """What was thought of a document, and whether its budget ran out so that it was closed."""
+
+    text: str
+    cut: bool
+
+
+class Thinker:
+    """Thinks, then scores.
+
+    Args:
+        pen: see `generate.pen_of`.
+        bound: the thinking prompt.
+        rows, bias: of the two answers, see `pointwise.answer_rows`.
+        samples: thoughts a document; scores are their mean.
+        budget: tokens of a thought.
+    """
+
+    def __init__(self, pen: Pen, bound: BoundPrompt, rows: torch.Tensor, bias: torch.Tensor, samples: int, budget: int) -> None:
+        if samples < 1:
+            raise ConfigError(f"samples must be at least 1, not {samples}")
+        self.bound, self.rows, self.bias, self.samples = bound, rows, bias, samples
+        self.writer = Writer(pen, bound, Sampling(SAMPLING if samples > 1 else 0.0, most=budget), to_answer=True)
+
+    def __call__(
+        self, lists: Sequence[tuple[str, list[Encoded], list[str]]], progress: Callable[[int], None] | None = None
+    ) -> tuple[list[np.ndarray], list[list[Thought]]]:
+        """(scores fp32, thoughts) of each list (query, prompts, keys of chance); with several samples the thought is the first."""
+        opener = self.bound.opener
+        todo = [
+            (number, at, replace(prompt, ids=prompt.ids + opener), key)
+            for number, (_, prompts, keys) in enumerate(lists)
+            for at, (prompt, key) in enumerate(zip(prompts, keys))
+        ]
+        scores = [np.empty(len(prompts), np.float32) for _, prompts, _ in lists]
+        thoughts: list[list[Thought]] = [[Thought("", False)] * len(prompts) for _, prompts, _ in lists]
+        while todo:
+            some = self._next(todo)
+            for (number, at, _, _), rows in zip(some, self._write(some)):
+                states = torch.stack([row.state for row in rows])
+                scores[number][at] = log_odds(states, self.rows, self.bias).mean().item()
+                thoughts[number][at] = self._thought(rows[0])
+            if progress:
+                progress(len(some))
+        return scores, thoughts
+
+    def _next(self, todo: list[tuple[int, int, Encoded, str]]) -> list[tuple[int, int, Encoded, str]]:
+        """The next ones that fit into a batch, taken off `todo`."""
+        most, tokens, count = max(1, ROWS // self.samples), 0, 0
+        for _, _, prompt, _ in todo[:most]:
+            tokens += len(prompt.ids)
+            if count and tokens > TOKENS:
+                break
+            count += 1
+        some = todo[:count]
+        del todo[:count]
+        return some
+
+    def _write(self, some: list[tuple[int, int, Encoded, str]]) -> list[list[Row]]:
+        packs = []
+        for number in dict.fromkeys(number for number, *_ in some):
+            mine = [i for i, one in enumerate(some) if one[0] == number]
+            packs += packs_of([some[i][2] for i in mine], mine, TOKENS, ROWS)
+        return self.writer(packs, [[f"{key}/{k}" for k in range(self.samples)] for *_, key in some])
+
+    def _thought(self, row: Row) -> Thought:
+        return Thought(self.bound.tokenizer.decode(row.ids).partition(CLOSE)[0].strip(), row.closed)
