@@ -28,7 +28,7 @@ class Rules:
     Attributes:
         format_weight: there is an answer, "yes" or "no" to the letter.
         acc_weight: it is the labelled one.
-        think_bonus: the thought has min_think_tokens to max_think_tokens tokens, both included.
+        think_bonus: the thought, blanks around it aside, has min_think_tokens to max_think_tokens tokens, both included.
         length_penalty: taken off once for every max_think_tokens tokens that the thought is too long, in proportion.
         extra_text_penalty: there is text after the answer.
         invalid_tag_penalty: up to the end of the answer, the four tags are not there once each, in their order.
@@ -152,7 +152,7 @@ class RuleReward:
     def judge(self, text: str, label: int, finished: bool = True, opened: bool | None = None) -> Verdict:
         """The reward of one completion for label 1 (relevant) or 0."""
         said = parse(text, self.opened if opened is None else opened)
-        tokens = self.count(said.thought) if said.thought else 0
+        tokens = self.count(said.thought.strip()) if said.thought else 0
         judged = Judged(said, label, tokens, finished)
         # Rounded, since float dust would set equal rewards apart.
         parts = {name: round(float(part(judged, self.rules)), 10) for name, part in self.parts.items()}

@@ -7,7 +7,7 @@ import ast
 import re
 import shlex
 import subprocess
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ import yaml
 import prorank
 from prorank.cli import app
 from prorank.prompt import PRESETS, Prompt
-from prorank.train.config import Lora, Score, Settings, Sft, Warmup, load_settings
+from prorank.train.config import Lora, Reason, Score, Settings, Sft, Warmup, load_settings
 from prorank.train.losses import LOSSES
 
 ROOT = Path(__file__).parent.parent
@@ -85,8 +85,7 @@ def tables(text: str) -> dict[str, dict[str, str]]:
 def wanted(kind: type, base: type | None = None) -> dict[str, object]:
     """Defaults of a dataclass; with `base` those that it adds or changes."""
     every = kind() if kind is Lora else kind(data="d", out="o")
-    inherited = {f.name: getattr(base(), f.name) for f in fields(base)} if base else {}
-    values = {f.name: getattr(every, f.name) for f in fields(kind)}
+    inherited, values = asdict(base()) if base else {}, asdict(every)
     own = ("stage", "data", "out")
     return {k: v for k, v in values.items() if k not in inherited or (k not in own and inherited[k] != v)}
 
@@ -99,6 +98,7 @@ def wanted(kind: type, base: type | None = None) -> dict[str, object]:
         ("Stage `warmup`", Warmup, Settings),
         ("Stage `score`", Score, Settings),
         ("Stage `sft`", Sft, Settings),
+        ("Stage `reason`", Reason, Settings),
     ],
 )
 def test_tables_of_settings_are_complete_and_true(heading, kind, base):

@@ -76,7 +76,7 @@ def test_the_loss_is_that_of_the_completions_alone(tmp_path, kind):
     resolved = resolve(save_tiny(tmp_path, kind))
     model = load_model(resolved, torch.float32, CPU)
     bound = Prompt.preset("rerank-r0", max_length=1500, system="Judge.").bind(load_tokenizer(resolved))
-    stage = SftStage(thoughts(3), bound, Sft(data="", out="", max_think_tokens=5), [], False)
+    stage = SftStage(thoughts(3), bound, Sft(data="", out="", max_think_tokens=5, batch_size=3), [], False)
     units = [stage.unit(i) for i in range(3)]
     loss, figures = stage.loss(model, units)
     sums, count = 0.0, 0
@@ -117,7 +117,7 @@ def test_a_model_learns_to_think_and_keeps_its_prompt(tmp_path, tiny_llama_dir):
     prompt = Prompt.load(folder)
     assert prompt.kind == "thinking" and prompt.system == "Judge."
     hits = Reranker(folder, device="cpu").rank("what to drink 3", ["the old bread is near 3", "the old coffee is near 3"])
-    assert len(hits) == 2  # asked at once, without a thought
+    assert len(hits) == 2 and all(hit.thought is not None for hit in hits)
 
 
 def test_bad_thoughts_name_the_line(tmp_path):

@@ -23,8 +23,11 @@ from ..errors import ConfigError, ModelError
 from ..model import freeze_head_fp32, without_bars
 from .config import Settings
 from .course import COMPLETE, Clock, Milestones, checkpoints, cut_metrics
+from .processes import average_gradients, is_main, place, wait
 
 LONG_RUN = 1_000_000  # steps of a run that is bounded by minutes
+VALUE_HEAD = "value_head.pt"  # of stage reason with PPO
+LOGS = ("metrics.jsonl", "completions.jsonl")  # lines with their step
 
 
 class Stage(Protocol):
@@ -81,7 +84,8 @@ class StageTrainer(Trainer):
     def __init__(self, stage: Stage, settings: Settings, model: torch.nn.Module, bf16: bool, save_best: Any, repeat: int = 1):
         self.stage, self.settings, self.save_best = stage, settings, save_best
         self.run = Path(settings.out)
-        self.micro = settings.micro_batch or _micro(settings.batch_size, stage.cpu_units if _on_cpu(model) else 64)
+        self.share = _share(settings)
+        self.micro = settings.micro_batch or _micro(self.share, stage.cpu_units if _on_cpu(model) else 64)
         self.repeat, self.total = repeat, _total_steps(settings, len(stage), repeat)
         self.clock = Clock(settings.minutes)
         self.best: dict[str, float] = {}
@@ -103,7 +107,7 @@ class StageTrainer(Trainer):
             output_dir=str(self.run),
             max_steps=self.total,
             per_device_train_batch_size=1,
-            gradient_accumulation_steps=s.batch_size // self.micro,
+            gradient_accumulation_steps=self.share // self.micro,
             learning_rate=s.learning_rate,
             weight_decay=s.weight_decay,
             max_grad_norm=s.max_grad_norm,
@@ -146,7 +150,15 @@ class StageTrainer(Trainer):
         """Share of the budget spent, 0..1."""
         return min(1.0, self.clock.minutes() / self.settings.minutes if self.settings.minutes else step / self.total)
 
+    def training_step(self, *given: Any, **named: Any) -> torch.Tensor:
+        loss = super().training_step(*given, **named)
+        if place()[1] > 1 and self.accelerator.sync_gradients and not self.is_deepspeed_enabled:
+            average_gradients(self.model)
+        return loss
+
     def compute_loss(self, model: torch.nn.Module, inputs: list[Any], return_outputs: bool = False, **_: Any):
+        # Without the wrapper of several processes, whose own averaging only serves forwards through itself.
+        model = model if self.is_deepspeed_enabled else self.accelerator.unwrap_model(model)
         loss, figures = self.stage.loss(model, inputs)
         for key, value in figures.items():
             self._sums[key] = self._sums.get(key, 0.0) + value
@@ -176,22 +188,31 @@ class StageTrainer(Trainer):
 
     def checkpoint(self) -> None:
         """Write all that resuming needs beside its place, then rename: `checkpoint-<step>` exists whole or not at all."""
-        if self.repeat > 1 and self.state.global_step % self.repeat:
-            return  # the old policy of a half-used batch lives in memory only
         step = f"checkpoint-{self.state.global_step}"
         staging = self.run / ".saving"
         with self.clock.paused(), without_bars():
-            shutil.rmtree(staging, ignore_errors=True)
+            if is_main():
+                shutil.rmtree(staging, ignore_errors=True)
+            wait()
             self._get_output_dir = lambda *_, **__: str(staging)
             self._save_checkpoint(self.model, None)
-            folder = staging / step
-            (folder / "run.json").write_text(json.dumps({"minutes": self.clock.minutes(), "best": self.best}))
-            (folder / COMPLETE).touch()
-            shutil.rmtree(self.run / step, ignore_errors=True)
-            os.replace(folder, self.run / step)
-            shutil.rmtree(staging, ignore_errors=True)
-            for old in checkpoints(self.run)[: -self.settings.keep]:
-                shutil.rmtree(old, ignore_errors=True)
+            wait()
+            if is_main():
+                self._publish(staging, step)
+            wait()
+
+    def _publish(self, staging: Path, step: str) -> None:
+        """Complete a checkpoint, put it into its place and let older ones go."""
+        folder = staging / step
+        if hasattr(self.model, "value_head"):  # an adapter's checkpoint leaves it out
+            torch.save(self.model.value_head.state_dict(), folder / VALUE_HEAD)
+        (folder / "run.json").write_text(json.dumps({"minutes": self.clock.minutes(), "best": self.best}))
+        (folder / COMPLETE).touch()
+        shutil.rmtree(self.run / step, ignore_errors=True)
+        os.replace(folder, self.run / step)
+        shutil.rmtree(staging, ignore_errors=True)
+        for old in checkpoints(self.run)[: -self.settings.keep]:
+            shutil.rmtree(old, ignore_errors=True)
 
     def measure(self) -> None:
         """Dev measures now; better weights than before are kept."""
@@ -204,7 +225,8 @@ class StageTrainer(Trainer):
             self._append({f"dev_{key}": value for key, value in found.items()})
             if not self.best or found["score"] > self.best["score"]:
                 self.best = {**found, "step": self.state.global_step}
-                self.save_best(self.model, self.best)
+                if is_main():
+                    self.save_best(self.model, self.best)
 
     def fit(self, resume: bool) -> None:
         """Train to the end of the budget, from the newest whole checkpoint with `resume`."""
@@ -212,9 +234,13 @@ class StageTrainer(Trainer):
         if last:
             stored = json.loads((last / "run.json").read_text(encoding="utf-8"))
             self.clock.spent, self.best = stored["minutes"] * 60, stored["best"]
-            cut_metrics(self.run / "metrics.jsonl", int(last.name.split("-")[1]))
+            for name in LOGS if is_main() else ():
+                cut_metrics(self.run / name, int(last.name.split("-")[1]))
+            if (last / VALUE_HEAD).is_file():
+                self.model.value_head.load_state_dict(torch.load(last / VALUE_HEAD, weights_only=True))
         else:
-            (self.run / "metrics.jsonl").unlink(missing_ok=True)
+            for name in LOGS if is_main() else ():
+                (self.run / name).unlink(missing_ok=True)
         self._seen = self.clock.spent
         self.clock.start()
         with contextlib.redirect_stdout(io.StringIO()):
@@ -229,6 +255,16 @@ def _total_steps(settings: Settings, units: int, repeat: int) -> int:
     if not units:
         raise ConfigError("the training data hold no usable units")
     return max(1, round(settings.epochs * units / settings.batch_size)) * repeat
+
+
+def _share(settings: Settings) -> int:
+    """Units of a batch that each process has. Raises ConfigError for what several processes cannot do."""
+    world = place()[1]
+    if settings.batch_size % (world * (settings.micro_batch or 1)):
+        raise ConfigError(f"key 'batch_size' must be a multiple of micro_batch and of the {world} processes")
+    if world > 1 and settings.minutes is not None:
+        raise ConfigError(f"key 'minutes' does not go with {world} processes, whose clocks differ; give steps or epochs")
+    return settings.batch_size // world
 
 
 def _micro(batch: int, most: int) -> int:

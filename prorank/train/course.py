@@ -14,6 +14,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from ..files import atomic_file
+from .processes import any_process
 
 COMPLETE = "complete"  # written last into a checkpoint folder: one without it is half-written and skipped
 
@@ -42,20 +43,23 @@ class Milestones(TrainerCallback):
     """Evaluations evenly spaced over the budget, checkpoints every `save_every` steps, the end of a budget in minutes."""
 
     def __init__(self, trainer: Any) -> None:
-        self.trainer, self.evaluated, self.interrupted = trainer, None, False
+        self.trainer, self.evaluated, self.interrupted, self.due = trainer, None, False, False
 
     def on_train_begin(self, args, state, control, **_):
         self.evaluated = self._milestone(state.global_step)
 
     def on_step_end(self, args, state, control, **_):
         trainer, settings = self.trainer, self.trainer.settings
-        spent = trainer.progress(state.global_step)
-        if spent >= 1 or self.interrupted:
+        whole = state.global_step % trainer.repeat == 0  # amid the passes over a batch the old policy lives in memory only
+        stop = any_process(self.interrupted) and whole
+        self.due |= stop or bool(settings.save_every and state.global_step % settings.save_every == 0)
+        if trainer.progress(state.global_step) >= 1 or stop:
             control.should_training_stop = True
         if settings.evals and self._milestone(state.global_step) > self.evaluated:
             self.evaluated = self._milestone(state.global_step)
             trainer.measure()
-        if self.interrupted or (settings.save_every and state.global_step % settings.save_every == 0):
+        if self.due and whole:
+            self.due = False
             trainer.checkpoint()
 
     def _milestone(self, step: int) -> int:
@@ -71,7 +75,9 @@ def checkpoints(run: Path) -> list[Path]:
 def cut_metrics(path: Path, step: int) -> None:
     """Drop the lines after `step`, which will be written again, and a last line that a kill left unfinished."""
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+    if not path.is_file():
+        return
+    for line in path.read_text(encoding="utf-8").split("\n"):  # text may hold the other ends of lines that splitlines knows
         with contextlib.suppress(ValueError):
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")

@@ -13,6 +13,8 @@ from ..files import atomic_file
 
 # The policy loss is 0 in value on the first pass, whatever its gradient, so a picture of it says nothing.
 SKIPPED = {"step", "minutes", "documents", "tokens", "dev_score", "loss_policy"}
+SEVERAL = ("#1d4ed8", "#c2410c", "#15803d", "#7e22ce", "#0e7490", "#b45309")  # a colour for each run
+Sides = dict[str, list[tuple[float, float]]]  # {"train" or "dev": [(step, value)]}
 SMOOTHED = 20  # points from which on a moving average shows more than it hides
 
 
@@ -27,33 +29,56 @@ def read_metrics(run: str | Path) -> list[dict[str, float]]:
     return lines
 
 
-def plot(run: str | Path) -> Path:
-    """Draw `<run>/train_curves.png` and return its path."""
+def plot(*runs: str | Path, out: str | Path | None = None) -> Path:
+    """Draw the curves of one run, or of several over each other, and return the picture's path: `out`, by default
+    `<run>/train_curves.png`, for several `<first run>/compared_curves.png`."""
     with extra("train"):
         import matplotlib
 
         matplotlib.use("Agg")
         from matplotlib import pyplot
-    lines = read_metrics(run)
-    panels = _panels(lines)
+    several = len(runs) > 1
+    panels: dict[str, dict[str, Sides]] = {}
+    for run in runs:
+        for name, sides in _panels(read_metrics(run)).items():
+            panels.setdefault(name, {})[str(run)] = sides
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     figure, axes = pyplot.subplots(rows, columns, figsize=(4.6 * columns, 2.9 * rows), squeeze=False, layout="constrained")
-    for axis, (name, series) in zip(axes.flat, panels.items()):
-        _panel(axis, name, series)
-    for axis in axes.flat[len(panels):]:
+    names = _names([str(run) for run in runs])
+    for axis, (name, by_run) in zip(axes.flat, panels.items()):
+        for number, run in enumerate(map(str, runs)):
+            if run in by_run:
+                name_and_color = (names[number], SEVERAL[number % len(SEVERAL)]) if several else ("", None)
+                _lines(axis, by_run[run], *name_and_color)
+        axis.set_title(name.replace("_", " "), fontsize=10)
+        axis.set_xlabel("step", fontsize=8)
+        axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.25)
+        axis.legend(fontsize=7)
+    for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
-    figure.suptitle(Path(run).name)
-    path = Path(run) / "train_curves.png"
+    figure.suptitle(", ".join(names))
+    path = Path(out) if out else Path(runs[0]) / ("compared_curves.png" if several else "train_curves.png")
     with atomic_file(path, "wb") as handle:
         figure.savefig(handle, format="png", dpi=110)
     pyplot.close(figure)
     return path
 
 
-def _panels(lines: list[dict[str, float]]) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """{panel: {"train" or "dev": [(step, value)]}}."""
-    panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
+def _names(runs: list[str]) -> list[str]:
+    """The last parts of the paths, as many as tell them apart."""
+    parts = [Path(run).parts for run in runs]
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(some[-depth:]) for some in parts]
+        if len(set(names)) == len(set(runs)):
+            return names
+    return runs
+
+
+def _panels(lines: list[dict[str, float]]) -> dict[str, Sides]:
+    """The series of each figure, by its name."""
+    panels: dict[str, Sides] = {}
     for line in lines:
         for key, value in line.items():
             if key in SKIPPED or not isinstance(value, (int, float)):
@@ -63,22 +88,19 @@ def _panels(lines: list[dict[str, float]]) -> dict[str, dict[str, list[tuple[flo
     return {name: sides for name, sides in panels.items() if any(len(points) > 1 for points in sides.values())} or panels
 
 
-def _panel(axis, name: str, series: dict[str, list[tuple[float, float]]]) -> None:
+def _lines(axis, series: Sides, name: str, color: str | None) -> None:
+    """The lines of one run in a panel; the train figures of a run among several are smoothed alone."""
     for side, points in sorted(series.items(), reverse=True):
         steps, values = zip(*points)
+        label = f"{name} {side}".strip()
         if side == "dev":
-            axis.plot(steps, values, "o-", color="#c2410c", linewidth=1.8, markersize=4, label="dev")
+            axis.plot(steps, values, "o--" if color else "o-", color=color or "#c2410c", linewidth=1.8, markersize=4, label=label)
             continue
-        if len(values) < SMOOTHED:
-            axis.plot(steps, values, color="#1d4ed8", linewidth=1.8, label="train")
-            continue
-        axis.plot(steps, values, color="#93a5c4", linewidth=0.9)
-        axis.plot(steps, _smooth(values), color="#1d4ed8", linewidth=1.8, label="train, smoothed")
-    axis.set_title(name.replace("_", " "), fontsize=10)
-    axis.set_xlabel("step", fontsize=8)
-    axis.tick_params(labelsize=8)
-    axis.grid(alpha=0.25)
-    axis.legend(fontsize=7)
+        smooth = len(values) >= SMOOTHED
+        if smooth and not color:
+            axis.plot(steps, values, color="#93a5c4", linewidth=0.9)
+        shown = _smooth(values) if smooth else values
+        axis.plot(steps, shown, color=color or "#1d4ed8", linewidth=1.8, label=f"{label}, smoothed" if smooth else label)
 
 
 def _smooth(values: tuple[float, ...], keep: float = 0.8) -> list[float]:

@@ -10,7 +10,7 @@ import torch
 
 from ..rank.batching import Batch
 from ..rank.engine import Engine, live_engine
-from ..rank.pointwise import vocabulary_logits, vocabulary_of
+from ..rank.pointwise import last_hidden, vocabulary_logits, vocabulary_of
 from .config import Settings
 
 
@@ -29,9 +29,21 @@ class Logits:
         self._seen: tuple[torch.nn.Module | None, Engine | None] = (None, None)
 
     def __call__(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        if self.own and self._seen[0] is not model:
-            self._seen = (model, live_engine(model, self.compiled, self.dtype))
         if self.every:
             return model(**batch.inputs, use_cache=False).logits[batch.rows, batch.columns].float()
-        engine = self._seen[1]
+        engine = self._engine(model)
         return vocabulary_of(model, engine(batch)) if engine else vocabulary_logits(model, batch)
+
+    def hidden(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        """Last hidden states [N, H] at the same places."""
+        engine = self._engine(model)
+        if engine:
+            return engine(batch)
+        model = getattr(model, "module", model)  # under DDP: the trainer averages gradients itself
+        with torch.autocast(batch.columns.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+            return last_hidden(model, batch)
+
+    def _engine(self, model: torch.nn.Module) -> Engine | None:
+        if self.own and self._seen[0] is not model:
+            self._seen = (model, live_engine(model, self.compiled, self.dtype))
+        return self._seen[1]

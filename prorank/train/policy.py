@@ -55,17 +55,20 @@ def class_log_probs(logits: torch.Tensor, labels: torch.Tensor, answer_ids: tupl
 
 
 def advantages(rewards: torch.Tensor, scaling: str) -> torch.Tensor:
-    """Group-relative advantages of rewards [..., G]: "group" (r - mean) / (std + 1e-4), "none" r - mean, "leave-one-out" r minus
-    the mean of the others (unbiased, no scaling). DeepSeekMath sec. 4.1; RLOO arXiv 2402.14740."""
+    """Group-relative advantages of rewards [..., G]: "group" (r - mean) / (std + 1e-4), "batch" the same with the std of all
+    rewards, "none" r - mean, "leave-one-out" r minus the mean of the others (unbiased, no scaling). DeepSeekMath sec. 4.1;
+    RLOO arXiv 2402.14740."""
     size = rewards.shape[-1]
     centred = rewards - rewards.mean(-1, keepdim=True)
     if scaling == "group":
         return centred / (rewards.std(-1, keepdim=True) + STD_EPSILON)
+    if scaling == "batch":
+        return centred / (rewards.std() + STD_EPSILON)
     if scaling == "none":
         return centred
     if scaling == "leave-one-out":
         return centred * size / (size - 1)
-    raise ConfigError(f"scaling '{scaling}' is not known; valid: group, none, leave-one-out")
+    raise ConfigError(f"scaling '{scaling}' is not known; valid: group, batch, none, leave-one-out")
 
 
 @lru_cache(maxsize=8)

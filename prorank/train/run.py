@@ -30,6 +30,7 @@ from ..saving import model_card, save_checkpoint
 from .config import Settings, dump_settings
 from .curves import plot
 from .dev import Dev
+from .processes import is_main, join, wait
 
 log = logging.getLogger("prorank")
 
@@ -52,25 +53,29 @@ def train(settings: Settings, resume: bool = False, report: Callable[[float, dic
         from .base import StageTrainer, add_adapter
     settings.check()
     run = Path(settings.out)
-    _claim(run, settings, resume)
+    if is_main():
+        _claim(run, settings, resume)
     examples, held_out = _data(settings)
     _check(examples, settings)
     resolved = resolve(settings.base)
     tokenizer = load_tokenizer(resolved)
     prompt = prompt_of(resolved, settings.prompt)
-    prompt = replace(prompt, max_length=settings.max_length) if settings.max_length else prompt
+    prompt = replace(prompt, **_changes(prompt, settings))
     bound = _bound(prompt, tokenizer, settings)
     short = _bound(replace(prompt, max_length=settings.train_length), tokenizer, settings) if settings.train_length else bound
     device = pick_device(settings.device)
     bf16 = pick_dtype(settings.dtype, device) == torch.bfloat16
+    join(device.type == "cpu")
     torch.manual_seed(settings.seed)
     model = load_model(resolved, torch.float32, device, train=settings.lora is not None)
     if settings.lora:
         model = add_adapter(model, settings)
     if settings.compile:
         check_compiled(model)
-    with atomic_file(run / "config.yaml") as handle:  # from here on the folder holds a run
-        handle.write(dump_settings(settings))
+    if is_main():
+        with atomic_file(run / "config.yaml") as handle:  # from here on the folder holds a run
+            handle.write(dump_settings(settings))
+    wait()
     model.config.use_cache = False
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable()
@@ -81,14 +86,16 @@ def train(settings: Settings, resume: bool = False, report: Callable[[float, dic
     _show(trainer, report)
     with _interrupt(trainer) as stopped:
         trainer.fit(resume)
-    if (run / "metrics.jsonl").is_file():
+    if is_main() and (run / "metrics.jsonl").is_file():
         plot(run)
     if stopped():
         raise KeyboardInterrupt
-    if not trainer.best:
-        save(trainer.model, {})
-    with atomic_file(run / "done.json") as handle:
-        json.dump({"step": trainer.state.global_step, "minutes": trainer.clock.minutes(), "best": trainer.best}, handle)
+    if is_main():
+        if not trainer.best:
+            save(trainer.model, {})
+        with atomic_file(run / "done.json") as handle:
+            json.dump({"step": trainer.state.global_step, "minutes": trainer.clock.minutes(), "best": trainer.best}, handle)
+    wait()
     return run / "model"
 
 
@@ -110,12 +117,22 @@ def _claim(run: Path, settings: Settings, resume: bool) -> None:
         raise ConfigError(f"{stored}: the settings differ from those the run began with; resume needs the same")
 
 
+def _changes(prompt: Prompt, settings: Settings) -> dict[str, Any]:
+    """What the settings say about the base's prompt."""
+    changes = {"max_length": settings.max_length, "max_think_tokens": getattr(settings, "max_think_tokens", None)}
+    system = getattr(settings, "system_prompt", None)
+    if system is not None and system != prompt.system:
+        changes |= {"system": system, "template": "auto"}  # a checkpoint's template has its system text in it
+    return {key: value for key, value in changes.items() if value is not None}
+
+
 def _bound(prompt: Prompt, tokenizer: Any, settings: Settings) -> BoundPrompt:
-    """The prompt of a stage: with a thought for stage sft; elsewhere a thinking prompt is asked at once."""
-    bound = prompt.bind(tokenizer)
-    if settings.stage == "sft" and prompt.kind != "thinking":
-        raise ConfigError(f"stage sft needs a prompt of kind thinking, such as rerank-r0, and {prompt.name} is {prompt.kind}")
-    return bound if settings.stage == "sft" else bound.direct()
+    """The prompt of a stage: with a thought where thoughts are learned; elsewhere a thinking prompt is asked at once."""
+    bound, thinks = prompt.bind(tokenizer), settings.stage in ("sft", "reason")
+    if thinks and prompt.kind != "thinking":
+        why = f"needs a prompt of kind thinking, such as rerank-r0, and {prompt.name} is {prompt.kind}"
+        raise ConfigError(f"stage {settings.stage} {why}")
+    return bound if thinks else bound.direct()
 
 
 def _data(settings: Settings) -> tuple[list, list]:
@@ -137,7 +154,7 @@ def _data(settings: Settings) -> tuple[list, list]:
 
 def _check(examples: list, settings: Settings) -> None:
     """Raise DataError if the stage cannot use these data."""
-    if settings.stage == "warmup":
+    if settings.stage in ("warmup", "reason"):
         balanced_pairs(examples, settings.seed)
     elif settings.stage == "score":
         from .score import usable
@@ -156,6 +173,10 @@ def _stage(
         from .sft import SftStage
 
         return SftStage(examples, short, settings, held_out, bf16)
+    if settings.stage == "reason":
+        from .reason import ReasonStage
+
+        return ReasonStage(examples, short, settings, model, held_out, bf16)
     dev = Dev(held_out, bound.prompt, bound.tokenizer, bf16) if held_out else None
     if settings.stage == "warmup":
         from .warmup import WarmupStage
@@ -180,7 +201,10 @@ def _saver(settings: Settings, run: Path, bound: BoundPrompt, resolved: Resolved
         name, chosen = f"{run.name}", asdict(settings)
         licence = "apache-2.0" if "smollm2" in settings.base else "other"
         card = model_card(name, settings.base, licence, settings.stage, data, chosen, shown, command)
+        value = model._modules.pop("value_head", None)  # serves training alone
         save_checkpoint(run / "model", model, bound, base, card)
+        if value is not None:
+            model.value_head = value
 
     return save
 

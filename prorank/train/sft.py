@@ -22,8 +22,9 @@ from .forward import Logits
 
 @dataclass(frozen=True)
 class Unit:
-    """A prompt with its completion as a pack, and the completion's ids."""
+    """A prompt with its completion as a pack, and the completion's ids; `key` is its place in the run."""
 
+    key: int
     pack: Pack
     target: list[int]
 
@@ -49,6 +50,7 @@ class SftStage:
         self.thoughts, self.bound, self.settings, self.dev = thoughts, bound, settings, dev
         self.logits = Logits(settings, bf16)
         self._pass: tuple[int, list[int]] = (-1, [])
+        self._batch: tuple[int, int] = (-1, 0)
 
     def __len__(self) -> int:
         return len(self.thoughts)
@@ -58,15 +60,30 @@ class SftStage:
         if self._pass[0] != epoch:
             order = Random(f"sft/{self.settings.seed}/{epoch}").sample(range(len(self.thoughts)), len(self.thoughts))
             self._pass = (epoch, order)
-        return self._unit(self.thoughts[self._pass[1][row]])
+        return self._unit(index, self.thoughts[self._pass[1][row]])
 
-    def _unit(self, thought: Thought) -> Unit:
+    def _unit(self, key: int, thought: Thought) -> Unit:
         prompt = self.bound.encode(thought.query, thought.document)
         target, _ = self.bound.completion(thought.think, thought.label, self.settings.max_think_tokens)
-        return Unit(completed(prompt.ids, target), target)
+        return Unit(key, completed(prompt.ids, target), target)
 
     def loss(self, model: torch.nn.Module, units: list[Unit]) -> tuple[torch.Tensor, dict[str, float]]:
-        """Mean loss over the completions' tokens, and figures."""
+        """The part of the batch's mean loss over its completions' tokens that these units have, times the number of parts, and
+        figures."""
+        loss, figures = self._mean(model, units)
+        share = sum(len(u.target) for u in units) / self._batch_tokens(units[0].key)
+        return loss * share * self.settings.batch_size / len(units), figures
+
+    def _batch_tokens(self, key: int) -> int:
+        """Tokens of all completions of the batch that `key` belongs to."""
+        size = self.settings.batch_size
+        if self._batch[0] != key // size:
+            first = key // size * size
+            self._batch = (key // size, sum(len(self.unit(first + i).target) for i in range(size)))
+        return self._batch[1]
+
+    def _mean(self, model: torch.nn.Module, units: list[Unit]) -> tuple[torch.Tensor, dict[str, float]]:
+        """Mean loss over the tokens of these units, and figures."""
         device = next(model.parameters()).device
         batch = collate([u.pack for u in units], self.bound.tokenizer.pad_token_id, is_flat(model)).to(device)
         targets = torch.tensor([t for u in units for t in u.target], device=device)
@@ -84,8 +101,8 @@ class SftStage:
         """Loss and token accuracy of the dev set; the lower loss is the better score."""
         sums, count = {"loss": 0.0, "token_accuracy": 0.0}, 0
         for at in range(0, len(self.dev), self.cpu_units):
-            units = [self._unit(thought) for thought in self.dev[at : at + self.cpu_units]]
-            loss, figures = self.loss(model, units)
+            units = [self._unit(at, thought) for thought in self.dev[at : at + self.cpu_units]]
+            loss, figures = self._mean(model, units)
             tokens = sum(len(u.target) for u in units)
             count += tokens
             for key, value in (("loss", float(loss)), ("token_accuracy", figures["token_accuracy"])):

@@ -6,19 +6,15 @@ reference forwards and G forwards and backwards (reference: ProRank sec. stage 1
 
 from __future__ import annotations
 
-import contextlib
-import copy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from ..data.examples import Group, balanced_pairs
-from ..model import cast_weights, freeze_head_fp32
 from ..prompt import BoundPrompt, Encoded
 from ..rank.batching import collate, pack
 from ..rank.flat import is_flat
-from ..rank.pointwise import vocabulary_logits
 from .config import Warmup
 from .dev import Dev
 from .forward import Logits
@@ -34,6 +30,7 @@ from .policy import (
     near_tokens,
     token_rewards,
 )
+from .reference import Reference
 
 CACHED_REFERENCES = 4096  # rows of reference logits kept in memory, when prompts come again
 
@@ -74,7 +71,7 @@ class WarmupStage:
         self.logits = Logits(settings, bf16)
         self.rewards = Rewards(settings.format_reward, settings.relevance_reward, settings.near)
         self.near = near_tokens(bound.tokenizer, bound.answer_ids)
-        self.reference = _reference(model, bf16) if settings.kl else None
+        self.reference = Reference(model, settings, bf16, self.logits) if settings.kl else None
         self._known: dict[int, torch.Tensor] = {}
         self._old: dict[int, torch.Tensor] = {}
 
@@ -157,12 +154,8 @@ class WarmupStage:
         missing = [u.row for u in units if u.row not in self._known]
         if not missing:
             return torch.stack([self._known[u.row] for u in units]).to(batch.rows.device).float()
-        with torch.no_grad():
-            if self.reference is not None:
-                logits = vocabulary_logits(self.reference, batch)
-            else:
-                with _without_adapter(model):
-                    logits = self.logits(model, batch)
+        with self.reference.of(model) as (reference, forward):
+            logits = forward(reference, batch)
         if len(self.pairs) <= CACHED_REFERENCES and self.settings.updates * self.settings.epochs > 1:
             self._known.update({u.row: row.half().cpu() for u, row in zip(units, logits)})
         return logits
@@ -178,19 +171,3 @@ class WarmupStage:
 def _generator(seed: int, key: int) -> torch.Generator:
     """Randomness of one prompt in one pass: it does not depend on batch, process or what was drawn before."""
     return torch.Generator().manual_seed((seed * 1_000_003 + key) % 2**63)
-
-
-def _reference(model: torch.nn.Module, bf16: bool) -> torch.nn.Module | None:
-    """A frozen copy of the policy; None where the adapter can be switched off instead."""
-    if hasattr(model, "peft_config"):
-        return None
-    frozen = copy.deepcopy(model).eval().requires_grad_(False)
-    if bf16:
-        cast_weights(frozen, torch.bfloat16)
-    freeze_head_fp32(frozen)
-    return frozen
-
-
-def _without_adapter(model: torch.nn.Module) -> contextlib.AbstractContextManager:
-    inner = getattr(model, "module", model)  # under DDP
-    return inner.disable_adapter()

@@ -1,0 +1,73 @@
+"""What stage `reason` gained: rewards on held-out prompts of trained checkpoints against those of their start, prompt by prompt.
+
+Hard fact: every checkpoint draws by the same chain of chance for a prompt and is judged by the same rules, so rewards are paired.
+
+    python benchmarks/reason_gain.py --start runs/r0-sft --runs runs/r0-ppo-0 runs/r0-ppo-1 --data heldout.jsonl
+
+Prints reward, form, accuracy and length of each, the paired test against the start, and one JSON line. Rules, lengths and
+temperature are those of the first run's config.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import machine, say
+
+from prorank.data.examples import balanced_pairs
+from prorank.data.formats import read_groups
+from prorank.evaluate.significance import randomisation_test
+from prorank.model import load_model, load_tokenizer, pick_dtype, prompt_of, resolve
+from prorank.rewards import RuleReward, counter
+from prorank.train.config import Reason, load_settings
+from prorank.train.episodes import Rollouts, figures_of
+from prorank.train.reason import Unit
+
+SHOWN = ("reward", "format_rate", "accuracy", "think_tokens", "finished")
+
+
+def written(checkpoint: str, pairs: list[Any], settings: Reason) -> tuple[list[float], dict[str, float]]:
+    """(rewards, figures) of one completion for each pair."""
+    resolved, device = resolve(checkpoint), torch.device("cpu")
+    bf16 = pick_dtype(settings.dtype, device) == torch.bfloat16
+    bound = prompt_of(resolved).bind(load_tokenizer(resolved))
+    model = load_model(resolved, torch.float32, device).eval()
+    reward = RuleReward(settings.rules, counter(bound.tokenizer), opened=bound.opened)
+    units = [Unit(i, q, d, bound.encode(q, d), int(label > 0)) for i, (q, d, label) in enumerate(pairs)]
+    episodes = Rollouts(bound, settings, reward, bf16).write(model, units, 1, "held-out")
+    return [e.verdicts[0].reward for e in episodes], figures_of(episodes)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--start", required=True, help="checkpoint that the runs began with")
+    parser.add_argument("--runs", nargs="+", required=True, help="run folders of stage reason")
+    parser.add_argument("--data", required=True, help="held-out labelled data, any form")
+    parser.add_argument("--split", default="test", help="of a BEIR folder")
+    parser.add_argument("--prompts", type=int, default=200)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    settings = load_settings(Path(options.runs[0]) / "config.yaml")
+    pairs = balanced_pairs(read_groups(options.data, options.split), 0)[: options.prompts]
+    table: dict[str, Any] = {}
+    print(f"{'checkpoint':<28}" + "".join(f"{name:>14}" for name in SHOWN) + f"{'p':>9}")
+    base: list[float] = []
+    for name in [options.start, *options.runs]:
+        rewards, figures = written(name, pairs, settings)
+        base = base or rewards
+        p = None if name == options.start else randomisation_test(rewards, base)
+        table[name] = {**{key: figures[key] for key in SHOWN}, "p": p}
+        shown = "".join(f"{figures[key]:>14.4f}" for key in SHOWN)
+        print(f"{name[-27:]:<28}{shown}" + ("" if p is None else f"{p:>9.4f}"), flush=True)
+    say(f"{len(pairs)} prompts")
+    print(json.dumps({"reason_gain": table, **vars(options), **machine()}))
+
+
+if __name__ == "__main__":
+    main()

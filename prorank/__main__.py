@@ -1,0 +1,9 @@
+"""`python -m prorank`: the command line, where several processes are started by a launcher.
+
+Hard fact: it is the same as the command `prorank`.
+"""
+
+from .cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""What every stage's settings have, and how they refuse what cannot work.
+
+Hard fact: `check` runs before data and weights are read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import ConfigError
+
+
+@dataclass
+class Lora:
+    """Low-rank adapter. `targets`: "all-linear", or names of modules."""
+
+    r: int = 16
+    alpha: int = 32
+    dropout: float = 0.0
+    targets: str | list[str] = "all-linear"
+
+
+@dataclass
+class Settings:
+    """What every stage has.
+
+    Attributes:
+        stage: "warmup", "score", "sft" or "reason".
+        base: checkpoint to start from (name, folder, run folder, GGUF, adapter, hub id).
+        data: training data, one source or several (see `prorank.data.formats.read_groups`; stage sft: `data.thoughts`).
+        out: run folder.
+        dev: held-out data for dev measures; None splits `dev_queries` queries off the training data.
+        dev_queries: queries of the dev set (0: no dev set).
+        prompt: preset, mapping or file for a base without a prompt of its own.
+        max_length: tokens of a prompt; None leaves the prompt's own.
+        train_length: tokens of a prompt in training only; None: max_length.
+        steps, minutes, epochs: the budget: optimiser steps, or minutes of training (evaluation not counted), or passes.
+        batch_size: units (prompts, or queries with their lists) an optimiser step.
+        micro_batch: units a forward; None chooses by stage and device.
+        learning_rate, warmup, weight_decay, max_grad_norm: AdamW; linear warm-up over the share `warmup`, then linear to a tenth.
+        lora: None trains all weights.
+        dtype: "auto", "bf16" (autocast over fp32 weights) or "fp32".
+        compile: fuse the element-wise steps on a CPU; half a minute at the start, and a C++ compiler.
+        evals: dev evaluations, evenly spaced; the last is at the end.
+        save_every: steps between checkpoints to resume from (0: none). keep: how many to keep.
+        log_every: steps between log lines.
+        seed: for data order, sampling, adapter initialisation.
+    """
+
+    stage: str = ""
+    base: str = "smollm2-135m"
+    data: str | list[str] = ""
+    out: str = ""
+    dev: str | None = None
+    dev_queries: int = 40
+    prompt: str | dict = "prorank"
+    max_length: int | None = None
+    train_length: int | None = None
+    steps: int | None = None
+    minutes: float | None = None
+    epochs: float = 1.0
+    batch_size: int = 16
+    micro_batch: int | None = None
+    learning_rate: float = 2e-5
+    warmup: float = 0.05
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    gradient_checkpointing: bool = False
+    lora: Lora | None = None
+    dtype: str = "auto"
+    device: str | None = None
+    compile: bool = False
+    evals: int = 4
+    save_every: int = 100
+    keep: int = 1
+    log_every: int = 5
+    seed: int = 0
+    tensorboard: bool = False
+
+    def check(self) -> None:
+        """Raise ConfigError for values that cannot work."""
+        require(bool(self.data), "data", "names no training data")
+        require(bool(self.out), "out", "names no run folder")
+        for key in ("batch_size", "log_every", "keep"):
+            require(getattr(self, key) >= 1, key, "must be at least 1")
+        for key in ("dev_queries", "save_every", "evals", "weight_decay"):
+            require(getattr(self, key) >= 0, key, "must not be negative")
+        for key in ("steps", "minutes", "epochs", "learning_rate", "max_grad_norm"):
+            require(getattr(self, key) is None or getattr(self, key) > 0, key, "must be above 0")
+        require(0 <= self.warmup < 1, "warmup", "must lie in 0..1 (a share of the budget)")
+        require(self.steps is None or self.minutes is None, "minutes", "and steps exclude each other; give one")
+        require(self.max_length is None or self.max_length >= 16, "max_length", "must be at least 16 tokens")
+        require(self.train_length is None or self.train_length >= 16, "train_length", "must be at least 16 tokens")
+        longer = self.train_length and self.max_length and self.train_length > self.max_length
+        require(not longer, "train_length", "must not be above max_length")
+        for key in ("r", "alpha"):
+            require(self.lora is None or getattr(self.lora, key) >= 1, f"lora.{key}", "must be at least 1")
+        micro = self.micro_batch
+        require(micro is None or (micro >= 1 and self.batch_size % micro == 0), "micro_batch", "must divide batch_size")
+        require(self.dtype in ("auto", "bf16", "fp32"), "dtype", "must be auto, bf16 or fp32")
+        require(not (self.compile and self.gradient_checkpointing), "compile", "does not go with gradient_checkpointing")
+
+
+def require(holds: bool, key: str, why: str) -> None:
+    if not holds:
+        raise ConfigError(f"key '{key}' {why}")

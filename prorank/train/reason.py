@@ -1,0 +1,238 @@
+"""Stage `reason`: reinforcement learning of thoughts with rule rewards, by PPO or GRPO (Rerank-R0 stage A).
+
+Hard fact: the old log-probabilities are those of the first pass over a rollout, made by the same forward in the same step, so the
+policy ratio there is exactly 1; a batch is one optimiser step a pass, so no row is ever older than its pass says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..data.examples import Group, balanced_pairs
+from ..prompt import BoundPrompt, Encoded
+from ..rank.batching import Batch, collate, completed
+from ..rank.flat import is_flat
+from ..rank.pointwise import vocabulary_of
+from ..rewards import RuleReward, counter
+from .config import Reason
+from .episodes import Episode, Rollouts, figures_of
+from .forward import Logits
+from .policy import advantages, clipped
+from .reference import Reference
+from .returns import clip_binds, estimated_kl, gae, mask_of, padded, token_rewards, value_loss, weights_of, whitened
+
+DEV_PAIRS = 200
+CHUNK = 2**26  # logits held at once with their gradient, in numbers
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A prompt with its label; `key` is its place in the run."""
+
+    key: int
+    query: str
+    document: str
+    prompt: Encoded
+    label: int
+
+    @property
+    def length(self) -> int:
+        return len(self.prompt.ids)
+
+
+class ReasonStage:
+    """Units are balanced prompts; each has `group_size` completions, written and judged before the first pass over its batch.
+
+    Args:
+        groups: training data.
+        bound: a thinking prompt.
+        settings: see Reason.
+        model: the policy; its state now is the reference. For PPO it gets a value head.
+        dev: held-out groups; may be empty.
+        bf16: products in bf16, writing and reference too.
+    """
+
+    def __init__(
+        self, groups: list[Group], bound: BoundPrompt, settings: Reason, model: torch.nn.Module, dev: list[Group], bf16: bool
+    ) -> None:
+        self.pairs = balanced_pairs(groups, settings.seed)
+        self.dev = balanced_pairs(dev, settings.seed)[:DEV_PAIRS] if dev else []
+        self.bound, self.settings = bound, settings
+        reward = RuleReward(settings.rules, counter(bound.tokenizer), opened=bound.opened)
+        self.rollouts = Rollouts(bound, settings, reward, bf16)
+        self.flat, self.device = is_flat(model), next(model.parameters()).device
+        self.logits = Logits(settings, bf16)
+        # The reference knows no value head, which comes after.
+        self.reference = Reference(model, settings, bf16, self.logits) if settings.kl_coef else None
+        if settings.algorithm == "ppo" and not hasattr(model, "value_head"):
+            model.value_head = value_head(model)
+        self.cpu_units = 4 if settings.group == 1 else 1
+        self._batch: tuple[int, dict[int, Episode]] = (-1, {})
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def unit(self, index: int) -> Unit:
+        return self._unit(index, self.pairs[index % len(self.pairs)])
+
+    def _unit(self, key: int, pair: tuple[str, str, float]) -> Unit:
+        query, document, label = pair
+        return Unit(key, query, document, self.bound.encode(query, document), int(label > 0))
+
+    def loss(self, model: torch.nn.Module, units: list[Unit]) -> tuple[torch.Tensor, dict[str, float]]:
+        """The part of the batch's loss that these prompts have, times the number of parts, and figures."""
+        episodes = [self._episodes(model, units[0].key)[u.key] for u in units]
+        batch, targets, sizes = self._laid(episodes)
+        hidden = self.logits.hidden(model, batch)  # [N, H], N drawn tokens of all rows
+        now, entropy = token_log_probs(model, hidden, targets, self.settings.temperature)
+        for episode, rows in zip(episodes, _by(now.detach(), sizes, episodes)):
+            episode.old = episode.old or rows
+        old = torch.cat([row for e in episodes for row in e.old])
+        gains = torch.cat([row for e in episodes for row in e.gains]).to(now.device)
+        weights = self._weights(sizes, units[0].key).to(now.device).repeat_interleave(torch.tensor(sizes, device=now.device))
+        parts = {"loss_policy": -(clipped(now, old, gains, self.settings.cliprange) * weights).sum()}
+        if self.settings.algorithm == "ppo":
+            before, wanted = (torch.cat([row for e in episodes for row in getattr(e, n)]) for n in ("values", "returns"))
+            errors = value_loss(values_of(model, hidden), before, wanted, self.settings.ppo.cliprange_value)
+            parts["loss_value"] = self.settings.ppo.vf_coef * (errors * weights).sum()
+        elif self.reference:
+            divergence = estimated_kl(now, torch.cat([row for e in episodes for row in e.reference]))
+            if self.settings.grpo.bias_correction_kl:
+                divergence = divergence * (now - old).exp()
+            parts["loss_kl"] = self.settings.kl_coef * (divergence * weights).sum()
+        shares = self.settings.batch_size / len(units)  # the trainer averages the parts of a batch
+        loss = shares * sum(parts.values())
+        held = clip_binds(now.detach(), old, gains, self.settings.cliprange)
+        figures = figures_of(episodes) | {name: float(part.detach()) * shares for name, part in parts.items()}
+        return loss, figures | {
+            "clip_share": float(held.float().mean()),
+            "ratio": float((now.detach() - old).exp().mean()),
+            "entropy": float(entropy.mean()),
+            "documents": 1.0,
+            "tokens": sum(map(len, batch.inputs["input_ids"])) / len(units),
+        }
+
+    def evaluate(self, model: torch.nn.Module) -> dict[str, float]:
+        """Figures of one completion for each held-out prompt, drawn as in training; the reward is the score."""
+        if not self.dev:
+            return {}
+        units = [self._unit(i, pair) for i, pair in enumerate(self.dev)]
+        found = figures_of(self.rollouts.write(model, units, 1, "dev"))
+        return found | {"score": found["reward"]}
+
+    def _laid(self, episodes: list[Episode]) -> tuple[Batch, torch.Tensor, list[int]]:
+        """(the episodes as one forward, the drawn tokens [N], how many of each row)."""
+        packs = [completed(e.prompt, *e.rows, places=e.drawn) for e in episodes]
+        targets = torch.tensor([row[i] for e in episodes for row, places in zip(e.rows, e.drawn) for i in places])
+        sizes = [len(places) for e in episodes for places in e.drawn]
+        return collate(packs, self.bound.tokenizer.pad_token_id, self.flat).to(self.device), targets.to(self.device), sizes
+
+    def _weights(self, sizes: list[int], key: int) -> torch.Tensor:
+        """What each row's tokens count in the loss [R]; PPO counts every token of the batch the same."""
+        everyone = [len(places) for e in self._batch[1].values() for places in e.drawn]
+        kind = "dapo" if self.settings.algorithm == "ppo" else self.settings.grpo.loss
+        return weights_of(kind, sizes, sum(everyone), len(everyone), self.settings.max_new_tokens)
+
+    def _episodes(self, model: torch.nn.Module, key: int) -> dict[int, Episode]:
+        """Episodes of the batch that `key` belongs to, written and judged when it is first met."""
+        number = key // self.settings.batch_size
+        if self._batch[0] != number:
+            units = [self.unit(number * self.settings.batch_size + i) for i in range(self.settings.batch_size)]
+            episodes = self.rollouts.write(model, units, self.settings.group, "train", number, self._look)
+            self._gains(episodes)
+            self._batch = (number, {unit.key: episode for unit, episode in zip(units, episodes)})
+            self.rollouts.log(episodes, units, number * self.settings.updates + 1)
+        return self._batch[1]
+
+    @torch.no_grad()
+    def _look(self, model: torch.nn.Module, episodes: list[Episode]) -> None:
+        """What the policy and the reference make of what was written: log-probabilities and values, before any step."""
+        wants_policy = self.settings.algorithm == "ppo"
+        for at in range(0, len(episodes), self.cpu_units):
+            some = episodes[at : at + self.cpu_units]
+            batch, targets, sizes = self._laid(some)
+            if wants_policy:
+                hidden = self.logits.hidden(model, batch)
+                now, _ = token_log_probs(model, hidden, targets, self.settings.temperature)
+                for e, logs, values in zip(some, _by(now, sizes, some), _by(values_of(model, hidden), sizes, some)):
+                    e.now, e.values = logs, values
+            if self.reference:
+                with self.reference.of(model) as (reference, forward):
+                    hidden = forward.hidden(reference, batch)
+                    then, _ = token_log_probs(reference, hidden, targets, self.settings.temperature)
+                for e, logs in zip(some, _by(then, sizes, some)):
+                    e.reference = logs
+
+    def _gains(self, episodes: list[Episode]) -> None:
+        """Advantages of all drawn tokens of a batch (and returns, for PPO)."""
+        rewards = torch.tensor([[v.reward for v in e.verdicts] for e in episodes])  # [P, G]
+        sizes = [len(places) for e in episodes for places in e.drawn]
+        if self.settings.algorithm == "grpo":
+            rows = advantages(rewards, self.settings.grpo.scale).flatten()
+            gains = rows.repeat_interleave(torch.tensor(sizes))
+            for e, row in zip(episodes, _by(gains, sizes, episodes)):
+                e.gains = [some.to(self.device) for some in row]
+            return
+        ppo = self.settings.ppo
+        flat = {name: torch.cat([row.cpu() for e in episodes for row in getattr(e, name)]) for name in ("now", "values")}
+        flat["reference"] = torch.cat([row.cpu() for e in episodes for row in e.reference]) if self.reference else flat["now"]
+        rows = {name: padded(values, sizes) for name, values in flat.items()}
+        mask = mask_of(sizes)
+        each = token_rewards(rewards.flatten(), rows["now"], rows["reference"], mask, self.settings.kl_coef)
+        each = whitened(each, mask, shift=False) if ppo.whiten_rewards else each
+        gains, returns = gae(each, rows["values"], mask, ppo.gamma, ppo.lam)
+        gains = whitened(gains, mask)
+        for name, table in (("gains", gains), ("returns", returns)):
+            for e, row in zip(episodes, _by(table[mask > 0], sizes, episodes)):
+                setattr(e, name, [some.to(self.device) for some in row])
+
+
+def _by(flat: torch.Tensor, sizes: list[int], episodes: list[Episode]) -> list[list[torch.Tensor]]:
+    """Values [sum of sizes] as rows of each episode."""
+    rows = iter(flat.split(sizes))
+    return [[next(rows) for _ in e.rows] for e in episodes]
+
+
+def value_head(model: torch.nn.Module) -> torch.nn.Linear:
+    """A linear map of the last hidden state to the value of what is still to come, 0 everywhere at first."""
+    head = torch.nn.Linear(model.config.hidden_size, 1, device=next(model.parameters()).device)
+    torch.nn.init.zeros_(head.weight)
+    torch.nn.init.zeros_(head.bias)
+    return head
+
+
+def values_of(model: torch.nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+    """Values [N] fp32 at hidden states [N, H]."""
+    head = getattr(model, "module", model).value_head
+    with torch.autocast(hidden.device.type, enabled=False):
+        return torch.nn.functional.linear(hidden.float(), head.weight.float(), head.bias.float())[:, 0]
+
+
+def token_log_probs(
+    model: torch.nn.Module, hidden: torch.Tensor, targets: torch.Tensor, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(log-probabilities of targets [N] after hidden states [N, H] at the sampling temperature, entropies [N] without gradient)."""
+
+    def some(part: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = vocabulary_of(model, part) / (temperature or 1.0)
+        total = logits.logsumexp(-1)
+        with torch.no_grad():
+            entropy = total - ((logits - total[:, None]).exp() * logits).sum(-1)
+        return logits.gather(1, wanted[:, None])[:, 0] - total, entropy
+
+    rows = max(1, CHUNK // model_vocabulary(model))
+    if len(hidden) <= rows:
+        return some(hidden, targets)
+    parts: list[Any] = []
+    for part, wanted in zip(hidden.split(rows), targets.split(rows)):
+        # Long batches make their logits again in the backward: they would not fit into memory side by side.
+        parts.append(torch.utils.checkpoint.checkpoint(some, part, wanted, use_reentrant=False))
+    return tuple(map(torch.cat, zip(*parts)))
+
+
+def model_vocabulary(model: torch.nn.Module) -> int:
+    """Rows of the output matrix."""
+    return getattr(model, "module", model).get_output_embeddings().weight.shape[0]
