@@ -9,6 +9,7 @@ import copy
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from .sources import BUILT_IN, built_in, convert_gguf, first_line, from_hub
 log = logging.getLogger("prorank")
 # Bases whose licence forbids commercial use, by a part of their name.
 RESEARCH_ONLY = {"mobilellm-r1": "FAIR Noncommercial Research License"}
+LICENCES = {"smollm2": "apache-2.0", "deepseek-r1-distill-qwen": "mit", "mobilellm-r1": "fair-noncommercial-research-license"}
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,15 @@ def resolve(name: str | Path) -> Resolved:
     if text.count("/") == 1 and not text.startswith((".", "/", "~")):
         return _local(text, from_hub(text))
     raise ModelError(f"{text}: no such folder or file, and no hub id (owner/name){nearest(text, [BUILT_IN])}")
+
+
+def licence_of(name: str, folder: Path) -> str:
+    """The licence of a checkpoint: what its model card says, else that of a base known by name, else "other"."""
+    card = folder / "README.md"
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    said = re.search(r"^license: *(.+)$", text.split("---\n")[1], re.M) if text.startswith("---\n") else None
+    known = (licence for part, licence in LICENCES.items() if part in name.lower())
+    return said[1].strip() if said else next(known, "other")
 
 
 def _local(name: str, path: Path) -> Resolved:

@@ -394,3 +394,16 @@ def test_the_built_in_model_is_smollm2_135m():
     assert pieces[-4:] == ["2", "0", "2", "4"]
     bound = Prompt.preset("prorank").bind(tokenizer)
     assert bound.encode("a 12", "b 34").ids == tokenizer(bound.render("a 12", "b 34"), add_special_tokens=False)["input_ids"]
+
+
+def test_licences_come_from_the_card_or_the_name(tmp_path):
+    from prorank.model import licence_of
+
+    assert licence_of("smollm2-135m", tmp_path) == "apache-2.0"
+    assert licence_of("facebook/MobileLLM-R1-950M", tmp_path) == "fair-noncommercial-research-license"
+    assert licence_of("deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B", tmp_path) == "mit"
+    assert licence_of("runs/mine", tmp_path) == "other"
+    (tmp_path / "README.md").write_text("---\nlibrary_name: prorank\nlicense: mit\n---\n# a\nlicense: gpl\n")
+    assert licence_of("runs/mine", tmp_path) == "mit"
+    (tmp_path / "README.md").write_text("license: gpl")
+    assert licence_of("runs/mine", tmp_path) == "other"

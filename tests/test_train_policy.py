@@ -117,4 +117,4 @@ def test_clip_stops_the_gradient_of_a_ratio_that_went_too_far():
 
 def test_unknown_scaling_is_named():
     with pytest.raises(ConfigError, match="scaling 'median' is not known; valid: group, batch, none, leave-one-out"):
-        policy.advantages(torch.ones(2, 4), "batch")
+        policy.advantages(torch.ones(2, 4), "median")

@@ -261,6 +261,30 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path, tiny_llama_dir, mo
     assert texts[0] == texts[1] and {"reward", "parts", "completion", "step"} <= json.loads(texts[0].splitlines()[0]).keys()
 
 
+def test_several_runs_share_a_picture_and_thoughts_are_shown(tmp_path, tiny_llama_dir, capsys, monkeypatch):
+    from prorank.cli import main
+    from prorank.train.curves import plot
+
+    runs = [tmp_path / name for name in ("a", "b")]
+    for number, folder in enumerate(runs):
+        train(run(tmp_path, folder.name, tiny_llama_dir, algorithm="grpo", steps=2, seed=number))
+    picture = plot(*runs, out=tmp_path / "both.png")
+    assert picture == tmp_path / "both.png" and picture.read_bytes()[:4] == b"\x89PNG"
+    assert plot(*runs) == runs[0] / "compared_curves.png" and plot(runs[1]) == runs[1] / "train_curves.png"
+    (tmp_path / "d.txt").write_text("the coffee\nsome bread\n")
+    asked = ["rerank", str(tmp_path / "d.txt"), "-q", "coffee", "-m", str(runs[0]), "--device", "cpu", "--json"]
+    for more, thoughts in ((["--show-thoughts"], True), (["--no-think"], False)):
+        monkeypatch.setattr("sys.argv", ["prorank", *asked, *more])
+        with pytest.raises(SystemExit) as done:
+            main()
+        lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert not done.value.code and len(lines) == 2 and all(("thought" in line) == thoughts for line in lines)
+    monkeypatch.setattr("sys.argv", ["prorank", *asked, "--no-think", "--show-thoughts"])
+    with pytest.raises(SystemExit) as done:
+        main()
+    assert done.value.code == 2 and "is asked at once and has no thoughts" in capsys.readouterr().err
+
+
 def test_the_value_head_stays_with_training(tmp_path, tiny_llama_dir):
     from safetensors.torch import load_file
 

@@ -99,6 +99,17 @@ def test_every_pass_has_every_pair_once_in_an_order_of_its_own():
     assert first != second and sorted(first) == sorted(second)
 
 
+def test_balanced_passes_alternate_and_repeat_the_scarcer_side():
+    some = [t for t in thoughts(6) if t.label or t.query.endswith(("0", "3"))]  # 6 of yes, 2 of no
+    stage = SftStage(some, bound_of("smollm"), Sft(data="", out="", balanced=True), [], False)
+    units = [stage.unit(i) for i in range(len(stage))]
+    answers = [unit.target[-2 - len(stage.bound._tokens("</answer>"))] for unit in units]
+    assert len(stage) == 12 and answers == list(stage.bound.answer_ids) * 6
+    assert len({tuple(u.pack.ids) for u in units}) == 8
+    with pytest.raises(DataError, match="pairs of one answer only"):
+        SftStage([t for t in some if t.label], bound_of("smollm"), Sft(data="", out="", balanced=True), [], False)
+
+
 def test_completed_rows_end_where_nothing_follows():
     row = completed([1, 2, 3], [7, 8, 9])
     assert row.ids == [1, 2, 3, 7, 8] and row.answers == [2, 3, 4] and row.ends == [5] and row.start == 0

@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 from ..errors import DataError
 
@@ -118,16 +119,16 @@ def balanced_pairs(groups: Sequence[Group], seed: int) -> list[Pair]:
             raise DataError(f"the training data has no {name} documents, the warm-up needs both: see `prorank mine`")
     rng = Random(f"balanced/{seed}")
     length = max(map(len, sides))
-    columns = [_cycled(side, length, rng) for side in sides]
+    columns = [cycled(side, length, rng) for side in sides]
     rows = [list(row) for row in zip(*columns)]
     for row in rows:
         rng.shuffle(row)
     return [pair for row in rows for pair in row]
 
 
-def _cycled(items: list[Pair], length: int, rng: Random) -> list[Pair]:
+def cycled(items: Sequence[Any], length: int, rng: Random) -> list[Any]:
     """`length` items: whole shuffled passes over them, the last one cut."""
-    out: list[Pair] = []
+    out: list[Any] = []
     while len(out) < length:
         out += rng.sample(items, len(items))
     return out[:length]

@@ -103,12 +103,14 @@ class Sft(Settings):
 
     Attributes:
         max_think_tokens: longer thoughts are cut.
+        balanced: as many pairs of yes as of no, the scarcer gone through again; else each pair once a pass.
     """
 
     stage: str = "sft"
     prompt: str | dict = "rerank-r0"
     dev_queries: int = 20
     max_think_tokens: int = 200
+    balanced: bool = False
 
     def check(self) -> None:
         super().check()

@@ -23,7 +23,7 @@ from ..data.formats import read_groups
 from ..data.thoughts import read_thoughts, split_thoughts
 from ..errors import ConfigError, extra
 from ..files import atomic_file
-from ..model import Resolved, load_model, load_tokenizer, pick_device, pick_dtype, prompt_of, resolve
+from ..model import Resolved, licence_of, load_model, load_tokenizer, pick_device, pick_dtype, prompt_of, resolve
 from ..prompt import BoundPrompt, Prompt
 from ..rank.engine import check_compiled
 from ..saving import model_card, save_checkpoint
@@ -199,7 +199,7 @@ def _saver(settings: Settings, run: Path, bound: BoundPrompt, resolved: Resolved
     def save(model: torch.nn.Module, measures: dict) -> None:
         shown = {key: round(value, 4) for key, value in measures.items()}
         name, chosen = f"{run.name}", asdict(settings)
-        licence = "apache-2.0" if "smollm2" in settings.base else "other"
+        licence = licence_of(settings.base, resolved.folder)
         card = model_card(name, settings.base, licence, settings.stage, data, chosen, shown, command)
         value = model._modules.pop("value_head", None)  # serves training alone
         save_checkpoint(run / "model", model, bound, base, card)

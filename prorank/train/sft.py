@@ -12,7 +12,9 @@ from random import Random
 import torch
 from torch.nn.functional import cross_entropy
 
+from ..data.examples import cycled
 from ..data.thoughts import Thought
+from ..errors import DataError
 from ..prompt import BoundPrompt
 from ..rank.batching import Pack, collate, completed
 from ..rank.flat import is_flat
@@ -22,11 +24,13 @@ from .forward import Logits
 
 @dataclass(frozen=True)
 class Unit:
-    """A prompt with its completion as a pack, and the completion's ids; `key` is its place in the run."""
+    """A prompt with its completion as a pack, and the completion's ids; `key` is its place in the run, `cut`: tokens cut from its
+    thought."""
 
     key: int
     pack: Pack
     target: list[int]
+    cut: int
 
     @property
     def length(self) -> int:
@@ -34,7 +38,8 @@ class Unit:
 
 
 class SftStage:
-    """Units are pairs with thoughts, shuffled anew in each pass; the loss is the mean over the completions' tokens.
+    """Units are pairs with thoughts, shuffled anew in each pass, as many of yes as of no if wanted; the loss is the mean over the
+    tokens of a batch's completions.
 
     Args:
         thoughts: training data.
@@ -48,24 +53,34 @@ class SftStage:
 
     def __init__(self, thoughts: Sequence[Thought], bound: BoundPrompt, settings: Sft, dev: Sequence[Thought], bf16: bool) -> None:
         self.thoughts, self.bound, self.settings, self.dev = thoughts, bound, settings, dev
+        self.sides = [[i for i, thought in enumerate(thoughts) if thought.label == label] for label in (0, 1)]
+        if settings.balanced and not all(self.sides):
+            raise DataError("balanced: the training data have pairs of one answer only")
         self.logits = Logits(settings, bf16)
         self._pass: tuple[int, list[int]] = (-1, [])
         self._batch: tuple[int, int] = (-1, 0)
 
     def __len__(self) -> int:
-        return len(self.thoughts)
+        return 2 * max(map(len, self.sides)) if self.settings.balanced else len(self.thoughts)
+
+    def _order(self, epoch: int) -> list[int]:
+        """Places of the pairs of a pass."""
+        rng = Random(f"sft/{self.settings.seed}/{epoch}")
+        if not self.settings.balanced:
+            return rng.sample(range(len(self.thoughts)), len(self.thoughts))
+        columns = [cycled(side, len(self) // 2, rng) for side in self.sides]
+        return [row for rows in zip(*columns) for row in rows]
 
     def unit(self, index: int) -> Unit:
-        epoch, row = divmod(index, len(self.thoughts))
+        epoch, row = divmod(index, len(self))
         if self._pass[0] != epoch:
-            order = Random(f"sft/{self.settings.seed}/{epoch}").sample(range(len(self.thoughts)), len(self.thoughts))
-            self._pass = (epoch, order)
+            self._pass = (epoch, self._order(epoch))
         return self._unit(index, self.thoughts[self._pass[1][row]])
 
     def _unit(self, key: int, thought: Thought) -> Unit:
         prompt = self.bound.encode(thought.query, thought.document)
-        target, _ = self.bound.completion(thought.think, thought.label, self.settings.max_think_tokens)
-        return Unit(key, completed(prompt.ids, target), target)
+        target, cut = self.bound.completion(thought.think, thought.label, self.settings.max_think_tokens)
+        return Unit(key, completed(prompt.ids, target), target, cut)
 
     def loss(self, model: torch.nn.Module, units: list[Unit]) -> tuple[torch.Tensor, dict[str, float]]:
         """The part of the batch's mean loss over its completions' tokens that these units have, times the number of parts, and
@@ -94,6 +109,7 @@ class SftStage:
             "documents": 1.0,
             "tokens": sum(u.length for u in units) / len(units),
             "completion_tokens": len(targets) / len(units),
+            "thoughts_cut": sum(u.cut > 0 for u in units) / len(units),
         }
 
     @torch.no_grad()
