@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    if options.prompts % (2 * options.batch) and options.prompts % options.batch:
+    if options.prompts % options.batch:
         raise SystemExit("--prompts must be a multiple of --batch")
     transformers.logging.disable_progress_bar()
     warnings.filterwarnings("ignore")

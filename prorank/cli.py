@@ -95,6 +95,8 @@ def rerank(
 
     if top_k is not None and top_k < 1:
         raise ConfigError(f"--top-k must be at least 1, not {top_k}; leave it out to get all")
+    if show_thoughts and run:
+        raise ConfigError("--show-thoughts shows those of one query; leave out --run")
     if run:
         if not (dataset and out):
             raise DataError("--run needs --dataset (the texts) and --out (the run to write)")
@@ -106,8 +108,6 @@ def rerank(
 
     thinking = {"think": think, "samples": samples, "max_think_tokens": max_think_tokens}
     reranker = Reranker(model, device=device, dtype=dtype, max_length=max_length, prompt=prompt, compile=compile, **thinking)
-    if show_thoughts and run:
-        raise ConfigError("--show-thoughts shows those of one query; leave out --run")
     if show_thoughts and not reranker.thinks:
         raise ConfigError(f"--show-thoughts: {model} is asked at once and has no thoughts")
     if run:

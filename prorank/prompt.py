@@ -122,7 +122,9 @@ class Prompt:
         if isinstance(value, Prompt):
             return replace(value, **changes)
         if isinstance(value, (str, Path)) and str(value).endswith((".yaml", ".yml", ".json")):
-            value = _read_yaml(Path(value))
+            from .settings import read_values
+
+            value = read_values(value, "prompt", PromptError)
         if isinstance(value, dict):
             value = {str(key): item for key, item in value.items()}
             return cls.preset(value.pop("preset", "prorank"), **{**value, **changes})
@@ -159,20 +161,6 @@ class Prompt:
         elif isinstance(template, str):
             template = with_bos(template, tokenizer)
         return BoundPrompt(replace(self, template=template), tokenizer, max_positions)
-
-
-def _read_yaml(path: Path) -> dict:
-    import yaml
-
-    if not path.is_file():
-        raise PromptError(f"{path}: no such prompt file")
-    try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise PromptError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(value, dict):
-        raise PromptError(f"{path}: expected a mapping of prompt settings")
-    return value
 
 
 _MXBAI_TASK = (

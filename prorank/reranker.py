@@ -217,14 +217,12 @@ class Reranker:
                 progress(len(batch.owners))
         return np.split(flat, np.cumsum([len(some) for some in documents])[:-1]) if documents else []
 
-    def _asked(self, queries, documents, instruction) -> list[tuple[str, list[Encoded], list[str]]]:
+    def _asked(self, queries, documents, instruction) -> list[tuple[list[Encoded], list[str]]]:
         """What a thinker takes: each query's prompts, and keys of chance that name query and document, not their places."""
-        lists = []
-        for query, some in zip(queries, documents):
-            texts = [document_text(d) for d in some]
-            prompts = self._encode(query, some, instruction, self._thinker.bound)
-            lists.append((query, prompts, [f"{query}\0{text}" for text in texts]))
-        return lists
+        return [
+            (self._encode(query, some, instruction, self._thinker.bound), [f"{query}\0{document_text(d)}" for d in some])
+            for query, some in zip(queries, documents)
+        ]
 
     def likelihood(
         self, queries: Sequence[str], documents: Sequence[Sequence[Document]], progress: Callable[[int], None] | None = None

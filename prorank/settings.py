@@ -14,20 +14,20 @@ from typing import Any
 
 import yaml
 
-from .errors import ConfigError, nearest
+from .errors import ConfigError, ProRankError, nearest
 
 
-def read_values(path: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises ConfigError naming the file."""
+def read_values(path: str | Path, what: str = "config", raised: type[ProRankError] = ConfigError) -> dict[str, Any]:
+    """The mapping in a YAML file; `what` kind of file it is, for messages. Raises ConfigError (or `raised`) naming the file."""
     path = Path(path)
     if not path.is_file():
-        raise ConfigError(f"{path}: no such config file")
+        raise raised(f"{path}: no such {what} file")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+        raise raised(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected a mapping of settings")
+        raise raised(f"{path}: expected a mapping of settings")
     return values
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from ..model import body
 from .batching import Pack
+from .flat import spans_of
 
 
 class CacheDecoder:
@@ -30,15 +32,14 @@ class CacheDecoder:
         """Last hidden states [R, H] of the prompts in these packs, R = prompts * samples, a prompt's samples side by side."""
         from transformers import DynamicCache
 
-        prompts: dict[int, list[int]] = {}
-        for pack in packs:
-            begins = [pack.start, *pack.ends]
-            for owner, begin, end in zip(pack.owners, begins, begins[1:]):
-                prompts[owner] = pack.ids[: pack.start] + pack.ids[begin:end]
-        rows = [prompts[i] for i in range(len(prompts))]
-        longest = max(map(len, rows))
-        ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows], device=self.device)
-        self.mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=self.device)
+        spans = spans_of(packs)
+        order = torch.tensor([owner for pack in packs for owner in pack.owners]).argsort()  # packs may hold them otherwise
+        prompts = torch.tensor([token for pack in packs for token in pack.ids])[spans.gather].split(spans.lengths)
+        rows = [prompts[i] for i in order]
+        ids, self.mask = (
+            pad_sequence(some, batch_first=True, padding_side="left").to(self.device)
+            for some in (rows, [torch.ones_like(row) for row in rows])
+        )
         self.cache = DynamicCache(config=self.config)
         hidden = self._forward(ids, (self.mask.cumsum(-1) - 1).clamp_min(0))
         self.cache.batch_repeat_interleave(samples)

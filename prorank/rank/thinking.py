@@ -14,7 +14,7 @@ import torch
 
 from ..bound import BoundPrompt, Encoded
 from ..errors import ConfigError
-from .batching import packs_of
+from .batching import Pack, batches_of, pack, packs_of
 from .generate import CLOSE, Pen, Row, Sampling, Writer
 from .pointwise import log_odds
 
@@ -48,19 +48,20 @@ class Thinker:
         self.writer = Writer(pen, bound, Sampling(SAMPLING if samples > 1 else 0.0, most=budget), to_answer=True)
 
     def __call__(
-        self, lists: Sequence[tuple[str, list[Encoded], list[str]]], progress: Callable[[int], None] | None = None
+        self, lists: Sequence[tuple[list[Encoded], list[str]]], progress: Callable[[int], None] | None = None
     ) -> tuple[list[np.ndarray], list[list[Thought]]]:
-        """(scores fp32, thoughts) of each list (query, prompts, keys of chance); with several samples the thought is the first."""
+        """(scores fp32, thoughts) of each query's list (prompts, keys of chance); with several samples the thought is the first."""
         opener = self.bound.opener
         todo = [
             (number, at, replace(prompt, ids=prompt.ids + opener), key)
-            for number, (_, prompts, keys) in enumerate(lists)
+            for number, (prompts, keys) in enumerate(lists)
             for at, (prompt, key) in enumerate(zip(prompts, keys))
         ]
-        scores = [np.empty(len(prompts), np.float32) for _, prompts, _ in lists]
-        thoughts: list[list[Thought]] = [[Thought("", False)] * len(prompts) for _, prompts, _ in lists]
-        while todo:
-            some = self._next(todo)
+        scores = [np.empty(len(prompts), np.float32) for prompts, _ in lists]
+        thoughts: list[list[Thought]] = [[Thought("", False)] * len(prompts) for prompts, _ in lists]
+        singles = (pack([prompt], [i], share=False) for i, (_, _, prompt, _) in enumerate(todo))
+        for packs in batches_of(singles, TOKENS, max(1, ROWS // self.samples), flat=True):
+            some = [todo[one.owners[0]] for one in packs]
             for (number, at, _, _), rows in zip(some, self._write(some)):
                 states = torch.stack([row.state for row in rows])
                 scores[number][at] = log_odds(states, self.rows, self.bias).mean().item()
@@ -69,20 +70,9 @@ class Thinker:
                 progress(len(some))
         return scores, thoughts
 
-    def _next(self, todo: list[tuple[int, int, Encoded, str]]) -> list[tuple[int, int, Encoded, str]]:
-        """The next ones that fit into a batch, taken off `todo`."""
-        most, tokens, count = max(1, ROWS // self.samples), 0, 0
-        for _, _, prompt, _ in todo[:most]:
-            tokens += len(prompt.ids)
-            if count and tokens > TOKENS:
-                break
-            count += 1
-        some = todo[:count]
-        del todo[:count]
-        return some
-
     def _write(self, some: list[tuple[int, int, Encoded, str]]) -> list[list[Row]]:
-        packs = []
+        """Rows of these prompts; those of one query share its tokens."""
+        packs: list[Pack] = []
         for number in dict.fromkeys(number for number, *_ in some):
             mine = [i for i, one in enumerate(some) if one[0] == number]
             packs += packs_of([some[i][2] for i in mine], mine, TOKENS, ROWS)

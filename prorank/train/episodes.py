@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,12 +91,11 @@ class Rollouts:
         rows: list[list[Row]] = []
         for some in batches_of(singles, TOKENS, flat=True):
             first = some[0].owners[0]
-            local = [pack([units[first + i].prompt], [i], share=False) for i in range(len(some))]
-            rows += writer(local, keys[first : first + len(some)])
+            rows += writer([replace(one, owners=[i]) for i, one in enumerate(some)], keys[first : first + len(some)])
         return rows
 
     def _judged(self, unit: Any, rows: list[Row]) -> Episode:
-        drawn = [[i for i in range(len(row.ids)) if i not in set(row.put)] for row in rows]
+        drawn = [sorted(set(range(len(row.ids))).difference(row.put)) for row in rows]
         episode = Episode(unit.prompt.ids, unit.label, [row.ids for row in rows], drawn, [row.finished for row in rows])
         for row in rows:
             text = self.bound.tokenizer.decode(row.ids[:-1] if row.finished else row.ids)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ..data.examples import Group, balanced_pairs
+from ..model import body
 from ..prompt import BoundPrompt, Encoded
 from ..rank.batching import Batch, collate, completed
 from ..rank.flat import is_flat
@@ -151,20 +152,20 @@ class ReasonStage:
     def _look(self, model: torch.nn.Module, episodes: list[Episode]) -> None:
         """What the policy and the reference make of what was written: log-probabilities and values, before any step."""
         wants_policy = self.settings.algorithm == "ppo"
+        if not (wants_policy or self.reference):
+            return
         for at in range(0, len(episodes), self.cpu_units):
             some = episodes[at : at + self.cpu_units]
             batch, targets, sizes = self._laid(some)
             if wants_policy:
                 hidden = self.logits.hidden(model, batch)
                 now, _ = token_log_probs(model, hidden, targets, self.settings.temperature)
-                for e, logs, values in zip(some, _by(now, sizes, some), _by(values_of(model, hidden), sizes, some)):
-                    e.now, e.values = logs, values
+                self._give(some, sizes, now=now, values=values_of(model, hidden))
             if self.reference:
                 with self.reference.of(model) as (reference, forward):
                     hidden = forward.hidden(reference, batch)
                     then, _ = token_log_probs(reference, hidden, targets, self.settings.temperature)
-                for e, logs in zip(some, _by(then, sizes, some)):
-                    e.reference = logs
+                self._give(some, sizes, reference=then)
 
     def _gains(self, episodes: list[Episode]) -> None:
         """Advantages of all drawn tokens of a batch (and returns, for PPO)."""
@@ -172,9 +173,7 @@ class ReasonStage:
         sizes = [len(places) for e in episodes for places in e.drawn]
         if self.settings.algorithm == "grpo":
             rows = advantages(rewards, self.settings.grpo.scale).flatten()
-            gains = rows.repeat_interleave(torch.tensor(sizes))
-            for e, row in zip(episodes, _by(gains, sizes, episodes)):
-                e.gains = [some.to(self.device) for some in row]
+            self._give(episodes, sizes, gains=rows.repeat_interleave(torch.tensor(sizes)))
             return
         ppo = self.settings.ppo
         flat = {name: torch.cat([row.cpu() for e in episodes for row in getattr(e, name)]) for name in ("now", "values")}
@@ -184,10 +183,13 @@ class ReasonStage:
         each = token_rewards(rewards.flatten(), rows["now"], rows["reference"], mask, self.settings.kl_coef)
         each = whitened(each, mask, shift=False) if ppo.whiten_rewards else each
         gains, returns = gae(each, rows["values"], mask, ppo.gamma, ppo.lam)
-        gains = whitened(gains, mask)
-        for name, table in (("gains", gains), ("returns", returns)):
-            for e, row in zip(episodes, _by(table[mask > 0], sizes, episodes)):
-                setattr(e, name, [some.to(self.device) for some in row])
+        self._give(episodes, sizes, gains=whitened(gains, mask)[mask > 0], returns=returns[mask > 0])
+
+    def _give(self, episodes: list[Episode], sizes: list[int], **figures: torch.Tensor) -> None:
+        """Set figures [sum of sizes] of all drawn tokens in their episodes."""
+        for name, flat in figures.items():
+            for episode, rows in zip(episodes, _by(flat.to(self.device), sizes, episodes)):
+                setattr(episode, name, rows)
 
 
 def _by(flat: torch.Tensor, sizes: list[int], episodes: list[Episode]) -> list[list[torch.Tensor]]:
@@ -217,13 +219,13 @@ def token_log_probs(
     """(log-probabilities of targets [N] after hidden states [N, H] at the sampling temperature, entropies [N] without gradient)."""
 
     def some(part: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        logits = vocabulary_of(model, part) / (temperature or 1.0)
+        logits = vocabulary_of(model, part) / temperature
         total = logits.logsumexp(-1)
         with torch.no_grad():
             entropy = total - ((logits - total[:, None]).exp() * logits).sum(-1)
         return logits.gather(1, wanted[:, None])[:, 0] - total, entropy
 
-    rows = max(1, CHUNK // model_vocabulary(model))
+    rows = max(1, CHUNK // len(body(model)[1].weight))
     if len(hidden) <= rows:
         return some(hidden, targets)
     parts: list[Any] = []
@@ -231,8 +233,3 @@ def token_log_probs(
         # Long batches make their logits again in the backward: they would not fit into memory side by side.
         parts.append(torch.utils.checkpoint.checkpoint(some, part, wanted, use_reentrant=False))
     return tuple(map(torch.cat, zip(*parts)))
-
-
-def model_vocabulary(model: torch.nn.Module) -> int:
-    """Rows of the output matrix."""
-    return getattr(model, "module", model).get_output_embeddings().weight.shape[0]

@@ -114,8 +114,8 @@ class Reason(Settings):
         require(self.temperature > 0, "temperature", "must be above 0: without chance there is nothing to choose from")
         require(0 < self.top_p <= 1, "top_p", "must lie in 0..1, without 0")
         require(self.completions_every >= 0, "completions_every", "must not be negative")
-        for key in ("num_ppo_epochs", "cliprange", "cliprange_value", "vf_coef", "gamma", "lam"):
-            require(getattr(self.ppo, key) > 0 or key == "vf_coef", f"ppo.{key}", "must be above 0")
+        for key in ("num_ppo_epochs", "cliprange", "cliprange_value", "gamma", "lam"):
+            require(getattr(self.ppo, key) > 0, f"ppo.{key}", "must be above 0")
         for key in ("gamma", "lam"):
             require(getattr(self.ppo, key) <= 1, f"ppo.{key}", "must not be above 1")
         require(self.ppo.vf_coef >= 0, "ppo.vf_coef", "must not be negative")

@@ -16,10 +16,9 @@ def padded(flat: torch.Tensor, sizes: list[int]) -> torch.Tensor:
     return torch.nn.utils.rnn.pad_sequence(list(flat.split(sizes)), batch_first=True)
 
 
-def mask_of(sizes: list[int], device: torch.device | None = None) -> torch.Tensor:
+def mask_of(sizes: list[int]) -> torch.Tensor:
     """[R, T], 1 where a row of `padded` holds a value."""
-    lengths = torch.tensor(sizes, device=device)
-    return (torch.arange(int(lengths.max()), device=device) < lengths[:, None]).float()
+    return (torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]).float()
 
 
 def token_rewards(rewards: torch.Tensor, now: torch.Tensor, reference: torch.Tensor, mask: torch.Tensor, coef: float):
