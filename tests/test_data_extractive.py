@@ -1,4 +1,4 @@
-"""Thoughts by rule: they say what can be counted, end with the label, and are marked.
+"""Thoughts by rule: they say what can be counted, nothing of the label, and are marked.
 
 Hard fact: whatever the texts, a thought holds no tag, so that the form around it stays whole.
 """
@@ -21,17 +21,16 @@ QUERY = "how do vaccines cause immunity in children?"
 
 def test_thoughts_say_what_is_there_and_how_near():
     text = "Vaccination is old. A vaccine causes immunity in the child that has it, say doctors everywhere in the world."
-    assert think(QUERY, text, True) == (
+    assert think(QUERY, text) == (
         'Key concepts of the query: "vaccines", "cause", "immunity" and "children". The document has "vaccines", "cause" and '
         '"immunity". It does not mention "children". They stand together, as in "Vaccination is old A vaccine causes immunity in '
-        'the child that has it say …". The passage gives what is asked for. What is missing is said in other words.'
+        'the child that has it say …".'
     )
-    assert think(QUERY, "Rain.", False).endswith("The document mentions none of them. The passage is about something else.")
+    assert think(QUERY, "Rain.").endswith("The document mentions none of them.")
     far = "immunity " + "x " * 30 + "vaccine"
     for part in ('"vaccines" and "immunity". It does not mention', "32 words apart"):
-        assert part in think(QUERY, far, False)
-    end = 'has all of them. It is in "a cat sat". The words are there, but not what is asked for.'
-    assert think("cats", "a cat sat", False).endswith(end)
+        assert part in think(QUERY, far)
+    assert think("cats", "a cat sat").endswith('has all of them. It is in "a cat sat".')
 
 
 def test_key_terms_leave_out_small_words_unless_there_are_no_others():
@@ -49,9 +48,9 @@ def test_the_window_is_the_shortest(stems):
         assert wanted <= set(stems[begin:end]) and end - begin == min(j - i for i, j in spans)
 
 
-@given(query=st.text(min_size=1), document=st.text(), relevant=st.booleans())
-def test_thoughts_never_break_the_form(query, document, relevant):
-    said = parse(f"<think>{think(query, document, relevant)}</think><answer>yes</answer>")
+@given(query=st.text(min_size=1), document=st.text())
+def test_thoughts_never_break_the_form(query, document):
+    said = parse(f"<think>{think(query, document)}</think><answer>yes</answer>")
     assert said.in_form
 
 

@@ -71,24 +71,32 @@ def test_the_system_text_is_rerank_r0s():
     assert system in bound_of("smollm").render("q", "d").replace("<|im_end|>", "\n")
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen2"])
-def test_the_loss_is_that_of_the_completions_alone(tmp_path, kind):
+@pytest.mark.parametrize(("kind", "weight"), [("llama", 1.0), ("qwen2", 1.0), ("llama", 7.0)])
+def test_the_loss_is_that_of_the_completions_alone(tmp_path, kind, weight):
     resolved = resolve(save_tiny(tmp_path, kind))
     model = load_model(resolved, torch.float32, CPU)
     bound = Prompt.preset("rerank-r0", max_length=1500, system="Judge.").bind(load_tokenizer(resolved))
-    stage = SftStage(thoughts(3), bound, Sft(data="", out="", max_think_tokens=5, batch_size=3), [], False)
-    units = [stage.unit(i) for i in range(3)]
+    settings = Sft(data="", out="", max_think_tokens=5, batch_size=6, answer_weight=weight)
+    stage = SftStage(thoughts(3), bound, settings, [], False)
+    units = [stage.unit(i) for i in range(6)]
     loss, figures = stage.loss(model, units)
-    sums, count = 0.0, 0
+    sums, count, tokens, right = 0.0, 0.0, 0, 0
     for unit in units:
         ids = torch.tensor([[*unit.pack.ids, unit.target[-1]]])
-        labels = ids.clone()
-        labels[:, : ids.shape[1] - len(unit.target)] = -100
-        assert ids[0, -len(unit.target) :].tolist() == unit.target
-        sums += float(model(input_ids=ids, labels=labels).loss) * len(unit.target)
-        count += len(unit.target)
+        begin = ids.shape[1] - len(unit.target)
+        assert ids[0, begin:].tolist() == unit.target
+        rows = model(input_ids=ids).logits[0, begin - 1 : -1].detach()
+        each = torch.nn.functional.cross_entropy(rows, ids[0, begin:], reduction="none")
+        answer = len(unit.target) - 2 - len(bound._tokens("</answer>"))  # before "</answer>" and the end token
+        assert unit.target[answer] == bound.answer_ids[unit.label]
+        sums += float(each.sum()) + (weight - 1) * float(each[answer])
+        count += len(unit.target) + weight - 1
+        tokens += len(unit.target)
+        right += bool(rows[answer, bound.answer_ids[unit.label]] > rows[answer, bound.answer_ids[1 - unit.label]])
     assert float(loss) == pytest.approx(sums / count, abs=1e-5)
-    assert figures["completion_tokens"] == pytest.approx(count / 3)
+    assert figures["completion_tokens"] == pytest.approx(tokens / 6) and figures["accuracy"] == pytest.approx(right / 6)
+    found = SftStage(thoughts(3), bound, settings, thoughts(3), False).evaluate(model)
+    assert found["loss"] == pytest.approx(sums / count, abs=1e-5) and found["accuracy"] == pytest.approx(right / 6)
     loss.backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 

@@ -1,7 +1,7 @@
 """Thoughts made by rule for labelled pairs: which of the query's terms the document has, and how near each other they stand.
 
-Hard fact: nothing here understands anything. A thought says what can be counted and ends with the label it was given, so that a
-supervised start can teach the form from labels alone; each line says `"source": "extractive"`.
+Hard fact: nothing here understands anything. A thought says what can be counted and nothing of the label: whether that is enough is
+left to the answer, so that its log-odds stay graded. Each line says `"source": "extractive"`.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ def label_extractive(groups: Sequence[Group], out: str | Path) -> str:
         raise DataError("no labelled pairs with a text")
     with atomic_file(out) as handle:
         for (query, document), label in labels.items():
-            row = thought_row(query, document, think(query, document, label > 0), int(label > 0))
+            row = thought_row(query, document, think(query, document), int(label > 0))
             handle.write(line_of(row | {"source": "extractive"}))
     yes = sum(label > 0 for label in labels.values())
     return f"{out}: {len(labels)} thoughts made by rule ({yes} yes, {len(labels) - yes} no)"
 
 
-def think(query: str, document: str, relevant: bool) -> str:
-    """A thought of a few sentences that ends in the label's direction."""
+def think(query: str, document: str) -> str:
+    """A thought of a few sentences."""
     words = WORD.findall(document)
     stems = [stem(word) for word in words]
     terms, known = key_terms(query), set(stems)
@@ -58,13 +58,7 @@ def think(query: str, document: str, relevant: bool) -> str:
         near = len(there) == 1 or end - begin <= NEAR
         how = "It is" if len(there) == 1 else f"They stand {'together' if near else f'{end - begin} words apart'}, as"
         said.append(f'{how} in "{_quote(words, begin, end)}".')
-    return " ".join([*said, _end(relevant, bool(missing))])
-
-
-def _end(relevant: bool, missing: bool) -> str:
-    if relevant:
-        return "The passage gives what is asked for." + (" What is missing is said in other words." if missing else "")
-    return "The passage is about something else." if missing else "The words are there, but not what is asked for."
+    return " ".join(said)
 
 
 def key_terms(query: str, most: int = 6) -> list[str]:

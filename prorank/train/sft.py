@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from random import Random
 
 import torch
@@ -24,12 +25,15 @@ from .forward import Logits
 
 @dataclass(frozen=True)
 class Unit:
-    """A prompt with its completion as a pack, and the completion's ids; `key` is its place in the run, `cut`: tokens cut from its
-    thought."""
+    """A prompt with its completion as a pack, and the completion's ids; `key` is its place in the run, `label`: 1 or 0, `answer`:
+    the place of the token that answers, `weights`: what each token counts, `cut`: tokens cut from its thought."""
 
     key: int
     pack: Pack
     target: list[int]
+    label: int
+    answer: int
+    weights: list[float]
     cut: int
 
     @property
@@ -39,7 +43,7 @@ class Unit:
 
 class SftStage:
     """Units are pairs with thoughts, shuffled anew in each pass, as many of yes as of no if wanted; the loss is the mean over the
-    tokens of a batch's completions.
+    tokens of a batch's completions, weighed if wanted.
 
     Args:
         thoughts: training data.
@@ -58,7 +62,7 @@ class SftStage:
             raise DataError("balanced: the training data have pairs of one answer only")
         self.logits = Logits(settings, bf16)
         self._pass: tuple[int, list[int]] = (-1, [])
-        self._batch: tuple[int, int] = (-1, 0)
+        self._batch: tuple[int, float] = (-1, 0.0)
 
     def __len__(self) -> int:
         return 2 * max(map(len, self.sides)) if self.settings.balanced else len(self.thoughts)
@@ -80,21 +84,24 @@ class SftStage:
     def _unit(self, key: int, thought: Thought) -> Unit:
         prompt = self.bound.encode(thought.query, thought.document)
         target, cut = self.bound.completion(thought.think, thought.label, self.settings.max_think_tokens)
-        return Unit(key, completed(prompt.ids, target), target, cut)
+        answer = len(target) - 1 - target[::-1].index(self.bound.answer_ids[thought.label])
+        weights = [1.0] * len(target)
+        weights[answer] = self.settings.answer_weight
+        return Unit(key, completed(prompt.ids, target), target, thought.label, answer, weights, cut)
 
     def loss(self, model: torch.nn.Module, units: list[Unit]) -> tuple[torch.Tensor, dict[str, float]]:
         """The part of the batch's mean loss over its completions' tokens that these units have, times the number of parts, and
         figures."""
         loss, figures = self._mean(model, units)
-        share = sum(len(u.target) for u in units) / self._batch_tokens(units[0].key)
+        share = sum(sum(u.weights) for u in units) / self._batch_weight(units[0].key)
         return loss * share * self.settings.batch_size / len(units), figures
 
-    def _batch_tokens(self, key: int) -> int:
-        """Tokens of all completions of the batch that `key` belongs to."""
+    def _batch_weight(self, key: int) -> float:
+        """What all tokens count of the completions of the batch that `key` belongs to."""
         size = self.settings.batch_size
         if self._batch[0] != key // size:
             first = key // size * size
-            self._batch = (key // size, sum(len(self.unit(first + i).target) for i in range(size)))
+            self._batch = (key // size, sum(sum(self.unit(first + i).weights) for i in range(size)))
         return self._batch[1]
 
     def _mean(self, model: torch.nn.Module, units: list[Unit]) -> tuple[torch.Tensor, dict[str, float]]:
@@ -102,26 +109,38 @@ class SftStage:
         device = next(model.parameters()).device
         batch = collate([u.pack for u in units], self.bound.tokenizer.pad_token_id, is_flat(model)).to(device)
         targets = torch.tensor([t for u in units for t in u.target], device=device)
+        weights = torch.tensor([w for u in units for w in u.weights], device=device)
         logits = self.logits(model, batch)  # [N, V], N tokens of all completions
-        loss = cross_entropy(logits, targets)
+        loss = (cross_entropy(logits, targets, reduction="none") * weights).sum() / weights.sum()
         return loss, {
             "token_accuracy": float((logits.argmax(-1) == targets).float().mean()),
+            "accuracy": self._answered(logits, units),
             "documents": 1.0,
             "tokens": sum(u.length for u in units) / len(units),
             "completion_tokens": len(targets) / len(units),
             "thoughts_cut": sum(u.cut > 0 for u in units) / len(units),
         }
 
+    def _answered(self, logits: torch.Tensor, units: list[Unit]) -> float:
+        """Share of units whose own answer is the likelier of the two, behind the given thought; logits [N, V]."""
+        ends = list(accumulate(len(u.target) for u in units))
+        rows = logits[[end - len(u.target) + u.answer for end, u in zip(ends, units)]][:, list(self.bound.answer_ids)]  # [U, 2]
+        return float((rows.argmax(-1).cpu() == torch.tensor([u.label for u in units])).float().mean())
+
     @torch.no_grad()
     def evaluate(self, model: torch.nn.Module) -> dict[str, float]:
-        """Loss and token accuracy of the dev set; the lower loss is the better score."""
-        sums, count = {"loss": 0.0, "token_accuracy": 0.0}, 0
+        """Loss, token accuracy and accuracy of the answers of the dev set; the lower loss is the better score."""
+        sums, tokens = dict.fromkeys(("loss", "token_accuracy", "accuracy"), 0.0), 0
         for at in range(0, len(self.dev), self.cpu_units):
             units = [self._unit(at, thought) for thought in self.dev[at : at + self.cpu_units]]
             loss, figures = self._mean(model, units)
-            tokens = sum(len(u.target) for u in units)
-            count += tokens
-            for key, value in (("loss", float(loss)), ("token_accuracy", figures["token_accuracy"])):
-                sums[key] += value * tokens
-        means = {key: value / count for key, value in sums.items()} if count else {}
-        return means | {"score": -means["loss"]} if means else {}
+            count = sum(len(u.target) for u in units)
+            tokens += count
+            sums["loss"] += float(loss) * sum(sum(u.weights) for u in units)
+            sums["token_accuracy"] += figures["token_accuracy"] * count
+            sums["accuracy"] += figures["accuracy"] * len(units)
+        if not tokens:
+            return {}
+        weight = tokens + len(self.dev) * (self.settings.answer_weight - 1)
+        means = {"loss": sums["loss"] / weight, "token_accuracy": sums["token_accuracy"] / tokens}
+        return means | {"accuracy": sums["accuracy"] / len(self.dev), "score": -means["loss"]}
