@@ -240,23 +240,36 @@ class BoundPrompt:
     def _answer_id(self, answer: str) -> int:
         """The answer's one token after the prompt's last segment. Raises PromptError if it is not one."""
         tail = SHUT if self.prompt.kind == "thinking" else self.segments[-1]
-        if SLOT.search(tail):
-            tail = ""
-        before, both = self._tokens(tail), self._tokens(tail + answer)
-        got = both[len(before):] if both[: len(before)] == before else self._tokens(answer)
-        if len(got) != 1:
-            shown = self.tokenizer.convert_ids_to_tokens(got)
-            raise PromptError(
-                f"answer {answer!r} is {len(got)} tokens {shown} under this tokenizer; choose answers that are one token each "
-                f"after {tail[-20:]!r} (prompt key 'answers', for instance [\"0\", \"1\"] or [\"no\", \"yes\"])"
-            )
-        return got[0]
+        return answer_token(self.tokenizer, "" if SLOT.search(tail) else tail, answer)
 
     def _tokens(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) if text else []
+        return fixed_tokens(self.tokenizer, text)
 
     def _batch(self, texts: list[str]) -> list[list[int]]:
-        if not texts:
-            return []
-        options = {"split_special_tokens": True} if self.prompt.split_special else {}
-        return self.tokenizer(texts, add_special_tokens=False, verbose=False, **options)["input_ids"]
+        return free_tokens(self.tokenizer, texts, self.prompt.split_special)
+
+
+def fixed_tokens(tokenizer: Any, text: str) -> list[int]:
+    """Ids of a prompt's own text, special tokens included."""
+    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) if text else []
+
+
+def free_tokens(tokenizer: Any, texts: list[str], split_special: bool = True) -> list[list[int]]:
+    """Ids of texts that users wrote; with `split_special` special tokens in them are plain text."""
+    if not texts:
+        return []
+    options = {"split_special_tokens": True} if split_special else {}
+    return tokenizer(texts, add_special_tokens=False, verbose=False, **options)["input_ids"]
+
+
+def answer_token(tokenizer: Any, tail: str, answer: str) -> int:
+    """The answer's one token after `tail`, the prompt's last words. Raises PromptError if it is not one."""
+    before, both = fixed_tokens(tokenizer, tail), fixed_tokens(tokenizer, tail + answer)
+    got = both[len(before) :] if both[: len(before)] == before else fixed_tokens(tokenizer, answer)
+    if len(got) != 1:
+        shown = tokenizer.convert_ids_to_tokens(got)
+        raise PromptError(
+            f"answer {answer!r} is {len(got)} tokens {shown} under this tokenizer; choose answers that are one token each "
+            f"after {tail[-20:]!r} (prompt key 'answers', for instance [\"0\", \"1\"] or [\"no\", \"yes\"])"
+        )
+    return got[0]

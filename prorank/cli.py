@@ -25,6 +25,7 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; the best the
 Dtype = Annotated[str, typer.Option(help="auto, bf16, fp32, or int8 (CPU).")]
 Compile = Annotated[bool, typer.Option("--compile", help="Fuse steps on a CPU: faster after some seconds.")]
 PromptName = Annotated[str | None, typer.Option("--prompt", help="Preset or YAML file in place of the checkpoint's own: mxbai.")]
+Method = Annotated[str, typer.Option(help="pointwise, setwise or listwise, with options where wanted: setwise:k=5,children=9.")]
 Length = Annotated[int | None, typer.Option(help="Tokens of a whole prompt; the checkpoint's own by default.")]
 
 
@@ -45,7 +46,7 @@ def train(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's newest whole checkpoint.")] = False,
 ) -> None:
-    """Run the stage that CONFIG names: warmup, score, sft or reason."""
+    """Run the stage that CONFIG names: warmup, score, order, sft or reason."""
     from .progress import Progress
     from .train.config import load_settings
     from .train.run import train as run_stage
@@ -84,6 +85,7 @@ def rerank(
     think: Annotated[bool, typer.Option(help="Let a thinking model think; --no-think asks it at once.")] = True,
     samples: Annotated[int, typer.Option(help="Thoughts a document, whose mean is the score.")] = 1,
     max_think_tokens: Annotated[int | None, typer.Option(help="Budget of a thought; the checkpoint's own by default.")] = None,
+    method: Method = "pointwise",
     device: Device = None,
     dtype: Dtype = "auto",
     compile: Compile = False,
@@ -104,10 +106,11 @@ def rerank(
     elif not query or documents is None:
         raise DataError("give --query Q and DOCUMENTS (a file, or - for stdin), or --run, --dataset and --out")
     items = rerank_files.read_documents(documents) if not run else []
+    from .rank.listwise import read_method
     from .reranker import Reranker
 
-    thinking = {"think": think, "samples": samples, "max_think_tokens": max_think_tokens}
-    reranker = Reranker(model, device=device, dtype=dtype, max_length=max_length, prompt=prompt, compile=compile, **thinking)
+    how = {"think": think, "samples": samples, "max_think_tokens": max_think_tokens, **read_method(method)}
+    reranker = Reranker(model, device=device, dtype=dtype, max_length=max_length, prompt=prompt, compile=compile, **how)
     if show_thoughts and not reranker.thinks:
         raise ConfigError(f"--show-thoughts: {model} is asked at once and has no thoughts")
     if run:
@@ -117,6 +120,8 @@ def rerank(
     rerank_files.show(hits, as_json, show_thoughts)
     if reranker.cuts.documents or reranker.cuts.queries:
         print(f"note: {reranker.cuts} at {reranker.prompt.longest} tokens", file=sys.stderr)
+    if reranker.cost.calls:
+        print(f"cost: {reranker.cost}", file=sys.stderr)
 
 
 @app.command()
@@ -135,6 +140,7 @@ def evaluate(
     likelihood: Annotated[bool, typer.Option("--likelihood", help="Add query likelihood under the first model.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for runs, results.json and report.html.")] = None,
     seed: Annotated[int, typer.Option(help="Of samples and tests.")] = 0,
+    method: Method = "pointwise",
     device: Device = None,
     dtype: Dtype = "auto",
     compile: Compile = False,
@@ -147,18 +153,20 @@ def evaluate(
     from .evaluate.report import bars, show
     from .model import pick_device, pick_dtype, resolve
     from .prompt import Prompt
+    from .rank.listwise import read_method
 
     for name in model or []:
         resolve(name)  # a wrong name fails before the datasets are read
     pick_dtype(dtype, pick_device(device))
     Prompt.of(prompt)
+    how = read_method(method)
     if likelihood and not model:
         raise ConfigError("--likelihood needs --model, whose weights it uses")
 
     def load(name: str):
         from .reranker import Reranker
 
-        return Reranker(name, device=device, dtype=dtype, max_length=max_length, prompt=prompt, compile=compile)
+        return Reranker(name, device=device, dtype=dtype, max_length=max_length, prompt=prompt, compile=compile, **how)
 
     def likelihood_of(name: str) -> Scorer:
         one = load(name)

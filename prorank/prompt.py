@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from .bound import BoundPrompt, Cuts, Encoded
+from .bound_list import BoundListPrompt
 from .errors import PromptError, nearest
 from .files import atomic_file
 from .template import SLOT, render_frame, with_bos
 
-__all__ = ["PRESETS", "BoundPrompt", "Cuts", "Encoded", "Prompt"]
+__all__ = ["PRESETS", "BoundListPrompt", "BoundPrompt", "Cuts", "Encoded", "Prompt"]
+
+KINDS = ("binary", "thinking", "setwise")
 
 
 @dataclass(frozen=True)
@@ -25,9 +28,11 @@ class Prompt:
 
     Args:
         name: preset it came from, for display.
-        kind: "binary", the answer is one of two tokens; "thinking", a thought comes first: <think>…</think><answer>…</answer>.
+        kind: "binary", the answer is one of two tokens; "thinking", a thought comes first: <think>…</think><answer>…</answer>;
+            "setwise", several documents are shown and the answer is the label of the best, one token.
         system: text of the system turn.
-        user: the user's turn, with the slots {instruction}, {query}, {document}; {query} may come again after the document.
+        user: the user's turn, with the slots {instruction}, {query}, {document}; {query} may come again after the document. With
+            kind "setwise" {documents} stands in place of {document}.
             {open} and {close} become the special tokens `<|im_start|>`, `<|im_end|>` where the tokenizer has them (a blank and
             nothing elsewhere).
         instruction_format: what stands for {instruction} when there is one; nothing stands there otherwise.
@@ -39,6 +44,7 @@ class Prompt:
             query and document only.
         query_share: the query's largest share of max_length.
         lengths: "whole" or "content".
+        document_format: what each of several documents is shown as, with {label} and {document} (kind "setwise").
         max_think_tokens: the thought's budget in tokens (kind "thinking"), after which it is closed.
         split_special: texts of users that spell a special token are taken as plain text.
     """
@@ -56,11 +62,12 @@ class Prompt:
     max_length: int = 512
     query_share: float = 0.5
     lengths: str = "whole"
+    document_format: str = "[{label}] {document}\n"
     max_think_tokens: int = 200
     split_special: bool = True
 
     def __post_init__(self) -> None:
-        for key in ("name", "kind", "system", "user", "instruction_format", "instruction", "lengths"):
+        for key in ("name", "kind", "system", "user", "instruction_format", "instruction", "lengths", "document_format"):
             if not isinstance(getattr(self, key), str):
                 raise PromptError(f"prompt key '{key}' is {getattr(self, key)!r}; expected a text")
         if not isinstance(self.answers, (list, tuple)):
@@ -69,8 +76,8 @@ class Prompt:
             object.__setattr__(self, "answers", tuple(self.answers))
         if isinstance(self.template, list):
             object.__setattr__(self, "template", tuple(self.template))
-        if self.kind not in ("binary", "thinking"):
-            raise PromptError(f"prompt kind '{self.kind}' is not known; valid: binary, thinking")
+        if self.kind not in KINDS:
+            raise PromptError(f"prompt kind '{self.kind}' is not known; valid: {', '.join(KINDS)}")
         if len(self.answers) != 2 or not all(isinstance(a, str) and a for a in self.answers):
             raise PromptError(f"answers must be two non-empty strings (not relevant, relevant), not {self.answers!r}")
         if self.answers[0] == self.answers[1]:
@@ -87,6 +94,27 @@ class Prompt:
         if not isinstance(parts, tuple) or not parts or not all(isinstance(part, str) for part in parts):
             raise PromptError(f"prompt key 'template' is {self.template!r}; expected a text or a list of texts")
         text = self.user if self.template == "auto" else "".join(self.template)
+        if self.kind == "setwise":
+            self._check_list(text)
+        else:
+            self._check_pair(text)
+
+    def _check_list(self, text: str) -> None:
+        """Raise PromptError for slots that a prompt of several documents cannot have."""
+        if text.count("{documents}") != 1 or "{document}" in text:
+            raise PromptError(f"the template of a setwise prompt must hold {{documents}}, exactly once: {text[:80]!r}")
+        if "{query}" not in text:
+            raise PromptError(f"the template must hold {{query}}: {text[:80]!r}")
+        for slot in ("{label}", "{document}"):
+            if self.document_format.count(slot) != 1:
+                raise PromptError(f"prompt key 'document_format' must hold {slot} exactly once: {self.document_format!r}")
+        if self.document_format.index("{label}") > self.document_format.index("{document}"):
+            raise PromptError(f"prompt key 'document_format' must name {{label}} before {{document}}: {self.document_format!r}")
+
+    def _check_pair(self, text: str) -> None:
+        """Raise PromptError for slots that a prompt of one document cannot have."""
+        if "{documents}" in text:
+            raise PromptError(f"{{documents}} is for prompts of kind setwise; this one holds {{document}}: {text[:80]!r}")
         if text.count("{document}") != 1:
             raise PromptError(f"the template must hold {{document}} exactly once: {text[:80]!r}")
         if "{query}" not in text:
@@ -153,14 +181,27 @@ class Prompt:
     def bind(self, tokenizer: Any, max_positions: int | None = None) -> "BoundPrompt":
         """Join with a tokenizer (and the model's number of positions, which bounds max_length).
 
-        Raises PromptError if an answer is not one token in place, or the fixed text leaves no room.
+        Raises PromptError if an answer is not one token in place, the fixed text leaves no room, or the prompt shows several
+        documents (see `bind_list`).
         """
+        if self.kind == "setwise":
+            raise PromptError(f"prompt {self.name} shows several documents at once, and one is asked about; use a method of lists")
+        return BoundPrompt(self._resolved(tokenizer), tokenizer, max_positions)
+
+    def bind_list(self, tokenizer: Any, max_positions: int | None = None) -> "BoundListPrompt":
+        """As `bind`, for a prompt of several documents. Raises PromptError for others."""
+        if self.kind != "setwise":
+            raise PromptError(f"prompt {self.name} is of kind {self.kind}, and several documents need one of kind setwise")
+        return BoundListPrompt(self._resolved(tokenizer), tokenizer, max_positions)
+
+    def _resolved(self, tokenizer: Any) -> "Prompt":
+        """The prompt with its template as literal text for this tokenizer."""
         template = self.template
         if template == "auto":
             template = render_frame(self, tokenizer)
         elif isinstance(template, str):
             template = with_bos(template, tokenizer)
-        return BoundPrompt(replace(self, template=template), tokenizer, max_positions)
+        return replace(self, template=template)
 
 
 _MXBAI_TASK = (
@@ -212,6 +253,15 @@ PRESETS: dict[str, Prompt] = {
         query_share=0.75,
         lengths="content",
         split_special=False,
+    ),
+    # One forward says of all documents of a window how likely each is the best.
+    "setwise": Prompt(
+        name="setwise",
+        kind="setwise",
+        system="Find the document that answers the query best. Answer with its label alone.",
+        user="Query: {query}\n\n{documents}\nQuery: which document is the best for \"{query}\"?",
+        max_length=2048,
+        query_share=0.25,
     ),
     # The system text is that of Rerank-R0's stage A, byte for byte.
     "rerank-r0": Prompt(

@@ -22,8 +22,10 @@ from .prompt import BoundPrompt, Cuts, Encoded, Prompt
 from .rank.batching import Batch
 from .rank.documents import Document, Hit, Progress, check_lists, document_text, hits, holds_many, sequence
 from .rank.engine import Engine, engine_for, trim
+from .rank.flat import is_flat
 from .rank.generate import pen_of
 from .rank.likelihood import query_likelihood
+from .rank.listwise import Cost, ListRanker, Listwise, Setwise, method_of
 from .rank.pointwise import answer_rows, last_hidden, log_odds, vocabulary_of
 from .rank.thinking import Thinker, Thought
 from .rank.windows import WINDOW, batches
@@ -61,10 +63,13 @@ class Reranker:
         think: let a thinking checkpoint think before it answers; False asks it at once, with an empty thought, in one forward.
         samples: thoughts a document, whose mean log-odds is the score. One takes the likeliest tokens, several are drawn.
         max_think_tokens: the thought's budget; None takes the checkpoint's own. A longer thought is closed and says so in its hit.
+        method: "pointwise" scores each document alone; "setwise" and "listwise" show several at once and give an order without
+            log-odds (a hit's score is minus its place), see `rank.listwise`. `cost` counts what it took.
+        options: of the method: see Setwise and Listwise there.
 
     Raises:
         ModelError: the checkpoint is missing or incomplete. PromptError: prompt and tokenizer do not fit. ConfigError: samples or
-        max_think_tokens for a model that does not think.
+        max_think_tokens for a model that does not think; a method or an option that is not known.
     """
 
     def __init__(
@@ -79,9 +84,12 @@ class Reranker:
         think: bool = True,
         samples: int = 1,
         max_think_tokens: int | None = None,
+        method: str = "pointwise",
+        **options: Any,
     ) -> None:
+        chosen_method = method_of(method, options)
         resolved = resolve(model)
-        chosen = Prompt.of(prompt) if prompt else prompt_of(resolved)
+        chosen = _prompt(resolved, prompt, chosen_method is not None)
         if max_length:
             chosen = Prompt.of(chosen, max_length=max_length)
         if max_think_tokens is not None:
@@ -90,18 +98,20 @@ class Reranker:
         if not thinks and (samples != 1 or max_think_tokens is not None):
             raise ConfigError(f"samples and max_think_tokens are for thoughts, and {model} is asked at once")
         tokenizer = load_tokenizer(resolved)
-        chosen.bind(tokenizer)  # fails before the weights are read
+        (chosen.bind_list if chosen_method else chosen.bind)(tokenizer)  # fails before the weights are read
         where = pick_device(device)
         loaded = load_model(resolved, pick_dtype(dtype, where), where, trust_remote_code=trust_remote_code)
         self._take(str(model), loaded, tokenizer, chosen)
         self._resolved = resolved
         self._engine = engine_for(loaded, compile, dtype == "int8")
+        if chosen_method:
+            self._take_lists(chosen_method)
         if thinks:
             positions = getattr(loaded.config, "max_position_embeddings", None)
             bound = chosen.bind(tokenizer, positions and positions - chosen.max_think_tokens - WORDS)
             pen = pen_of(loaded, self._engine)
             self._thinker = Thinker(pen, bound, self._rows, self._bias, samples, chosen.max_think_tokens)
-        if compile:
+        if compile and not chosen_method:
             self.score([(text, text) for text in ("warm", "warming up")])  # compiles before the first query
 
     @classmethod
@@ -113,13 +123,29 @@ class Reranker:
 
     def _take(self, name: str, model: torch.nn.Module, tokenizer: Any, prompt: Prompt) -> None:
         self.name, self.model, self.tokenizer = name, model.eval(), tokenizer
-        self.prompt = prompt.bind(tokenizer, getattr(model.config, "max_position_embeddings", None)).direct()
+        positions = getattr(model.config, "max_position_embeddings", None)
+        self.prompt = (
+            prompt.bind_list(tokenizer, positions) if prompt.kind == "setwise" else prompt.bind(tokenizer, positions).direct()
+        )
         self.device = next(model.parameters()).device
         self.cuts = Cuts()
         self._resolved: Resolved | None = None
         self._thinker: Thinker | None = None
         self._engine: Engine | None = None  # not around a model in memory, whose weights may change
+        self.lists: ListRanker | None = None
         self._rows, self._bias = answer_rows(model, self.prompt.answer_ids)
+
+    def _take_lists(self, method: Setwise | Listwise) -> None:
+        """Rank by a method of lists from now on."""
+        self.lists = ListRanker(
+            method, self.prompt, self._hidden, self._rows, self._bias, is_flat(self.model), self.device, self.cuts
+        )
+        self.diagnose = None  # there is no answer of yes or no to look at
+
+    @property
+    def cost(self) -> Cost:
+        """What all rankings by a method of lists took so far; nothing is counted with method pointwise."""
+        return self.lists.cost if self.lists else Cost()
 
     def rank(
         self,
@@ -194,6 +220,9 @@ class Reranker:
         if batch_size is not None and batch_size < 1:
             raise DataError(f"batch_size must be at least 1, not {batch_size}; leave it out to choose by tokens")
         thoughts: list[Sequence[Thought]] = [()] * len(documents)
+        if self.lists:
+            orders = self.lists(queries, [[document_text(d) for d in some] for some in documents], instruction, progress)
+            return [-np.argsort(order).astype(np.float32) for order in orders], thoughts
         with torch.inference_mode():
             if self._thinker:
                 rows, thoughts = self._thinker(self._asked(queries, documents, instruction), progress)
@@ -245,6 +274,8 @@ class Reranker:
         parts = [weight_hash(folder) for folder in {self._resolved.path, self._resolved.folder}]
         if self._thinker:
             parts.append(f"{self._thinker.samples} thoughts")
+        if self.lists:
+            parts.append(repr(self.lists.method))
         numbers = "int8" if self._engine and self._engine.int8 else str(self.model.dtype)
         parts += [self.prompt.prompt.fingerprint(), str(self.prompt.longest), numbers, self.device.type]
         return hashlib.sha256(" ".join(sorted(parts)).encode()).hexdigest()
@@ -290,3 +321,15 @@ class Reranker:
         for prompt in prompts:
             self.cuts.count(prompt)
         return prompts
+
+
+def _prompt(resolved: Resolved, given: Any, lists: bool) -> Prompt:
+    """The prompt that was given, else the checkpoint's own; for lists preset setwise where that shows one document. Raises
+    ConfigError where prompt and method do not go together."""
+    chosen = Prompt.of(given) if given else prompt_of(resolved)
+    if lists and not given and chosen.kind != "setwise":
+        return Prompt.preset("setwise")
+    if lists != (chosen.kind == "setwise"):
+        names = {True: "setwise or listwise", False: "pointwise"}
+        raise ConfigError(f"prompt {chosen.name} is of kind {chosen.kind}, which does not go with method {names[lists]}")
+    return chosen

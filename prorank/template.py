@@ -14,7 +14,7 @@ from .errors import PromptError
 if TYPE_CHECKING:
     from .prompt import Prompt
 
-SLOT = re.compile(r"\{(instruction|query|document)\}")
+SLOT = re.compile(r"\{(instruction|query|documents?)\}")
 SENTINEL = "Xq7{}7qX"  # survives every chat template's trimming, and no text contains it by chance
 CHAT_MARK = "{#- chat +#}"  # in a saved chat template, what follows is the tokenizer's own
 CHAT_END = "{%+ endif -%}"

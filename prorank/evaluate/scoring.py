@@ -88,7 +88,7 @@ def _score(model: Any, task: Task, texts: dict[str, list[str]], sample: int, see
     cuts = {name: after[name] - before.get(name, 0) for name in after} if after is not None else None
     scores = {q: [float(x) for x in row] for q, row in zip(texts, rows)}
     findings = None
-    if sample and hasattr(model, "diagnose"):
+    if sample and getattr(model, "diagnose", None):
         some = _sample(texts, sample, seed)
         findings = diagnose(model, [task.collection.queries[q] for q in some], list(some.values())).to_dict()
     return Scored(scores, seconds, cuts, findings)

@@ -5,6 +5,8 @@ Hard fact: logits over the vocabulary are never made for scoring; [N, H] hidden 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from ..errors import ModelError
@@ -22,8 +24,9 @@ def last_hidden(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
     return out.last_hidden_state[batch.rows, batch.columns]
 
 
-def answer_rows(model: torch.nn.Module, answer_ids: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """(rows [2, H], bias [2]) of the output matrix for (not relevant, relevant), fp32. Raises ModelError for bent logits."""
+def answer_rows(model: torch.nn.Module, answer_ids: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """(rows [A, H], bias [A]) of the output matrix for A answers, such as (not relevant, relevant), fp32. Raises ModelError for
+    bent logits."""
     for key, plain in BENDING.items():
         value = getattr(model.config, key, plain)
         if value not in (None, plain):
@@ -31,7 +34,7 @@ def answer_rows(model: torch.nn.Module, answer_ids: tuple[int, int]) -> tuple[to
     _, head = body(model)
     chosen = torch.tensor(answer_ids, device=head.weight.device)
     bias = getattr(head, "bias", None)
-    zero = torch.zeros(2, device=head.weight.device)
+    zero = torch.zeros(len(answer_ids), device=head.weight.device)
     return head.weight[chosen].float(), (zero if bias is None else bias[chosen].float())
 
 

@@ -1,0 +1,117 @@
+"""A prompt of several documents joined with a tokenizer: from (query, documents) to ids that ask for one label.
+
+Hard fact: documents share what room there is: a short one takes what it needs, and what it leaves goes to the longer ones, so no
+document is cut while another of its length is whole. Each cut is counted.
+"""
+
+from __future__ import annotations
+
+import string
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .bound import answer_token, fixed_tokens, free_tokens
+from .errors import PromptError
+from .template import SLOT, split
+
+if TYPE_CHECKING:
+    from .prompt import Prompt
+
+MOST = 20  # documents shown at once
+LABELS = ([str(i + 1) for i in range(MOST)], list(string.ascii_uppercase[:MOST]))  # the first kind that is one token each
+
+
+@dataclass(frozen=True)
+class EncodedList:
+    """A prompt of several documents as ids. `cuts`: tokens left out of each document; `query_cut`: of the query."""
+
+    ids: list[int]
+    cuts: list[int]
+    query_cut: int = 0
+
+
+@dataclass
+class BoundListPrompt:
+    """A prompt of kind "setwise" whose template is resolved for one tokenizer."""
+
+    prompt: Prompt
+    tokenizer: Any
+    max_positions: int | None = None
+    labels: list[str] = field(init=False)
+    answer_ids: list[int] = field(init=False)  # their tokens as answers
+
+    def __post_init__(self) -> None:
+        template = self.prompt.template
+        self.segments = [part for text in ((template,) if isinstance(template, str) else template) for part in split(text)]
+        self.repeats = sum(s.count("{query}") for s in self.segments)
+        tail = self.segments[-1]
+        self.labels, self.answer_ids = _labels(self.tokenizer, "" if SLOT.search(tail) else tail)
+        self.longest = min(self.prompt.max_length, self.max_positions or self.prompt.max_length)
+        self._literal = {i: fixed_tokens(self.tokenizer, s) for i, s in enumerate(self.segments) if not SLOT.search(s)}
+        before, _, after = self.prompt.document_format.partition("{document}")
+        self._before = [fixed_tokens(self.tokenizer, before.replace("{label}", label)) for label in self.labels]
+        self._after = fixed_tokens(self.tokenizer, after)
+
+    def encode(self, query: str, documents: list[str], instruction: str | None = None) -> EncodedList:
+        """Ids that show these documents and ask for a label. Raises PromptError for too many, or where they have no room."""
+        if not 0 < len(documents) <= MOST:
+            raise PromptError(f"a prompt shows 1 to {MOST} documents, not {len(documents)}")
+        asked, query_cut = self._query(query)
+        value = self.prompt.instruction if instruction is None else instruction
+        told = self._free([self.prompt.instruction_format.replace("{instruction}", value)])[0] if value else []
+        frame = sum(map(len, self._literal.values())) + self.repeats * len(asked) + len(told) * self._tells
+        frame += sum(len(words) + len(self._after) for words in self._before[: len(documents)])
+        pieces = self._free(documents)
+        shares = fair_shares([len(piece) for piece in pieces], self.longest - frame)
+        ids: list[int] = []
+        for i, segment in enumerate(self.segments):
+            if i in self._literal:
+                ids += self._literal[i]
+            elif segment == "{documents}":
+                for words, piece, share in zip(self._before, pieces, shares):
+                    ids += [*words, *piece[:share], *self._after]
+            else:
+                ids += asked if segment == "{query}" else told
+        return EncodedList(ids, [len(piece) - share for piece, share in zip(pieces, shares)], query_cut)
+
+    @property
+    def _tells(self) -> bool:
+        return "{instruction}" in self.segments
+
+    def _query(self, query: str) -> tuple[list[int], int]:
+        """(ids of one occurrence of the query, tokens cut from it); all occurrences share `query_share`."""
+        ids = self._free([query])[0]
+        most = max(1, int(self.longest * self.prompt.query_share) // self.repeats)
+        return ids[:most], max(0, len(ids) - most)
+
+    def _free(self, texts: list[str]) -> list[list[int]]:
+        return free_tokens(self.tokenizer, texts, self.prompt.split_special)
+
+
+def fair_shares(lengths: list[int], room: int) -> list[int]:
+    """Tokens each text may keep of `room`: all of it where it fits into an even share of what is left, else that share.
+
+    Raises PromptError if there is not a token for each.
+    """
+    if room < len(lengths):
+        raise PromptError(f"max_length leaves {max(0, room)} tokens for {len(lengths)} documents; raise it or show fewer")
+    shares = [0] * len(lengths)
+    left = room
+    for done, i in enumerate(sorted(range(len(lengths)), key=lambda i: lengths[i])):
+        shares[i] = min(lengths[i], left // (len(lengths) - done))
+        left -= shares[i]
+    return shares
+
+
+def _labels(tokenizer: Any, tail: str) -> tuple[list[str], list[int]]:
+    """Labels that are one token each behind the prompt, and these tokens: numbers, else letters."""
+    for labels in LABELS:
+        try:
+            ids = [answer_token(tokenizer, tail, label) for label in labels]
+        except PromptError as error:
+            reason = error
+            continue
+        if len(set(ids)) == len(ids):
+            return labels, ids
+        reason = PromptError("two labels share a token")
+    raise PromptError(f"neither numbers nor letters are one token each behind {tail[-20:]!r} under this tokenizer ({reason})")

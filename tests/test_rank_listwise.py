@@ -1,0 +1,170 @@
+"""Prompts of several documents, and rankings by them: nothing is lost, a judge that knows finds the order, turns average.
+
+Hard fact: the label logits are held against the model's own forward over the same ids.
+"""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prorank.bound_list import MOST, fair_shares
+from prorank.errors import ConfigError, PromptError
+from prorank.model import load_model, load_tokenizer, resolve
+from prorank.prompt import Prompt
+from prorank.reranker import Reranker
+from tests.tiny import WORDS, byte_tokenizer
+
+TEXTS = st.lists(st.text(max_size=60), min_size=1, max_size=MOST)
+
+
+def bound_of(style="smollm", **changes):
+    return Prompt.preset("setwise", **changes).bind_list(byte_tokenizer(style))
+
+
+@pytest.mark.parametrize("style", ["smollm", "qwen2", "plain", "r1"])
+def test_all_documents_are_shown_under_their_labels(style):
+    bound = bound_of(style)
+    found = bound.encode("hot drinks", ["the coffee", "the bread", "the violin"])
+    text = bound.tokenizer.decode(found.ids)
+    for label, document in zip(bound.labels, ("the coffee", "the bread", "the violin")):
+        assert f"[{label}] {document}\n" in text
+    assert text.count("hot drinks") == 2 and found.cuts == [0, 0, 0] and found.query_cut == 0
+    assert len(set(bound.answer_ids)) == MOST and bound.tokenizer.decode(bound.answer_ids[:2]) == "".join(bound.labels[:2])
+
+
+@settings(deadline=None, max_examples=40)
+@given(query=st.text(min_size=1, max_size=80), documents=TEXTS, length=st.integers(420, 900))
+def test_prompts_keep_their_length_and_count_every_cut(query, documents, length):
+    bound = bound_of(max_length=length)
+    found = bound.encode(query, documents)
+    whole = bound_of(max_length=100_000).encode(query, documents)
+    assert len(found.ids) <= length and not any(whole.cuts)
+    lost = sum(found.cuts) + found.query_cut * bound.repeats
+    assert len(whole.ids) - len(found.ids) == lost or found.query_cut
+    assert found.ids[-len(bound._literal[len(bound.segments) - 1]) :] == bound._literal[len(bound.segments) - 1]
+
+
+@given(lengths=st.lists(st.integers(0, 300), min_size=1, max_size=MOST), room=st.integers(20, 2000))
+def test_shares_are_fair(lengths, room):
+    shares = fair_shares(lengths, room)
+    assert all(0 <= share <= length for share, length in zip(shares, lengths))
+    assert sum(shares) == min(room, sum(lengths)) or sum(shares) <= room
+    cut = [share for share, length in zip(shares, lengths) if share < length]
+    if cut:  # none that was cut has less than another, and no room was left over
+        assert sum(shares) == room and max(shares) - min(cut) <= 1
+
+
+def test_instructions_and_special_tokens():
+    bound = bound_of(user="{instruction}Query: {query}\n{documents}\nBest?", system="", instruction_format="Note: {instruction}\n")
+    told = bound.tokenizer.decode(bound.encode("tea", ["a<|im_end|>b"], "be strict").ids)
+    assert "Note: be strict\nQuery: tea" in told and told.count("a<|im_end|>b") == 1
+    end = bound.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert bound.encode("tea", ["a<|im_end|>b"]).ids.count(end) == bound.encode("tea", ["ab"]).ids.count(end)
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"user": "{query} {document}"}, "must hold {documents}, exactly once"),
+    ({"user": "{documents}"}, "must hold {query}"),
+    ({"document_format": "{document}"}, "must hold {label} exactly once"),
+    ({"document_format": "{document} [{label}]"}, "must name {label} before {document}"),
+    ({"max_length": 40}, "tokens for 2 documents; raise it or show fewer"),
+])  # fmt: skip
+def test_prompts_that_cannot_work_are_refused(changes, message):
+    with pytest.raises(PromptError, match=message):
+        bound_of(**changes).encode("tea", ["a", "b"])
+
+
+def test_kinds_are_not_mixed_up():
+    with pytest.raises(PromptError, match="shows several documents at once"):
+        Prompt.preset("setwise").bind(byte_tokenizer())
+    with pytest.raises(PromptError, match="need one of kind setwise"):
+        Prompt.preset("prorank").bind_list(byte_tokenizer())
+    with pytest.raises(PromptError, match="is for prompts of kind setwise"):
+        Prompt(user="{query} {document} {documents}")
+    with pytest.raises(PromptError, match="shows 1 to 20 documents, not 21"):
+        bound_of().encode("tea", ["a"] * 21)
+
+
+def documents_of(count):
+    return [f"the {WORDS[i % len(WORDS)]} is near {i}" for i in range(count)]
+
+
+def reranker_of(folder, method, **options):
+    return Reranker(folder, dtype="fp32", method=method, prompt=Prompt.preset("setwise", max_length=1500), **options)
+
+
+@pytest.mark.parametrize("kind", ["tiny_llama_dir", "tiny_qwen2_dir"])
+def test_log_probs_are_those_of_the_model(kind, request):
+    folder = request.getfixturevalue(kind)
+    reranker = reranker_of(folder, "listwise")
+    resolved = resolve(folder)
+    model = load_model(resolved, torch.float32, torch.device("cpu"))
+    bound = Prompt.preset("setwise", max_length=1500).bind_list(load_tokenizer(resolved))
+    shown = [("drinks", documents_of(7)), ("music", documents_of(3))]
+    for (query, some), ours in zip(shown, reranker.lists.log_probs(shown)):
+        ids = torch.tensor([bound.encode(query, some).ids])
+        theirs = model(input_ids=ids).logits[0, -1, bound.answer_ids[: len(some)]].log_softmax(-1)
+        assert np.allclose(ours, theirs.detach().numpy(), atol=1e-4)
+
+
+def test_turns_are_averaged(tiny_llama_dir):
+    once, thrice = (reranker_of(tiny_llama_dir, "setwise", permutations=n).lists for n in (1, 3))
+    some = documents_of(6)
+    by_hand = np.zeros(6)
+    for shift in (0, 2, 4):
+        row = once.log_probs([("drinks", some[shift:] + some[:shift])])[0]
+        by_hand[[(i + shift) % 6 for i in range(6)]] += row / 3
+    assert np.allclose(thrice.log_probs([("drinks", some)])[0], by_hand, atol=1e-5)
+
+
+METHODS = {
+    "setwise": [{}, {"children": 3, "k": 4}, {"sort": "bubblesort", "children": 4, "k": 3}, {"permutations": 2}],
+    "listwise": [{}, {"window": 5, "step": 2}, {"window": 4, "step": 2, "passes": 2}],
+}
+
+
+@pytest.mark.parametrize(("method", "options"), [(name, some) for name, every in METHODS.items() for some in every])
+def test_rankings_lose_nothing_and_count_their_cost(method, options, tiny_llama_dir):
+    reranker = reranker_of(tiny_llama_dir, method, **options)
+    lists = [documents_of(23), documents_of(1), [], documents_of(8)]
+    found = reranker.rank_many(["a", "b", "c", "d"], lists)
+    for hits, some in zip(found, lists):
+        assert sorted(hit.index for hit in hits) == list(range(len(some)))
+        assert [hit.score for hit in hits] == [-float(i) for i in range(len(some))]
+        assert all(hit.document == some[hit.index] for hit in hits)
+    assert found[3] == reranker.rank("d", lists[3])  # other queries do not matter
+    cost = reranker.cost
+    assert cost.calls > 0 and cost.prompt_tokens > 100 * cost.calls and cost.generated_tokens == 0 and cost.seconds > 0
+    assert len(reranker.rank("a", lists[0], top_k=3)) == 3
+
+
+def test_one_window_is_in_the_order_of_its_labels(tiny_llama_dir):
+    reranker = reranker_of(tiny_llama_dir, "listwise")
+    some = documents_of(9)
+    order = np.argsort(-reranker.lists.log_probs([("drinks", some)])[0], kind="stable")
+    assert [hit.index for hit in reranker.rank("drinks", some)] == order.tolist() and reranker.cost.calls == 2
+    best = reranker_of(tiny_llama_dir, "setwise", children=8, k=1).rank("drinks", some)
+    assert best[0].index == order[0]
+
+
+@pytest.mark.parametrize(("method", "options", "message"), [
+    ("best", {}, "method 'best' is not known; valid: pointwise, setwise, listwise"),
+    ("pointwise", {"k": 3}, "'k' is no option of method pointwise"),
+    ("setwise", {"window": 3}, "'window' is no option of method setwise"),
+    ("setwise", {"children": 20}, "children must lie in 1..19"),
+    ("setwise", {"sort": "quick"}, "sort 'quick' is not known"),
+    ("setwise", {"k": 0}, "k and permutations must be at least 1"),
+    ("listwise", {"window": 21}, "window must lie in 2..20"),
+    ("listwise", {"window": 4, "step": 4}, "step must lie in 1..3"),
+])  # fmt: skip
+def test_options_that_cannot_work_are_refused(method, options, message, tiny_llama_dir):
+    with pytest.raises(ConfigError, match=message):
+        reranker_of(tiny_llama_dir, method, **options)
+
+
+def test_a_checkpoint_of_its_own_prompt_keeps_it(tmp_path, tiny_llama_dir):
+    with pytest.raises(ConfigError, match="method pointwise"):
+        Reranker(tiny_llama_dir, prompt="setwise")
+    assert Reranker(tiny_llama_dir, method="setwise").lists.bound.prompt.name == "setwise"
