@@ -16,9 +16,14 @@ from prorank.train.config import Lora, load_settings
 from prorank.train.run import train
 
 RECIPES = Path(__file__).parent.parent / "configs" / "prorank"
+STAGES = {"smollm2-135m": ("warmup", "score", "order")}  # where more than the two
 BASES = {"smollm2-135m": "tiny_llama_dir", "qwen2.5-0.5b": "tiny_qwen2_dir", "qwen2.5-1.5b": "tiny_qwen2_dir"}
 FILES = sorted(RECIPES.glob("*/*.yaml"))
 KEY = re.compile(r"^( *)(\w+):")
+
+
+def stages_of(base: str) -> tuple[str, ...]:
+    return STAGES.get(base, ("warmup", "score"))
 
 
 def shown(path: Path) -> str:
@@ -48,7 +53,7 @@ def defaults(kind: type) -> dict[str, object]:
 
 
 def test_there_is_a_recipe_for_each_base_and_stage():
-    assert {shown(path) for path in FILES} == {f"{base}/{stage}.yaml" for base in BASES for stage in ("warmup", "score")}
+    assert {shown(path) for path in FILES} == {f"{base}/{stage}.yaml" for base in BASES for stage in stages_of(base)}
 
 
 @pytest.mark.parametrize("path", FILES, ids=shown)
@@ -69,10 +74,12 @@ def as_type_of(default: object, value: object) -> object:
 
 
 @pytest.mark.parametrize("base", BASES)
-def test_score_goes_on_from_the_warmup_and_headers_name_the_commands(base):
-    warm, fine = (load_settings(RECIPES / base / f"{stage}.yaml") for stage in ("warmup", "score"))
-    assert fine.base == warm.out
-    for stage in ("warmup", "score"):
+def test_stages_go_on_from_each_other_and_headers_name_the_commands(base):
+    settings = [load_settings(RECIPES / base / f"{stage}.yaml") for stage in stages_of(base)]
+    warm = settings[0]
+    for before, after in zip(settings, settings[1:]):
+        assert after.base == before.out
+    for stage in stages_of(base):
         head = (RECIPES / base / f"{stage}.yaml").read_text(encoding="utf-8").split("\n\n# What runs")[0]
         assert f"prorank mine path/to/dataset {warm.data}" in head
         assert f"prorank train configs/prorank/{base}/{stage}.yaml" in head
@@ -82,13 +89,13 @@ def test_score_goes_on_from_the_warmup_and_headers_name_the_commands(base):
 def test_recipes_run_one_after_the_other(base, request, tmp_path, toy_file):
     short = [f"data={toy_file}", "steps=2", "max_length=96", "dtype=fp32", "device=cpu", "evals=1", "dev_queries=4"]
     start = request.getfixturevalue(BASES[base])
-    for stage in ("warmup", "score"):
+    for stage in stages_of(base):
         changes = [*short, f"base={start}", f"out={tmp_path / stage}"]
         folder = train(load_settings(RECIPES / base / f"{stage}.yaml", changes))
         assert (tmp_path / stage / "train_curves.png").is_file()
         assert (folder / "adapter_config.json").is_file() == (base == "qwen2.5-1.5b")
         start = tmp_path / stage
-    assert resolve(start).folder == tmp_path / "score" / "model"
+    assert resolve(start).folder == tmp_path / stages_of(base)[-1] / "model"
 
 
 def test_the_demo_trains_by_the_shipped_recipes(tmp_path):

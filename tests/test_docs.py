@@ -17,7 +17,7 @@ import yaml
 import prorank
 from prorank.cli import app
 from prorank.prompt import PRESETS, Prompt
-from prorank.train.config import Lora, Reason, Score, Settings, Sft, Warmup, load_settings
+from prorank.train.config import Lora, Order, Reason, Score, Settings, Sft, Warmup, load_settings
 from prorank.train.losses import LOSSES
 
 ROOT = Path(__file__).parent.parent
@@ -97,6 +97,7 @@ def wanted(kind: type, base: type | None = None) -> dict[str, object]:
         ("Keys of `lora`", Lora, None),
         ("Stage `warmup`", Warmup, Settings),
         ("Stage `score`", Score, Settings),
+        ("Stage `order`", Order, Score),
         ("Stage `sft`", Sft, Settings),
         ("Stage `reason`", Reason, Settings),
     ],

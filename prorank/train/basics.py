@@ -25,7 +25,7 @@ class Settings:
     """What every stage has.
 
     Attributes:
-        stage: "warmup", "score", "sft" or "reason".
+        stage: "warmup", "score", "order", "sft" or "reason".
         base: checkpoint to start from (name, folder, run folder, GGUF, adapter, hub id).
         data: training data, one source or several (see `prorank.data.formats.read_groups`; stage sft: `data.thoughts`).
         out: run folder.

@@ -14,10 +14,14 @@ import yaml
 from ..errors import ConfigError, nearest
 from ..settings import fill, override, read_values
 from .basics import Lora, Settings, require
-from .losses import LOSSES
+from .losses import LOSSES, TAUGHT
+from .orders import MOST_EXACT, REWARDS
 from .reason_config import Grpo, Ppo, Reason
 
-__all__ = ["Grpo", "Lora", "Ppo", "Reason", "Score", "Settings", "Sft", "Warmup", "dump_settings", "load_settings", "make_settings"]
+__all__ = [
+    "Grpo", "Lora", "Order", "Ppo", "Reason", "Score", "Settings", "Sft", "Warmup", "dump_settings", "load_settings",
+    "make_settings",
+]  # fmt: skip
 
 
 @dataclass
@@ -64,10 +68,10 @@ class Score(Settings):
     """Fine-grained score learning (ProRank stage 2).
 
     Attributes:
-        loss: weights of `bce`, `softmax`, `kl`.
+        loss: weights of `bce`, `softmax`, `kl`, `ranknet`, `lambdarank`, `margin-mse`.
         list_size: documents of a query in one step.
         keep_answers: weight of -log(p("0") + p("1")), which holds the form the warm-up taught.
-        teacher: for `kl`: "data" (scores in the data), "query-likelihood", "bm25", "bi-encoder:FOLDER".
+        teacher: for `kl` and `margin-mse`: "data" (scores in the data), "query-likelihood", "bm25", "bi-encoder:FOLDER".
         teacher_temperature: divides teacher scores before their softmax.
         plain: the step as other trainers make it, each prompt a padded row with the query of its own, through transformers'
             layers, logits at every position; to compare speed.
@@ -85,16 +89,55 @@ class Score(Settings):
 
     def check(self) -> None:
         super().check()
-        require(bool(self.loss), "loss", "names no loss")
+        require(bool(self.loss) or self.stage == "order", "loss", "names no loss")
         for key, weight in self.loss.items():
             require(key in LOSSES, f"loss.{key}", f"is no known loss{nearest(key, LOSSES)}")
             require(isinstance(weight, (int, float)) and weight >= 0, f"loss.{key}", "needs a weight of 0 or more")
         require(self.list_size >= 2, "list_size", "must be at least 2")
-        require("kl" not in self.loss or bool(self.teacher), "teacher", "is needed by loss kl (data, query-likelihood, bm25)")
+        for key in sorted(TAUGHT & set(self.loss)):
+            require(bool(self.teacher), "teacher", f"is needed by loss {key} (data, query-likelihood, bm25)")
         known = self.teacher in (None, "data", "query-likelihood", "bm25") or str(self.teacher).startswith("bi-encoder:")
         require(known, "teacher", f"'{self.teacher}' is not known; valid: data, query-likelihood, bm25, bi-encoder:FOLDER")
         require(self.teacher_temperature > 0, "teacher_temperature", "must be above 0")
         require(not (self.compile and self.plain), "compile", "does not go with plain")
+
+
+@dataclass
+class Order(Score):
+    """Reinforcement learning on rankings: the policy gradient of the order that scores make.
+
+    Attributes:
+        reward: of an order: "ndcg", "rr" (reciprocal rank) or "ap" (average precision), at `depth`.
+        reward_weight: of the reward beside the supervised losses in `loss`, which may be none.
+        advantage: "exact" (the expectation over all orders, at most 12 documents), "leave-one-out" or "group" of sampled orders.
+        group_size: orders sampled a query.
+        temperature: divides scores before they become the chances of orders.
+        kl_coef: weight of the divergence of the orders from those of the model the stage starts from.
+    """
+
+    stage: str = "order"
+    loss: dict = field(default_factory=dict)
+    learning_rate: float = 2e-5
+    reward: str = "ndcg"
+    depth: int = 10
+    reward_weight: float = 1.0
+    advantage: str = "exact"
+    group_size: int = 32
+    temperature: float = 1.0
+    kl_coef: float = 0.02
+
+    def check(self) -> None:
+        super().check()
+        require(self.reward in REWARDS, "reward", f"must be one of {', '.join(REWARDS)}")
+        require(self.depth >= 1, "depth", "must be at least 1")
+        require(self.advantage in ("exact", "leave-one-out", "group"), "advantage", "must be exact, leave-one-out or group")
+        exact = self.advantage == "exact"
+        require(not exact or self.list_size <= MOST_EXACT, "list_size", f"must be at most {MOST_EXACT} with advantage exact")
+        require(self.list_size <= 60, "list_size", "must be at most 60")
+        require(exact or self.group_size >= 2, "group_size", "must be at least 2")
+        require(self.temperature > 0, "temperature", "must be above 0")
+        require(self.reward_weight > 0, "reward_weight", "must be above 0; stage score does without a reward")
+        require(self.kl_coef >= 0, "kl_coef", "must not be negative")
 
 
 @dataclass
@@ -104,6 +147,8 @@ class Sft(Settings):
     Attributes:
         max_think_tokens: longer thoughts are cut.
         balanced: as many pairs of yes as of no, the scarcer gone through again; else each pair once a pass.
+        answer_weight: what the one token that says yes or no counts in the loss, where every other token counts 1: a thought has a
+            hundred tokens, and one decides.
     """
 
     stage: str = "sft"
@@ -111,13 +156,15 @@ class Sft(Settings):
     dev_queries: int = 20
     max_think_tokens: int = 200
     balanced: bool = False
+    answer_weight: float = 1.0
 
     def check(self) -> None:
         super().check()
+        require(self.answer_weight > 0, "answer_weight", "must be above 0")
         require(self.max_think_tokens >= 1, "max_think_tokens", "must be at least 1")
 
 
-STAGES: dict[str, type[Settings]] = {"warmup": Warmup, "score": Score, "sft": Sft, "reason": Reason}
+STAGES: dict[str, type[Settings]] = {"warmup": Warmup, "score": Score, "order": Order, "sft": Sft, "reason": Reason}
 NOTE_BASE = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"  # of Rerank-R0's own file, which names neither stage nor base
 
 

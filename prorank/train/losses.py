@@ -29,9 +29,38 @@ def kl(scores: torch.Tensor, teacher: torch.Tensor | None, temperature: float, *
     return (target.exp() * (target - scores.log_softmax(-1))).sum()
 
 
+def ranknet(scores: torch.Tensor, grades: torch.Tensor, **_: object) -> torch.Tensor:
+    """Mean logistic loss over pairs of different grades, from scores [n] (Burges et al. 2005). 0 where there is no pair."""
+    better = grades[:, None] > grades[None, :]
+    return F.softplus(scores[None, :] - scores[:, None])[better].mean() if better.any() else scores.sum() * 0
+
+
+def lambdarank(scores: torch.Tensor, grades: torch.Tensor, depth: int = 10, **_: object) -> torch.Tensor:
+    """The logistic loss of each pair weighed by how much nDCG@10 would change if the two changed places, summed (Burges 2010; Wang
+    et al. 2018, LambdaLoss). Scores, grades [n]."""
+    better = grades[:, None] > grades[None, :]
+    ranks = scores.detach().argsort(descending=True).argsort()  # [n], from 0
+    seen = (ranks < depth) / torch.log2(ranks + 2.0)
+    gains = torch.exp2(grades) - 1
+    best = gains.sort(descending=True)[0][:depth]
+    ideal = (best / torch.log2(torch.arange(len(best), device=best.device) + 2.0)).sum().clamp_min(1e-12)
+    change = (gains[:, None] - gains[None, :]).abs() * (seen[:, None] - seen[None, :]).abs() / ideal
+    return (F.softplus(scores[None, :] - scores[:, None]) * change)[better].sum()
+
+
+def margin_mse(scores: torch.Tensor, grades: torch.Tensor, teacher: torch.Tensor | None, **_: object) -> torch.Tensor:
+    """Mean squared difference between the gaps of scores [n] and of teacher scores [n], over pairs of different grades, or all
+    pairs where the grades are one (Hofstätter et al. 2020)."""
+    pairs = grades[:, None] > grades[None, :]
+    pairs = pairs if pairs.any() else torch.ones_like(pairs).triu(1)
+    gaps = (scores - teacher)[:, None] - (scores - teacher)[None, :]
+    return gaps[pairs].square().mean()
+
+
 def answer_mass(logits: torch.Tensor, answer_ids: tuple[int, int]) -> torch.Tensor:
     """-log(p("0") + p("1")) averaged over prompts, from logits [N, V]: keeps what the warm-up taught about the form."""
     return -(logits[:, list(answer_ids)].logsumexp(-1) - logits.logsumexp(-1)).mean()
 
 
-LOSSES = {"bce": bce, "softmax": softmax, "kl": kl}
+LOSSES = {"bce": bce, "softmax": softmax, "kl": kl, "ranknet": ranknet, "lambdarank": lambdarank, "margin-mse": margin_mse}
+TAUGHT = {"kl", "margin-mse"}  # losses of teacher scores, which need no labels

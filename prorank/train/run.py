@@ -156,7 +156,7 @@ def _check(examples: list, settings: Settings) -> None:
     """Raise DataError if the stage cannot use these data."""
     if settings.stage in ("warmup", "reason"):
         balanced_pairs(examples, settings.seed)
-    elif settings.stage == "score":
+    elif settings.stage in ("score", "order"):
         from .score import usable
         from .teacher import check_given
 
@@ -187,6 +187,10 @@ def _stage(
 
     if settings.teacher:
         examples = with_teacher(examples, settings.teacher, Path(settings.out), model, bound.tokenizer, None)
+    if settings.stage == "order":
+        from .order import OrderStage
+
+        return OrderStage(examples, short, settings, model, dev, bf16)
     return ScoreStage(examples, short, settings, dev, bf16)
 
 

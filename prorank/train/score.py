@@ -13,17 +13,17 @@ import torch
 from ..data.examples import Group, sample_lists
 from ..errors import DataError
 from ..prompt import BoundPrompt
-from ..rank.batching import Pack, collate, pack
+from ..rank.batching import Batch, Pack, collate, pack
 from ..rank.flat import is_flat
 from .config import Score
 from .dev import Dev
 from .forward import Logits
-from .losses import LOSSES, answer_mass
+from .losses import LOSSES, TAUGHT, answer_mass
 
 
 def usable(groups: list[Group], settings: Score) -> list[Group]:
     """Groups that give the losses something to learn. Raises DataError if there are none."""
-    needs_positive = not ({"kl"} >= set(settings.loss))
+    needs_positive = not (settings.loss and TAUGHT >= set(settings.loss))
     kept = [g for g in groups if len(g.documents) >= 2 and (not needs_positive or max(g.labels) > 0)]
     if not kept:
         raise DataError("no query of the training data has a relevant document and another one; mine negatives first")
@@ -32,8 +32,10 @@ def usable(groups: list[Group], settings: Score) -> list[Group]:
 
 @dataclass(frozen=True)
 class Unit:
-    """One query's documents as a pack (a pack each in the plain step); `grades` and `teacher` [n] in the same order."""
+    """One query's documents as a pack (a pack each in the plain step); `grades` and `teacher` [n] in the same order; `key` is its
+    place in the run."""
 
+    key: int
     packs: list[Pack]
     grades: tuple[float, ...]
     teacher: tuple[float, ...] | None
@@ -58,8 +60,10 @@ class ScoreStage:
 
     def __init__(self, groups: list[Group], bound: BoundPrompt, settings: Score, dev: Dev | None, bf16: bool = False) -> None:
         self.groups = usable(groups, settings)
-        if "kl" in settings.loss and any(g.teacher is None for g in self.groups):
-            raise DataError("loss kl: some queries have no teacher scores (pos_scores, neg_scores); set 'teacher' to compute them")
+        taught = sorted(TAUGHT & set(settings.loss))
+        if taught and any(g.teacher is None for g in self.groups):
+            remedy = "set 'teacher' to compute them"
+            raise DataError(f"loss {taught[0]}: some queries have no teacher scores (pos_scores, neg_scores); {remedy}")
         self.bound, self.settings, self.dev = bound, settings, dev
         self.logits = Logits(settings, bf16)
         self.highest = max(max(g.labels) for g in self.groups) or 1.0
@@ -75,7 +79,7 @@ class ScoreStage:
         group = self._pass[1][row]
         prompts = self.bound.encode_many(group.query, list(group.documents))
         packs = [pack([p], [0], share=False) for p in prompts] if self.settings.plain else [pack(prompts, range(len(prompts)))]
-        return Unit(packs, tuple(group.labels), group.teacher)
+        return Unit(index, packs, tuple(group.labels), group.teacher)
 
     def loss(self, model: torch.nn.Module, units: list[Unit]) -> tuple[torch.Tensor, dict[str, float]]:
         """Mean loss over queries and what it was made of."""
@@ -96,7 +100,15 @@ class ScoreStage:
         if self.settings.keep_answers:
             parts["answer_mass"] = answer_mass(logits, self.bound.answer_ids)
             loss = loss + self.settings.keep_answers * parts["answer_mass"]
-        return loss, {f"loss_{name}": float(value.detach()) for name, value in parts.items()} | self._figures(units, scores, logits)
+        more, figures = self.further(model, batch, units, scores)
+        figures |= {f"loss_{name}": float(value.detach()) for name, value in parts.items()}
+        return loss + more, figures | self._figures(units, scores, logits)
+
+    def further(
+        self, model: torch.nn.Module, batch: Batch, units: list[Unit], scores: tuple[torch.Tensor, ...]
+    ) -> tuple[torch.Tensor | float, dict[str, float]]:
+        """What a stage adds to the loss for these lists and their scores, and its figures."""
+        return 0.0, {}
 
     def _figures(self, units: list[Unit], scores: tuple[torch.Tensor, ...], logits: torch.Tensor) -> dict[str, float]:
         """Share of lists whose best score lies on a best grade, format rate, documents a unit."""

@@ -1,0 +1,77 @@
+"""Stage `order`: reinforcement learning on rankings, the measure itself as the reward.
+
+Hard fact: no text is written and no score is an action: the action is the whole order that a query's scores make by chance, and its
+expected reward has an exact gradient (see `orders`), from the one forward that the score stage makes, too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+from ..data.examples import Group
+from ..prompt import BoundPrompt
+from ..rank.batching import Batch
+from .config import Order
+from .dev import Dev
+from .orders import expected_reward, order_kl, order_log_probs, placed_rewards, policy_weights, sample_orders
+from .reference import Reference
+from .score import ScoreStage, Unit
+
+
+class OrderStage(ScoreStage):
+    """Units are those of stage `score`; the loss is its supervised losses, less the reward, plus the divergence.
+
+    Args:
+        model: the policy; its state now is the reference.
+        others: see ScoreStage.
+    """
+
+    def __init__(
+        self, groups: list[Group], bound: BoundPrompt, settings: Order, model: torch.nn.Module, dev: Dev | None, bf16: bool = False
+    ) -> None:
+        super().__init__(groups, bound, settings, dev, bf16)
+        self.reference = Reference(model, settings, bf16, self.logits) if settings.kl_coef else None
+
+    def further(
+        self, model: torch.nn.Module, batch: Batch, units: list[Unit], scores: tuple[torch.Tensor, ...]
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        s = self.settings
+        before = self._before(model, batch, units)
+        gain, reward, divergence, greedy = 0.0, 0.0, 0.0, 0.0
+        for place, (unit, row) in enumerate(zip(units, scores)):
+            grades = torch.tensor(unit.grades, device=row.device)
+            now = row / s.temperature
+            more, mean = self._gain(now, grades, unit.key)
+            gain, reward = gain + more / len(units), reward + mean / len(units)
+            best = row.detach().argsort(descending=True)[None].cpu()
+            greedy += float(placed_rewards(grades, best, s.reward, s.depth).sum()) / len(units)
+            if before:
+                divergence = divergence + order_kl(now, before[place] / s.temperature, s.depth) / len(units)
+        figures = {"reward": reward, "reward_sorted": greedy}
+        if before:
+            figures["kl"] = float(divergence.detach())
+        return s.kl_coef * divergence - s.reward_weight * gain, figures
+
+    def _gain(self, scores: torch.Tensor, grades: torch.Tensor, key: int) -> tuple[torch.Tensor, float]:
+        """(what to raise, the mean reward) for the scores [n] of one list."""
+        s = self.settings
+        if s.advantage == "exact":
+            expected = expected_reward(scores, grades, s.reward, s.depth)
+            return expected, float(expected.detach())
+        seed = hashlib.sha256(f"order/{s.seed}/{key}".encode()).digest()[:7]
+        orders = sample_orders(scores, s.group_size, torch.Generator().manual_seed(int.from_bytes(seed, "big")))
+        rewards = placed_rewards(grades, orders, s.reward, s.depth)
+        weights = policy_weights(rewards, s.advantage).to(scores.device)
+        logs = order_log_probs(scores, orders.to(scores.device), s.depth)
+        return (weights * logs).sum() / s.group_size, float(rewards.sum(-1).mean())
+
+    def _before(self, model: torch.nn.Module, batch: Batch, units: list[Unit]) -> tuple[torch.Tensor, ...]:
+        """The reference's scores of each list; none without a divergence."""
+        if not self.reference:
+            return ()
+        no, yes = self.bound.answer_ids
+        with self.reference.of(model) as (reference, forward):
+            logits = forward(reference, batch)
+        return (logits[:, yes] - logits[:, no]).split([len(u.grades) for u in units])

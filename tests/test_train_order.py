@@ -1,0 +1,161 @@
+"""Stage `order` and the losses beside it: what they compute, and that a model learns from the measure itself.
+
+Hard fact: the losses are held against loops over pairs, written out.
+"""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prorank.data.formats import read_groups
+from prorank.errors import ConfigError
+from prorank.model import load_model, load_tokenizer, resolve
+from prorank.prompt import Prompt
+from prorank.train.config import Order, make_settings
+from prorank.train.curves import read_metrics
+from prorank.train.losses import lambdarank, margin_mse, ranknet
+from prorank.train.order import OrderStage
+from prorank.train.run import train
+from tests.test_train_run import coffee_lists, same
+
+LISTS = st.lists(st.tuples(st.floats(-4, 4), st.integers(0, 3)), min_size=2, max_size=12, unique_by=lambda row: row[0])
+
+
+def columns(rows):
+    return torch.tensor([row[0] for row in rows], dtype=torch.float64), torch.tensor([float(row[1]) for row in rows])
+
+
+@settings(deadline=None)
+@given(rows=LISTS)
+def test_ranknet_is_the_mean_over_pairs(rows):
+    pairs = [(a, b) for a, x in rows for b, y in rows if x > y]
+    wanted = sum(math.log1p(math.exp(b - a)) for a, b in pairs) / max(1, len(pairs))
+    assert float(ranknet(*columns(rows))) == pytest.approx(wanted, abs=1e-6)
+
+
+@settings(deadline=None, max_examples=50)
+@given(rows=LISTS)
+def test_lambdarank_weighs_pairs_by_what_a_swap_changes(rows):
+    def ndcg(order):
+        gained = sum((2 ** rows[i][1] - 1) / math.log2(place + 2) for place, i in enumerate(order[:10]))
+        best = sorted((2**grade - 1 for _, grade in rows), reverse=True)[:10]
+        return gained / max(1e-12, sum(gain / math.log2(place + 2) for place, gain in enumerate(best)))
+
+    order = sorted(range(len(rows)), key=lambda i: -rows[i][0])
+    wanted = 0.0
+    for i, (a, x) in enumerate(rows):
+        for j, (b, y) in enumerate(rows):
+            if x > y:
+                swapped = [{i: j, j: i}.get(k, k) for k in order]
+                wanted += abs(ndcg(order) - ndcg(swapped)) * math.log1p(math.exp(b - a))
+    assert float(lambdarank(*columns(rows))) == pytest.approx(wanted, abs=1e-5)
+
+
+@settings(deadline=None)
+@given(rows=LISTS, shift=st.floats(-5, 5))
+def test_margin_mse_sees_gaps_alone(rows, shift):
+    scores, grades = columns(rows)
+    teacher = torch.linspace(-1, 2, len(rows), dtype=torch.float64)
+    pairs = [(i, j) for i in range(len(rows)) for j in range(len(rows)) if rows[i][1] > rows[j][1]]
+    pairs = pairs or [(i, j) for i in range(len(rows)) for j in range(i + 1, len(rows))]
+    wanted = sum(float((scores[i] - scores[j] - teacher[i] + teacher[j]) ** 2) for i, j in pairs) / len(pairs)
+    assert float(margin_mse(scores + shift, grades, teacher)) == pytest.approx(wanted, abs=1e-6)
+
+
+def stage_of(folder, data, **changes):
+    chosen = Order(data=str(data), out="", dev_queries=0, **changes)
+    resolved = resolve(folder)
+    model = load_model(resolved, torch.float32, torch.device("cpu"))
+    bound = Prompt.preset("prorank", max_length=96).bind(load_tokenizer(resolved))
+    return OrderStage(read_groups(str(data), "train"), bound, chosen, model, None), model
+
+
+def gradient(stage, model, units):
+    model.zero_grad()
+    loss, figures = stage.loss(model, units)
+    loss.backward()
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]), figures
+
+
+def test_sampled_orders_give_the_exact_gradient_in_the_mean(tmp_path, tiny_llama_dir):
+    data = coffee_lists(tmp_path / "lists.jsonl")
+    common = {"list_size": 4, "batch_size": 2, "keep_answers": 0.0}
+    stage, model = stage_of(tiny_llama_dir, data, **common)
+    units = [stage.unit(i) for i in range(2)]
+    exact, figures = gradient(stage, model, units)
+    assert figures["kl"] == pytest.approx(0, abs=1e-6) and 0 < figures["reward"] < 1
+    sampling, model = stage_of(tiny_llama_dir, data, **common, advantage="leave-one-out", group_size=2000)
+    sampled, seen = gradient(sampling, model, units)
+    assert float(torch.nn.functional.cosine_similarity(exact, sampled, dim=0)) > 0.99
+    assert float(exact.norm()) == pytest.approx(float(sampled.norm()), rel=0.1)
+    assert seen["reward"] == pytest.approx(figures["reward"], abs=0.02)
+    again, _ = gradient(sampling, model, units)
+    assert torch.equal(sampled, again)  # a list draws by its own place in the run
+
+
+def test_the_divergence_holds_the_scores(tmp_path, tiny_llama_dir):
+    stage, model = stage_of(tiny_llama_dir, coffee_lists(tmp_path / "lists.jsonl"), list_size=4, kl_coef=10.0)
+    units = [stage.unit(i) for i in range(4)]
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    before = stage.loss(model, units)[1]["kl"]
+    optimiser = torch.optim.Adam(model.parameters(), 1e-3)
+    for _ in range(12):
+        optimiser.zero_grad()
+        loss, figures = stage.loss(model, units)
+        loss.backward()
+        optimiser.step()
+    assert figures["kl"] < before / 2
+
+
+@pytest.mark.parametrize("changes", [
+    {},
+    {"advantage": "leave-one-out", "group_size": 16, "reward": "rr"},
+    {"advantage": "group", "reward": "ap", "loss": {"ranknet": 0.2}, "kl_coef": 0.0},
+    {"loss": {"lambdarank": 1.0}, "lora": {"r": 8, "alpha": 16}, "learning_rate": 1e-2},
+])  # fmt: skip
+def test_a_model_learns_from_the_measure(changes, tmp_path, tiny_llama_dir):
+    data = coffee_lists(tmp_path / "lists.jsonl")
+    values = {"stage": "order", "base": str(tiny_llama_dir), "data": str(data), "out": str(tmp_path / "run"), "steps": 60}
+    values |= {"dtype": "fp32", "max_length": 96, "list_size": 4, "learning_rate": 3e-3, "dev_queries": 8, "log_every": 1}
+    folder = train(make_settings(values | changes))
+    lines = read_metrics(tmp_path / "run")
+    rewards = [line["reward_sorted"] for line in lines if "reward_sorted" in line]
+    assert rewards[0] < 0.6 and sum(rewards[-5:]) / 5 > 0.95 and (folder / "prompt.json").is_file()
+    assert [line["dev_ndcg@10"] for line in lines if "dev_ndcg@10" in line][-1] > 0.85
+    assert ("kl" in lines[0]) == (changes.get("kl_coef") != 0.0)
+    assert {f"loss_{name}" for name in changes.get("loss", {})} <= set(lines[0])
+    assert (tmp_path / "run" / "train_curves.png").is_file()
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not(tmp_path, tiny_llama_dir):
+    data = coffee_lists(tmp_path / "lists.jsonl")
+    values = {"stage": "order", "base": str(tiny_llama_dir), "data": str(data), "dtype": "fp32", "max_length": 96, "list_size": 4}
+    values |= {"learning_rate": 3e-3, "dev_queries": 0, "steps": 6, "save_every": 3, "advantage": "group", "log_every": 1}
+    whole = train(make_settings(values | {"out": str(tmp_path / "whole")}))
+    half = make_settings(values | {"out": str(tmp_path / "half")})
+
+    def stop(share, figures):
+        if share >= 0.6:
+            raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        train(half, report=stop)
+    assert same(whole, train(half, resume=True))
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"reward": "map"}, "key 'reward' must be one of ndcg, rr, ap"),
+    ({"list_size": 13}, "key 'list_size' must be at most 12 with advantage exact"),
+    ({"advantage": "best"}, "key 'advantage' must be exact, leave-one-out or group"),
+    ({"advantage": "group", "group_size": 1}, "key 'group_size' must be at least 2"),
+    ({"loss": {"kl": 1.0}}, "key 'teacher' is needed by loss kl"),
+    ({"reward_weight": 0.0}, "stage score does without a reward"),
+])  # fmt: skip
+def test_settings_that_cannot_work_are_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        make_settings({"stage": "order", "data": "d", "out": "o", **changes})
