@@ -105,7 +105,7 @@ class Reranker:
         self._resolved = resolved
         self._engine = engine_for(loaded, compile, dtype == "int8")
         if chosen_method:
-            self._take_lists(chosen_method)
+            self.take_lists(chosen_method)
         if thinks:
             positions = getattr(loaded.config, "max_position_embeddings", None)
             bound = chosen.bind(tokenizer, positions and positions - chosen.max_think_tokens - WORDS)
@@ -135,8 +135,8 @@ class Reranker:
         self.lists: ListRanker | None = None
         self._rows, self._bias = answer_rows(model, self.prompt.answer_ids)
 
-    def _take_lists(self, method: Setwise | Listwise) -> None:
-        """Rank by a method of lists from now on."""
+    def take_lists(self, method: Setwise | Listwise) -> None:
+        """Rank by a method of lists from now on; the prompt must be of kind setwise."""
         self.lists = ListRanker(
             method, self.prompt, self._hidden, self._rows, self._bias, is_flat(self.model), self.device, self.cuts
         )

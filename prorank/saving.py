@@ -15,7 +15,7 @@ import torch
 
 from .files import atomic_folder
 from .model import pad_token, weight_hash, without_bars
-from .prompt import BoundPrompt
+from .prompt import BoundListPrompt, BoundPrompt
 from .template import CHAT_END, CHAT_MARK, own_chat
 
 ST_MODULES = [
@@ -49,9 +49,11 @@ CHAT_IF = "{%- if messages | selectattr('role', 'equalto', 'document') | list -%
 
 
 def save_checkpoint(
-    folder: str | Path, model: torch.nn.Module, bound: BoundPrompt, base: tuple[str, Path] | None = None, card: str | None = None
-) -> Path:
-    """Write model (or adapter), tokenizer, prompt, card and the files of sentence-transformers; all or nothing.
+    folder: str | Path, model: torch.nn.Module, bound: BoundPrompt | BoundListPrompt, base: tuple[str, Path] | None = None,
+    card: str | None = None,
+) -> Path:  # fmt: skip
+    """Write model (or adapter), tokenizer, prompt, card and, for prompts of one document, what sentence-transformers reads; all or
+    nothing.
 
     Args:
         folder: replaced if it exists.
@@ -64,24 +66,43 @@ def save_checkpoint(
             model.save_pretrained(beside)
         if base and (beside / "adapter_config.json").is_file():
             _write(beside / "base.json", {"name": base[0], "sha256": weight_hash(base[1])})
-        _tokenizer_with(bound).save_pretrained(beside)
         bound.prompt.save(beside)
-        no, yes = bound.answer_ids
-        _write(beside / "modules.json", ST_MODULES)
-        _write(beside / "sentence_bert_config.json", ST_TRANSFORMER | ({} if bound.repeats == 1 else UNCUT))
-        _write(beside / "config_sentence_transformers.json", ST_CONFIG)
-        (beside / "1_LogitScore").mkdir()
-        _write(
-            beside / "1_LogitScore" / "config.json",
-            {"true_token_id": yes, "false_token_id": no, "module_input_name": "causal_logits"},
-        )
+        if isinstance(bound, BoundPrompt):
+            _save_for_pairs(beside, bound)
+        else:
+            bound.tokenizer.save_pretrained(beside)
         if card:
             (beside / "README.md").write_text(card, encoding="utf-8")
     return folder
 
 
-def model_card(name: str, base: str, licence: str, stage: str, data: str, settings: dict, measures: dict, command: str) -> str:
-    """README.md of a checkpoint: what it is, on what it was trained, how, what it measured, how to use it."""
+def _save_for_pairs(folder: Path, bound: BoundPrompt) -> None:
+    """The tokenizer with the Prompt as chat template, and what sentence-transformers needs to score pairs."""
+    _tokenizer_with(bound).save_pretrained(folder)
+    no, yes = bound.answer_ids
+    _write(folder / "modules.json", ST_MODULES)
+    _write(folder / "sentence_bert_config.json", ST_TRANSFORMER | ({} if bound.repeats == 1 else UNCUT))
+    _write(folder / "config_sentence_transformers.json", ST_CONFIG)
+    (folder / "1_LogitScore").mkdir()
+    _write(
+        folder / "1_LogitScore" / "config.json",
+        {"true_token_id": yes, "false_token_id": no, "module_input_name": "causal_logits"},
+    )
+
+
+def model_card(
+    name: str, base: str, licence: str, stage: str, data: str, settings: dict, measures: dict, command: str, lists: bool = False
+) -> str:
+    """README.md of a checkpoint: what it is, on what it was trained, how, what it measured, how to use it; `lists`: it is shown
+    several documents at once."""
+    use = f'"{name}", method="listwise"' if lists else f'"{name}"'
+    told = (
+        "It is shown several documents at once and answers with the label of the best. The folder also loads in\n"
+        "`transformers.AutoModelForCausalLM`."
+        if lists
+        else "Scores are raw log-odds of the answer tokens. The folder also loads in `transformers.AutoModelForCausalLM` and in\n"
+        "`sentence_transformers.CrossEncoder`."
+    )
     rows = "\n".join(f"| {key} | {value} |" for key, value in measures.items()) or "| none | |"
     chosen = "\n".join(f"{key}: {json.dumps(value)}" for key, value in settings.items())
     return f"""---
@@ -98,11 +119,10 @@ A reranker trained with ProRank, stage `{stage}`, from `{base}` (licence: {licen
 ```python
 from prorank import Reranker
 
-hits = Reranker("{name}").rank("a query", ["a document", "another document"])
+hits = Reranker({use}).rank("a query", ["a document", "another document"])
 ```
 
-Scores are raw log-odds of the answer tokens. The folder also loads in `transformers.AutoModelForCausalLM` and in
-`sentence_transformers.CrossEncoder`.
+{told}
 
 ## Training
 

@@ -14,6 +14,7 @@ from prorank.data.formats import read_groups
 from prorank.errors import ConfigError
 from prorank.model import load_model, load_tokenizer, resolve
 from prorank.prompt import Prompt
+from prorank.reranker import Reranker
 from prorank.train.config import Order, make_settings
 from prorank.train.curves import read_metrics
 from prorank.train.losses import lambdarank, margin_mse, ranknet
@@ -69,7 +70,8 @@ def stage_of(folder, data, **changes):
     chosen = Order(data=str(data), out="", dev_queries=0, **changes)
     resolved = resolve(folder)
     model = load_model(resolved, torch.float32, torch.device("cpu"))
-    bound = Prompt.preset("prorank", max_length=96).bind(load_tokenizer(resolved))
+    tokenizer, several = load_tokenizer(resolved), chosen.prompt == "setwise"
+    bound = Prompt.preset("setwise").bind_list(tokenizer) if several else Prompt.preset("prorank", max_length=96).bind(tokenizer)
     return OrderStage(read_groups(str(data), "train"), bound, chosen, model, None), model
 
 
@@ -159,3 +161,38 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(tmp_path, tiny_llama_dir):
 def test_settings_that_cannot_work_are_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
         make_settings({"stage": "order", "data": "d", "out": "o", **changes})
+
+
+@pytest.mark.parametrize("stage", ["score", "order"])
+def test_a_run_on_labels_of_several_documents_leaves_a_whole_checkpoint(stage, tmp_path, tiny_llama_dir):
+    """From a checkpoint with a prompt of one document: that of the settings shows several, and is kept with what is trained."""
+    data = coffee_lists(tmp_path / "lists.jsonl")
+    values = {"base": str(tiny_llama_dir), "data": str(data), "dtype": "fp32", "max_length": 400, "list_size": 4, "log_every": 1}
+    first = train(make_settings(values | {"stage": "score", "steps": 1, "dev_queries": 0, "out": str(tmp_path / "first")}))
+    values |= {"base": str(first), "stage": stage, "prompt": "setwise", "steps": 2, "dev_queries": 4}
+    folder = train(make_settings(values | {"out": str(tmp_path / "run")}))
+    lines = read_metrics(tmp_path / "run")
+    dev = [line for line in lines if "dev_ndcg@10" in line]
+    assert 0 < dev[-1]["dev_ndcg@10"] <= 1 and "dev_accuracy" not in dev[-1]
+    assert Prompt.load(folder).kind == "setwise" and not (folder / "modules.json").exists()
+    assert 'method="listwise"' in (folder / "README.md").read_text()
+    documents = ["the old bread is near 5", "the new violin is near 5", "the old coffee is near 5"]
+    for method in ("setwise", "listwise"):
+        assert len(Reranker(folder, dtype="fp32", method=method).rank("what to drink 5", documents)) == 3
+
+
+def test_labels_of_several_documents_can_be_learned(tmp_path, tiny_llama_dir):
+    data = coffee_lists(tmp_path / "lists.jsonl")
+    stage, model = stage_of(tiny_llama_dir, data, prompt="setwise", list_size=4)
+    units = [stage.unit(i) for i in range(3)]
+    bound, unit = stage.bound, units[0]
+    row = model(input_ids=torch.tensor([unit.packs[0].ids])).logits[0, -1]
+    scores = stage.scores(row[None], [unit])[0]
+    assert torch.equal(scores, row[bound.answer_ids[:4]]) and len(unit.packs) == 1 and len(unit.grades) == 4
+    optimiser = torch.optim.Adam(model.parameters(), 3e-3)
+    for _ in range(40):
+        optimiser.zero_grad()
+        loss, figures = stage.loss(model, units)
+        loss.backward()
+        optimiser.step()
+    assert figures["top1"] == 1.0 and figures["format_rate"] == 1.0 and figures["reward_sorted"] == 1.0

@@ -31,7 +31,7 @@ class Settings:
         out: run folder.
         dev: held-out data for dev measures; None splits `dev_queries` queries off the training data.
         dev_queries: queries of the dev set (0: no dev set).
-        prompt: preset, mapping or file for a base without a prompt of its own.
+        prompt: preset, mapping or file for a base without a prompt of its own, or with none of this kind.
         max_length: tokens of a prompt; None leaves the prompt's own.
         train_length: tokens of a prompt in training only; None: max_length.
         steps, minutes, epochs: the budget: optimiser steps, or minutes of training (evaluation not counted), or passes.

@@ -13,6 +13,7 @@ import torch
 from ..data.examples import Group
 from ..model import cast_weights
 from ..prompt import Prompt
+from ..rank.listwise import Listwise
 from ..reranker import Reranker
 
 
@@ -35,10 +36,14 @@ class Dev:
         return len(self.groups)
 
     def measure(self, model: torch.nn.Module) -> dict[str, float]:
-        """{"ndcg@10", "accuracy", "format_rate"} of the model as it is now."""
+        """{"ndcg@10", "accuracy", "format_rate"} of the model as it is now; with a prompt of several documents nDCG@10 alone."""
         # A bf16 copy, as the checkpoint will be run; autocast would cast the weights anew for every batch.
         model = cast_weights(copy.deepcopy(getattr(model, "module", model)), torch.bfloat16) if self.bf16 else model
         reranker = Reranker.of(model, self.tokenizer, self.prompt)
+        if self.prompt.kind == "setwise":
+            reranker.take_lists(Listwise())
+            scores = reranker.score_lists([g.query for g in self.groups], [g.documents for g in self.groups])
+            return {"ndcg@10": self._ndcg(np.concatenate(scores))}
         seen = reranker.diagnose([g.query for g in self.groups], [g.documents for g in self.groups])
         labels = np.concatenate([g.labels for g in self.groups])
         return {

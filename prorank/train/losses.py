@@ -5,6 +5,8 @@ Hard fact: a score is a log-odds, so `bce` is the exact likelihood of the answer
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch.nn import functional as F
 
@@ -57,8 +59,9 @@ def margin_mse(scores: torch.Tensor, grades: torch.Tensor, teacher: torch.Tensor
     return gaps[pairs].square().mean()
 
 
-def answer_mass(logits: torch.Tensor, answer_ids: tuple[int, int]) -> torch.Tensor:
-    """-log(p("0") + p("1")) averaged over prompts, from logits [N, V]: keeps what the warm-up taught about the form."""
+def answer_mass(logits: torch.Tensor, answer_ids: Sequence[int]) -> torch.Tensor:
+    """-log of what the answers ("0" and "1", or the labels) have of the probability, averaged over prompts, from logits
+    [N, V]: keeps what the warm-up taught about the form."""
     return -(logits[:, list(answer_ids)].logsumexp(-1) - logits.logsumexp(-1)).mean()
 
 

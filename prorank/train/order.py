@@ -11,13 +11,12 @@ import hashlib
 import torch
 
 from ..data.examples import Group
-from ..prompt import BoundPrompt
 from ..rank.batching import Batch
 from .config import Order
 from .dev import Dev
 from .orders import expected_reward, order_kl, order_log_probs, placed_rewards, policy_weights, sample_orders
 from .reference import Reference
-from .score import ScoreStage, Unit
+from .score import AnyPrompt, ScoreStage, Unit
 
 
 class OrderStage(ScoreStage):
@@ -29,7 +28,7 @@ class OrderStage(ScoreStage):
     """
 
     def __init__(
-        self, groups: list[Group], bound: BoundPrompt, settings: Order, model: torch.nn.Module, dev: Dev | None, bf16: bool = False
+        self, groups: list[Group], bound: AnyPrompt, settings: Order, model: torch.nn.Module, dev: Dev | None, bf16: bool = False
     ) -> None:
         super().__init__(groups, bound, settings, dev, bf16)
         self.reference = Reference(model, settings, bf16, self.logits) if settings.kl_coef else None
@@ -71,7 +70,5 @@ class OrderStage(ScoreStage):
         """The reference's scores of each list; none without a divergence."""
         if not self.reference:
             return ()
-        no, yes = self.bound.answer_ids
         with self.reference.of(model) as (reference, forward):
-            logits = forward(reference, batch)
-        return (logits[:, yes] - logits[:, no]).split([len(u.grades) for u in units])
+            return self.scores(forward(reference, batch), units)

@@ -24,7 +24,7 @@ from ..data.thoughts import read_thoughts, split_thoughts
 from ..errors import ConfigError, extra
 from ..files import atomic_file
 from ..model import Resolved, licence_of, load_model, load_tokenizer, pick_device, pick_dtype, prompt_of, resolve
-from ..prompt import BoundPrompt, Prompt
+from ..prompt import BoundListPrompt, BoundPrompt, Prompt
 from ..rank.engine import check_compiled
 from ..saving import model_card, save_checkpoint
 from .config import Settings, dump_settings
@@ -59,7 +59,7 @@ def train(settings: Settings, resume: bool = False, report: Callable[[float, dic
     _check(examples, settings)
     resolved = resolve(settings.base)
     tokenizer = load_tokenizer(resolved)
-    prompt = prompt_of(resolved, settings.prompt)
+    prompt = _prompt(resolved, settings)
     prompt = replace(prompt, **_changes(prompt, settings))
     bound = _bound(prompt, tokenizer, settings)
     short = _bound(replace(prompt, max_length=settings.train_length), tokenizer, settings) if settings.train_length else bound
@@ -117,6 +117,13 @@ def _claim(run: Path, settings: Settings, resume: bool) -> None:
         raise ConfigError(f"{stored}: the settings differ from those the run began with; resume needs the same")
 
 
+def _prompt(resolved: Resolved, settings: Settings) -> Prompt:
+    """The base's own prompt; that of the settings where the base has none, or none of the kind that they ask for: a thought, or
+    several documents."""
+    own, wanted = prompt_of(resolved, settings.prompt), Prompt.of(settings.prompt)
+    return wanted if wanted.kind != own.kind and wanted.kind != "binary" else own
+
+
 def _changes(prompt: Prompt, settings: Settings) -> dict[str, Any]:
     """What the settings say about the base's prompt."""
     changes = {"max_length": settings.max_length, "max_think_tokens": getattr(settings, "max_think_tokens", None)}
@@ -126,8 +133,10 @@ def _changes(prompt: Prompt, settings: Settings) -> dict[str, Any]:
     return {key: value for key, value in changes.items() if value is not None}
 
 
-def _bound(prompt: Prompt, tokenizer: Any, settings: Settings) -> BoundPrompt:
+def _bound(prompt: Prompt, tokenizer: Any, settings: Settings) -> BoundPrompt | BoundListPrompt:
     """The prompt of a stage: with a thought where thoughts are learned; elsewhere a thinking prompt is asked at once."""
+    if prompt.kind == "setwise" and settings.stage in ("score", "order"):
+        return prompt.bind_list(tokenizer)
     bound, thinks = prompt.bind(tokenizer), settings.stage in ("sft", "reason")
     if thinks and prompt.kind != "thinking":
         why = f"needs a prompt of kind thinking, such as rerank-r0, and {prompt.name} is {prompt.kind}"
@@ -204,7 +213,8 @@ def _saver(settings: Settings, run: Path, bound: BoundPrompt, resolved: Resolved
         shown = {key: round(value, 4) for key, value in measures.items()}
         name, chosen = f"{run.name}", asdict(settings)
         licence = licence_of(settings.base, resolved.folder)
-        card = model_card(name, settings.base, licence, settings.stage, data, chosen, shown, command)
+        lists = isinstance(bound, BoundListPrompt)
+        card = model_card(name, settings.base, licence, settings.stage, data, chosen, shown, command, lists)
         value = model._modules.pop("value_head", None)  # serves training alone
         save_checkpoint(run / "model", model, bound, base, card)
         if value is not None:

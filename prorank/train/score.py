@@ -12,13 +12,15 @@ import torch
 
 from ..data.examples import Group, sample_lists
 from ..errors import DataError
-from ..prompt import BoundPrompt
+from ..prompt import BoundListPrompt, BoundPrompt, Encoded
 from ..rank.batching import Batch, Pack, collate, pack
 from ..rank.flat import is_flat
 from .config import Score
 from .dev import Dev
 from .forward import Logits
 from .losses import LOSSES, TAUGHT, answer_mass
+
+AnyPrompt = BoundPrompt | BoundListPrompt
 
 
 def usable(groups: list[Group], settings: Score) -> list[Group]:
@@ -50,7 +52,7 @@ class ScoreStage:
 
     Args:
         groups: training data, with teacher scores where loss `kl` is used.
-        bound: the prompt.
+        bound: the prompt, of one document or of several.
         settings: see Score.
         dev: dev set, or None.
         bf16: products in bf16.
@@ -58,13 +60,14 @@ class ScoreStage:
 
     cpu_units = 4
 
-    def __init__(self, groups: list[Group], bound: BoundPrompt, settings: Score, dev: Dev | None, bf16: bool = False) -> None:
+    def __init__(self, groups: list[Group], bound: AnyPrompt, settings: Score, dev: Dev | None, bf16: bool = False) -> None:
         self.groups = usable(groups, settings)
         taught = sorted(TAUGHT & set(settings.loss))
         if taught and any(g.teacher is None for g in self.groups):
             remedy = "set 'teacher' to compute them"
             raise DataError(f"loss {taught[0]}: some queries have no teacher scores (pos_scores, neg_scores); {remedy}")
         self.bound, self.settings, self.dev = bound, settings, dev
+        self.listed = isinstance(bound, BoundListPrompt)
         self.logits = Logits(settings, bf16)
         self.highest = max(max(g.labels) for g in self.groups) or 1.0
         self._pass: tuple[int, list[Group]] = (-1, [])
@@ -77,18 +80,31 @@ class ScoreStage:
         if self._pass[0] != epoch:
             self._pass = (epoch, sample_lists(self.groups, self.settings.list_size, self.settings.seed, epoch))
         group = self._pass[1][row]
+        return Unit(index, self._packs(group), tuple(group.labels), group.teacher)
+
+    def _packs(self, group: Group) -> list[Pack]:
+        """A list's documents: behind their query in one row, or all of them in one prompt."""
+        if self.listed:
+            shown = self.bound.encode(group.query, list(group.documents))
+            return [pack([Encoded(shown.ids, 0, len(shown.ids))], [0], share=False)]
         prompts = self.bound.encode_many(group.query, list(group.documents))
-        packs = [pack([p], [0], share=False) for p in prompts] if self.settings.plain else [pack(prompts, range(len(prompts)))]
-        return Unit(index, packs, tuple(group.labels), group.teacher)
+        return [pack([p], [0], share=False) for p in prompts] if self.settings.plain else [pack(prompts, range(len(prompts)))]
+
+    def scores(self, logits: torch.Tensor, units: list[Unit]) -> tuple[torch.Tensor, ...]:
+        """Scores [n] of each list from the logits [N, V] at the answers: log-odds of each document's own answer, or the logits
+        of the labels that the documents of one prompt have."""
+        if self.listed:
+            return tuple(row[self.bound.answer_ids[: len(u.grades)]] for row, u in zip(logits, units))
+        no, yes = self.bound.answer_ids
+        return (logits[:, yes] - logits[:, no]).split([len(u.grades) for u in units])
 
     def loss(self, model: torch.nn.Module, units: list[Unit]) -> tuple[torch.Tensor, dict[str, float]]:
         """Mean loss over queries and what it was made of."""
         device = next(model.parameters()).device
         packs, flat = [p for u in units for p in u.packs], is_flat(model) and not self.settings.plain
         batch = collate(packs, self.bound.tokenizer.pad_token_id, flat).to(device)
-        logits = self.logits(model, batch)  # [N, V], N documents of all units
-        no, yes = self.bound.answer_ids
-        scores = (logits[:, yes] - logits[:, no]).split([len(u.grades) for u in units])
+        logits = self.logits(model, batch)  # [N, V], N prompts of all units
+        scores = self.scores(logits, units)
         parts: dict[str, torch.Tensor] = {}
         for unit, row in zip(units, scores):
             grades = torch.tensor(unit.grades, device=device)
@@ -112,12 +128,11 @@ class ScoreStage:
 
     def _figures(self, units: list[Unit], scores: tuple[torch.Tensor, ...], logits: torch.Tensor) -> dict[str, float]:
         """Share of lists whose best score lies on a best grade, format rate, documents a unit."""
-        no, yes = self.bound.answer_ids
-        best = logits.argmax(-1)
+        answered = torch.isin(logits.argmax(-1), torch.tensor(self.bound.answer_ids, device=logits.device))
         top = [unit.grades[int(row.argmax())] == max(unit.grades) for unit, row in zip(units, scores)]
         return {
             "top1": sum(top) / len(top),
-            "format_rate": float(((best == no) | (best == yes)).float().mean()),
+            "format_rate": float(answered.float().mean()),
             "documents": sum(len(u.grades) for u in units) / len(units),
             "tokens": sum(u.length for u in units) / len(units),
         }
