@@ -25,7 +25,7 @@ from .rank.engine import Engine, engine_for, trim
 from .rank.flat import is_flat
 from .rank.generate import pen_of
 from .rank.likelihood import query_likelihood
-from .rank.listwise import Cost, ListRanker, Listwise, Setwise, method_of
+from .rank.listwise import Cost, ListRanker, Listwise, Setwise, method_of, prompt_for
 from .rank.pointwise import answer_rows, last_hidden, log_odds, vocabulary_of
 from .rank.thinking import Thinker, Thought
 from .rank.windows import WINDOW, batches
@@ -89,7 +89,7 @@ class Reranker:
     ) -> None:
         chosen_method = method_of(method, options)
         resolved = resolve(model)
-        chosen = _prompt(resolved, prompt, chosen_method is not None)
+        chosen = prompt_for(chosen_method, prompt, prompt_of(resolved))
         if max_length:
             chosen = Prompt.of(chosen, max_length=max_length)
         if max_think_tokens is not None:
@@ -321,15 +321,3 @@ class Reranker:
         for prompt in prompts:
             self.cuts.count(prompt)
         return prompts
-
-
-def _prompt(resolved: Resolved, given: Any, lists: bool) -> Prompt:
-    """The prompt that was given, else the checkpoint's own; for lists preset setwise where that shows one document. Raises
-    ConfigError where prompt and method do not go together."""
-    chosen = Prompt.of(given) if given else prompt_of(resolved)
-    if lists and not given and chosen.kind != "setwise":
-        return Prompt.preset("setwise")
-    if lists != (chosen.kind == "setwise"):
-        names = {True: "setwise or listwise", False: "pointwise"}
-        raise ConfigError(f"prompt {chosen.name} is of kind {chosen.kind}, which does not go with method {names[lists]}")
-    return chosen

@@ -3,16 +3,21 @@
 Hard fact: the label logits are held against the model's own forward over the same ids.
 """
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from prorank.bound_list import MOST, fair_shares
+from prorank.cli import app
 from prorank.errors import ConfigError, PromptError
 from prorank.model import load_model, load_tokenizer, resolve
 from prorank.prompt import Prompt
+from prorank.rank.listwise import read_method
 from prorank.reranker import Reranker
 from tests.tiny import WORDS, byte_tokenizer
 
@@ -165,6 +170,42 @@ def test_options_that_cannot_work_are_refused(method, options, message, tiny_lla
 
 
 def test_a_checkpoint_of_its_own_prompt_keeps_it(tmp_path, tiny_llama_dir):
-    with pytest.raises(ConfigError, match="method pointwise"):
+    with pytest.raises(ConfigError, match="choose method setwise or listwise"):
         Reranker(tiny_llama_dir, prompt="setwise")
     assert Reranker(tiny_llama_dir, method="setwise").lists.bound.prompt.name == "setwise"
+
+
+def test_the_command_line_takes_a_method_with_options(tmp_path, tiny_llama_dir):
+    (tmp_path / "docs.txt").write_text("\n".join(documents_of(5)))
+    args = ["rerank", str(tmp_path / "docs.txt"), "--query", "drinks", "--model", str(tiny_llama_dir), "--json"]
+    done = CliRunner().invoke(app, [*args, "--method", "listwise:window=3,step=1"])
+    assert done.exit_code == 0, done.output
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert sorted(row["index"] for row in rows) == list(range(5)) and [row["score"] for row in rows] == [0, -1, -2, -3, -4]
+    assert "cost: 3 prompts of " in done.stderr
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("setwise:k", "expected NAME:KEY=VALUE"),
+    ("setwise:k=some", "option 'k' of method setwise must be int, not 'some'"),
+    ("setwise:top=3", "'top' is no option of method setwise"),
+    ("listwise:window=1", "window must lie in 2..20, not 1"),
+])  # fmt: skip
+def test_methods_are_read_or_refused(text, message):
+    with pytest.raises(ConfigError, match=message):
+        read_method(text)
+    assert read_method("setwise:k=3,sort=bubblesort") == {"method": "setwise", "k": 3, "sort": "bubblesort"}
+
+
+def test_evaluation_measures_a_method(tmp_path, tiny_llama_dir):
+    task = tmp_path / "set"
+    (task / "qrels").mkdir(parents=True)
+    some = documents_of(12)
+    (task / "corpus.jsonl").write_text("".join(json.dumps({"_id": f"d{i}", "text": t}) + "\n" for i, t in enumerate(some)))
+    (task / "queries.jsonl").write_text(json.dumps({"_id": "q", "text": "the coffee"}) + "\n")
+    (task / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\td11\t1\n")
+    out = tmp_path / "report"
+    args = ["evaluate", str(task), "--model", str(tiny_llama_dir), "--method", "setwise:k=3,children=4", "--out", str(out)]
+    done = CliRunner().invoke(app, args)
+    assert done.exit_code == 0, done.output
+    assert (out / "report.html").is_file()

@@ -16,7 +16,7 @@ import torch
 
 from ..bound_list import MOST, BoundListPrompt
 from ..errors import ConfigError, nearest
-from ..prompt import Cuts, Encoded
+from ..prompt import Cuts, Encoded, Prompt
 from .batching import Batch, batches_of, collate, pack
 from .sorting import bubblesort, heapsort, sliding, together
 
@@ -125,6 +125,18 @@ def method_of(name: str, options: dict[str, Any]) -> Setwise | Listwise | None:
     if method:
         method.check()
     return method
+
+
+def prompt_for(method: Setwise | Listwise | None, given: Any, own: Prompt) -> Prompt:
+    """The prompt that was given, else the checkpoint's own; for a method of lists preset setwise where that shows one document.
+    Raises ConfigError where prompt and method do not go together."""
+    chosen = Prompt.of(given) if given else own
+    if method and not given and chosen.kind != "setwise":
+        return Prompt.preset("setwise")
+    if bool(method) != (chosen.kind == "setwise"):
+        remedy = "choose method setwise or listwise" if not method else "methods of lists need one of kind setwise"
+        raise ConfigError(f"prompt {chosen.name} is of kind {chosen.kind}, which does not go with this method; {remedy}")
+    return chosen
 
 
 class ListRanker:
