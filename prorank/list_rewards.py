@@ -1,0 +1,55 @@
+"""Rewards for completions that choose or order documents; TRL's GRPOTrainer takes them as they stand.
+
+Hard fact: a form that is wrong earns 0, never a half: a model that is paid for a failed parse learns to fail.
+
+Sources: Rank-R1 (arXiv 2503.06034), REARANK (arXiv 2505.20046), as reference/prorank-paper states them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+from .rank.labels import read_labels
+
+FORM = re.compile(r"<think>.*?</think>\s*<answer>(.*?)</answer>", re.DOTALL)
+
+
+def rank_r1_reward(completions: Sequence[str], label: Sequence[str], **_: object) -> list[float]:
+    """1 where the form is right and the answer is the label, such as "[3]", to the letter; else 0 (Rank-R1)."""
+    found = (FORM.search(completion) for completion in completions)
+    return [float(match is not None and match[1].strip() == wanted) for match, wanted in zip(found, label)]
+
+
+def rearank_reward(
+    completions: Sequence[str], grades: Sequence[Sequence[float]], depth: int = 10, **_: object
+) -> list[float]:
+    """0.8 (nDCG − first) / (best − first) + 0.1 for both pairs of tags + 0.1 for a whole order (REARANK).
+
+    Args:
+        completions: what was written; the order is read by `read_labels`.
+        grades: of each completion's documents, in the order in which they were shown, whose nDCG is `first`.
+        depth: of nDCG. `best` is 1; where the documents stand in the best order already, keeping it earns the 0.8.
+    """
+    return [_rearank(completion, row, depth) for completion, row in zip(completions, grades)]
+
+
+def _rearank(completion: str, grades: Sequence[float], depth: int) -> float:
+    form = FORM.search(completion)
+    if not form:
+        return 0.0
+    said = read_labels(form[1], len(grades))
+    first, now = _ndcg(grades, depth), _ndcg([grades[i] for i in said.order], depth)
+    gain = (now - first) / (1 - first) if first < 1 else float(now >= 1)
+    return 0.8 * gain + 0.1 + 0.1 * (not said.repairs)
+
+
+def _ndcg(grades: Sequence[float], depth: int) -> float:
+    """nDCG of grades in their order, gains 2^grade - 1; 1 where nothing is relevant."""
+
+    def dcg(some: Sequence[float]) -> float:
+        return sum((2**grade - 1) / math.log2(place + 2) for place, grade in enumerate(some[:depth]))
+
+    best = dcg(sorted(grades, reverse=True))
+    return dcg(grades) / best if best else 1.0
