@@ -120,7 +120,7 @@ def rerank(
     rerank_files.show(hits, as_json, show_thoughts)
     if reranker.cuts.documents or reranker.cuts.queries:
         print(f"note: {reranker.cuts} at {reranker.prompt.longest} tokens", file=sys.stderr)
-    if reranker.cost.calls:
+    if reranker.lists or reranker.thinks:
         print(f"cost: {reranker.cost}", file=sys.stderr)
 
 

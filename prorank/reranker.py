@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +21,12 @@ from .errors import ConfigError, DataError, ModelError
 from .model import Resolved, load_model, load_tokenizer, pick_device, pick_dtype, prompt_of, resolve, weight_hash
 from .prompt import BoundPrompt, Cuts, Encoded, Prompt
 from .rank.batching import Batch
-from .rank.documents import Document, Hit, Progress, check_lists, document_text, hits, holds_many, sequence
+from .rank.documents import Cost, Document, Hit, Progress, check_lists, document_text, hits, holds_many, sequence
 from .rank.engine import Engine, engine_for, trim
 from .rank.flat import is_flat
 from .rank.generate import pen_of
 from .rank.likelihood import query_likelihood
-from .rank.listwise import Cost, ListRanker, Listwise, Setwise, method_of, prompt_for
+from .rank.listwise import ListRanker, Listwise, Setwise, method_of, prompt_for
 from .rank.pointwise import answer_rows, last_hidden, log_odds, vocabulary_of
 from .rank.thinking import Thinker, Thought
 from .rank.windows import WINDOW, batches
@@ -110,7 +111,7 @@ class Reranker:
             positions = getattr(loaded.config, "max_position_embeddings", None)
             bound = chosen.bind(tokenizer, positions and positions - chosen.max_think_tokens - WORDS)
             pen = pen_of(loaded, self._engine)
-            self._thinker = Thinker(pen, bound, self._rows, self._bias, samples, chosen.max_think_tokens)
+            self._thinker = Thinker(pen, bound, self._rows, self._bias, samples, chosen.max_think_tokens, self.cost)
         if compile and not chosen_method:
             self.score([(text, text) for text in ("warm", "warming up")])  # compiles before the first query
 
@@ -128,7 +129,7 @@ class Reranker:
             prompt.bind_list(tokenizer, positions) if prompt.kind == "setwise" else prompt.bind(tokenizer, positions).direct()
         )
         self.device = next(model.parameters()).device
-        self.cuts = Cuts()
+        self.cuts, self.cost = Cuts(), Cost()  # counted up over all calls
         self._resolved: Resolved | None = None
         self._thinker: Thinker | None = None
         self._engine: Engine | None = None  # not around a model in memory, whose weights may change
@@ -138,14 +139,9 @@ class Reranker:
     def take_lists(self, method: Setwise | Listwise) -> None:
         """Rank by a method of lists from now on; the prompt must be of kind setwise."""
         self.lists = ListRanker(
-            method, self.prompt, self._hidden, self._rows, self._bias, is_flat(self.model), self.device, self.cuts
+            method, self.prompt, self._hidden, self._rows, self._bias, is_flat(self.model), self.device, self.cuts, self.cost
         )
         self.diagnose = None  # there is no answer of yes or no to look at
-
-    @property
-    def cost(self) -> Cost:
-        """What all rankings by a method of lists took so far; nothing is counted with method pointwise."""
-        return self.lists.cost if self.lists else Cost()
 
     def rank(
         self,
@@ -217,11 +213,13 @@ class Reranker:
     def _scored(self, queries, documents, instruction, batch_size, progress) -> tuple[list[np.ndarray], list[Sequence[Thought]]]:
         """(log-odds, thoughts if the model thinks) of each query's documents."""
         check_lists(queries, documents)
+        begin = time.perf_counter()
         if batch_size is not None and batch_size < 1:
             raise DataError(f"batch_size must be at least 1, not {batch_size}; leave it out to choose by tokens")
         thoughts: list[Sequence[Thought]] = [()] * len(documents)
         if self.lists:
             orders = self.lists(queries, [[document_text(d) for d in some] for some in documents], instruction, progress)
+            self.cost.seconds += time.perf_counter() - begin
             return [-np.argsort(order).astype(np.float32) for order in orders], thoughts
         with torch.inference_mode():
             if self._thinker:
@@ -235,6 +233,7 @@ class Reranker:
             same = [first.setdefault(document_text(document), j) for j, document in enumerate(documents[i])]
             row[:] = row[same]
             thoughts[i] = [thoughts[i][j] for j in same] if thoughts[i] else ()
+        self.cost.seconds += time.perf_counter() - begin
         return rows, thoughts
 
     def _at_once(self, queries, documents, instruction, batch_size, progress) -> list[np.ndarray]:
@@ -320,4 +319,6 @@ class Reranker:
         prompts = (bound or self.prompt).encode_many(query, [document_text(d) for d in documents], instruction)
         for prompt in prompts:
             self.cuts.count(prompt)
+            self.cost.calls += 1
+            self.cost.prompt_tokens += len(prompt.ids)
         return prompts

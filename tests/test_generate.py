@@ -159,7 +159,7 @@ def test_a_thinkers_score_is_that_of_the_whole_text_read_at_once(model_and_bound
     reranker = Reranker.of(model, bound.tokenizer, bound.prompt)
     for pen in pens(model):
         for samples in (1, 3):
-            thinker = Thinker(pen, bound, reranker._rows, reranker._bias, samples, 9)
+            thinker = Thinker(pen, bound, reranker._rows, reranker._bias, samples, 9, reranker.cost)
             prompts = bound.encode_many("coffee", [document for _, document in PAIRS])
             (scores,), (thoughts,) = thinker([(prompts, ["a", "b", "c"])])
             packs = [pack([replace(p, ids=p.ids + bound.opener)], [i], share=False) for i, p in enumerate(prompts)]

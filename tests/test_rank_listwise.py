@@ -202,10 +202,12 @@ def test_evaluation_measures_a_method(tmp_path, tiny_llama_dir):
     (task / "qrels").mkdir(parents=True)
     some = documents_of(12)
     (task / "corpus.jsonl").write_text("".join(json.dumps({"_id": f"d{i}", "text": t}) + "\n" for i, t in enumerate(some)))
-    (task / "queries.jsonl").write_text(json.dumps({"_id": "q", "text": "the coffee"}) + "\n")
+    (task / "queries.jsonl").write_text(json.dumps({"_id": "q", "text": "near coffee"}) + "\n")
     (task / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\td11\t1\n")
     out = tmp_path / "report"
     args = ["evaluate", str(task), "--model", str(tiny_llama_dir), "--method", "setwise:k=3,children=4", "--out", str(out)]
     done = CliRunner().invoke(app, args)
     assert done.exit_code == 0, done.output
-    assert (out / "report.html").is_file()
+    row = json.loads((out / "results.json").read_text())["rows"][-1]
+    assert row["kind"] == "model" and row["cost"]["calls"] >= 3 and row["cost"]["prompt_tokens"] > 300
+    assert "tokens/query" in (out / "report.html").read_text()

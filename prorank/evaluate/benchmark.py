@@ -131,10 +131,11 @@ class _Bench:
     def model(self, task: Task, model: Any, scored: Scored) -> None:
         row = self._add(task, model.name, MODEL, reranked(task, scored, self.options.top_k))
         row.documents, row.seconds, row.cuts, row.reused = scored.documents, scored.seconds, scored.cuts, scored.reused
+        row.cost = scored.cost
         row.documents_per_second = scored.documents / scored.seconds if scored.seconds else None
         row.tie_share, row.without_text, row.findings = tie_share(scored.scores), scored.untold, scored.findings
         row.format_rate = (scored.findings or {}).get("format_rate")
-        if hasattr(model, "diagnose"):
+        if getattr(model, "diagnose", None):
             by_answers = reranked(task, scored, self.options.top_k, answers=True)
             self._add(task, answers_name(model.name), ANSWERS, by_answers)
         self._notes(task, row)

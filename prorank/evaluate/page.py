@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from . import charts
 from .measures import MAIN
-from .report import figure, findings_cells, p_value, probability, shown_name, signed, speed
+from .report import figure, findings_cells, p_value, probability, shown_name, signed, speed, tokens
 from .results import ANSWERS, FIRST, MODEL, answers_name
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def _css(evaluation: "Evaluation", system: str) -> str:
 def _results(evaluation: "Evaluation", dataset: str) -> str:
     rows = [r for r in evaluation.rows if r.dataset == dataset]
     best = {name: _best([r.measures[name] for r in rows]) for name in rows[0].measures}
-    head = ["system", MAIN, "95 % interval", *list(best)[1:], "difference", "p", "documents/s"]
+    head = ["system", MAIN, "95 % interval", *list(best)[1:], "difference", "p", "documents/s", "tokens/query"]
     body = [(r.kind.replace(" ", "-"), _cells(evaluation, r, best)) for r in rows]
     return f"<h3>{escape(dataset)} <small>{rows[0].queries} queries</small></h3>" + table(head, body)
 
@@ -109,6 +109,7 @@ def _cells(evaluation: "Evaluation", row: "Row", best: dict[str, float]) -> list
         change,
         p_value(row),
         speed(row),
+        tokens(row),
     ]
 
 

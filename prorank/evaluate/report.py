@@ -63,11 +63,11 @@ def _shown(row: "Row") -> dict[str, float]:
 def _results(evaluation: "Evaluation", dataset: str) -> Any:
     rows = [r for r in evaluation.rows if r.dataset == dataset]
     title = f"{_escaped(dataset)} · {rows[0].queries} queries"
-    table = _table(title, ["system"], [*_shown(rows[0]), "diff", "p", "docs/s"])
+    table = _table(title, ["system"], [*_shown(rows[0]), "diff", "p", "docs/s", "tokens/q"])
     best = max(r.measures["nDCG@10"] for r in rows)
     for row in rows:
         main, *others = _shown(row).values()
-        cells = [figure(main), *map(figure, others), signed(row.difference), p_value(row), speed(row)]
+        cells = [figure(main), *map(figure, others), signed(row.difference), p_value(row), speed(row), tokens(row)]
         cells[0] = f"[bold]{cells[0]}[/bold]" if main == best else cells[0]
         table.add_row(_escaped(shown_name(row.system, row.kind)), *cells, style="dim" if row.kind == ANSWERS else None)
     return table
@@ -147,7 +147,16 @@ def probability(p: float) -> str:
 
 def speed(row: "Row") -> str:
     """Documents a second, or nothing for a first stage."""
-    found = row.documents_per_second
+    return _short(row.documents_per_second)
+
+
+def tokens(row: "Row") -> str:
+    """Tokens read and written a query, or nothing where none were counted."""
+    spent = row.cost or {}
+    return _short((spent.get("prompt_tokens", 0) + spent.get("generated_tokens", 0)) / max(1, row.queries))
+
+
+def _short(found: float | None) -> str:
     if not found:
         return ""
     return f"{found:.1f}" if found < 10 else f"{found:,.0f}" if found < 99_999 else f"{found / 1000:,.0f}k"

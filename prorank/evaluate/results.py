@@ -39,6 +39,7 @@ class Row:
     seconds: float | None = None
     documents_per_second: float | None = None
     cuts: dict[str, int] | None = None
+    cost: dict[str, float] | None = None
     without_text: int | None = None
     reused: bool = False
 

@@ -23,6 +23,7 @@ from .diagnostics import answers_only, diagnose
 from .measures import Ranking
 
 Progress = Callable[[int], None]
+COUNTERS = ("cuts", "cost")  # of a Reranker
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Scored:
     scores: dict[str, list[float]]
     seconds: float
     cuts: dict[str, int] | None = None
+    cost: dict[str, float] | None = None
     findings: dict[str, float] | None = None
     reused: bool = False
     heads: dict[str, list[str]] = field(default_factory=dict)
@@ -80,18 +82,17 @@ def score(model: Any, task: Task, top_k: int, sample: int, seed: int, keep: Path
 
 def _score(model: Any, task: Task, texts: dict[str, list[str]], sample: int, seed: int, progress: Progress | None) -> Scored:
     queries = [task.collection.queries[q] for q in texts]
-    before, start = _cuts(model), time.perf_counter()
+    before, start = [_counted(model, name) for name in COUNTERS], time.perf_counter()
     rows = model.score_lists(queries, list(texts.values()), progress=progress)
     seconds = time.perf_counter() - start
-    after = _cuts(model)
+    cuts, cost = (_since(old, _counted(model, name)) for old, name in zip(before, COUNTERS))
     _check(model.name, task, texts, rows)
-    cuts = {name: after[name] - before.get(name, 0) for name in after} if after is not None else None
     scores = {q: [float(x) for x in row] for q, row in zip(texts, rows)}
     findings = None
     if sample and getattr(model, "diagnose", None):
         some = _sample(texts, sample, seed)
         findings = diagnose(model, [task.collection.queries[q] for q in some], list(some.values())).to_dict()
-    return Scored(scores, seconds, cuts, findings)
+    return Scored(scores, seconds, cuts, cost, findings)
 
 
 def _check(name: str, task: Task, texts: dict[str, list[str]], rows: Sequence[np.ndarray]) -> None:
@@ -102,9 +103,14 @@ def _check(name: str, task: Task, texts: dict[str, list[str]], rows: Sequence[np
             raise ModelError(f"{name}: a score is not finite ({task.name}, query {query}); try dtype fp32")
 
 
-def _cuts(model: Any) -> dict[str, int] | None:
-    cuts = getattr(model, "cuts", None)
-    return dict(asdict(cuts)) if is_dataclass(cuts) else None
+def _counted(model: Any, name: str) -> dict[str, float] | None:
+    """What a model has counted so far under this name."""
+    counter = getattr(model, name, None)
+    return dict(asdict(counter)) if is_dataclass(counter) else None
+
+
+def _since(before: dict[str, float] | None, after: dict[str, float] | None) -> dict[str, float] | None:
+    return None if after is None else {name: value - (before or {}).get(name, 0) for name, value in after.items()}
 
 
 def _sample(texts: dict[str, list[str]], pairs: int, seed: int) -> dict[str, list[str]]:
@@ -148,10 +154,10 @@ def _kept(path: Path | None, key: str | None) -> Scored | None:
     kept = json.loads(path.read_text(encoding="utf-8"))
     if kept.get("key") != key:
         return None
-    return Scored(kept["scores"], kept["seconds"], kept["cuts"], kept["findings"], reused=True)
+    return Scored(kept["scores"], kept["seconds"], kept["cuts"], kept.get("cost"), kept["findings"], reused=True)
 
 
 def _keep(path: Path, key: str | None, scored: Scored) -> None:
-    kept = {name: getattr(scored, name) for name in ("seconds", "cuts", "findings", "scores")} | {"key": key}
+    kept = {name: getattr(scored, name) for name in ("seconds", "cuts", "cost", "findings", "scores")} | {"key": key}
     with atomic_file(path) as handle:
         json.dump(kept, handle)

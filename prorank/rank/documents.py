@@ -33,6 +33,21 @@ class Hit:
         return document_text(self.document)
 
 
+@dataclass
+class Cost:
+    """What rankings cost: prompts read (`calls`), their tokens (a prefix that prompts share counts in each),
+    tokens that were written, seconds."""
+
+    calls: int = 0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        written = f"{self.generated_tokens} tokens written, {self.seconds:.1f} seconds"
+        return f"{self.calls} prompts of {self.prompt_tokens} tokens in all, {written}"
+
+
 def document_text(document: Document) -> str:
     """A string as it is; of a dict its title and text joined by a blank, as BEIR does. Raises DataError."""
     if isinstance(document, str):

@@ -6,7 +6,6 @@ labels' logits (FIRST, arXiv 2406.15657), and the questions of all queries are a
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -18,24 +17,11 @@ from ..bound_list import MOST, BoundListPrompt
 from ..errors import ConfigError, nearest
 from ..prompt import Cuts, Encoded, Prompt
 from .batching import Batch, batches_of, collate, pack
+from .documents import Cost
 from .sorting import bubblesort, heapsort, sliding, together
 
 SORTS = {"heapsort": heapsort, "bubblesort": bubblesort}
 TOKENS = 16384  # of a forward
-
-
-@dataclass
-class Cost:
-    """What rankings cost: prompts read (`calls`), their tokens, tokens that were written, seconds."""
-
-    calls: int = 0
-    prompt_tokens: int = 0
-    generated_tokens: int = 0
-    seconds: float = 0.0
-
-    def __str__(self) -> str:
-        written = f"{self.generated_tokens} tokens written, {self.seconds:.1f} seconds"
-        return f"{self.calls} prompts of {self.prompt_tokens} tokens in all, {written}"
 
 
 @dataclass(frozen=True)
@@ -153,24 +139,22 @@ class ListRanker:
 
     def __init__(
         self, method: Setwise | Listwise, bound: BoundListPrompt, hidden: Callable[[Batch], torch.Tensor],
-        rows: torch.Tensor, bias: torch.Tensor, flat: bool, device: torch.device, cuts: Cuts,
+        rows: torch.Tensor, bias: torch.Tensor, flat: bool, device: torch.device, cuts: Cuts, cost: Cost,
     ) -> None:  # fmt: skip
         self.method, self.bound, self.hidden, self.rows, self.bias = method, bound, hidden, rows, bias
-        self.flat, self.device, self.cuts, self.cost = flat, device, cuts, Cost()
+        self.flat, self.device, self.cuts, self.cost = flat, device, cuts, cost
 
     def __call__(
         self, queries: Sequence[str], documents: Sequence[Sequence[str]], instruction: str | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> list[list[int]]:  # fmt: skip
         """Each query's documents in order, as places in its list, best first."""
-        begin = time.perf_counter()
 
         def ask(questions: list[tuple[int, list[int]]]) -> list:
             shown = [(queries[q], [documents[q][i] for i in some]) for q, some in questions]
             return [self.method.answer(row) for row in self.log_probs(shown, instruction)]
 
         orders = together([self.method.sorter(len(some)) for some in documents], ask)
-        self.cost.seconds += time.perf_counter() - begin
         if progress:
             progress(sum(map(len, documents)))
         return orders

@@ -15,6 +15,7 @@ import torch
 from ..bound import BoundPrompt, Encoded
 from ..errors import ConfigError
 from .batching import Pack, batches_of, pack, packs_of
+from .documents import Cost
 from .generate import CLOSE, Pen, Row, Sampling, Writer
 from .pointwise import log_odds
 
@@ -39,12 +40,15 @@ class Thinker:
         rows, bias: of the two answers, see `pointwise.answer_rows`.
         samples: thoughts a document; scores are their mean.
         budget: tokens of a thought.
+        cost: tokens written are counted there.
     """
 
-    def __init__(self, pen: Pen, bound: BoundPrompt, rows: torch.Tensor, bias: torch.Tensor, samples: int, budget: int) -> None:
+    def __init__(
+        self, pen: Pen, bound: BoundPrompt, rows: torch.Tensor, bias: torch.Tensor, samples: int, budget: int, cost: Cost
+    ) -> None:
         if samples < 1:
             raise ConfigError(f"samples must be at least 1, not {samples}")
-        self.bound, self.rows, self.bias, self.samples = bound, rows, bias, samples
+        self.bound, self.rows, self.bias, self.samples, self.cost = bound, rows, bias, samples, cost
         self.writer = Writer(pen, bound, Sampling(SAMPLING if samples > 1 else 0.0, most=budget), to_answer=True)
 
     def __call__(
@@ -66,6 +70,7 @@ class Thinker:
                 states = torch.stack([row.state for row in rows])
                 scores[number][at] = log_odds(states, self.rows, self.bias).mean().item()
                 thoughts[number][at] = self._thought(rows[0])
+                self.cost.generated_tokens += sum(len(row.ids) - len(row.put) for row in rows)
             if progress:
                 progress(len(some))
         return scores, thoughts
