@@ -61,11 +61,12 @@ def train(
 def plot(
     runs: Annotated[list[Path], typer.Argument(help="Run folders; several are laid over each other.")],
     out: Annotated[Path | None, typer.Option(help="Picture to write; in the first run folder by default.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="A figure to draw, such as reward; give it again for more.")] = None,
 ) -> None:
     """Draw the curves of runs from their metrics.jsonl."""
     from .train.curves import plot as draw
 
-    print(draw(*runs, out=out))
+    print(draw(*runs, out=out, only=only or ()))
 
 
 @app.command()

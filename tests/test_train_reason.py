@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prorank.data.examples import Group
-from prorank.errors import ConfigError
+from prorank.errors import ConfigError, DataError
 from prorank.model import load_model, load_tokenizer, resolve
 from prorank.prompt import Prompt
 from prorank.reranker import Reranker
@@ -270,6 +270,10 @@ def test_several_runs_share_a_picture_and_thoughts_are_shown(tmp_path, tiny_llam
         train(run(tmp_path, folder.name, tiny_llama_dir, algorithm="grpo", steps=2, seed=number))
     picture = plot(*runs, out=tmp_path / "both.png")
     assert picture == tmp_path / "both.png" and picture.read_bytes()[:4] == b"\x89PNG"
+    some = plot(*runs, out=tmp_path / "some.png", only=["reward"])
+    assert some.read_bytes().startswith(b"\x89PNG") and some.stat().st_size < picture.stat().st_size
+    with pytest.raises(DataError, match="no run has a figure 'rewards'"):
+        plot(*runs, only=["rewards"])
     assert plot(*runs) == runs[0] / "compared_curves.png" and plot(runs[1]) == runs[1] / "train_curves.png"
     (tmp_path / "d.txt").write_text("the coffee\nsome bread\n")
     asked = ["rerank", str(tmp_path / "d.txt"), "-q", "coffee", "-m", str(runs[0]), "--device", "cpu", "--json"]

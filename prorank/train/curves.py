@@ -6,9 +6,10 @@ Hard fact: every figure that the log holds for at least two steps is drawn; trai
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import DataError, extra
+from ..errors import DataError, extra, nearest
 from ..files import atomic_file
 
 # The policy loss is 0 in value on the first pass, whatever its gradient, so a picture of it says nothing.
@@ -29,9 +30,10 @@ def read_metrics(run: str | Path) -> list[dict[str, float]]:
     return lines
 
 
-def plot(*runs: str | Path, out: str | Path | None = None) -> Path:
+def plot(*runs: str | Path, out: str | Path | None = None, only: Sequence[str] = ()) -> Path:
     """Draw the curves of one run, or of several over each other, and return the picture's path: `out`, by default
-    `<run>/train_curves.png`, for several `<first run>/compared_curves.png`."""
+    `<run>/train_curves.png`, for several `<first run>/compared_curves.png`. `only`: figures to draw, all by default. Raises
+    DataError for a figure that no run has."""
     with extra("train"):
         import matplotlib
 
@@ -42,6 +44,10 @@ def plot(*runs: str | Path, out: str | Path | None = None) -> Path:
     for run in runs:
         for name, sides in _panels(read_metrics(run)).items():
             panels.setdefault(name, {})[str(run)] = sides
+    for name in only:
+        if name not in panels:
+            raise DataError(f"no run has a figure '{name}'{nearest(name, panels)}")
+    panels = {name: panels[name] for name in only or panels}
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     figure, axes = pyplot.subplots(rows, columns, figsize=(4.6 * columns, 2.9 * rows), squeeze=False, layout="constrained")
@@ -55,10 +61,17 @@ def plot(*runs: str | Path, out: str | Path | None = None) -> Path:
         axis.set_xlabel("step", fontsize=8)
         axis.tick_params(labelsize=8)
         axis.grid(alpha=0.25)
-        axis.legend(fontsize=7)
+        if not several:
+            axis.legend(fontsize=7)
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
-    figure.suptitle(", ".join(names))
+    if several:  # one legend for all panels, which would hide their curves
+        shown = [pyplot.Line2D([], [], color=SEVERAL[i % len(SEVERAL)], label=name) for i, name in enumerate(names)]
+        sides = (("train", "-"), ("dev", "--"))
+        shown += [pyplot.Line2D([], [], color="black", linestyle=kind, label=side) for side, kind in sides]
+        figure.legend(handles=shown, loc="outside lower center", ncols=4, fontsize=8)
+    else:
+        figure.suptitle(names[0])
     path = Path(out) if out else Path(runs[0]) / ("compared_curves.png" if several else "train_curves.png")
     with atomic_file(path, "wb") as handle:
         figure.savefig(handle, format="png", dpi=110)
