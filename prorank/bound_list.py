@@ -10,7 +10,7 @@ import string
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .bound import answer_token, fixed_tokens, free_tokens
+from .bound import Encoded, answer_token, fixed_tokens, free_tokens
 from .errors import PromptError
 from .template import SLOT, split
 
@@ -28,6 +28,11 @@ class EncodedList:
     ids: list[int]
     cuts: list[int]
     query_cut: int = 0
+
+    @property
+    def whole(self) -> Encoded:
+        """The prompt as one that shares nothing with others."""
+        return Encoded(self.ids, 0, len(self.ids))
 
 
 @dataclass

@@ -17,8 +17,9 @@ from .errors import PromptError, nearest
 from .files import atomic_file
 from .template import SLOT, render_frame, with_bos
 
-__all__ = ["PRESETS", "BoundListPrompt", "BoundPrompt", "Cuts", "Encoded", "Prompt"]
+__all__ = ["PRESETS", "AnyPrompt", "BoundListPrompt", "BoundPrompt", "Cuts", "Encoded", "Prompt"]
 
+AnyPrompt = BoundPrompt | BoundListPrompt
 KINDS = ("binary", "thinking", "setwise")
 
 

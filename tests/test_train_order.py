@@ -15,11 +15,12 @@ from prorank.errors import ConfigError
 from prorank.model import load_model, load_tokenizer, resolve
 from prorank.prompt import Prompt
 from prorank.reranker import Reranker
-from prorank.train.config import Order, make_settings
+from prorank.train.config import Order, Warmup, make_settings
 from prorank.train.curves import read_metrics
 from prorank.train.losses import lambdarank, margin_mse, ranknet
 from prorank.train.order import OrderStage
 from prorank.train.run import train
+from prorank.train.warmup import WarmupStage
 from tests.test_train_run import coffee_lists, same
 
 LISTS = st.lists(st.tuples(st.floats(-4, 4), st.integers(0, 3)), min_size=2, max_size=12, unique_by=lambda row: row[0])
@@ -163,7 +164,7 @@ def test_settings_that_cannot_work_are_refused(changes, message):
         make_settings({"stage": "order", "data": "d", "out": "o", **changes})
 
 
-@pytest.mark.parametrize("stage", ["score", "order"])
+@pytest.mark.parametrize("stage", ["warmup", "score", "order"])
 def test_a_run_on_labels_of_several_documents_leaves_a_whole_checkpoint(stage, tmp_path, tiny_llama_dir):
     """From a checkpoint with a prompt of one document: that of the settings shows several, and is kept with what is trained."""
     data = coffee_lists(tmp_path / "lists.jsonl")
@@ -179,6 +180,24 @@ def test_a_run_on_labels_of_several_documents_leaves_a_whole_checkpoint(stage, t
     documents = ["the old bread is near 5", "the new violin is near 5", "the old coffee is near 5"]
     for method in ("setwise", "listwise"):
         assert len(Reranker(folder, dtype="fp32", method=method).rank("what to drink 5", documents)) == 3
+
+
+def test_the_warmup_learns_labels_of_several_documents(tmp_path, tiny_llama_dir):
+    chosen = Warmup(data="", out="", list_size=4, group_size=0, force=0.2)
+    resolved = resolve(tiny_llama_dir)
+    model = load_model(resolved, torch.float32, torch.device("cpu"))
+    bound = Prompt.preset("setwise").bind_list(load_tokenizer(resolved))
+    groups = read_groups(str(coffee_lists(tmp_path / "lists.jsonl")), "train")
+    stage = WarmupStage(groups, bound, chosen, model, None, False)
+    units = [stage.unit(i) for i in range(3)]
+    assert all(unit.answers == 4 and unit.row == -1 for unit in units) and len({stage.unit(i).label for i in range(20)}) == 4
+    optimiser = torch.optim.Adam(model.parameters(), 3e-3)
+    for _ in range(60):
+        optimiser.zero_grad()
+        loss, figures = stage.loss(model, units)
+        loss.backward()
+        optimiser.step()
+    assert figures["accuracy"] == 1.0 and figures["format_rate"] == 1.0 and figures["reward"] > 1.2
 
 
 def test_labels_of_several_documents_can_be_learned(tmp_path, tiny_llama_dir):

@@ -118,3 +118,31 @@ def test_clip_stops_the_gradient_of_a_ratio_that_went_too_far():
 def test_unknown_scaling_is_named():
     with pytest.raises(ConfigError, match="scaling 'median' is not known; valid: group, batch, none, leave-one-out"):
         policy.advantages(torch.ones(2, 4), "median")
+
+
+@pytest.mark.parametrize("scaling", ["group", "none", "leave-one-out"])
+def test_labels_of_several_documents_have_the_exact_gradient_too(scaling):
+    """Five answers, of which this prompt has three: the closed form is the mean over all groups of two tokens."""
+    ids, near, label, size = [1, 2, 3, 4, 5], [6], torch.tensor([2]), 2
+    logits = torch.randn(1, 8, generator=torch.Generator().manual_seed(4), dtype=torch.float64).requires_grad_()
+    counts, values = torch.tensor([3]), REWARDS.of_classes()
+    log_p = policy.class_log_probs(logits, label, ids, near, counts)
+    assert torch.allclose(log_p.exp().sum(1), torch.ones(1, dtype=torch.float64))
+    weights = policy.expected_weights(log_p, values, size, scaling)
+    exact = torch.autograd.grad((weights * log_p).sum(), logits)[0]
+    logs, total = logits.log_softmax(-1)[0], torch.zeros(1, 8, dtype=torch.float64)
+    for tokens in product(range(8), repeat=size):
+        group = torch.tensor([tokens])
+        rewards = policy.token_rewards(group, label, ids, near, values, counts)
+        gains = policy.advantages(rewards, scaling)[0]
+        chance = logs[list(tokens)].sum().exp().detach()
+        total += chance * torch.autograd.grad((gains * logs[list(tokens)]).mean(), logits, retain_graph=True)[0]
+    assert torch.allclose(exact, total, atol=1e-6)
+    right = policy.token_rewards(torch.tensor([[3, 1, 4, 6, 0]]), label, ids, near, values, counts)[0]
+    assert right.tolist() == [values[0], values[1], values[3], values[2], values[3]]
+
+
+def test_forced_draws_are_spread_over_the_answers_of_each_prompt():
+    log_p = torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.1, 0.2, 0.3, 0.4]]).log()
+    found = policy.forced(log_p, 1.0 - 1e-9, torch.tensor([5, 2])).exp()
+    assert torch.allclose(found[:, :2], torch.tensor([[0.2, 0.8], [0.5, 0.5]]), atol=1e-6)

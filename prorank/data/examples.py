@@ -134,6 +134,14 @@ def cycled(items: Sequence[Any], length: int, rng: Random) -> list[Any]:
     return out[:length]
 
 
+def list_groups(groups: Sequence[Group], relevant: bool = True) -> list[Group]:
+    """Groups that a list can be drawn from: two documents, one of them relevant if wanted. Raises DataError if there are none."""
+    kept = [g for g in groups if len(g.documents) >= 2 and (not relevant or max(g.labels) > 0)]
+    if not kept:
+        raise DataError("no query of the training data has a relevant document and another one; mine negatives first")
+    return kept
+
+
 def sample_lists(groups: Sequence[Group], size: int, seed: int, epoch: int) -> list[Group]:
     """One list of at most `size` documents for every group, groups and documents in shuffled order.
 

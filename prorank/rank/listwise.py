@@ -189,7 +189,7 @@ class ListRanker:
         self.cuts.queries += found.query_cut > 0
         self.cost.calls += 1
         self.cost.prompt_tokens += len(found.ids)
-        return Encoded(found.ids, 0, len(found.ids))
+        return found.whole
 
 
 def _shift(turn: int, count: int, turns: int) -> int:

@@ -36,6 +36,7 @@ class Warmup(Settings):
         force: share of draws that is an answer token at random (for a model that never answers in form).
         kl: weight of the exact KL to the reference, the model the stage starts from.
         updates: optimiser passes over each batch; clip: of the policy ratio when there are several.
+        list_size: documents of a prompt that shows several.
     """
 
     stage: str = "warmup"
@@ -49,6 +50,7 @@ class Warmup(Settings):
     kl: float = 0.02
     updates: int = 1
     clip: float = 0.2
+    list_size: int = 5
 
     def check(self) -> None:
         super().check()
@@ -61,6 +63,7 @@ class Warmup(Settings):
         require(self.updates >= 1, "updates", "must be at least 1")
         require(self.kl >= 0, "kl", "must not be negative")
         require(0 < self.clip < 1, "clip", "must lie between 0 and 1")
+        require(2 <= self.list_size <= 20, "list_size", "must lie in 2..20")
 
 
 @dataclass

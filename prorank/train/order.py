@@ -11,12 +11,13 @@ import hashlib
 import torch
 
 from ..data.examples import Group
+from ..prompt import AnyPrompt
 from ..rank.batching import Batch
 from .config import Order
 from .dev import Dev
 from .orders import expected_reward, order_kl, order_log_probs, placed_rewards, policy_weights, sample_orders
 from .reference import Reference
-from .score import AnyPrompt, ScoreStage, Unit
+from .score import ScoreStage, Unit
 
 
 class OrderStage(ScoreStage):

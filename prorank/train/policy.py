@@ -6,6 +6,7 @@ expected gradient is sum_c w_c * grad log P(c) over classes c of tokens with the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
@@ -15,6 +16,7 @@ import torch
 
 from ..errors import ConfigError
 
+NONE = -1e4  # the log of no probability
 CLASSES = ("correct", "wrong", "near", "other")
 STD_EPSILON = 1e-4  # as TRL adds to a group's standard deviation
 
@@ -33,25 +35,39 @@ class Rewards:
         return torch.tensor([self.format + self.relevance, self.format, self.near * self.format, 0.0])
 
 
-def near_tokens(tokenizer, answer_ids: tuple[int, int]) -> list[int]:
+def near_tokens(tokenizer, answer_ids: Sequence[int]) -> list[int]:
     """Ids of tokens that spell an answer once blanks are stripped, the answers themselves left out."""
     spelled = {tokenizer.decode([i]).strip() for i in answer_ids}
     texts = ((i, tokenizer.decode([i])) for i in tokenizer.get_vocab().values())
     return sorted(i for i, text in texts if i not in answer_ids and text.strip() in spelled)
 
 
-def class_log_probs(logits: torch.Tensor, labels: torch.Tensor, answer_ids: tuple[int, int], near: list[int]) -> torch.Tensor:
-    """log P of the four classes, [B, 4], from logits [B, V] and labels [B] (1 relevant, 0 not)."""
+def class_log_probs(
+    logits: torch.Tensor, labels: torch.Tensor, answer_ids: Sequence[int], near: list[int], counts: torch.Tensor | None = None
+) -> torch.Tensor:
+    """log P of the four classes, [B, 4], from logits [B, V] and labels [B], places of the right answers among the A `answer_ids`
+    (1 relevant, 0 not; or the label of the best document). `counts` [B]: how many of the answers a prompt has, all by default."""
     logp = logits.log_softmax(-1)
-    answers = logp[:, list(answer_ids)]  # [B, 2]
+    known = logp[:, list(answer_ids)]  # [B, A]
+    answers = known.masked_fill(~_valid(answer_ids, counts, known), NONE)
     correct = answers.gather(1, labels[:, None].long())
-    wrong = answers.gather(1, 1 - labels[:, None].long())
-    floor = torch.full_like(correct, -1e4)  # an empty class: no probability, and no NaN
+    wrong = answers.scatter(1, labels[:, None].long(), NONE).logsumexp(-1, keepdim=True)
+    floor = torch.full_like(correct, NONE)  # an empty class: no probability, and no NaN
     close = logp[:, near].logsumexp(-1, keepdim=True) if near else floor
     rest = torch.ones(logits.shape[-1], dtype=torch.bool, device=logits.device)
     rest[[*answer_ids, *near]] = False
     other = logp[:, rest].logsumexp(-1, keepdim=True) if rest.any() else floor
+    if counts is not None:  # labels of documents that are not there
+        beyond = known.masked_fill(_valid(answer_ids, counts, known), NONE)
+        other = torch.cat([other, beyond], 1).logsumexp(-1, keepdim=True)
     return torch.cat([correct, wrong, close, other], 1)
+
+
+def _valid(answer_ids: Sequence[int], counts: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
+    """Which answers each prompt has [B, A]."""
+    if counts is None:
+        return torch.ones_like(like, dtype=torch.bool)
+    return torch.arange(len(answer_ids), device=like.device) < counts.to(like.device)[:, None]
 
 
 def advantages(rewards: torch.Tensor, scaling: str) -> torch.Tensor:
@@ -111,32 +127,36 @@ def expected_weights(log_p: torch.Tensor, rewards: torch.Tensor, size: int, scal
     return (chance @ (counts / size * centred)).float()
 
 
-def forced(log_p: torch.Tensor, force: float) -> torch.Tensor:
+def forced(log_p: torch.Tensor, force: float, counts: torch.Tensor | None = None) -> torch.Tensor:
     """The sampling policy over classes when a share `force` of draws is an answer token at random: exploration for a model that
-    never answers in the asked form. [B, C] -> [B, C] logs."""
+    never answers in the asked form. [B, C] -> [B, C] logs. `counts` [B]: answers of each prompt, 2 by default."""
     if not force:
         return log_p.detach()
-    spread = torch.zeros(log_p.shape[-1], device=log_p.device)
-    spread[:2] = 0.5
+    counts = torch.full((len(log_p),), 2) if counts is None else counts
+    spread = torch.zeros_like(log_p)
+    spread[:, 0] = (1 / counts).to(log_p.device)
+    spread[:, 1] = 1 - spread[:, 0]
     return ((1 - force) * log_p.detach().exp() + force * spread).clamp(min=1e-30).log()
 
 
-def draw(logits: torch.Tensor, size: int, generator: torch.Generator, answer_ids: tuple[int, int], force: float) -> torch.Tensor:
+def draw(logits: torch.Tensor, size: int, generator: torch.Generator, answer_ids: Sequence[int], force: float) -> torch.Tensor:
     """A group of tokens [G] from one row of logits [V]; each is forced to a random answer with chance `force`."""
     p = logits.detach().float().cpu().softmax(-1)
     tokens = torch.multinomial(p, size, replacement=True, generator=generator)
     if force:
         swap = torch.rand(size, generator=generator) < force
-        tokens[swap] = torch.tensor(answer_ids)[torch.randint(2, (size,), generator=generator)][swap]
+        tokens[swap] = torch.tensor(answer_ids)[torch.randint(len(answer_ids), (size,), generator=generator)][swap]
     return tokens
 
 
 def token_rewards(
-    tokens: torch.Tensor, labels: torch.Tensor, answer_ids: tuple[int, int], near: list[int], rewards: torch.Tensor
-) -> torch.Tensor:
-    """Rewards [B, G] of sampled tokens [B, G] for labels [B]; `rewards` [4] by class."""
+    tokens: torch.Tensor, labels: torch.Tensor, answer_ids: Sequence[int], near: list[int], rewards: torch.Tensor,
+    counts: torch.Tensor | None = None,
+) -> torch.Tensor:  # fmt: skip
+    """Rewards [B, G] of sampled tokens [B, G] for labels [B]; `rewards` [4] by class; `counts` as in `class_log_probs`."""
     right = torch.tensor(answer_ids)[labels.long().cpu()][:, None]
-    answered = (tokens == answer_ids[0]) | (tokens == answer_ids[1])
+    valid = _valid(answer_ids, counts, torch.empty(len(tokens), len(answer_ids)))
+    answered = ((tokens[:, :, None] == torch.tensor(answer_ids)) & valid[:, None]).any(-1)
     close = torch.isin(tokens, torch.tensor(near or [-1]))
     kind = torch.where(tokens == right, 0, torch.where(answered, 1, torch.where(close, 2, 3)))
     return rewards.cpu()[kind]

@@ -24,7 +24,7 @@ from ..data.thoughts import read_thoughts, split_thoughts
 from ..errors import ConfigError, extra
 from ..files import atomic_file
 from ..model import Resolved, licence_of, load_model, load_tokenizer, pick_device, pick_dtype, prompt_of, resolve
-from ..prompt import BoundListPrompt, BoundPrompt, Prompt
+from ..prompt import AnyPrompt, BoundListPrompt, BoundPrompt, Prompt
 from ..rank.engine import check_compiled
 from ..saving import model_card, save_checkpoint
 from .config import Settings, dump_settings
@@ -133,9 +133,9 @@ def _changes(prompt: Prompt, settings: Settings) -> dict[str, Any]:
     return {key: value for key, value in changes.items() if value is not None}
 
 
-def _bound(prompt: Prompt, tokenizer: Any, settings: Settings) -> BoundPrompt | BoundListPrompt:
+def _bound(prompt: Prompt, tokenizer: Any, settings: Settings) -> AnyPrompt:
     """The prompt of a stage: with a thought where thoughts are learned; elsewhere a thinking prompt is asked at once."""
-    if prompt.kind == "setwise" and settings.stage in ("score", "order"):
+    if prompt.kind == "setwise" and settings.stage in ("warmup", "score", "order"):
         return prompt.bind_list(tokenizer)
     bound, thinks = prompt.bind(tokenizer), settings.stage in ("sft", "reason")
     if thinks and prompt.kind != "thinking":

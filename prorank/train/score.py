@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
-from ..data.examples import Group, sample_lists
+from ..data.examples import Group, list_groups, sample_lists
 from ..errors import DataError
-from ..prompt import BoundListPrompt, BoundPrompt, Encoded
+from ..prompt import AnyPrompt, BoundListPrompt
 from ..rank.batching import Batch, Pack, collate, pack
 from ..rank.flat import is_flat
 from .config import Score
@@ -20,16 +20,11 @@ from .dev import Dev
 from .forward import Logits
 from .losses import LOSSES, TAUGHT, answer_mass
 
-AnyPrompt = BoundPrompt | BoundListPrompt
-
 
 def usable(groups: list[Group], settings: Score) -> list[Group]:
     """Groups that give the losses something to learn. Raises DataError if there are none."""
     needs_positive = not (settings.loss and TAUGHT >= set(settings.loss))
-    kept = [g for g in groups if len(g.documents) >= 2 and (not needs_positive or max(g.labels) > 0)]
-    if not kept:
-        raise DataError("no query of the training data has a relevant document and another one; mine negatives first")
-    return kept
+    return list_groups(groups, needs_positive)
 
 
 @dataclass(frozen=True)
@@ -85,8 +80,7 @@ class ScoreStage:
     def _packs(self, group: Group) -> list[Pack]:
         """A list's documents: behind their query in one row, or all of them in one prompt."""
         if self.listed:
-            shown = self.bound.encode(group.query, list(group.documents))
-            return [pack([Encoded(shown.ids, 0, len(shown.ids))], [0], share=False)]
+            return [pack([self.bound.encode(group.query, list(group.documents)).whole], [0], share=False)]
         prompts = self.bound.encode_many(group.query, list(group.documents))
         return [pack([p], [0], share=False) for p in prompts] if self.settings.plain else [pack(prompts, range(len(prompts)))]
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from ..data.examples import Group, balanced_pairs
-from ..prompt import BoundPrompt, Encoded
+from ..data.examples import Group, balanced_pairs, list_groups, sample_lists
+from ..prompt import AnyPrompt, BoundListPrompt, Encoded
 from ..rank.batching import collate, pack
 from ..rank.flat import is_flat
 from .config import Warmup
@@ -37,12 +37,14 @@ CACHED_REFERENCES = 4096  # rows of reference logits kept in memory, when prompt
 
 @dataclass(frozen=True)
 class Unit:
-    """One prompt with its label; `key` is its place in the run, `row` its place in the data."""
+    """One prompt with its label, the place of the right answer among `answers`; `key` is its place in the run, `row` its place in
+    the data (-1: a list, drawn anew each time)."""
 
     key: int
     row: int
     prompt: Encoded
     label: int
+    answers: int = 2
 
     @property
     def length(self) -> int:
@@ -50,11 +52,12 @@ class Unit:
 
 
 class WarmupStage:
-    """Units are balanced (query, document, label) prompts; the loss is the negated exact or sampled group objective plus KL.
+    """Units are balanced (query, document, label) prompts, or lists of documents whose best one's label is the right answer; the
+    loss is the negated exact or sampled group objective plus KL.
 
     Args:
         groups: training data.
-        bound: the prompt.
+        bound: the prompt, of one document or of several.
         settings: see Warmup.
         model: the policy; its state now is the reference.
         dev: dev set, or None.
@@ -64,9 +67,10 @@ class WarmupStage:
     cpu_units = 8
 
     def __init__(
-        self, groups: list[Group], bound: BoundPrompt, settings: Warmup, model: torch.nn.Module, dev: Dev | None, bf16: bool
+        self, groups: list[Group], bound: AnyPrompt, settings: Warmup, model: torch.nn.Module, dev: Dev | None, bf16: bool
     ) -> None:
-        self.pairs = balanced_pairs(groups, settings.seed)
+        self.listed = isinstance(bound, BoundListPrompt)
+        self.data = list_groups(groups) if self.listed else balanced_pairs(groups, settings.seed)
         self.bound, self.settings, self.dev = bound, settings, dev
         self.logits = Logits(settings, bf16)
         self.rewards = Rewards(settings.format_reward, settings.relevance_reward, settings.near)
@@ -74,13 +78,20 @@ class WarmupStage:
         self.reference = Reference(model, settings, bf16, self.logits) if settings.kl else None
         self._known: dict[int, torch.Tensor] = {}
         self._old: dict[int, torch.Tensor] = {}
+        self._pass: tuple[int, list[Group]] = (-1, [])
 
     def __len__(self) -> int:
-        return len(self.pairs)
+        return len(self.data)
 
     def unit(self, index: int) -> Unit:
-        row = index % len(self.pairs)
-        query, document, label = self.pairs[row]
+        epoch, row = divmod(index, len(self.data))
+        if self.listed:
+            if self._pass[0] != epoch:
+                self._pass = (epoch, sample_lists(self.data, self.settings.list_size, self.settings.seed, epoch))
+            group = self._pass[1][row]
+            shown = self.bound.encode(group.query, list(group.documents)).whole
+            return Unit(index, -1, shown, group.labels.index(max(group.labels)), len(group.documents))
+        query, document, label = self.data[row]
         return Unit(index, row, self.bound.encode(query, document), int(label > 0))
 
     def loss(self, model: torch.nn.Module, units: list[Unit]) -> tuple[torch.Tensor, dict[str, float]]:
@@ -90,13 +101,14 @@ class WarmupStage:
         batch = collate(packs, self.bound.tokenizer.pad_token_id, is_flat(model)).to(device)
         logits = self.logits(model, batch)  # [B, V]
         labels = torch.tensor([u.label for u in units], device=device)
-        log_p = class_log_probs(logits, labels, self.bound.answer_ids, self.near)  # [B, 4]
+        counts = torch.tensor([u.answers for u in units], device=device)
+        log_p = class_log_probs(logits, labels, self.bound.answer_ids, self.near, counts)  # [B, 4]
         values = self.rewards.of_classes().to(device)
         if self.settings.advantage == "exact":
             objective, idle = self._exact(units, log_p, values)
         else:
             objective, idle = self._sampled(units, logits, labels, values)
-        figures = self._figures(logits, log_p, values) | {"zero_variance": idle}
+        figures = self._figures(logits, log_p, values, labels, counts) | {"zero_variance": idle}
         loss = -objective
         if self.settings.kl:
             divergence = exact_kl(logits, self._reference_logits(model, units, batch)).mean()
@@ -108,7 +120,7 @@ class WarmupStage:
         """Expected group objective, and the chance that a group has no variance."""
         s = self.settings
         old = self._old_policy(units, log_p.detach())
-        policy = forced(old, s.force)
+        policy = forced(old, s.force, torch.tensor([u.answers for u in units]))
         weights = expected_weights(policy, values, s.group_size, s.scaling)
         idle = float((policy.exp() ** s.group_size).sum(1).mean()) if s.group_size else 0.0
         return clipped(log_p, old, weights, s.clip).sum(1).mean(), idle
@@ -116,11 +128,12 @@ class WarmupStage:
     def _sampled(self, units, logits: torch.Tensor, labels: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, float]:
         """Objective of drawn groups, and the share of groups without variance."""
         s = self.settings
-        rows = [draw(row, s.group_size, _generator(s.seed, u.key), self.bound.answer_ids, s.force) for row, u in zip(logits, units)]
+        ids = self.bound.answer_ids
+        rows = [draw(row, s.group_size, _generator(s.seed, u.key), ids[: u.answers], s.force) for row, u in zip(logits, units)]
         if s.updates > 1:  # later passes look at the tokens that the first pass drew
             rows = [self._old.setdefault(-1 - u.key, tokens) for u, tokens in zip(units, rows)]
         tokens = torch.stack(rows)
-        rewards = token_rewards(tokens, labels, self.bound.answer_ids, self.near, values)
+        rewards = token_rewards(tokens, labels, ids, self.near, values, torch.tensor([u.answers for u in units]))
         gains = advantages(rewards, s.scaling).to(logits.device)
         now = logits.log_softmax(-1).gather(1, tokens.to(logits.device))  # [B, G]
         old = self._old_policy(units, now.detach())
@@ -135,28 +148,32 @@ class WarmupStage:
         self._old = {key: value for key, value in self._old.items() if (key if key >= 0 else -1 - key) >= horizon}
         return torch.stack([self._old.setdefault(u.key, row) for u, row in zip(units, now)])
 
-    def _figures(self, logits: torch.Tensor, log_p: torch.Tensor, values: torch.Tensor) -> dict[str, float]:
+    def _figures(
+        self, logits: torch.Tensor, log_p: torch.Tensor, values: torch.Tensor, labels: torch.Tensor, counts: torch.Tensor
+    ) -> dict[str, float]:
         with torch.no_grad():
-            p, best = log_p.exp(), logits.argmax(-1)
-            no, yes = self.bound.answer_ids
+            p, ids = log_p.exp(), list(self.bound.answer_ids)
+            there = torch.arange(len(ids), device=logits.device) < counts[:, None]
+            likeliest = logits[:, ids].masked_fill(~there, -torch.inf).argmax(-1)
+            answered = torch.isin(logits.argmax(-1), torch.tensor(ids, device=logits.device))
             logs = logits.log_softmax(-1)
             return {
                 "reward": float((p * values).sum(1).mean()),
                 "reward_format": float((p[:, 0] + p[:, 1]).mean() * values[1]),
                 "reward_relevance": float(p[:, 0].mean() * (values[0] - values[1])),
-                "format_rate": float(((best == no) | (best == yes)).float().mean()),
-                "accuracy": float((log_p[:, 0] > log_p[:, 1]).float().mean()),
+                "format_rate": float(answered.float().mean()),
+                "accuracy": float((likeliest == labels).float().mean()),
                 "entropy": float(-(logs.exp() * logs).sum(-1).mean()),
             }
 
     def _reference_logits(self, model: torch.nn.Module, units: list[Unit], batch: Any) -> torch.Tensor:
         """Logits [B, V] of the policy as it was before the stage; kept when the data are small enough to come again."""
-        missing = [u.row for u in units if u.row not in self._known]
+        missing = [u.row for u in units if u.row < 0 or u.row not in self._known]
         if not missing:
             return torch.stack([self._known[u.row] for u in units]).to(batch.rows.device).float()
         with self.reference.of(model) as (reference, forward):
             logits = forward(reference, batch)
-        if len(self.pairs) <= CACHED_REFERENCES and self.settings.updates * self.settings.epochs > 1:
+        if not self.listed and len(self.data) <= CACHED_REFERENCES and self.settings.updates * self.settings.epochs > 1:
             self._known.update({u.row: row.half().cpu() for u, row in zip(units, logits)})
         return logits
 
@@ -165,7 +182,7 @@ class WarmupStage:
             return {}
         found = self.dev.measure(model)
         # The stage is about form and binary judgement: weights are best where both are.
-        return found | {"score": found["format_rate"] + found["accuracy"]}
+        return found | {"score": found["ndcg@10"] if self.listed else found["format_rate"] + found["accuracy"]}
 
 
 def _generator(seed: int, key: int) -> torch.Generator:
