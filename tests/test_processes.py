@@ -1,8 +1,9 @@
-"""Two processes of one run take the steps of one process.
+"""Two processes of one run take the steps of one process, with DeepSpeed's ZeRO-2 too.
 
 Hard fact: the very command that users give is started, twice over, by torchrun.
 """
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -19,12 +20,31 @@ ROWS = [
 ]  # fmt: skip
 
 
-def started(tmp_path: Path, name: str, processes: int, values: dict) -> list[dict]:
+ZERO2 = Path(__file__).parent.parent / "configs" / "deepspeed_zero2.json"
+LAUNCH = ["-m", "accelerate.commands.launch", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--use_deepspeed"]
+LAUNCH += [f"--deepspeed_config_file={ZERO2}"]
+
+
+def values_of(stage: str, tmp_path: Path, base: Path) -> dict:
+    """Settings of a short run of sft, or of stage reason by an algorithm."""
+    values = {
+        "stage": "sft" if stage == "sft" else "reason", "base": str(base), "dtype": "fp32", "steps": 4, "batch_size": 4,
+        "data": str(write_jsonl(tmp_path / "data.jsonl", ROWS)), "prompt": {"preset": "rerank-r0", "system": "Judge."},
+        "max_length": 120, "log_every": 1, "dev_queries": 4, "evals": 1, "learning_rate": 1e-3, "device": "cpu",
+    }  # fmt: skip
+    if stage != "sft":
+        values |= {"algorithm": stage, "max_new_tokens": 10, "max_think_tokens": 6, "temperature": 1.0}
+        values |= {"reward": {"min_think_tokens": 1, "max_think_tokens": 9}}
+    return values
+
+
+def started(tmp_path: Path, name: str, processes: int, values: dict, zero2: bool = False) -> list[dict]:
     """Figures of a run by so many processes."""
     settings = make_settings(values | {"out": str(tmp_path / name)})
     config = tmp_path / f"{name}.yaml"
     config.write_text(dump_settings(settings))
     command = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
+    command = [*LAUNCH, f"--num_processes={processes}"] if zero2 else command
     done = subprocess.run(
         [sys.executable, *command, "-m", "prorank", "train", str(config)], capture_output=True, text=True, timeout=400, check=False
     )
@@ -34,14 +54,7 @@ def started(tmp_path: Path, name: str, processes: int, values: dict) -> list[dic
 
 @pytest.mark.parametrize("stage", ["sft", "ppo", "grpo"])
 def test_two_processes_give_the_losses_of_one(tmp_path, tiny_llama_dir, stage):
-    values = {
-        "stage": "sft" if stage == "sft" else "reason", "base": str(tiny_llama_dir), "dtype": "fp32", "steps": 4, "batch_size": 4,
-        "data": str(write_jsonl(tmp_path / "data.jsonl", ROWS)), "prompt": {"preset": "rerank-r0", "system": "Judge."},
-        "max_length": 120, "log_every": 1, "dev_queries": 4, "evals": 1, "learning_rate": 1e-3, "device": "cpu",
-    }  # fmt: skip
-    if stage != "sft":
-        values |= {"algorithm": stage, "max_new_tokens": 10, "max_think_tokens": 6, "temperature": 1.0}
-        values |= {"reward": {"min_think_tokens": 1, "max_think_tokens": 9}}
+    values = values_of(stage, tmp_path, tiny_llama_dir)
     one, two = (started(tmp_path, str(n), n, values) for n in (1, 2))
     assert len(one) == len(two) >= 4
     for a, b in zip(one, two):
@@ -49,3 +62,17 @@ def test_two_processes_give_the_losses_of_one(tmp_path, tiny_llama_dir, stage):
         for key in {"loss", "dev_score"} & a.keys():
             assert a[key] == pytest.approx(b[key], rel=0, abs=1e-4), (a["step"], key)
     assert (tmp_path / "2" / "model" / "prompt.json").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("deepspeed"), reason="deepspeed is not installed")
+@pytest.mark.parametrize("stage", ["sft", "ppo", "grpo"])
+def test_zero2_takes_the_plain_steps(tmp_path, tiny_llama_dir, stage):
+    values = values_of(stage, tmp_path, tiny_llama_dir) | {"steps": 6, "dev_queries": 0}
+    plain = started(tmp_path, "plain", 1, values)
+    for processes in (1, 2):
+        sharded = started(tmp_path, f"zero2-{processes}", processes, values, zero2=True)
+        assert len(plain) == len(sharded) >= 5
+        for a, b in zip(plain, sharded):
+            for key in {"loss", "grad_norm"} & a.keys():
+                assert a[key] == pytest.approx(b[key], rel=1e-3, abs=1e-4), (a["step"], key)
