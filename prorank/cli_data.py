@@ -83,6 +83,7 @@ def label(
     key_env: Annotated[str, typer.Option(help="Environment variable with the API key.")] = "OPENAI_API_KEY",
     at_once: Annotated[int, typer.Option(help="Requests under way at the same time.")] = 8,
     tries: Annotated[int, typer.Option(help="How often to ask for a yes or no.")] = 3,
+    again: Annotated[bool, typer.Option("--again", help="Ask once more where earlier replies were neither.")] = False,
     patience: Annotated[float, typer.Option(help="Seconds to wait for a server that is away or refuses for now.")] = 600.0,
     max_tokens: Annotated[int | None, typer.Option(help="Of a reply, thought included.")] = None,
     temperature: Annotated[float | None, typer.Option(help="The server's own by default.")] = None,
@@ -105,7 +106,7 @@ def label(
     more = {"max_tokens": max_tokens, "temperature": temperature}
     teacher = Endpoint(endpoint, model, key_env, patience, **{key: value for key, value in more.items() if value is not None})
     with Progress("label") as report:
-        said = label_pairs(source, out, teacher, form, at_once, tries, lambda done, count: report(done / count, {}))
+        said = label_pairs(source, out, teacher, form, at_once, tries, again, lambda done, count: report(done / count, {}))
     print(said)
 
 

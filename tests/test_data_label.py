@@ -132,12 +132,14 @@ def test_refusals_for_now_are_waited_out(tmp_path):
     assert "1 pairs labelled" in said and "20 prompt" in said
 
 
-def test_replies_that_never_answer_are_left_out_and_asked_again_next_time(tmp_path):
+def test_replies_that_never_answer_are_left_out_and_asked_again_where_wanted(tmp_path):
     teacher = Teacher([(200, {"content": "perhaps"})] * 2)
     pairs = write_pairs(tmp_path / "pairs", "good", "bad")
     said = label(pairs, tmp_path / "out", Endpoint(teacher.url, "big"), at_once=1, tries=2)
     assert "1 replies were neither" in said and [row["document"] for row in read(tmp_path / "out")] == ["bad"]
-    label(pairs, tmp_path / "out", Endpoint(teacher.url, "big"), at_once=1)
+    said = label(pairs, tmp_path / "out", Endpoint(teacher.url, "big"), at_once=1)
+    assert "0 asked now" in said and "1 replies were neither" in said and len(read(tmp_path / "out")) == 1
+    label(pairs, tmp_path / "out", Endpoint(teacher.url, "big"), at_once=1, again=True)
     assert len(read(tmp_path / "out")) == 2 and teacher.asked == ["good", "good", "bad", "good"]
     teacher.stop()
 

@@ -60,7 +60,7 @@ def verdict(content: str, thought: str) -> tuple[str, str] | None:
 
 def label(
     pairs: str | Path, out: str | Path, endpoint: Endpoint, form: str = "training", at_once: int = 8, tries: int = 3,
-    report: Callable[[int, int], Any] | None = None,
+    again: bool = False, report: Callable[[int, int], Any] | None = None,
 ) -> str:  # fmt: skip
     """Ask for all pairs and write them with labels; returns a line that sums up.
 
@@ -70,6 +70,7 @@ def label(
         form: "training", or "log": for each query a response and those rejected.
         at_once: requests under way at the same time.
         tries: how often a pair is asked whose reply is neither yes nor no.
+        again: ask once more for pairs whose replies were neither in an earlier run.
         report: called with (pairs done, pairs in all).
 
     Raises:
@@ -81,7 +82,7 @@ def label(
         raise ConfigError("--at-once and --tries must be at least 1")
     todo = {pair.key: pair for pair in read_pairs(pairs, endpoint.model)}
     ledger = Path(f"{out}.ledger.jsonl")
-    known = {key: row for key, row in _entries(ledger) if key in todo and row["answer"]}
+    known = {key: row for key, row in _entries(ledger) if key in todo and (row["answer"] or not again)}
     open_pairs = [pair for key, pair in todo.items() if key not in known]
     ledger.parent.mkdir(parents=True, exist_ok=True)
     with closing(endpoint), open(ledger, "a+", encoding="utf-8") as journal:
@@ -91,14 +92,14 @@ def label(
         def one(pair: Pair) -> None:
             row = _ask(pair, endpoint, tries)
             with lock:
-                known.update({pair.key: row} if row["answer"] else {})
+                known[pair.key] = row
                 journal.write(json.dumps({"key": pair.key, **row}) + "\n")
                 journal.flush()
                 if report:
                     report(len(known), len(todo))
 
         _all(one, open_pairs, at_once, endpoint)
-    labelled = [(pair, known[key]) for key, pair in todo.items() if key in known]
+    labelled = [(pair, known[key]) for key, pair in todo.items() if known[key]["answer"]]
     rows = list(_log_rows(labelled) if form == "log" else map(_training_row, labelled))
     with atomic_file(out) as handle:
         handle.writelines(map(line_of, rows))
