@@ -23,7 +23,6 @@ from .prompt import BoundPrompt, Cuts, Encoded, Prompt
 from .rank.batching import Batch
 from .rank.documents import Cost, Document, Hit, Progress, check_lists, document_text, hits, holds_many, sequence
 from .rank.engine import Engine, engine_for, trim
-from .rank.flat import is_flat
 from .rank.generate import pen_of
 from .rank.likelihood import query_likelihood
 from .rank.listwise import ListRanker, Listwise, Setwise, method_of, prompt_for
@@ -139,7 +138,7 @@ class Reranker:
     def take_lists(self, method: Setwise | Listwise) -> None:
         """Rank by a method of lists from now on; the prompt must be of kind setwise."""
         self.lists = ListRanker(
-            method, self.prompt, self._hidden, self._rows, self._bias, is_flat(self.model), self.device, self.cuts, self.cost
+            method, self.prompt, self.model, self._hidden, self._rows, self._bias, self.cuts, self.cost
         )
         self.diagnose = None  # there is no answer of yes or no to look at
 

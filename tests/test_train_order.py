@@ -83,6 +83,17 @@ def gradient(stage, model, units):
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]), figures
 
 
+def optimised(stage, model, units, steps, rate=3e-3):
+    """Figures of the last of so many steps on the same units."""
+    optimiser = torch.optim.Adam(model.parameters(), rate)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        loss, figures = stage.loss(model, units)
+        loss.backward()
+        optimiser.step()
+    return figures
+
+
 def test_sampled_orders_give_the_exact_gradient_in_the_mean(tmp_path, tiny_llama_dir):
     data = coffee_lists(tmp_path / "lists.jsonl")
     common = {"list_size": 4, "batch_size": 2, "keep_answers": 0.0}
@@ -106,13 +117,7 @@ def test_the_divergence_holds_the_scores(tmp_path, tiny_llama_dir):
         for weight in model.parameters():
             weight += 0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
     before = stage.loss(model, units)[1]["kl"]
-    optimiser = torch.optim.Adam(model.parameters(), 1e-3)
-    for _ in range(12):
-        optimiser.zero_grad()
-        loss, figures = stage.loss(model, units)
-        loss.backward()
-        optimiser.step()
-    assert figures["kl"] < before / 2
+    assert optimised(stage, model, units, 12, 1e-3)["kl"] < before / 2
 
 
 @pytest.mark.parametrize("changes", [
@@ -191,12 +196,7 @@ def test_the_warmup_learns_labels_of_several_documents(tmp_path, tiny_llama_dir)
     stage = WarmupStage(groups, bound, chosen, model, None, False)
     units = [stage.unit(i) for i in range(3)]
     assert all(unit.answers == 4 and unit.row == -1 for unit in units) and len({stage.unit(i).label for i in range(20)}) == 4
-    optimiser = torch.optim.Adam(model.parameters(), 3e-3)
-    for _ in range(60):
-        optimiser.zero_grad()
-        loss, figures = stage.loss(model, units)
-        loss.backward()
-        optimiser.step()
+    figures = optimised(stage, model, units, 60)
     assert figures["accuracy"] == 1.0 and figures["format_rate"] == 1.0 and figures["reward"] > 1.2
 
 
@@ -208,10 +208,5 @@ def test_labels_of_several_documents_can_be_learned(tmp_path, tiny_llama_dir):
     row = model(input_ids=torch.tensor([unit.packs[0].ids])).logits[0, -1]
     scores = stage.scores(row[None], [unit])[0]
     assert torch.equal(scores, row[bound.answer_ids[:4]]) and len(unit.packs) == 1 and len(unit.grades) == 4
-    optimiser = torch.optim.Adam(model.parameters(), 3e-3)
-    for _ in range(40):
-        optimiser.zero_grad()
-        loss, figures = stage.loss(model, units)
-        loss.backward()
-        optimiser.step()
+    figures = optimised(stage, model, units, 40)
     assert figures["top1"] == 1.0 and figures["format_rate"] == 1.0 and figures["reward_sorted"] == 1.0

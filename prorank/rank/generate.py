@@ -88,7 +88,7 @@ class Writer:
     @torch.no_grad()
     def __call__(self, packs: Sequence[Pack], keys: Sequence[Sequence[str]]) -> list[list[Row]]:
         """Rows of each prompt: `packs` hold prompts 0..P-1 (their owners), `keys` [P][G] name the chains of chance."""
-        rows = [Row(_uniform(key, self.sampling.most)) for some in keys for key in some]
+        rows = [Row(torch.rand(self.sampling.most, generator=generator_of(key))) for some in keys for key in some]
         decoder = self.pen.decoder(self.room)
         hidden, held = decoder.start(packs, len(keys[0])), list(rows)
         while True:
@@ -158,10 +158,9 @@ def draw(logits: torch.Tensor, noise: torch.Tensor, temperature: float, top_p: f
     return torch.searchsorted(chain, noise[:, None] * chain[:, -1:], right=True)[:, 0].clamp_max(p.shape[-1] - 1)
 
 
-def _uniform(key: str, count: int) -> torch.Tensor:
-    """Uniform numbers [count] of a key, the same in every process."""
-    seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "big")
-    return torch.rand(count, generator=torch.Generator().manual_seed(seed))
+def generator_of(key: str) -> torch.Generator:
+    """The chance that belongs to a key, the same in every process."""
+    return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "big"))
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,11 @@ from ..errors import ConfigError, nearest
 from ..prompt import Cuts, Encoded, Prompt
 from .batching import Batch, batches_of, collate, pack
 from .documents import Cost
+from .flat import is_flat
 from .sorting import bubblesort, heapsort, sliding, together
+from .windows import sizes
 
 SORTS = {"heapsort": heapsort, "bubblesort": bubblesort}
-TOKENS = 16384  # of a forward
 
 
 @dataclass(frozen=True)
@@ -131,18 +132,18 @@ class ListRanker:
     Args:
         method: see Setwise and Listwise.
         bound: a prompt of several documents.
+        model: says how batches are laid, see `windows.sizes`.
         hidden: last hidden states [N, H] of a batch.
         rows, bias: of the labels in the output matrix, [20, H] and [20].
-        flat, device: how batches are laid, see `batching.collate`.
         cuts, cost: counted up.
     """
 
     def __init__(
-        self, method: Setwise | Listwise, bound: BoundListPrompt, hidden: Callable[[Batch], torch.Tensor],
-        rows: torch.Tensor, bias: torch.Tensor, flat: bool, device: torch.device, cuts: Cuts, cost: Cost,
+        self, method: Setwise | Listwise, bound: BoundListPrompt, model: torch.nn.Module,
+        hidden: Callable[[Batch], torch.Tensor], rows: torch.Tensor, bias: torch.Tensor, cuts: Cuts, cost: Cost,
     ) -> None:  # fmt: skip
         self.method, self.bound, self.hidden, self.rows, self.bias = method, bound, hidden, rows, bias
-        self.flat, self.device, self.cuts, self.cost = flat, device, cuts, cost
+        self.flat, self.tokens, self.cuts, self.cost = is_flat(model), sizes(model)[0], cuts, cost
 
     def __call__(
         self, queries: Sequence[str], documents: Sequence[Sequence[str]], instruction: str | None = None,
@@ -162,27 +163,27 @@ class ListRanker:
     def log_probs(self, shown: Sequence[tuple[str, list[str]]], instruction: str | None = None) -> list[np.ndarray]:
         """Log-probability of each document to be the best of those shown with it, fp32 [n], among their labels; the mean over
         turned orders."""
-        turns = [(number, turn) for number, (_, some) in enumerate(shown) for turn in range(self._turns(len(some)))]
-        prompts = [self._encode(*shown[number], turn, instruction) for number, turn in turns]
+        turns = [(number, shift) for number, (_, some) in enumerate(shown) for shift in self._shifts(len(some))]
+        prompts = [self._encode(*shown[number], shift, instruction) for number, shift in turns]
         out = [np.zeros(len(some), np.float32) for _, some in shown]
         packs = [pack([prompt], [i], share=False) for i, prompt in enumerate(prompts)]
-        for some in batches_of(sorted(packs, key=len, reverse=True), TOKENS, flat=self.flat):
-            batch = collate(some, self.bound.tokenizer.pad_token_id, self.flat).to(self.device)
+        for some in batches_of(sorted(packs, key=len, reverse=True), self.tokens, flat=self.flat):
+            batch = collate(some, self.bound.tokenizer.pad_token_id, self.flat).to(self.rows.device)
             with torch.inference_mode():
                 logits = self.hidden(batch).float() @ self.rows.T + self.bias  # [B, 20]
             for i, row in zip(batch.owners, logits):
-                number, turn = turns[i]
+                number, shift = turns[i]
                 n = len(out[number])
                 found = row[:n].log_softmax(-1).cpu().numpy()
-                out[number] += np.roll(found, _shift(turn, n, self._turns(n))) / self._turns(n)
+                out[number] += np.roll(found, shift) / len(self._shifts(n))
         return out
 
-    def _turns(self, count: int) -> int:
-        """How many orders of so many documents are asked about."""
-        return min(self.method.permutations, count)
+    def _shifts(self, count: int) -> list[int]:
+        """How far so many documents are turned in each prompt about them, evenly over the list."""
+        turns = min(self.method.permutations, count)
+        return [turn * count // turns for turn in range(turns)]
 
-    def _encode(self, query: str, documents: list[str], turn: int, instruction: str | None) -> Encoded:
-        shift = _shift(turn, len(documents), self._turns(len(documents)))
+    def _encode(self, query: str, documents: list[str], shift: int, instruction: str | None) -> Encoded:
         found = self.bound.encode(query, documents[shift:] + documents[:shift], instruction)
         self.cuts.total += len(documents)
         self.cuts.documents += sum(cut > 0 for cut in found.cuts)
@@ -190,8 +191,3 @@ class ListRanker:
         self.cost.calls += 1
         self.cost.prompt_tokens += len(found.ids)
         return found.whole
-
-
-def _shift(turn: int, count: int, turns: int) -> int:
-    """How far the documents are turned, evenly over the list."""
-    return turn * count // turns

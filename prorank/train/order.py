@@ -6,13 +6,12 @@ expected reward has an exact gradient (see `orders`), from the one forward that 
 
 from __future__ import annotations
 
-import hashlib
-
 import torch
 
 from ..data.examples import Group
 from ..prompt import AnyPrompt
 from ..rank.batching import Batch
+from ..rank.generate import generator_of
 from .config import Order
 from .dev import Dev
 from .orders import expected_reward, order_kl, order_log_probs, placed_rewards, policy_weights, sample_orders
@@ -60,8 +59,7 @@ class OrderStage(ScoreStage):
         if s.advantage == "exact":
             expected = expected_reward(scores, grades, s.reward, s.depth)
             return expected, float(expected.detach())
-        seed = hashlib.sha256(f"order/{s.seed}/{key}".encode()).digest()[:7]
-        orders = sample_orders(scores, s.group_size, torch.Generator().manual_seed(int.from_bytes(seed, "big")))
+        orders = sample_orders(scores, s.group_size, generator_of(f"order/{s.seed}/{key}"))
         rewards = placed_rewards(grades, orders, s.reward, s.depth)
         weights = policy_weights(rewards, s.advantage).to(scores.device)
         logs = order_log_probs(scores, orders.to(scores.device), s.depth)

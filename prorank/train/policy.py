@@ -49,7 +49,7 @@ def class_log_probs(
     (1 relevant, 0 not; or the label of the best document). `counts` [B]: how many of the answers a prompt has, all by default."""
     logp = logits.log_softmax(-1)
     known = logp[:, list(answer_ids)]  # [B, A]
-    answers = known.masked_fill(~_valid(answer_ids, counts, known), NONE)
+    answers = known.masked_fill(~valid_answers(answer_ids, counts, known), NONE)
     correct = answers.gather(1, labels[:, None].long())
     wrong = answers.scatter(1, labels[:, None].long(), NONE).logsumexp(-1, keepdim=True)
     floor = torch.full_like(correct, NONE)  # an empty class: no probability, and no NaN
@@ -58,12 +58,12 @@ def class_log_probs(
     rest[[*answer_ids, *near]] = False
     other = logp[:, rest].logsumexp(-1, keepdim=True) if rest.any() else floor
     if counts is not None:  # labels of documents that are not there
-        beyond = known.masked_fill(_valid(answer_ids, counts, known), NONE)
+        beyond = known.masked_fill(valid_answers(answer_ids, counts, known), NONE)
         other = torch.cat([other, beyond], 1).logsumexp(-1, keepdim=True)
     return torch.cat([correct, wrong, close, other], 1)
 
 
-def _valid(answer_ids: Sequence[int], counts: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
+def valid_answers(answer_ids: Sequence[int], counts: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
     """Which answers each prompt has [B, A]."""
     if counts is None:
         return torch.ones_like(like, dtype=torch.bool)
@@ -155,7 +155,7 @@ def token_rewards(
 ) -> torch.Tensor:  # fmt: skip
     """Rewards [B, G] of sampled tokens [B, G] for labels [B]; `rewards` [4] by class; `counts` as in `class_log_probs`."""
     right = torch.tensor(answer_ids)[labels.long().cpu()][:, None]
-    valid = _valid(answer_ids, counts, torch.empty(len(tokens), len(answer_ids)))
+    valid = valid_answers(answer_ids, counts, torch.empty(len(tokens), len(answer_ids)))
     answered = ((tokens[:, :, None] == torch.tensor(answer_ids)) & valid[:, None]).any(-1)
     close = torch.isin(tokens, torch.tensor(near or [-1]))
     kind = torch.where(tokens == right, 0, torch.where(answered, 1, torch.where(close, 2, 3)))

@@ -5,7 +5,7 @@ Hard fact: completions are joined to prompts as ids, so what the model learns to
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from random import Random
@@ -26,14 +26,13 @@ from .forward import Logits
 @dataclass(frozen=True)
 class Unit:
     """A prompt with its completion as a pack, and the completion's ids; `key` is its place in the run, `label`: 1 or 0, `answer`:
-    the place of the token that answers, `weights`: what each token counts, `cut`: tokens cut from its thought."""
+    the place of the token that answers, `cut`: tokens cut from its thought."""
 
     key: int
     pack: Pack
     target: list[int]
     label: int
     answer: int
-    weights: list[float]
     cut: int
 
     @property
@@ -85,15 +84,17 @@ class SftStage:
         prompt = self.bound.encode(thought.query, thought.document)
         target, cut = self.bound.completion(thought.think, thought.label, self.settings.max_think_tokens)
         answer = len(target) - 1 - target[::-1].index(self.bound.answer_ids[thought.label])
-        weights = [1.0] * len(target)
-        weights[answer] = self.settings.answer_weight
-        return Unit(key, completed(prompt.ids, target), target, thought.label, answer, weights, cut)
+        return Unit(key, completed(prompt.ids, target), target, thought.label, answer, cut)
+
+    def _weight(self, units: Iterable[Unit]) -> float:
+        """What all tokens of these completions count."""
+        return sum(len(u.target) - 1 + self.settings.answer_weight for u in units)
 
     def loss(self, model: torch.nn.Module, units: list[Unit]) -> tuple[torch.Tensor, dict[str, float]]:
         """The part of the batch's mean loss over its completions' tokens that these units have, times the number of parts, and
         figures."""
         loss, figures = self._mean(model, units)
-        share = sum(sum(u.weights) for u in units) / self._batch_weight(units[0].key)
+        share = self._weight(units) / self._batch_weight(units[0].key)
         return loss * share * self.settings.batch_size / len(units), figures
 
     def _batch_weight(self, key: int) -> float:
@@ -101,7 +102,7 @@ class SftStage:
         size = self.settings.batch_size
         if self._batch[0] != key // size:
             first = key // size * size
-            self._batch = (key // size, sum(sum(self.unit(first + i).weights) for i in range(size)))
+            self._batch = (key // size, self._weight(self.unit(first + i) for i in range(size)))
         return self._batch[1]
 
     def _mean(self, model: torch.nn.Module, units: list[Unit]) -> tuple[torch.Tensor, dict[str, float]]:
@@ -109,12 +110,13 @@ class SftStage:
         device = next(model.parameters()).device
         batch = collate([u.pack for u in units], self.bound.tokenizer.pad_token_id, is_flat(model)).to(device)
         targets = torch.tensor([t for u in units for t in u.target], device=device)
-        weights = torch.tensor([w for u in units for w in u.weights], device=device)
         logits = self.logits(model, batch)  # [N, V], N tokens of all completions
-        loss = (cross_entropy(logits, targets, reduction="none") * weights).sum() / weights.sum()
+        answers = _answers(units)
+        each = cross_entropy(logits, targets, reduction="none")
+        loss = (each.sum() + (self.settings.answer_weight - 1) * each[answers].sum()) / self._weight(units)
         return loss, {
             "token_accuracy": float((logits.argmax(-1) == targets).float().mean()),
-            "accuracy": self._answered(logits, units),
+            "accuracy": self._answered(logits[answers], units),
             "documents": 1.0,
             "tokens": sum(u.length for u in units) / len(units),
             "completion_tokens": len(targets) / len(units),
@@ -122,25 +124,30 @@ class SftStage:
         }
 
     def _answered(self, logits: torch.Tensor, units: list[Unit]) -> float:
-        """Share of units whose own answer is the likelier of the two, behind the given thought; logits [N, V]."""
-        ends = list(accumulate(len(u.target) for u in units))
-        rows = logits[[end - len(u.target) + u.answer for end, u in zip(ends, units)]][:, list(self.bound.answer_ids)]  # [U, 2]
-        return float((rows.argmax(-1).cpu() == torch.tensor([u.label for u in units])).float().mean())
+        """Share of units whose own answer is the likelier of the two, behind the given thought; logits [U, V] at the answers."""
+        said = logits[:, list(self.bound.answer_ids)].argmax(-1).cpu()
+        return float((said == torch.tensor([u.label for u in units])).float().mean())
 
     @torch.no_grad()
     def evaluate(self, model: torch.nn.Module) -> dict[str, float]:
         """Loss, token accuracy and accuracy of the answers of the dev set; the lower loss is the better score."""
-        sums, tokens = dict.fromkeys(("loss", "token_accuracy", "accuracy"), 0.0), 0
+        sums, tokens, weight = dict.fromkeys(("loss", "token_accuracy", "accuracy"), 0.0), 0, 0.0
         for at in range(0, len(self.dev), self.cpu_units):
             units = [self._unit(at, thought) for thought in self.dev[at : at + self.cpu_units]]
             loss, figures = self._mean(model, units)
             count = sum(len(u.target) for u in units)
             tokens += count
-            sums["loss"] += float(loss) * sum(sum(u.weights) for u in units)
+            sums["loss"] += float(loss) * self._weight(units)
+            weight += self._weight(units)
             sums["token_accuracy"] += figures["token_accuracy"] * count
             sums["accuracy"] += figures["accuracy"] * len(units)
         if not tokens:
             return {}
-        weight = tokens + len(self.dev) * (self.settings.answer_weight - 1)
         means = {"loss": sums["loss"] / weight, "token_accuracy": sums["token_accuracy"] / tokens}
         return means | {"accuracy": sums["accuracy"] / len(self.dev), "score": -means["loss"]}
+
+
+def _answers(units: list[Unit]) -> list[int]:
+    """Places of the answering tokens among those of all completions, one after the other."""
+    begins = accumulate((len(u.target) for u in units), initial=0)
+    return [begin + u.answer for begin, u in zip(begins, units)]

@@ -29,6 +29,7 @@ from .policy import (
     forced,
     near_tokens,
     token_rewards,
+    valid_answers,
 )
 from .reference import Reference
 
@@ -105,9 +106,9 @@ class WarmupStage:
         log_p = class_log_probs(logits, labels, self.bound.answer_ids, self.near, counts)  # [B, 4]
         values = self.rewards.of_classes().to(device)
         if self.settings.advantage == "exact":
-            objective, idle = self._exact(units, log_p, values)
+            objective, idle = self._exact(units, log_p, values, counts)
         else:
-            objective, idle = self._sampled(units, logits, labels, values)
+            objective, idle = self._sampled(units, logits, labels, values, counts)
         figures = self._figures(logits, log_p, values, labels, counts) | {"zero_variance": idle}
         loss = -objective
         if self.settings.kl:
@@ -116,16 +117,20 @@ class WarmupStage:
             figures["kl"] = float(divergence.detach())
         return loss, figures | {"loss_policy": float(-objective.detach())}
 
-    def _exact(self, units: list[Unit], log_p: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, float]:
+    def _exact(
+        self, units: list[Unit], log_p: torch.Tensor, values: torch.Tensor, counts: torch.Tensor
+    ) -> tuple[torch.Tensor, float]:
         """Expected group objective, and the chance that a group has no variance."""
         s = self.settings
         old = self._old_policy(units, log_p.detach())
-        policy = forced(old, s.force, torch.tensor([u.answers for u in units]))
+        policy = forced(old, s.force, counts)
         weights = expected_weights(policy, values, s.group_size, s.scaling)
         idle = float((policy.exp() ** s.group_size).sum(1).mean()) if s.group_size else 0.0
         return clipped(log_p, old, weights, s.clip).sum(1).mean(), idle
 
-    def _sampled(self, units, logits: torch.Tensor, labels: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, float]:
+    def _sampled(
+        self, units: list[Unit], logits: torch.Tensor, labels: torch.Tensor, values: torch.Tensor, counts: torch.Tensor
+    ) -> tuple[torch.Tensor, float]:
         """Objective of drawn groups, and the share of groups without variance."""
         s = self.settings
         ids = self.bound.answer_ids
@@ -133,7 +138,7 @@ class WarmupStage:
         if s.updates > 1:  # later passes look at the tokens that the first pass drew
             rows = [self._old.setdefault(-1 - u.key, tokens) for u, tokens in zip(units, rows)]
         tokens = torch.stack(rows)
-        rewards = token_rewards(tokens, labels, ids, self.near, values, torch.tensor([u.answers for u in units]))
+        rewards = token_rewards(tokens, labels, ids, self.near, values, counts)
         gains = advantages(rewards, s.scaling).to(logits.device)
         now = logits.log_softmax(-1).gather(1, tokens.to(logits.device))  # [B, G]
         old = self._old_policy(units, now.detach())
@@ -153,8 +158,7 @@ class WarmupStage:
     ) -> dict[str, float]:
         with torch.no_grad():
             p, ids = log_p.exp(), list(self.bound.answer_ids)
-            there = torch.arange(len(ids), device=logits.device) < counts[:, None]
-            likeliest = logits[:, ids].masked_fill(~there, -torch.inf).argmax(-1)
+            likeliest = logits[:, ids].masked_fill(~valid_answers(ids, counts, logits), -torch.inf).argmax(-1)
             answered = torch.isin(logits.argmax(-1), torch.tensor(ids, device=logits.device))
             logs = logits.log_softmax(-1)
             return {
