@@ -9,14 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from .bound_thought import OPEN, SHUT, Thinking
 from .errors import PromptError
 from .template import SLOT, bounds, quoted, split
+from .tokens import answer_token
 
 if TYPE_CHECKING:
     from .prompt import Prompt
-
-
-OPEN, SHUT = "<think>", "\n</think>\n<answer>"  # of a thought; what follows SHUT is the answer
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Cuts:
 
 
 @dataclass
-class BoundPrompt:
+class BoundPrompt(Thinking):
     """A prompt whose template is resolved for one tokenizer. `prompt` is what gets saved with a checkpoint."""
 
     prompt: Prompt
@@ -129,32 +128,9 @@ class BoundPrompt:
             whole += self._fixed - len(self._separator())
         return min(whole, self.max_positions or whole)
 
-    @property
-    def opened(self) -> bool:
-        """Whether the prompt ends with `<think>`, so that the model goes on within the thought."""
-        return self.prompt.kind == "thinking" and self.segments[-1].rstrip().endswith(OPEN)
-
-    @property
-    def opener(self) -> list[int]:
-        """Ids that open a thought; none where the prompt has done so."""
-        return [] if self.opened else self._tokens(f"{OPEN}\n")
-
-    @property
-    def shut(self) -> list[int]:
-        """Ids that close a thought and ask for the answer."""
-        return self._tokens(SHUT)
-
-    @property
-    def asking(self) -> list[int]:
-        """Ids that ask for the answer behind a closed thought."""
-        return self._tokens(SHUT[SHUT.index("\n", 1) :])
-
     def completion(self, thought: str, answer: int, most: int | None = None) -> tuple[list[int], int]:
-        """(ids of a thought of at most `most` tokens, the answer (1: relevant) and the end token; tokens cut from the thought)."""
-        whole = self._batch([thought.strip()])[0]
-        kept = whole[:most]
-        tail = [self.answer_ids[answer], *self._tokens("</answer>"), self.tokenizer.eos_token_id]
-        return [*self.opener, *kept, *self.shut, *tail], len(whole) - len(kept)
+        """As `written`, for the answer 1 (relevant) or 0."""
+        return self.written(thought, [self.answer_ids[answer]], most)
 
     def direct(self) -> BoundPrompt:
         """The same prompt with an empty thought, up to its answer: how a thinking model is asked at once. A prompt that asks for no
@@ -241,35 +217,3 @@ class BoundPrompt:
         """The answer's one token after the prompt's last segment. Raises PromptError if it is not one."""
         tail = SHUT if self.prompt.kind == "thinking" else self.segments[-1]
         return answer_token(self.tokenizer, "" if SLOT.search(tail) else tail, answer)
-
-    def _tokens(self, text: str) -> list[int]:
-        return fixed_tokens(self.tokenizer, text)
-
-    def _batch(self, texts: list[str]) -> list[list[int]]:
-        return free_tokens(self.tokenizer, texts, self.prompt.split_special)
-
-
-def fixed_tokens(tokenizer: Any, text: str) -> list[int]:
-    """Ids of a prompt's own text, special tokens included."""
-    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) if text else []
-
-
-def free_tokens(tokenizer: Any, texts: list[str], split_special: bool = True) -> list[list[int]]:
-    """Ids of texts that users wrote; with `split_special` special tokens in them are plain text."""
-    if not texts:
-        return []
-    options = {"split_special_tokens": True} if split_special else {}
-    return tokenizer(texts, add_special_tokens=False, verbose=False, **options)["input_ids"]
-
-
-def answer_token(tokenizer: Any, tail: str, answer: str) -> int:
-    """The answer's one token after `tail`, the prompt's last words. Raises PromptError if it is not one."""
-    before, both = fixed_tokens(tokenizer, tail), fixed_tokens(tokenizer, tail + answer)
-    got = both[len(before) :] if both[: len(before)] == before else fixed_tokens(tokenizer, answer)
-    if len(got) != 1:
-        shown = tokenizer.convert_ids_to_tokens(got)
-        raise PromptError(
-            f"answer {answer!r} is {len(got)} tokens {shown} under this tokenizer; choose answers that are one token each "
-            f"after {tail[-20:]!r} (prompt key 'answers', for instance [\"0\", \"1\"] or [\"no\", \"yes\"])"
-        )
-    return got[0]

@@ -1,4 +1,4 @@
-"""A prompt of several documents joined with a tokenizer: from (query, documents) to ids that ask for one label.
+"""A prompt of several documents joined with a tokenizer: from (query, documents) to ids that ask for a label or an order.
 
 Hard fact: documents share what room there is: a short one takes what it needs, and what it leaves goes to the longer ones, so no
 document is cut while another of its length is whole. Each cut is counted.
@@ -10,9 +10,11 @@ import string
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .bound import Encoded, answer_token, fixed_tokens, free_tokens
+from .bound import Encoded
+from .bound_thought import Thinking
 from .errors import PromptError
 from .template import SLOT, split
+from .tokens import answer_token
 
 if TYPE_CHECKING:
     from .prompt import Prompt
@@ -36,26 +38,34 @@ class EncodedList:
 
 
 @dataclass
-class BoundListPrompt:
-    """A prompt of kind "setwise" whose template is resolved for one tokenizer."""
+class BoundListPrompt(Thinking):
+    """A prompt of several documents whose template is resolved for one tokenizer. Where the answer is one label (kind "setwise") it
+    is one token; elsewhere it is written, and labels are numbers."""
 
     prompt: Prompt
     tokenizer: Any
     max_positions: int | None = None
     labels: list[str] = field(init=False)
-    answer_ids: list[int] = field(init=False)  # their tokens as answers
+    answer_ids: list[int] = field(init=False)  # their tokens as answers; none where answers are written
 
     def __post_init__(self) -> None:
         template = self.prompt.template
         self.segments = [part for text in ((template,) if isinstance(template, str) else template) for part in split(text)]
         self.repeats = sum(s.count("{query}") for s in self.segments)
         tail = self.segments[-1]
-        self.labels, self.answer_ids = _labels(self.tokenizer, "" if SLOT.search(tail) else tail)
+        self.labels, self.answer_ids = LABELS[0], []
+        if not self.writes:
+            self.labels, self.answer_ids = _labels(self.tokenizer, "" if SLOT.search(tail) else tail)
         self.longest = min(self.prompt.max_length, self.max_positions or self.prompt.max_length)
-        self._literal = {i: fixed_tokens(self.tokenizer, s) for i, s in enumerate(self.segments) if not SLOT.search(s)}
+        self._literal = {i: self._tokens(s) for i, s in enumerate(self.segments) if not SLOT.search(s)}
         before, _, after = self.prompt.document_format.partition("{document}")
-        self._before = [fixed_tokens(self.tokenizer, before.replace("{label}", label)) for label in self.labels]
-        self._after = fixed_tokens(self.tokenizer, after)
+        self._before = [self._tokens("\n" * (i > 0) + before.replace("{label}", label)) for i, label in enumerate(self.labels)]
+        self._after = self._tokens(after)
+
+    @property
+    def writes(self) -> bool:
+        """Whether the answer is written, so that it has to be read."""
+        return self.prompt.kind != "setwise"
 
     def encode(self, query: str, documents: list[str], instruction: str | None = None) -> EncodedList:
         """Ids that show these documents and ask for a label. Raises PromptError for too many, or where they have no room."""
@@ -63,10 +73,10 @@ class BoundListPrompt:
             raise PromptError(f"a prompt shows 1 to {MOST} documents, not {len(documents)}")
         asked, query_cut = self._query(query)
         value = self.prompt.instruction if instruction is None else instruction
-        told = self._free([self.prompt.instruction_format.replace("{instruction}", value)])[0] if value else []
+        told = self._batch([self.prompt.instruction_format.replace("{instruction}", value)])[0] if value else []
         frame = sum(map(len, self._literal.values())) + self.repeats * len(asked) + len(told) * self._tells
         frame += sum(len(words) + len(self._after) for words in self._before[: len(documents)])
-        pieces = self._free(documents)
+        pieces = self._batch(documents)
         shares = fair_shares([len(piece) for piece in pieces], self.longest - frame)
         ids: list[int] = []
         for i, segment in enumerate(self.segments):
@@ -79,18 +89,34 @@ class BoundListPrompt:
                 ids += asked if segment == "{query}" else told
         return EncodedList(ids, [len(piece) - share for piece, share in zip(pieces, shares)], query_cut)
 
+    def render(self, query: str, documents: list[str], instruction: str | None = None) -> str:
+        """The prompt as text, nothing cut."""
+        value = self.prompt.instruction if instruction is None else instruction
+        shown = (
+            self.prompt.document_format.replace("{label}", label).replace("{document}", document)
+            for label, document in zip(self.labels, documents)
+        )
+        told = self.prompt.instruction_format.replace("{instruction}", value) if value else ""
+        values = {"query": query, "documents": "\n".join(shown), "instruction": told}
+        return "".join(SLOT.sub(lambda m: values[m.group(1)], segment) for segment in self.segments)
+
+    def answer(self, places: list[int]) -> str:
+        """What is written for documents in this order: `[3] > [1]`."""
+        return " > ".join(f"[{self.labels[place]}]" for place in places)
+
+    def answer_tokens(self, answer: str) -> list[int]:
+        """Ids of an answer such as `[3]`."""
+        return self._tokens(answer)
+
     @property
     def _tells(self) -> bool:
         return "{instruction}" in self.segments
 
     def _query(self, query: str) -> tuple[list[int], int]:
         """(ids of one occurrence of the query, tokens cut from it); all occurrences share `query_share`."""
-        ids = self._free([query])[0]
+        ids = self._batch([query])[0]
         most = max(1, int(self.longest * self.prompt.query_share) // self.repeats)
         return ids[:most], max(0, len(ids) - most)
-
-    def _free(self, texts: list[str]) -> list[list[int]]:
-        return free_tokens(self.tokenizer, texts, self.prompt.split_special)
 
 
 def fair_shares(lengths: list[int], room: int) -> list[int]:

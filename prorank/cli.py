@@ -107,7 +107,7 @@ def rerank(
     elif not query or documents is None:
         raise DataError("give --query Q and DOCUMENTS (a file, or - for stdin), or --run, --dataset and --out")
     items = rerank_files.read_documents(documents) if not run else []
-    from .rank.listwise import read_method
+    from .rank.methods import read_method
     from .reranker import Reranker
 
     how = {"think": think, "samples": samples, "max_think_tokens": max_think_tokens, **read_method(method)}
@@ -154,7 +154,7 @@ def evaluate(
     from .evaluate.report import bars, show
     from .model import pick_device, pick_dtype, resolve
     from .prompt import Prompt
-    from .rank.listwise import read_method
+    from .rank.methods import read_method
 
     for name in model or []:
         resolve(name)  # a wrong name fails before the datasets are read

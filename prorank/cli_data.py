@@ -89,14 +89,18 @@ def label(
     temperature: Annotated[float | None, typer.Option(help="The server's own by default.")] = None,
     extractive: Annotated[bool, typer.Option("--extractive", help="No teacher: thoughts by rule, from labels.")] = False,
     split: Annotated[str, typer.Option(help="qrels split, with --extractive on a BEIR folder.")] = "train",
+    lists: Annotated[int | None, typer.Option(help="With --extractive: so many documents a thought, of which one is best.")] = None,
 ) -> None:
     """Label pairs with a teacher's thoughts and answers; stopped, it goes on where it was."""
     if extractive:
-        from .data.extractive import label_extractive
+        from .data.extractive import label_extractive, label_extractive_lists
         from .data.formats import read_groups
 
-        print(label_extractive(read_groups(source, split), out))
+        groups = read_groups(source, split)
+        print(label_extractive_lists(groups, out, lists) if lists else label_extractive(groups, out))
         return
+    if lists:
+        raise ConfigError("--lists goes with --extractive: teachers are asked about one document at a time")
     if not (endpoint and model):
         raise ConfigError("give --endpoint and --model, or --extractive to make thoughts by rule from labels")
     from .data.ask import Endpoint

@@ -18,8 +18,13 @@ FORM = re.compile(r"<think>.*?</think>\s*<answer>(.*?)</answer>", re.DOTALL)
 
 def rank_r1_reward(completions: Sequence[str], label: Sequence[str], **_: object) -> list[float]:
     """1 where the form is right and the answer is the label, such as "[3]", to the letter; else 0 (Rank-R1)."""
-    found = (FORM.search(completion) for completion in completions)
-    return [float(match is not None and match[1].strip() == wanted) for match, wanted in zip(found, label)]
+    return [float(answer_of(completion) == wanted) for completion, wanted in zip(completions, label)]
+
+
+def answer_of(completion: str) -> str | None:
+    """What a completion in form answers, None for others."""
+    found = FORM.search(completion)
+    return found[1].strip() if found else None
 
 
 def rearank_reward(
@@ -32,17 +37,18 @@ def rearank_reward(
         grades: of each completion's documents, in the order in which they were shown, whose nDCG is `first`.
         depth: of nDCG. `best` is 1; where the documents stand in the best order already, keeping it earns the 0.8.
     """
-    return [_rearank(completion, row, depth) for completion, row in zip(completions, grades)]
+    return [sum(rearank_parts(completion, row, depth).values()) for completion, row in zip(completions, grades)]
 
 
-def _rearank(completion: str, grades: Sequence[float], depth: int) -> float:
-    form = FORM.search(completion)
-    if not form:
-        return 0.0
-    said = read_labels(form[1], len(grades))
+def rearank_parts(completion: str, grades: Sequence[float], depth: int = 10) -> dict[str, float]:
+    """The reward above by its parts: {"gain", "tags", "order"}."""
+    answer = answer_of(completion)
+    if answer is None:
+        return dict.fromkeys(("gain", "tags", "order"), 0.0)
+    said = read_labels(answer, len(grades))
     first, now = _ndcg(grades, depth), _ndcg([grades[i] for i in said.order], depth)
     gain = (now - first) / (1 - first) if first < 1 else float(now >= 1)
-    return 0.8 * gain + 0.1 + 0.1 * (not said.repairs)
+    return {"gain": 0.8 * gain, "tags": 0.1, "order": 0.1 * (not said.repairs)}
 
 
 def _ndcg(grades: Sequence[float], depth: int) -> float:

@@ -15,12 +15,13 @@ from .bound import BoundPrompt, Cuts, Encoded
 from .bound_list import BoundListPrompt
 from .errors import PromptError, nearest
 from .files import atomic_file
+from .published import MXBAI_TASK, RANK_R1_SYSTEM, RANK_R1_USER, RERANK_R0
 from .template import SLOT, render_frame, with_bos
 
 __all__ = ["PRESETS", "AnyPrompt", "BoundListPrompt", "BoundPrompt", "Cuts", "Encoded", "Prompt"]
 
 AnyPrompt = BoundPrompt | BoundListPrompt
-KINDS = ("binary", "thinking", "setwise")
+KINDS = ("binary", "thinking", "setwise", "listwise")
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,12 @@ class Prompt:
     Args:
         name: preset it came from, for display.
         kind: "binary", the answer is one of two tokens; "thinking", a thought comes first: <think>…</think><answer>…</answer>;
-            "setwise", several documents are shown and the answer is the label of the best, one token.
+            "setwise", several documents are shown and the answer is the label of the best, one token; "listwise", the answer is
+            their whole order, in writing: [2] > [1].
         system: text of the system turn.
-        user: the user's turn, with the slots {instruction}, {query}, {document}; {query} may come again after the document. With
-            kind "setwise" {documents} stands in place of {document}.
+        user: the user's turn, with the slots {instruction}, {query}, {document}; {query} may come again after the document. Where
+            several documents are shown {documents} stands in place of {document}: with kinds "setwise" and "listwise", and with
+            "thinking" if wanted.
             {open} and {close} become the special tokens `<|im_start|>`, `<|im_end|>` where the tokenizer has them (a blank and
             nothing elsewhere).
         instruction_format: what stands for {instruction} when there is one; nothing stands there otherwise.
@@ -45,7 +48,7 @@ class Prompt:
             query and document only.
         query_share: the query's largest share of max_length.
         lengths: "whole" or "content".
-        document_format: what each of several documents is shown as, with {label} and {document} (kind "setwise").
+        document_format: what each of several documents is shown as, with {label} and {document}; line breaks part them.
         max_think_tokens: the thought's budget in tokens (kind "thinking"), after which it is closed.
         split_special: texts of users that spell a special token are taken as plain text.
     """
@@ -63,7 +66,7 @@ class Prompt:
     max_length: int = 512
     query_share: float = 0.5
     lengths: str = "whole"
-    document_format: str = "[{label}] {document}\n"
+    document_format: str = "[{label}] {document}"
     max_think_tokens: int = 200
     split_special: bool = True
 
@@ -94,16 +97,22 @@ class Prompt:
         parts = (self.template,) if isinstance(self.template, str) else self.template
         if not isinstance(parts, tuple) or not parts or not all(isinstance(part, str) for part in parts):
             raise PromptError(f"prompt key 'template' is {self.template!r}; expected a text or a list of texts")
-        text = self.user if self.template == "auto" else "".join(self.template)
-        if self.kind == "setwise":
-            self._check_list(text)
-        else:
-            self._check_pair(text)
+        (self._check_list if self.lists else self._check_pair)(self._text)
+
+    @property
+    def _text(self) -> str:
+        """The text with the slots."""
+        return self.user if self.template == "auto" else "".join(self.template)
+
+    @property
+    def lists(self) -> bool:
+        """Whether it shows several documents."""
+        return self.kind in ("setwise", "listwise") or (self.kind == "thinking" and "{documents}" in self._text)
 
     def _check_list(self, text: str) -> None:
         """Raise PromptError for slots that a prompt of several documents cannot have."""
         if text.count("{documents}") != 1 or "{document}" in text:
-            raise PromptError(f"the template of a setwise prompt must hold {{documents}}, exactly once: {text[:80]!r}")
+            raise PromptError(f"the template of a {self.kind} prompt must hold {{documents}}, exactly once: {text[:80]!r}")
         if "{query}" not in text:
             raise PromptError(f"the template must hold {{query}}: {text[:80]!r}")
         for slot in ("{label}", "{document}"):
@@ -115,7 +124,8 @@ class Prompt:
     def _check_pair(self, text: str) -> None:
         """Raise PromptError for slots that a prompt of one document cannot have."""
         if "{documents}" in text:
-            raise PromptError(f"{{documents}} is for prompts of kind setwise; this one holds {{document}}: {text[:80]!r}")
+            kinds = "kind setwise, listwise or thinking"
+            raise PromptError(f"{{documents}} is for prompts of {kinds}, and this one is {self.kind}: {text[:80]!r}")
         if text.count("{document}") != 1:
             raise PromptError(f"the template must hold {{document}} exactly once: {text[:80]!r}")
         if "{query}" not in text:
@@ -185,14 +195,14 @@ class Prompt:
         Raises PromptError if an answer is not one token in place, the fixed text leaves no room, or the prompt shows several
         documents (see `bind_list`).
         """
-        if self.kind == "setwise":
+        if self.lists:
             raise PromptError(f"prompt {self.name} shows several documents at once, and one is asked about; use a method of lists")
         return BoundPrompt(self._resolved(tokenizer), tokenizer, max_positions)
 
     def bind_list(self, tokenizer: Any, max_positions: int | None = None) -> "BoundListPrompt":
         """As `bind`, for a prompt of several documents. Raises PromptError for others."""
-        if self.kind != "setwise":
-            raise PromptError(f"prompt {self.name} is of kind {self.kind}, and several documents need one of kind setwise")
+        if not self.lists:
+            raise PromptError(f"prompt {self.name} shows one document, and several need one of kind setwise or listwise")
         return BoundListPrompt(self._resolved(tokenizer), tokenizer, max_positions)
 
     def _resolved(self, tokenizer: Any) -> "Prompt":
@@ -205,28 +215,6 @@ class Prompt:
         return replace(self, template=template)
 
 
-_MXBAI_TASK = (
-    "You are a search relevance expert who evaluates how well documents match search queries. For each query-document pair, "
-    "carefully analyze the semantic relationship between them, then provide your binary relevance judgment (0 for not "
-    "relevant, 1 for relevant).\nRelevance:"
-)
-_RERANK_R0 = """\
-[system]
-You are a document relevance evaluator. Your task is to determine if a Document comprehensively addresses a given Query.
-
-Evaluation Criteria:
-- ALL key concepts from the Query must be present in the Document
-- The Document must explain relationships and connections between query terms
-- Isolated mentions without context are insufficient
-- The Document should satisfy the complete information need expressed in the Query
-
-Process:
-1. First, analyze in <think> tags (max 128 tokens): identify key concepts in the Query, check their presence and interconnection in the Document
-2. Then output your final judgment in <answer> tags: exactly "yes" for comprehensive coverage or "no" for insufficient coverage
-3. Do not output any other characters or explanations outside these tags
-
-Only answer "yes" if the Document fully satisfies the Query's information requirements.
-"""  # noqa: E501
 PRESETS: dict[str, Prompt] = {
     "prorank": Prompt(),
     # The query comes again after the document, where a causal model can read it in the document's light (arXiv 2402.15449 calls
@@ -247,7 +235,7 @@ PRESETS: dict[str, Prompt] = {
             "\n",
             "document: {document}",
             "\n",
-            _MXBAI_TASK,
+            MXBAI_TASK,
             "<|im_end|>\n<|im_start|>assistant\n",
         ),
         max_length=8192,
@@ -260,15 +248,29 @@ PRESETS: dict[str, Prompt] = {
         name="setwise",
         kind="setwise",
         system="Find the document that answers the query best. Answer with its label alone.",
-        user="Query: {query}\n\n{documents}\nQuery: which document is the best for \"{query}\"?",
+        user="Query: {query}\n\n{documents}\n\nQuery: which document is the best for \"{query}\"?",
         max_length=2048,
         query_share=0.25,
     ),
+    # The order in writing, as RankGPT and its students give it; with method setwise its first label counts.
+    "listwise": Prompt(
+        name="listwise",
+        kind="listwise",
+        system="Order the documents by how well they answer the query. Answer with all labels, the best first: [2] > [1].",
+        user="Query: {query}\n\n{documents}\n\nQuery: {query}\nOrder:",
+        max_length=2048,
+        query_share=0.25,
+    ),
+    # Think, then name the best of several (Rank-R1, arXiv 2503.06034), byte for byte.
+    "rank-r1": Prompt(
+        name="rank-r1", kind="thinking", system=RANK_R1_SYSTEM, user=RANK_R1_USER, max_length=4096, query_share=0.25,
+        max_think_tokens=1024,
+    ),  # fmt: skip
     # The system text is that of Rerank-R0's stage A, byte for byte.
     "rerank-r0": Prompt(
         name="rerank-r0",
         kind="thinking",
-        system=_RERANK_R0,
+        system=RERANK_R0,
         user="Query: {query}\n\nDocument: {document}",
         answers=("no", "yes"),
         max_length=1024,

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .bound_list import MOST
 from .errors import ConfigError, DataError, ModelError
 from .model import Resolved, load_model, load_tokenizer, pick_device, pick_dtype, prompt_of, resolve, weight_hash
 from .prompt import BoundPrompt, Cuts, Encoded, Prompt
@@ -25,7 +26,8 @@ from .rank.documents import Cost, Document, Hit, Progress, check_lists, document
 from .rank.engine import Engine, engine_for, trim
 from .rank.generate import pen_of
 from .rank.likelihood import query_likelihood
-from .rank.listwise import ListRanker, Listwise, Setwise, method_of, prompt_for
+from .rank.listwise import AnswerReader, LabelReader, ListRanker
+from .rank.methods import Listwise, Setwise, method_of, prompt_for
 from .rank.pointwise import answer_rows, last_hidden, log_odds, vocabulary_of
 from .rank.thinking import Thinker, Thought
 from .rank.windows import WINDOW, batches
@@ -64,7 +66,7 @@ class Reranker:
         samples: thoughts a document, whose mean log-odds is the score. One takes the likeliest tokens, several are drawn.
         max_think_tokens: the thought's budget; None takes the checkpoint's own. A longer thought is closed and says so in its hit.
         method: "pointwise" scores each document alone; "setwise" and "listwise" show several at once and give an order without
-            log-odds (a hit's score is minus its place), see `rank.listwise`. `cost` counts what it took.
+            log-odds (a hit's score is minus its place), see `rank.methods`. `cost` counts what it took.
         options: of the method: see Setwise and Listwise there.
 
     Raises:
@@ -94,9 +96,11 @@ class Reranker:
             chosen = Prompt.of(chosen, max_length=max_length)
         if max_think_tokens is not None:
             chosen = Prompt.of(chosen, max_think_tokens=max_think_tokens)
-        thinks = think and chosen.kind == "thinking"
-        if not thinks and (samples != 1 or max_think_tokens is not None):
-            raise ConfigError(f"samples and max_think_tokens are for thoughts, and {model} is asked at once")
+        thinks = think and chosen.kind == "thinking" and not chosen.lists
+        if not thinks and samples != 1:
+            raise ConfigError(f"samples are for thoughts about one document, and {model} is asked otherwise")
+        if chosen.kind != "thinking" and max_think_tokens is not None:
+            raise ConfigError(f"max_think_tokens is for thoughts, and {model} is asked at once")
         tokenizer = load_tokenizer(resolved)
         (chosen.bind_list if chosen_method else chosen.bind)(tokenizer)  # fails before the weights are read
         where = pick_device(device)
@@ -107,8 +111,7 @@ class Reranker:
         if chosen_method:
             self.take_lists(chosen_method)
         if thinks:
-            positions = getattr(loaded.config, "max_position_embeddings", None)
-            bound = chosen.bind(tokenizer, positions and positions - chosen.max_think_tokens - WORDS)
+            bound = chosen.bind(tokenizer, self._room(chosen.max_think_tokens + WORDS))
             pen = pen_of(loaded, self._engine)
             self._thinker = Thinker(pen, bound, self._rows, self._bias, samples, chosen.max_think_tokens, self.cost)
         if compile and not chosen_method:
@@ -123,10 +126,7 @@ class Reranker:
 
     def _take(self, name: str, model: torch.nn.Module, tokenizer: Any, prompt: Prompt) -> None:
         self.name, self.model, self.tokenizer = name, model.eval(), tokenizer
-        positions = getattr(model.config, "max_position_embeddings", None)
-        self.prompt = (
-            prompt.bind_list(tokenizer, positions) if prompt.kind == "setwise" else prompt.bind(tokenizer, positions).direct()
-        )
+        self.prompt = prompt.bind_list(tokenizer, self._room()) if prompt.lists else prompt.bind(tokenizer, self._room()).direct()
         self.device = next(model.parameters()).device
         self.cuts, self.cost = Cuts(), Cost()  # counted up over all calls
         self._resolved: Resolved | None = None
@@ -136,11 +136,20 @@ class Reranker:
         self._rows, self._bias = answer_rows(model, self.prompt.answer_ids)
 
     def take_lists(self, method: Setwise | Listwise) -> None:
-        """Rank by a method of lists from now on; the prompt must be of kind setwise."""
-        self.lists = ListRanker(
-            method, self.prompt, self.model, self._hidden, self._rows, self._bias, self.cuts, self.cost
-        )
+        """Rank by a method of lists from now on; the prompt must show several documents."""
+        if self.prompt.writes:
+            written = self.prompt.prompt.max_think_tokens * self.prompt.thinks + WORDS + method.tokens(MOST)
+            self.prompt = self.prompt.prompt.bind_list(self.tokenizer, self._room(written))
+            read = AnswerReader(pen_of(self.model, self._engine), self.prompt, method, self.cost)
+        else:
+            read = LabelReader(self.model, self._hidden, self._rows, self._bias, self.tokenizer.pad_token_id)
+        self.lists = ListRanker(method, self.prompt, read, self.cuts, self.cost)
         self.diagnose = None  # there is no answer of yes or no to look at
+
+    def _room(self, written: int = 0) -> int | None:
+        """Positions that the model has for prompts, with so many tokens to be written behind them."""
+        positions = getattr(self.model.config, "max_position_embeddings", None)
+        return positions and positions - written
 
     def rank(
         self,

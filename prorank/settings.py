@@ -77,8 +77,8 @@ def _convert(value: Any, hint: Any, key: str) -> Any:
             return value
         if plain is str and isinstance(value, str):
             return os.path.expandvars(value)
-        if plain is list and isinstance(value, list) and all(isinstance(v, str) for v in value):
-            return [os.path.expandvars(v) for v in value]
+        if plain is list and isinstance(value, list) and all(type(v) is typing.get_args(option)[0] for v in value):
+            return [os.path.expandvars(v) if isinstance(v, str) else v for v in value]
         if plain in (bool, dict) and isinstance(value, plain):
             return value
         if hasattr(plain, "__dataclass_fields__") and isinstance(value, dict):

@@ -17,7 +17,7 @@ from prorank.cli import app
 from prorank.errors import ConfigError, PromptError
 from prorank.model import load_model, load_tokenizer, resolve
 from prorank.prompt import Prompt
-from prorank.rank.listwise import read_method
+from prorank.rank.methods import read_method
 from prorank.reranker import Reranker
 from tests.tiny import WORDS, byte_tokenizer
 

@@ -142,7 +142,7 @@ def list_groups(groups: Sequence[Group], relevant: bool = True) -> list[Group]:
     return kept
 
 
-def sample_lists(groups: Sequence[Group], size: int, seed: int, epoch: int) -> list[Group]:
+def sample_lists(groups: Sequence[Group], size: int | Sequence[int], seed: int, epoch: int) -> list[Group]:
     """One list of at most `size` documents for every group, groups and documents in shuffled order.
 
     A list takes one relevant document of every grade there is (higher grades first, at most half the list, at least
@@ -150,15 +150,16 @@ def sample_lists(groups: Sequence[Group], size: int, seed: int, epoch: int) -> l
 
     Args:
         groups: training data.
-        size: documents a list, at least 2.
+        size: documents a list, at least 2; or (least, most), of which each list draws its own.
         seed, epoch: choose the draw; the same two give the same lists in every process.
     """
-    if size < 2:
-        raise DataError(f"a list needs at least 2 documents, got size {size}")
+    least, most = (size, size) if isinstance(size, int) else size
+    if least < 2:
+        raise DataError(f"a list needs at least 2 documents, got size {least}")
     lists = []
     for at, group in enumerate(groups):
         rng = Random(f"lists/{seed}/{epoch}/{at}")
-        places = _places(group.labels, size, rng)
+        places = _places(group.labels, rng.randint(least, most) if least < most else most, rng)
         rng.shuffle(places)
         lists.append(group.take(places))
     Random(f"order/{seed}/{epoch}").shuffle(lists)

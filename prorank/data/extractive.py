@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..errors import DataError
 from ..files import atomic_file
-from .examples import Group, best_labels
+from .examples import Group, best_labels, list_groups, sample_lists
 from .jsonl import line_of
 from .thoughts import thought_row
 
@@ -39,6 +39,29 @@ def label_extractive(groups: Sequence[Group], out: str | Path) -> str:
             handle.write(line_of(row | {"source": "extractive"}))
     yes = sum(label > 0 for label in labels.values())
     return f"{out}: {len(labels)} thoughts made by rule ({yes} yes, {len(labels) - yes} no)"
+
+
+def label_extractive_lists(groups: Sequence[Group], out: str | Path, size: int, seed: int = 0) -> str:
+    """Write {"query", "documents", "think", "answer", "source"} for a list of `size` documents of every query, the answer being the
+    label of the best; returns a line that sums up. Raises DataError where there are no lists."""
+    lists = sample_lists(list_groups(groups), size, seed, 0)
+    with atomic_file(out) as handle:
+        for group in lists:
+            best = group.labels.index(max(group.labels))
+            row = {"query": group.query, "documents": group.documents, "think": think_of_list(group.query, group.documents)}
+            handle.write(line_of(row | {"answer": f"[{best + 1}]", "source": "extractive"}))
+    return f"{out}: {len(lists)} thoughts made by rule about lists of {size} documents at most"
+
+
+def think_of_list(query: str, documents: Sequence[str]) -> str:
+    """A thought about several documents: which of the query's terms each of them has."""
+    terms = key_terms(query)
+    said = [f"Key concepts of the query: {_listed(terms)}."]
+    for number, document in enumerate(documents, start=1):
+        known = {stem(word) for word in WORD.findall(document)}
+        there = [term for term in terms if stem(term) in known]
+        said.append(f"[{number}] has {_listed(there) if there else 'none of them'}.")
+    return " ".join(said)
 
 
 def think(query: str, document: str) -> str:

@@ -35,16 +35,18 @@ class Hit:
 
 @dataclass
 class Cost:
-    """What rankings cost: prompts read (`calls`), their tokens (a prefix that prompts share counts in each),
-    tokens that were written, seconds."""
+    """What rankings cost: prompts read (`calls`), their tokens (a prefix that prompts share counts in each), tokens that were
+    written, seconds; `unread`: written answers that name none of the documents shown, which leave them in their order."""
 
     calls: int = 0
     prompt_tokens: int = 0
     generated_tokens: int = 0
     seconds: float = 0.0
+    unread: int = 0
 
     def __str__(self) -> str:
-        written = f"{self.generated_tokens} tokens written, {self.seconds:.1f} seconds"
+        unread = f" ({self.unread} answers name no document)" if self.unread else ""
+        written = f"{self.generated_tokens} tokens written{unread}, {self.seconds:.1f} seconds"
         return f"{self.calls} prompts of {self.prompt_tokens} tokens in all, {written}"
 
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
 
-from ..bound import BoundPrompt
+from ..bound_thought import END
 from ..model import body, cast_weights, merged_copy
-from .batching import Pack
+from ..prompt import AnyPrompt, Encoded
+from .batching import Pack, batches_of, pack
 from .cache import EngineDecoder
 from .engine import Engine, usable
 from .hfcache import CacheDecoder
@@ -24,6 +25,7 @@ from .pointwise import vocabulary_of
 
 CLOSE = "</think>"
 TAIL = 8  # tokens at the end of a row among which a closing tag can lie
+TOKENS = 16384  # of prompts that are written for at once
 STAY = 0.875  # rows that are done stay in the batch while they are fewer than the rest of this share: letting go costs a copy
 
 
@@ -75,20 +77,25 @@ class Writer:
 
     Args:
         pen: what decodes, see `pen_of`.
-        bound: the prompt, for its tags and end token.
+        bound: a prompt whose answer is written, for its tags and end token.
         sampling: see Sampling.
         to_answer: stop at the answer's place and keep the hidden state there; else rows end at the end token alone.
+        in_form: for use and not for training: a thought is opened for the model, and a row ends with its answer, too.
     """
 
-    def __init__(self, pen: "Pen", bound: BoundPrompt, sampling: Sampling, to_answer: bool = False) -> None:
-        self.pen, self.bound, self.sampling, self.to_answer = pen, bound, sampling, to_answer
+    def __init__(
+        self, pen: "Pen", bound: AnyPrompt, sampling: Sampling, to_answer: bool = False, in_form: bool = False
+    ) -> None:
+        self.pen, self.bound, self.sampling, self.to_answer, self.in_form = pen, bound, sampling, to_answer, in_form
         self.opener, self.shut, self.eos = len(bound.opener), bound.shut, bound.tokenizer.eos_token_id
         self.room = sampling.most + (len(self.shut) if to_answer else 0)
 
     @torch.no_grad()
     def __call__(self, packs: Sequence[Pack], keys: Sequence[Sequence[str]]) -> list[list[Row]]:
         """Rows of each prompt: `packs` hold prompts 0..P-1 (their owners), `keys` [P][G] name the chains of chance."""
-        rows = [Row(torch.rand(self.sampling.most, generator=generator_of(key))) for some in keys for key in some]
+        first = self.bound.opener if self.in_form else []
+        noise = (torch.rand(self.sampling.most, generator=generator_of(key)) for some in keys for key in some)
+        rows = [Row(one, queue=list(first)) for one in noise]
         decoder = self.pen.decoder(self.room)
         hidden, held = decoder.start(packs, len(keys[0])), list(rows)
         while True:
@@ -120,11 +127,16 @@ class Writer:
     def _write(self, row: Row) -> None:
         """After a token in training: text after the answer and a missing end are for the reward to see."""
         row.finished = row.ids[-1] == self.eos
-        row.done = row.finished or len(row.ids) >= self.sampling.most
+        row.done = row.finished or len(row.ids) >= self.sampling.most or (self.in_form and self._ended(row))
         if not row.done and self.sampling.budget is not None and len(row.ids) == self.sampling.budget + self.opener:
             text = self.bound.tokenizer.decode(row.ids)
             if (not self.opener or "<think>" in text) and CLOSE not in text:
                 row.queue, row.closed = list(self.shut), True
+
+    def _ended(self, row: Row) -> bool:
+        """Whether the answer behind the thought is closed."""
+        decode = self.bound.tokenizer.decode
+        return self.bound.thinks and not row.queue and END in decode(row.ids[-TAIL:]) and CLOSE in decode(row.ids)
 
     def _think(self, row: Row) -> None:
         """After a token on the way to the answer: a closed thought is followed by the words that ask for it."""
@@ -143,6 +155,16 @@ class Writer:
             if ids[-k:] == self.shut[:k]:
                 return self.shut[k:]
         return self.bound.asking
+
+
+def write(writer: Writer, prompts: Sequence[Encoded], keys: Sequence[Sequence[str]]) -> list[list[Row]]:
+    """Rows of each prompt, as many as it has keys of chance, in batches of `TOKENS` tokens of prompts."""
+    rows: list[list[Row]] = []
+    singles = [pack([prompt], [i], share=False) for i, prompt in enumerate(prompts)]
+    for some in batches_of(singles, TOKENS, flat=True):
+        first = some[0].owners[0]
+        rows += writer([replace(one, owners=[i]) for i, one in enumerate(some)], keys[first : first + len(some)])
+    return rows
 
 
 def draw(logits: torch.Tensor, noise: torch.Tensor, temperature: float, top_p: float) -> torch.Tensor:

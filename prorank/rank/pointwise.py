@@ -32,7 +32,7 @@ def answer_rows(model: torch.nn.Module, answer_ids: Sequence[int]) -> tuple[torc
         if value not in (None, plain):
             raise ModelError(f"{type(model).__name__}: {key}={value} bends the logits; this architecture is not supported yet")
     _, head = body(model)
-    chosen = torch.tensor(answer_ids, device=head.weight.device)
+    chosen = torch.tensor(answer_ids, dtype=torch.long, device=head.weight.device)
     bias = getattr(head, "bias", None)
     zero = torch.zeros(len(answer_ids), device=head.weight.device)
     return head.weight[chosen].float(), (zero if bias is None else bias[chosen].float())

@@ -16,10 +16,10 @@ from ..bound import BoundPrompt, Encoded
 from ..errors import ConfigError
 from .batching import Pack, batches_of, pack, packs_of
 from .documents import Cost
-from .generate import CLOSE, Pen, Row, Sampling, Writer
+from .generate import CLOSE, TOKENS, Pen, Row, Sampling, Writer
 from .pointwise import log_odds
 
-ROWS, TOKENS = 64, 16384  # written at once: rows, and tokens of their prompts
+ROWS = 64  # written at once, in prompts of `TOKENS` tokens
 SAMPLING = 0.7  # temperature where several thoughts are asked for; one alone takes the likeliest tokens
 
 

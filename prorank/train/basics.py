@@ -104,3 +104,11 @@ class Settings:
 def require(holds: bool, key: str, why: str) -> None:
     if not holds:
         raise ConfigError(f"key '{key}' {why}")
+
+
+def check_list_size(size: int | list[int], most: int | None = None) -> None:
+    """Raise ConfigError for sizes of lists that cannot be: a number, or the least and the most to draw from."""
+    sizes = [size, size] if isinstance(size, int) else size
+    require(len(sizes) == 2 and sizes[0] <= sizes[1], "list_size", "must be a number or [least, most]")
+    fits = sizes[0] >= 2 and (most is None or sizes[1] <= most)
+    require(fits, "list_size", f"must lie in 2..{most}" if most else "must be at least 2")

@@ -13,7 +13,7 @@ import yaml
 
 from ..errors import ConfigError, nearest
 from ..settings import fill, override, read_values
-from .basics import Lora, Settings, require
+from .basics import Lora, Settings, check_list_size, require
 from .losses import LOSSES, TAUGHT
 from .orders import MOST_EXACT, REWARDS
 from .reason_config import Grpo, Ppo, Reason
@@ -36,7 +36,7 @@ class Warmup(Settings):
         force: share of draws that is an answer token at random (for a model that never answers in form).
         kl: weight of the exact KL to the reference, the model the stage starts from.
         updates: optimiser passes over each batch; clip: of the policy ratio when there are several.
-        list_size: documents of a prompt that shows several.
+        list_size: documents of a prompt that shows several, or [least, most] to draw from.
     """
 
     stage: str = "warmup"
@@ -50,7 +50,7 @@ class Warmup(Settings):
     kl: float = 0.02
     updates: int = 1
     clip: float = 0.2
-    list_size: int = 5
+    list_size: int | list[int] = 5
 
     def check(self) -> None:
         super().check()
@@ -63,7 +63,7 @@ class Warmup(Settings):
         require(self.updates >= 1, "updates", "must be at least 1")
         require(self.kl >= 0, "kl", "must not be negative")
         require(0 < self.clip < 1, "clip", "must lie between 0 and 1")
-        require(2 <= self.list_size <= 20, "list_size", "must lie in 2..20")
+        check_list_size(self.list_size, 20)
 
 
 @dataclass
@@ -72,7 +72,7 @@ class Score(Settings):
 
     Attributes:
         loss: weights of `bce`, `softmax`, `kl`, `ranknet`, `lambdarank`, `margin-mse`.
-        list_size: documents of a query in one step.
+        list_size: documents of a query in one step, or [least, most] to draw from.
         keep_answers: weight of -log(p("0") + p("1")), which holds the form the warm-up taught.
         teacher: for `kl` and `margin-mse`: "data" (scores in the data), "query-likelihood", "bm25", "bi-encoder:FOLDER".
         teacher_temperature: divides teacher scores before their softmax.
@@ -84,7 +84,7 @@ class Score(Settings):
     loss: dict = field(default_factory=lambda: {"softmax": 1.0, "bce": 0.3})
     learning_rate: float = 5e-5
     batch_size: int = 4
-    list_size: int = 6
+    list_size: int | list[int] = 6
     keep_answers: float = 0.1
     teacher: str | None = None
     teacher_temperature: float = 1.0
@@ -96,7 +96,7 @@ class Score(Settings):
         for key, weight in self.loss.items():
             require(key in LOSSES, f"loss.{key}", f"is no known loss{nearest(key, LOSSES)}")
             require(isinstance(weight, (int, float)) and weight >= 0, f"loss.{key}", "needs a weight of 0 or more")
-        require(self.list_size >= 2, "list_size", "must be at least 2")
+        check_list_size(self.list_size)
         for key in sorted(TAUGHT & set(self.loss)):
             require(bool(self.teacher), "teacher", f"is needed by loss {key} (data, query-likelihood, bm25)")
         known = self.teacher in (None, "data", "query-likelihood", "bm25") or str(self.teacher).startswith("bi-encoder:")
@@ -135,8 +135,9 @@ class Order(Score):
         require(self.depth >= 1, "depth", "must be at least 1")
         require(self.advantage in ("exact", "leave-one-out", "group"), "advantage", "must be exact, leave-one-out or group")
         exact = self.advantage == "exact"
-        require(not exact or self.list_size <= MOST_EXACT, "list_size", f"must be at most {MOST_EXACT} with advantage exact")
-        require(self.list_size <= 60, "list_size", "must be at most 60")
+        largest = self.list_size if isinstance(self.list_size, int) else self.list_size[1]
+        require(not exact or largest <= MOST_EXACT, "list_size", f"must be at most {MOST_EXACT} with advantage exact")
+        require(largest <= 60, "list_size", "must be at most 60")
         require(exact or self.group_size >= 2, "group_size", "must be at least 2")
         require(self.temperature > 0, "temperature", "must be above 0")
         require(self.reward_weight > 0, "reward_weight", "must be above 0; stage score does without a reward")

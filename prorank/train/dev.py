@@ -13,7 +13,7 @@ import torch
 from ..data.examples import Group
 from ..model import cast_weights
 from ..prompt import Prompt
-from ..rank.listwise import Listwise
+from ..rank.methods import Listwise
 from ..reranker import Reranker
 
 
@@ -40,7 +40,7 @@ class Dev:
         # A bf16 copy, as the checkpoint will be run; autocast would cast the weights anew for every batch.
         model = cast_weights(copy.deepcopy(getattr(model, "module", model)), torch.bfloat16) if self.bf16 else model
         reranker = Reranker.of(model, self.tokenizer, self.prompt)
-        if self.prompt.kind == "setwise":
+        if self.prompt.lists:
             reranker.take_lists(Listwise())
             scores = reranker.score_lists([g.query for g in self.groups], [g.documents for g in self.groups])
             return {"ndcg@10": self._ndcg(np.concatenate(scores))}

@@ -9,20 +9,18 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from ..prompt import BoundPrompt
-from ..rank.batching import batches_of, pack
-from ..rank.generate import Row, Sampling, Writer, pen_in_training
-from ..rewards import RuleReward, Verdict, parse
+from ..prompt import AnyPrompt
+from ..rank.generate import Row, Sampling, Writer, pen_in_training, write
+from ..rewards import Verdict
 from .config import Reason
 from .processes import place
+from .tasks import Task, Unit
 
-TOKENS = 16384  # of prompts that are written for at once
 Rows = list[torch.Tensor]  # a tensor for each completion, [drawn tokens]
 
 
@@ -31,21 +29,21 @@ class Episode:
     """The completions of one prompt.
 
     Attributes:
-        prompt: its ids. label: 1 or 0.
+        prompt: its ids.
         rows: ids of each completion. drawn: places of the tokens that the policy drew in each.
-        texts, verdicts: what they say and earn. in_form: the tags are right and there is an answer. finished: each came to its end
-            token.
+        texts, verdicts: what they say and earn. in_form: the tags are right and there is an answer. right: it is the right one.
+            finished: each came to its end token.
         now, old, reference, values, gains, returns: of the drawn tokens, where the algorithm needs them.
     """
 
     prompt: list[int]
-    label: int
     rows: list[list[int]]
     drawn: list[list[int]]
     finished: list[bool]
     texts: list[str] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
     in_form: list[bool] = field(default_factory=list)
+    right: list[bool] = field(default_factory=list)
     now: Rows = field(default_factory=list)
     old: Rows = field(default_factory=list)
     reference: Rows = field(default_factory=list)
@@ -60,15 +58,15 @@ class Rollouts:
     Args:
         bound: a thinking prompt.
         settings: see Reason.
-        reward: the rule reward.
+        task: judges completions.
         bf16: write in bf16.
     """
 
-    def __init__(self, bound: BoundPrompt, settings: Reason, reward: RuleReward, bf16: bool) -> None:
-        self.bound, self.settings, self.reward, self.bf16 = bound, settings, reward, bf16
+    def __init__(self, bound: AnyPrompt, settings: Reason, task: Task, bf16: bool) -> None:
+        self.bound, self.settings, self.task, self.bf16 = bound, settings, task, bf16
 
     def write(
-        self, model: torch.nn.Module, units: Sequence[Any], samples: int, name: str, number: int = 0,
+        self, model: torch.nn.Module, units: Sequence[Unit], samples: int, name: str, number: int = 0,
         look: Callable[[torch.nn.Module, list[Episode]], None] | None = None,
     ) -> list[Episode]:  # fmt: skip
         """Episodes of these prompts in their order; each process writes its share and `look`s at it, then all have all."""
@@ -83,29 +81,23 @@ class Rollouts:
         model.train(training)
         return _together(episodes, next(model.parameters()).device)
 
-    def _rows(self, model: torch.nn.Module, units: Sequence[Any], keys: list[list[str]]) -> list[list[Row]]:
+    def _rows(self, model: torch.nn.Module, units: Sequence[Unit], keys: list[list[str]]) -> list[list[Row]]:
         s = self.settings
         sampling = Sampling(s.temperature, s.top_p, s.max_new_tokens, s.max_think_tokens)
         writer = Writer(pen_in_training(model, self.bf16, s.compile), self.bound, sampling)
-        singles = [pack([u.prompt], [i], share=False) for i, u in enumerate(units)]
-        rows: list[list[Row]] = []
-        for some in batches_of(singles, TOKENS, flat=True):
-            first = some[0].owners[0]
-            rows += writer([replace(one, owners=[i]) for i, one in enumerate(some)], keys[first : first + len(some)])
-        return rows
+        return write(writer, [u.prompt for u in units], keys)
 
-    def _judged(self, unit: Any, rows: list[Row]) -> Episode:
+    def _judged(self, unit: Unit, rows: list[Row]) -> Episode:
         drawn = [sorted(set(range(len(row.ids))).difference(row.put)) for row in rows]
-        episode = Episode(unit.prompt.ids, unit.label, [row.ids for row in rows], drawn, [row.finished for row in rows])
+        episode = Episode(unit.prompt.ids, [row.ids for row in rows], drawn, [row.finished for row in rows])
         for row in rows:
             text = self.bound.tokenizer.decode(row.ids[:-1] if row.finished else row.ids)
-            episode.texts.append(text)
-            episode.verdicts.append(self.reward.judge(text, unit.label, row.finished))
-            said = parse(text, self.bound.opened)
-            episode.in_form.append(said.in_form and said.answer is not None)
+            verdict, in_form, right = self.task.judge(text, unit.label, row.finished)
+            for name, value in (("texts", text), ("verdicts", verdict), ("in_form", in_form), ("right", right)):
+                getattr(episode, name).append(value)
         return episode
 
-    def log(self, episodes: list[Episode], units: Sequence[Any], step: int) -> None:
+    def log(self, episodes: list[Episode], units: Sequence[Unit], step: int) -> None:
         """Append a batch to `completions.jsonl`, at intervals."""
         s = self.settings
         if not s.completions_every or ((step - 1) // s.updates) % s.completions_every or place()[0]:
@@ -113,23 +105,19 @@ class Rollouts:
         with open(Path(s.out) / "completions.jsonl", "a", encoding="utf-8") as handle:
             for unit, episode in zip(units, episodes):
                 for text, verdict, finished in zip(episode.texts, episode.verdicts, episode.finished):
-                    line = {
-                        "step": step, "query": unit.query, "document": unit.document, "label": unit.label, "completion": text,
-                        "finished": finished, **vars(verdict),
-                    }  # fmt: skip
+                    line = {"step": step, **unit.shown, "completion": text, "finished": finished, **vars(verdict)}
                     handle.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
 def figures_of(episodes: list[Episode]) -> dict[str, float]:
     """Means over completions: the reward and its parts, form, accuracy, lengths; KL to the reference where it is known."""
     verdicts = [v for e in episodes for v in e.verdicts]
-    labels = [e.label for e in episodes for _ in e.verdicts]
     spread = [statistics.pstdev([v.reward for v in e.verdicts]) for e in episodes]
     figures = {"reward": statistics.fmean(v.reward for v in verdicts)}
     figures |= {f"reward_{name}": statistics.fmean(v.parts[name] for v in verdicts) for name in verdicts[0].parts}
     figures |= {
         "format_rate": statistics.fmean(form for e in episodes for form in e.in_form),
-        "accuracy": statistics.fmean(v.answer == ("yes" if label else "no") for v, label in zip(verdicts, labels)),
+        "accuracy": statistics.fmean(right for e in episodes for right in e.right),
         "think_tokens": statistics.fmean(v.think_tokens for v in verdicts),
         "completion_tokens": statistics.fmean(len(row) for e in episodes for row in e.rows),
         "finished": statistics.fmean(f for e in episodes for f in e.finished),

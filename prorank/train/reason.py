@@ -1,4 +1,4 @@
-"""Stage `reason`: reinforcement learning of thoughts with rule rewards, by PPO or GRPO (Rerank-R0 stage A).
+"""Stage `reason`: reinforcement learning of thoughts with rule rewards, by PPO or GRPO (Rerank-R0 stage A, Rank-R1).
 
 Hard fact: the old log-probabilities are those of the first pass over a rollout, made by the same forward in the same step, so the
 policy ratio there is exactly 1; a batch is one optimiser step a pass, so no row is ever older than its pass says.
@@ -6,46 +6,30 @@ policy ratio there is exactly 1; a batch is one optimiser step a pass, so no row
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from ..data.examples import Group, balanced_pairs
+from ..data.examples import Group
 from ..model import body
-from ..prompt import BoundPrompt, Encoded
+from ..prompt import AnyPrompt
 from ..rank.batching import Batch, collate, completed
 from ..rank.flat import is_flat
 from ..rank.pointwise import vocabulary_of
-from ..rewards import RuleReward, counter
 from .config import Reason
 from .episodes import Episode, Rollouts, figures_of
 from .forward import Logits
 from .policy import advantages, clipped
 from .reference import Reference
 from .returns import clip_binds, estimated_kl, gae, mask_of, padded, token_rewards, value_loss, weights_of, whitened
+from .tasks import DEV_PROMPTS, Unit, task_of
 
-DEV_PAIRS = 200
 CHUNK = 2**26  # logits held at once with their gradient, in numbers
 
 
-@dataclass(frozen=True)
-class Unit:
-    """A prompt with its label; `key` is its place in the run."""
-
-    key: int
-    query: str
-    document: str
-    prompt: Encoded
-    label: int
-
-    @property
-    def length(self) -> int:
-        return len(self.prompt.ids)
-
-
 class ReasonStage:
-    """Units are balanced prompts; each has `group_size` completions, written and judged before the first pass over its batch.
+    """Units are prompts of a task, see `tasks`; each has `group_size` completions, written and judged before the first pass over
+    its batch.
 
     Args:
         groups: training data.
@@ -57,13 +41,12 @@ class ReasonStage:
     """
 
     def __init__(
-        self, groups: list[Group], bound: BoundPrompt, settings: Reason, model: torch.nn.Module, dev: list[Group], bf16: bool
+        self, groups: list[Group], bound: AnyPrompt, settings: Reason, model: torch.nn.Module, dev: list[Group], bf16: bool
     ) -> None:
-        self.pairs = balanced_pairs(groups, settings.seed)
-        self.dev = balanced_pairs(dev, settings.seed)[:DEV_PAIRS] if dev else []
+        self.task = task_of(groups, bound, settings)
+        self.dev = task_of(dev, bound, settings) if dev else None
         self.bound, self.settings = bound, settings
-        reward = RuleReward(settings.rules, counter(bound.tokenizer), opened=bound.opened)
-        self.rollouts = Rollouts(bound, settings, reward, bf16)
+        self.rollouts = Rollouts(bound, settings, self.task, bf16)
         self.flat, self.device = is_flat(model), next(model.parameters()).device
         self.logits = Logits(settings, bf16)
         # The reference knows no value head, which comes after.
@@ -74,14 +57,10 @@ class ReasonStage:
         self._batch: tuple[int, dict[int, Episode]] = (-1, {})
 
     def __len__(self) -> int:
-        return len(self.pairs)
+        return len(self.task)
 
     def unit(self, index: int) -> Unit:
-        return self._unit(index, self.pairs[index % len(self.pairs)])
-
-    def _unit(self, key: int, pair: tuple[str, str, float]) -> Unit:
-        query, document, label = pair
-        return Unit(key, query, document, self.bound.encode(query, document), int(label > 0))
+        return self.task.unit(index)
 
     def loss(self, model: torch.nn.Module, units: list[Unit]) -> tuple[torch.Tensor, dict[str, float]]:
         """The part of the batch's loss that these prompts have, times the number of parts, and figures."""
@@ -120,7 +99,7 @@ class ReasonStage:
         """Figures of one completion for each held-out prompt, drawn as in training; the reward is the score."""
         if not self.dev:
             return {}
-        units = [self._unit(i, pair) for i, pair in enumerate(self.dev)]
+        units = [self.dev.unit(i) for i in range(min(len(self.dev), DEV_PROMPTS))]
         found = figures_of(self.rollouts.write(model, units, 1, "dev"))
         return found | {"score": found["reward"]}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..rewards import Rules, rules_of
-from .basics import Settings, require
+from .basics import Settings, check_list_size, require
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Grpo:
 
 @dataclass
 class Reason(Settings):
-    """Reinforcement learning of thoughts with rule rewards (Rerank-R0 stage A).
+    """Reinforcement learning of thoughts with rule rewards (Rerank-R0 stage A; with a prompt of several documents Rank-R1).
 
     Attributes:
         algorithm: "ppo" or "grpo"; the block of the other one is not looked at.
@@ -65,7 +65,10 @@ class Reason(Settings):
             learned from).
         missing_eos_penalty: taken off the reward of a completion that was cut.
         system_prompt: text of the system turn, in place of the prompt's.
-        reward: weights and bounds, see `prorank.rewards.Rules`.
+        reward: weights and bounds, see `prorank.rewards.Rules`; for prompts of one document.
+        list_size: documents of a prompt that shows several, or [least, most] to draw from.
+        list_reward: for prompts of several documents: "rank-r1" (1 for the form and the right label, else 0), or "rearank" (what
+            the order gains in nDCG@10, and its form).
         ppo, grpo: see Ppo and Grpo.
         completions_every: batches between those that are written to `completions.jsonl` (0: none).
     """
@@ -81,6 +84,8 @@ class Reason(Settings):
     missing_eos_penalty: float = 0.5
     system_prompt: str | None = None
     reward: dict = field(default_factory=dict)
+    list_size: int | list[int] = 5
+    list_reward: str = "rank-r1"
     ppo: Ppo = field(default_factory=Ppo)
     grpo: Grpo = field(default_factory=Grpo)
     completions_every: int = 10
@@ -113,6 +118,8 @@ class Reason(Settings):
             require(getattr(self, key) >= 1, key, "must be at least 1")
         require(self.temperature > 0, "temperature", "must be above 0: without chance there is nothing to choose from")
         require(0 < self.top_p <= 1, "top_p", "must lie in 0..1, without 0")
+        check_list_size(self.list_size, 20)
+        require(self.list_reward in ("rank-r1", "rearank"), "list_reward", "must be rank-r1 or rearank")
         require(self.completions_every >= 0, "completions_every", "must not be negative")
         for key in ("num_ppo_epochs", "cliprange", "cliprange_value", "gamma", "lam"):
             require(getattr(self.ppo, key) > 0, f"ppo.{key}", "must be above 0")

@@ -20,7 +20,7 @@ import torch
 
 from ..data.examples import balanced_pairs, split_groups
 from ..data.formats import read_groups
-from ..data.thoughts import read_thoughts, split_thoughts
+from ..data.thoughts import ListThought, read_thoughts, split_thoughts
 from ..errors import ConfigError, extra
 from ..files import atomic_file
 from ..model import Resolved, licence_of, load_model, load_tokenizer, pick_device, pick_dtype, prompt_of, resolve
@@ -62,6 +62,7 @@ def train(settings: Settings, resume: bool = False, report: Callable[[float, dic
     prompt = _prompt(resolved, settings)
     prompt = replace(prompt, **_changes(prompt, settings))
     bound = _bound(prompt, tokenizer, settings)
+    _check_form(examples, bound, settings)
     short = _bound(replace(prompt, max_length=settings.train_length), tokenizer, settings) if settings.train_length else bound
     device = pick_device(settings.device)
     bf16 = pick_dtype(settings.dtype, device) == torch.bfloat16
@@ -121,7 +122,7 @@ def _prompt(resolved: Resolved, settings: Settings) -> Prompt:
     """The base's own prompt; that of the settings where the base has none, or none of the kind that they ask for: a thought, or
     several documents."""
     own, wanted = prompt_of(resolved, settings.prompt), Prompt.of(settings.prompt)
-    return wanted if wanted.kind != own.kind and wanted.kind != "binary" else own
+    return wanted if (wanted.kind, wanted.lists) != (own.kind, own.lists) and wanted.kind != "binary" else own
 
 
 def _changes(prompt: Prompt, settings: Settings) -> dict[str, Any]:
@@ -134,14 +135,17 @@ def _changes(prompt: Prompt, settings: Settings) -> dict[str, Any]:
 
 
 def _bound(prompt: Prompt, tokenizer: Any, settings: Settings) -> AnyPrompt:
-    """The prompt of a stage: with a thought where thoughts are learned; elsewhere a thinking prompt is asked at once."""
-    if prompt.kind == "setwise" and settings.stage in ("warmup", "score", "order"):
-        return prompt.bind_list(tokenizer)
-    bound, thinks = prompt.bind(tokenizer), settings.stage in ("sft", "reason")
-    if thinks and prompt.kind != "thinking":
+    """The prompt of a stage: with a thought where thoughts are learned; elsewhere a thinking prompt of one document is asked at
+    once."""
+    writes = settings.stage in ("sft", "reason")
+    if writes and prompt.kind != "thinking" and (settings.stage, prompt.kind) != ("sft", "listwise"):
         why = f"needs a prompt of kind thinking, such as rerank-r0, and {prompt.name} is {prompt.kind}"
         raise ConfigError(f"stage {settings.stage} {why}")
-    return bound if thinks else bound.direct()
+    if prompt.lists:
+        if not writes and prompt.kind != "setwise":
+            raise ConfigError(f"stage {settings.stage} shows several documents with prompts of kind setwise, not {prompt.kind}")
+        return prompt.bind_list(tokenizer)
+    return prompt.bind(tokenizer) if writes else prompt.bind(tokenizer).direct()
 
 
 def _data(settings: Settings) -> tuple[list, list]:
@@ -172,6 +176,14 @@ def _check(examples: list, settings: Settings) -> None:
         usable(examples, settings)
         if settings.teacher == "data":
             check_given(examples)
+
+
+def _check_form(examples: list, bound: AnyPrompt, settings: Settings) -> None:
+    """Raise ConfigError where thoughts are about one document and the prompt shows several, or the other way round."""
+    lists = [isinstance(example, ListThought) for example in examples if settings.stage == "sft"]
+    if lists and any(one != bound.prompt.lists for one in lists):
+        shown = "several documents" if bound.prompt.lists else "one document"
+        raise ConfigError(f"stage sft: prompt {bound.prompt.name} shows {shown}, and not all of the data do; see key 'prompt'")
 
 
 def _stage(

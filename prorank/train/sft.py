@@ -14,9 +14,9 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from ..data.examples import cycled
-from ..data.thoughts import Thought
+from ..data.thoughts import AnyThought, ListThought
 from ..errors import DataError
-from ..prompt import BoundPrompt
+from ..prompt import AnyPrompt
 from ..rank.batching import Pack, collate, completed
 from ..rank.flat import is_flat
 from .config import Sft
@@ -25,14 +25,13 @@ from .forward import Logits
 
 @dataclass(frozen=True)
 class Unit:
-    """A prompt with its completion as a pack, and the completion's ids; `key` is its place in the run, `label`: 1 or 0, `answer`:
-    the place of the token that answers, `cut`: tokens cut from its thought."""
+    """A prompt with its completion as a pack, and the completion's ids; `key` is its place in the run, `answer`: the places of the
+    tokens that answer, `cut`: tokens cut from its thought."""
 
     key: int
     pack: Pack
     target: list[int]
-    label: int
-    answer: int
+    answer: range
     cut: int
 
     @property
@@ -41,12 +40,12 @@ class Unit:
 
 
 class SftStage:
-    """Units are pairs with thoughts, shuffled anew in each pass, as many of yes as of no if wanted; the loss is the mean over the
-    tokens of a batch's completions, weighed if wanted.
+    """Units are pairs or lists with thoughts, shuffled anew in each pass, as many of yes as of no if wanted; the loss is the mean
+    over the tokens of a batch's completions, weighed if wanted.
 
     Args:
         thoughts: training data.
-        bound: a thinking prompt.
+        bound: a thinking prompt, or one that asks for an order in writing.
         settings: see Sft.
         dev: held-out data, measured by its loss; may be empty.
         bf16: products in bf16.
@@ -54,9 +53,12 @@ class SftStage:
 
     cpu_units = 4
 
-    def __init__(self, thoughts: Sequence[Thought], bound: BoundPrompt, settings: Sft, dev: Sequence[Thought], bf16: bool) -> None:
+    def __init__(
+        self, thoughts: Sequence[AnyThought], bound: AnyPrompt, settings: Sft, dev: Sequence[AnyThought], bf16: bool
+    ) -> None:
         self.thoughts, self.bound, self.settings, self.dev = thoughts, bound, settings, dev
-        self.sides = [[i for i, thought in enumerate(thoughts) if thought.label == label] for label in (0, 1)]
+        labels = [getattr(thought, "label", None) for thought in thoughts]  # lists have none
+        self.sides = [[i for i, one in enumerate(labels) if one == label] for label in (0, 1)]
         if settings.balanced and not all(self.sides):
             raise DataError("balanced: the training data have pairs of one answer only")
         self.logits = Logits(settings, bf16)
@@ -80,15 +82,20 @@ class SftStage:
             self._pass = (epoch, self._order(epoch))
         return self._unit(index, self.thoughts[self._pass[1][row]])
 
-    def _unit(self, key: int, thought: Thought) -> Unit:
-        prompt = self.bound.encode(thought.query, thought.document)
-        target, cut = self.bound.completion(thought.think, thought.label, self.settings.max_think_tokens)
-        answer = len(target) - 1 - target[::-1].index(self.bound.answer_ids[thought.label])
-        return Unit(key, completed(prompt.ids, target), target, thought.label, answer, cut)
+    def _unit(self, key: int, thought: AnyThought) -> Unit:
+        if isinstance(thought, ListThought):
+            prompt = self.bound.encode(thought.query, list(thought.documents)).ids
+            answer = self.bound.answer_tokens(thought.answer)
+        else:
+            prompt = self.bound.encode(thought.query, thought.document).ids
+            answer = [self.bound.answer_ids[thought.label]]
+        target, cut = self.bound.written(thought.think, answer, self.settings.max_think_tokens)
+        end = len(target) - len(self.bound.end)
+        return Unit(key, completed(prompt, target), target, range(end - len(answer), end), cut)
 
     def _weight(self, units: Iterable[Unit]) -> float:
         """What all tokens of these completions count."""
-        return sum(len(u.target) - 1 + self.settings.answer_weight for u in units)
+        return sum(len(u.target) + len(u.answer) * (self.settings.answer_weight - 1) for u in units)
 
     def loss(self, model: torch.nn.Module, units: list[Unit]) -> tuple[torch.Tensor, dict[str, float]]:
         """The part of the batch's mean loss over its completions' tokens that these units have, times the number of parts, and
@@ -111,22 +118,27 @@ class SftStage:
         batch = collate([u.pack for u in units], self.bound.tokenizer.pad_token_id, is_flat(model)).to(device)
         targets = torch.tensor([t for u in units for t in u.target], device=device)
         logits = self.logits(model, batch)  # [N, V], N tokens of all completions
-        answers = _answers(units)
+        answers = [place for places in _answers(units) for place in places]
         each = cross_entropy(logits, targets, reduction="none")
         loss = (each.sum() + (self.settings.answer_weight - 1) * each[answers].sum()) / self._weight(units)
         return loss, {
             "token_accuracy": float((logits.argmax(-1) == targets).float().mean()),
-            "accuracy": self._answered(logits[answers], units),
+            "accuracy": self._answered(logits, targets, units),
             "documents": 1.0,
             "tokens": sum(u.length for u in units) / len(units),
             "completion_tokens": len(targets) / len(units),
             "thoughts_cut": sum(u.cut > 0 for u in units) / len(units),
         }
 
-    def _answered(self, logits: torch.Tensor, units: list[Unit]) -> float:
-        """Share of units whose own answer is the likelier of the two, behind the given thought; logits [U, V] at the answers."""
-        said = logits[:, list(self.bound.answer_ids)].argmax(-1).cpu()
-        return float((said == torch.tensor([u.label for u in units])).float().mean())
+    def _answered(self, logits: torch.Tensor, targets: torch.Tensor, units: list[Unit]) -> float:
+        """Share of units whose answer's tokens are all the likeliest behind the given thought, of one document's two answers or of
+        all tokens; logits [N, V]."""
+        if self.bound.answer_ids:
+            allowed = torch.tensor(self.bound.answer_ids, device=logits.device)
+            said = [[int(allowed[logits[i, allowed].argmax()]) for i in places] for places in _answers(units)]
+        else:
+            said = [logits[list(places)].argmax(-1).tolist() for places in _answers(units)]
+        return sum(one == targets[list(places)].tolist() for one, places in zip(said, _answers(units))) / len(units)
 
     @torch.no_grad()
     def evaluate(self, model: torch.nn.Module) -> dict[str, float]:
@@ -147,7 +159,7 @@ class SftStage:
         return means | {"accuracy": sums["accuracy"] / len(self.dev), "score": -means["loss"]}
 
 
-def _answers(units: list[Unit]) -> list[int]:
-    """Places of the answering tokens among those of all completions, one after the other."""
+def _answers(units: list[Unit]) -> list[range]:
+    """Places of each unit's answering tokens among the tokens of all completions, one after the other."""
     begins = accumulate((len(u.target) for u in units), initial=0)
-    return [begin + u.answer for begin, u in zip(begins, units)]
+    return [range(begin + u.answer.start, begin + u.answer.stop) for begin, u in zip(begins, units)]

@@ -1,0 +1,128 @@
+"""Does stage `order` gain over going on with the supervised loss? Arms of the same minutes from one two-stage checkpoint.
+
+Hard fact: every arm gets the same minutes (evaluation and saving aside), data, list size and prompt; the last weights count;
+a query's figure is the mean over the seeds of its arm, so the test is paired over queries.
+
+    PRORANK_DATA=... python benchmarks/order_gain.py --base runs/recipe/two-stages --out runs/order               # train
+    PRORANK_DATA=... python benchmarks/order_gain.py --base runs/recipe/two-stages --out runs/order --evaluate    # then the tables
+
+An arm that is complete is not run again, one that was stopped goes on. Two processes with a core and some of `--seeds` or `--arms`
+each take half of the time.
+"""
+
+from __future__ import annotations
+
+import argparse
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import data_folder
+from recipe import DEV, RECIPE, TRAIN_LENGTH, lists
+
+from prorank.evaluate import evaluate
+from prorank.evaluate.report import bars, show
+from prorank.evaluate.significance import holm, randomisation_test
+from prorank.reranker import Reranker
+from prorank.train.config import load_settings
+from prorank.train.run import is_done, train
+
+LISTS = ("scifact", "dl19", "dl20", "cranfield")
+ARMS: dict[str, tuple[str, dict[str, Any]]] = {
+    "score": ("score", {"loss": "{softmax: 1.0, bce: 0.1}"}),
+    "order": ("order", {}),
+    "order, mixed": ("order", {"loss": "{softmax: 0.5, bce: 0.05}"}),
+    "order, sharper": ("order", {"temperature": 0.5}),
+    "order, sampled": ("order", {"advantage": "leave-one-out", "group_size": 32}),
+    "lambdarank": ("score", {"loss": "{lambdarank: 1.0}"}),
+}
+MAIN = ("score", "order")
+
+
+def folder(out: Path, arm: str, rate: float, seed: int) -> Path:
+    """Where a run lies."""
+    return out / f"{arm.replace(', ', '-')}-{rate:g}-{seed}"
+
+
+def run(arm: str, rate: float, seed: int, options: argparse.Namespace, files: tuple[Path, Path]) -> None:
+    """Train one arm, unless that was done."""
+    stage, more = ARMS[arm]
+    values = {
+        "base": options.base, "data": files[0], "dev": files[1], "out": folder(options.out, arm, rate, seed), "seed": seed,
+        "minutes": options.minutes, "list_size": options.list_size, "learning_rate": rate, "train_length": TRAIN_LENGTH, "evals": 1,
+        "max_length": options.length, "compile": str(options.compile).lower(), **more,
+    }  # fmt: skip
+    settings = load_settings(RECIPE / f"{stage}.yaml", [f"{key}={value}" for key, value in values.items()])
+    if not is_done(settings.out):
+        print(f"training {settings.out} for {options.minutes:g} minutes", flush=True)
+        train(settings, resume=True)
+
+
+def tables(options: argparse.Namespace) -> None:
+    """Evaluate the start and all runs on the dev sets' judged pools and on the lists, and compare the arms."""
+    data = data_folder()
+    folders = {"start": Path(options.base)}
+    for arm, rate, seed in product(options.arms, options.rates, options.seeds):
+        if is_done(folder(options.out, arm, rate, seed)):
+            folders[f"{arm} {rate:g} #{seed}"] = folder(options.out, arm, rate, seed)
+
+    def load(name: str) -> Reranker:
+        reranker = Reranker(folders[name], max_length=options.length)
+        reranker.name = name
+        return reranker
+
+    systems = [lambda n=name: load(n) for name in folders]
+    common: dict[str, Any] = {
+        "top_k": options.top_k, "limit": options.limit, "seed": 0, "sample": 32, "command": "benchmarks/order_gain.py",
+    }  # fmt: skip
+    with bars() as heard:
+        dev = evaluate([data / n for n in DEV], systems, split="dev", pool=True, out=options.out / "dev", progress=heard, **common)
+        found = evaluate([data / n for n in LISTS], systems, run="protocol", out=options.out / "lists", progress=heard, **common)
+    for report in (dev, found):
+        show(report)
+        compare(report.values, list(folders))
+
+
+def compare(values: dict[str, dict[str, dict[str, dict[str, float]]]], names: list[str], measure: str = "nDCG@10") -> None:
+    """Print each arm's mean over queries and seeds, and its difference from the start and from arm "score"; p by Holm."""
+    arms: dict[str, list[str]] = {}
+    for name in names:
+        arms.setdefault(name.partition(" #")[0], []).append(name)
+    rows = {
+        arm: np.mean([[v for one in values.values() for v in one[name][measure].values()] for name in some], 0)
+        for arm, some in arms.items()
+    }
+    against = [(arm, other) for other in rows if other == "start" or other.startswith("score ") for arm in rows if arm != other]
+    adjusted = holm([randomisation_test(rows[arm], rows[other]) for arm, other in against])
+    for arm, row in rows.items():
+        print(f"{arm}: {measure} {row.mean():.4f} over {len(row)} queries, {len(arms[arm])} seeds")
+    for (arm, other), p in zip(against, adjusted):
+        print(f"  {arm} against {other}: {(rows[arm] - rows[other]).mean():+.4f}, p {p:.4f} (Holm over {len(against)})")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--base", required=True, help="run folder of a two-stage checkpoint")
+    parser.add_argument("--minutes", type=float, default=8.0, help="training of each arm")
+    parser.add_argument("--out", type=Path, default=Path("runs/order"))
+    parser.add_argument("--arms", nargs="*", default=list(MAIN), choices=list(ARMS))
+    parser.add_argument("--rates", nargs="*", type=float, default=[2e-5], help="learning rates")
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
+    parser.add_argument("--list-size", type=int, default=6, help="documents of a query in one step")
+    parser.add_argument("--compile", action="store_true", help="fuse element-wise steps in training")
+    parser.add_argument("--evaluate", action="store_true", help="only evaluate what was trained")
+    parser.add_argument("--length", type=int, default=256, help="tokens of a prompt when it is read")
+    parser.add_argument("--top-k", type=int, default=100, help="candidates reranked")
+    parser.add_argument("--limit", type=int, default=None, help="queries a list (all by default)")
+    options = parser.parse_args()
+    if options.evaluate:
+        tables(options)
+        return
+    files = lists(data_folder(), options.out, 0)
+    for seed, arm, rate in product(options.seeds, options.arms, options.rates):
+        run(arm, rate, seed, options, files)
+
+
+if __name__ == "__main__":
+    main()
