@@ -134,13 +134,17 @@ def _changes(prompt: Prompt, settings: Settings) -> dict[str, Any]:
 
 
 def _bound(prompt: Prompt, tokenizer: Any, settings: Settings) -> AnyPrompt:
-    """The prompt of a stage: with a thought where thoughts are learned; elsewhere a thinking prompt is asked at once."""
-    if prompt.kind == "setwise" and settings.stage in ("warmup", "score", "order"):
-        return prompt.bind_list(tokenizer)
-    bound, thinks = prompt.bind(tokenizer), settings.stage in ("sft", "reason")
+    """The prompt of a stage: with a thought where thoughts are learned or scored behind; elsewhere a thinking prompt is asked at
+    once."""
+    behind = getattr(settings, "thoughts", False)
+    thinks = behind or settings.stage in ("sft", "reason")
     if thinks and prompt.kind != "thinking":
-        why = f"needs a prompt of kind thinking, such as rerank-r0, and {prompt.name} is {prompt.kind}"
-        raise ConfigError(f"stage {settings.stage} {why}")
+        remedy = "; start from a checkpoint of stage sft or reason, or leave 'thoughts' out" if behind else ""
+        why = f"needs a prompt of kind thinking, such as rerank-r0, and {prompt.name} is {prompt.kind}{remedy}"
+        raise ConfigError(f"stage {settings.stage}{' with thoughts' if behind else ''} {why}")
+    if prompt.kind == "setwise":
+        return prompt.bind_list(tokenizer)
+    bound = prompt.bind(tokenizer)
     return bound if thinks else bound.direct()
 
 
@@ -167,11 +171,10 @@ def _check(examples: list, settings: Settings) -> None:
         balanced_pairs(examples, settings.seed)
     elif settings.stage in ("score", "order"):
         from .score import usable
-        from .teacher import check_given
+        from .teacher import check_teacher
 
         usable(examples, settings)
-        if settings.teacher == "data":
-            check_given(examples)
+        check_teacher(examples, settings.teacher)
 
 
 def _stage(
@@ -193,14 +196,16 @@ def _stage(
         return WarmupStage(examples, short, settings, model, dev, bf16)
     from .score import ScoreStage
     from .teacher import with_teacher
+    from .thoughts import OwnThoughts
 
     if settings.teacher:
         examples = with_teacher(examples, settings.teacher, Path(settings.out), model, bound.tokenizer, None)
+    thoughts = OwnThoughts(model, short, settings, bf16) if settings.thoughts else None
     if settings.stage == "order":
         from .order import OrderStage
 
-        return OrderStage(examples, short, settings, model, dev, bf16)
-    return ScoreStage(examples, short, settings, dev, bf16)
+        return OrderStage(examples, short, settings, model, dev, bf16, thoughts)
+    return ScoreStage(examples, short, settings, dev, bf16, thoughts)
 
 
 def _saver(settings: Settings, run: Path, bound: BoundPrompt, resolved: Resolved) -> Callable[[torch.nn.Module, dict], None]:
