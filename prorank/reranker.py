@@ -24,15 +24,13 @@ from .prompt import BoundPrompt, Cuts, Encoded, Prompt
 from .rank.batching import Batch
 from .rank.documents import Cost, Document, Hit, Progress, check_lists, document_text, hits, holds_many, sequence
 from .rank.engine import Engine, engine_for, trim
-from .rank.generate import pen_of
+from .rank.generate import Pen, pen_in_training, pen_of
 from .rank.likelihood import query_likelihood
-from .rank.listwise import AnswerReader, LabelReader, ListRanker
+from .rank.listwise import AnswerReader, LabelReader, ListRanker, most_written
 from .rank.methods import Listwise, Setwise, method_of, prompt_for
 from .rank.pointwise import answer_rows, last_hidden, log_odds, vocabulary_of
-from .rank.thinking import Thinker, Thought
+from .rank.thinking import Thinker, Thought, with_room
 from .rank.windows import WINDOW, batches
-
-WORDS = 64  # tokens that the words around a thought take at most
 
 
 @dataclass(frozen=True)
@@ -111,18 +109,25 @@ class Reranker:
         if chosen_method:
             self.take_lists(chosen_method)
         if thinks:
-            bound = chosen.bind(tokenizer, self._room(chosen.max_think_tokens + WORDS))
-            pen = pen_of(loaded, self._engine)
-            self._thinker = Thinker(pen, bound, self._rows, self._bias, samples, chosen.max_think_tokens, self.cost)
+            self._think(pen_of(loaded, self._engine), chosen, samples)
         if compile and not chosen_method:
             self.score([(text, text) for text in ("warm", "warming up")])  # compiles before the first query
 
     @classmethod
-    def of(cls, model: torch.nn.Module, tokenizer: Any, prompt: Prompt, name: str = "model") -> "Reranker":
-        """A Reranker around a model in memory (used during training)."""
+    def of(
+        cls, model: torch.nn.Module, tokenizer: Any, prompt: Prompt, name: str = "model", think: bool = False
+    ) -> "Reranker":
+        """A Reranker around a model in memory (used during training). With `think` it thinks, by the weights as they are now."""
         self = cls.__new__(cls)
         self._take(name, model, tokenizer, prompt)
+        if think:
+            self._think(pen_in_training(model, False, False), prompt, 1)
         return self
+
+    def _think(self, pen: Pen, prompt: Prompt, samples: int) -> None:
+        """Think of each document from now on; the prompt must be of kind thinking."""
+        bound = with_room(prompt, self.tokenizer, self.model)
+        self._thinker = Thinker(pen, bound, self._rows, self._bias, samples, prompt.max_think_tokens, self.cost)
 
     def _take(self, name: str, model: torch.nn.Module, tokenizer: Any, prompt: Prompt) -> None:
         self.name, self.model, self.tokenizer = name, model.eval(), tokenizer
@@ -138,8 +143,8 @@ class Reranker:
     def take_lists(self, method: Setwise | Listwise) -> None:
         """Rank by a method of lists from now on; the prompt must show several documents."""
         if self.prompt.writes:
-            written = self.prompt.prompt.max_think_tokens * self.prompt.thinks + WORDS + method.tokens(MOST)
-            self.prompt = self.prompt.prompt.bind_list(self.tokenizer, self._room(written))
+            room = self._room(most_written(self.prompt, method, MOST))
+            self.prompt = self.prompt.prompt.bind_list(self.tokenizer, room)
             read = AnswerReader(pen_of(self.model, self._engine), self.prompt, method, self.cost)
         else:
             read = LabelReader(self.model, self._hidden, self._rows, self._bias, self.tokenizer.pad_token_id)

@@ -88,8 +88,19 @@ SETTINGS = {
     "kl without teacher": (["loss.kl=1"], r"c\.yaml: key 'teacher' is needed by loss kl \(data, query-likelihood, bm25\)"),
     "unknown teacher": (
         ["loss.kl=1", "teacher=likelihood"],
-        r"c\.yaml: key 'teacher' 'likelihood' is not known; valid: data, query-likelihood, bm25, bi-encoder:FOLDER",
+        r"c\.yaml: key 'teacher' 'likelihood' is not known; "
+        r"valid: data, query-likelihood, bm25, bi-encoder:FOLDER, reranker:FOLDER",
     ),
+    "teacher's checkpoint": (
+        ["loss.kl=1", "teacher=reranker:none"],
+        r"none: no such folder or file.*",
+    ),
+    "thoughts of a base that has none": (
+        ["thoughts=true"],
+        r"stage score with thoughts needs a prompt of kind thinking, such as rerank-r0, and prorank is binary; start from .*",
+    ),
+    "refreshed without thoughts": (["refresh_thoughts=1"], r"c\.yaml: key 'refresh_thoughts' needs thoughts: true"),
+    "refreshed below 0": (["thoughts=true", "refresh_thoughts=-1"], r"c\.yaml: key 'refresh_thoughts' must not be negative"),
     "minutes and steps": (["minutes=3"], r"c\.yaml: key 'minutes' and steps exclude each other; give one"),
     "micro_batch": (["micro_batch=3", "batch_size=4"], r"c\.yaml: key 'micro_batch' must divide batch_size"),
     "max_length": (["max_length=8"], r"c\.yaml: key 'max_length' must be at least 16 tokens"),

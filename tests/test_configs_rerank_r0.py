@@ -129,10 +129,15 @@ def test_every_recipe_runs(tmp_path, tiny_llama_dir, path):
     rows = [row | {"think": "so", "answer": ("no", "yes")[row["label"]]} for row in ROWS]
     data = write_jsonl(tmp_path / "t.jsonl", rows)
     changes = [f"base={tiny_llama_dir}", f"data={data}", f"out={tmp_path / 'run'}", "minutes=", "steps=2", "batch_size=2"]
-    if "sft" not in path.name:
+    if load_settings(path, changes).stage == "reason":
         changes.append("max_new_tokens=8")
+    if load_settings(path, changes).stage == "score":  # lists in place of pairs, and a base that thinks briefly
+        others = [row | {"document": "the other", "label": 1 - row["label"]} for row in ROWS]
+        write_jsonl(data, [*ROWS, *others])
+        changes.append("prompt={preset: rerank-r0, max_think_tokens: 8}")
     folder = train(load_settings(path, [*changes, "max_length=800", "evals=1", "dev_queries=2", "dtype=fp32", "device=cpu"]))
     assert Prompt.load(folder).kind == "thinking"
+    assert (tmp_path / "run" / "thoughts.jsonl").is_file() == (path.name == "smollm2_cpu_score.yaml")
 
 
 def test_the_notes_own_door_opens(tmp_path, tiny_llama_dir):

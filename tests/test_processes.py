@@ -4,6 +4,7 @@ Hard fact: the very command that users give is started, twice over, by torchrun.
 """
 
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -26,13 +27,18 @@ LAUNCH += [f"--deepspeed_config_file={ZERO2}"]
 
 
 def values_of(stage: str, tmp_path: Path, base: Path) -> dict:
-    """Settings of a short run of sft, or of stage reason by an algorithm."""
+    """Settings of a short run of sft, of score behind thoughts, or of stage reason by an algorithm."""
     values = {
         "stage": "sft" if stage == "sft" else "reason", "base": str(base), "dtype": "fp32", "steps": 4, "batch_size": 4,
         "data": str(write_jsonl(tmp_path / "data.jsonl", ROWS)), "prompt": {"preset": "rerank-r0", "system": "Judge."},
         "max_length": 120, "log_every": 1, "dev_queries": 4, "evals": 1, "learning_rate": 1e-3, "device": "cpu",
     }  # fmt: skip
-    if stage != "sft":
+    if stage == "score":
+        others = [row | {"document": f"the horse {i}", "label": 1 - row["label"]} for i, row in enumerate(ROWS)]
+        prompt = values["prompt"] | {"max_think_tokens": 6}
+        data = str(write_jsonl(tmp_path / "data.jsonl", [*ROWS, *others]))
+        values |= {"stage": "score", "thoughts": True, "refresh_thoughts": 1, "steps": 7, "prompt": prompt, "data": data}
+    elif stage != "sft":
         values |= {"algorithm": stage, "max_new_tokens": 10, "max_think_tokens": 6, "temperature": 1.0}
         values |= {"reward": {"min_think_tokens": 1, "max_think_tokens": 9}}
     return values
@@ -52,7 +58,7 @@ def started(tmp_path: Path, name: str, processes: int, values: dict, zero2: bool
     return read_metrics(tmp_path / name)
 
 
-@pytest.mark.parametrize("stage", ["sft", "ppo", "grpo"])
+@pytest.mark.parametrize("stage", ["sft", "score", "ppo", "grpo"])
 def test_two_processes_give_the_losses_of_one(tmp_path, tiny_llama_dir, stage):
     values = values_of(stage, tmp_path, tiny_llama_dir)
     one, two = (started(tmp_path, str(n), n, values) for n in (1, 2))
@@ -62,6 +68,15 @@ def test_two_processes_give_the_losses_of_one(tmp_path, tiny_llama_dir, stage):
         for key in {"loss", "dev_score"} & a.keys():
             assert a[key] == pytest.approx(b[key], rel=0, abs=1e-4), (a["step"], key)
     assert (tmp_path / "2" / "model" / "prompt.json").is_file()
+    if stage == "score":
+        assert thoughts(tmp_path / "1") == thoughts(tmp_path / "2")
+        assert {number for number, *_ in thoughts(tmp_path / "1")} == {0, 1}  # five steps a pass
+
+
+def thoughts(run: Path) -> list[tuple]:
+    """What was written in a run, in order of rounds and texts."""
+    rows = [json.loads(line) for line in (run / "thoughts.jsonl").read_text(encoding="utf-8").split("\n") if line]
+    return sorted((row["round"], row["query"], row["document"], row["ids"]) for row in rows)
 
 
 @pytest.mark.slow

@@ -68,7 +68,7 @@ class AnswerReader:
 
     def __call__(self, prompts: list[Encoded], counts: list[int]) -> list[np.ndarray]:
         budget = self.bound.prompt.max_think_tokens if self.bound.thinks else None
-        most = (budget or 0) + len(self.bound.opener) + len(self.bound.shut) + self.method.tokens(max(counts, default=0))
+        most = most_written(self.bound, self.method, max(counts, default=0))
         writer = Writer(self.pen, self.bound, Sampling(0.0, most=most, budget=budget), in_form=True)
         out = []
         for number, (row,) in enumerate(write(writer, prompts, [["0"]] * len(prompts))):
@@ -77,6 +77,12 @@ class AnswerReader:
             self.cost.generated_tokens += len(row.ids) - len(row.put)
             self.cost.unread += said.best is None
         return out
+
+
+def most_written(bound: BoundListPrompt, method: Setwise | Listwise, count: int) -> int:
+    """Tokens that are written at most about so many documents: thought, tags and answer."""
+    thought = bound.prompt.max_think_tokens + len(bound.opener) + len(bound.shut) if bound.thinks else 0
+    return thought + method.tokens(count)
 
 
 class ListRanker:

@@ -6,8 +6,9 @@ training, and the two answer rows meet the hidden state behind them in fp32.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,8 +20,12 @@ from .documents import Cost
 from .generate import CLOSE, TOKENS, Pen, Row, Sampling, Writer
 from .pointwise import log_odds
 
+if TYPE_CHECKING:
+    from ..prompt import Prompt
+
 ROWS = 64  # written at once, in prompts of `TOKENS` tokens
 SAMPLING = 0.7  # temperature where several thoughts are asked for; one alone takes the likeliest tokens
+WORDS = 64  # tokens that the words around a thought take at most
 
 
 @dataclass(frozen=True)
@@ -55,33 +60,52 @@ class Thinker:
         self, lists: Sequence[tuple[list[Encoded], list[str]]], progress: Callable[[int], None] | None = None
     ) -> tuple[list[np.ndarray], list[list[Thought]]]:
         """(scores fp32, thoughts) of each query's list (prompts, keys of chance); with several samples the thought is the first."""
-        opener = self.bound.opener
-        todo = [
-            (number, at, replace(prompt, ids=prompt.ids + opener), key)
-            for number, (prompts, keys) in enumerate(lists)
-            for at, (prompt, key) in enumerate(zip(prompts, keys))
-        ]
         scores = [np.empty(len(prompts), np.float32) for prompts, _ in lists]
         thoughts: list[list[Thought]] = [[Thought("", False)] * len(prompts) for prompts, _ in lists]
-        singles = (pack([prompt], [i], share=False) for i, (_, _, prompt, _) in enumerate(todo))
-        for packs in batches_of(singles, TOKENS, max(1, ROWS // self.samples), flat=True):
-            some = [todo[one.owners[0]] for one in packs]
-            for (number, at, _, _), rows in zip(some, self._write(some)):
+        for some in written(self.writer, lists, self.samples):
+            for number, at, rows in some:
                 states = torch.stack([row.state for row in rows])
                 scores[number][at] = log_odds(states, self.rows, self.bias).mean().item()
-                thoughts[number][at] = self._thought(rows[0])
+                thoughts[number][at] = thought_of(self.bound, rows[0])
                 self.cost.generated_tokens += sum(len(row.ids) - len(row.put) for row in rows)
             if progress:
                 progress(len(some))
         return scores, thoughts
 
-    def _write(self, some: list[tuple[int, int, Encoded, str]]) -> list[list[Row]]:
-        """Rows of these prompts; those of one query share its tokens."""
-        packs: list[Pack] = []
-        for number in dict.fromkeys(number for number, *_ in some):
-            mine = [i for i, one in enumerate(some) if one[0] == number]
-            packs += packs_of([some[i][2] for i in mine], mine, TOKENS, ROWS)
-        return self.writer(packs, [[f"{key}/{k}" for k in range(self.samples)] for *_, key in some])
 
-    def _thought(self, row: Row) -> Thought:
-        return Thought(self.bound.tokenizer.decode(row.ids).partition(CLOSE)[0].strip(), row.closed)
+def written(
+    writer: Writer, lists: Sequence[tuple[list[Encoded], list[str]]], samples: int = 1
+) -> Iterator[list[tuple[int, int, list[Row]]]]:
+    """What is written behind the prompts of each query's list (prompts, keys of chance), some at a time: (number of the list, place
+    in it, its rows). A row's ids come behind prompt and opener."""
+    opener = writer.bound.opener
+    todo = [
+        (number, at, replace(prompt, ids=prompt.ids + opener), key)
+        for number, (prompts, keys) in enumerate(lists)
+        for at, (prompt, key) in enumerate(zip(prompts, keys))
+    ]
+    singles = (pack([prompt], [i], share=False) for i, (_, _, prompt, _) in enumerate(todo))
+    for packs in batches_of(singles, TOKENS, max(1, ROWS // samples), flat=True):
+        some = [todo[one.owners[0]] for one in packs]
+        rows = writer(_packs(some), [[f"{key}/{k}" for k in range(samples)] for *_, key in some])
+        yield [(number, at, mine) for (number, at, *_), mine in zip(some, rows)]
+
+
+def _packs(some: list[tuple[int, int, Encoded, str]]) -> list[Pack]:
+    """These prompts as packs; those of one query share its tokens."""
+    packs: list[Pack] = []
+    for number in dict.fromkeys(number for number, *_ in some):
+        mine = [i for i, one in enumerate(some) if one[0] == number]
+        packs += packs_of([some[i][2] for i in mine], mine, TOKENS, ROWS)
+    return packs
+
+
+def thought_of(bound: BoundPrompt, row: Row) -> Thought:
+    """The thought that a row has written."""
+    return Thought(bound.tokenizer.decode(row.ids).partition(CLOSE)[0].strip(), row.closed)
+
+
+def with_room(prompt: Prompt, tokenizer: Any, model: torch.nn.Module) -> BoundPrompt:
+    """A thinking prompt bound so that a whole thought and its answer find a place behind it in the model's positions."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    return prompt.bind(tokenizer, positions and positions - prompt.max_think_tokens - WORDS)

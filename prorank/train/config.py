@@ -74,10 +74,13 @@ class Score(Settings):
         loss: weights of `bce`, `softmax`, `kl`, `ranknet`, `lambdarank`, `margin-mse`.
         list_size: documents of a query in one step, or [least, most] to draw from.
         keep_answers: weight of -log(p("0") + p("1")), which holds the form the warm-up taught.
-        teacher: for `kl` and `margin-mse`: "data" (scores in the data), "query-likelihood", "bm25", "bi-encoder:FOLDER".
+        teacher: for `kl` and `margin-mse`: "data" (scores in the data), "query-likelihood", "bm25", "bi-encoder:FOLDER",
+            "reranker:FOLDER".
         teacher_temperature: divides teacher scores before their softmax.
         plain: the step as other trainers make it, each prompt a padded row with the query of its own, through transformers'
             layers, logits at every position; to compare speed.
+        thoughts: score behind the model's own thoughts; for a thinking checkpoint.
+        refresh_thoughts: write them anew, by the weights of then, every so many passes over the data (0: never).
     """
 
     stage: str = "score"
@@ -89,6 +92,8 @@ class Score(Settings):
     teacher: str | None = None
     teacher_temperature: float = 1.0
     plain: bool = False
+    thoughts: bool = False
+    refresh_thoughts: int = 0
 
     def check(self) -> None:
         super().check()
@@ -99,10 +104,14 @@ class Score(Settings):
         check_list_size(self.list_size)
         for key in sorted(TAUGHT & set(self.loss)):
             require(bool(self.teacher), "teacher", f"is needed by loss {key} (data, query-likelihood, bm25)")
-        known = self.teacher in (None, "data", "query-likelihood", "bm25") or str(self.teacher).startswith("bi-encoder:")
-        require(known, "teacher", f"'{self.teacher}' is not known; valid: data, query-likelihood, bm25, bi-encoder:FOLDER")
+        folder = str(self.teacher).startswith(("bi-encoder:", "reranker:"))
+        known = folder or self.teacher in (None, "data", "query-likelihood", "bm25")
+        valid = "data, query-likelihood, bm25, bi-encoder:FOLDER, reranker:FOLDER"
+        require(known, "teacher", f"'{self.teacher}' is not known; valid: {valid}")
         require(self.teacher_temperature > 0, "teacher_temperature", "must be above 0")
         require(not (self.compile and self.plain), "compile", "does not go with plain")
+        require(self.refresh_thoughts >= 0, "refresh_thoughts", "must not be negative")
+        require(self.thoughts or not self.refresh_thoughts, "refresh_thoughts", "needs thoughts: true")
 
 
 @dataclass

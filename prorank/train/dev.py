@@ -36,24 +36,33 @@ class Dev:
         return len(self.groups)
 
     def measure(self, model: torch.nn.Module) -> dict[str, float]:
-        """{"ndcg@10", "accuracy", "format_rate"} of the model as it is now; with a prompt of several documents nDCG@10 alone."""
+        """{"ndcg@10", "accuracy", "format_rate"} of the model as it is now; with a prompt of several documents nDCG@10 alone. With
+        a thinking prompt it thinks of every document, as in use, and "thoughts_cut" comes in place of the format rate."""
         # A bf16 copy, as the checkpoint will be run; autocast would cast the weights anew for every batch.
         model = cast_weights(copy.deepcopy(getattr(model, "module", model)), torch.bfloat16) if self.bf16 else model
-        reranker = Reranker.of(model, self.tokenizer, self.prompt)
+        reranker = Reranker.of(model, self.tokenizer, self.prompt, think=self.prompt.kind == "thinking")
+        if reranker.thinks:
+            return self._after_thoughts(reranker)
         if self.prompt.lists:
             reranker.take_lists(Listwise())
             scores = reranker.score_lists([g.query for g in self.groups], [g.documents for g in self.groups])
             return {"ndcg@10": self._ndcg(np.concatenate(scores))}
         seen = reranker.diagnose([g.query for g in self.groups], [g.documents for g in self.groups])
-        labels = np.concatenate([g.labels for g in self.groups])
-        return {
-            "ndcg@10": self._ndcg(seen.scores),
-            # Relevant and irrelevant count alike, whatever their numbers.
-            "accuracy": float(np.mean([(seen.answer[labels > 0] == 1).mean(), (seen.answer[labels <= 0] == 0).mean()]))
-            if (labels <= 0).any()
-            else float((seen.answer == 1).mean()),
-            "format_rate": float(seen.argmax_is_answer.mean()),
-        }
+        rate = float(seen.argmax_is_answer.mean())
+        return {"ndcg@10": self._ndcg(seen.scores), "accuracy": self._accuracy(seen.answer == 1), "format_rate": rate}
+
+    def _after_thoughts(self, reranker: Reranker) -> dict[str, float]:
+        """Measures of scores behind the thoughts that the model writes now, and the share of thoughts that had to be closed."""
+        ranked = reranker.rank_many([g.query for g in self.groups], [g.documents for g in self.groups])
+        hits = [hit for some in ranked for hit in sorted(some, key=lambda hit: hit.index)]
+        scores = np.array([hit.score for hit in hits], np.float32)
+        cut = float(np.mean([hit.thought_cut for hit in hits]))
+        return {"ndcg@10": self._ndcg(scores), "accuracy": self._accuracy(scores > 0), "thoughts_cut": cut}
+
+    def _accuracy(self, said: np.ndarray) -> float:
+        """Share of right answers, bool [n] (True: relevant); relevant and irrelevant count alike, whatever their numbers."""
+        good = np.concatenate([g.labels for g in self.groups]) > 0
+        return float(np.mean([said[good].mean(), (~said[~good]).mean()])) if not good.all() else float(said.mean())
 
     def _ndcg(self, scores: np.ndarray) -> float:
         from ..errors import extra

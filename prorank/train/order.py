@@ -17,6 +17,7 @@ from .dev import Dev
 from .orders import expected_reward, order_kl, order_log_probs, placed_rewards, policy_weights, sample_orders
 from .reference import Reference
 from .score import ScoreStage, Unit
+from .thoughts import OwnThoughts
 
 
 class OrderStage(ScoreStage):
@@ -28,9 +29,10 @@ class OrderStage(ScoreStage):
     """
 
     def __init__(
-        self, groups: list[Group], bound: AnyPrompt, settings: Order, model: torch.nn.Module, dev: Dev | None, bf16: bool = False
-    ) -> None:
-        super().__init__(groups, bound, settings, dev, bf16)
+        self, groups: list[Group], bound: AnyPrompt, settings: Order, model: torch.nn.Module, dev: Dev | None, bf16: bool = False,
+        thoughts: OwnThoughts | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(groups, bound, settings, dev, bf16, thoughts)
         self.reference = Reference(model, settings, bf16, self.logits) if settings.kl_coef else None
 
     def further(

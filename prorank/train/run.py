@@ -135,17 +135,18 @@ def _changes(prompt: Prompt, settings: Settings) -> dict[str, Any]:
 
 
 def _bound(prompt: Prompt, tokenizer: Any, settings: Settings) -> AnyPrompt:
-    """The prompt of a stage: with a thought where thoughts are learned; elsewhere a thinking prompt of one document is asked at
+    """The prompt of a stage: with a thought where thoughts are learned or scored behind; elsewhere a thinking prompt is asked at
     once."""
-    writes = settings.stage in ("sft", "reason")
-    if writes and prompt.kind != "thinking" and (settings.stage, prompt.kind) != ("sft", "listwise"):
-        why = f"needs a prompt of kind thinking, such as rerank-r0, and {prompt.name} is {prompt.kind}"
-        raise ConfigError(f"stage {settings.stage} {why}")
+    writes, behind = settings.stage in ("sft", "reason"), getattr(settings, "thoughts", False)
+    if (writes or behind) and prompt.kind != "thinking" and (settings.stage, prompt.kind) != ("sft", "listwise"):
+        remedy = "; start from a checkpoint of stage sft or reason, or leave 'thoughts' out" if behind else ""
+        why = f"needs a prompt of kind thinking, such as rerank-r0, and {prompt.name} is {prompt.kind}{remedy}"
+        raise ConfigError(f"stage {settings.stage}{' with thoughts' if behind else ''} {why}")
     if prompt.lists:
         if not writes and prompt.kind != "setwise":
             raise ConfigError(f"stage {settings.stage} shows several documents with prompts of kind setwise, not {prompt.kind}")
         return prompt.bind_list(tokenizer)
-    return prompt.bind(tokenizer) if writes else prompt.bind(tokenizer).direct()
+    return prompt.bind(tokenizer) if writes or behind else prompt.bind(tokenizer).direct()
 
 
 def _data(settings: Settings) -> tuple[list, list]:
@@ -171,11 +172,10 @@ def _check(examples: list, settings: Settings) -> None:
         balanced_pairs(examples, settings.seed)
     elif settings.stage in ("score", "order"):
         from .score import usable
-        from .teacher import check_given
+        from .teacher import check_teacher
 
         usable(examples, settings)
-        if settings.teacher == "data":
-            check_given(examples)
+        check_teacher(examples, settings.teacher)
 
 
 def _check_form(examples: list, bound: AnyPrompt, settings: Settings) -> None:
@@ -205,14 +205,16 @@ def _stage(
         return WarmupStage(examples, short, settings, model, dev, bf16)
     from .score import ScoreStage
     from .teacher import with_teacher
+    from .thoughts import OwnThoughts
 
     if settings.teacher:
         examples = with_teacher(examples, settings.teacher, Path(settings.out), model, bound.tokenizer, None)
+    thoughts = OwnThoughts(model, short, settings, bf16) if settings.thoughts else None
     if settings.stage == "order":
         from .order import OrderStage
 
-        return OrderStage(examples, short, settings, model, dev, bf16)
-    return ScoreStage(examples, short, settings, dev, bf16)
+        return OrderStage(examples, short, settings, model, dev, bf16, thoughts)
+    return ScoreStage(examples, short, settings, dev, bf16, thoughts)
 
 
 def _saver(settings: Settings, run: Path, bound: BoundPrompt, resolved: Resolved) -> Callable[[torch.nn.Module, dict], None]:

@@ -7,6 +7,7 @@ them, and the scores are those that single prompts would give.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 
@@ -19,6 +20,9 @@ from .config import Score
 from .dev import Dev
 from .forward import Logits
 from .losses import LOSSES, TAUGHT, answer_mass
+from .thoughts import Own, OwnThoughts
+
+AHEAD = 64  # documents whose thoughts are written together: a batch of rows as ranking writes it
 
 
 def usable(groups: list[Group], settings: Score) -> list[Group]:
@@ -29,13 +33,14 @@ def usable(groups: list[Group], settings: Score) -> list[Group]:
 
 @dataclass(frozen=True)
 class Unit:
-    """One query's documents as a pack (a pack each in the plain step); `grades` and `teacher` [n] in the same order; `key` is its
-    place in the run."""
+    """One query's documents as a pack (a pack each in the plain step); `grades`, `teacher` and `thoughts` [n] in the same order;
+    `key` is its place in the run."""
 
     key: int
     packs: list[Pack]
     grades: tuple[float, ...]
     teacher: tuple[float, ...] | None
+    thoughts: tuple[Own, ...] = ()
 
     @property
     def length(self) -> int:
@@ -51,17 +56,21 @@ class ScoreStage:
         settings: see Score.
         dev: dev set, or None.
         bf16: products in bf16.
+        thoughts: of a thinking model, behind which scores are read; None: scores right behind the prompts.
     """
 
     cpu_units = 4
 
-    def __init__(self, groups: list[Group], bound: AnyPrompt, settings: Score, dev: Dev | None, bf16: bool = False) -> None:
+    def __init__(
+        self, groups: list[Group], bound: AnyPrompt, settings: Score, dev: Dev | None, bf16: bool = False,
+        thoughts: OwnThoughts | None = None,
+    ) -> None:  # fmt: skip
         self.groups = usable(groups, settings)
         taught = sorted(TAUGHT & set(settings.loss))
         if taught and any(g.teacher is None for g in self.groups):
             remedy = "set 'teacher' to compute them"
             raise DataError(f"loss {taught[0]}: some queries have no teacher scores (pos_scores, neg_scores); {remedy}")
-        self.bound, self.settings, self.dev = bound, settings, dev
+        self.bound, self.settings, self.dev, self.thoughts = bound, settings, dev, thoughts
         self.listed = isinstance(bound, BoundListPrompt)
         self.logits = Logits(settings, bf16)
         self.highest = max(max(g.labels) for g in self.groups) or 1.0
@@ -71,17 +80,33 @@ class ScoreStage:
         return len(self.groups)
 
     def unit(self, index: int) -> Unit:
+        group, thoughts = self._group(index), self._thoughts(index)
+        return Unit(index, self._packs(group, thoughts), tuple(group.labels), group.teacher, tuple(thoughts))
+
+    def _group(self, index: int) -> Group:
+        """The list that the index-th unit is made of."""
         epoch, row = divmod(index, len(self.groups))
         if self._pass[0] != epoch:
             self._pass = (epoch, sample_lists(self.groups, self.settings.list_size, self.settings.seed, epoch))
-        group = self._pass[1][row]
-        return Unit(index, self._packs(group), tuple(group.labels), group.teacher)
+        return self._pass[1][row]
 
-    def _packs(self, group: Group) -> list[Pack]:
+    def _thoughts(self, index: int) -> list[Own]:
+        """Thoughts of a unit's documents. Those that come next are written beside missing ones, to the end of the pass or of the
+        run's steps at most."""
+        if not self.thoughts:
+            return []
+        s, epoch = self.settings, index // len(self.groups)
+        last = min((epoch + 1) * len(self.groups), index + max(1, AHEAD // s.list_size))
+        last = max(index + 1, min(last, s.steps * s.batch_size)) if s.steps else last
+        number = epoch // s.refresh_thoughts if s.refresh_thoughts else 0
+        return self.thoughts.of(number, self._group(index), lambda: map(self._group, range(index, last)))
+
+    def _packs(self, group: Group, thoughts: list[Own]) -> list[Pack]:
         """A list's documents: behind their query in one row, or all of them in one prompt."""
         if self.listed:
             return [pack([self.bound.encode(group.query, list(group.documents)).whole], [0], share=False)]
-        prompts = self.bound.encode_many(group.query, list(group.documents))
+        documents = list(group.documents)
+        prompts = self.thoughts.prompts(group, thoughts) if self.thoughts else self.bound.encode_many(group.query, documents)
         return [pack([p], [0], share=False) for p in prompts] if self.settings.plain else [pack(prompts, range(len(prompts)))]
 
     def scores(self, logits: torch.Tensor, units: list[Unit]) -> tuple[torch.Tensor, ...]:
@@ -121,10 +146,13 @@ class ScoreStage:
         return 0.0, {}
 
     def _figures(self, units: list[Unit], scores: tuple[torch.Tensor, ...], logits: torch.Tensor) -> dict[str, float]:
-        """Share of lists whose best score lies on a best grade, format rate, documents a unit."""
+        """Share of lists whose best score lies on a best grade, format rate, documents a unit; of thoughts, if there are any, their
+        tokens and the share that had to be closed."""
         answered = torch.isin(logits.argmax(-1), torch.tensor(self.bound.answer_ids, device=logits.device))
         top = [unit.grades[int(row.argmax())] == max(unit.grades) for unit, row in zip(units, scores)]
-        return {
+        own = [one for unit in units for one in unit.thoughts]
+        written = {"think_tokens": fmean(one.tokens for one in own), "thoughts_cut": fmean(one.cut for one in own)} if own else {}
+        return written | {
             "top1": sum(top) / len(top),
             "format_rate": float(answered.float().mean()),
             "documents": sum(len(u.grades) for u in units) / len(units),

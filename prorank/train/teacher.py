@@ -1,4 +1,4 @@
-"""Teacher scores for lists that have none: query likelihood of the base, BM25, or a bi-encoder; computed once a run.
+"""Teacher scores for lists that have none: query likelihood of the base, BM25, a bi-encoder or a reranker; computed once a run.
 
 Hard fact: query likelihood needs no labels, and as a ranker the untrained base is much better at it than at answering "0" or "1".
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +18,12 @@ import torch
 from ..data.examples import Group
 from ..errors import DataError, extra
 from ..files import atomic_file
+from ..model import resolve
+from ..rank.documents import Progress
+from ..reranker import Reranker
 
 Scores = list[list[float]]
+RERANKER = "reranker:"
 
 
 def with_teacher(
@@ -40,6 +45,14 @@ def with_teacher(
     return _join(groups, scores)
 
 
+def check_teacher(groups: list[Group], teacher: str | None) -> None:
+    """Raise DataError or ModelError for a teacher that is not there: scores in the data, a reranker's checkpoint."""
+    if teacher == "data":
+        check_given(groups)
+    elif teacher and teacher.startswith(RERANKER):
+        resolve(teacher.removeprefix(RERANKER))
+
+
 def check_given(groups: list[Group]) -> None:
     """Raise DataError if the data lack teacher scores."""
     missing = next((g for g in groups if g.teacher is None), None)
@@ -56,6 +69,8 @@ def _compute(groups: list[Group], teacher: str, model, tokenizer, progress) -> S
         return _bm25(groups)
     if teacher.startswith("bi-encoder:"):
         return _bi_encoder(groups, teacher.partition(":")[2])
+    if teacher.startswith(RERANKER):
+        return _reranker(groups, teacher.removeprefix(RERANKER), str(next(model.parameters()).device))
     from ..rank.likelihood import query_likelihood
 
     rows = query_likelihood(model, tokenizer, [g.query for g in groups], [g.documents for g in groups], 384, progress)
@@ -79,3 +94,11 @@ def _bi_encoder(groups: list[Group], folder: str) -> Scores:
     texts = sorted({t for g in groups for t in (g.query, *g.documents)})
     vectors = dict(zip(texts, encoder.encode(texts, normalize_embeddings=True, show_progress_bar=False)))
     return [[float(vectors[g.query] @ vectors[d]) for d in g.documents] for g in groups]
+
+
+def _reranker(groups: list[Group], folder: str, device: str) -> Scores:
+    """Log-odds of a checkpoint as it ranks in use: one that thinks does so of every document."""
+    reranker = Reranker(folder, device=device)
+    with Progress(sys.stderr.isatty(), sum(len(g.documents) for g in groups)) as progress:
+        rows = reranker.score_lists([g.query for g in groups], [list(g.documents) for g in groups], progress=progress)
+    return [row.tolist() for row in rows]
