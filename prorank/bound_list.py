@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import string
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from .bound import Encoded
@@ -58,9 +59,7 @@ class BoundListPrompt(Thinking):
             self.labels, self.answer_ids = _labels(self.tokenizer, "" if SLOT.search(tail) else tail)
         self.longest = min(self.prompt.max_length, self.max_positions or self.prompt.max_length)
         self._literal = {i: self._tokens(s) for i, s in enumerate(self.segments) if not SLOT.search(s)}
-        before, _, after = self.prompt.document_format.partition("{document}")
-        self._before = [self._tokens("\n" * (i > 0) + before.replace("{label}", label)) for i, label in enumerate(self.labels)]
-        self._after = self._tokens(after)
+        self._frames = [self._frame("\n" * (i > 0), label) for i, label in enumerate(self.labels)]
 
     @property
     def writes(self) -> bool:
@@ -71,11 +70,12 @@ class BoundListPrompt(Thinking):
         """Ids that show these documents and ask for a label. Raises PromptError for too many, or where they have no room."""
         if not 0 < len(documents) <= MOST:
             raise PromptError(f"a prompt shows 1 to {MOST} documents, not {len(documents)}")
-        asked, query_cut = self._query(query)
+        asked, query_cut = self._query(query, self.repeats + len(documents) * self.prompt.document_format.count("{query}"))
         value = self.prompt.instruction if instruction is None else instruction
         told = self._batch([self.prompt.instruction_format.replace("{instruction}", value)])[0] if value else []
         frame = sum(map(len, self._literal.values())) + self.repeats * len(asked) + len(told) * self._tells
-        frame += sum(len(words) + len(self._after) for words in self._before[: len(documents)])
+        frames = [[part if isinstance(part, list) else asked for part in some] for some in self._frames[: len(documents)]]
+        frame += sum(len(part) for some in frames for part in some)
         pieces = self._batch(documents)
         shares = fair_shares([len(piece) for piece in pieces], self.longest - frame)
         ids: list[int] = []
@@ -83,18 +83,24 @@ class BoundListPrompt(Thinking):
             if i in self._literal:
                 ids += self._literal[i]
             elif segment == "{documents}":
-                for words, piece, share in zip(self._before, pieces, shares):
-                    ids += [*words, *piece[:share], *self._after]
+                for (before, *after), piece, share in zip(frames, pieces, shares):
+                    ids += [*before, *piece[:share], *chain(*after)]
             else:
                 ids += asked if segment == "{query}" else told
         return EncodedList(ids, [len(piece) - share for piece, share in zip(pieces, shares)], query_cut)
 
+    def _frame(self, lead: str, label: str) -> list[list[int] | None]:
+        """What stands around a document: the ids before it, then those behind it, with None for the query."""
+        before, _, after = (lead + self.prompt.document_format).replace("{label}", label).partition("{document}")
+        return [self._tokens(before), *(None if part == "{query}" else self._tokens(part) for part in split(after))]
+
     def render(self, query: str, documents: list[str], instruction: str | None = None) -> str:
         """The prompt as text, nothing cut."""
         value = self.prompt.instruction if instruction is None else instruction
+        frames = [split(self.prompt.document_format.replace("{label}", label)) for label in self.labels]
         shown = (
-            self.prompt.document_format.replace("{label}", label).replace("{document}", document)
-            for label, document in zip(self.labels, documents)
+            "".join({"{query}": query, "{document}": document}.get(part, part) for part in frame)
+            for frame, document in zip(frames, documents)
         )
         told = self.prompt.instruction_format.replace("{instruction}", value) if value else ""
         values = {"query": query, "documents": "\n".join(shown), "instruction": told}
@@ -112,10 +118,10 @@ class BoundListPrompt(Thinking):
     def _tells(self) -> bool:
         return "{instruction}" in self.segments
 
-    def _query(self, query: str) -> tuple[list[int], int]:
+    def _query(self, query: str, repeats: int) -> tuple[list[int], int]:
         """(ids of one occurrence of the query, tokens cut from it); all occurrences share `query_share`."""
         ids = self._batch([query])[0]
-        most = max(1, int(self.longest * self.prompt.query_share) // self.repeats)
+        most = max(1, int(self.longest * self.prompt.query_share) // repeats)
         return ids[:most], max(0, len(ids) - most)
 
 

@@ -48,7 +48,8 @@ class Prompt:
             query and document only.
         query_share: the query's largest share of max_length.
         lengths: "whole" or "content".
-        document_format: what each of several documents is shown as, with {label} and {document}; line breaks part them.
+        document_format: what each of several documents is shown as, with {label} and {document}, and {query} and {label} again
+            behind it where wanted; line breaks part them.
         max_think_tokens: the thought's budget in tokens (kind "thinking"), after which it is closed.
         split_special: texts of users that spell a special token are taken as plain text.
     """
@@ -115,11 +116,13 @@ class Prompt:
             raise PromptError(f"the template of a {self.kind} prompt must hold {{documents}}, exactly once: {text[:80]!r}")
         if "{query}" not in text:
             raise PromptError(f"the template must hold {{query}}: {text[:80]!r}")
-        for slot in ("{label}", "{document}"):
-            if self.document_format.count(slot) != 1:
-                raise PromptError(f"prompt key 'document_format' must hold {slot} exactly once: {self.document_format!r}")
-        if self.document_format.index("{label}") > self.document_format.index("{document}"):
-            raise PromptError(f"prompt key 'document_format' must name {{label}} before {{document}}: {self.document_format!r}")
+        before, *after = self.document_format.split("{document}")
+        wrong = "must hold {document} exactly once" if len(after) != 1 else ""
+        if not wrong and before.count("{label}") != 1:
+            named = "{label}" in after[0] and not before.count("{label}")
+            wrong = f"must {'name {label}' if named else 'hold {label} exactly once'} before {{document}}"
+        if wrong:
+            raise PromptError(f"prompt key 'document_format' {wrong}: {self.document_format!r}")
 
     def _check_pair(self, text: str) -> None:
         """Raise PromptError for slots that a prompt of one document cannot have."""

@@ -108,7 +108,7 @@ def test_log_probs_are_those_of_the_model(kind, request):
     model = load_model(resolved, torch.float32, torch.device("cpu"))
     bound = Prompt.preset("setwise", max_length=1500).bind_list(load_tokenizer(resolved))
     shown = [("drinks", documents_of(7)), ("music", documents_of(3))]
-    for (query, some), ours in zip(shown, reranker.lists.log_probs(shown)):
+    for (query, some), ours in zip(shown, reranker.lists.values(shown)):
         ids = torch.tensor([bound.encode(query, some).ids])
         theirs = model(input_ids=ids).logits[0, -1, bound.answer_ids[: len(some)]].log_softmax(-1)
         assert np.allclose(ours, theirs.detach().numpy(), atol=1e-4)
@@ -119,9 +119,9 @@ def test_turns_are_averaged(tiny_llama_dir):
     some = documents_of(6)
     by_hand = np.zeros(6)
     for shift in (0, 2, 4):
-        row = once.log_probs([("drinks", some[shift:] + some[:shift])])[0]
+        row = once.values([("drinks", some[shift:] + some[:shift])])[0]
         by_hand[[(i + shift) % 6 for i in range(6)]] += row / 3
-    assert np.allclose(thrice.log_probs([("drinks", some)])[0], by_hand, atol=1e-5)
+    assert np.allclose(thrice.values([("drinks", some)])[0], by_hand, atol=1e-5)
 
 
 METHODS = {
@@ -148,7 +148,7 @@ def test_rankings_lose_nothing_and_count_their_cost(method, options, tiny_llama_
 def test_one_window_is_in_the_order_of_its_labels(tiny_llama_dir):
     reranker = reranker_of(tiny_llama_dir, "listwise")
     some = documents_of(9)
-    order = np.argsort(-reranker.lists.log_probs([("drinks", some)])[0], kind="stable")
+    order = np.argsort(-reranker.lists.values([("drinks", some)])[0], kind="stable")
     assert [hit.index for hit in reranker.rank("drinks", some)] == order.tolist() and reranker.cost.calls == 2
     best = reranker_of(tiny_llama_dir, "setwise", children=8, k=1).rank("drinks", some)
     assert best[0].index == order[0]

@@ -119,7 +119,8 @@ class Order(Score):
     """Reinforcement learning on rankings: the policy gradient of the order that scores make.
 
     Attributes:
-        reward: of an order: "ndcg", "rr" (reciprocal rank) or "ap" (average precision), at `depth`.
+        reward: of an order, at `depth`: "ndcg", "rr" (reciprocal rank), "ap" (average precision), "rearank" (what nDCG gains on
+            the order shown).
         reward_weight: of the reward beside the supervised losses in `loss`, which may be none.
         advantage: "exact" (the expectation over all orders, at most 12 documents), "leave-one-out" or "group" of sampled orders.
         group_size: orders sampled a query.

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import torch
 
-REWARDS = ("ndcg", "rr", "ap")
+REWARDS = ("ndcg", "rr", "ap", "rearank")
 MOST_EXACT = 12  # documents whose sets are summed over: 4,096 of them
 
 
@@ -118,7 +118,8 @@ def _terms(grades: torch.Tensor, reward: str, depth: int):
     """A function of (sets placed before, as bits; documents placed next), both of one shape, to what that adds to the reward.
 
     ndcg: gains 2^grade - 1, discounts 1 / log2(1 + rank), over the best there is. rr: 1 / rank of the first relevant document. ap:
-    precision at each relevant one, over how many there are (at most `depth`). Where nothing is relevant all is 0.
+    precision at each relevant one, over how many there are (at most `depth`). rearank: what nDCG gains on the order shown, 0.8 of
+    what there is to gain, without its constants (REARANK, arXiv 2505.20046). Where nothing is relevant all is 0.
     """
     n = len(grades)
     relevant = grades > 0
@@ -126,14 +127,17 @@ def _terms(grades: torch.Tensor, reward: str, depth: int):
     best = torch.exp2(grades.sort(descending=True)[0][:depth]) - 1
     ideal = (best / torch.log2(torch.arange(len(best)) + 2.0)).sum().clamp_min(1e-12)
 
+    shown = ((torch.exp2(grades[:depth]) - 1) / torch.log2(torch.arange(len(best)) + 2.0)).sum() / ideal
+    scale = 0.8 / (1 - shown) if reward == "rearank" and shown < 1 - 1e-9 else 1.0
+
     def among(sets: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
         """How many of `which` [n] are in each set."""
         return ((sets[..., None] & bits[which]) > 0).sum(-1)
 
     def term(sets: torch.Tensor, documents: torch.Tensor) -> torch.Tensor:
         rank = among(sets, torch.ones(n, dtype=torch.bool)) + 1
-        if reward == "ndcg":
-            value = (torch.exp2(grades[documents]) - 1) / torch.log2(rank + 1.0) / ideal
+        if reward in ("ndcg", "rearank"):
+            value = (torch.exp2(grades[documents]) - 1) / torch.log2(rank + 1.0) / ideal * scale
         else:
             value = relevant[documents] * (among(sets, relevant) + 1.0) / rank
             count = max(1, min(int(relevant.sum()), depth))

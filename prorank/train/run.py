@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from ..bound_list import MOST
 from ..data.examples import balanced_pairs, split_groups
 from ..data.formats import read_groups
 from ..data.thoughts import ListThought, read_thoughts, split_thoughts
@@ -27,6 +28,7 @@ from ..model import Resolved, licence_of, load_model, load_tokenizer, pick_devic
 from ..prompt import AnyPrompt, BoundListPrompt, BoundPrompt, Prompt
 from ..rank.engine import check_compiled
 from ..saving import model_card, save_checkpoint
+from .basics import check_list_size
 from .config import Settings, dump_settings
 from .curves import plot
 from .dev import Dev
@@ -145,6 +147,7 @@ def _bound(prompt: Prompt, tokenizer: Any, settings: Settings) -> AnyPrompt:
     if prompt.lists:
         if not writes and prompt.kind != "setwise":
             raise ConfigError(f"stage {settings.stage} shows several documents with prompts of kind setwise, not {prompt.kind}")
+        check_list_size(getattr(settings, "list_size", MOST), MOST)
         return prompt.bind_list(tokenizer)
     return prompt.bind(tokenizer) if writes or behind else prompt.bind(tokenizer).direct()
 

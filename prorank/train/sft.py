@@ -25,12 +25,13 @@ from .forward import Logits
 
 @dataclass(frozen=True)
 class Unit:
-    """A prompt with its completion as a pack, and the completion's ids; `key` is its place in the run, `answer`: the places of the
-    tokens that answer, `cut`: tokens cut from its thought."""
+    """A prompt with its completion as a pack, and the completion's ids; `key` is its place in the run, `label`: 1 or 0 (None: a
+    list), `answer`: the places of the tokens that answer, `cut`: tokens cut from its thought."""
 
     key: int
     pack: Pack
     target: list[int]
+    label: int | None
     answer: range
     cut: int
 
@@ -91,7 +92,7 @@ class SftStage:
             answer = [self.bound.answer_ids[thought.label]]
         target, cut = self.bound.written(thought.think, answer, self.settings.max_think_tokens)
         end = len(target) - len(self.bound.end)
-        return Unit(key, completed(prompt, target), target, range(end - len(answer), end), cut)
+        return Unit(key, completed(prompt, target), target, getattr(thought, "label", None), range(end - len(answer), end), cut)
 
     def _weight(self, units: Iterable[Unit]) -> float:
         """What all tokens of these completions count."""
