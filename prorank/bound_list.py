@@ -71,23 +71,24 @@ class BoundListPrompt(Thinking):
         if not 0 < len(documents) <= MOST:
             raise PromptError(f"a prompt shows 1 to {MOST} documents, not {len(documents)}")
         asked, query_cut = self._query(query, self.repeats + len(documents) * self.prompt.document_format.count("{query}"))
-        value = self.prompt.instruction if instruction is None else instruction
-        told = self._batch([self.prompt.instruction_format.replace("{instruction}", value)])[0] if value else []
-        frame = sum(map(len, self._literal.values())) + self.repeats * len(asked) + len(told) * self._tells
-        frames = [[part if isinstance(part, list) else asked for part in some] for some in self._frames[: len(documents)]]
-        frame += sum(len(part) for some in frames for part in some)
+        frames = [[asked if part is None else part for part in some] for some in self._frames[: len(documents)]]
+        values = {"{query}": asked, "{instruction}": self._told(instruction), "{documents}": []}
+        around = sum(map(len, chain(self._joined(values), *frames)))
         pieces = self._batch(documents)
-        shares = fair_shares([len(piece) for piece in pieces], self.longest - frame)
-        ids: list[int] = []
-        for i, segment in enumerate(self.segments):
-            if i in self._literal:
-                ids += self._literal[i]
-            elif segment == "{documents}":
-                for (before, *after), piece, share in zip(frames, pieces, shares):
-                    ids += [*before, *piece[:share], *chain(*after)]
-            else:
-                ids += asked if segment == "{query}" else told
+        shares = fair_shares([len(piece) for piece in pieces], self.longest - around)
+        for (before, *after), piece, share in zip(frames, pieces, shares):
+            values["{documents}"] += [*before, *piece[:share], *chain(*after)]
+        ids = list(chain(*self._joined(values)))
         return EncodedList(ids, [len(piece) - share for piece, share in zip(pieces, shares)], query_cut)
+
+    def _joined(self, values: dict[str, list[int]]) -> list[list[int]]:
+        """The ids of each segment, with these for the slots."""
+        return [self._literal[i] if i in self._literal else values[segment] for i, segment in enumerate(self.segments)]
+
+    def _told(self, instruction: str | None) -> list[int]:
+        """Ids of the instruction in its form; none where there is none."""
+        value = self.prompt.instruction if instruction is None else instruction
+        return self._batch([self.prompt.instruction_format.replace("{instruction}", value)])[0] if value else []
 
     def _frame(self, lead: str, label: str) -> list[list[int] | None]:
         """What stands around a document: the ids before it, then those behind it, with None for the query."""
@@ -113,10 +114,6 @@ class BoundListPrompt(Thinking):
     def answer_tokens(self, answer: str) -> list[int]:
         """Ids of an answer such as `[3]`."""
         return self._tokens(answer)
-
-    @property
-    def _tells(self) -> bool:
-        return "{instruction}" in self.segments
 
     def _query(self, query: str, repeats: int) -> tuple[list[int], int]:
         """(ids of one occurrence of the query, tokens cut from it); all occurrences share `query_share`."""

@@ -39,6 +39,16 @@ def test_all_documents_are_shown_under_their_labels(style):
     assert len(set(bound.answer_ids)) == MOST and bound.tokenizer.decode(bound.answer_ids[:2]) == "".join(bound.labels[:2])
 
 
+def test_the_query_can_come_again_behind_each_document():
+    form = "[{label}] {document}\nQuery: {query}\nLabel [{label}]"
+    bound = bound_of(document_format=form, system="", user="{documents}\nFor {query}:", query_share=0.5)
+    found = bound.encode("hot drinks", ["the coffee", "the bread"])
+    shown = "[A] the coffee\nQuery: hot drinks\nLabel [A]\n[B] the bread\nQuery: hot drinks\nLabel [B]\nFor hot drinks:"
+    assert shown in bound.render("hot drinks", ["the coffee", "the bread"]) == bound.tokenizer.decode(found.ids)
+    long = bound_of(document_format=form, max_length=900, query_share=0.5).encode("q" * 5000, ["a" * 3000, "b" * 3000])
+    assert len(long.ids) <= 900 and long.query_cut > 0 and all(long.cuts)
+
+
 @settings(deadline=None, max_examples=40)
 @given(query=st.text(min_size=1, max_size=80), documents=TEXTS, length=st.integers(420, 900))
 def test_prompts_keep_their_length_and_count_every_cut(query, documents, length):

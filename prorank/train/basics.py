@@ -106,6 +106,11 @@ def require(holds: bool, key: str, why: str) -> None:
         raise ConfigError(f"key '{key}' {why}")
 
 
+def largest(size: int | list[int]) -> int:
+    """The most documents of a list."""
+    return size if isinstance(size, int) else size[1]
+
+
 def check_list_size(size: int | list[int], most: int | None = None) -> None:
     """Raise ConfigError for sizes of lists that cannot be: a number, or the least and the most to draw from."""
     sizes = [size, size] if isinstance(size, int) else size

@@ -13,7 +13,7 @@ import yaml
 
 from ..errors import ConfigError, nearest
 from ..settings import fill, override, read_values
-from .basics import Lora, Settings, check_list_size, require
+from .basics import Lora, Settings, check_list_size, largest, require
 from .losses import LOSSES, TAUGHT
 from .orders import MOST_EXACT, REWARDS
 from .reason_config import Grpo, Ppo, Reason
@@ -145,9 +145,9 @@ class Order(Score):
         require(self.depth >= 1, "depth", "must be at least 1")
         require(self.advantage in ("exact", "leave-one-out", "group"), "advantage", "must be exact, leave-one-out or group")
         exact = self.advantage == "exact"
-        largest = self.list_size if isinstance(self.list_size, int) else self.list_size[1]
-        require(not exact or largest <= MOST_EXACT, "list_size", f"must be at most {MOST_EXACT} with advantage exact")
-        require(largest <= 60, "list_size", "must be at most 60")
+        most = largest(self.list_size)
+        require(not exact or most <= MOST_EXACT, "list_size", f"must be at most {MOST_EXACT} with advantage exact")
+        require(most <= 60, "list_size", "must be at most 60")
         require(exact or self.group_size >= 2, "group_size", "must be at least 2")
         require(self.temperature > 0, "temperature", "must be above 0")
         require(self.reward_weight > 0, "reward_weight", "must be above 0; stage score does without a reward")

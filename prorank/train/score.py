@@ -16,6 +16,7 @@ from ..errors import DataError
 from ..prompt import AnyPrompt, BoundListPrompt
 from ..rank.batching import Batch, Pack, collate, pack
 from ..rank.flat import is_flat
+from .basics import largest
 from .config import Score
 from .dev import Dev
 from .forward import Logits
@@ -96,7 +97,7 @@ class ScoreStage:
         if not self.thoughts:
             return []
         s, epoch = self.settings, index // len(self.groups)
-        last = min((epoch + 1) * len(self.groups), index + max(1, AHEAD // s.list_size))
+        last = min((epoch + 1) * len(self.groups), index + max(1, AHEAD // largest(s.list_size)))
         last = max(index + 1, min(last, s.steps * s.batch_size)) if s.steps else last
         number = epoch // s.refresh_thoughts if s.refresh_thoughts else 0
         return self.thoughts.of(number, self._group(index), lambda: map(self._group, range(index, last)))

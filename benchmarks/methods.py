@@ -1,0 +1,77 @@
+"""Quality against cost: checkpoints ranked by several methods on one list, in one table.
+
+Hard fact: every system reorders the same candidates of the same queries in one run; tokens are those of all prompts (a prefix that
+prompts share counts in each) and those that were written, seconds those of this machine with nothing beside it.
+
+    PRORANK_DATA=... python benchmarks/methods.py "pointwise=runs/score" "setwise, 5 at once=runs/setwise@setwise:k=10,children=4" \
+        "listwise=runs/setwise@listwise:window=10,step=5" --data dl19 --top-k 20
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from common import data_folder
+
+from prorank.evaluate import evaluate
+from prorank.evaluate.report import bars, show
+from prorank.evaluate.results import MODEL
+from prorank.evaluate.significance import holm, randomisation_test
+from prorank.rank.methods import read_method
+from prorank.reranker import Reranker
+
+
+def system(text: str, options: argparse.Namespace) -> Callable[[], Any]:
+    """A function that loads what `NAME=FOLDER[@METHOD]` says."""
+    name, _, rest = text.partition("=")
+    folder, _, method = rest.partition("@")
+
+    def load() -> Reranker:
+        prompt = {"prompt": options.prompt} if options.prompt and method else {}
+        reranker = Reranker(folder, max_length=options.length, **prompt, **(read_method(method) if method else {}))
+        reranker.name = name
+        return reranker
+
+    return load
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("systems", nargs="+", help="NAME=FOLDER or NAME=FOLDER@METHOD, as --method of the command line takes it")
+    parser.add_argument("--data", nargs="+", default=["dl19"])
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--pool", action="store_true", help="each query's own judged documents in place of the protocol list")
+    parser.add_argument("--top-k", type=int, default=100, help="candidates reranked")
+    parser.add_argument("--limit", type=int, default=None, help="queries (all by default)")
+    parser.add_argument("--length", type=int, default=None, help="tokens of a prompt")
+    parser.add_argument("--prompt", default=None, help="prompt of the methods of lists, where the checkpoint has none")
+    parser.add_argument("--out", type=Path, default=None)
+    options = parser.parse_args()
+    folder = data_folder()
+    candidates: dict[str, Any] = {"split": options.split, "pool": True} if options.pool else {"run": "protocol"}
+    with bars() as heard:
+        report = evaluate(
+            [folder / name for name in options.data], [system(text, options) for text in options.systems], top_k=options.top_k,
+            limit=options.limit, out=options.out, sample=0, progress=heard, command="benchmarks/methods.py", **candidates,
+        )  # fmt: skip
+    show(report)
+    print("| set | system | nDCG@10 | prompts a query | tokens read a query | tokens written a query | seconds a query |")
+    print("|---|---|---|---|---|---|---|")
+    for row in report.rows:
+        values = list(report.values[row.dataset][row.system]["nDCG@10"].values())
+        spent = row.cost or {} if row.kind == MODEL else {}
+        each = [f"{spent.get(key, 0) / len(values):.1f}" for key in ("calls", "prompt_tokens", "generated_tokens", "seconds")]
+        print(f"| {row.dataset} | {row.system} | {sum(values) / len(values):.4f} | {' | '.join(each)} |")
+    names = list(next(iter(report.values.values())))
+    pooled = {name: [v for one in report.values.values() for v in one[name]["nDCG@10"].values()] for name in names}
+    pairs = [(name, names[0]) for name in names[1:]]
+    for (name, first), p in zip(pairs, holm([randomisation_test(pooled[a], pooled[b]) for a, b in pairs])):
+        gain = (sum(pooled[name]) - sum(pooled[first])) / len(pooled[name])
+        print(f"{name}: {gain:+.4f} on {first} over {len(pooled[name])} queries, p {p:.4f} (Holm)")
+
+
+if __name__ == "__main__":
+    main()
