@@ -13,33 +13,34 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from common import machine, say
 
-from prorank.data.examples import balanced_pairs
+from prorank.data.examples import Group
 from prorank.data.formats import read_groups
 from prorank.evaluate.significance import randomisation_test
 from prorank.model import load_model, load_tokenizer, pick_dtype, prompt_of, resolve
-from prorank.rewards import RuleReward, counter
 from prorank.train.config import Reason, load_settings
 from prorank.train.episodes import Rollouts, figures_of
-from prorank.train.reason import Unit
+from prorank.train.tasks import task_of
 
 SHOWN = ("reward", "format_rate", "accuracy", "think_tokens", "finished")
 
 
-def written(checkpoint: str, pairs: list[Any], settings: Reason) -> tuple[list[float], dict[str, float]]:
-    """(rewards, figures) of one completion for each pair."""
+def written(checkpoint: str, groups: list[Group], settings: Reason, prompts: int) -> tuple[list[float], dict[str, float]]:
+    """(rewards, figures) of one completion for each prompt."""
     resolved, device = resolve(checkpoint), torch.device("cpu")
     bf16 = pick_dtype(settings.dtype, device) == torch.bfloat16
-    bound = prompt_of(resolved).bind(load_tokenizer(resolved))
+    prompt, tokenizer = prompt_of(resolved), load_tokenizer(resolved)
+    bound = prompt.bind_list(tokenizer) if prompt.lists else prompt.bind(tokenizer)
     model = load_model(resolved, torch.float32, device).eval()
-    reward = RuleReward(settings.rules, counter(bound.tokenizer), opened=bound.opened)
-    units = [Unit(i, q, d, bound.encode(q, d), int(label > 0)) for i, (q, d, label) in enumerate(pairs)]
-    episodes = Rollouts(bound, settings, reward, bf16).write(model, units, 1, "held-out")
+    task = task_of(groups, bound, settings)
+    units = [task.unit(i) for i in range(min(len(task), prompts))]
+    episodes = Rollouts(bound, settings, task, bf16).write(model, units, 1, "held-out")
     return [e.verdicts[0].reward for e in episodes], figures_of(episodes)
 
 
@@ -53,19 +54,19 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    settings = load_settings(Path(options.runs[0]) / "config.yaml")
-    pairs = balanced_pairs(read_groups(options.data, options.split), 0)[: options.prompts]
+    settings = replace(load_settings(Path(options.runs[0]) / "config.yaml"), seed=0)  # the same prompts for all
+    groups = read_groups(options.data, options.split)
     table: dict[str, Any] = {}
     print(f"{'checkpoint':<28}" + "".join(f"{name:>14}" for name in SHOWN) + f"{'p':>9}")
     base: list[float] = []
     for name in [options.start, *options.runs]:
-        rewards, figures = written(name, pairs, settings)
+        rewards, figures = written(name, groups, settings, options.prompts)
         base = base or rewards
         p = None if name == options.start else randomisation_test(rewards, base)
         table[name] = {**{key: figures[key] for key in SHOWN}, "p": p}
         shown = "".join(f"{figures[key]:>14.4f}" for key in SHOWN)
         print(f"{name[-27:]:<28}{shown}" + ("" if p is None else f"{p:>9.4f}"), flush=True)
-    say(f"{len(pairs)} prompts")
+    say(f"{len(base)} prompts")
     print(json.dumps({"reason_gain": table, **vars(options), **machine()}))
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .bound import Encoded
 from .bound_thought import Thinking
 from .errors import PromptError
-from .template import SLOT, split
+from .template import SLOT, bounds, split
 from .tokens import answer_token
 
 if TYPE_CHECKING:
@@ -59,6 +59,8 @@ class BoundListPrompt(Thinking):
             self.labels, self.answer_ids = _labels(self.tokenizer, "" if SLOT.search(tail) else tail)
         self.longest = min(self.prompt.max_length, self.max_positions or self.prompt.max_length)
         self._literal = {i: self._tokens(s) for i, s in enumerate(self.segments) if not SLOT.search(s)}
+        before, close = bounds(self.tokenizer)
+        self._form = self.prompt.document_format.replace("{open}", before).replace("{close}", close)
         self._frames = [self._frame("\n" * (i > 0), label) for i, label in enumerate(self.labels)]
 
     @property
@@ -92,13 +94,13 @@ class BoundListPrompt(Thinking):
 
     def _frame(self, lead: str, label: str) -> list[list[int] | None]:
         """What stands around a document: the ids before it, then those behind it, with None for the query."""
-        before, _, after = (lead + self.prompt.document_format).replace("{label}", label).partition("{document}")
+        before, _, after = (lead + self._form).replace("{label}", label).partition("{document}")
         return [self._tokens(before), *(None if part == "{query}" else self._tokens(part) for part in split(after))]
 
     def render(self, query: str, documents: list[str], instruction: str | None = None) -> str:
         """The prompt as text, nothing cut."""
         value = self.prompt.instruction if instruction is None else instruction
-        frames = [split(self.prompt.document_format.replace("{label}", label)) for label in self.labels]
+        frames = [split(self._form.replace("{label}", label)) for label in self.labels]
         shown = (
             "".join({"{query}": query, "{document}": document}.get(part, part) for part in frame)
             for frame, document in zip(frames, documents)

@@ -49,7 +49,7 @@ class Prompt:
         query_share: the query's largest share of max_length.
         lengths: "whole" or "content".
         document_format: what each of several documents is shown as, with {label} and {document}, and {query} and {label} again
-            behind it where wanted; line breaks part them.
+            behind it where wanted, {open} and {close} as in `user`; line breaks part them.
         max_think_tokens: the thought's budget in tokens (kind "thinking"), after which it is closed.
         split_special: texts of users that spell a special token are taken as plain text.
     """

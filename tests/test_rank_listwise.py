@@ -40,10 +40,11 @@ def test_all_documents_are_shown_under_their_labels(style):
 
 
 def test_the_query_can_come_again_behind_each_document():
-    form = "[{label}] {document}\nQuery: {query}\nLabel [{label}]"
+    form = "[{label}] {document}{close}\nQuery: {query}\nLabel [{label}]"
     bound = bound_of(document_format=form, system="", user="{documents}\nFor {query}:", query_share=0.5)
     found = bound.encode("hot drinks", ["the coffee", "the bread"])
-    shown = "[A] the coffee\nQuery: hot drinks\nLabel [A]\n[B] the bread\nQuery: hot drinks\nLabel [B]\nFor hot drinks:"
+    block = "[{}] the {}<|im_end|>\nQuery: hot drinks\nLabel [{}]\n"
+    shown = block.format("A", "coffee", "A") + block.format("B", "bread", "B") + "For hot drinks:"
     assert shown in bound.render("hot drinks", ["the coffee", "the bread"]) == bound.tokenizer.decode(found.ids)
     long = bound_of(document_format=form, max_length=900, query_share=0.5).encode("q" * 5000, ["a" * 3000, "b" * 3000])
     assert len(long.ids) <= 900 and long.query_cut > 0 and all(long.cuts)
