@@ -95,10 +95,10 @@ class Reranker:
         if max_think_tokens is not None:
             chosen = Prompt.of(chosen, max_think_tokens=max_think_tokens)
         thinks = think and chosen.kind == "thinking" and not chosen.lists
-        if not thinks and samples != 1:
-            raise ConfigError(f"samples are for thoughts about one document, and {model} is asked otherwise")
-        if chosen.kind != "thinking" and max_think_tokens is not None:
-            raise ConfigError(f"max_think_tokens is for thoughts, and {model} is asked at once")
+        about_lists = chosen.lists and chosen.kind == "thinking"  # one thought a prompt, and no log-odds to average
+        if not thinks and (samples != 1 or (max_think_tokens is not None and not about_lists)):
+            asked = "shown several documents" if about_lists else "asked at once"
+            raise ConfigError(f"samples and max_think_tokens are for thoughts, and {model} is {asked}")
         tokenizer = load_tokenizer(resolved)
         (chosen.bind_list if chosen_method else chosen.bind)(tokenizer)  # fails before the weights are read
         where = pick_device(device)

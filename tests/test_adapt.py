@@ -1,0 +1,62 @@
+"""`adapt`: what is trained on, what chooses and what decides lie apart; the old model stays where the new one is not better.
+
+Hard fact: both outcomes are forced here by the held-out values themselves, not by hoping for a training to fail.
+"""
+
+import json
+
+import numpy as np
+import pytest
+
+from prorank import adapt as module
+from prorank.adapt import Adapted, adapt
+from prorank.data.formats import read_groups
+from prorank.errors import ConfigError, DataError, ModelError
+from prorank.prompt import Prompt
+from prorank.reranker import Reranker
+from tests.tiny import toy_lists, write_jsonl
+
+SMALL = {"max_length": 400, "dtype": "fp32", "device": "cpu", "evals": 1, "list_size": 3, "batch_size": 2, "save_every": 0}
+
+
+def lists(tmp_path, count=60):
+    rows = [row | {"query": f"{row['query']} {i}"} for i, row in enumerate(toy_lists(count))]
+    return write_jsonl(tmp_path / "labels.jsonl", rows)
+
+
+def test_a_model_is_adapted_and_judged_on_queries_it_has_not_seen(tmp_path, tiny_llama_dir):
+    heard = []
+    data, out = lists(tmp_path), tmp_path / "out"
+    found = adapt(data, str(tiny_llama_dir), out, minutes=0.03, report=lambda share, figures: heard.append(share), **SMALL)
+    parts = {name: {g.query for g in read_groups(out / f"{name}.jsonl")} for name in ("train", "dev", "held-out")}
+    assert sum(map(len, parts.values())) == 60 and len(set.union(*parts.values())) == 60
+    assert (found.queries, found.trained_on) == (12, len(parts["train"])) and heard[-1] >= 1
+    assert found.better == (found.after > found.before) and 0 < found.p <= 1
+    kept = json.loads((out / "adapted.json").read_text(encoding="utf-8"))
+    assert Adapted(**kept) == found and (out / "model").is_dir() == found.better
+    held = read_groups(out / "held-out.jsonl")
+    reranker = Reranker(out / "run", dtype="fp32")
+    firsts = [g.labels[reranker.rank(g.query, list(g.documents))[0].index] for g in held]
+    assert found.after >= sum(firsts) / len(firsts)  # the first place alone earns 1
+    assert Prompt.load(out / "run" / "model").name == "echo"
+    with pytest.raises(ConfigError, match="holds an adapted model already"):
+        adapt(data, str(tiny_llama_dir), out, minutes=0.03)
+
+
+@pytest.mark.parametrize(("after", "better"), [(0.9, True), (0.5, False), (0.4, False)])
+def test_the_old_model_stays_unless_the_new_one_is_better(tmp_path, tiny_llama_dir, monkeypatch, after, better):
+    monkeypatch.setattr(module, "_values", lambda path, groups, stage: np.full(len(groups), after if "run" in path else 0.5))
+    base = str(tiny_llama_dir)
+    found = adapt(lists(tmp_path), base, tmp_path / "out", minutes=0.01, **SMALL)
+    assert (found.before, found.after, found.better) == (0.5, after, better)
+    assert found.model == (str(tmp_path / "out" / "model") if better else base)
+    assert (tmp_path / "out" / "model" / "prompt.json").is_file() == better
+    assert ("kept: " in str(found)) == better and f"{after - 0.5:+.4f}" in str(found)
+
+
+def test_what_cannot_be_adapted_is_said_before_training(tmp_path, tiny_llama_dir):
+    with pytest.raises(DataError, match="at least 10 have to decide"):
+        adapt(lists(tmp_path, 30), str(tiny_llama_dir), tmp_path / "out")
+    with pytest.raises(ModelError):
+        adapt(lists(tmp_path), str(tmp_path / "nothing"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
