@@ -111,7 +111,7 @@ def calibration_for(folder: Path, asked: str, weights: Callable[[], list[str]]) 
         return None
     wrong = "another prompt" if found.asked != asked else "other weights" if found.weights != weights() else ""
     if wrong:
-        log.warning("%s was fitted for %s: no probabilities are given; run prorank calibrate again for this one", folder / FILE, wrong)
+        log.warning("%s was fitted for %s: no probabilities are given; run prorank calibrate for this one", folder / FILE, wrong)
     return None if wrong else found
 
 
