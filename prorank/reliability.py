@@ -80,7 +80,8 @@ def pyplot() -> Any:
 
 
 def draw(series: Mapping[str, Sequence[float]], labels: Sequence[float], path: str | Path, title: str) -> Path:
-    """Reliability diagram: share relevant against probability in bins of equal width, and how many pairs each bin holds.
+    """Reliability diagram: share relevant against probability in bins of equal width, and how many pairs each bin holds
+    (the larger the dot, the more).
 
     Args:
         series: name -> probabilities [n]. labels: [n] of 0 and 1.
@@ -89,9 +90,10 @@ def draw(series: Mapping[str, Sequence[float]], labels: Sequence[float], path: s
     plt = pyplot()
     chart, (top, below) = plt.subplots(2, 1, figsize=(5.2, 6.4), height_ratios=(4, 1), sharex=True, layout="constrained")
     top.plot([0, 1], [0, 1], color="#888888", linewidth=1, linestyle=":", label="as said, so it is")
-    for (name, p), color, kind in zip(series.items(), ("#c2410c", "#1d4ed8"), ("o--", "o-")):
-        found = bins(p, labels)
-        top.plot(*zip(*((x, y) for x, y, _ in found)), kind, color=color, markersize=5, label=f"{name}: ECE {ece(found):.4f}")
+    for (name, p), color, kind in zip(series.items(), ("#c2410c", "#1d4ed8"), ("--", "-")):
+        said, true, counts = zip(*(found := bins(p, labels)))
+        top.plot(said, true, kind, color=color, linewidth=1.4, label=f"{name}: ECE {ece(found):.4f}")
+        top.scatter(said, true, s=[8 + 90 * n / max(counts) for n in counts], color=color, zorder=3, clip_on=False)
         below.hist(p, bins=np.linspace(0, 1, BINS + 1), histtype="step", color=color, linewidth=1.6)
     top.set(title=title, ylabel="share relevant", xlim=(0, 1), ylim=(0, 1), aspect="equal")
     below.set(xlabel="probability", ylabel="pairs")
