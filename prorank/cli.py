@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from .cli_calibrate import calibrate
 from .cli_data import add_data_verbs
 from .errors import ConfigError, DataError, ProRankError
 
@@ -30,6 +31,7 @@ Length = Annotated[int | None, typer.Option(help="Tokens of a whole prompt; the 
 
 
 add_data_verbs(app)
+app.command()(calibrate)
 
 
 @app.command()

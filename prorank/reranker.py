@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from .bound_list import MOST
+from .calibration import Calibration, calibration_for
 from .errors import ConfigError, DataError, ModelError
 from .model import Resolved, load_model, load_tokenizer, pick_device, pick_dtype, prompt_of, resolve, weight_hash
 from .prompt import BoundPrompt, Cuts, Encoded, Prompt
@@ -197,7 +198,14 @@ class Reranker:
         check_lists(queries, lists)
         with Progress(show_progress, sum(map(len, lists))) as progress:
             scores, thoughts = self._scored(list(queries), lists, instruction, batch_size, progress)
-        return [hits(some, row, top_k, min_score, said) for some, row, said in zip(lists, scores, thoughts)]
+        sure = self._probabilities(scores, instruction)
+        return [hits(some, row, top_k, min_score, *more) for some, row, *more in zip(lists, scores, thoughts, sure)]
+
+    def _probabilities(self, scores: list[np.ndarray], instruction: str | None) -> Sequence[np.ndarray | None]:
+        """Those of the scores, if the model is calibrated; another instruction than the prompt's own makes it another prompt."""
+        if self.calibration is None or instruction not in (None, self.prompt.prompt.instruction):
+            return [None] * len(scores)
+        return [self.calibration.apply(row) for row in scores]
 
     def score(self, pairs: Sequence[tuple[str, Document]], instruction: str | None = None) -> np.ndarray:
         """Log-odds fp32 [n] of (query, document) pairs, in input order."""
@@ -279,11 +287,30 @@ class Reranker:
         return self._thinker is not None
 
     @functools.cached_property
+    def calibration(self) -> Calibration | None:
+        """The checkpoint's calibration, None where it has none for this prompt and these weights; see `calibration_for`."""
+        return calibration_for(self._resolved.folder, self.asked, lambda: self.weights) if self._resolved else None
+
+    @property
+    def asked(self) -> str:
+        """How documents are asked about: the prompt's fingerprint, and how many thoughts there are of each."""
+        if self._thinker:
+            return f"{self._thinker.bound.prompt.fingerprint()}, {self._thinker.samples} thoughts"
+        return self.prompt.prompt.fingerprint()
+
+    @functools.cached_property
+    def weights(self) -> list[str]:
+        """SHA-256 of the checkpoint's weights (an adapter's, and its base's); none for a model in memory."""
+        if self._resolved is None:
+            return []
+        return sorted(weight_hash(folder) for folder in {self._resolved.path, self._resolved.folder})
+
+    @functools.cached_property
     def fingerprint(self) -> str | None:
         """Changes with weights, prompt, dtype and device; None for a model in memory."""
         if self._resolved is None:
             return None
-        parts = [weight_hash(folder) for folder in {self._resolved.path, self._resolved.folder}]
+        parts = [*self.weights]
         if self._thinker:
             parts.append(f"{self._thinker.samples} thoughts")
         if self.lists:

@@ -20,6 +20,7 @@ from ..errors import ConfigError
 from .candidates import Options, Task, prepare
 from .diagnostics import tie_share
 from .measures import MAIN, Ranking, means, measure, rank_scores
+from .probabilities import note, probabilities_of
 from .report import environment, write
 from .results import ANSWERS, FIRST, MODEL, Comparison, Evaluation, Row, answers_name
 from .scoring import Scored, reranked, score
@@ -135,6 +136,7 @@ class _Bench:
         row.documents_per_second = scored.documents / scored.seconds if scored.seconds else None
         row.tie_share, row.without_text, row.findings = tie_share(scored.scores), scored.untold, scored.findings
         row.format_rate = (scored.findings or {}).get("format_rate")
+        row.probabilities = probabilities_of(model, task, scored)
         if getattr(model, "diagnose", None):
             by_answers = reranked(task, scored, self.options.top_k, answers=True)
             self._add(task, answers_name(model.name), ANSWERS, by_answers)
@@ -147,6 +149,8 @@ class _Bench:
         if row.cuts and (row.cuts.get("documents") or row.cuts.get("queries")):
             cut = f"{row.cuts['documents']:,} of {row.documents:,} documents and {row.cuts['queries']:,} queries"
             say(f"{row.system}: {cut} were cut at the prompt's length")
+        if told := note(row):
+            say(told)
         if row.reused:
             say(f"{row.system}: scores of an earlier call used again (same weights, same texts)")
 

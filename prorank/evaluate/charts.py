@@ -68,6 +68,37 @@ def _scale(left: float, middle: float) -> str:
     )
 
 
+def reliability(before: Sequence[tuple[float, float, int]], after: Sequence[tuple[float, float, int]], colour: int) -> str:
+    """Share relevant against probability, before (grey) and after calibration: points are `reliability.bins`."""
+    left, side, high = 44, 220, 230  # the plot is a square, its foot at `high`
+    parts = []
+    for i in range(0, 11, 2):
+        x, y = left + side * i / 10, high - side * i / 10
+        parts.append(
+            f'<path class="grid" d="M{left} {y:.1f}h{side}M{x:.1f} {high}v-{side}"/>'
+            f'<text class="tick" x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{i / 10:.1f}</text>'
+            f'<text class="tick" x="{x:.1f}" y="{high + 15}" text-anchor="middle">{i / 10:.1f}</text>'
+        )
+    parts.append(f'<path class="whisker" stroke-dasharray="2 4" d="M{left} {high}l{side} -{side}"/>')
+    for place, (name, points, number) in enumerate((("before", before, 0), ("after", after, colour))):
+        most = max(n for _, _, n in points)
+        spots = [(left + side * p, high - side * y, 2 + 5 * (n / most) ** 0.5, p, y, n) for p, y, n in points]
+        line = "L".join(f"{x:.1f} {y:.1f}" for x, y, *_ in spots)
+        parts.append(f'<path d="M{line}" fill="none" stroke="var(--c{number})" stroke-width="1.6"/>')
+        parts += (
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{r:.1f}" fill="var(--c{number})">'
+            f"<title>{name}: {p:.3f} said, {share:.3f} relevant, {n} pairs</title></circle>"
+            for x, y, r, p, share, n in spots
+        )
+        parts.append(
+            f'<circle cx="{left + side + 36}" cy="{30 + 22 * place}" r="5" fill="var(--c{number})"/>'
+            f'<text x="{left + side + 48}" y="{34 + 22 * place}">{name}</text>'
+        )
+    parts.append(f'<text class="tick" x="{left + side + 30}" y="{high + 15}">probability</text>')
+    parts.append(f'<text class="tick" x="{left + side + 30}" y="{high - 4}">up: share relevant</text>')
+    return _svg(WIDTH, high + 24, "".join(parts), "share relevant against probability")
+
+
 def _svg(width: float, height: float, body: str, label: str) -> str:
     return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">{body}</svg>'
 

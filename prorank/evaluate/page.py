@@ -13,7 +13,7 @@ from importlib.resources import files
 from string import Template
 from typing import TYPE_CHECKING
 
-from . import charts
+from . import charts, probabilities
 from .measures import MAIN
 from .report import figure, findings_cells, p_value, probability, shown_name, signed, speed, tokens
 from .results import ANSWERS, FIRST, MODEL, answers_name
@@ -43,6 +43,7 @@ def page(evaluation: "Evaluation") -> str:
         bars=_bars(evaluation),
         differences=_differences(evaluation),
         findings=_findings(evaluation),
+        probabilities=probabilities.section(evaluation),
         examples=_examples(evaluation),
         comparisons=_comparisons(evaluation),
         notes=_notes(evaluation),

@@ -42,6 +42,7 @@ class Row:
     cost: dict[str, float] | None = None
     without_text: int | None = None
     reused: bool = False
+    probabilities: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,15 @@ Document = str | dict
 @dataclass(frozen=True)
 class Hit:
     """One document of a ranking: its place in the input, its score (log-odds), and the document as it was given. A thinking model
-    adds its thought, and whether that had to be closed for it when its budget ran out."""
+    adds its thought, and whether that had to be closed for it when its budget ran out; a calibrated one the probability that the
+    document is relevant."""
 
     index: int
     score: float
     document: Document
     thought: str | None = None
     thought_cut: bool = False
+    probability: float | None = None
 
     @property
     def text(self) -> str:
@@ -83,14 +85,20 @@ def holds_many(value: Any) -> bool:
 
 
 def hits(
-    documents: Sequence[Document], scores: np.ndarray, top_k: int | None, min_score: float | None, thoughts: Sequence[Any] = ()
+    documents: Sequence[Document],
+    scores: np.ndarray,
+    top_k: int | None,
+    min_score: float | None,
+    thoughts: Sequence[Any] = (),
+    probabilities: np.ndarray | None = None,
 ) -> list[Hit]:
     """The documents best first (equal scores in input order), at most `top_k`, none below `min_score`; `thoughts` (see `thinking`)
-    are theirs, if there are any."""
+    and `probabilities` are theirs, if there are any."""
     order = np.argsort(-scores, kind="stable")
     least = -math.inf if min_score is None else min_score
-    said = [(thought.text, thought.cut) for thought in thoughts] or [()] * len(documents)
-    found = [Hit(int(i), float(scores[i]), documents[i], *said[i]) for i in order if scores[i] >= least]
+    said = [(thought.text, thought.cut) for thought in thoughts] or [(None, False)] * len(documents)
+    sure = [None] * len(documents) if probabilities is None else probabilities.tolist()
+    found = [Hit(int(i), float(scores[i]), documents[i], *said[i], sure[i]) for i in order if scores[i] >= least]
     return found[:top_k]
 
 

@@ -50,10 +50,12 @@ def _object(line: str, where: str) -> dict[str, Any]:
 
 
 def show(hits: Sequence[Hit], as_json: bool, thoughts: bool = False) -> None:
-    """Print hits: one JSON object a line, or a table; a thinking model's with its thoughts if asked."""
+    """Print hits: one JSON object a line, or a table; of a calibrated model with probabilities, of a thinking one with its thoughts
+    if asked."""
     if as_json:
         for rank, hit in enumerate(hits, 1):
             line = {"rank": rank, "index": hit.index, "score": hit.score, "document": hit.document}
+            line |= {} if hit.probability is None else {"probability": hit.probability}
             line |= {"thought": hit.thought, "thought_cut": hit.thought_cut} if thoughts else {}
             print(json.dumps(line, ensure_ascii=False))
         return
@@ -61,13 +63,15 @@ def show(hits: Sequence[Hit], as_json: bool, thoughts: bool = False) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table("rank", "score", "index", "document", *(["thought"] if thoughts else []))
+    sure = any(hit.probability is not None for hit in hits)
+    table = Table("rank", "score", *(["probability"] if sure else []), "index", "document", *(["thought"] if thoughts else []))
     for rank, hit in enumerate(hits, 1):
         name = hit.document.get("id", hit.document.get("_id")) if isinstance(hit.document, dict) else None
         text = " ".join(hit.text.split())
         shown = text if len(text) <= 160 else text[:159] + "…"
         said = [escape(f"{hit.thought}{' […]' if hit.thought_cut else ''}")] if thoughts else []
-        table.add_row(str(rank), f"{hit.score:+.3f}", str(hit.index), escape(f"[{name}] {shown}" if name else shown), *said)
+        figures = [f"{hit.score:+.3f}", *([f"{hit.probability:.3f}"] if sure else []), str(hit.index)]
+        table.add_row(str(rank), *figures, escape(f"[{name}] {shown}" if name else shown), *said)
     Console().print(table)
 
 

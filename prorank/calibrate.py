@@ -1,0 +1,176 @@
+"""Fit a checkpoint's calibration on labelled lists and write it into the checkpoint.
+
+Hard fact: the figures are of queries that the fit had not seen (folds by query); the calibration that is written is fitted on all.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+
+from .calibration import METHODS, Calibration, fit, out_of_fold
+from .data.examples import Group, normalised
+from .data.formats import read_groups
+from .errors import ConfigError, DataError, ModelError, nearest
+from .model import prompt_of, resolve
+from .prompt import Prompt
+from .reliability import draw, figures, pyplot, sigmoid
+from .settings import read_values
+
+log = logging.getLogger("prorank")
+LEAST = 10  # queries with a relevant document, and with another one
+PICTURE = "reliability.png"
+
+
+def calibrate(
+    model: str | Path,
+    data: str | Path,
+    split: str = "dev",
+    method: str = "auto",
+    folds: int = 5,
+    seed: int = 0,
+    min_rel: float | None = None,
+    out: str | Path | None = None,
+    progress: Callable[[float, dict], None] | None = None,
+    **how: Any,
+) -> tuple[Calibration, Path, Path]:
+    """Score labelled lists, fit, measure on held-out folds, write `calibration.json` into the checkpoint.
+
+    Args:
+        model: a checkpoint's own folder, or its run's.
+        data: labelled lists, pairs or BEIR folder (`data.formats.read_groups`) that the model was not trained on.
+        split: label file of a BEIR folder.
+        method: "temperature", "platt", "isotonic", or "auto" for the one of least log loss on held-out folds.
+        folds: parts that the queries are split into, at random by `seed`.
+        min_rel: least label that is relevant; any above 0 by default.
+        out: folder of the picture; the checkpoint's by default.
+        progress: hears of the share that is scored.
+        how: arguments of Reranker (device, dtype, prompt, think, ...).
+
+    Returns:
+        (calibration, its file, the reliability diagram).
+
+    Raises:
+        ConfigError, DataError, ModelError: before any weights are read, but for scores that do not rise with relevance (DataError).
+    """
+    folder = _folder(model, how.get("prompt"))
+    _check(method, folds, out)
+    groups = read_groups(data, split)
+    labels, fold = _labels(groups, min_rel, data), _folds(groups, min_rel, folds, seed, data)
+    _warn_of_training_data(folder, data, split)
+    pyplot()
+    scores, asked, weights = _score(model, groups, progress, how)
+    _check_scores(scores, labels, data)
+    held = {name: out_of_fold(scores, labels, fold, name) for name in (METHODS if method == "auto" else (method,))}
+    chosen = min(held, key=lambda name: figures(held[name], labels)["log_loss"])
+    raw, said = sigmoid(scores), held[chosen]
+    found = replace(
+        fit(scores, labels, chosen), asked=asked, weights=weights, data=Path(data).name, min_rel=min_rel, folds=folds, seed=seed,
+        split=split if Path(data).is_dir() else "", queries=len(groups), pairs=len(labels), relevant=float(labels.mean()),
+        before=figures(raw, labels), after=figures(said, labels),
+    )  # fmt: skip
+    if found.after["ece"] >= found.before["ece"]:
+        log.warning("%s: ECE does not fall on held-out queries (%.4f, %.4f)", model, found.before["ece"], found.after["ece"])
+    path = found.save(folder)
+    picture = draw({"before": raw, f"after ({chosen})": said}, labels, Path(out or folder) / PICTURE, Path(data).name)
+    return found, path, picture
+
+
+def _folder(model: str | Path, prompt: Any) -> Path:
+    """The checkpoint's folder, which must be the user's own and be asked about one document at a time."""
+    if not Path(model).expanduser().is_dir():
+        raise ModelError(
+            f"{model}: no folder, and calibrate writes into the checkpoint; of a hub id, a GGUF file or smollm2-135m "
+            f"copy the folder that prorank pull prints"
+        )
+    resolved = resolve(model)
+    if not os.access(resolved.folder, os.W_OK):
+        raise ModelError(f"{resolved.folder}: cannot be written, and calibrate writes into the checkpoint; copy it first")
+    chosen = Prompt.of(prompt) if prompt else prompt_of(resolved)
+    if chosen.lists:
+        raise ConfigError(f"prompt {chosen.name} shows several documents and gives no log-odds, so there is nothing to calibrate")
+    return resolved.folder
+
+
+def _check(method: str, folds: int, out: str | Path | None) -> None:
+    if method not in ("auto", *METHODS):
+        raise ConfigError(f"calibration method '{method}' is not known{nearest(method, ('auto', *METHODS))}")
+    if folds < 2:
+        raise ConfigError(f"folds must be at least 2, not {folds}")
+    if out and Path(out).exists() and not Path(out).is_dir():
+        raise ConfigError(f"--out {out}: is a file, expected a folder")
+
+
+def _relevant(group: Group, min_rel: float | None) -> list[bool]:
+    return [label > 0 if min_rel is None else label >= min_rel for label in group.labels]
+
+
+def _labels(groups: Sequence[Group], min_rel: float | None, data: str | Path) -> np.ndarray:
+    """0 or 1 of every pair, in order. Raises DataError where all are the same."""
+    labels = np.array([float(one) for group in groups for one in _relevant(group, min_rel)])
+    if labels.min() == labels.max():
+        some = "all" if labels.max() else "no"
+        raise DataError(f"{data}: {some} documents are labelled relevant; a calibration needs both kinds")
+    return labels
+
+
+def _folds(groups: Sequence[Group], min_rel: float | None, folds: int, seed: int, data: str | Path) -> np.ndarray:
+    """The fold of every pair: equal queries stay together, and every fold gets queries with each of the two labels."""
+    kinds: dict[str, set[bool]] = {}
+    for group in groups:
+        kinds.setdefault(normalised(group.query) or group.query, set()).update(_relevant(group, min_rel))
+    need = max(LEAST, folds)
+    for kind, name in ((True, "a relevant document"), (False, "another one")):
+        if (there := sum(kind in some for some in kinds.values())) < need:
+            raise DataError(f"{data}: {there} queries have {name}; a calibration in {folds} folds needs at least {need}")
+    queries = sorted(kinds)
+    Random(f"folds/{seed}").shuffle(queries)
+    # Dealt out in this order, the queries of either label lie side by side, so none of the folds goes without.
+    queries.sort(key=lambda query: (True in kinds[query], False not in kinds[query]))
+    fold = {query: place % folds for place, query in enumerate(queries)}
+    return np.array([fold[normalised(g.query) or g.query] for g in groups for _ in g.documents])
+
+
+def _warn_of_training_data(folder: Path, data: str | Path, split: str) -> None:
+    """Say so where a run's own training data are to calibrate it: scores on them are too sure."""
+    config = folder.parent / "config.yaml"
+    if folder.name != "model" or not config.is_file() or (Path(data).is_dir() and split != "train"):
+        return
+    used = read_values(config).get("data") or []
+    if Path(data).resolve() in [Path(one).resolve() for one in ([used] if isinstance(used, str) else used)]:
+        log.warning("%s: the model was trained on these data; probabilities fitted on them will be too sure", data)
+
+
+def _score(
+    model: str | Path, groups: Sequence[Group], progress: Callable[[float, dict], None] | None, how: dict[str, Any]
+) -> tuple[np.ndarray, str, list[str]]:
+    """(log-odds of every pair, how it was asked, hashes of the weights)."""
+    from .reranker import Reranker
+
+    reranker, total, done = Reranker(model, **how), sum(len(group.documents) for group in groups), 0
+
+    def hear(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress:
+            progress(done / total, {})
+
+    rows = reranker.score_lists([group.query for group in groups], [group.documents for group in groups], progress=hear)
+    return np.concatenate(rows).astype(np.float64), reranker.asked, reranker.weights
+
+
+def _check_scores(scores: np.ndarray, labels: np.ndarray, data: str | Path) -> None:
+    """Raise DataError where the best slope is none or falls: the mean scores of the two labels tell."""
+    yes, no = scores[labels > 0].mean(), scores[labels == 0].mean()
+    if yes <= no:
+        raise DataError(
+            f"{data}: relevant documents score no higher than the others ({yes:+.3f} against {no:+.3f} on average), so their "
+            f"scores tell nothing of relevance; is it the right checkpoint, prompt and data?"
+        )

@@ -1,0 +1,42 @@
+"""The verb that gives a checkpoint probabilities.
+
+Hard fact: its figures are of held-out queries, and its last two lines name the files it wrote.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def calibrate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Checkpoint's folder, or its run's; calibration.json goes there.")],
+    data: Annotated[Path, typer.Option(help="Labelled lists, pairs or BEIR folder; not what the model was trained on.")],
+    split: Annotated[str, typer.Option(help="qrels split of a BEIR folder.")] = "dev",
+    method: Annotated[str, typer.Option(help="auto (least log loss held out), temperature, platt or isotonic.")] = "auto",
+    folds: Annotated[int, typer.Option(help="Parts of the queries; each is measured by a fit on the others.")] = 5,
+    seed: Annotated[int, typer.Option(help="Of the folds.")] = 0,
+    min_rel: Annotated[float | None, typer.Option(help="Least label that is relevant; any above 0 by default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of reliability.png; the checkpoint's by default.")] = None,
+    think: Annotated[bool, typer.Option(help="Let a thinking model think; --no-think asks it at once.")] = True,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; the best there is by default.")] = None,
+    dtype: Annotated[str, typer.Option(help="auto, bf16, fp32, or int8 (CPU).")] = "auto",
+    compile: Annotated[bool, typer.Option("--compile", help="Fuse steps on a CPU: faster after some seconds.")] = False,
+    max_length: Annotated[int | None, typer.Option(help="Tokens of a whole prompt; the checkpoint's own by default.")] = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", help="Preset or YAML file in place of the checkpoint's own.")] = None,
+) -> None:
+    """Fit probabilities on held-out labels and write them into the checkpoint; its hits then carry them."""
+    from .calibrate import calibrate as fit_and_save
+    from .progress import Progress
+    from .reliability import NAMES
+
+    how = {"think": think, "device": device, "dtype": dtype, "compile": compile, "max_length": max_length, "prompt": prompt}
+    with Progress("calibrate") as report:
+        found, path, picture = fit_and_save(model, data, split, method, folds, seed, min_rel, out, report, **how)
+    print(f"{found}; fitted on {found.pairs} pairs of {found.queries} queries, {100 * found.relevant:.1f} % relevant")
+    print(f"{f'held out, {folds} folds':<22}{'before':>8}{'after':>8}")
+    for key, name in NAMES.items():
+        print(f"{name:<22}{found.before[key]:8.4f}{found.after[key]:8.4f}")
+    print(f"calibration: {path}\nreliability: {picture}")
