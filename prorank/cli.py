@@ -13,8 +13,8 @@ from typing import Annotated
 
 import typer
 
-from .cli_calibrate import calibrate
 from .cli_data import add_data_verbs
+from .cli_own import adapt, calibrate
 from .errors import ConfigError, DataError, ProRankError
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ Length = Annotated[int | None, typer.Option(help="Tokens of a whole prompt; the 
 
 
 add_data_verbs(app)
+app.command()(adapt)
 app.command()(calibrate)
 
 

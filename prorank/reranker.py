@@ -10,7 +10,6 @@ import functools
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,30 +22,16 @@ from .errors import ConfigError, DataError, ModelError
 from .model import Resolved, load_model, load_tokenizer, pick_device, pick_dtype, prompt_of, resolve, weight_hash
 from .prompt import BoundPrompt, Cuts, Encoded, Prompt
 from .rank.batching import Batch
+from .rank.diagnosis import Diagnosis, diagnosis
 from .rank.documents import Cost, Document, Hit, Progress, check_lists, document_text, hits, holds_many, sequence
 from .rank.engine import Engine, engine_for, trim
 from .rank.generate import Pen, pen_in_training, pen_of
 from .rank.likelihood import query_likelihood
 from .rank.listwise import AnswerReader, LabelReader, ListRanker, most_written
 from .rank.methods import Listwise, Setwise, method_of, prompt_for
-from .rank.pointwise import answer_rows, last_hidden, log_odds, vocabulary_of
+from .rank.pointwise import answer_rows, last_hidden, log_odds
 from .rank.thinking import Thinker, Thought, with_room
 from .rank.windows import WINDOW, batches
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """What the model does at the answer position, one entry a pair.
-
-    `scores` [n]: log-odds. `format_mass` [n]: p("0") + p("1") over the vocabulary. `argmax_is_answer` [n]: the likeliest token is
-    one of the two. `answer` [n]: 1 where relevant is the likelier of the two. `hidden` [n, H]: last hidden states, fp32.
-    """
-
-    scores: np.ndarray
-    format_mass: np.ndarray
-    argmax_is_answer: np.ndarray
-    answer: np.ndarray
-    hidden: np.ndarray
 
 
 class Reranker:
@@ -323,20 +308,9 @@ class Reranker:
         """Look at the answer position of every pair, a thinking model asked at once: see Diagnosis. Costs the whole output
         matrix."""
         check_lists(queries, documents)
-        n = sum(map(len, documents))
-        no, yes = self.prompt.answer_ids
-        scores, mass = np.empty(n, np.float32), np.empty(n, np.float32)
-        top, hidden = np.empty(n, bool), np.empty((n, self._rows.shape[1]), np.float32)
         with torch.inference_mode():
-            for batch in self._batches(queries, documents, None, None):
-                state = self._hidden(batch)
-                scores[batch.owners] = log_odds(state, self._rows, self._bias).cpu().numpy()
-                hidden[batch.owners] = state.float().cpu().numpy()
-                logits = vocabulary_of(self.model, state)
-                mass[batch.owners] = logits.softmax(-1)[:, [no, yes]].sum(-1).cpu().numpy()
-                best = logits.argmax(-1)
-                top[batch.owners] = ((best == no) | (best == yes)).cpu().numpy()
-        return Diagnosis(scores, mass, top, (scores > 0).astype(np.int64), hidden)
+            seen = ((batch, self._hidden(batch)) for batch in self._batches(queries, documents, None, None))
+            return diagnosis(self.model, self.prompt.answer_ids, seen, sum(map(len, documents)))
 
     def _hidden(self, batch: Batch) -> torch.Tensor:
         return self._engine(batch) if self._engine else last_hidden(self.model, batch)
