@@ -73,13 +73,14 @@ def tables(options: argparse.Namespace) -> None:
         return reranker
 
     systems = [lambda n=name: load(n) for name in folders]
-    common: dict[str, Any] = {
-        "top_k": options.top_k, "limit": options.limit, "seed": 0, "sample": 32, "command": "benchmarks/order_gain.py",
-    }  # fmt: skip
-    with bars() as heard:
-        dev = evaluate([data / n for n in DEV], systems, split="dev", pool=True, out=options.out / "dev", progress=heard, **common)
-        found = evaluate([data / n for n in LISTS], systems, run="protocol", out=options.out / "lists", progress=heard, **common)
-    for report in (dev, found):
+    common: dict[str, Any] = {"top_k": options.top_k, "seed": 0, "sample": 0, "command": "benchmarks/order_gain.py"}
+    pools = {"split": "dev", "pool": True, "out": options.out / "dev", "limit": options.dev_limit}
+    found = {"run": "protocol", "out": options.out / "lists", "limit": options.limit}
+    for names, more in ((DEV, pools), (options.lists, found)):
+        if not names:
+            continue
+        with bars() as heard:
+            report = evaluate([data / name for name in names], systems, progress=heard, **common, **more)
         show(report)
         compare(report.values, list(folders))
 
@@ -115,6 +116,8 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=256, help="tokens of a prompt when it is read")
     parser.add_argument("--top-k", type=int, default=100, help="candidates reranked")
     parser.add_argument("--limit", type=int, default=None, help="queries a list (all by default)")
+    parser.add_argument("--dev-limit", type=int, default=None, help="queries a dev set (all by default)")
+    parser.add_argument("--lists", nargs="*", default=list(LISTS), help="lists to evaluate beside the dev sets")
     options = parser.parse_args()
     if options.evaluate:
         tables(options)
