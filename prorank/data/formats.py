@@ -4,7 +4,8 @@ Hard fact: grades and teacher scores survive `write_groups` and `read_groups`; r
 
     {"query": "…", "document": "…", "label": 1}     pairs; optional query_id, doc_id
     {"query": "…", "pos": ["…"], "neg": ["…"]}      lists; optional query_id, pos_ids, neg_ids, pos_labels (grades > 0),
-                                                    pos_scores, neg_scores (a teacher's)
+                                                    pos_scores, neg_scores (a teacher's); FlagEmbedding's files, too
+    Tevatron's passages and triplets                see `foreign`
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from ..errors import DataError
 from ..files import atomic_file
 from .beir import Collection, read_beir
 from .examples import Group
+from .foreign import foreign_groups, is_foreign, tsv_groups
 from .jsonl import filled, get, line_of, number_of, numbers, objects, strings
 from .trec import read_qrels, read_run, write_run
 
@@ -23,7 +25,8 @@ __all__ = ["Collection", "read_beir", "read_groups", "write_groups", "read_qrels
 
 
 def read_groups(path: str | Path, split: str = "train") -> list[Group]:
-    """Training groups from a BEIR folder (with judged non-relevant documents), a JSONL file of pairs or one of lists.
+    """Training groups from a BEIR folder (with judged non-relevant documents), a JSONL file of pairs or of lists, or a file in
+    another package's form (see `foreign`).
 
     The form is told by folder or file and by the keys of the first line. Grades and teacher scores are kept.
 
@@ -37,12 +40,16 @@ def read_groups(path: str | Path, split: str = "train") -> list[Group]:
     path = Path(path)
     if path.is_dir():
         return _beir_groups(path, split)
+    if path.name.removesuffix(".gz").endswith(".tsv"):
+        return tsv_groups(path)
     rows = list(objects(path))
     if not rows:
         raise DataError(f"{path}: the file is empty; expected JSONL pairs or lists")
     number, first = rows[0]
     if "pos" in first or "neg" in first:
         return [_list_group(row, f"{path}:{number}") for number, row in rows]
+    if is_foreign(first):
+        return foreign_groups(path, rows)
     if "document" in first or "label" in first:
         return _pair_groups(path, rows)
     raise DataError(
