@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -97,6 +98,15 @@ def test_losses_and_teachers(loss, tmp_path, toy_file, tiny_qwen2_dir):
     lines = [line for line in read_metrics(tmp_path / "s") if "loss" in line]
     assert {f"loss_{name}" for name in loss} <= set(lines[0])
     assert (tmp_path / "s" / "teacher.json").is_file() == ("kl" in loss)
+
+
+def test_several_teachers_are_averaged(tmp_path):
+    some = [Group("hot tea", ("hot tea now", "cold stone", "tea"), (1.0, 0.0, 0.0)), Group("music", ("music", "a"), (1.0, 0.0))]
+    run = [tmp_path / name for name in "ab"]
+    alone = [g.teacher for g in with_teacher(some, "bm25", run[0], None, None, None)]
+    both = [g.teacher for g in with_teacher(some, "bm25 + bm25", run[1], None, None, None)]
+    spread = np.concatenate([np.subtract(row, np.mean(row)) for row in alone]).std()
+    assert all(np.allclose(b, np.array(a) / spread) for a, b in zip(alone, both)) and spread > 0
 
 
 def test_teacher_scores_are_kept_for_the_same_texts_only(tmp_path):

@@ -75,7 +75,7 @@ class Score(Settings):
         list_size: documents of a query in one step, or [least, most] to draw from.
         keep_answers: weight of -log(p("0") + p("1")), which holds the form the warm-up taught.
         teacher: for `kl` and `margin-mse`: "data" (scores in the data), "query-likelihood", "bm25", "bi-encoder:FOLDER",
-            "reranker:FOLDER".
+            "reranker:FOLDER", or the mean of several: "bm25 + bi-encoder:FOLDER".
         teacher_temperature: divides teacher scores before their softmax.
         plain: the step as other trainers make it, each prompt a padded row with the query of its own, through transformers'
             layers, logits at every position; to compare speed.
@@ -104,8 +104,9 @@ class Score(Settings):
         check_list_size(self.list_size)
         for key in sorted(TAUGHT & set(self.loss)):
             require(bool(self.teacher), "teacher", f"is needed by loss {key} (data, query-likelihood, bm25)")
-        folder = str(self.teacher).startswith(("bi-encoder:", "reranker:"))
-        known = folder or self.teacher in (None, "data", "query-likelihood", "bm25")
+        parts = str(self.teacher).split(" + ")
+        computed = all(p.startswith(("bi-encoder:", "reranker:")) or p in ("query-likelihood", "bm25") for p in parts)
+        known = computed or self.teacher in (None, "data")
         valid = "data, query-likelihood, bm25, bi-encoder:FOLDER, reranker:FOLDER"
         require(known, "teacher", f"'{self.teacher}' is not known; valid: {valid}")
         require(self.teacher_temperature > 0, "teacher_temperature", "must be above 0")

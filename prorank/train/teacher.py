@@ -1,4 +1,4 @@
-"""Teacher scores for lists that have none: query likelihood of the base, BM25, a bi-encoder or a reranker; computed once a run.
+"""Teacher scores for lists that have none: query likelihood of the base, BM25, a bi-encoder, a reranker, or their mean; once a run.
 
 Hard fact: query likelihood needs no labels, and as a ranker the untrained base is much better at it than at answering "0" or "1".
 """
@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..data.examples import Group
@@ -39,18 +40,35 @@ def with_teacher(
         stored = json.loads(kept.read_text(encoding="utf-8"))
         if (stored["teacher"], stored.get("texts")) == (teacher, texts):
             return _join(groups, stored["scores"])
-    scores = _compute(groups, teacher, model, tokenizer, progress)
+    parts = [_compute(groups, part, model, tokenizer, progress) for part in parts_of(teacher)]
+    scores = _mean(parts) if len(parts) > 1 else parts[0]
     with atomic_file(kept) as handle:
         json.dump({"teacher": teacher, "texts": texts, "scores": scores}, handle)
     return _join(groups, scores)
+
+
+def parts_of(teacher: str) -> list[str]:
+    """The teachers that `a + b` names."""
+    return [part.strip() for part in teacher.split(" + ")]
+
+
+def _mean(parts: list[Scores]) -> Scores:
+    """The mean of several teachers, each divided by the standard deviation that its scores have within lists: one number a teacher,
+    so lists in which it sees little difference still show little."""
+    scaled = []
+    for scores in parts:
+        spread = np.concatenate([np.subtract(row, np.mean(row)) for row in scores]).std()
+        scaled.append([[value / (spread or 1.0) for value in row] for row in scores])
+    return [np.mean(rows, 0).tolist() for rows in zip(*scaled)]
 
 
 def check_teacher(groups: list[Group], teacher: str | None) -> None:
     """Raise DataError or ModelError for a teacher that is not there: scores in the data, a reranker's checkpoint."""
     if teacher == "data":
         check_given(groups)
-    elif teacher and teacher.startswith(RERANKER):
-        resolve(teacher.removeprefix(RERANKER))
+    for part in parts_of(teacher or ""):
+        if part.startswith(RERANKER):
+            resolve(part.removeprefix(RERANKER))
 
 
 def check_given(groups: list[Group]) -> None:
