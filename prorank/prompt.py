@@ -255,6 +255,16 @@ PRESETS: dict[str, Prompt] = {
         max_length=2048,
         query_share=0.25,
     ),
+    # The query and the label come again behind each document, where a causal model has read both texts: what a small model needs.
+    "setwise-echo": Prompt(
+        name="setwise-echo",
+        kind="setwise",
+        system="Find the document that answers the query best. Answer with its label alone.",
+        user="Query:\n{query}{close}\n{documents}\nQuery:\n{query}{close}\nBest?",
+        document_format="Document [{label}]:\n{document}{close}\nQuery:\n{query}{close}\nRelevant? [{label}]",
+        max_length=2048,
+        query_share=0.4,
+    ),
     # The order in writing, as RankGPT and its students give it; with method setwise its first label counts.
     "listwise": Prompt(
         name="listwise",

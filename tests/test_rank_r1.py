@@ -12,7 +12,7 @@ import torch
 from prorank.bound_list import MOST
 from prorank.data.examples import Group, sample_lists
 from prorank.data.extractive import label_extractive_lists, think_of_list
-from prorank.data.thoughts import read_thoughts
+from prorank.data.thoughts import ListThought, read_thoughts
 from prorank.errors import ConfigError, DataError
 from prorank.model import load_model, load_tokenizer, resolve
 from prorank.prompt import Prompt
@@ -179,6 +179,14 @@ def test_a_start_learns_thought_and_label(tmp_path, tiny_llama_dir):
     by_hand = sum((e * w).sum() for e, w in zip(each, weights)) / sum(w.sum() for w in weights)
     assert float(loss) == pytest.approx(float(by_hand), abs=1e-5) and 0 <= figures["accuracy"] <= 1
     assert stage.evaluate(model)["score"] < 0
+
+
+def test_an_order_in_writing_is_learned_without_a_thought():
+    bound = Prompt.preset("listwise").bind_list(byte_tokenizer("qwen2"))
+    some = [ListThought("tea", ("bread", "leaves"), "left out", "[2] > [1]")]
+    unit = SftStage(some, bound, Sft(data="", out=""), [], False).unit(0)
+    assert bound.tokenizer.decode(unit.target[:-1]) == "[2] > [1]" and unit.target[-1] == bound.tokenizer.eos_token_id
+    assert list(unit.answer) == list(range(len(unit.target) - 1)) and bound.answer([1, 0]) == "[2] > [1]"
 
 
 @pytest.mark.parametrize(("row", "message"), [
