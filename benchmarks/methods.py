@@ -18,7 +18,7 @@ from common import data_folder
 
 from prorank.evaluate import evaluate
 from prorank.evaluate.report import bars, show
-from prorank.evaluate.results import MODEL
+from prorank.evaluate.results import ANSWERS, MODEL
 from prorank.evaluate.significance import holm, randomisation_test
 from prorank.rank.methods import read_method
 from prorank.reranker import Reranker
@@ -60,14 +60,15 @@ def main() -> None:
     show(report)
     print("| set | system | nDCG@10 | prompts a query | tokens read a query | tokens written a query | seconds a query |")
     print("|---|---|---|---|---|---|---|")
-    for row in report.rows:
+    rows = [row for row in report.rows if row.kind != ANSWERS]
+    for row in rows:
         values = list(report.values[row.dataset][row.system]["nDCG@10"].values())
         spent = row.cost or {} if row.kind == MODEL else {}
         each = [f"{spent.get(key, 0) / len(values):.1f}" for key in ("calls", "prompt_tokens", "generated_tokens", "seconds")]
         print(f"| {row.dataset} | {row.system} | {sum(values) / len(values):.4f} | {' | '.join(each)} |")
-    names = list(next(iter(report.values.values())))
+    names = list(dict.fromkeys(row.system for row in rows))
     pooled = {name: [v for one in report.values.values() for v in one[name]["nDCG@10"].values()] for name in names}
-    pairs = [(name, names[0]) for name in names[1:]]
+    pairs = [(name, names[0]) for name in names[1:]] + [(names[1], name) for name in names[2:]]
     for (name, first), p in zip(pairs, holm([randomisation_test(pooled[a], pooled[b]) for a, b in pairs])):
         gain = (sum(pooled[name]) - sum(pooled[first])) / len(pooled[name])
         print(f"{name}: {gain:+.4f} on {first} over {len(pooled[name])} queries, p {p:.4f} (Holm)")
