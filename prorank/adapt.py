@@ -20,8 +20,8 @@ from .data.negatives import mine
 from .errors import ConfigError, DataError
 from .evaluate.measures import MAIN, measure
 from .evaluate.significance import randomisation_test
-from .files import atomic_file
-from .model import resolve
+from .files import atomic_file, atomic_folder
+from .model import prompt_of, resolve
 from .reranker import Reranker
 from .train.config import Score
 from .train.run import is_done, train
@@ -88,8 +88,8 @@ def adapt(
         str(out / "model") if better else model,
     )  # fmt: skip
     if better:
-        shutil.copytree(run / "model", out / "copied", dirs_exist_ok=True)
-        (out / "copied").replace(out / "model")
+        with atomic_folder(out / "model") as folder:
+            shutil.copytree(run / "model", folder, dirs_exist_ok=True)
     with atomic_file(out / "adapted.json") as handle:
         json.dump(asdict(found), handle, indent=2)
     return found
@@ -118,8 +118,6 @@ def _split(groups: list[Group], held_out: int | None, seed: int) -> tuple[list[G
 
 def _values(checkpoint: str, groups: list[Group], stage: Score) -> np.ndarray:
     """nDCG@10 of each group [n] by a checkpoint, with the prompt it has, or that of the stage."""
-    from .model import prompt_of
-
     reranker = Reranker(checkpoint, prompt=prompt_of(resolve(checkpoint), stage.prompt))
     ranked = reranker.rank_many([g.query for g in groups], [list(g.documents) for g in groups])
     qrels = {str(i): {str(j): int(label) for j, label in enumerate(g.labels)} for i, g in enumerate(groups)}

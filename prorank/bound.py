@@ -128,9 +128,9 @@ class BoundPrompt(Thinking):
             whole += self._fixed - len(self._separator())
         return min(whole, self.max_positions or whole)
 
-    def completion(self, thought: str, answer: int, most: int | None = None) -> tuple[list[int], int]:
-        """As `written`, for the answer 1 (relevant) or 0."""
-        return self.written(thought, [self.answer_ids[answer]], most)
+    def answer_tokens(self, answer: int) -> list[int]:
+        """The one token of the answer 1 (relevant) or 0."""
+        return [self.answer_ids[answer]]
 
     def direct(self) -> BoundPrompt:
         """The same prompt with an empty thought, up to its answer: how a thinking model is asked at once. A prompt that asks for no

@@ -53,12 +53,16 @@ class Thinking:
         """Ids behind an answer, the end token included."""
         return [*(self._tokens(END) if self.thinks else []), self.tokenizer.eos_token_id]
 
-    def written(self, thought: str, answer: list[int], most: int | None = None) -> tuple[list[int], int]:
+    def answer_tokens(self, answer: Any) -> list[int]:
+        """Ids of an answer: 1 (relevant) or 0, or the text that names documents."""
+        raise NotImplementedError
+
+    def completion(self, thought: str, answer: Any, most: int | None = None) -> tuple[list[int], int]:
         """(ids of a thought of at most `most` tokens, the answer and the end; tokens cut from the thought). A prompt that asks for
         no thought leaves it out."""
         whole = self._batch([thought.strip()])[0] if self.thinks else []
         kept = whole[:most]
-        return [*self.opener, *kept, *self.shut, *answer, *self.end], len(whole) - len(kept)
+        return [*self.opener, *kept, *self.shut, *self.answer_tokens(answer), *self.end], len(whole) - len(kept)
 
     def _tokens(self, text: str) -> list[int]:
         return fixed_tokens(self.tokenizer, text)

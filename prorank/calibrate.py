@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from .calibration import METHODS, Calibration, fit, out_of_fold
-from .data.examples import Group, normalised
+from .data.examples import Group, query_key
 from .data.formats import read_groups
 from .errors import ConfigError, DataError, ModelError, nearest
 from .model import prompt_of, resolve
@@ -125,7 +125,7 @@ def _folds(groups: Sequence[Group], min_rel: float | None, folds: int, seed: int
     """The fold of every pair: equal queries stay together, and every fold gets queries with each of the two labels."""
     kinds: dict[str, set[bool]] = {}
     for group in groups:
-        kinds.setdefault(normalised(group.query) or group.query, set()).update(_relevant(group, min_rel))
+        kinds.setdefault(query_key(group.query), set()).update(_relevant(group, min_rel))
     need = max(LEAST, folds)
     for kind, name in ((True, "a relevant document"), (False, "another one")):
         if (there := sum(kind in some for some in kinds.values())) < need:
@@ -135,7 +135,7 @@ def _folds(groups: Sequence[Group], min_rel: float | None, folds: int, seed: int
     # Dealt out in this order, the queries of either label lie side by side, so none of the folds goes without.
     queries.sort(key=lambda query: (True in kinds[query], False not in kinds[query]))
     fold = {query: place % folds for place, query in enumerate(queries)}
-    return np.array([fold[normalised(g.query) or g.query] for g in groups for _ in g.documents])
+    return np.array([fold[query_key(g.query)] for g in groups for _ in g.documents])
 
 
 def _warn_of_training_data(folder: Path, data: str | Path, split: str) -> None:

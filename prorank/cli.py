@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from .cli_data import add_data_verbs
+from .cli_options import Compile, Device, Dtype, Length, Method, Model, PromptName
 from .cli_own import adapt, calibrate
 from .errors import ConfigError, DataError, ProRankError
 
@@ -21,14 +22,6 @@ app = typer.Typer(
     name="prorank", help="Train a small language model to rerank, then run it fast, anywhere.", no_args_is_help=True,
     add_completion=False, pretty_exceptions_enable=False,
 )
-Model = Annotated[str, typer.Option("--model", "-m", help="Checkpoint: smollm2-135m, folder, adapter, GGUF file or hub id.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; the best there is by default.")]
-Dtype = Annotated[str, typer.Option(help="auto, bf16, fp32, or int8 (CPU).")]
-Compile = Annotated[bool, typer.Option("--compile", help="Fuse steps on a CPU: faster after some seconds.")]
-PromptName = Annotated[str | None, typer.Option("--prompt", help="Preset or YAML file in place of the checkpoint's own: mxbai.")]
-Method = Annotated[str, typer.Option(help="pointwise, setwise or listwise, with options where wanted: setwise:k=5,children=9.")]
-Length = Annotated[int | None, typer.Option(help="Tokens of a whole prompt; the checkpoint's own by default.")]
-
 
 add_data_verbs(app)
 app.command()(adapt)

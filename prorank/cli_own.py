@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from .cli_options import Compile, Device, Dtype, Length, PromptName
+
 
 def adapt(
     data: Annotated[list[str], typer.Option(help="Labels or logs: BEIR folder, JSONL pairs or lists; give it again for more.")],
@@ -18,8 +20,8 @@ def adapt(
     minutes: Annotated[float, typer.Option(help="Minutes of training.")] = 10.0,
     held_out: Annotated[int | None, typer.Option(help="Queries that decide; a fifth by default, at most 200.")] = None,
     seed: Annotated[int, typer.Option(help="Of the split and the training.")] = 0,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; the best there is by default.")] = None,
-    compile: Annotated[bool, typer.Option("--compile", help="Fuse steps on a CPU: faster after half a minute.")] = False,
+    device: Device = None,
+    compile: Compile = False,
 ) -> None:
     """Fine-tune on your own labels; the old model stays unless the new one ranks held-out queries better."""
     from .adapt import adapt as fine_tune
@@ -40,11 +42,11 @@ def calibrate(
     min_rel: Annotated[float | None, typer.Option(help="Least label that is relevant; any above 0 by default.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of reliability.png; the checkpoint's by default.")] = None,
     think: Annotated[bool, typer.Option(help="Let a thinking model think; --no-think asks it at once.")] = True,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; the best there is by default.")] = None,
-    dtype: Annotated[str, typer.Option(help="auto, bf16, fp32, or int8 (CPU).")] = "auto",
-    compile: Annotated[bool, typer.Option("--compile", help="Fuse steps on a CPU: faster after some seconds.")] = False,
-    max_length: Annotated[int | None, typer.Option(help="Tokens of a whole prompt; the checkpoint's own by default.")] = None,
-    prompt: Annotated[str | None, typer.Option("--prompt", help="Preset or YAML file in place of the checkpoint's own.")] = None,
+    device: Device = None,
+    dtype: Dtype = "auto",
+    compile: Compile = False,
+    max_length: Length = None,
+    prompt: PromptName = None,
 ) -> None:
     """Fit probabilities on held-out labels and write them into the checkpoint; its hits then carry them."""
     from .calibrate import calibrate as fit_and_save

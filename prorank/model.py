@@ -245,6 +245,12 @@ def prompt_of(resolved: Resolved, fallback: Any = None) -> Prompt:
     return Prompt.load(resolved.folder) or Prompt.of(fallback)
 
 
+def room_for_prompts(model: torch.nn.Module, written: int = 0) -> int | None:
+    """Positions that a model has for prompts with so many tokens to be written behind them; None where it names no bound."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    return positions and positions - written
+
+
 def body(model: torch.nn.Module) -> tuple[torch.nn.Module, torch.nn.Module]:
     """(transformer without head, output head) of a causal LM, adapters looked through.
 

@@ -19,7 +19,7 @@ import torch
 from .bound_list import MOST
 from .calibration import Calibration, calibration_for
 from .errors import ConfigError, DataError, ModelError
-from .model import Resolved, load_model, load_tokenizer, pick_device, pick_dtype, prompt_of, resolve, weight_hash
+from .model import Resolved, load_model, load_tokenizer, pick_device, pick_dtype, prompt_of, resolve, room_for_prompts, weight_hash
 from .prompt import BoundPrompt, Cuts, Encoded, Prompt
 from .rank.batching import Batch
 from .rank.diagnosis import Diagnosis, diagnosis
@@ -117,7 +117,8 @@ class Reranker:
 
     def _take(self, name: str, model: torch.nn.Module, tokenizer: Any, prompt: Prompt) -> None:
         self.name, self.model, self.tokenizer = name, model.eval(), tokenizer
-        self.prompt = prompt.bind_list(tokenizer, self._room()) if prompt.lists else prompt.bind(tokenizer, self._room()).direct()
+        room = room_for_prompts(model)
+        self.prompt = prompt.bind_list(tokenizer, room) if prompt.lists else prompt.bind(tokenizer, room).direct()
         self.device = next(model.parameters()).device
         self.cuts, self.cost = Cuts(), Cost()  # counted up over all calls
         self._resolved: Resolved | None = None
@@ -129,18 +130,13 @@ class Reranker:
     def take_lists(self, method: Setwise | Listwise) -> None:
         """Rank by a method of lists from now on; the prompt must show several documents."""
         if self.prompt.writes:
-            room = self._room(most_written(self.prompt, method, MOST))
+            room = room_for_prompts(self.model, most_written(self.prompt, method, MOST))
             self.prompt = self.prompt.prompt.bind_list(self.tokenizer, room)
             read = AnswerReader(pen_of(self.model, self._engine), self.prompt, method, self.cost)
         else:
             read = LabelReader(self.model, self._hidden, self._rows, self._bias, self.tokenizer.pad_token_id)
         self.lists = ListRanker(method, self.prompt, read, self.cuts, self.cost)
         self.diagnose = None  # there is no answer of yes or no to look at
-
-    def _room(self, written: int = 0) -> int | None:
-        """Positions that the model has for prompts, with so many tokens to be written behind them."""
-        positions = getattr(self.model.config, "max_position_embeddings", None)
-        return positions and positions - written
 
     def rank(
         self,

@@ -79,6 +79,11 @@ def normalised(text: str) -> str:
     return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold()))
 
 
+def query_key(query: str) -> str:
+    """What equal queries share, whatever their case and marks; a query of marks alone is its own."""
+    return normalised(query) or query
+
+
 def near_duplicates(a: frozenset[str], b: frozenset[str]) -> bool:
     """Whether two word sets share at least `SAME` of all their words (two empty ones do not)."""
     if min(len(a), len(b)) < SAME * max(len(a), len(b)) or not a:  # sizes alone rule most pairs out
@@ -190,7 +195,7 @@ def split_groups(groups: Sequence[Group], dev_queries: int, seed: int) -> tuple[
     """
     by_query: dict[str, list[Group]] = {}
     for group in groups:
-        by_query.setdefault(normalised(group.query) or group.query, []).append(group)
+        by_query.setdefault(query_key(group.query), []).append(group)
     able = [q for q, members in by_query.items() if any(max(g.labels) > 0 and min(g.labels) <= 0 for g in members)]
     count = min(dev_queries, len(by_query) // 4, len(able))
     held = set(Random(f"split/{seed}").sample(sorted(able), count))

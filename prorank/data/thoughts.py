@@ -16,7 +16,7 @@ from random import Random
 from typing import Any
 
 from ..errors import DataError
-from .examples import normalised
+from .examples import query_key
 from .jsonl import filled, get, number_of, objects
 
 ANSWERS = ("no", "yes")  # by label
@@ -99,7 +99,7 @@ def _list_thought(row: dict[str, Any], where: str) -> ListThought:
 
 def split_thoughts(thoughts: Sequence[AnyThought], queries: int, seed: int) -> tuple[list[AnyThought], list[AnyThought]]:
     """(training, dev): so many queries, but at most a fifth of them, are held out with all their pairs."""
-    names = {thought.query: normalised(thought.query) or thought.query for thought in thoughts}
+    names = {thought.query: query_key(thought.query) for thought in thoughts}
     known = sorted(set(names.values()))
     held = set(Random(f"thoughts/{seed}").sample(known, min(queries, len(known) // 5)))
     parts: tuple[list[AnyThought], list[AnyThought]] = ([], [])

@@ -60,7 +60,7 @@ class AnswerReader:
         pen: see `generate.pen_of`.
         bound: a prompt whose answers are written.
         method: says what a written answer is worth.
-        cost: tokens written and answers that had to be repaired are counted there.
+        cost: tokens written, and answers that name none of the documents, are counted there.
     """
 
     def __init__(self, pen: Pen, bound: BoundListPrompt, method: Setwise | Listwise, cost: Cost) -> None:

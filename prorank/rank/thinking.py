@@ -15,6 +15,7 @@ import torch
 
 from ..bound import BoundPrompt, Encoded
 from ..errors import ConfigError
+from ..model import room_for_prompts
 from .batching import Pack, batches_of, pack, packs_of
 from .documents import Cost
 from .generate import CLOSE, TOKENS, Pen, Row, Sampling, Writer
@@ -107,5 +108,4 @@ def thought_of(bound: BoundPrompt, row: Row) -> Thought:
 
 def with_room(prompt: Prompt, tokenizer: Any, model: torch.nn.Module) -> BoundPrompt:
     """A thinking prompt bound so that a whole thought and its answer find a place behind it in the model's positions."""
-    positions = getattr(model.config, "max_position_embeddings", None)
-    return prompt.bind(tokenizer, positions and positions - prompt.max_think_tokens - WORDS)
+    return prompt.bind(tokenizer, room_for_prompts(model, prompt.max_think_tokens + WORDS))

@@ -106,6 +106,11 @@ def require(holds: bool, key: str, why: str) -> None:
         raise ConfigError(f"key '{key}' {why}")
 
 
+def teachers_of(teacher: str | None) -> list[str]:
+    """The teachers that `a + b` names."""
+    return (teacher or "").split(" + ")
+
+
 def largest(size: int | list[int]) -> int:
     """The most documents of a list."""
     return size if isinstance(size, int) else size[1]

@@ -11,9 +11,10 @@ from typing import Any
 
 import yaml
 
+from ..bound_list import MOST
 from ..errors import ConfigError, nearest
 from ..settings import fill, override, read_values
-from .basics import Lora, Settings, check_list_size, largest, require
+from .basics import Lora, Settings, check_list_size, largest, require, teachers_of
 from .losses import LOSSES, TAUGHT
 from .orders import MOST_EXACT, REWARDS
 from .reason_config import Grpo, Ppo, Reason
@@ -63,7 +64,7 @@ class Warmup(Settings):
         require(self.updates >= 1, "updates", "must be at least 1")
         require(self.kl >= 0, "kl", "must not be negative")
         require(0 < self.clip < 1, "clip", "must lie between 0 and 1")
-        check_list_size(self.list_size, 20)
+        check_list_size(self.list_size, MOST)
 
 
 @dataclass
@@ -104,8 +105,8 @@ class Score(Settings):
         check_list_size(self.list_size)
         for key in sorted(TAUGHT & set(self.loss)):
             require(bool(self.teacher), "teacher", f"is needed by loss {key} (data, query-likelihood, bm25)")
-        parts = str(self.teacher).split(" + ")
-        computed = all(p.startswith(("bi-encoder:", "reranker:")) or p in ("query-likelihood", "bm25") for p in parts)
+        kinds, plain = ("bi-encoder:", "reranker:"), ("query-likelihood", "bm25")
+        computed = all(part.startswith(kinds) or part in plain for part in teachers_of(self.teacher))
         known = computed or self.teacher in (None, "data")
         valid = "data, query-likelihood, bm25, bi-encoder:FOLDER, reranker:FOLDER"
         require(known, "teacher", f"'{self.teacher}' is not known; valid: {valid}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ..bound_list import MOST
 from ..rewards import Rules, rules_of
 from .basics import Settings, check_list_size, require
 
@@ -118,7 +119,7 @@ class Reason(Settings):
             require(getattr(self, key) >= 1, key, "must be at least 1")
         require(self.temperature > 0, "temperature", "must be above 0: without chance there is nothing to choose from")
         require(0 < self.top_p <= 1, "top_p", "must lie in 0..1, without 0")
-        check_list_size(self.list_size, 20)
+        check_list_size(self.list_size, MOST)
         require(self.list_reward in ("rank-r1", "rearank"), "list_reward", "must be rank-r1 or rearank")
         require(self.completions_every >= 0, "completions_every", "must not be negative")
         for key in ("num_ppo_epochs", "cliprange", "cliprange_value", "gamma", "lam"):

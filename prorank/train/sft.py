@@ -85,14 +85,13 @@ class SftStage:
 
     def _unit(self, key: int, thought: AnyThought) -> Unit:
         if isinstance(thought, ListThought):
-            prompt = self.bound.encode(thought.query, list(thought.documents)).ids
-            answer = self.bound.answer_tokens(thought.answer)
+            shown, said, label = list(thought.documents), thought.answer, None
         else:
-            prompt = self.bound.encode(thought.query, thought.document).ids
-            answer = [self.bound.answer_ids[thought.label]]
-        target, cut = self.bound.written(thought.think, answer, self.settings.max_think_tokens)
+            shown, said, label = thought.document, thought.label, thought.label
+        target, cut = self.bound.completion(thought.think, said, self.settings.max_think_tokens)
         end = len(target) - len(self.bound.end)
-        return Unit(key, completed(prompt, target), target, getattr(thought, "label", None), range(end - len(answer), end), cut)
+        places = range(end - len(self.bound.answer_tokens(said)), end)
+        return Unit(key, completed(self.bound.encode(thought.query, shown).ids, target), target, label, places, cut)
 
     def _weight(self, units: Iterable[Unit]) -> float:
         """What all tokens of these completions count."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..bound_list import BoundListPrompt
 from ..data.examples import Group, balanced_pairs, list_groups, sample_lists
-from ..list_rewards import FORM, answer_of, rearank_parts
+from ..list_rewards import answer_of, rearank_parts
 from ..prompt import AnyPrompt, BoundPrompt, Encoded
 from ..rewards import RuleReward, Verdict, counter, parse
 from .config import Reason
@@ -103,7 +103,7 @@ class ListTask:
         parts["missing_eos_penalty"] = -self.settings.missing_eos_penalty * (not finished)
         thought = text.partition("<think>")[2].partition("</think>")[0]
         verdict = Verdict(round(fsum(parts.values()), 10), parts, answer, self.count(thought.strip()))
-        return verdict, FORM.search(text) is not None, right
+        return verdict, answer is not None, right
 
 
 Task = PairTask | ListTask

@@ -22,6 +22,7 @@ from ..files import atomic_file
 from ..model import resolve
 from ..rank.documents import Progress
 from ..reranker import Reranker
+from .basics import teachers_of
 
 Scores = list[list[float]]
 RERANKER = "reranker:"
@@ -40,16 +41,11 @@ def with_teacher(
         stored = json.loads(kept.read_text(encoding="utf-8"))
         if (stored["teacher"], stored.get("texts")) == (teacher, texts):
             return _join(groups, stored["scores"])
-    parts = [_compute(groups, part, model, tokenizer, progress) for part in parts_of(teacher)]
+    parts = [_compute(groups, part, model, tokenizer, progress) for part in teachers_of(teacher)]
     scores = _mean(parts) if len(parts) > 1 else parts[0]
     with atomic_file(kept) as handle:
         json.dump({"teacher": teacher, "texts": texts, "scores": scores}, handle)
     return _join(groups, scores)
-
-
-def parts_of(teacher: str) -> list[str]:
-    """The teachers that `a + b` names."""
-    return [part.strip() for part in teacher.split(" + ")]
 
 
 def _mean(parts: list[Scores]) -> Scores:
@@ -66,7 +62,7 @@ def check_teacher(groups: list[Group], teacher: str | None) -> None:
     """Raise DataError or ModelError for a teacher that is not there: scores in the data, a reranker's checkpoint."""
     if teacher == "data":
         check_given(groups)
-    for part in parts_of(teacher or ""):
+    for part in teachers_of(teacher):
         if part.startswith(RERANKER):
             resolve(part.removeprefix(RERANKER))
 

@@ -1,0 +1,18 @@
+"""Options that several verbs take, so that each says the same of them.
+
+Hard fact: typer reads the help from these annotations; defaults stay with the verbs.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Model = Annotated[str, typer.Option("--model", "-m", help="Checkpoint: smollm2-135m, folder, adapter, GGUF file or hub id.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; the best there is by default.")]
+Dtype = Annotated[str, typer.Option(help="auto, bf16, fp32, or int8 (CPU).")]
+Compile = Annotated[bool, typer.Option("--compile", help="Fuse steps on a CPU: faster after some seconds.")]
+PromptName = Annotated[str | None, typer.Option("--prompt", help="Preset or YAML file in place of the checkpoint's own: mxbai.")]
+Method = Annotated[str, typer.Option(help="pointwise, setwise or listwise, with options where wanted: setwise:k=5,children=9.")]
+Length = Annotated[int | None, typer.Option(help="Tokens of a whole prompt; the checkpoint's own by default.")]
