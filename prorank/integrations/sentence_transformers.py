@@ -16,6 +16,13 @@ from ..errors import ConfigError, nearest
 from .shared import Model, reranker_of
 
 
+class NoCard:
+    """Where evaluators leave their figures for a model card, which there is none of here; they return them, too."""
+
+    def set_evaluation_metrics(self, *_: Any) -> None:
+        """Forget them."""
+
+
 class CrossEncoder:
     """`predict` and `rank` as in sentence_transformers.CrossEncoder. Scores are log-odds.
 
@@ -32,7 +39,7 @@ class CrossEncoder:
         self, model: Model, prompts: dict[str, str] | None = None, activation_fn: Callable | None = None, **options: Any
     ) -> None:
         self.reranker, self.prompts = reranker_of(model, options), prompts or {}
-        self.activation_fn = activation_fn or torch.nn.Identity()
+        self.activation_fn, self.model_card_data = activation_fn or torch.nn.Identity(), NoCard()
 
     def predict(
         self,
