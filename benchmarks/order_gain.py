@@ -33,6 +33,7 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "score": ("score", {"loss": "{softmax: 1.0, bce: 0.1}"}),
     "order": ("order", {}),
     "order, mixed": ("order", {"loss": "{softmax: 0.5, bce: 0.05}"}),
+    "order, free": ("order", {"loss": "{softmax: 1.0, bce: 0.1}", "kl_coef": 0}),  # as dear a step as arm "score" has
     "order, sharper": ("order", {"temperature": 0.5}),
     "order, sampled": ("order", {"advantage": "leave-one-out", "group_size": 32}),
     "lambdarank": ("score", {"loss": "{lambdarank: 1.0}"}),
