@@ -5,12 +5,16 @@ weights.
 """
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.tiny import save_tiny, toy_lists, write_jsonl
+from tests.toy_data import write_collection
+
+SETS = ("--lists", "toy", "bare", "--dev", "toy")  # of `collections`, on the command line of a benchmark
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -49,3 +53,29 @@ def toy_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def toy_dev_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 more lists of the same kind, drawn with another seed, for development measures."""
     return write_jsonl(tmp_path_factory.mktemp("toy_dev") / "lists.jsonl", toy_lists(24, seed=1))
+
+
+@pytest.fixture(scope="session")
+def collections(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two toy collections: `toy` with labels of both kinds, `bare` with relevant ones alone."""
+    root = tmp_path_factory.mktemp("collections")
+    write_collection(root, "toy")
+    write_collection(root, "bare", judged=False)
+    return root
+
+
+@pytest.fixture
+def script(collections: Path, tiny_llama_dir: Path, monkeypatch: pytest.MonkeyPatch):
+    """A function that runs a benchmark with these words on its command line over `collections`; `script.base` is a tiny model."""
+    import recipe
+
+    monkeypatch.setenv("PRORANK_DATA", str(collections))
+    monkeypatch.setattr(recipe, "TRAIN", {"toy": 8, "bare": 8})
+    monkeypatch.setattr(recipe, "DEV", ("toy",))
+
+    def run(module, *words) -> None:
+        monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, words)])
+        module.main()
+
+    run.base = tiny_llama_dir
+    return run
