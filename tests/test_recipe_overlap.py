@@ -83,6 +83,13 @@ def test_dropping_leaves_a_folder_that_can_be_read(tmp_path: Path, index: Index)
     assert not checked(folder, index).counts
 
 
+def test_a_spared_set_is_counted_and_not_dropped(tmp_path: Path, index: Index) -> None:
+    index.add("shared", [], [FREE])
+    folder = beir(tmp_path / "toy", {"a": "old stoves"}, {"1": FREE, "2": TEXT}, train=[("a", "1")])
+    found = checked(folder, index, ["shared"])
+    assert found.documents == {"2"} and found.counts["equal documents", "shared"] == 1
+
+
 def test_dropping_from_lists_keeps_scores_in_place(tmp_path: Path, index: Index) -> None:
     rows = [
         {"query": "bread", "pos": [FREE], "neg": ["x", TEXT, "y"], "pos_scores": [3.0], "neg_scores": [2.0, 1.0, 0.5]},

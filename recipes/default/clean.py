@@ -100,10 +100,10 @@ class NearDuplicates:
         self.sizes.append(len(runs))
 
     def find(self, text: str) -> int | None:
-        """Number of the indexed text that shares at least `SAME_SHARE` of the shorter one's shingles; None if there is none."""
+        """The first indexed text that shares at least `SAME_SHARE` of the shorter one's shingles; None if there is none."""
         runs = shingles(text)
         common = Counter(place for run in runs for place in self.places.get(run, ()))
-        return next((place for place, count in common.most_common() if self._same(count, len(runs), self.sizes[place])), None)
+        return min((place for place, count in common.items() if self._same(count, len(runs), self.sizes[place])), default=None)
 
     @staticmethod
     def _same(common: int, one: int, other: int) -> bool:

@@ -166,8 +166,8 @@ def _ended(step: str) -> str:
     return step if step.endswith((".", "!", "?", ":")) else f"{step}."
 
 
-def ontology(name: str) -> Callable[[Path, str], Iterator[Entry]]:
-    """A parser of one of the ontologies in the package: the name of a disease, organ or cell -> its definition."""
+def ontology(name: str, asked: tuple[str, ...]) -> Callable[[Path, str], Iterator[Entry]]:
+    """A parser of one of the package's ontologies: the name of a disease, organ or cell, in forms of asking -> definition."""
 
     def parse(folder: Path, seed: str) -> Iterator[Entry]:
         with extra("texts"):
@@ -182,7 +182,7 @@ def ontology(name: str) -> Callable[[Path, str], Iterator[Entry]]:
             if not term.get("deprecated") and _is_plain(label, text):
                 # Definitions do not repeat the name: where the form is "is characterised by", a few should.
                 opening = f"{label[0].upper()}{label[1:]}: " if Random(f"open/{seed}/{label}").random() < 0.3 else ""
-                yield Entry(forms.draw(seed, forms.DISEASE, label), (first_passage(opening + text, FEWEST),))
+                yield Entry(forms.draw(seed, asked, label), (first_passage(opening + text, FEWEST),))
 
     return parse
 

@@ -81,11 +81,17 @@ def html_sections(page: str | bytes) -> Iterator[tuple[str, str]]:
     heading, held = _title(soup), []
     for node in soup.find_all(["h1", "h2", "h3", "h4", "h5", "p"]):
         if node.name == "p":
-            held.append(node.get_text(" ", strip=False))
+            held += [] if _is_link(node) else [node.get_text(" ")]
         else:
             yield heading, " ".join(held)
             heading, held = _unnumbered(node.get_text(" ")), []
     yield heading, " ".join(held)
+
+
+def _is_link(node) -> bool:
+    """Whether a paragraph is but a link to another page, as at the end of help pages."""
+    linked = sum(len(link.get_text()) for link in node.find_all("a"))
+    return linked > 0.7 * len(node.get_text())
 
 
 def _title(soup) -> str:
@@ -94,7 +100,7 @@ def _title(soup) -> str:
 
 def _unnumbered(heading: str) -> str:
     heading = " ".join(heading.replace("¶", " ").split())
-    return re.sub(r"^(Chapter|Appendix|Section)?\s*[A-Z]?[\d.]+\.?\s+|^[A-Z]\.[\d.]+\s+", "", heading).strip()
+    return re.sub(r"^(Chapter|Appendix|Section)?\s*[A-Z]?[\d.]+\.?\s+|^[A-Z]\.[\d.]+\s+|^Section [A-Z] - ", "", heading).strip()
 
 
 def mallard(pattern: str) -> Callable[[Path, str], Iterator[Entry]]:

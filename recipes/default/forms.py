@@ -26,6 +26,7 @@ DISH = ("how to make {}", "{} recipe", "how do you cook {}", "{} ingredients and
 TERM = ("what is {}", "{} definition", "{}", "what does {} mean", "define {}", "{} meaning in computing")
 WORD = ("define {}", "{} definition", "what does {} mean", "meaning of the word {}", "{} meaning")
 DISEASE = ("what is {}", "{}", "{} definition", "what are the characteristics of {}", "{} causes and features")
+BODY = ("what is {}", "{}", "{} definition", "define {}", "{} location and structure", "{} anatomy")
 TOPIC = ("{}", "{}", "{}", "explain {}", "about {}")
 
 

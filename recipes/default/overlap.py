@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,8 +36,17 @@ class Checked:
     read: tuple[int, int]
 
 
-def checked(path: Path, index: Index) -> Checked:
-    """Look up a BEIR folder (what its training labels name) or a file of lists or pairs. Raises DataError if it is neither."""
+def checked(path: Path, index: Index, spared: Container[str] = ()) -> Checked:
+    """Look up a piece of training data.
+
+    Args:
+        path: a BEIR folder (what its training labels name), or a file of lists or pairs.
+        index: of the test sets.
+        spared: test sets whose texts are counted, but not marked to be dropped.
+
+    Raises:
+        DataError: a folder without training labels, a malformed file.
+    """
     queries, documents = _folder_texts(path) if path.is_dir() else _file_texts(path)
     counts: Counter = Counter()
     dropped: tuple[set[str], set[str]] = (set(), set())
@@ -45,7 +54,8 @@ def checked(path: Path, index: Index) -> Checked:
         for key, text in texts.items():
             if hit := find(text):
                 counts[hit] += 1
-                out.add(key)
+                if hit[1] not in spared:
+                    out.add(key)
     return Checked(*dropped, counts, (len(queries), len(documents)))
 
 
@@ -145,6 +155,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("data", type=Path, nargs="+", help="BEIR folders (their training split), JSONL files of lists or pairs")
     parser.add_argument("--tests", type=Path, default=os.environ.get("PRORANK_DATA"), help="test sets; $PRORANK_DATA without it")
     parser.add_argument("--drop", action="store_true", help="take the overlapping texts out, in place")
+    parser.add_argument("--spare", nargs="+", default=(), help="test sets to count without dropping")
     parser.add_argument("--json", type=Path, help="write the counts there, too")
     options = parser.parse_args(argv)
     try:
@@ -152,7 +163,7 @@ def main(argv: list[str] | None = None) -> int:
             raise DataError("no test sets: set PRORANK_DATA or --tests to the folder of their BEIR folders")
         index, report = test_index(Path(options.tests)), {}
         for path in options.data:
-            found = checked(path, index)
+            found = checked(path, index, options.spare)
             print(*table(path.name, found), sep="\n", flush=True)
             report[path.name] = _named(found)
             if options.drop:
