@@ -24,7 +24,7 @@ test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
 
 lint: $(STAMP)
-	$(BIN)/ruff check prorank tests benchmarks scripts
+	$(BIN)/ruff check prorank tests benchmarks recipes scripts
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
