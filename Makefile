@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
-.PHONY: setup demo test test-slow lint clean
+.PHONY: setup demo test test-slow test-integrations lint clean
 setup: $(STAMP)
 
 # torch first and pinned: the plain name would pull gigabytes of CUDA packages.
@@ -22,6 +22,14 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+# The frameworks fit beside the pinned torch and transformers, so they come into the same environment.
+$(VENV)/.integrations: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[integrations]'
+	touch $@
+
+test-integrations: $(VENV)/.integrations
+	PRORANK_INTEGRATIONS=1 $(BIN)/python -m pytest tests/integrations
 
 lint: $(STAMP)
 	$(BIN)/ruff check prorank tests benchmarks scripts recipes

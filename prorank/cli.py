@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from .cli_data import add_data_verbs
+from .cli_export import export
 from .cli_options import Compile, Device, Dtype, Length, Method, Model, PromptName
 from .cli_own import adapt, calibrate
 from .errors import ConfigError, DataError, ProRankError
@@ -27,6 +28,7 @@ app = typer.Typer(
 add_data_verbs(app)
 app.command()(adapt)
 app.command()(calibrate)
+app.command()(export)
 
 
 @app.command()

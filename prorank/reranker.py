@@ -6,10 +6,13 @@ likely, and equal scores keep the order of the input.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import hashlib
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +126,7 @@ class Reranker:
         self.prompt = prompt.bind_list(tokenizer, room) if prompt.lists else prompt.bind(tokenizer, room).direct()
         self.device = next(model.parameters()).device
         self.cuts, self.cost = Cuts(), Cost()  # counted up over all calls
+        self._turn = threading.RLock()  # engine and counters are not made for two at once
         self._resolved: Resolved | None = None
         self._thinker: Thinker | None = None
         self._engine: Engine | None = None  # not around a model in memory, whose weights may change
@@ -184,6 +188,17 @@ class Reranker:
         sure = self._probabilities(scores, instruction)
         return [hits(some, row, top_k, min_score, *more) for some, row, *more in zip(lists, scores, thoughts, sure)]
 
+    async def arank(self, query: str, documents: Sequence[Document], *more: Any, **options: Any) -> list[Hit]:
+        """`rank`, with its arguments, for async code: the event loop stays free, and calls are answered one after the other, in the
+        order they came. A call that is cancelled before its turn never runs."""
+        work = functools.partial(self.rank, query, documents, *more, **options)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    @functools.cached_property
+    def _thread(self) -> ThreadPoolExecutor:
+        """The thread of async calls: one, for the model has use for no more, and each new one would start compute threads again."""
+        return ThreadPoolExecutor(1, thread_name_prefix="prorank")
+
     def _probabilities(self, scores: list[np.ndarray], instruction: str | None) -> Sequence[np.ndarray | None]:
         """Those of the scores, if the model is calibrated; another instruction than the prompt's own makes it another prompt."""
         if self.calibration is None or instruction not in (None, self.prompt.prompt.instruction):
@@ -215,8 +230,12 @@ class Reranker:
         return self._scored(queries, documents, instruction, batch_size, progress)[0]
 
     def _scored(self, queries, documents, instruction, batch_size, progress) -> tuple[list[np.ndarray], list[Sequence[Thought]]]:
-        """(log-odds, thoughts if the model thinks) of each query's documents."""
+        """(log-odds, thoughts if the model thinks) of each query's documents. Calls from several threads take turns."""
         check_lists(queries, documents)
+        with self._turn:
+            return self._scored_now(queries, documents, instruction, batch_size, progress)
+
+    def _scored_now(self, queries, documents, instruction, batch_size, progress):
         begin = time.perf_counter()
         if batch_size is not None and batch_size < 1:
             raise DataError(f"batch_size must be at least 1, not {batch_size}; leave it out to choose by tokens")

@@ -66,7 +66,7 @@ def save_checkpoint(
         with without_bars():
             model.save_pretrained(beside)
         if base and (beside / "adapter_config.json").is_file():
-            _write(beside / "base.json", {"name": base[0], "sha256": weight_hash(base[1])})
+            write_json(beside / "base.json", {"name": base[0], "sha256": weight_hash(base[1])})
         bound.prompt.save(beside)
         if isinstance(bound, BoundPrompt):
             _save_for_pairs(beside, bound)
@@ -81,11 +81,11 @@ def _save_for_pairs(folder: Path, bound: BoundPrompt) -> None:
     """The tokenizer with the Prompt as chat template, and what sentence-transformers needs to score pairs."""
     _tokenizer_with(bound).save_pretrained(folder)
     no, yes = bound.answer_ids
-    _write(folder / "modules.json", ST_MODULES)
-    _write(folder / "sentence_bert_config.json", ST_TRANSFORMER | ({} if bound.repeats == 1 else UNCUT))
-    _write(folder / "config_sentence_transformers.json", ST_CONFIG)
+    write_json(folder / "modules.json", ST_MODULES)
+    write_json(folder / "sentence_bert_config.json", ST_TRANSFORMER | ({} if bound.repeats == 1 else UNCUT))
+    write_json(folder / "config_sentence_transformers.json", ST_CONFIG)
     (folder / "1_LogitScore").mkdir()
-    _write(
+    write_json(
         folder / "1_LogitScore" / "config.json",
         {"true_token_id": yes, "false_token_id": no, "module_input_name": "causal_logits"},
     )
@@ -163,5 +163,5 @@ def _tokenizer_with(bound: BoundPrompt) -> Any:
     return tokenizer
 
 
-def _write(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
