@@ -13,7 +13,8 @@ from tests.tiny import write_jsonl
 
 
 def collection(size: int = 60) -> Collection:
-    corpus = {f"d{i}": f"text {i % (size - 3)} about topic {i % (size - 3) % 7}" for i in range(size)}  # the last three repeat earlier ones
+    kinds = [i % (size - 3) for i in range(size)]  # the last three repeat the first
+    corpus = {f"d{i}": f"text {kind} about topic {kind % 7}" for i, kind in enumerate(kinds)}
     return Collection("toy", corpus, {"q": "topic 3"}, {"q": {"d3": 2, "d10": 1, "d17": 0}})
 
 
