@@ -11,7 +11,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,eval,test,bench,lint]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,eval,texts,test,bench,lint]'
 	touch $(STAMP)
 
 demo: $(STAMP)
@@ -32,7 +32,7 @@ test-integrations: $(VENV)/.integrations
 	PRORANK_INTEGRATIONS=1 $(BIN)/python -m pytest tests/integrations
 
 lint: $(STAMP)
-	$(BIN)/ruff check prorank tests benchmarks scripts
+	$(BIN)/ruff check prorank tests benchmarks scripts recipes
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

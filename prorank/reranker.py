@@ -35,13 +35,15 @@ from .rank.methods import Listwise, Setwise, method_of, prompt_for
 from .rank.pointwise import answer_rows, last_hidden, log_odds
 from .rank.thinking import Thinker, Thought, with_room
 from .rank.windows import WINDOW, batches
+from .shipped import DEFAULT
 
 
 class Reranker:
     """A checkpoint ready to rank.
 
     Args:
-        model: `smollm2-135m`, a folder, a LoRA adapter's folder, a GGUF file or a hub id.
+        model: `prorank-smollm2-135m`, which comes with the package, `smollm2-135m`, a folder, a LoRA adapter's folder, a GGUF file
+            or a hub id.
         device: "cpu", "cuda", "mps"; None takes the best there is.
         dtype: "auto" (bf16 where the hardware computes in it), "fp32", "bf16", or "int8" (matrix products in int8 on a CPU: up to
             twice as fast at a small loss, see docs/performance.md).
@@ -63,7 +65,7 @@ class Reranker:
 
     def __init__(
         self,
-        model: str | Path,
+        model: str | Path = DEFAULT,
         device: str | None = None,
         dtype: str = "auto",
         max_length: int | None = None,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,17 +122,8 @@ def model_card(
         else "Scores are raw log-odds of the answer tokens. The folder also loads in `transformers.AutoModelForCausalLM` and in\n"
         "`sentence_transformers.CrossEncoder`."
     )
-    rows = "\n".join(f"| {key} | {value} |" for key, value in measures.items()) or "| none | |"
     chosen = "\n".join(f"{key}: {json.dumps(value)}" for key, value in settings.items())
-    return f"""---
-library_name: prorank
-base_model: {base}
-license: {licence}
-pipeline_tag: text-ranking
-tags: [reranker, prorank]
----
-# {name}
-
+    return f"""{card_head(name, base, licence)}
 A reranker trained with ProRank, stage `{stage}`, from `{base}` (licence: {licence}).
 
 ```python
@@ -154,10 +146,27 @@ Command: `{command}`
 
 ## Measures on the dev set
 
-| measure | value |
-|---|---|
-{rows}
+{card_table([{"measure": key, "value": value} for key, value in measures.items()] or [{"measure": "none", "value": ""}])}
 """
+
+
+def card_head(name: str, base: str, licence: str) -> str:
+    """Front matter, as hubs read it, and title of a model card."""
+    return f"""---
+library_name: prorank
+base_model: {base}
+license: {licence}
+pipeline_tag: text-ranking
+tags: [reranker, prorank]
+---
+# {name}
+"""
+
+
+def card_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown table of rows that all have the first one's keys."""
+    lines = [[*rows[0]], ["---"] * len(rows[0]), *([str(row[key]) for key in rows[0]] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _tokenizer_with(bound: BoundPrompt) -> Any:

@@ -234,6 +234,27 @@ def save_tiny(folder: str | Path, kind: str = "llama", style: str | None = None,
     return Path(folder)
 
 
+def save_adapter(folder: str | Path, base: str | Path, name: str | None = None, seed: int = 0) -> Path:
+    """Save a LoRA adapter with weights that are not zero over the checkpoint in `base`, which it calls `name`, as training does."""
+    from peft import LoraConfig, get_peft_model
+
+    from prorank.model import load_model, load_tokenizer, resolve
+    from prorank.prompt import Prompt
+    from prorank.saving import save_checkpoint
+
+    found = resolve(base)
+    model = load_model(found, torch.float32, torch.device("cpu"))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        shape = LoraConfig(r=4, target_modules=["q_proj", "v_proj", "down_proj"], task_type="CAUSAL_LM")
+        model = get_peft_model(model, shape)
+        for key, weight in model.named_parameters():
+            if "lora_B" in key:
+                torch.nn.init.normal_(weight, std=0.3)
+    bound = Prompt.preset("prorank", max_length=192).bind(load_tokenizer(found))
+    return save_checkpoint(folder, model, bound, (name or str(base), found.path))
+
+
 def toy_lists(count: int = 60, negatives: int = 3, seed: int = 0) -> list[dict]:
     """`count` lists {"query", "pos", "neg"}: a document is relevant where it contains the query's word."""
     rng = random.Random(seed)
