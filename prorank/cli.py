@@ -16,6 +16,7 @@ import typer
 from .cli_data import add_data_verbs
 from .cli_options import Compile, Device, Dtype, Length, Method, Model, PromptName
 from .cli_own import adapt, calibrate
+from .cli_serve import serve
 from .errors import ConfigError, DataError, ProRankError
 
 app = typer.Typer(
@@ -26,6 +27,7 @@ app = typer.Typer(
 add_data_verbs(app)
 app.command()(adapt)
 app.command()(calibrate)
+app.command()(serve)
 
 
 @app.command()
