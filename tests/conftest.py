@@ -49,3 +49,13 @@ def toy_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def toy_dev_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 more lists of the same kind, drawn with another seed, for development measures."""
     return write_jsonl(tmp_path_factory.mktemp("toy_dev") / "lists.jsonl", toy_lists(24, seed=1))
+
+
+@pytest.fixture(scope="session")
+def server(tiny_llama_dir: Path):
+    """A server in this process around the tiny Llama, in fp32. Read only: tests that change it start their own."""
+    from prorank.reranker import Reranker
+    from tests.serving import running
+
+    with running(Reranker(tiny_llama_dir, device="cpu", dtype="fp32")) as made:
+        yield made

@@ -99,8 +99,8 @@ async def _answered(request: Request, forms: tuple[Form, ...], service: Service,
             if form in HELD_SERVED and found.model and found.model not in known:
                 raise Refused("model", f"The model is not served here; it is called {service.name}", "model")
             held.take_documents(ask.count)
-            seconds = _seconds(request, service.limits.seconds) - (time.perf_counter() - begin)
-            answer = await _unless_gone(request, service.answer(ask, seconds))
+            seconds = _seconds(request, service.limits.seconds)
+            answer = await _unless_gone(request, service.answer(ask, seconds, begin))
         told |= {"tokens": answer.tokens, "truncated": sum(map(len, answer.cut))}
         told |= {f"{stage}_ms": round(1000 * each, 1) for stage, each in answer.seconds.items()}
         response = _json(form.write(found, ask, answer, service.name, told["id"]), 200)

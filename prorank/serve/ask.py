@@ -16,9 +16,9 @@ from ..rank.thinking import Thought
 
 KINDS = (
     "syntax",  # no JSON
-    "invalid",  # JSON of another form
+    "invalid",  # JSON of another form, or more than is taken
     "empty",  # no documents
-    "too large",
+    "too large",  # in bytes
     "media",  # no application/json
     "slow",  # the body did not come in time
     "unauthorized",

@@ -69,7 +69,8 @@ async def parse(body: bytes) -> dict[str, Any]:
     try:
         value = await asyncio.to_thread(_json, body) if len(body) > LARGE else _json(body)
     except ValueError as error:  # no JSON, lone surrogates, too deeply nested
-        raise Refused("syntax", f"not valid JSON: {error}") from None
+        details = [{"loc": ["body"], "msg": f"JSON decode error: {error}", "type": "json_invalid"}]
+        raise Refused("syntax", f"not valid JSON: {error}", details=details) from None
     if not isinstance(value, dict):
         raise Refused("invalid", "expected a JSON object")
     return value
@@ -93,7 +94,7 @@ async def understand(value: dict[str, Any], form: Form, limits: Limits) -> tuple
     if ask.count > limits.documents:
         raise _too_many(ask.count, limits)
     if ask.characters > limits.characters:
-        raise Refused("too large", f"{ask.characters} characters are more than {limits.characters}; send fewer documents at a time")
+        raise Refused("invalid", f"{ask.characters} characters are more than {limits.characters}; send fewer documents at a time")
     for number, (query, _) in enumerate(ask.lists):
         if not query.strip():
             raise Refused("invalid", f"query {number} is blank" if len(ask.lists) > 1 else "the query is blank", "query")
@@ -101,7 +102,7 @@ async def understand(value: dict[str, Any], form: Form, limits: Limits) -> tuple
 
 
 def _too_many(count: int, limits: Limits) -> Refused:
-    return Refused("too large", f"{count} documents are more than {limits.documents}; send fewer at a time")
+    return Refused("invalid", f"{count} documents are more than {limits.documents}; send fewer at a time")
 
 
 def _invalid(error: ValidationError) -> Refused:

@@ -48,7 +48,7 @@ def serve(
     """
     set_up()
     service = Service(load, name, limits, Metrics(), budget)
-    bound = _listen(host, port)
+    bound = listen(host, port)
     config = uvicorn.Config(
         create_app(service, key, origins, names), log_config=None, access_log=False, server_header=False, log_level="warning",
         timeout_keep_alive=30, lifespan="on",
@@ -71,7 +71,8 @@ def serve(
     log("stopped", logging.INFO)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens there. Raises ConfigError where it cannot."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         bound = socket.create_server((host, port), family=family, backlog=2048, reuse_port=False)

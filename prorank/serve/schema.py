@@ -19,8 +19,8 @@ from .limits import Limits
 
 REF = "#/components/schemas/{model}"
 SAID = {
-    "syntax": "No JSON.", "invalid": "A field is missing or of a wrong type.", "empty": "No documents.",
-    "too large": "More than the server takes.", "media": "Not announced as JSON.", "slow": "The body did not come in time.",
+    "syntax": "No JSON.", "invalid": "A field is missing, of a wrong type, or holds too much.", "empty": "No documents.",
+    "too large": "More bytes than the server takes.", "media": "Not announced as JSON.", "slow": "The body did not come in time.",
     "unauthorized": "No key, or a wrong one.", "model": "Another model than the one served.",
     "overloaded": "Too much to do; see Retry-After.", "deadline": "Not answered in time.", "unready": "Loading or going.",
     "failed": "The server's fault.",

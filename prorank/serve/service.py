@@ -74,14 +74,14 @@ class Service:
             said = {"loading": "the model is loading", "draining": "the server is going", "failed": "the model has failed"}
             raise Refused("unready", said[self.state], retry_after=None if self.state == "failed" else 5)
 
-    async def answer(self, ask: Ask, seconds: float) -> Answer:
-        """Scores of an Ask, within so many seconds. Raises Refused; a cancelled call drops its work."""
+    async def answer(self, ask: Ask, seconds: float, begin: float) -> Answer:
+        """Scores of an Ask, within so many seconds of `begin` (`perf_counter`). Raises Refused; a cancelled call drops its work."""
         self._check(ask)
-        begin, loop = time.perf_counter(), asyncio.get_running_loop()
+        asked, loop = time.perf_counter(), asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
         request = Request(ask, lambda error: _tell(loop, done, error), self.work.distinct)
         try:
-            async with asyncio.timeout(max(0.0, seconds)):
+            async with asyncio.timeout(max(0.0, begin + seconds - asked)):
                 await self._encode(request)
                 encoded = time.perf_counter()
                 await done
@@ -94,7 +94,7 @@ class Service:
             self.queue.drop(request)
             if not done.cancel() and not done.cancelled():
                 done.exception()  # it may not have been waited for
-        return self._answer(request, begin, encoded)
+        return self._answer(request, begin, encoded - asked)
 
     def _check(self, ask: Ask) -> None:
         if self.work.thinks is False and ask.thoughts:
@@ -112,14 +112,14 @@ class Service:
             self.queue.put(request, units, more=True)
         self.queue.put(request, [])
 
-    def _answer(self, request: Request, begin: float, encoded: float) -> Answer:
+    def _answer(self, request: Request, begin: float, encoding: float) -> Answer:
         now, ask, per_list = time.perf_counter(), request.ask, range(len(request.texts))
         scores = [np.array(request.by_document(request.scores[i], i), np.float32) for i in per_list]
         meaning, shown = self._meaning(ask, scores)
         cut = [[at for at, place in enumerate(request.same[i]) if place in request.cut[i]] for i in per_list]
         thoughts = [request.by_document(request.thoughts[i], i) for i in per_list]
         waited = request.taken_at - request.put_at if request.taken_at else 0.0
-        seconds = {"tokenization": encoded - begin, "queue": waited, "inference": request.inference, "total": now - begin}
+        seconds = {"tokenization": encoding, "queue": waited, "inference": request.inference, "total": now - begin}
         self.metrics.asked(ask.count, request.tokens, sum(map(len, cut)), seconds)
         return Answer(scores, shown, meaning, thoughts, cut, len(request.queries_cut), request.tokens, self.work.longest, seconds)
 
@@ -180,8 +180,6 @@ class Service:
         begin = time.perf_counter()
         self._answer_units(units)
         seconds, tokens = time.perf_counter() - begin, sum(unit.tokens for unit in units)
-        for job in dict.fromkeys(unit.job for unit in units):
-            job.inference += seconds
         self.rate = .8 * self.rate + .2 * tokens / seconds if self.rate else tokens / seconds
         self.metrics.batch(units, seconds)
         return tokens
@@ -189,6 +187,7 @@ class Service:
     def _answer_units(self, units: list[Unit]) -> None:
         jobs = [list(some) for _, some in groupby(units, key=lambda unit: id(unit.job))]
         following: list[Unit] = []
+        begin = time.perf_counter()
         try:
             values = self.work.run(units)
         except Exception as error:
@@ -198,6 +197,8 @@ class Service:
                 return
             self._fail(units[0].job, error)
             values = []
+        for some in jobs:
+            some[0].job.inference += time.perf_counter() - begin
         for unit, value in zip(units, values):
             if not unit.job.over:
                 try:

@@ -77,4 +77,4 @@ def refuse(refused: Refused, status: int) -> dict[str, Any]:
     return {"detail": refused.details or refused.message}
 
 
-RERANK = Form("jina", [("documents", JinaRequest)], JinaResponse, JinaError, read, write, refuse, STATUSES)
+RERANK = Form("jina", [("documents", JinaRequest)], JinaResponse, JinaError, read, write, refuse, STATUSES | {"syntax": 422})
