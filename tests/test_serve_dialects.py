@@ -139,6 +139,8 @@ def test_what_a_request_may_ask_for_besides(server):
     same(found.json()["results"], expected(server, instruction="find castles"), "relevance_score", raw=True)
     assert found.headers["x-prorank-scores"] == "log-odds"
     assert server.post("/v1/rerank", body | {"raw_scores": None}).headers["x-prorank-scores"] == "sigmoid"
+    both = server.post("/score", {"queries": QUERY, "documents": DOCUMENTS, "raw_scores": True, "use_activation": False})
+    assert both.headers["x-prorank-scores"] == "log-odds"
     capped = server.post("/v1/rerank", body | {"max_tokens_per_doc": 2})
     assert capped.headers["x-prorank-truncated-indices"] == "0,2,3,4,5"
     assert server.post("/v1/rerank", body | {"max_tokens_per_doc": 0}).json() == server.post("/v1/rerank", body).json()

@@ -68,7 +68,7 @@ def create_app(service: Service, key: str | None = None, origins: Sequence[str] 
         app.post(path, **schema.operation(path, FORMS[path], service.limits))(endpoint(path))
     pages.add(app, service, lambda request: check_key(request, key))
     app.add_exception_handler(HTTPException, _http_error)
-    schema.complete(app, FORMS)
+    schema.complete(app, FORMS, service.limits)
     service.metrics.at_work.set_function(lambda: service.room.requests)
     service.metrics.waiting.set_function(lambda: service.room.documents)
     service.metrics.ready.set_function(lambda: service.state == "ready")
@@ -147,8 +147,8 @@ def _seconds(request: Request, most: float) -> float:
         seconds = float(given)
     except ValueError:
         seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise Refused("invalid", "the header X-Request-Timeout must be a number of seconds above 0", "x-request-timeout")
+    if not 1 <= seconds < math.inf:
+        raise Refused("invalid", "the header X-Request-Timeout must be a number of seconds, at least 1", "x-request-timeout")
     return min(most, seconds)
 
 

@@ -44,7 +44,7 @@ def operation(path: str, forms: Sequence[Form], limits: Limits) -> dict[str, Any
     refs = [{"$ref": REF.format(model=model.__name__)} for model in models]
     body = {"required": True, "content": {"application/json": {"schema": refs[0] if len(refs) == 1 else {"anyOf": refs}}}}
     timeout = {
-        "name": "X-Request-Timeout", "in": "header", "required": False, "schema": {"type": "number", "exclusiveMinimum": 0},
+        "name": "X-Request-Timeout", "in": "header", "required": False, "schema": {"type": "number", "minimum": 1},
         "description": f"Seconds until the answer must be there; at most {limits.seconds:g}.",
     }  # fmt: skip
     return {
@@ -56,7 +56,7 @@ def operation(path: str, forms: Sequence[Form], limits: Limits) -> dict[str, Any
     }
 
 
-def complete(app: FastAPI, forms: dict[str, tuple[Form, ...]]) -> None:
+def complete(app: FastAPI, forms: dict[str, tuple[Form, ...]], limits: Limits) -> None:
     """Let the application's document hold the models of requests."""
     models = {model for some in forms.values() for form in some for _, model in form.bodies}
 
@@ -65,8 +65,16 @@ def complete(app: FastAPI, forms: dict[str, tuple[Form, ...]]) -> None:
             about = "Documents are scored by one language model; every dialect gives the same scores."
             found = get_openapi(title=app.title, version=app.version, routes=app.routes, description=about)
             wanted = [(model, "validation") for model in sorted(models, key=lambda m: m.__name__)]
-            found["components"]["schemas"] |= models_json_schema(wanted, ref_template=REF)[1]["$defs"]
+            found["components"]["schemas"] |= _bounded(models_json_schema(wanted, ref_template=REF)[1]["$defs"], limits)
             app.openapi_schema = found
         return app.openapi_schema
 
     app.openapi = openapi
+
+
+def _bounded(schema: Any, limits: Limits) -> Any:
+    """The schema, with the largest number of documents at every list that must not be empty."""
+    if isinstance(schema, dict):
+        most = {"maxItems": limits.documents} if "minItems" in schema else {}
+        return {key: _bounded(value, limits) for key, value in schema.items()} | most
+    return [_bounded(value, limits) for value in schema] if isinstance(schema, list) else schema

@@ -17,9 +17,11 @@ def _whole(value: Any) -> Any:
 
 Text = Annotated[str, Strict()]
 Flag = Annotated[bool, Strict()]
-Whole = Annotated[int, Strict(), BeforeValidator(_whole)]
-Count = Annotated[Whole, Field(ge=0)]
-Query = Annotated[Text, Field(min_length=1)]
+Count = Annotated[int, Field(ge=0), Strict(), BeforeValidator(_whole)]
+CountOrAll = Annotated[int, Field(ge=-1), Strict(), BeforeValidator(_whole)]
+# What a blank query and an empty list are told is the dialect's to say, so these two are told to the document alone.
+Query = Annotated[Text, Field(json_schema_extra={"minLength": 1, "pattern": r"\S"})]
+MANY = {"minItems": 1}
 
 
 class Body(BaseModel):

@@ -58,7 +58,7 @@ def ask_of(ours: Ours, lists: list[tuple[str, list[str]]], limits: Limits, **mor
     bounds = [bound for bound in (ours.max_tokens_per_doc, limits.tokens_per_doc) if bound]
     chunks = limits.chunks if ours.long_documents == "chunk" else 1
     parts = Parts(most=min(bounds, default=None), chunks=chunks, **fitted)
-    raw = bool(ours.raw_scores) or more.pop("raw", False)
+    raw = more.pop("raw", False) or bool(ours.raw_scores)
     return Ask(lists, ours.instruction, parts, raw, ours.return_thoughts, **more)
 
 

@@ -11,14 +11,14 @@ from pydantic import BaseModel, Field
 
 from ..ask import Answer, Ask, Refused
 from ..limits import Limits
-from ..schemas import Count, Flag, Ours, Query, Text, TextDocument, Thoughtful
+from ..schemas import MANY, Count, Flag, Ours, Query, Text, TextDocument, Thoughtful
 from . import STATUSES, Form, ask_of, texts_of, thought_of
 
 
 class CohereRequest(Ours):
     model: Text | None = None
     query: Query
-    documents: list[Text | TextDocument]
+    documents: list[Text | TextDocument] = Field(json_schema_extra=MANY)
     top_n: Count | None = Field(None, description="Null, 0 or absent: all.")
     max_tokens_per_doc: Count | None = Field(4096, description="Tokens of a document that are read.")
     return_documents: Flag | None = Field(None, description="Not Cohere's: true adds the documents.")

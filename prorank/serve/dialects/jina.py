@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 
 from ..ask import Answer, Ask, Refused
 from ..limits import Limits
-from ..schemas import Count, Flag, Ours, Query, Text, TextDocument, Thoughtful, Usage
+from ..schemas import MANY, Count, Flag, Ours, Query, Text, TextDocument, Thoughtful, Usage
 from . import STATUSES, Form, ask_of, texts_of, thought_of, usage_of
 
 
@@ -22,7 +22,7 @@ class JinaQuery(TextDocument):
 class JinaRequest(Ours):
     model: Text | None = None
     query: Query | JinaQuery
-    documents: list[Text | TextDocument]
+    documents: list[Text | TextDocument] = Field(json_schema_extra=MANY)
     top_n: Count | None = Field(None, description="Null, 0 or absent: all.")
     return_documents: Flag | None = Field(None, description="Null or absent: no.")
 

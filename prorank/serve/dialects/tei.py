@@ -12,13 +12,13 @@ from pydantic import BaseModel, Field
 
 from ..ask import Answer, Ask, Refused
 from ..limits import Limits
-from ..schemas import Flag, Ours, Query, Text, Thoughtful
+from ..schemas import MANY, Flag, Ours, Query, Text, Thoughtful
 from . import STATUSES, Form, ask_of, thought_of
 
 
 class TeiRequest(Ours):
     query: Query
-    texts: list[Text]
+    texts: list[Text] = Field(json_schema_extra=MANY)
     truncate: Flag | None = Field(None, description="false refuses texts that would be cut.")
     truncation_direction: Literal["right", "left", "Right", "Left"] = "right"
     return_text: Flag = False

@@ -13,17 +13,17 @@ from pydantic import BaseModel, Field
 
 from ..ask import Answer, Ask, Refused
 from ..limits import Limits
-from ..schemas import Count, Flag, Ours, Query, Text, TextDocument, Thoughtful, Usage, Whole
+from ..schemas import MANY, Count, CountOrAll, Flag, Ours, Query, Text, TextDocument, Thoughtful, Usage
 from . import STATUSES, Form, ask_of, texts_of, thought_of, usage_of
 
-Queries = Query | list[Query]
-Documents = Text | TextDocument | list[Text | TextDocument]
+Queries = Query | Annotated[list[Query], Field(json_schema_extra=MANY)]
+Documents = Text | TextDocument | Annotated[list[Text | TextDocument], Field(json_schema_extra=MANY)]
 
 
 class VllmFields(Ours):
     model: Text | None = None
     use_activation: Flag | None = Field(None, description="false answers with log-odds.")
-    truncate_prompt_tokens: Annotated[Whole, Field(ge=-1)] | None = Field(None, description="Tokens of a whole prompt at most.")
+    truncate_prompt_tokens: CountOrAll | None = Field(None, description="Tokens of a whole prompt at most; -1, 0 or null: its own.")
     truncation_side: Literal["left", "right"] | None = None
     max_tokens_per_query: Count | None = None
     request_id: Text | None = None
