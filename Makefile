@@ -4,14 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
-.PHONY: setup demo test test-slow lint clean
+.PHONY: setup demo test test-slow test-integrations lint clean
 setup: $(STAMP)
 
 # torch first and pinned: the plain name would pull gigabytes of CUDA packages.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,eval,serve,test,bench,lint]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,eval,serve,texts,test,bench,lint]'
 	touch $(STAMP)
 
 demo: $(STAMP)
@@ -23,8 +23,16 @@ test: $(STAMP)
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
 
+# The frameworks fit beside the pinned torch and transformers, so they come into the same environment.
+$(VENV)/.integrations: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[integrations]'
+	touch $@
+
+test-integrations: $(VENV)/.integrations
+	PRORANK_INTEGRATIONS=1 $(BIN)/python -m pytest tests/integrations
+
 lint: $(STAMP)
-	$(BIN)/ruff check prorank tests benchmarks scripts
+	$(BIN)/ruff check prorank tests benchmarks scripts recipes
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -1,4 +1,4 @@
-"""What the speed benchmarks share: the machine, real lists to score, the matrix-product ceiling.
+"""What the benchmarks share: the machine, real lists to score, the matrix-product ceiling, paired tests of systems.
 
 Hard fact: the ceiling is measured in the same run, with the model's own matrix shapes, so a share of it says how much a better
 program could still gain on this machine, whatever a data sheet says.
@@ -12,13 +12,17 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+
+MAIN = "nDCG@10"
+Values = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]  # list -> system -> measure -> query -> value
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,67 @@ def ndcg(labels: Sequence[int], scores: Sequence[float], k: int = 10) -> float:
     run = [ir_measures.ScoredDoc("q", names[i], float(-rank)) for rank, i in enumerate(order)]
     qrels = [ir_measures.Qrel("q", n, label) for n, label in zip(names, labels)]
     return ir_measures.calc_aggregate([ir_measures.nDCG @ k], qrels, run)[ir_measures.nDCG @ k]
+
+
+def loader(name: str, checkpoint: str | Path, length: int | None = None, fallback: Any = None, **how: Any) -> Callable[[], Any]:
+    """A function that loads a Reranker under a name.
+
+    Args:
+        checkpoint: name or folder. length: tokens of a prompt; the checkpoint's own by default.
+        fallback: prompt of a checkpoint that has none of its own.
+        how: further arguments of Reranker.
+    """
+    from prorank import Reranker
+    from prorank.model import prompt_of, resolve
+
+    def load() -> Reranker:
+        given = {"prompt": prompt_of(resolve(checkpoint), fallback)} if fallback else {}
+        reranker = Reranker(checkpoint, max_length=length, **given, **how)
+        reranker.name = name
+        return reranker
+
+    return load
+
+
+def arms_of(names: Iterable[str]) -> dict[str, list[str]]:
+    """Runs by arm: the runs of an arm are called "ARM #SEED"; a name without a seed is an arm of one run."""
+    arms: dict[str, list[str]] = {}
+    for name in names:
+        arms.setdefault(name.partition(" #")[0], []).append(name)
+    return arms
+
+
+def per_query(values: Values, names: Iterable[str], measure: str = MAIN) -> dict[str, np.ndarray]:
+    """Each arm's values over all queries of all lists, in one order, each the mean over the arm's runs."""
+    runs = {name: [v for one in values.values() for v in one[name][measure].values()] for name in names}
+    return {arm: np.mean([runs[name] for name in some], 0) for arm, some in arms_of(runs).items()}
+
+
+def compare(rows: Mapping[str, np.ndarray], pairs: Sequence[tuple[str, str]], measure: str = MAIN) -> list[dict[str, Any]]:
+    """Print what the first of each pair of systems gains on the second; p by paired randomisation over queries and Holm.
+
+    Args:
+        rows: each system's values of the same queries [n].
+        pairs: the comparisons, one family.
+    """
+    from prorank.evaluate.significance import holm, randomisation_test
+
+    found = []
+    for (a, b), p in zip(pairs, holm([randomisation_test(rows[a], rows[b]) for a, b in pairs])):
+        gain, count = float((rows[a] - rows[b]).mean()), len(rows[a])
+        found.append({"system": a, "against": b, "measure": measure, "gain": gain, "queries": count, "p": p})
+        print(f"{a} against {b}: {measure} {gain:+.4f} over {count} queries, p {p:.4f} (Holm over {len(pairs)})")
+    return found
+
+
+def means_table(values: Values, names: Iterable[str], measure: str = MAIN) -> None:
+    """Print a Markdown table: the arms' means over runs and queries, for each list and over all queries together."""
+    arms = arms_of(names)
+    print(f"| {measure} | " + " | ".join(values) + " | all queries | runs |\n|" + "---|" * (len(values) + 3))
+    for arm, runs in arms.items():
+        rows = [per_query({name: one}, runs, measure)[arm] for name, one in values.items()]
+        cells = [f"{row.mean():.4f}" for row in (*rows, np.concatenate(rows))]
+        print(f"| {arm} | {' | '.join(cells)} | {len(runs)} |")
 
 
 def median_seconds(work: Callable[[], Any], times: int = 7) -> float:

@@ -5,6 +5,10 @@ prompts share counts in each) and those that were written, seconds those of this
 
     PRORANK_DATA=... python benchmarks/methods.py "pointwise=runs/score" "setwise, 5 at once=runs/setwise@setwise:k=10,children=4" \
         "listwise=runs/setwise@listwise:window=10,step=5" --data dl19 --top-k 20
+    PRORANK_DATA=... python benchmarks/methods.py "direct=runs/score" "thinking=runs/r0-score" \
+        "asked at once=runs/r0-score@at-once" --data dl19 dl20 --top-k 20 --out runs/thinking
+
+With `--out` scores are kept, so a command that was stopped goes on with the systems and lists that are missing.
 """
 
 from __future__ import annotations
@@ -14,33 +18,29 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from common import data_folder
+from common import compare, data_folder, loader, per_query
 
 from prorank.evaluate import evaluate
 from prorank.evaluate.report import bars, show
 from prorank.evaluate.results import ANSWERS, MODEL
-from prorank.evaluate.significance import holm, randomisation_test
 from prorank.rank.methods import read_method
-from prorank.reranker import Reranker
 
 
 def system(text: str, options: argparse.Namespace) -> Callable[[], Any]:
-    """A function that loads what `NAME=FOLDER[@METHOD]` says."""
+    """A function that loads what `NAME=FOLDER[@HOW]` says; HOW is a method, `at-once` (no thought) or `thoughts:N`."""
     name, _, rest = text.partition("=")
-    folder, _, method = rest.partition("@")
-
-    def load() -> Reranker:
-        prompt = {"prompt": options.prompt} if options.prompt and method else {}
-        reranker = Reranker(folder, max_length=options.length, **prompt, **(read_method(method) if method else {}))
-        reranker.name = name
-        return reranker
-
-    return load
+    folder, _, how = rest.partition("@")
+    if how == "at-once":
+        return loader(name, folder, options.length, think=False)
+    if how.startswith("thoughts:"):
+        return loader(name, folder, options.length, samples=int(how.partition(":")[2]))
+    prompt = {"prompt": options.prompt} if options.prompt and how else {}
+    return loader(name, folder, options.length, **prompt, **(read_method(how) if how else {}))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("systems", nargs="+", help="NAME=FOLDER or NAME=FOLDER@METHOD, as --method of the command line takes it")
+    parser.add_argument("systems", nargs="+", help="NAME=FOLDER or NAME=FOLDER@HOW, see above")
     parser.add_argument("--data", nargs="+", default=["dl19"])
     parser.add_argument("--split", default="test")
     parser.add_argument("--pool", action="store_true", help="each query's own judged documents in place of the protocol list")
@@ -66,12 +66,9 @@ def main() -> None:
         spent = row.cost or {} if row.kind == MODEL else {}
         each = [f"{spent.get(key, 0) / len(values):.1f}" for key in ("calls", "prompt_tokens", "generated_tokens", "seconds")]
         print(f"| {row.dataset} | {row.system} | {sum(values) / len(values):.4f} | {' | '.join(each)} |")
-    names = list(dict.fromkeys(row.system for row in rows))
-    pooled = {name: [v for one in report.values.values() for v in one[name]["nDCG@10"].values()] for name in names}
-    pairs = [(name, names[0]) for name in names[1:]] + [(names[1], name) for name in names[2:]]
-    for (name, first), p in zip(pairs, holm([randomisation_test(pooled[a], pooled[b]) for a, b in pairs])):
-        gain = (sum(pooled[name]) - sum(pooled[first])) / len(pooled[name])
-        print(f"{name}: {gain:+.4f} on {first} over {len(pooled[name])} queries, p {p:.4f} (Holm)")
+    pooled = per_query(report.values, dict.fromkeys(row.system for row in rows))
+    first, one, *others = pooled
+    compare(pooled, [(name, first) for name in (one, *others)] + [(one, name) for name in others])
 
 
 if __name__ == "__main__":

@@ -3,28 +3,27 @@
 Hard fact: every arm gets the same minutes (evaluation and saving aside), data, list size and prompt; the last weights count;
 a query's figure is the mean over the seeds of its arm, so the test is paired over queries.
 
-    PRORANK_DATA=... python benchmarks/order_gain.py --base runs/recipe/two-stages --out runs/order               # train
-    PRORANK_DATA=... python benchmarks/order_gain.py --base runs/recipe/two-stages --out runs/order --evaluate    # then the tables
+    PRORANK_DATA=... python benchmarks/order_gain.py --base runs/recipe/two-stages-0 --out runs/order              # train
+    PRORANK_DATA=... python benchmarks/order_gain.py --base runs/recipe/two-stages-0 --out runs/order --evaluate   # then the tables
 
-An arm that is complete is not run again, one that was stopped goes on. Two processes with a core and some of `--seeds` or `--arms`
-each take half of the time.
+A run that is complete is not made again, one that was stopped goes on, and two processes with the same command share the runs.
 """
 
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from common import data_folder
-from recipe import DEV, RECIPE, TRAIN_LENGTH, lists
+from common import compare, data_folder, loader, means_table, per_query
+from jobs import Job, work
+from protocol import DEV
+from recipe import RECIPE, TRAIN_LENGTH, lists
 
 from prorank.evaluate import evaluate
 from prorank.evaluate.report import bars, show
-from prorank.evaluate.significance import holm, randomisation_test
-from prorank.reranker import Reranker
 from prorank.train.config import load_settings
 from prorank.train.run import is_done, train
 
@@ -33,6 +32,7 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "score": ("score", {"loss": "{softmax: 1.0, bce: 0.1}"}),
     "order": ("order", {}),
     "order, mixed": ("order", {"loss": "{softmax: 0.5, bce: 0.05}"}),
+    "order, free": ("order", {"loss": "{softmax: 1.0, bce: 0.1}", "kl_coef": 0}),  # as dear a step as arm "score" has
     "order, sharper": ("order", {"temperature": 0.5}),
     "order, sampled": ("order", {"advantage": "leave-one-out", "group_size": 32}),
     "lambdarank": ("score", {"loss": "{lambdarank: 1.0}"}),
@@ -46,7 +46,7 @@ def folder(out: Path, arm: str, rate: float, seed: int) -> Path:
 
 
 def run(arm: str, rate: float, seed: int, options: argparse.Namespace, files: tuple[Path, Path]) -> None:
-    """Train one arm, unless that was done."""
+    """Train one arm, or go on with it."""
     stage, more = ARMS[arm]
     values = {
         "base": options.base, "data": files[0], "dev": files[1], "out": folder(options.out, arm, rate, seed), "seed": seed,
@@ -54,9 +54,7 @@ def run(arm: str, rate: float, seed: int, options: argparse.Namespace, files: tu
         "max_length": options.length, "compile": str(options.compile).lower(), **more,
     }  # fmt: skip
     settings = load_settings(RECIPE / f"{stage}.yaml", [f"{key}={value}" for key, value in values.items()])
-    if not is_done(settings.out):
-        print(f"training {settings.out} for {options.minutes:g} minutes", flush=True)
-        train(settings, resume=True)
+    train(settings, resume=True)
 
 
 def tables(options: argparse.Namespace) -> None:
@@ -66,13 +64,7 @@ def tables(options: argparse.Namespace) -> None:
     for arm, rate, seed in product(options.arms, options.rates, options.seeds):
         if is_done(folder(options.out, arm, rate, seed)):
             folders[f"{arm} {rate:g} #{seed}"] = folder(options.out, arm, rate, seed)
-
-    def load(name: str) -> Reranker:
-        reranker = Reranker(folders[name], max_length=options.length)
-        reranker.name = name
-        return reranker
-
-    systems = [lambda n=name: load(n) for name in folders]
+    systems = [loader(name, run, options.length) for name, run in folders.items()]
     common: dict[str, Any] = {"top_k": options.top_k, "seed": 0, "sample": 0, "command": "benchmarks/order_gain.py"}
     pools = {"split": "dev", "pool": True, "out": options.out / "dev", "limit": options.dev_limit}
     found = {"run": "protocol", "out": options.out / "lists", "limit": options.limit}
@@ -82,24 +74,9 @@ def tables(options: argparse.Namespace) -> None:
         with bars() as heard:
             report = evaluate([data / name for name in names], systems, progress=heard, **common, **more)
         show(report)
-        compare(report.values, list(folders))
-
-
-def compare(values: dict[str, dict[str, dict[str, dict[str, float]]]], names: list[str], measure: str = "nDCG@10") -> None:
-    """Print each arm's mean over queries and seeds, and its difference from the start and from arm "score"; p by Holm."""
-    arms: dict[str, list[str]] = {}
-    for name in names:
-        arms.setdefault(name.partition(" #")[0], []).append(name)
-    rows = {
-        arm: np.mean([[v for one in values.values() for v in one[name][measure].values()] for name in some], 0)
-        for arm, some in arms.items()
-    }
-    against = [(arm, other) for other in rows if other == "start" or other.startswith("score ") for arm in rows if arm != other]
-    adjusted = holm([randomisation_test(rows[arm], rows[other]) for arm, other in against])
-    for arm, row in rows.items():
-        print(f"{arm}: {measure} {row.mean():.4f} over {len(row)} queries, {len(arms[arm])} seeds")
-    for (arm, other), p in zip(against, adjusted):
-        print(f"  {arm} against {other}: {(rows[arm] - rows[other]).mean():+.4f}, p {p:.4f} (Holm over {len(against)})")
+        means_table(report.values, folders)
+        rows = per_query(report.values, folders)
+        compare(rows, [(a, b) for b in rows if b == "start" or b.startswith("score ") for a in rows if a != b])
 
 
 def main() -> None:
@@ -123,8 +100,9 @@ def main() -> None:
         tables(options)
         return
     files = lists(data_folder(), options.out, 0)
-    for seed, arm, rate in product(options.seeds, options.arms, options.rates):
-        run(arm, rate, seed, options, files)
+    runs = [(arm, rate, seed) for seed, arm, rate in product(options.seeds, options.arms, options.rates)]
+    outs = {one: folder(options.out, *one) for one in runs}
+    work([Job(out, partial(is_done, out), partial(run, *one, options, files)) for one, out in outs.items()])
 
 
 if __name__ == "__main__":

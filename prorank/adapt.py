@@ -7,6 +7,7 @@ query, whatever its case and marks, never lies in two of them.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -14,19 +15,23 @@ from pathlib import Path
 
 import numpy as np
 
+from .blend import blend as blend_weights
 from .data.examples import Group, list_groups, split_groups
-from .data.formats import read_beir, read_groups, write_groups
+from .data.formats import is_collection, read_collection, read_groups, write_groups
 from .data.negatives import mine
 from .errors import ConfigError, DataError
 from .evaluate.measures import MAIN, measure
 from .evaluate.significance import randomisation_test
-from .files import atomic_file, atomic_folder
-from .model import prompt_of, resolve
+from .files import atomic_file
+from .model import Resolved, prompt_of, resolve
+from .prompt import Prompt
 from .reranker import Reranker
-from .train.config import Score
+from .shipped import DEFAULT
+from .train.config import Lora, Score
 from .train.run import is_done, train
 
 LEAST = 10  # queries that decide
+RATES = {"adapter": 1e-4, "weights": 3e-5}  # learning rates
 
 
 @dataclass(frozen=True)
@@ -51,56 +56,84 @@ class Adapted:
 
 
 def adapt(
-    data: str | Path | Sequence[str | Path], model: str = "smollm2-135m", out: str | Path = "runs/adapted", minutes: float = 10.0,
-    held_out: int | None = None, seed: int = 0, report: Callable[[float, dict], None] | None = None, **settings: object,
+    data: str | Path | Sequence[str | Path], model: str = DEFAULT, out: str | Path = "runs/adapted", minutes: float = 8.0,
+    held_out: int | None = None, seed: int = 0, report: Callable[[float, dict], None] | None = None, blend: float | None = None,
+    **settings: object,
 ) -> Adapted:  # fmt: skip
     """Train `model` by stage `score` on labelled data, and copy the result to `<out>/model` if it ranks held-out queries better.
 
+    An adapter goes on being trained as it is; of another checkpoint all weights are.
+
     Args:
-        data: labels or logs: BEIR folders (negatives are mined where none are judged), JSONL pairs or lists.
+        data: labels or logs: BEIR folders or ir_datasets:NAME (negatives are mined beside those judged), JSONL pairs or lists.
         model: checkpoint to start from.
         out: folder of the run; a run that was stopped goes on.
-        minutes: of training.
+        minutes: of training; measuring comes on top.
         held_out: queries that decide; a fifth of all by default, at most 200.
         seed: of the split and the training.
         report: hears of the share of the budget spent and the latest figures.
+        blend: share of the trained weights in the result, the rest being those of `model`, so that it forgets less. By default a
+            half for a checkpoint that has a prompt of its own and so has learnt to rank, and all for others.
         settings: of stage `score`, see docs/training.md.
 
     Raises:
-        DataError: fewer than 30 queries with a relevant and another document. ConfigError: `out` holds a finished run.
+        DataError: fewer than 30 queries with a relevant and another document. ConfigError: `out` holds a finished run; `model` is
+        shown several documents at once.
     """
     out, run = Path(out), Path(out) / "run"
     if (out / "adapted.json").is_file():
         raise ConfigError(f"{out}: holds an adapted model already; choose another folder")
-    resolve(model)
+    start = resolve(model)
+    chosen, share = _settings(start, settings), _share(start, blend)
     parts = _split(_groups([data] if isinstance(data, (str, Path)) else data), held_out, seed)
     files = [out / f"{name}.jsonl" for name in ("train", "dev", "held-out")]
     for path, groups in zip(files, parts):
         write_groups(path, groups)
-    chosen = {"learning_rate": 3e-5, "list_size": 6, "prompt": "echo", **settings}
     stage = Score(base=model, data=str(files[0]), dev=str(files[1]), out=str(run), minutes=minutes, seed=seed, **chosen)
     if not is_done(run):
         train(stage, resume=True, report=report)
-    before, after = (_values(path, parts[2], stage) for path in (model, str(run)))
+    made = blend_weights(start, run / "model", out / "made", share)
+    before, after = (_values(str(path), parts[2], stage) for path in (model, made))
     better = bool(after.mean() > before.mean())
     found = Adapted(
         float(before.mean()), float(after.mean()), randomisation_test(after, before), len(after), len(parts[0]), better,
         str(out / "model") if better else model,
     )  # fmt: skip
     if better:
-        with atomic_folder(out / "model") as folder:
-            shutil.copytree(run / "model", folder, dirs_exist_ok=True)
+        shutil.rmtree(out / "model", ignore_errors=True)
+        os.replace(made, out / "model")
+    shutil.rmtree(made, ignore_errors=True)
     with atomic_file(out / "adapted.json") as handle:
         json.dump(asdict(found), handle, indent=2)
     return found
 
 
+def _share(start: Resolved, blend: float | None) -> float:
+    """The share of the trained weights. Raises ConfigError for one outside of 0..1."""
+    if blend is None:
+        return 0.5 if Prompt.load(start.folder) else 1.0
+    if not 0 < blend <= 1:
+        raise ConfigError(f"blend must be above 0 and at most 1, not {blend}")
+    return blend
+
+
+def _settings(start: Resolved, given: dict[str, object]) -> dict[str, object]:
+    """Settings of the stage for this start. Raises ConfigError for prompts of several documents, which cannot be measured here."""
+    own = {"lora": Lora(), "learning_rate": RATES["adapter"]} if start.adapter else {"learning_rate": RATES["weights"]}
+    chosen = {"list_size": 6, "prompt": "echo", **own, **given}
+    for prompt in (prompt_of(start, chosen["prompt"]), Prompt.of(chosen["prompt"])):
+        if prompt.lists:
+            why = f"prompt {prompt.name} shows several documents, and adapt trains models that judge each alone"
+            raise ConfigError(f"{start.name}: {why}; use stage score itself")
+    return chosen
+
+
 def _groups(sources: Sequence[str | Path]) -> list[Group]:
-    """Lists of all sources; a BEIR folder gets mined negatives beside those that are judged."""
+    """Lists of all sources; a collection gets mined negatives beside those that are judged."""
     groups: list[Group] = []
     for source in sources:
-        folder = Path(source).is_dir()
-        groups += mine(read_beir(source, "train"), negatives=8, random=4)[0] if folder else read_groups(source, "train")
+        mined = is_collection(source)
+        groups += mine(read_collection(source, "train"), negatives=8, random=4)[0] if mined else read_groups(source, "train")
     return list_groups(groups)
 
 

@@ -147,6 +147,18 @@ class BoundPrompt(Thinking):
         """The one token of the answer 1 (relevant) or 0."""
         return [self.answer_ids[answer]]
 
+    def instruction_ids(self) -> list[int]:
+        """Ids of the default instruction in its form; none where there is none."""
+        return self._fill("{instruction}", "", None)
+
+    def instruction_text(self) -> str:
+        """The default instruction in its form, "" where there is none."""
+        return self._instruction(None)
+
+    def query_limit(self) -> int:
+        """Most tokens of one occurrence of the query, beside the default instruction."""
+        return self._head("", None)[3]
+
     def direct(self) -> BoundPrompt:
         """The same prompt with an empty thought, up to its answer: how a thinking model is asked at once. A prompt that asks for no
         thought stays as it is."""

@@ -1,4 +1,4 @@
-"""Fit a checkpoint's calibration on labelled lists and write it into the checkpoint.
+"""Fit a checkpoint's calibration on labelled lists and write it into the checkpoint, or into a copy of it.
 
 Hard fact: the figures are of queries that the fit had not seen (folds by query); the calibration that is written is fitted on all.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,9 @@ import numpy as np
 from .calibration import METHODS, Calibration, fit, out_of_fold
 from .data.examples import Group, query_key
 from .data.formats import read_groups
+from .data.irds import is_irds
 from .errors import ConfigError, DataError, ModelError, nearest
+from .files import atomic_folder
 from .model import prompt_of, resolve
 from .prompt import Prompt
 from .reliability import draw, figures, pyplot, sigmoid
@@ -27,6 +30,7 @@ from .settings import read_values
 log = logging.getLogger("prorank")
 LEAST = 10  # queries with a relevant document, and with another one
 PICTURE = "reliability.png"
+COPY = Path("runs/calibrated")  # of a checkpoint that is no folder of the user's own
 
 
 def calibrate(
@@ -39,12 +43,13 @@ def calibrate(
     min_rel: float | None = None,
     out: str | Path | None = None,
     progress: Callable[[float, dict], None] | None = None,
+    copy: str | Path | None = None,
     **how: Any,
 ) -> tuple[Calibration, Path, Path]:
     """Score labelled lists, fit, measure on held-out folds, write `calibration.json` into the checkpoint.
 
     Args:
-        model: a checkpoint's own folder, or its run's.
+        model: a checkpoint's folder, its run's, or another name of a checkpoint, which is copied.
         data: labelled lists, pairs or BEIR folder (`data.formats.read_groups`) that the model was not trained on.
         split: label file of a BEIR folder.
         method: "temperature", "platt", "isotonic", or "auto" for the one of least log loss on held-out folds.
@@ -52,6 +57,7 @@ def calibrate(
         min_rel: least label that is relevant; any above 0 by default.
         out: folder of the picture; the checkpoint's by default.
         progress: hears of the share that is scored.
+        copy: folder of a copy of the checkpoint to write into; by default runs/calibrated where `model` is no folder, else none.
         how: arguments of Reranker (device, dtype, prompt, think, ...).
 
     Returns:
@@ -60,7 +66,7 @@ def calibrate(
     Raises:
         ConfigError, DataError, ModelError: before any weights are read, but for scores that do not rise with relevance (DataError).
     """
-    folder = _folder(model, how.get("prompt"))
+    folder, copy = _folders(model, how.get("prompt"), copy)
     _check(method, folds, out)
     groups = read_groups(data, split)
     labels, fold = _labels(groups, min_rel, data), _folds(groups, min_rel, folds, seed, data)
@@ -72,31 +78,38 @@ def calibrate(
     chosen = min(held, key=lambda name: figures(held[name], labels)["log_loss"])
     raw, said = sigmoid(scores), held[chosen]
     found = replace(
-        fit(scores, labels, chosen), asked=asked, weights=weights, data=Path(data).name, min_rel=min_rel, folds=folds, seed=seed,
+        fit(scores, labels, chosen), asked=asked, weights=weights, data=_name(data), min_rel=min_rel, folds=folds, seed=seed,
         split=split if Path(data).is_dir() else "", queries=len(groups), pairs=len(labels), relevant=float(labels.mean()),
         before=figures(raw, labels), after=figures(said, labels),
     )  # fmt: skip
     if found.after["ece"] >= found.before["ece"]:
         log.warning("%s: ECE does not fall on held-out queries (%.4f, %.4f)", model, found.before["ece"], found.after["ece"])
-    path = found.save(folder)
-    picture = draw({"before": raw, f"after ({chosen})": said}, labels, Path(out or folder) / PICTURE, Path(data).name)
+    path = _write(found, folder, copy)
+    picture = draw({"before": raw, f"after ({chosen})": said}, labels, Path(out or path.parent) / PICTURE, _name(data))
     return found, path, picture
 
 
-def _folder(model: str | Path, prompt: Any) -> Path:
-    """The checkpoint's folder, which must be the user's own and be asked about one document at a time."""
-    if not Path(model).expanduser().is_dir():
-        raise ModelError(
-            f"{model}: no folder, and calibrate writes into the checkpoint; of a hub id, a GGUF file or smollm2-135m "
-            f"copy the folder that prorank pull prints"
-        )
-    resolved = resolve(model)
-    if not os.access(resolved.folder, os.W_OK):
-        raise ModelError(f"{resolved.folder}: cannot be written, and calibrate writes into the checkpoint; copy it first")
+def _folders(model: str | Path, prompt: Any, copy: str | Path | None) -> tuple[Path, Path | None]:
+    """(the checkpoint's folder, that of the copy to write into or None); it must be asked about one document at a time."""
+    resolved, path = resolve(model), Path(model).expanduser()
+    target = Path(copy) if copy else None if resolved.folder in (path, path / "model") else COPY
+    if target and target.exists():
+        raise ConfigError(f"{target}: is there already; calibrate that one (MODEL {target}), or name another folder by --copy")
+    if not target and not os.access(resolved.folder, os.W_OK):
+        raise ModelError(f"{resolved.folder}: cannot be written, and calibrate writes into the checkpoint; name a --copy")
     chosen = Prompt.of(prompt) if prompt else prompt_of(resolved)
     if chosen.lists:
         raise ConfigError(f"prompt {chosen.name} shows several documents and gives no log-odds, so there is nothing to calibrate")
-    return resolved.folder
+    return resolved.folder, target
+
+
+def _write(found: Calibration, folder: Path, copy: Path | None) -> Path:
+    """Save the calibration into the checkpoint, or into a copy of it, which appears whole; returns its file."""
+    if copy is None:
+        return found.save(folder)
+    with atomic_folder(copy) as beside:
+        shutil.copytree(folder, beside, dirs_exist_ok=True)
+        return copy / found.save(beside).name
 
 
 def _check(method: str, folds: int, out: str | Path | None) -> None:
@@ -136,6 +149,11 @@ def _folds(groups: Sequence[Group], min_rel: float | None, folds: int, seed: int
     queries.sort(key=lambda query: (True in kinds[query], False not in kinds[query]))
     fold = {query: place % folds for place, query in enumerate(queries)}
     return np.array([fold[query_key(g.query)] for g in groups for _ in g.documents])
+
+
+def _name(data: str | Path) -> str:
+    """Data as they are called in figures: without the machine's folders."""
+    return str(data) if is_irds(data) else Path(data).name
 
 
 def _warn_of_training_data(folder: Path, data: str | Path, split: str) -> None:

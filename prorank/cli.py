@@ -14,10 +14,12 @@ from typing import Annotated
 import typer
 
 from .cli_data import add_data_verbs
+from .cli_export import export
 from .cli_options import Compile, Device, Dtype, Length, Method, Model, PromptName
 from .cli_own import adapt, calibrate
 from .cli_serve import serve
 from .errors import ConfigError, DataError, ProRankError
+from .shipped import DEFAULT
 
 app = typer.Typer(
     name="prorank", help="Train a small language model to rerank, then run it fast, anywhere.", no_args_is_help=True,
@@ -27,12 +29,13 @@ app = typer.Typer(
 add_data_verbs(app)
 app.command()(adapt)
 app.command()(calibrate)
+app.command()(export)
 app.command()(serve)
 
 
 @app.command()
-def pull(name: Annotated[str, typer.Argument(help="smollm2-135m, a GGUF file or a hub id.")]) -> None:
-    """Fetch and convert a checkpoint; print its folder."""
+def pull(name: Annotated[str, typer.Argument(help="A hub id, a GGUF file, smollm2-135m.")] = DEFAULT) -> None:
+    """Fetch and convert what a checkpoint needs; print its folder."""
     from .model import resolve
 
     print(resolve(name).folder)
@@ -74,7 +77,7 @@ def rerank(
     run: Annotated[Path | None, typer.Option(help="TREC run to rerank.")] = None,
     dataset: Annotated[Path | None, typer.Option(help="BEIR folder with the run's texts.")] = None,
     out: Annotated[Path | None, typer.Option(help="TREC run to write.")] = None,
-    model: Model = "smollm2-135m",
+    model: Model = DEFAULT,
     top_k: Annotated[int | None, typer.Option(help="Hits to show (with --run: candidates to rerank).")] = None,
     min_score: Annotated[float | None, typer.Option(help="Leave out hits below this log-odds.")] = None,
     instruction: Annotated[str | None, typer.Option()] = None,
@@ -125,7 +128,7 @@ def rerank(
 
 @app.command()
 def evaluate(
-    datasets: Annotated[list[Path], typer.Argument(help="BEIR folders.")],
+    datasets: Annotated[list[Path], typer.Argument(help="BEIR folders, or ir_datasets:NAME.")],
     model: Annotated[list[str] | None, typer.Option("--model", "-m", help="Checkpoint; give it again for more models.")] = None,
     run: Annotated[str | None, typer.Option(help="First stage: a TREC run, or 'protocol'. BM25 by default.")] = None,
     qrels: Annotated[str | None, typer.Option(help="Judgements in place of qrels/SPLIT.tsv.")] = None,

@@ -22,7 +22,7 @@ def add_data_verbs(app: typer.Typer) -> None:
 
 
 def mine(
-    dataset: Annotated[Path, typer.Argument(help="BEIR folder.")],
+    dataset: Annotated[Path, typer.Argument(help="BEIR folder, or ir_datasets:NAME.")],
     out: Annotated[Path, typer.Argument(help="JSONL of lists to write (.gz to compress).")],
     split: Annotated[str, typer.Option(help="qrels split.")] = "train",
     negatives: Annotated[int, typer.Option(help="Negatives a query.")] = 7,
@@ -33,12 +33,12 @@ def mine(
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
     """Mine negatives with BM25: judged non-relevant first, near-duplicates of positives left out."""
-    from .data.formats import read_beir
+    from .data.formats import read_collection
     from .data.negatives import mine as mine_negatives
     from .data.negatives import write_groups
 
     groups, report = mine_negatives(
-        read_beir(dataset, split), depth, negatives, skip_top=skip_top, max_ratio=max_ratio, seed=seed, random=random
+        read_collection(dataset, split), depth, negatives, skip_top=skip_top, max_ratio=max_ratio, seed=seed, random=random
     )
     write_groups(out, groups)
     print(f"{out}: {report}")

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-Model = Annotated[str, typer.Option("--model", "-m", help="Checkpoint: smollm2-135m, folder, adapter, GGUF file or hub id.")]
+Model = Annotated[str, typer.Option("--model", "-m", help="Checkpoint: folder, adapter, GGUF file, hub id or smollm2-135m.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; the best there is by default.")]
 Dtype = Annotated[str, typer.Option(help="auto, bf16, fp32, or int8 (CPU).")]
 Compile = Annotated[bool, typer.Option("--compile", help="Fuse steps on a CPU: faster after some seconds.")]

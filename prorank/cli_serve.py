@@ -9,12 +9,12 @@ from typing import Annotated
 
 import typer
 
-from .cli_options import Compile, Device, Dtype, Length, Method, PromptName
-from .errors import ConfigError
+from .cli_options import Compile, Device, Dtype, Length, Method, Model, PromptName
+from .shipped import DEFAULT
 
 
 def serve(
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Checkpoint: folder, adapter, GGUF file or hub id.")] = None,
+    model: Model = DEFAULT,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is all of them.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8000,
     name: Annotated[list[str] | None, typer.Option(help="What clients call the model; give it again for more.")] = None,
@@ -42,8 +42,6 @@ def serve(
     prompt: PromptName = None,
 ) -> None:
     """Serve a checkpoint over HTTP, for clients of TEI, Jina, Cohere and vLLM."""
-    if model is None:  # the one place where a default model can be named
-        raise ConfigError("serve needs a model; give --model, such as --model runs/demo/score")
     from .model import pick_device, pick_dtype, resolve
     from .rank.methods import read_method
     from .serve.limits import Limits

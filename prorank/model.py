@@ -6,10 +6,12 @@ Hard fact: an adapter is refused over any base but the one it was trained on, we
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import json
 import logging
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ import torch
 from .errors import ModelError, nearest
 from .prompt import Prompt
 from .rank import flat
+from .shipped import DEFAULT, shipped
 from .sources import BUILT_IN, built_in, convert_gguf, first_line, from_hub
 
 log = logging.getLogger("prorank")
@@ -31,20 +34,28 @@ LICENCES = {"smollm2": "apache-2.0", "deepseek-r1-distill-qwen": "mit", "mobilel
 
 @dataclass(frozen=True)
 class Resolved:
-    """Where a checkpoint lies: `path` holds base weights and `adapter`, if not None, a LoRA folder over them."""
+    """Where a checkpoint lies: `path` holds base weights and `adapter`, if not None, a LoRA folder over them, which calls its base
+    `base`."""
 
     name: str
     path: Path
     adapter: Path | None = None
+    base: str = ""
 
     @property
     def folder(self) -> Path:
-        """The folder that was asked for: it holds tokenizer and prompt."""
+        """The folder that was asked for: it holds the prompt."""
         return self.adapter or self.path
+
+    @property
+    def tokenizer(self) -> Path:
+        """The folder of the tokenizer: the base's, where an adapter comes without one."""
+        return self.folder if _has_tokenizer(self.folder) else self.path
 
 
 def resolve(name: str | Path) -> Resolved:
-    """Find a checkpoint: `smollm2-135m`, a folder, a GGUF file, a LoRA adapter's folder, or a hub id.
+    """Find a checkpoint: `prorank-smollm2-135m`, which comes with the package, `smollm2-135m`, a folder, a GGUF file, a LoRA
+    adapter's folder, or a hub id.
 
     Local paths never touch the network. Raises ModelError naming what is missing and the remedy.
     """
@@ -53,6 +64,8 @@ def resolve(name: str | Path) -> Resolved:
         if part in text.lower():
             log.warning("%s: %s, research use only", text, licence)
     path = Path(text).expanduser()
+    if text == DEFAULT:
+        return _adapter(text, shipped())
     if text == BUILT_IN:
         return Resolved(text, built_in())
     if path.is_file():
@@ -66,7 +79,7 @@ def resolve(name: str | Path) -> Resolved:
         return _local(text, path / "model" if run else path)
     if text.count("/") == 1 and not text.startswith((".", "/", "~")):
         return _local(text, from_hub(text))
-    raise ModelError(f"{text}: no such folder or file, and no hub id (owner/name){nearest(text, [BUILT_IN])}")
+    raise ModelError(f"{text}: no such folder or file, and no hub id (owner/name){nearest(text, [DEFAULT, BUILT_IN])}")
 
 
 def licence_of(name: str, folder: Path) -> str:
@@ -114,15 +127,22 @@ def _adapter(name: str, path: Path) -> Resolved:
             f"{path}: this adapter was trained on another base: {base} has other weights (hash differs from base.json); "
             f"give it the base it was trained on"
         )
-    return Resolved(name, below.path, path)
+    return Resolved(name, below.path, path, base)
 
 
 def weight_hash(folder: Path) -> str:
     """SHA-256 over the names, shapes and bytes of all weights of a folder, independent of how they are split into files."""
+    files = [(file, file.stat()) for file in sorted(Path(folder).glob("*.safetensors"))]
+    return _hash(tuple((file, stat.st_size, stat.st_mtime_ns) for file, stat in files))
+
+
+@functools.lru_cache(maxsize=8)
+def _hash(files: tuple[tuple[Path, int, int], ...]) -> str:
+    """`weight_hash` of files with their sizes and times, kept: an adapter's base is hashed to resolve it, and for a calibration."""
     from safetensors import safe_open
 
     digest, where = hashlib.sha256(), {}
-    for file in sorted(Path(folder).glob("*.safetensors")):
+    for file, *_ in files:
         with safe_open(file, framework="pt") as handle:
             where.update({key: file for key in handle.keys()})
     for key in sorted(where):
@@ -166,12 +186,10 @@ def load_tokenizer(resolved: Resolved) -> Any:
     """The checkpoint's tokenizer, padding on the left, with a pad token."""
     from transformers import AutoTokenizer
 
-    # Adapters of other makers come without a tokenizer: then the base's is theirs.
-    folder = resolved.folder if _has_tokenizer(resolved.folder) else resolved.path
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(resolved.tokenizer, padding_side="left", local_files_only=True)
     except (ValueError, OSError, KeyError) as error:
-        raise ModelError(f"{folder}: its tokenizer cannot be read ({first_line(error)})") from error
+        raise ModelError(f"{resolved.tokenizer}: its tokenizer cannot be read ({first_line(error)})") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = pad_token(tokenizer)
     return tokenizer
@@ -203,9 +221,13 @@ def load_model(
     if resolved.adapter:
         from peft import PeftModel
 
-        model = PeftModel.from_pretrained(model, resolved.adapter, is_trainable=train)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of peft about transformers: nothing that a user could mend
+            model = PeftModel.from_pretrained(model, resolved.adapter, is_trainable=train)
+        for config in model.peft_config.values():  # where peft looks when it saves; a bare name it would ask a hub for
+            config.base_model_name_or_path = str(resolved.path)
         if not train:
-            model = model.merge_and_unload()
+            model = model.merge_and_unload().requires_grad_(True)  # peft froze what lies below an adapter
             cast_weights(model, dtype)
     model = model.to(device)
     flat.enable(model.get_base_model() if hasattr(model, "peft_config") else model)

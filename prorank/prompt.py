@@ -15,7 +15,7 @@ from .bound import BoundPrompt, Cuts, Encoded
 from .bound_list import BoundListPrompt
 from .errors import PromptError, nearest
 from .files import atomic_file
-from .published import MXBAI_TASK, RANK_R1_SYSTEM, RANK_R1_USER, RERANK_R0
+from .published import MXBAI_TASK, QWEN3_INSTRUCTION, QWEN3_SYSTEM, RANK_R1_SYSTEM, RANK_R1_USER, RERANK_R0
 from .template import SLOT, render_frame, with_bos
 
 __all__ = ["PRESETS", "AnyPrompt", "BoundListPrompt", "BoundPrompt", "Cuts", "Encoded", "Prompt"]
@@ -245,6 +245,22 @@ PRESETS: dict[str, Prompt] = {
         query_share=0.75,
         lengths="content",
         split_special=False,
+    ),
+    # Ids of Qwen/Qwen3-Reranker-{0.6B,4B,8B} as their model card joins them: instruction, query and document are one text there,
+    # and no token reaches over the line break before "<Document>", so a query's documents share their prefix here, too.
+    "qwen3-reranker": Prompt(
+        name="qwen3-reranker",
+        system="",
+        instruction_format="{instruction}",
+        instruction=QWEN3_INSTRUCTION,
+        template=(
+            f"<|im_start|>system\n{QWEN3_SYSTEM}<|im_end|>\n<|im_start|>user\n",
+            "<Instruct>: {instruction}\n<Query>: {query}\n",
+            "<Document>: {document}",
+            "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
+        ),
+        answers=("no", "yes"),
+        max_length=8192,
     ),
     # One forward says of all documents of a window how likely each is the best.
     "setwise": Prompt(

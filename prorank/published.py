@@ -2,7 +2,7 @@
 
 Hard fact: a trained model knows the very words it was trained with; a blank more or less costs it quality.
 
-Sources: mxbai-rerank 0.1.6; Rerank-R0's configuration file; Rank-R1, arXiv 2503.06034.
+Sources: mxbai-rerank 0.1.6; Rerank-R0's configuration file; Rank-R1, arXiv 2503.06034; Qwen3-Reranker's model card.
 """
 
 MXBAI_TASK = (
@@ -39,3 +39,8 @@ RANK_R1_USER = (
     "answer tags. For example, if the third document is the most relevant, the answer should be: <think> reasoning process here "
     "</think> <answer>[3]</answer>."
 )
+QWEN3_SYSTEM = (
+    "Judge whether the Document meets the requirements based on the Query and the Instruct provided. "
+    'Note that the answer can only be "yes" or "no".'
+)
+QWEN3_INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"

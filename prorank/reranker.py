@@ -6,10 +6,13 @@ likely, and equal scores keep the order of the input.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import hashlib
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +35,15 @@ from .rank.methods import Listwise, Setwise, method_of, prompt_for
 from .rank.pointwise import answer_rows, last_hidden, log_odds
 from .rank.thinking import Thinker, Thought, key_of, with_room
 from .rank.windows import WINDOW, batches
+from .shipped import DEFAULT
 
 
 class Reranker:
     """A checkpoint ready to rank.
 
     Args:
-        model: `smollm2-135m`, a folder, a LoRA adapter's folder, a GGUF file or a hub id.
+        model: `prorank-smollm2-135m`, which comes with the package, `smollm2-135m`, a folder, a LoRA adapter's folder, a GGUF file
+            or a hub id.
         device: "cpu", "cuda", "mps"; None takes the best there is.
         dtype: "auto" (bf16 where the hardware computes in it), "fp32", "bf16", or "int8" (matrix products in int8 on a CPU: up to
             twice as fast at a small loss, see docs/performance.md).
@@ -60,7 +65,7 @@ class Reranker:
 
     def __init__(
         self,
-        model: str | Path,
+        model: str | Path = DEFAULT,
         device: str | None = None,
         dtype: str = "auto",
         max_length: int | None = None,
@@ -121,6 +126,7 @@ class Reranker:
         self.prompt = prompt.bind_list(tokenizer, room) if prompt.lists else prompt.bind(tokenizer, room).direct()
         self.device = next(model.parameters()).device
         self.cuts, self.cost = Cuts(), Cost()  # counted up over all calls
+        self._turn = threading.RLock()  # engine and counters are not made for two at once
         self._resolved: Resolved | None = None
         self._thinker: Thinker | None = None
         self._engine: Engine | None = None  # not around a model in memory, whose weights may change
@@ -182,6 +188,17 @@ class Reranker:
         sure = [self.probabilities(row, instruction) for row in scores]
         return [hits(some, row, top_k, min_score, *more) for some, row, *more in zip(lists, scores, thoughts, sure)]
 
+    async def arank(self, query: str, documents: Sequence[Document], *more: Any, **options: Any) -> list[Hit]:
+        """`rank`, with its arguments, for async code: the event loop stays free, and calls are answered one after the other, in the
+        order they came. A call that is cancelled before its turn never runs."""
+        work = functools.partial(self.rank, query, documents, *more, **options)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    @functools.cached_property
+    def _thread(self) -> ThreadPoolExecutor:
+        """The thread of async calls: one, for the model has use for no more, and each new one would start compute threads again."""
+        return ThreadPoolExecutor(1, thread_name_prefix="prorank")
+
     def probabilities(self, scores: np.ndarray, instruction: str | None = None) -> np.ndarray | None:
         """Those of log-odds, if the model is calibrated; another instruction than the prompt's own makes it another prompt."""
         if self.calibration is None or instruction not in (None, self.prompt.prompt.instruction):
@@ -213,8 +230,12 @@ class Reranker:
         return self._scored(queries, documents, instruction, batch_size, progress)[0]
 
     def _scored(self, queries, documents, instruction, batch_size, progress) -> tuple[list[np.ndarray], list[Sequence[Thought]]]:
-        """(log-odds, thoughts if the model thinks) of each query's documents."""
+        """(log-odds, thoughts if the model thinks) of each query's documents. Calls from several threads take turns."""
         check_lists(queries, documents)
+        with self._turn:
+            return self._scored_now(queries, documents, instruction, batch_size, progress)
+
+    def _scored_now(self, queries, documents, instruction, batch_size, progress):
         begin = time.perf_counter()
         if batch_size is not None and batch_size < 1:
             raise DataError(f"batch_size must be at least 1, not {batch_size}; leave it out to choose by tokens")

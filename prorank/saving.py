@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def save_checkpoint(
         with without_bars():
             model.save_pretrained(beside)
         if base and (beside / "adapter_config.json").is_file():
-            _write(beside / "base.json", {"name": base[0], "sha256": weight_hash(base[1])})
+            write_json(beside / "base.json", {"name": base[0], "sha256": weight_hash(base[1])})
         bound.prompt.save(beside)
         if isinstance(bound, BoundPrompt):
             _save_for_pairs(beside, bound)
@@ -80,11 +81,11 @@ def _save_for_pairs(folder: Path, bound: BoundPrompt) -> None:
     """The tokenizer with the Prompt as chat template, and what sentence-transformers needs to score pairs."""
     _tokenizer_with(bound).save_pretrained(folder)
     no, yes = bound.answer_ids
-    _write(folder / "modules.json", ST_MODULES)
-    _write(folder / "sentence_bert_config.json", ST_TRANSFORMER | ({} if bound.repeats == 1 else UNCUT))
-    _write(folder / "config_sentence_transformers.json", ST_CONFIG)
+    write_json(folder / "modules.json", ST_MODULES)
+    write_json(folder / "sentence_bert_config.json", ST_TRANSFORMER | ({} if bound.repeats == 1 else UNCUT))
+    write_json(folder / "config_sentence_transformers.json", ST_CONFIG)
     (folder / "1_LogitScore").mkdir()
-    _write(
+    write_json(
         folder / "1_LogitScore" / "config.json",
         {"true_token_id": yes, "false_token_id": no, "module_input_name": "causal_logits"},
     )
@@ -103,17 +104,8 @@ def model_card(
         else "Scores are raw log-odds of the answer tokens. The folder also loads in `transformers.AutoModelForCausalLM` and in\n"
         "`sentence_transformers.CrossEncoder`."
     )
-    rows = "\n".join(f"| {key} | {value} |" for key, value in measures.items()) or "| none | |"
     chosen = "\n".join(f"{key}: {json.dumps(value)}" for key, value in settings.items())
-    return f"""---
-library_name: prorank
-base_model: {base}
-license: {licence}
-pipeline_tag: text-ranking
-tags: [reranker, prorank]
----
-# {name}
-
+    return f"""{card_head(name, base, licence)}
 A reranker trained with ProRank, stage `{stage}`, from `{base}` (licence: {licence}).
 
 ```python
@@ -136,10 +128,27 @@ Command: `{command}`
 
 ## Measures on the dev set
 
-| measure | value |
-|---|---|
-{rows}
+{card_table([{"measure": key, "value": value} for key, value in measures.items()] or [{"measure": "none", "value": ""}])}
 """
+
+
+def card_head(name: str, base: str, licence: str) -> str:
+    """Front matter, as hubs read it, and title of a model card."""
+    return f"""---
+library_name: prorank
+base_model: {base}
+license: {licence}
+pipeline_tag: text-ranking
+tags: [reranker, prorank]
+---
+# {name}
+"""
+
+
+def card_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown table of rows that all have the first one's keys."""
+    lines = [[*rows[0]], ["---"] * len(rows[0]), *([str(row[key]) for key in rows[0]] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _tokenizer_with(bound: BoundPrompt) -> Any:
@@ -154,5 +163,5 @@ def _tokenizer_with(bound: BoundPrompt) -> Any:
     return tokenizer
 
 
-def _write(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

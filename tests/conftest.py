@@ -4,13 +4,19 @@ Hard fact: torch is held to two threads, because sums in another order give othe
 weights.
 """
 
+import json
 import os
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.tiny import save_tiny, toy_lists, write_jsonl
+from tests.tiny import save_adapter, save_tiny, toy_lists, write_jsonl
+from tests.toy_data import write_collection
+
+SETS = ("--lists", "toy", "bare", "--dev", "toy")  # of `collections`, on the command line of a benchmark
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -59,3 +65,67 @@ def server(tiny_llama_dir: Path):
 
     with running(Reranker(tiny_llama_dir, device="cpu", dtype="fp32")) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def collections(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two toy collections: `toy` with labels of both kinds, `bare` with relevant ones alone."""
+    root = tmp_path_factory.mktemp("collections")
+    write_collection(root, "toy")
+    write_collection(root, "bare", judged=False)
+    return root
+
+
+@pytest.fixture
+def script(collections: Path, tiny_llama_dir: Path, monkeypatch: pytest.MonkeyPatch):
+    """A function that runs a benchmark with these words on its command line over `collections`; `script.base` is a tiny model."""
+    import recipe
+
+    monkeypatch.setenv("PRORANK_DATA", str(collections))
+    monkeypatch.setattr(recipe, "TRAIN", {"toy": 8, "bare": 8})
+    monkeypatch.setattr(recipe, "DEV", ("toy",))
+
+    def run(module, *words) -> None:
+        monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, words)])
+        module.main()
+
+    run.base = tiny_llama_dir
+    return run
+
+
+@dataclass(frozen=True)
+class Standin:
+    """A tiny default model: the user's `cache` with a base, the trained `run`, and `models`, the package's folder of it."""
+
+    cache: Path
+    run: Path
+    models: Path
+    card: Path
+
+
+@pytest.fixture(scope="session")
+def standin_files(tmp_path_factory: pytest.TempPathFactory) -> Standin:
+    """A stand-in for the default model, brought from a run to its place as the real one is. Read only."""
+    from prorank import shipped
+    from recipes.default.ship import ship
+
+    root = tmp_path_factory.mktemp("standin")
+    files = Standin(root / "cache", root / "run", root / "models", root / "card.json")
+    base = save_tiny(files.cache / "smollm2-135m", "llama")
+    save_adapter(files.run / "model", base, "smollm2-135m")
+    (files.run / "config.yaml").write_text("stage: score\nbase: smollm2-135m\ndata: lists.jsonl\nout: run\nlist_size: 5\n")
+    tables = {"data": [{"set": "toy", "licence": "none"}], "figures": [{"list": "toy", "BM25": 0.5}]}
+    files.card.write_text(json.dumps(tables | {"commands": ["prorank train x.yaml"]}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PRORANK_CACHE", str(files.cache))
+        patch.setattr(shipped, "MODELS", files.models)
+        ship(files.run, files.card)
+    return files
+
+
+@pytest.fixture
+def standin(standin_files: Standin, monkeypatch: pytest.MonkeyPatch) -> Standin:
+    """`Reranker()` loads the stand-in."""
+    monkeypatch.setenv("PRORANK_CACHE", str(standin_files.cache))
+    monkeypatch.setattr("prorank.shipped.MODELS", standin_files.models)
+    return standin_files

@@ -4,16 +4,22 @@ Hard fact: both outcomes are forced here by the held-out values themselves, not 
 """
 
 import json
+import shutil
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from prorank import adapt as module
-from prorank.adapt import Adapted, adapt
+from prorank.adapt import RATES, Adapted, _share, adapt
 from prorank.data.formats import read_groups
 from prorank.errors import ConfigError, DataError, ModelError
+from prorank.model import resolve
 from prorank.prompt import Prompt
 from prorank.reranker import Reranker
+from prorank.settings import read_values
+from prorank.shipped import DEFAULT
 from tests.tiny import toy_lists, write_jsonl
 
 SMALL = {"max_length": 400, "dtype": "fp32", "device": "cpu", "evals": 1, "list_size": 3, "batch_size": 2, "save_every": 0}
@@ -38,19 +44,19 @@ def test_a_model_is_adapted_and_judged_on_queries_it_has_not_seen(tmp_path, tiny
     reranker = Reranker(out / "run", dtype="fp32")
     firsts = [g.labels[reranker.rank(g.query, list(g.documents))[0].index] for g in held]
     assert found.after >= sum(firsts) / len(firsts)  # the first place alone earns 1
-    assert Prompt.load(out / "run" / "model").name == "echo"
+    assert Prompt.load(out / "run" / "model").name == "echo" and not (out / "made").exists()
     with pytest.raises(ConfigError, match="holds an adapted model already"):
         adapt(data, str(tiny_llama_dir), out, minutes=0.03)
 
 
 @pytest.mark.parametrize(("after", "better"), [(0.9, True), (0.5, False), (0.4, False)])
 def test_the_old_model_stays_unless_the_new_one_is_better(tmp_path, tiny_llama_dir, monkeypatch, after, better):
-    monkeypatch.setattr(module, "_values", lambda path, groups, stage: np.full(len(groups), after if "run" in path else 0.5))
     base = str(tiny_llama_dir)
+    monkeypatch.setattr(module, "_values", lambda path, groups, stage: np.full(len(groups), 0.5 if path == base else after))
     found = adapt(lists(tmp_path), base, tmp_path / "out", minutes=0.01, **SMALL)
     assert (found.before, found.after, found.better) == (0.5, pytest.approx(after), better)
     assert found.model == (str(tmp_path / "out" / "model") if better else base)
-    assert (tmp_path / "out" / "model" / "prompt.json").is_file() == better
+    assert (tmp_path / "out" / "model" / "prompt.json").is_file() == better and not (tmp_path / "out" / "made").exists()
     assert ("kept: " in str(found)) == better and f"{after - 0.5:+.4f}" in str(found)
 
 
@@ -59,4 +65,39 @@ def test_what_cannot_be_adapted_is_said_before_training(tmp_path, tiny_llama_dir
         adapt(lists(tmp_path, 30), str(tiny_llama_dir), tmp_path / "out")
     with pytest.raises(ModelError):
         adapt(lists(tmp_path), str(tmp_path / "nothing"), tmp_path / "out")
+    with pytest.raises(ConfigError, match="blend must be above 0 and at most 1, not 0"):
+        adapt(lists(tmp_path), str(tiny_llama_dir), tmp_path / "out", blend=0)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_prompt_of_several_documents_is_refused_before_training(tmp_path, tiny_llama_dir):
+    several = "shows several documents, and adapt trains models that judge each alone"
+    with pytest.raises(ConfigError, match=several):
+        adapt(lists(tmp_path), str(tiny_llama_dir), tmp_path / "out", prompt="setwise")
+    shown = shutil.copytree(tiny_llama_dir, tmp_path / "shown")
+    Prompt.preset("setwise").save(shown)
+    with pytest.raises(ConfigError, match=several):
+        adapt(lists(tmp_path), str(shown), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_default_model_stays_an_adapter_and_half_of_what_it_was(tmp_path, standin, monkeypatch):
+    monkeypatch.setattr(module, "_values", lambda path, groups, stage: np.full(len(groups), 0.5 if path == DEFAULT else 0.6))
+    found = adapt(lists(tmp_path), out=tmp_path / "out", minutes=0.03, **SMALL | {"max_length": 192})
+    start, run, kept = (resolve(path) for path in (DEFAULT, tmp_path / "out" / "run", found.model))
+    assert (kept.path, kept.base) == (start.path, "smollm2-135m") and kept.adapter == tmp_path / "out" / "model"
+    before, after, got = (load_file(one.adapter / "adapter_model.safetensors") for one in (start, run, kept))
+    assert any(not torch.equal(before[key].float(), after[key]) for key in before)
+    for key in before:
+        torch.testing.assert_close(got[key], (before[key].float() + after[key]) / 2)
+    assert Prompt.load(kept.adapter) == Prompt.load(start.adapter)
+    config = read_values(tmp_path / "out" / "run" / "config.yaml")
+    assert config["base"] == DEFAULT and config["lora"] and config["learning_rate"] == RATES["adapter"]
+
+
+@pytest.mark.parametrize(("own", "given", "share"), [(True, None, 0.5), (False, None, 1.0), (True, 0.9, 0.9)])
+def test_what_has_not_learnt_to_rank_is_not_held_to(tmp_path, tiny_llama_dir, own, given, share):
+    folder = shutil.copytree(tiny_llama_dir, tmp_path / "start")
+    if own:
+        Prompt.preset("echo").save(folder)
+    assert _share(resolve(folder), given) == share

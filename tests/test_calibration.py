@@ -7,6 +7,7 @@ import json
 import logging
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from prorank.prompt import Prompt
 from prorank.reliability import bins, ece, figures, sigmoid
 from prorank.reranker import Reranker
 from prorank.saving import save_checkpoint
+from prorank.shipped import DEFAULT
 from tests.evaluate_toy import Fake, write_beir
 from tests.tiny import WORDS, byte_tokenizer, tiny_llama, write_jsonl
 
@@ -265,8 +267,8 @@ def pairs(queries: int, labels=(1, 0)) -> list[dict]:
         (pairs(20), {"folds": 1}, ConfigError, "folds must be at least 2, not 1"),
         (pairs(20), {"out": "dev.jsonl"}, ConfigError, "is a file, expected a folder"),
         (pairs(20), {"prompt": "setwise"}, ConfigError, "shows several documents and gives no log-odds"),
-        (pairs(20), {"model": "someone/model"}, ModelError, "someone/model: no folder, and calibrate writes into the checkpoint"),
-        (pairs(20), {"model": "smollm2-135m"}, ModelError, "copy the folder that prorank pull prints"),
+        (pairs(20), {"model": "./none"}, ModelError, "./none: no such folder or file"),
+        (pairs(20), {"copy": "."}, ConfigError, ".: is there already; calibrate that one (MODEL .), or name another folder by"),
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_told_before_weights_are_read(rows, changes, kind, message, tiny_llama_dir, tmp_path, monkeypatch):
@@ -280,8 +282,26 @@ def test_what_cannot_work_is_told_before_weights_are_read(rows, changes, kind, m
 
 def test_a_folder_that_cannot_be_written_is_named(tiny_llama_dir, calibrated, monkeypatch):
     monkeypatch.setattr("os.access", lambda *_: False)
-    with pytest.raises(ModelError, match="cannot be written, and calibrate writes into the checkpoint; copy it first"):
+    with pytest.raises(ModelError, match="cannot be written, and calibrate writes into the checkpoint; name a --copy"):
         calibrate(tiny_llama_dir, calibrated[1])
+
+
+def test_the_default_model_is_copied(standin, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    data = write_jsonl(tmp_path / "dev.jsonl", lists_of(standin.run, 8.0))
+    before = sorted(path.name for path in (standin.models / DEFAULT).iterdir())
+    monkeypatch.setattr("sys.argv", ["prorank", "calibrate", "--data", str(data), "--dtype", "fp32"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code and "calibration: runs/calibrated/calibration.json" in capsys.readouterr().out
+    assert (tmp_path / "runs" / "calibrated" / "reliability.png").is_file()
+    assert sorted(path.name for path in (standin.models / DEFAULT).iterdir()) == before
+    plain, sure = (Reranker(*name, dtype="fp32").rank("garden", ["the garden", "bread"]) for name in ((), ("runs/calibrated",)))
+    assert [(hit.index, hit.score) for hit in sure] == [(hit.index, hit.score) for hit in plain]
+    assert all(hit.probability is None for hit in plain) and all(0 < hit.probability < 1 for hit in sure)
+    with pytest.raises(ConfigError, match="is there already"):
+        calibrate(DEFAULT, data, dtype="fp32")
+    assert calibrate("runs/calibrated", data, dtype="fp32", copy="other")[1] == Path("other/calibration.json")
 
 
 def test_scores_that_fall_with_relevance_are_refused(copied, tmp_path):

@@ -230,7 +230,7 @@ def test_a_failure_midway_leaves_nothing_half_written(tmp_path, monkeypatch, bro
         raise OSError("disk full")
 
     model = tiny_llama(tokenizer)
-    targets = {"prompt.json": (Prompt, "save"), "modules.json": (saving, "_write"), "weights": (type(model), "save_pretrained")}
+    targets = {"prompt.json": (Prompt, "save"), "modules.json": (saving, "write_json"), "weights": (type(model), "save_pretrained")}
     monkeypatch.setattr(*targets[broken], fail)
     with pytest.raises(OSError, match="disk full"):
         save_checkpoint(folder, model, bound)

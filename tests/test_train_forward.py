@@ -8,6 +8,7 @@ from prorank.model import freeze_head_fp32, load_model, load_tokenizer, resolve
 from prorank.prompt import Prompt
 from prorank.rank.batching import collate
 from prorank.rank.engine import live_engine
+from prorank.rank.layers import Live, LowRank
 from prorank.rank.pointwise import vocabulary_logits
 from prorank.train.config import Score
 from prorank.train.curves import read_metrics
@@ -73,3 +74,24 @@ def test_the_plain_step_trains_to_the_same_losses(tmp_path, tiny_llama_dir):
         losses.append([line["loss"] for line in read_metrics(out) if "loss" in line])
     assert len(losses[0]) == 50 and losses[0][0] > losses[0][-1]
     assert max(abs(a - b) for a, b in zip(*losses)) < 1e-4
+
+
+def test_a_plain_adapter_is_thin_products_and_others_go_through_their_modules(tiny_llama_dir):
+    model = load_model(resolve(tiny_llama_dir), torch.float32, CPU)
+    plain = LoraConfig(r=4, target_modules=["q_proj", "k_proj", "v_proj", "down_proj"], init_lora_weights=False)
+    model = get_peft_model(model, plain)
+    layer = live_engine(model, False, torch.float32).layers[0]
+    assert isinstance(layer.qkv, LowRank) and isinstance(layer.down, LowRank) and isinstance(layer.up, Live)
+    rows = torch.randn(6, model.config.hidden_size)
+    inner = model.get_base_model().model.layers[0].self_attn
+    assert torch.allclose(layer.qkv(rows), torch.cat([p(rows) for p in (inner.q_proj, inner.k_proj, inner.v_proj)], -1), atol=1e-6)
+    with model.disable_adapter():
+        want = torch.cat([p.base_layer(rows) for p in (inner.q_proj, inner.k_proj, inner.v_proj)], -1)
+        assert torch.allclose(layer.qkv(rows), want, atol=1e-6)
+
+
+@pytest.mark.parametrize("more", [{"lora_dropout": 0.1}, {"use_dora": True}, {"lora_bias": True}])
+def test_adapters_that_are_not_plain_keep_their_own_forward(tiny_llama_dir, more):
+    model = load_model(resolve(tiny_llama_dir), torch.float32, CPU)
+    model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", **more))
+    assert isinstance(live_engine(model, False, torch.float32).layers[0].qkv, Live)

@@ -15,10 +15,13 @@ from transformers import (
     Llama4TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
 WORDS = tuple("garden engine river violin bread castle planet doctor market winter horse coffee".split())
@@ -34,6 +37,7 @@ SPLIT_QWEN2 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 ANSWER_MERGES = [("y", "e"), ("ye", "s"), ("n", "o")]  # first of all merges, so "yes" and "no" are one token each
+BREAK_MERGES = [("?", "Ċ"), (".", "Ċ")]  # "?\n" is one token in Qwen's vocabulary, which ids joined at a line break must heed
 CHATML_END = (
     "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -55,6 +59,7 @@ TEMPLATE_R1 = (
     "{% else %}{{ '<｜Assistant｜>' + message['content'] + '<｜end▁of▁sentence｜>' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<｜Assistant｜><think>\n' }}{% endif %}"
 )
+NO_THOUGHT = "{% if enable_thinking is false %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}"  # Qwen3's, when asked not to think
 CHAT_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 STYLES = {
     "smollm": {
@@ -66,6 +71,11 @@ STYLES = {
         "special": CHAT_TOKENS,
         "roles": {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"},
         "template": _chatml("You are Qwen, created by Alibaba Cloud. You are a helpful assistant."),
+    },
+    "qwen3": {  # "<think>" is a token, but no special one, as in "r1"
+        "special": CHAT_TOKENS,
+        "roles": {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"},
+        "template": "{% for message in messages %}" + CHATML_END.replace("{% endif %}", NO_THOUGHT + "{% endif %}"),
     },
     "plain": {"special": ["<s>", "</s>"], "roles": {"bos_token": "<s>", "eos_token": "</s>"}, "template": None},
     "r1": {
@@ -110,7 +120,7 @@ def _assemble(style: str, merges: list[tuple[str, str]]) -> Tokenizer:
     tokenizer.pre_tokenizer = _pre_tokenizer(style)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(STYLES[style]["special"])
-    if style == "r1":
+    if style in ("r1", "qwen3"):
         tokenizer.add_tokens(["<think>", "</think>"])
     return tokenizer
 
@@ -120,8 +130,9 @@ def byte_tokenizer(style: str = "smollm", merges: int = 300, split_answers: bool
 
     Args:
         style: "smollm" (digits apart, ChatML, pad), "qwen2" (Qwen2's own split, NFC, ChatML with Qwen's system text,
-            pad), "plain" (no chat template, no pad, a BOS added by the post-processor), "r1" (BOS added, and a chat
-            template whose generation prompt opens a thought: "<think>\\n").
+            pad), "qwen3" (as "qwen2", with tokens for thoughts and for "?\\n"), "plain" (no chat template, no pad, a BOS
+            added by the post-processor), "r1" (BOS added, and a chat template whose generation prompt opens a thought:
+            "<think>\\n").
         merges: how many merges to train.
         split_answers: make "0", "1", "yes" and "no" two tokens or more each, as some vocabularies do.
     """
@@ -130,8 +141,9 @@ def byte_tokenizer(style: str = "smollm", merges: int = 300, split_answers: bool
     trained = [merge for merge in _merges(style, merges) if "".join(merge) not in answers]
     if split_answers:  # nor may a longer word be built from them
         trained = [merge for merge in trained if not answers & set(merge)]
-    tokenizer = _assemble(style, trained if split_answers else ANSWER_MERGES + trained)
-    steps = [normalizers.NFC()] if style in ("qwen2", "r1") else []
+    first = ANSWER_MERGES + (BREAK_MERGES if style == "qwen3" else [])
+    tokenizer = _assemble(style, trained if split_answers else first + trained)
+    steps = [normalizers.NFC()] if style in ("qwen2", "qwen3", "r1") else []
     if split_answers:
         steps.append(normalizers.Replace(Regex("[01]"), "▁0"))
     if steps:
@@ -164,7 +176,7 @@ def _sizes(tokenizer: PreTrainedTokenizerFast, hidden: int, layers: int) -> dict
     }
 
 
-def _build(kind: type[PreTrainedModel], config: LlamaConfig | Qwen2Config | Llama4TextConfig, seed: int) -> PreTrainedModel:
+def _build(kind: type[PreTrainedModel], config: PreTrainedConfig, seed: int) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return kind(config).float().eval()
@@ -186,6 +198,14 @@ def tiny_qwen2(
     return _build(Qwen2ForCausalLM, config, seed)
 
 
+def tiny_qwen3(
+    tokenizer: PreTrainedTokenizerFast, seed: int = 0, hidden: int = 64, layers: int = 2, tie: bool = True
+) -> Qwen3ForCausalLM:
+    """A random Qwen3 (queries and keys normalised, heads of a width of their own), fp32, in eval mode."""
+    config = Qwen3Config(**_sizes(tokenizer, hidden, layers), head_dim=32, tie_word_embeddings=tie)
+    return _build(Qwen3ForCausalLM, config, seed)
+
+
 def tiny_llama4(
     tokenizer: PreTrainedTokenizerFast, seed: int = 0, hidden: int = 64, layers: int = 2, tie: bool = True
 ) -> Llama4ForCausalLM:
@@ -199,18 +219,40 @@ def save_tiny(folder: str | Path, kind: str = "llama", style: str | None = None,
 
     Args:
         folder: created where missing.
-        kind: "llama", "qwen2" or "llama4".
-        style: the tokenizer's; by default the one that belongs to the kind ("smollm", "qwen2", "smollm").
+        kind: "llama", "qwen2", "qwen3" or "llama4".
+        style: the tokenizer's; by default the one that belongs to the kind ("smollm", "qwen2", "qwen3", "smollm").
         sizes: `hidden`, `layers`, `tie` of the model.
 
     Returns:
         The folder.
     """
-    tokenizer = byte_tokenizer(style or {"llama": "smollm", "qwen2": "qwen2", "llama4": "smollm"}[kind])
-    model = {"llama": tiny_llama, "qwen2": tiny_qwen2, "llama4": tiny_llama4}[kind](tokenizer, seed=seed, **sizes)
+    tokenizer = byte_tokenizer(style or {"llama": "smollm", "llama4": "smollm"}.get(kind, kind))
+    build = {"llama": tiny_llama, "qwen2": tiny_qwen2, "qwen3": tiny_qwen3, "llama4": tiny_llama4}[kind]
+    model = build(tokenizer, seed=seed, **sizes)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return Path(folder)
+
+
+def save_adapter(folder: str | Path, base: str | Path, name: str | None = None, seed: int = 0) -> Path:
+    """Save a LoRA adapter with weights that are not zero over the checkpoint in `base`, which it calls `name`, as training does."""
+    from peft import LoraConfig, get_peft_model
+
+    from prorank.model import load_model, load_tokenizer, resolve
+    from prorank.prompt import Prompt
+    from prorank.saving import save_checkpoint
+
+    found = resolve(base)
+    model = load_model(found, torch.float32, torch.device("cpu"))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        shape = LoraConfig(r=4, target_modules=["q_proj", "v_proj", "down_proj"], task_type="CAUSAL_LM")
+        model = get_peft_model(model, shape)
+        for key, weight in model.named_parameters():
+            if "lora_B" in key:
+                torch.nn.init.normal_(weight, std=0.3)
+    bound = Prompt.preset("prorank", max_length=192).bind(load_tokenizer(found))
+    return save_checkpoint(folder, model, bound, (name or str(base), found.path))
 
 
 def toy_lists(count: int = 60, negatives: int = 3, seed: int = 0) -> list[dict]:

@@ -1,4 +1,4 @@
-"""Training groups from files: BEIR folders, JSONL pairs, JSONL lists; plain or gzip, told apart by themselves.
+"""Training groups: BEIR folders, `ir_datasets:NAME`, JSONL pairs, JSONL lists; files plain or gzip, told apart by themselves.
 
 Hard fact: grades and teacher scores survive `write_groups` and `read_groups`; relevant ones first is the only change.
 
@@ -10,6 +10,7 @@ Hard fact: grades and teacher scores survive `write_groups` and `read_groups`; r
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +19,46 @@ from ..files import atomic_file
 from .beir import Collection, read_beir
 from .examples import Group
 from .foreign import foreign_groups, is_foreign, tsv_groups
+from .irds import is_irds, read_irds
 from .jsonl import filled, get, line_of, number_of, numbers, objects, strings
 from .trec import read_qrels, read_run, write_run
 
-__all__ = ["Collection", "read_beir", "read_groups", "write_groups", "read_qrels", "read_run", "write_run"]
+__all__ = [
+    "Collection", "is_collection", "read_beir", "read_collection", "read_groups", "write_groups", "read_qrels", "read_run",
+    "write_run",
+]  # fmt: skip
+
+
+def is_collection(source: str | Path) -> bool:
+    """Whether these data are documents, queries and labels apart: a folder, or a name of ir_datasets."""
+    return is_irds(source) or Path(source).is_dir()
+
+
+def read_collection(
+    source: str | Path, split: str = "test", qrels: str | Path | None = None, exclude: str | Path | None = None,
+    documents: Iterable[str] | None = None,
+) -> Collection:  # fmt: skip
+    """A BEIR folder, see `read_beir`, or `ir_datasets:NAME`, see `read_irds`: of that the name stands for the split, and where
+    `documents` are given these and the labelled ones alone are read."""
+    return read_irds(source, qrels, exclude, documents) if is_irds(source) else read_beir(source, split, qrels, exclude)
 
 
 def read_groups(path: str | Path, split: str = "train") -> list[Group]:
-    """Training groups from a BEIR folder (with judged non-relevant documents), a JSONL file of pairs or of lists, or a file in
-    another package's form (see `foreign`).
+    """Training groups from a BEIR folder or `ir_datasets:NAME` (with judged non-relevant documents), a JSONL file of pairs or of
+    lists, or a file in another package's form (see `foreign`).
 
     The form is told by folder or file and by the keys of the first line. Grades and teacher scores are kept.
 
     Args:
-        path: folder or file.
+        path: folder, file or name.
         split: label file of a BEIR folder.
 
     Raises:
         DataError: with file:line and what was expected; a folder without judged non-relevant documents is to be mined.
     """
+    if is_collection(path):
+        return _judged_groups(path, split)
     path = Path(path)
-    if path.is_dir():
-        return _beir_groups(path, split)
     if path.name.removesuffix(".gz").endswith(".tsv"):
         return tsv_groups(path)
     rows = list(objects(path))
@@ -58,14 +77,15 @@ def read_groups(path: str | Path, split: str = "train") -> list[Group]:
     )
 
 
-def _beir_groups(folder: Path, split: str) -> list[Group]:
-    """Groups of the judged documents of a BEIR folder."""
-    collection = read_beir(folder, split)
+def _judged_groups(source: str | Path, split: str) -> list[Group]:
+    """Groups of the judged documents of a collection."""
+    collection = read_collection(source, split, documents=())
     collection.check_training()
     if all(label > 0 for row in collection.qrels.values() for label in row.values()):
+        of_split = "" if is_irds(source) else f" --split {split}"
         raise DataError(
-            f"{collection.qrels_path}: only relevant documents are labelled, training needs others too; "
-            f"run `prorank mine {folder} lists.jsonl --split {split}` and train on lists.jsonl"
+            f"{collection.qrels_path or source}: only relevant documents are labelled, training needs others too; "
+            f"run `prorank mine {source} lists.jsonl{of_split}` and train on lists.jsonl"
         )
     return [
         Group(

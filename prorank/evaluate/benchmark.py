@@ -51,7 +51,7 @@ def evaluate(
     """Measure the first stage, and each model's order of its first `top_k` candidates.
 
     Args:
-        datasets: BEIR folders.
+        datasets: BEIR folders, or ir_datasets:NAME.
         models: Rerankers, `Scorer`s, or functions without arguments that return one (so that only one is in memory).
             Empty: the first stage alone.
         run: first stage: a TREC run; "protocol" for each folder's protocol.run.txt, scored with its qrels/full.txt and

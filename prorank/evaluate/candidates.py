@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..data.bm25 import Bm25
-from ..data.formats import Collection, read_beir
+from ..data.formats import Collection, is_collection, read_collection
 from ..data.trec import drop_pairs, read_run
 from ..errors import ConfigError, DataError
 from .measures import Ranking, ranking_of, with_positive
@@ -67,10 +67,10 @@ class Task:
 
 
 def prepare(dataset: str | Path, options: Options, alone: bool = True) -> Task:
-    """Read a BEIR folder and make its candidates.
+    """Read a BEIR folder, or a dataset of ir_datasets, and make its candidates.
 
     Args:
-        dataset: BEIR folder.
+        dataset: BEIR folder, or ir_datasets:NAME.
         options: see Options. Relative file names are looked for in the dataset's folder first.
         alone: no other dataset is evaluated in the same call, so that a file outside the folder can be meant.
 
@@ -79,16 +79,18 @@ def prepare(dataset: str | Path, options: Options, alone: bool = True) -> Task:
         ConfigError: options that exclude each other.
     """
     folder = Path(dataset)
-    if not folder.is_dir():
+    if not is_collection(dataset):
         raise DataError(f"{folder}: no such folder; a dataset is a folder with corpus.jsonl, queries.jsonl and qrels/")
     files = _files(folder, options, alone)
-    collection = read_beir(folder, options.split, qrels=files.get("qrels"), exclude=files.get("exclude"))
+    run = read_run(files["run"]) if "run" in files else None
+    wanted = {document for scores in run.values() for document in scores} if run else () if options.pool else None
+    collection = read_collection(dataset, options.split, files.get("qrels"), files.get("exclude"), wanted)
     excluded = collection.excluded
     inside = folder.resolve()
     shown = {k: str(p.resolve().relative_to(inside) if p.resolve().is_relative_to(inside) else p) for k, p in files.items()}
     task = Task(collection.name, collection, collection.qrels, {}, [], _first_name(options, files), files=shown)
     restrict = options.only_run_queries or _is_protocol(files.get("run"), folder)
-    given = ranking_of(drop_pairs(read_run(files["run"]), excluded)) if "run" in files else None
+    given = ranking_of(drop_pairs(run, excluded)) if run else None
     _choose_queries(task, options, given, restrict)
     if given is not None:
         task.ranking = {q: given[q] for q in task.queries if given.get(q)}

@@ -21,7 +21,8 @@ from .batching import Batch
 from .flat import is_flat
 from .int8 import Int8, rotation, rounded_layers
 from .kernels import Kernels, inverse_size, normed, scaled
-from .layers import Dense, Live, layer_of
+from .layers import Dense, layer_of
+from .layers import live as live_product
 
 Look = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]  # an attention, see Engine.run
 KINDS = ("llama", "mistral", "qwen2", "qwen3")
@@ -107,7 +108,7 @@ class Engine:
         self.heads, self.pairs = model.config.num_attention_heads, model.config.num_key_value_heads
         self.steps = Kernels(compiled)
         steady_memory()
-        kind = Live if live else Dense.of
+        kind = live_product if live else Dense.of
         with torch.no_grad():
             self.layers = rounded_layers(inner, self.turn) if int8 else [layer_of(layer, kind) for layer in inner.layers]
 

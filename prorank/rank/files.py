@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data.formats import read_beir, read_run, write_run
+from ..data.formats import read_collection, read_run, write_run
 from ..errors import DataError
 from ..files import open_text
 from ..reranker import Hit, Reranker
@@ -77,7 +77,7 @@ def show(hits: Sequence[Hit], as_json: bool, thoughts: bool = False) -> None:
 
 def check_run(run: Path, dataset: Path, split: str) -> None:
     """Fail early on a run or dataset that cannot be read, or that do not belong together."""
-    collection, ranking = read_beir(dataset, split), read_run(run)
+    collection, ranking = read_collection(dataset, split, documents=()), read_run(run)
     if not any(query in collection.queries for query in ranking):
         raise DataError(f"{run}: none of its {len(ranking)} queries is in {dataset}/queries.jsonl")
 
@@ -86,7 +86,8 @@ def rerank_run(
     reranker: Reranker, run: Path, dataset: Path, split: str, out: Path, top_k: int | None, instruction: str | None
 ) -> str:
     """Rerank the head (top_k, default 100) of each query's list and write a TREC run; returns a line that sums up."""
-    collection, ranking = read_beir(dataset, split), read_run(run)
+    ranking = read_run(run)
+    collection = read_collection(dataset, split, documents={document for scored in ranking.values() for document in scored})
     depth = top_k or 100
     lists, missing = {}, 0
     for query, scored in ranking.items():

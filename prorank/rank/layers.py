@@ -36,8 +36,8 @@ class Dense:
 
 
 class Live:
-    """A matrix product and its bias in training: weights are cast and joined anew each time, with gradient; adapters go through
-    their modules."""
+    """A matrix product and its bias in training: weights are cast and joined anew each time, with gradient; what is no Linear goes
+    through its module."""
 
     def __init__(self, *parts: torch.nn.Module) -> None:
         self.parts, self.plain = parts, all(type(part) is torch.nn.Linear for part in parts)
@@ -49,6 +49,48 @@ class Live:
         biased = self.parts[0].bias is not None
         bias = torch.cat([part.bias.to(rows.dtype) for part in self.parts]) if biased else None
         return linear(rows, torch.cat([part.weight.to(rows.dtype) for part in self.parts]), bias)
+
+
+class LowRank:
+    """Frozen weights [N, H], cast and joined once, with the factors of their adapters (r each) beside them: two thin products more
+    for all parts, and no gradient of the weights, a third of a step's work."""
+
+    def __init__(self, *parts: torch.nn.Module) -> None:
+        self.parts = parts
+        self.weight, self.bias = None, None
+
+    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+        if self.weight is None or self.weight.dtype != rows.dtype:
+            bases = [part.base_layer for part in self.parts]
+            self.weight = torch.cat([base.weight.detach().to(rows.dtype) for base in bases])
+            self.bias = torch.cat([base.bias.detach().to(rows.dtype) for base in bases]) if bases[0].bias is not None else None
+        out = linear(rows, self.weight, self.bias)  # [T, N]
+        if self.parts[0].disable_adapters:
+            return out
+        down, up = self.factors()
+        return torch.addmm(out, linear(rows, down.to(rows.dtype)), up.to(rows.dtype))
+
+    def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(down [R, H], up [R, N]) of all parts in fp32, R the sum of their ranks; `up` has a block a part and zeros elsewhere."""
+        pairs = [(part, part.active_adapters[0]) for part in self.parts]
+        down = torch.cat([part.lora_A[name].weight for part, name in pairs])
+        return down, torch.block_diag(*(part.lora_B[name].weight.t() * part.scaling[name] for part, name in pairs))
+
+    @staticmethod
+    def fits(part: torch.nn.Module) -> bool:
+        """Whether a module is a frozen Linear under one plain adapter without dropout, as `lora` in the settings makes it."""
+        from peft.tuners.lora import Linear
+
+        if type(part) is not Linear or part.merged or len(part.active_adapters) != 1 or part.base_layer.weight.requires_grad:
+            return False
+        name = part.active_adapters[0]
+        plain = name in part.lora_A and name not in part.lora_variant and part.lora_B[name].bias is None
+        return plain and isinstance(part.lora_dropout[name], torch.nn.Identity)
+
+
+def live(*parts: torch.nn.Module) -> Live | LowRank:
+    """The product of these modules in training."""
+    return LowRank(*parts) if all(map(LowRank.fits, parts)) else Live(*parts)
 
 
 @dataclass(frozen=True)
@@ -71,7 +113,7 @@ def layer_of(layer: torch.nn.Module, kind: Callable[..., Any]) -> Layer:
     a, m = layer.self_attn, layer.mlp
     parts = (a.q_proj, a.k_proj, a.v_proj), (a.o_proj,), (m.gate_proj, m.up_proj), (m.down_proj,)
     qkv, out, up, down = (kind(*some) for some in parts)
-    bias = None if a.q_proj.bias is None or kind is Live else torch.cat([part.bias for part in parts[0]]).detach()
+    bias = None if a.q_proj.bias is None or kind is live else torch.cat([part.bias for part in parts[0]]).detach()
     return Layer(layer.input_layernorm.weight, qkv, bias, head_norms(a), out, layer.post_attention_layernorm.weight, up, down)
 
 

@@ -222,7 +222,7 @@ def _stage(
 
 def _saver(settings: Settings, run: Path, bound: BoundPrompt, resolved: Resolved) -> Callable[[torch.nn.Module, dict], None]:
     """A function that writes `<run>/model`, with its card."""
-    base = (resolved.name, resolved.path) if resolved.path == resolved.folder else (str(resolved.path), resolved.path)
+    base = (resolved.base or resolved.name, resolved.path)
     command = "prorank " + shlex.join(sys.argv[1:]) if sys.argv and sys.argv[0].endswith("prorank") else "prorank.train.run.train"
     data = settings.data if isinstance(settings.data, str) else ", ".join(settings.data)
 

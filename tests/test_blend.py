@@ -1,0 +1,80 @@
+"""Blended weights: the ends are the two checkpoints, the middle lies between, for full weights, adapters and fresh adapters.
+
+Hard fact: scores are compared, so weights that were left alone would be seen.
+"""
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from prorank.blend import blend
+from prorank.errors import ModelError
+from prorank.model import load_model, load_tokenizer, resolve, weight_hash
+from prorank.prompt import Prompt
+from prorank.reranker import Reranker
+from prorank.saving import save_checkpoint
+from tests.tiny import byte_tokenizer, save_adapter, save_tiny, tiny_llama
+
+PAIRS = [("where is the garden", text) for text in ("near the river", "bread", "the old doctor 42")]
+CPU = torch.device("cpu")
+
+
+def scores(folder) -> np.ndarray:
+    return Reranker(folder, dtype="fp32", max_length=192).score(PAIRS)
+
+
+def moved(start, out, train: bool, step: float = 0.02):
+    """A checkpoint that lies a little off `start`: an adapter's own weights moved (`train`), or all weights, merged."""
+    found = resolve(start)
+    model = load_model(found, torch.float32, CPU, train=train)
+    torch.manual_seed(1)
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data += step * torch.randn_like(weight)
+    bound = Prompt.preset("prorank", max_length=192).bind(load_tokenizer(found))
+    return save_checkpoint(out, model, bound, (found.base or str(start), found.path))
+
+
+@pytest.fixture(params=["weights", "adapter", "merged"])
+def two(request, tmp_path):
+    """(start, what training made of it)."""
+    base = save_tiny(tmp_path / "base")
+    start = base if request.param == "weights" else save_adapter(tmp_path / "start", base)
+    return start, moved(start, tmp_path / "trained", train=request.param == "adapter")
+
+
+def test_the_ends_are_the_two_checkpoints(two, tmp_path):
+    start, trained = two
+    assert np.abs(scores(start) - scores(trained)).max() > 0.05
+    np.testing.assert_allclose(scores(blend(resolve(start), trained, tmp_path / "0", 0.0)), scores(start), atol=1e-3)
+    assert weight_hash(blend(resolve(start), trained, tmp_path / "1", 1.0)) == weight_hash(trained)
+
+
+def test_between_them_scores_lie_between(two, tmp_path):
+    start, trained = two
+    half = blend(resolve(start), trained, tmp_path / "half", 0.5)
+    a, b, c = scores(start), scores(half), scores(trained)
+    middle = np.abs(b - (a + c) / 2).max()
+    assert middle < 0.5 * np.abs(a - c).max() and np.abs(b - a).max() > 0.01 and np.abs(b - c).max() > 0.01
+    assert {path.name for path in half.iterdir()} == {path.name for path in trained.iterdir()}
+
+
+def test_a_fresh_adapter_began_as_nothing(tmp_path):
+    base = save_tiny(tmp_path / "base")
+    trained = save_adapter(tmp_path / "fresh", base)
+    np.testing.assert_allclose(scores(blend(resolve(base), trained, tmp_path / "0", 0.0)), scores(base), atol=1e-4)
+    half, model = blend(resolve(base), trained, tmp_path / "half", 0.5), load_model(resolve(trained), torch.float32, CPU)
+    plain, got = (load_model(resolve(path), torch.float32, CPU) for path in (base, half))
+    for a, b, c in zip(plain.parameters(), got.parameters(), model.parameters()):
+        torch.testing.assert_close(b, (a + c) / 2, atol=1e-5, rtol=1e-4)
+
+
+def test_weights_that_the_start_lacks_are_refused_and_nothing_is_left(tmp_path):
+    start = save_adapter(tmp_path / "start", save_tiny(tmp_path / "base"))
+    tokenizer = byte_tokenizer()
+    wide = get_peft_model(tiny_llama(tokenizer), LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    other = save_checkpoint(tmp_path / "other", wide, Prompt.preset("prorank").bind(tokenizer), (str(tmp_path / "base"), start))
+    with pytest.raises(ModelError, match="is not among the weights of the checkpoint it was trained from"):
+        blend(resolve(start), other, tmp_path / "out", 0.5)
+    assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".*"))

@@ -1,0 +1,213 @@
+"""Exports: classifiers whose logit is the score, merged adapters, and what is refused.
+
+Hard fact: everything is read back from the folder by transformers alone, as a server would.
+"""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from typer.testing import CliRunner
+
+from prorank import export as module
+from prorank.cli import app
+from prorank.errors import ConfigError, ModelError, PromptError
+from prorank.export import classifier_of, export
+from prorank.model import resolve
+from prorank.prompt import Prompt
+from prorank.reranker import Reranker
+from prorank.saving import save_checkpoint
+from tests.test_saving import DOCUMENTS, QUERY, adapter, cross_encoder
+from tests.tiny import byte_tokenizer, save_tiny, tiny_llama, tiny_llama4, tiny_qwen2, tiny_qwen3
+
+KINDS = {"llama": ("smollm", tiny_llama), "qwen2": ("qwen2", tiny_qwen2), "qwen3": ("qwen3", tiny_qwen3)}
+
+
+def saved(folder, kind: str, preset: str = "prorank", **changes):
+    style, build = KINDS[kind]
+    tokenizer = byte_tokenizer(style)
+    return save_checkpoint(folder, build(tokenizer), Prompt.preset(preset, **changes).bind(tokenizer))
+
+
+@torch.inference_mode()
+def logits(folder, documents, **options) -> np.ndarray:
+    """What plain transformers makes of an exported folder."""
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForSequenceClassification.from_pretrained(folder)
+    options = {"padding": True, "truncation": "only_second", "return_tensors": "pt", **options}
+    batch = tokenizer([QUERY] * len(documents), documents, **options)
+    return model.float()(**batch).logits[:, 0].numpy()
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_a_classifiers_logits_are_the_scores(kind, tmp_path):
+    source = saved(tmp_path / "model", kind, max_length=192)
+    found = export(source, tmp_path / "out")
+    reranker = Reranker(source, dtype="fp32")
+    want = reranker.score([(QUERY, document) for document in DOCUMENTS])
+    assert reranker.cuts.documents == 2 and np.ptp(want) > 0.05  # or equality would say little
+    np.testing.assert_allclose(logits(tmp_path / "out", DOCUMENTS), want, atol=1e-4)
+    np.testing.assert_allclose(logits(tmp_path / "out", DOCUMENTS, padding_side="left"), want, atol=1e-4)
+    assert [float(logits(tmp_path / "out", [document])[0]) for document in DOCUMENTS] == pytest.approx(want.tolist(), abs=1e-4)
+    assert found.difference < 1e-4 and found.pairs >= 3
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["architectures"] == [f"{kind.capitalize()}ForSequenceClassification"] and config["id2label"] == {"0": "relevance"}
+    assert config["pad_token_id"] is not None and "prorank" not in json.dumps(config)
+    assert sorted(os.listdir(tmp_path)) == ["model", "out"]
+
+
+def test_sentence_transformers_reads_a_classifier(tmp_path):
+    source = saved(tmp_path / "model", "qwen2")
+    export(source, tmp_path / "out")
+    pairs = [(QUERY, document) for document in DOCUMENTS[:5]]
+    want = Reranker(source, dtype="fp32").score(pairs)
+    np.testing.assert_allclose(cross_encoder(tmp_path / "out").predict(pairs), want, atol=1e-4)
+
+
+def test_the_folder_says_how_long_pairs_may_be_and_how_to_serve_them(tmp_path):
+    found = export(saved(tmp_path / "model", "llama", max_length=192), tmp_path / "out")
+    text = (tmp_path / "out" / "README.md").read_text()
+    said = ['logit of "1" less logit of "0"', "at 192 tokens in all", found.command, "None of them was run", "LlamaForSequence"]
+    assert all(part in text for part in [*said, "license: other"])
+    assert json.loads((tmp_path / "out" / "sentence_bert_config.json").read_text()) == {"max_seq_length": 192}
+    inner = json.loads((tmp_path / "out" / "tokenizer.json").read_text())
+    assert inner["truncation"]["strategy"] == "OnlySecond" and inner["truncation"]["max_length"] == 192
+    assert Prompt.load(tmp_path / "out") == Prompt.load(tmp_path / "model")
+
+
+def test_a_prompt_that_repeats_the_query(tmp_path):
+    source = saved(tmp_path / "model", "qwen2", "echo", max_length=256)
+    export(source, tmp_path / "out")
+    short = DOCUMENTS[:4]
+    want = Reranker(source, dtype="fp32").score([(QUERY, document) for document in short])
+    np.testing.assert_allclose(logits(tmp_path / "out", short), want, atol=1e-4)
+    assert not (tmp_path / "out" / "sentence_bert_config.json").exists()
+    assert "the query's second place not counted" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_thinking_checkpoint_is_asked_at_once(tmp_path):
+    source = saved(tmp_path / "model", "qwen3", "rerank-r0")
+    export(source, tmp_path / "out")
+    want = Reranker(source, dtype="fp32", think=False).score([(QUERY, document) for document in DOCUMENTS[:4]])
+    np.testing.assert_allclose(logits(tmp_path / "out", DOCUMENTS[:4]), want, atol=1e-4)
+
+
+def test_an_instruction_is_baked_in(tmp_path):
+    source = saved(tmp_path / "model", "llama")
+    export(source, tmp_path / "out", instruction="find 🦊")
+    want = Reranker(source, dtype="fp32").score([(QUERY, document) for document in DOCUMENTS[:4]], instruction="find 🦊")
+    np.testing.assert_allclose(logits(tmp_path / "out", DOCUMENTS[:4]), want, atol=1e-4)
+    assert Prompt.load(tmp_path / "out").instruction == "find 🦊"
+
+
+def test_without_template_texts_are_rendered_by_the_caller(tmp_path):
+    source = save_tiny(tmp_path / "model", "qwen3")
+    with pytest.raises(PromptError, match="--no-template"):
+        export(source, tmp_path / "out", prompt="qwen3-reranker")
+    assert sorted(os.listdir(tmp_path)) == ["model"]
+    found = export(source, tmp_path / "out", prompt="qwen3-reranker", template=False)
+    assert found.difference < 1e-4 and found.command.endswith("--chat-template " + str(tmp_path / "out" / "chat_template.jinja"))
+    assert (tmp_path / "out" / "chat_template.jinja").is_file()
+    pairs = [(QUERY, document) for document in DOCUMENTS[:4]]
+    want = Reranker(source, dtype="fp32", prompt="qwen3-reranker").score(pairs)
+    np.testing.assert_allclose(cross_encoder(tmp_path / "out").predict(pairs), want, atol=1e-4)
+
+
+def test_bf16_halves_the_file_and_stays_near(tmp_path):
+    source = saved(tmp_path / "model", "qwen2")
+    full, half = export(source, tmp_path / "full"), export(source, tmp_path / "half", dtype="bf16")
+    sizes = [(found.folder / "model.safetensors").stat().st_size for found in (full, half)]
+    assert sizes[1] < 0.55 * sizes[0] and full.difference < 1e-4 < half.difference < 0.5
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_merged_adapters_are_plain_models(tmp_path, tiny_llama_dir, dtype):
+    _, folder = adapter(tmp_path / "lora", tiny_llama_dir)
+    found = export(folder, tmp_path / "out", format="merged", dtype=dtype)
+    pairs = [(QUERY, document) for document in DOCUMENTS]
+    got, want = Reranker(tmp_path / "out", dtype=dtype).score(pairs), Reranker(folder, dtype=dtype).score(pairs)
+    np.testing.assert_allclose(got, want, atol=1e-5)
+    AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert not resolve(tmp_path / "out").adapter and found.difference is None
+    overrides = json.loads(found.command.split("'")[1])
+    tokens = {"classifier_from_token": ["0", "1"], "method": "from_2_way_softmax"}
+    assert overrides == {"architectures": ["LlamaForSequenceClassification"], **tokens}
+    assert (tmp_path / "out" / "chat_template.jinja").is_file()
+
+
+def test_an_adapter_becomes_a_classifier(tmp_path, tiny_llama_dir):
+    _, folder = adapter(tmp_path / "lora", tiny_llama_dir)
+    export(folder, tmp_path / "out")
+    want = Reranker(folder, dtype="fp32").score([(QUERY, document) for document in DOCUMENTS])
+    np.testing.assert_allclose(logits(tmp_path / "out", DOCUMENTS), want, atol=1e-4)
+
+
+def test_a_prompt_of_lists_is_merged_but_no_classifier(tmp_path):
+    tokenizer = byte_tokenizer("smollm")
+    source = save_checkpoint(tmp_path / "model", tiny_llama(tokenizer), Prompt.preset("setwise").bind_list(tokenizer), card="card")
+    with pytest.raises(ConfigError, match="shows several documents, and a classifier reads one; take --format merged"):
+        export(source, tmp_path / "out")
+    assert export(source, tmp_path / "out", format="merged").command == ""
+    assert (tmp_path / "out" / "README.md").read_text() == "card"
+    ranked = [Reranker(place, method="setwise", dtype="fp32").rank(QUERY, DOCUMENTS[:4]) for place in (source, tmp_path / "out")]
+    assert ranked[0] == ranked[1]
+
+
+def test_a_head_with_a_bias_is_refused():
+    tokenizer = byte_tokenizer("smollm")
+    model, bound = tiny_llama(tokenizer, tie=False), Prompt.preset("prorank").bind(tokenizer)
+    model.lm_head.bias = torch.nn.Parameter(torch.zeros(model.config.vocab_size))
+    assert classifier_of(model, bound, 0).score.weight.shape == (1, 64)  # the same bias for both answers changes no score
+    model.lm_head.bias.data[bound.answer_ids[1]] = 0.5
+    with pytest.raises(ModelError, match="its head has a bias, which one row cannot hold; take --format merged"):
+        classifier_of(model, bound, 0)
+
+
+def test_models_without_classifier_are_refused():
+    tokenizer = byte_tokenizer("smollm")
+    with pytest.raises(ModelError, match="transformers has no classifier for Llama4ForCausalLM; take --format merged"):
+        classifier_of(tiny_llama4(tokenizer), Prompt.preset("prorank").bind(tokenizer), 0)
+
+
+def test_a_classifier_that_says_otherwise_is_not_written(tmp_path, tiny_llama_dir, monkeypatch):
+    monkeypatch.setattr(module, "_scores", lambda model, bound, pairs: torch.full((len(pairs),), 9.0))
+    with pytest.raises(ModelError, match="the classifier's logits differ by .* nothing was written"):
+        export(tiny_llama_dir, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_there_is_left_alone(tmp_path, tiny_llama_dir):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "precious").write_text("x")
+    result = CliRunner().invoke(app, ["export", str(tiny_llama_dir), str(tmp_path / "out")])
+    assert isinstance(result.exception, ConfigError) and "is there already; name a new folder" in str(result.exception)
+    with pytest.raises(ConfigError, match="unknown format 'seqcls'; did you mean 'seq-cls'"):
+        export(tiny_llama_dir, tmp_path / "new", format="seqcls")
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "precious"]
+
+
+def test_the_verb_says_what_it_wrote(tmp_path, tiny_qwen2_dir):
+    result = CliRunner().invoke(app, ["export", str(tiny_qwen2_dir), str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    first, second = result.stdout.strip().splitlines()
+    assert "scores differ from the model's by" in first and second == f"vLLM: vllm serve {tmp_path / 'out'}"
+
+
+def test_the_pages_examples_run(tmp_path, tiny_qwen2_dir, monkeypatch, capsys):
+    """The Python examples of docs/export.md, the one that writes the folder first."""
+    page = (Path(__file__).parent.parent / "docs" / "export.md").read_text(encoding="utf-8")
+    use, render, write = re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S)
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    for code in (write.replace("runs/smollm2-135m/score", str(tiny_qwen2_dir)), use):
+        exec(compile(code, "docs/export.md", "exec"), names)
+    assert "vllm serve out/classifier" in capsys.readouterr().out
+    assert isinstance(names["found"].difference, float) and names["model"](**names["batch"]).logits.shape == (1, 1)
+    export(tiny_qwen2_dir, "out/rendered", template=False)
+    names["tokenizer"] = AutoTokenizer.from_pretrained("out/rendered")
+    exec(compile(render, "docs/export.md", "exec"), names)
+    assert names["ids"] == Prompt.load("out/rendered").bind(names["tokenizer"]).encode("a query", "a document").ids

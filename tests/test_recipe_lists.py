@@ -1,0 +1,70 @@
+"""Lists of the default model: who gets into a list and what a teacher's score is made of."""
+
+from random import Random
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prorank.data.beir import Collection
+from prorank.data.examples import Group, normalised
+from recipes.default.lists import FAR, HELD_OUT, NEAR, RANDOM, Source, candidates, groups_of, parts, teacher, titles
+from tests.tiny import write_jsonl
+
+
+def collection(size: int = 60) -> Collection:
+    kinds = [i % (size - 3) for i in range(size)]  # the last three repeat the first
+    corpus = {f"d{i}": f"text {kind} about topic {kind % 7}" for i, kind in enumerate(kinds)}
+    return Collection("toy", corpus, {"q": "topic 3"}, {"q": {"d3": 2, "d10": 1, "d17": 0}})
+
+
+@given(seed=st.integers(0, 1000))
+def test_relevant_documents_come_first_and_no_text_twice(seed: int) -> None:
+    toy = collection()
+    ids = list(toy.corpus)
+    chosen = candidates(toy, "q", ids[:40], ids[10:25], Random(seed))
+    assert set(chosen[:2]) == {"d3", "d10"}
+    texts = [normalised(toy.corpus[doc]) for doc in chosen]
+    assert len(set(texts)) == len(texts) <= 2 + 2 * NEAR + FAR + RANDOM
+
+
+def test_a_repeated_relevant_text_is_no_other() -> None:
+    toy = collection()
+    twin = next(doc for doc, text in list(toy.corpus.items())[-3:] if text == toy.corpus["d0"])
+    toy.qrels["q"] = {"d0": 1}
+    assert all(twin not in candidates(toy, "q", [twin], [twin], Random(seed)) for seed in range(20))
+
+
+def test_a_label_adds_to_what_both_first_stages_say() -> None:
+    scores = teacher((0.0, 1.0, 0.0), np.array([0.1, 0.1, 0.3]), np.array([2.0, 2.0, 8.0]), [0.1, 3.0])
+    assert scores[1] - scores[0] == 2.0  # equal but for the label
+    assert np.isclose(scores[2] - scores[0], (2 + 0.5 * 2) / 1.5)
+
+
+def test_groups_carry_ids_grades_and_scores() -> None:
+    toy = collection()
+    vectors = np.random.default_rng(0).normal(size=(61, 8)).astype(np.float32)
+    (group,) = groups_of(Source(toy, vectors[:60], vectors[60:]), seed=0)
+    assert group.query_id == "toy/q" and group.labels[:2] in {(2.0, 1.0), (1.0, 2.0)}
+    assert len(group.teacher) == len(group.documents) == len(group.doc_ids)
+
+
+def test_titles_of_test_documents_are_not_asked(tmp_path) -> None:
+    corpus = [{"_id": f"d{i}", "title": f"Title {i}.", "text": f"Body {i}"} for i in range(3)]
+    corpus.append({"_id": "d9", "title": "", "text": "without a title"})
+    (tmp_path / "qrels").mkdir()
+    write_jsonl(tmp_path / "corpus.jsonl", corpus)
+    write_jsonl(tmp_path / "queries.jsonl", [{"_id": "q", "text": "asked"}])
+    (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\td1\t1\n")
+    found = titles(tmp_path)
+    assert found.queries == {"d0": "Title 0", "d2": "Title 2"}
+    assert found.corpus["d1"] == "Body 1" and "d9" not in found.corpus
+
+
+def test_each_source_gives_dev_calibration_and_training_lists_that_share_no_query() -> None:
+    made = [[Group(f"{name} {i}", ("a", "b"), (1.0, 0.0)) for i in range(50)] for name in ("one", "two")]
+    found = parts(made, seed=0)
+    assert {part: len(groups) for part, groups in found.items()} == {"dev": 16, "calibration": 64, "train": 20}
+    assert len({g.query for groups in found.values() for g in groups}) == 100
+    assert sum(g.query.startswith("one") for g in found["dev"]) == HELD_OUT["dev"]
+    assert parts(made, seed=0) == found != parts(made, seed=1)
