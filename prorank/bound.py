@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .bound_thought import OPEN, SHUT, Thinking
 from .errors import PromptError
+from .parts import WHOLE, Parts
 from .template import SLOT, bounds, quoted, split
 from .tokens import answer_token
 
@@ -68,6 +69,8 @@ class BoundPrompt(Thinking):
         self._query_at = next(i for i, s in enumerate(self.segments) if "{query}" in s)
         self.repeats = sum(s.count("{query}") for s in self.segments)
         self._literal = {i: self._tokens(s) for i, s in enumerate(self.segments) if not SLOT.search(s)}
+        # Words of the template before the document within its segment: every part of a document begins with them.
+        self._lead = self._tokens(self.segments[self._document_at].partition("{document}")[0].rstrip())
         self._fixed = sum(len(ids) for ids in self._literal.values())
         self._max = self._content_room()
         self.answer_ids = tuple(self._answer_id(answer) for answer in self.prompt.answers)
@@ -80,15 +83,27 @@ class BoundPrompt(Thinking):
 
     def encode_many(self, query: str, documents: list[str], instruction: str | None = None) -> list[Encoded]:
         """Ids of one query with each document; the query's part is tokenised once."""
-        head, query_cut, used, limit = self._head(query, instruction)
+        return [some[0] for some in self.encode_parts(query, documents, instruction)]
+
+    def encode_parts(
+        self, query: str, documents: list[str], instruction: str | None = None, parts: Parts = WHOLE
+    ) -> list[list[Encoded]]:
+        """`encode_many` with each document fitted by `parts`: one prompt, or one a part. Raises PromptError where nothing of a
+        document has room."""
+        head, query_cut, used, limit = self._head(query, instruction, parts.query)
         tail, again = self._tail(query, limit)
         room = self._max - used - again
+        if parts.prompt is not None:
+            room = min(room, parts.prompt - len(head) - len(tail))
+            if room < 1:
+                raise PromptError(f"{parts.prompt} tokens leave no room for a document; query and template take {len(head + tail)}")
         pieces = self._batch([self.segments[self._document_at].replace("{document}", d) for d in documents])
         out = []
         for piece in pieces:
-            kept = piece[:room]
-            ids = head + kept + tail
-            out.append(Encoded(ids, len(head), len(head) + len(kept), len(piece) - len(kept), query_cut))
+            lead = self._lead if piece[: len(self._lead)] == self._lead else []
+            shown, cut = parts.of(piece[len(lead) :], max(0, room - len(lead)))
+            whole = [lead + some for some in shown]
+            out.append([Encoded(head + some + tail, len(head), len(head) + len(some), cut, query_cut) for some in whole])
         return out
 
     def render(self, query: str, document: str, instruction: str | None = None) -> str:
@@ -165,8 +180,8 @@ class BoundPrompt(Thinking):
         """Fixed ids between query and document, which count as content in the released models' rule."""
         return [t for i in range(self._query_at + 1, self._document_at) for t in self._literal.get(i, [])]
 
-    def _head(self, query: str, instruction: str | None) -> tuple[list[int], int, int, int]:
-        """Ids before the document, tokens cut from the query, tokens of content used, the query's limit."""
+    def _head(self, query: str, instruction: str | None, most: int | None = None) -> tuple[list[int], int, int, int]:
+        """Ids before the document, tokens cut from the query, tokens of content used, the query's limit (`most` bounds it)."""
         head, used, cut, limit = [], 0, 0, 0
         for i in range(self._document_at):
             if i in self._literal:
@@ -174,7 +189,7 @@ class BoundPrompt(Thinking):
                 continue
             ids = self._fill(self.segments[i], query, instruction)
             if "{query}" in self.segments[i]:
-                limit = self._query_limit(used)
+                limit = self._query_limit(used) if most is None else min(most, self._query_limit(used))
                 cut = max(0, len(ids) - limit)
                 ids = ids[:limit]
             elif used + len(ids) > self._max - 8:

@@ -17,6 +17,7 @@ from .cli_data import add_data_verbs
 from .cli_export import export
 from .cli_options import Compile, Device, Dtype, Length, Method, Model, PromptName
 from .cli_own import adapt, calibrate
+from .cli_serve import serve
 from .errors import ConfigError, DataError, ProRankError
 from .shipped import DEFAULT
 
@@ -29,6 +30,7 @@ add_data_verbs(app)
 app.command()(adapt)
 app.command()(calibrate)
 app.command()(export)
+app.command()(serve)
 
 
 @app.command()

@@ -11,7 +11,7 @@ import functools
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from .rank.likelihood import query_likelihood
 from .rank.listwise import AnswerReader, LabelReader, ListRanker, most_written
 from .rank.methods import Listwise, Setwise, method_of, prompt_for
 from .rank.pointwise import answer_rows, last_hidden, log_odds
-from .rank.thinking import Thinker, Thought, with_room
+from .rank.thinking import Thinker, Thought, key_of, with_room
 from .rank.windows import WINDOW, batches
 from .shipped import DEFAULT
 
@@ -185,7 +185,7 @@ class Reranker:
         check_lists(queries, lists)
         with Progress(show_progress, sum(map(len, lists))) as progress:
             scores, thoughts = self._scored(list(queries), lists, instruction, batch_size, progress)
-        sure = self._probabilities(scores, instruction)
+        sure = [self.probabilities(row, instruction) for row in scores]
         return [hits(some, row, top_k, min_score, *more) for some, row, *more in zip(lists, scores, thoughts, sure)]
 
     async def arank(self, query: str, documents: Sequence[Document], *more: Any, **options: Any) -> list[Hit]:
@@ -199,11 +199,11 @@ class Reranker:
         """The thread of async calls: one, for the model has use for no more, and each new one would start compute threads again."""
         return ThreadPoolExecutor(1, thread_name_prefix="prorank")
 
-    def _probabilities(self, scores: list[np.ndarray], instruction: str | None) -> Sequence[np.ndarray | None]:
-        """Those of the scores, if the model is calibrated; another instruction than the prompt's own makes it another prompt."""
+    def probabilities(self, scores: np.ndarray, instruction: str | None = None) -> np.ndarray | None:
+        """Those of log-odds, if the model is calibrated; another instruction than the prompt's own makes it another prompt."""
         if self.calibration is None or instruction not in (None, self.prompt.prompt.instruction):
-            return [None] * len(scores)
-        return [self.calibration.apply(row) for row in scores]
+            return None
+        return self.calibration.apply(scores)
 
     def score(self, pairs: Sequence[tuple[str, Document]], instruction: str | None = None) -> np.ndarray:
         """Log-odds fp32 [n] of (query, document) pairs, in input order."""
@@ -248,7 +248,8 @@ class Reranker:
             if self._thinker:
                 rows, thoughts = self._thinker(self._asked(queries, documents, instruction), progress)
             else:
-                rows = self._at_once(queries, documents, instruction, batch_size, progress)
+                found = self._batches(self._parts(queries, documents, instruction), batch_size)
+                rows = self._at_once(found, [0, *np.cumsum([len(some) for some in documents])], progress)
         if not all(np.isfinite(row).all() for row in rows):
             raise ModelError(f"{self.name}: scores are not finite; the weights are damaged or its training diverged")
         for i, row in enumerate(rows):
@@ -259,19 +260,36 @@ class Reranker:
         self.cost.seconds += time.perf_counter() - begin
         return rows, thoughts
 
-    def _at_once(self, queries, documents, instruction, batch_size, progress) -> list[np.ndarray]:
-        """Log-odds by one forward a document."""
-        flat = np.empty(sum(map(len, documents)), np.float32)
-        for batch in self._batches(queries, documents, instruction, batch_size):
+    @property
+    def bound(self) -> BoundPrompt:
+        """The prompt whose encodings `score_encoded` takes; not for methods of lists."""
+        return self._thinker.bound if self._thinker else self.prompt
+
+    def score_encoded(
+        self, lists: Sequence[tuple[Sequence[Encoded], Sequence[str]]]
+    ) -> tuple[list[np.ndarray], list[Sequence[Thought]]]:
+        """(log-odds fp32, thoughts if the model thinks) of prompts that `bound` has encoded: lists of (prompts of one query, keys
+        of chance, see `key_of`). Nothing is counted and nothing checked: for servers, which choose their own batches."""
+        with torch.inference_mode():
+            if self._thinker:
+                return self._thinker([(list(prompts), list(keys)) for prompts, keys in lists])
+            first = [0, *np.cumsum([len(prompts) for prompts, _ in lists])]
+            found = self._batches((at, list(prompts)) for at, (prompts, _) in zip(first, lists))
+            return self._at_once(found, first), []
+
+    def _at_once(self, found: Iterable[Batch], first, progress=None) -> list[np.ndarray]:
+        """Log-odds by one forward a document; those of list i begin at `first[i]`, and the last of these is their number."""
+        flat = np.empty(first[-1], np.float32)
+        for batch in found:
             flat[batch.owners] = log_odds(self._hidden(batch), self._rows, self._bias).cpu().numpy()
             if progress:
                 progress(len(batch.owners))
-        return np.split(flat, np.cumsum([len(some) for some in documents])[:-1]) if documents else []
+        return np.split(flat, first[1:-1]) if len(first) > 1 else []
 
     def _asked(self, queries, documents, instruction) -> list[tuple[list[Encoded], list[str]]]:
         """What a thinker takes: each query's prompts, and keys of chance that name query and document, not their places."""
         return [
-            (self._encode(query, some, instruction, self._thinker.bound), [f"{query}\0{document_text(d)}" for d in some])
+            (self._encode(query, some, instruction, self._thinker.bound), [key_of(query, document_text(d)) for d in some])
             for query, some in zip(queries, documents)
         ]
 
@@ -326,15 +344,15 @@ class Reranker:
         matrix."""
         check_lists(queries, documents)
         with torch.inference_mode():
-            seen = ((batch, self._hidden(batch)) for batch in self._batches(queries, documents, None, None))
+            seen = ((batch, self._hidden(batch)) for batch in self._batches(self._parts(queries, documents, None)))
             return diagnosis(self.model, self.prompt.answer_ids, seen, sum(map(len, documents)))
 
     def _hidden(self, batch: Batch) -> torch.Tensor:
         return self._engine(batch) if self._engine else last_hidden(self.model, batch)
 
-    def _batches(self, queries, documents, instruction, batch_size) -> Iterator[Batch]:
-        parts = self._parts(queries, documents, instruction)
-        return batches(parts, self.model, self.tokenizer.pad_token_id, batch_size, trim if self._engine else None)
+    def _batches(self, parts: Iterable[tuple[int, list[Encoded]]], most: int | None = None) -> Iterator[Batch]:
+        """Forwards for `parts`, with at most so many documents each, see `windows`."""
+        return batches(parts, self.model, self.tokenizer.pad_token_id, most, trim if self._engine else None)
 
     def _parts(self, queries, documents, instruction) -> Iterator[tuple[int, list[Encoded]]]:
         """(owner of the first, prompts) of each query, no more than a window of them at a time."""

@@ -58,6 +58,16 @@ def toy_dev_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def server(tiny_llama_dir: Path):
+    """A server in this process around the tiny Llama, in fp32. Read only: tests that change it start their own."""
+    from prorank.reranker import Reranker
+    from tests.serving import running
+
+    with running(Reranker(tiny_llama_dir, device="cpu", dtype="fp32")) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
 def collections(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of two toy collections: `toy` with labels of both kinds, `bare` with relevant ones alone."""
     root = tmp_path_factory.mktemp("collections")

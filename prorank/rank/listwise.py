@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from ..bound_list import BoundListPrompt
+from ..bound_list import BoundListPrompt, EncodedList
 from ..prompt import Cuts, Encoded
 from .batching import Batch, batches_of, collate, pack
 from .documents import Cost
@@ -113,11 +113,18 @@ class ListRanker:
             progress(sum(map(len, documents)))
         return orders
 
-    def values(self, shown: Sequence[tuple[str, list[str]]], instruction: str | None = None) -> list[np.ndarray]:
+    def values(
+        self, shown: Sequence[tuple[str, list[str]]], instruction: str | None = None, hear: Callable[..., None] | None = None
+    ) -> list[np.ndarray]:
         """What each document is worth beside those shown with it, fp32 [n]: its log-probability to be the best, or what was
-        written of it; the mean over turned orders."""
+        written of it; the mean over turned orders. `hear(i, places, query_cut, tokens)` is told of each prompt about shown[i]:
+        which of its documents were cut, whether the query was, and the prompt's tokens."""
         turns = [(number, shift) for number, (_, some) in enumerate(shown) for shift in self._shifts(len(some))]
-        prompts = [self._encode(*shown[number], shift, instruction) for number, shift in turns]
+        found = [self._encode(*shown[number], shift, instruction) for number, shift in turns]
+        for (number, shift), one in zip(turns, found) if hear else ():
+            cut = [(at + shift) % len(one.cuts) for at, left_out in enumerate(one.cuts) if left_out]
+            hear(number, cut, one.query_cut > 0, len(one.ids))
+        prompts = [one.whole for one in found]
         out = [np.zeros(len(some), np.float32) for _, some in shown]
         for (number, shift), row in zip(turns, self.read(prompts, [len(shown[number][1]) for number, _ in turns])):
             out[number] += np.roll(row, shift) / len(self._shifts(len(row)))
@@ -128,11 +135,11 @@ class ListRanker:
         turns = min(self.method.permutations, count)
         return [turn * count // turns for turn in range(turns)]
 
-    def _encode(self, query: str, documents: list[str], shift: int, instruction: str | None) -> Encoded:
+    def _encode(self, query: str, documents: list[str], shift: int, instruction: str | None) -> EncodedList:
         found = self.bound.encode(query, documents[shift:] + documents[:shift], instruction)
         self.cuts.total += len(documents)
         self.cuts.documents += sum(cut > 0 for cut in found.cuts)
         self.cuts.queries += found.query_cut > 0
         self.cost.calls += 1
         self.cost.prompt_tokens += len(found.ids)
-        return found.whole
+        return found

@@ -101,6 +101,11 @@ def _packs(some: list[tuple[int, int, Encoded, str]]) -> list[Pack]:
     return packs
 
 
+def key_of(query: str, document: str) -> str:
+    """The key of a document's chance: it names what is thought about, not where it stands."""
+    return f"{query}\0{document}"
+
+
 def thought_of(bound: BoundPrompt, row: Row) -> Thought:
     """The thought that a row has written."""
     return Thought(bound.tokenizer.decode(row.ids).partition(CLOSE)[0].strip(), row.closed)

@@ -1,0 +1,200 @@
+"""The HTTP application: routes, keys, the path of a request from its bytes to its answer.
+
+Hard fact: whatever goes wrong is answered in the dialect of the path, with a message that quotes nothing of the request, and no
+trace of ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import math
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from pydantic_core import to_json
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
+
+from .. import __version__
+from . import body, pages, schema
+from .ask import Answer, Ask, Refused
+from .dialects import Form, cohere, jina, tei, vllm
+from .logs import failure, log
+from .service import Service
+
+FORMS: dict[str, tuple[Form, ...]] = {
+    "/rerank": (tei.RERANK, vllm.RERANK),
+    "/v1/rerank": (jina.RERANK,),
+    "/v2/rerank": (cohere.RERANK,),
+    "/score": (vllm.SCORE,),
+    "/v1/score": (vllm.SCORE,),
+}
+HELD_SERVED = (vllm.RERANK, vllm.SCORE)  # whose `model` must be ours
+
+
+def create_app(service: Service, key: str | None = None, origins: Sequence[str] = (), names: Sequence[str] = ()) -> FastAPI:
+    """The application of a service.
+
+    Args:
+        service: started and stopped with the application.
+        key: what clients have to send as `Authorization: Bearer KEY`; None asks for none.
+        origins: that browsers may call from; none by default.
+        names: that clients may call the model, besides the service's own.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.start()
+        yield
+        await asyncio.to_thread(service.stop)
+
+    app = FastAPI(title="ProRank", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.state.service = service
+    known = {service.name, *names}
+
+    def endpoint(path: str) -> Callable[[Request], Awaitable[Response]]:
+        async def rerank(request: Request) -> Response:
+            return await _answered(request, FORMS[path], service, key, known)
+
+        return rerank
+
+    for path in FORMS:
+        app.post(path, **schema.operation(path, FORMS[path], service.limits))(endpoint(path))
+    pages.add(app, service, lambda request: check_key(request, key))
+    app.add_exception_handler(HTTPException, _http_error)
+    schema.complete(app, FORMS, service.limits)
+    service.metrics.at_work.set_function(lambda: service.room.requests)
+    service.metrics.waiting.set_function(lambda: service.room.documents)
+    service.metrics.ready.set_function(lambda: service.state == "ready")
+    if origins:
+        headers = ["authorization", "content-type", "x-request-timeout"]
+        app.add_middleware(CORSMiddleware, allow_origins=list(origins), allow_methods=["GET", "POST"], allow_headers=headers)
+    return app
+
+
+def check_key(request: Request, key: str | None) -> None:
+    """Raise Refused unless the request brings the key; compared in a time that does not tell how much of it is right."""
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    if key and not (scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), key.encode())):
+        raise Refused("unauthorized", "a key is needed: send the header Authorization: Bearer KEY")
+
+
+async def _answered(request: Request, forms: tuple[Form, ...], service: Service, key: str | None, known: set[str]) -> Response:
+    """The answer to a request, or its refusal; counted and logged."""
+    begin, form, told = time.perf_counter(), forms[0], {"id": uuid.uuid4().hex}
+    try:
+        check_key(request, key)
+        service.check_ready()
+        with service.room.request() as held:
+            value = await body.parse(await body.read(request, service.limits, held))
+            form = next((one for one in forms if any(name in value for name, _ in one.bodies)), forms[0])
+            found, ask = await body.understand(value, form, service.limits)
+            told |= {"documents": ask.count, "characters": ask.characters}
+            if form in HELD_SERVED and found.model and found.model not in known:
+                raise Refused("model", f"The model is not served here; it is called {service.name}", "model")
+            held.take_documents(ask.count)
+            seconds = _seconds(request, service.limits.seconds)
+            answer = await _unless_gone(request, service.answer(ask, seconds, begin))
+        told |= {"tokens": answer.tokens, "truncated": sum(map(len, answer.cut))}
+        told |= {f"{stage}_ms": round(1000 * each, 1) for stage, each in answer.seconds.items()}
+        response = _json(form.write(found, ask, answer, service.name, told["id"]), 200)
+        response.headers.update(headers_of(ask, answer, service))
+    except ClientDisconnect:
+        service.metrics.dropped.labels("disconnect").inc()
+        response = Response(status_code=499)  # nobody reads it
+    except Exception as error:  # every one of them has to become an answer
+        if not isinstance(error, Refused):
+            failure("request", error)
+            error = Refused("failed", "the server failed on this request")
+        response = refusal(error, form, service)
+        await body.discard(request)
+        told["refused"] = error.kind
+    response.headers["x-request-id"] = told["id"]
+    _count(request, response, service, begin, told)
+    return response
+
+
+async def _unless_gone(request: Request, work: Awaitable[Answer]) -> Answer:
+    """What the work comes to; it is cancelled, and ClientDisconnect raised, when the client goes."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    task, watch = asyncio.ensure_future(work), asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientDisconnect
+    finally:
+        task.cancel()
+        watch.cancel()
+
+
+def _seconds(request: Request, most: float) -> float:
+    """The time that a request gives itself, within the server's own. Raises Refused."""
+    given = request.headers.get("x-request-timeout")
+    if given is None:
+        return most
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = math.nan
+    if not 1 <= seconds < math.inf:
+        raise Refused("invalid", "the header X-Request-Timeout must be a number of seconds, at least 1", "x-request-timeout")
+    return min(most, seconds)
+
+
+def refusal(refused: Refused, form: Form, service: Service) -> Response:
+    """A refusal in a dialect."""
+    status = form.statuses[refused.kind]
+    response = _json(form.refuse(refused, status), status)
+    wait = refused.retry_after or (service.retry_after() if refused.kind == "overloaded" else None)
+    if wait:
+        response.headers["retry-after"] = str(wait)
+    if refused.kind == "unauthorized":
+        response.headers["www-authenticate"] = "Bearer"
+    if refused.kind in ("too large", "slow", "media", "overloaded"):  # the rest of the body may still be on its way
+        response.headers["connection"] = "close"
+    return response
+
+
+def headers_of(ask: Ask, answer: Answer, service: Service) -> dict[str, str]:
+    """What an answer tells besides its body: times as TEI does, what the scores are, what was cut."""
+    ms = {stage: str(round(1000 * each)) for stage, each in answer.seconds.items()}
+    cut = sum(map(len, answer.cut))
+    found = {
+        "x-compute-type": service.reranker.device.type, "x-compute-characters": str(ask.characters),
+        "x-compute-tokens": str(answer.tokens), "x-compute-time": ms["total"], "x-total-time": ms["total"],
+        "x-tokenization-time": ms["tokenization"], "x-queue-time": ms["queue"], "x-inference-time": ms["inference"],
+        "x-prorank-scores": answer.meaning, "x-prorank-truncated-documents": str(cut),
+    }  # fmt: skip
+    if cut and len(answer.cut) == 1:
+        found["x-prorank-truncated-indices"] = ",".join(map(str, answer.cut[0][:256]))
+    return found | ({"x-prorank-truncated-queries": str(answer.queries_cut)} if answer.queries_cut else {})
+
+
+def _json(value: Any, status: int) -> Response:
+    return Response(to_json(value, inf_nan_mode="constants"), status, media_type="application/json")
+
+
+async def _http_error(request: Request, error: HTTPException) -> Response:
+    """Unknown paths and methods, in the dialect of the path where it has one."""
+    form = FORMS.get(request.url.path, (jina.RERANK,))[0]
+    said = {404: "no such path; the paths are listed at /docs", 405: "this path does not take this method"}
+    refused = Refused("invalid", said.get(error.status_code, "not possible"))
+    return Response(to_json(form.refuse(refused, error.status_code)), error.status_code, error.headers, "application/json")
+
+
+def _count(request: Request, response: Response, service: Service, begin: float, told: dict[str, Any]) -> None:
+    path, seconds = request.url.path, time.perf_counter() - begin
+    service.metrics.requests.labels(path, response.status_code).inc()
+    service.metrics.seconds.labels(path).observe(seconds)
+    log("request", path=path, status=response.status_code, ms=round(1000 * seconds, 1), **told)

@@ -1,0 +1,114 @@
+"""Reading a request: its body within bounds of size and time, as JSON, as a dialect's model.
+
+Hard fact: a refused body is read on for a moment and thrown away, for a client that is still sending would miss the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
+from starlette.requests import ClientDisconnect, Request
+
+from .ask import Ask, Refused
+from .dialects import Form
+from .limits import Held, Limits
+
+LINGER_BYTES, LINGER_SECONDS = 16_000_000, 2.0
+LARGE = 32_768  # bytes from which parsing leaves the event loop
+
+
+async def read(request: Request, limits: Limits, held: Held) -> bytes:
+    """The body. Raises Refused for one that is too large, too slow or not announced as JSON, ClientDisconnect."""
+    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if kind != "application/json" and not kind.endswith("+json"):
+        raise Refused("media", "send JSON, with the header Content-Type: application/json")
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise Refused("media", "send the body as it is, without Content-Encoding")
+    announced = request.headers.get("content-length", "0")
+    if announced.isdigit() and int(announced) > limits.body_bytes:
+        raise _too_large(limits)
+    try:
+        async with asyncio.timeout(limits.body_seconds):
+            return await _collect(request, limits, held)
+    except TimeoutError:
+        raise Refused("slow", f"the body did not come within {limits.body_seconds:g} seconds") from None
+
+
+async def _collect(request: Request, limits: Limits, held: Held) -> bytes:
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > limits.body_bytes:
+            raise _too_large(limits)
+        held.take_bytes(len(part))
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _too_large(limits: Limits) -> Refused:
+    return Refused("too large", f"the body is larger than {limits.body_bytes} bytes; send fewer documents at a time")
+
+
+async def discard(request: Request) -> None:
+    """Read on what a client is still sending, within bounds."""
+    size = 0
+    with contextlib.suppress(TimeoutError, ClientDisconnect, RuntimeError):  # RuntimeError: all of it has been read
+        async with asyncio.timeout(LINGER_SECONDS):
+            async for part in request.stream():
+                size += len(part)
+                if size > LINGER_BYTES:
+                    return
+
+
+async def parse(body: bytes) -> dict[str, Any]:
+    """The JSON object in a body. Raises Refused."""
+    try:
+        value = await asyncio.to_thread(_json, body) if len(body) > LARGE else _json(body)
+    except ValueError as error:  # no JSON, lone surrogates, too deeply nested
+        details = [{"loc": ["body"], "msg": f"JSON decode error: {error}", "type": "json_invalid"}]
+        raise Refused("syntax", f"not valid JSON: {error}", details=details) from None
+    if not isinstance(value, dict):
+        raise Refused("invalid", "expected a JSON object")
+    return value
+
+
+def _json(body: bytes) -> Any:
+    return from_json(body, allow_inf_nan=False)
+
+
+async def understand(value: dict[str, Any], form: Form, limits: Limits) -> tuple[BaseModel, Ask]:
+    """A request's model and Ask, within the limits. Raises Refused."""
+    model = form.body_of(value)
+    many = max((len(v) for v in value.values() if isinstance(v, list)), default=0)
+    if many > limits.documents:
+        raise _too_many(many, limits)
+    try:
+        found = await asyncio.to_thread(model.model_validate, value) if many > 100 else model.model_validate(value)
+    except ValidationError as error:
+        raise _invalid(error) from None
+    ask = form.read(found, limits)
+    if ask.count > limits.documents:
+        raise _too_many(ask.count, limits)
+    if ask.characters > limits.characters:
+        raise Refused("invalid", f"{ask.characters} characters are more than {limits.characters}; send fewer documents at a time")
+    for number, (query, _) in enumerate(ask.lists):
+        if not query.strip():
+            raise Refused("invalid", f"query {number} is blank" if len(ask.lists) > 1 else "the query is blank", "query")
+    return found, ask
+
+
+def _too_many(count: int, limits: Limits) -> Refused:
+    return Refused("invalid", f"{count} documents are more than {limits.documents}; send fewer at a time")
+
+
+def _invalid(error: ValidationError) -> Refused:
+    """What is wrong with which fields; never what stood there."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    details = [{"loc": ["body", *each["loc"]], "msg": each["msg"], "type": each["type"]} for each in found[:10]]
+    first = found[0]
+    where = ".".join(map(str, first["loc"]))
+    return Refused("invalid", f"{where}: {first['msg']}", where, details)

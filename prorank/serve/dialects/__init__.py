@@ -1,0 +1,77 @@
+"""The dialects: each a form of the same question and answer.
+
+Hard fact: a dialect is data: what it reads, what it writes, and the status and body of each kind of refusal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from ...parts import Parts
+from ...rank.documents import document_text
+from ..ask import Answer, Ask, Refused
+from ..limits import Limits
+from ..schemas import Ours, TextDocument
+
+STATUSES = {
+    "syntax": 400, "invalid": 422, "empty": 400, "too large": 413, "media": 415, "slow": 408, "unauthorized": 401, "model": 404,
+    "overloaded": 429, "deadline": 504, "unready": 503, "failed": 500,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Form:
+    """An endpoint's dialect.
+
+    Attributes:
+        name: of the dialect.
+        bodies: models of the request, the first whose key is there is meant: (key, model).
+        answers: model of the answer, for the schema.
+        errors: model of a refusal, for the schema.
+        read: a request's model and the limits to an Ask.
+        write: the model, its Ask, the Answer, the served model's name and the request's id to the answer's body.
+        refuse: a refusal and its status to a body.
+        statuses: of kinds of refusals.
+    """
+
+    name: str
+    bodies: Sequence[tuple[str, type[BaseModel]]]
+    answers: Any
+    errors: Any
+    read: Callable[[Any, Limits], Ask]
+    write: Callable[[Any, Ask, Answer, str, str], Any]
+    refuse: Callable[[Refused, int], Any]
+    statuses: dict[str, int]
+
+    def body_of(self, value: dict[str, Any]) -> type[BaseModel]:
+        """The model that a request's object is meant as."""
+        return next((model for key, model in self.bodies if key in value), self.bodies[0][1])
+
+
+def ask_of(ours: Ours, lists: list[tuple[str, list[str]]], limits: Limits, **more: Any) -> Ask:
+    """An Ask of our common fields. `more`: fields of Ask, and of Parts."""
+    fitted = {key: more.pop(key) for key in ("side", "prompt", "query") if key in more}
+    bounds = [bound for bound in (ours.max_tokens_per_doc, limits.tokens_per_doc) if bound]
+    chunks = limits.chunks if ours.long_documents == "chunk" else 1
+    parts = Parts(most=min(bounds, default=None), chunks=chunks, **fitted)
+    raw = more.pop("raw", False) or bool(ours.raw_scores)
+    return Ask(lists, ours.instruction, parts, raw, ours.return_thoughts, **more)
+
+
+def texts_of(documents: Sequence[str | TextDocument]) -> list[str]:
+    """Documents as they are read."""
+    return [document if isinstance(document, str) else document_text(document.model_dump()) for document in documents]
+
+
+def thought_of(ask: Ask, answer: Answer, at: int, number: int = 0) -> dict[str, Any]:
+    """The fields of a hit's thought, if it was asked for."""
+    thought = answer.thoughts[number][at] if ask.thoughts else None
+    return {"thought": thought.text, "thought_cut": thought.cut} if thought else {}
+
+
+def usage_of(answer: Answer) -> dict[str, int]:
+    return {"prompt_tokens": answer.tokens, "total_tokens": answer.tokens}

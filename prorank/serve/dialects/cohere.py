@@ -1,0 +1,97 @@
+"""Cohere's dialect: `POST /v2/rerank`.
+
+Hard fact: hits hold index and score alone; what was cut is told in `meta.warnings`, where the official clients show it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from ..ask import Answer, Ask, Refused
+from ..limits import Limits
+from ..schemas import MANY, Count, Flag, Ours, Query, Text, TextDocument, Thoughtful
+from . import STATUSES, Form, ask_of, texts_of, thought_of
+
+
+class CohereRequest(Ours):
+    model: Text | None = None
+    query: Query
+    documents: list[Text | TextDocument] = Field(json_schema_extra=MANY)
+    top_n: Count | None = Field(None, description="Null, 0 or absent: all.")
+    max_tokens_per_doc: Count | None = Field(4096, description="Tokens of a document that are read.")
+    return_documents: Flag | None = Field(None, description="Not Cohere's: true adds the documents.")
+
+
+class CohereDocument(BaseModel):
+    text: str
+
+
+class CohereResult(Thoughtful):
+    index: int
+    relevance_score: float
+    document: CohereDocument | None = Field(None, description="Only where return_documents asked for it.")
+
+
+class CohereVersion(BaseModel):
+    version: str = "2"
+
+
+class CohereUnits(BaseModel):
+    search_units: float
+
+
+class CohereTokens(BaseModel):
+    input_tokens: float
+    output_tokens: float = 0
+
+
+class CohereMeta(BaseModel):
+    api_version: CohereVersion
+    billed_units: CohereUnits
+    tokens: CohereTokens
+    warnings: list[str] | None = Field(None, description="Only where there are any.")
+
+
+class CohereResponse(BaseModel):
+    id: str
+    results: list[CohereResult]
+    meta: CohereMeta
+
+
+class CohereError(BaseModel):
+    message: str
+    id: str | None = None
+
+
+def read(body: CohereRequest, limits: Limits) -> Ask:
+    if not body.documents:
+        raise Refused("empty", "invalid request: list of documents must not be empty", "documents")
+    return ask_of(
+        body, [(body.query, texts_of(body.documents))], limits, top=body.top_n or 0, show=bool(body.return_documents)
+    )  # fmt: skip
+
+
+def write(body: CohereRequest, ask: Ask, answer: Answer, model: str, request_id: str) -> dict[str, Any]:
+    texts, shown = ask.lists[0][1], answer.shown[0]
+    results = [
+        {"index": at, "relevance_score": float(shown[at]), **({"document": {"text": texts[at]}} if ask.show else {})}
+        | thought_of(ask, answer, at)
+        for at in answer.order(top=ask.top)
+    ]
+    meta: dict[str, Any] = {
+        "api_version": {"version": "2"}, "billed_units": {"search_units": 1},
+        "tokens": {"input_tokens": answer.tokens, "output_tokens": 0},
+    }  # fmt: skip
+    if answer.warnings:
+        meta["warnings"] = answer.warnings
+    return {"id": request_id, "results": results, "meta": meta}
+
+
+def refuse(refused: Refused, status: int) -> dict[str, Any]:
+    return {"message": refused.message}
+
+
+OWN = STATUSES | {"invalid": 400}
+RERANK = Form("cohere", [("documents", CohereRequest)], CohereResponse, CohereError, read, write, refuse, OWN)

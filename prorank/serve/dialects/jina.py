@@ -1,0 +1,80 @@
+"""Jina's dialect: `POST /v1/rerank`.
+
+Hard fact: a hit carries its document only where `return_documents` asks for it, as Jina has had it since October 2025.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from ..ask import Answer, Ask, Refused
+from ..limits import Limits
+from ..schemas import MANY, Count, Flag, Ours, Query, Text, TextDocument, Thoughtful, Usage
+from . import STATUSES, Form, ask_of, texts_of, thought_of, usage_of
+
+
+class JinaQuery(TextDocument):
+    text: Query
+
+
+class JinaRequest(Ours):
+    model: Text | None = None
+    query: Query | JinaQuery
+    documents: list[Text | TextDocument] = Field(json_schema_extra=MANY)
+    top_n: Count | None = Field(None, description="Null, 0 or absent: all.")
+    return_documents: Flag | None = Field(None, description="Null or absent: no.")
+
+
+class JinaDocument(BaseModel):
+    text: str
+
+
+class JinaResult(Thoughtful):
+    index: int
+    relevance_score: float
+    document: JinaDocument | None = Field(None, description="Only where return_documents asked for it.")
+
+
+class JinaResponse(BaseModel):
+    model: str
+    object: str = "list"
+    usage: Usage
+    results: list[JinaResult]
+
+
+class JinaDetail(BaseModel):
+    loc: list[str | int]
+    msg: str
+    type: str
+
+
+class JinaError(BaseModel):
+    detail: str | list[JinaDetail]
+
+
+def read(body: JinaRequest, limits: Limits) -> Ask:
+    if not body.documents:
+        raise Refused("invalid", "documents must hold at least one document", "documents")
+    query = body.query if isinstance(body.query, str) else body.query.text
+    return ask_of(
+        body, [(query, texts_of(body.documents))], limits, top=body.top_n or 0, show=bool(body.return_documents)
+    )  # fmt: skip
+
+
+def write(body: JinaRequest, ask: Ask, answer: Answer, model: str, request_id: str) -> dict[str, Any]:
+    texts, shown = ask.lists[0][1], answer.shown[0]
+    results = [
+        {"index": at, "relevance_score": float(shown[at]), **({"document": {"text": texts[at]}} if ask.show else {})}
+        | thought_of(ask, answer, at)
+        for at in answer.order(top=ask.top)
+    ]
+    return {"model": model, "object": "list", "usage": usage_of(answer), "results": results}
+
+
+def refuse(refused: Refused, status: int) -> dict[str, Any]:
+    return {"detail": refused.details or refused.message}
+
+
+RERANK = Form("jina", [("documents", JinaRequest)], JinaResponse, JinaError, read, write, refuse, STATUSES | {"syntax": 422})

@@ -1,0 +1,67 @@
+"""The dialect of text-embeddings-inference: `POST /rerank` with `texts`.
+
+Hard fact: the answer is a bare list, best first, and an error is {"error", "error_type"}; a request that is no valid JSON object
+gets that form, too, where TEI itself answers in plain text.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from ..ask import Answer, Ask, Refused
+from ..limits import Limits
+from ..schemas import MANY, Flag, Ours, Query, Text, Thoughtful
+from . import STATUSES, Form, ask_of, thought_of
+
+
+class TeiRequest(Ours):
+    query: Query
+    texts: list[Text] = Field(json_schema_extra=MANY)
+    truncate: Flag | None = Field(None, description="false refuses texts that would be cut.")
+    truncation_direction: Literal["right", "left", "Right", "Left"] = "right"
+    return_text: Flag = False
+
+
+class TeiRank(Thoughtful):
+    index: int
+    score: float
+    text: str | None = Field(None, description="Only where return_text asked for it.")
+
+
+class TeiError(BaseModel):
+    error: str
+    error_type: str
+
+
+TYPES = {
+    "empty": "Empty", "overloaded": "Overloaded", "unready": "Unhealthy", "failed": "Backend", "deadline": "Backend",
+    "unauthorized": "Unauthorized",
+}  # fmt: skip
+
+
+def read(body: TeiRequest, limits: Limits) -> Ask:
+    if not body.texts:
+        raise Refused("empty", "`texts` cannot be empty", "texts")
+    return ask_of(
+        body, [(body.query, body.texts)], limits, side=body.truncation_direction.lower(), whole=body.truncate is False,
+        show=body.return_text,
+    )  # fmt: skip
+
+
+def write(body: TeiRequest, ask: Ask, answer: Answer, model: str, request_id: str) -> list[dict[str, Any]]:
+    return [
+        {"index": at, **({"text": body.texts[at]} if ask.show else {}), "score": float(answer.shown[0][at])}
+        | thought_of(ask, answer, at)
+        for at in answer.order()
+    ]
+
+
+def refuse(refused: Refused, status: int) -> dict[str, Any]:
+    return {"error": refused.message, "error_type": TYPES.get(refused.kind, "Validation")}
+
+
+RERANK = Form(
+    "tei", [("texts", TeiRequest)], list[TeiRank], TeiError, read, write, refuse, STATUSES | {"failed": 424, "deadline": 424}
+)

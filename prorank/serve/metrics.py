@@ -1,0 +1,56 @@
+"""What is counted, for Prometheus.
+
+Hard fact: each server has a registry of its own, so several in one process (tests) do not add up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+
+if TYPE_CHECKING:
+    from .queue import Unit
+
+SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+
+
+class Metrics:
+    """Counters, gauges and histograms of one server."""
+
+    def __init__(self) -> None:
+        self.registry = own = CollectorRegistry()
+        ProcessCollector(registry=own)
+        self.requests = Counter("prorank_requests", "Requests by path and status.", ["path", "status"], registry=own)
+        self.seconds = Histogram("prorank_request_seconds", "From request to answer.", ["path"], buckets=SECONDS, registry=own)
+        self.stages = Histogram("prorank_stage_seconds", "By stage of a request.", ["stage"], buckets=SECONDS, registry=own)
+        self.dropped = Counter("prorank_dropped", "Requests given up, by reason.", ["reason"], registry=own)
+        self.documents = Counter("prorank_documents", "Documents scored.", registry=own)
+        self.tokens = Counter("prorank_tokens", "Tokens of prompts.", registry=own)
+        self.truncated = Counter("prorank_truncated_documents", "Documents that were cut.", registry=own)
+        self.batch_seconds = Histogram("prorank_batch_seconds", "Of a batch in the model.", buckets=SECONDS, registry=own)
+        self.batch_prompts = Histogram("prorank_batch_prompts", "Prompts of a batch.", buckets=COUNTS, registry=own)
+        self.batch_requests = Histogram("prorank_batch_requests", "Requests joined in a batch.", buckets=COUNTS, registry=own)
+        self.at_work = Gauge("prorank_requests_at_work", "Requests accepted and not answered.", registry=own)
+        self.waiting = Gauge("prorank_documents_waiting", "Documents accepted and not answered.", registry=own)
+        self.ready = Gauge("prorank_ready", "1 when requests are taken.", registry=own)
+
+    def asked(self, documents: int, tokens: int, truncated: int, seconds: dict[str, float]) -> None:
+        """Count an answered request."""
+        self.documents.inc(documents)
+        self.tokens.inc(tokens)
+        self.truncated.inc(truncated)
+        for stage, value in seconds.items():
+            self.stages.labels(stage).observe(value)
+
+    def batch(self, units: Sequence["Unit"], seconds: float) -> None:
+        """Count a batch."""
+        self.batch_seconds.observe(seconds)
+        self.batch_prompts.observe(len(units))
+        self.batch_requests.observe(len({id(unit.job) for unit in units}))
+
+    def page(self) -> bytes:
+        """All of it in Prometheus' text form."""
+        return generate_latest(self.registry)

@@ -1,0 +1,227 @@
+"""The service behind the dialects: loads the model, encodes requests, feeds the queue to the model's thread, collects answers.
+
+Hard fact: three threads: the event loop, one that encodes (a tokenizer serves one at a time), one that owns the model. Where a
+batch fails its requests are asked for one by one, so that only the guilty one fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from ..errors import ProRankError
+from ..rank.engine import trim
+from ..reliability import sigmoid
+from ..reranker import Reranker
+from .ask import Answer, Ask, Refused
+from .limits import Limits, Room
+from .logs import failure, log
+from .metrics import Metrics
+from .queue import Queue, Unit
+from .request import Request
+from .work import Comparisons, Documents, work_of
+
+AFTER = 65536  # tokens after which freed memory goes back to the kernel while requests keep coming
+
+
+class Service:
+    """One model and its queue.
+
+    Args:
+        load: makes the Reranker; called once, in the model's thread.
+        name: what clients call the model.
+        limits: see Limits.
+        metrics: counted up.
+        budget: tokens of a batch; None chooses.
+    """
+
+    def __init__(
+        self, load: Callable[[], Reranker], name: str, limits: Limits, metrics: Metrics, budget: int | None = None
+    ) -> None:
+        self.load, self.name, self.limits, self.metrics, self.budget = load, name, limits, metrics, budget
+        self.room = Room(limits)
+        self.state = "loading"  # ready, failed, draining
+        self.error: Exception | None = None  # why it failed
+        self.on_failure: Callable[[], None] = lambda: None
+        self.reranker: Reranker | None = None
+        self.work: Documents | Comparisons | None = None
+        self.queue = Queue(1)
+        self.rate = 0.0  # units of the queue's tokens a second
+        self.encoder = ThreadPoolExecutor(1, "encoder")
+        self.thread = threading.Thread(target=self._run, name="model", daemon=True)
+
+    def start(self) -> None:
+        self.thread.start()
+
+    def stop(self) -> None:
+        """End when all accepted requests are answered."""
+        self.state = "draining" if self.state != "failed" else self.state
+        self.queue.close()
+        self.thread.join()
+        self.encoder.shutdown(cancel_futures=True)
+
+    def check_ready(self) -> None:
+        """Raise Refused unless requests are taken."""
+        if self.state != "ready":
+            said = {"loading": "the model is loading", "draining": "the server is going", "failed": "the model has failed"}
+            raise Refused("unready", said[self.state], retry_after=None if self.state == "failed" else 5)
+
+    async def answer(self, ask: Ask, seconds: float, begin: float) -> Answer:
+        """Scores of an Ask, within so many seconds of `begin` (`perf_counter`). Raises Refused; a cancelled call drops its work."""
+        self._check(ask)
+        asked, loop = time.perf_counter(), asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        request = Request(ask, lambda error: _tell(loop, done, error), self.work.distinct)
+        try:
+            async with asyncio.timeout(max(0.0, begin + seconds - asked)):
+                await self._encode(request)
+                encoded = time.perf_counter()
+                await done
+        except TimeoutError:
+            self.metrics.dropped.labels("deadline").inc()
+            raise Refused("deadline", f"not answered within {seconds:.3g} seconds; send fewer documents or more time") from None
+        except ProRankError as error:
+            raise Refused("failed" if done.done() else "invalid", str(error)) from error
+        finally:
+            self.queue.drop(request)
+            if not done.cancel() and not done.cancelled():
+                done.exception()  # it may not have been waited for
+        return self._answer(request, begin, encoded - asked)
+
+    def _check(self, ask: Ask) -> None:
+        if self.work.thinks is False and ask.thoughts:
+            raise Refused("invalid", "this model does not think before it answers, so there are no thoughts", "return_thoughts")
+        if self.reranker.lists and len(ask.lists) > 1:
+            raise Refused("invalid", "this model puts the documents of a query in order; give one query")
+        if len(ask.instruction or "") > 256 * self.work.longest:
+            raise Refused("invalid", "the instruction is longer than a whole prompt; shorten it", "instruction")
+
+    async def _encode(self, request: Request) -> None:
+        """Encode slice by slice, among those of other requests, and queue each at once."""
+        loop = asyncio.get_running_loop()
+        for number, places in self.work.slices(request):
+            units = await loop.run_in_executor(self.encoder, self.work.encode, request, number, places)
+            self.queue.put(request, units, more=True)
+        self.queue.put(request, [])
+
+    def _answer(self, request: Request, begin: float, encoding: float) -> Answer:
+        now, ask, per_list = time.perf_counter(), request.ask, range(len(request.texts))
+        scores = [np.array(request.by_document(request.scores[i], i), np.float32) for i in per_list]
+        meaning, shown = self._meaning(ask, scores)
+        cut = [[at for at, place in enumerate(request.same[i]) if place in request.cut[i]] for i in per_list]
+        thoughts = [request.by_document(request.thoughts[i], i) for i in per_list]
+        waited = request.taken_at - request.put_at if request.taken_at else 0.0
+        seconds = {"tokenization": encoding, "queue": waited, "inference": request.inference, "total": now - begin}
+        self.metrics.asked(ask.count, request.tokens, sum(map(len, cut)), seconds)
+        return Answer(scores, shown, meaning, thoughts, cut, len(request.queries_cut), request.tokens, self.work.longest, seconds)
+
+    def _meaning(self, ask: Ask, scores: list[np.ndarray]) -> tuple[str, list[np.ndarray]]:
+        """What clients see, and what it is. A calibration holds for whole documents, so not for the best of a document's parts."""
+        if ask.raw:
+            return "place" if self.reranker.lists else "log-odds", [row.astype(np.float64) for row in scores]
+        if self.reranker.lists:
+            return "place", [1.0 + row.astype(np.float64) / max(1, len(row)) for row in scores]
+        sure = [self.reranker.probabilities(row, ask.instruction) for row in scores] if ask.parts.chunks == 1 else [None]
+        if sure and sure[0] is not None:
+            return "probability", sure
+        return "sigmoid", [sigmoid(row.astype(np.float64)) for row in scores]
+
+    def retry_after(self) -> int:
+        """Seconds until there may be room again, from what waits and how fast it goes."""
+        return int(min(120, max(1, self.queue.tokens / self.rate))) if self.rate else 1
+
+    # The model's thread.
+
+    def _run(self) -> None:
+        try:
+            self.reranker = self.load()
+            self.work = work_of(self.reranker, self.budget)
+            self.queue.budget = self.work.budget
+            self._warm_up()
+            self.state = "ready" if self.state == "loading" else self.state
+            log("ready", model=self.name, batch=self.work.budget)
+            made = 0
+            while units := self.queue.take(trim):
+                made += self._batch(units)
+                if made > AFTER:
+                    trim()
+                    made = 0
+        except BaseException as error:  # whatever it is, the service is of no use without this thread
+            self.error, self.state = error, "failed"
+            failure("model thread", error)
+            self.queue.fail(Refused("failed", "the model has failed"))
+            self.on_failure()
+
+    def _warm_up(self) -> None:
+        """Read a few documents, so that memory, threads and programs of the first request are there already."""
+        query, words = "warm up", "some words to read before the first request comes "
+        done: list[Exception | None] = []
+        request = Request(Ask([(query, [words * (1 + i % 8) + str(i) for i in range(16)])]), done.append, self.work.distinct)
+        for number, places in self.work.slices(request):
+            self.queue.put(request, self.work.encode(request, number, places), more=True)
+        self.queue.put(request, [])
+        while not done:
+            self._batch(self.queue.take())
+        if done[0]:
+            raise done[0]
+        _ = self.reranker.calibration  # reads all weights once, to know them
+        self.rate = 0.0
+
+    def _batch(self, units: list[Unit]) -> int:
+        """Answer a batch; returns its tokens."""
+        begin = time.perf_counter()
+        self._answer_units(units)
+        seconds, tokens = time.perf_counter() - begin, sum(unit.tokens for unit in units)
+        self.rate = .8 * self.rate + .2 * tokens / seconds if self.rate else tokens / seconds
+        self.metrics.batch(units, seconds)
+        return tokens
+
+    def _answer_units(self, units: list[Unit]) -> None:
+        jobs = [list(some) for _, some in groupby(units, key=lambda unit: id(unit.job))]
+        following: list[Unit] = []
+        begin = time.perf_counter()
+        try:
+            values = self.work.run(units)
+        except Exception as error:
+            if len(jobs) > 1:
+                for some in jobs:
+                    self._answer_units(some)
+                return
+            self._fail(units[0].job, error)
+            values = []
+        for some in jobs:
+            some[0].job.inference += time.perf_counter() - begin
+        for unit, value in zip(units, values):
+            if not unit.job.over:
+                try:
+                    following += self.work.take(unit, value)
+                except Exception as error:
+                    self._fail(unit.job, error)
+        for job in self.queue.answered(units, following):
+            job.finish(None)
+
+    def _fail(self, job: Any, error: Exception) -> None:
+        if not isinstance(error, Refused):
+            failure("batch", error)
+            error = error if isinstance(error, ProRankError) else Refused("failed", "the model failed on this request")
+        self.queue.drop(job)
+        job.finish(error)
+
+
+def _tell(loop: asyncio.AbstractEventLoop, done: asyncio.Future, error: Exception | None) -> None:
+    """Settle a future of the loop from another thread."""
+
+    def settle() -> None:
+        if not done.done():
+            done.set_exception(error) if error else done.set_result(None)
+
+    with contextlib.suppress(RuntimeError):  # the loop has ended
+        loop.call_soon_threadsafe(settle)

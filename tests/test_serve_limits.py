@@ -1,0 +1,259 @@
+"""Limits: what is too much, too slow or not allowed is refused in time, and the server goes on answering.
+
+Hard fact: a server that takes longer than it should is made by letting each batch sleep.
+"""
+
+import concurrent.futures
+import json
+import logging
+import random
+import socket
+import threading
+
+import httpx2
+import pytest
+
+from prorank.errors import ConfigError, ModelError
+from prorank.reranker import Reranker
+from prorank.serve.limits import Limits
+from prorank.serve.logs import Lines, failure
+from tests.serving import running, slowed, wait_for
+from tests.tiny import WORDS
+
+BODY = {"query": "garden", "documents": ["the garden", "a castle"]}
+
+
+@pytest.fixture(scope="module")
+def reranker(tiny_llama_dir):
+    return Reranker(tiny_llama_dir, device="cpu", dtype="fp32")
+
+
+def raw(url: str) -> socket.socket:
+    host, port = url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=60)
+
+
+def answering(server) -> bool:
+    return server.post("/v1/rerank", BODY).status_code == 200
+
+
+def test_sizes(reranker):
+    with running(reranker, Limits(body_bytes=2000, documents=5, characters=100, tokens_per_doc=2)) as server:
+        for path, status in (("/rerank", 422), ("/v1/rerank", 422), ("/v2/rerank", 400), ("/score", 400)):
+            texts = {"texts": ["a"] * 6} if path == "/rerank" else {"documents": ["a"] * 6}
+            answer = server.post(path, {"query": "q", "queries": "q", **texts})
+            assert answer.status_code == status and "6 documents are more than 5" in answer.text
+        many = server.post("/v2/rerank", {"query": "q", "documents": ["a" * 99, "bb"]})
+        assert many.status_code == 400 and many.json()["message"].startswith("102 characters are more than 100; send fewer")
+        for more in ({"content": b"x" * 2001}, {"content": iter([b"x" * 500] * 5)}):
+            large = server.client.post("/v1/rerank", headers={"content-type": "application/json"}, **more)
+            assert large.status_code == 413 and "2000 bytes" in large.json()["detail"]
+        capped = server.post("/v1/rerank", BODY | {"max_tokens_per_doc": 50})
+        assert capped.headers["x-prorank-truncated-documents"] == "1" and answering(server)
+
+
+def test_kinds_of_bodies(server):
+    for headers in ({}, {"content-type": "text/plain"}, {"content-type": "application/json", "content-encoding": "gzip"}):
+        assert server.client.post("/v1/rerank", content=json.dumps(BODY), headers=headers).status_code == 415
+    for kind in ("application/json; charset=utf-8", "Application/JSON", "application/vnd.api+json"):
+        assert server.client.post("/v1/rerank", content=json.dumps(BODY), headers={"content-type": kind}).status_code == 200
+
+
+def test_keys(reranker):
+    with running(reranker, key="s3cret") as server:
+        for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "s3cret"}, {"authorization": "Basic s3cret"}):
+            answer = server.post("/rerank", {"query": "q", "texts": ["a"]}, headers=headers)
+            assert answer.status_code == 401 and answer.headers["www-authenticate"] == "Bearer" and "s3cret" not in answer.text
+        for path in ("/info", "/v1/models"):
+            assert server.client.get(path).status_code == 401
+            assert server.client.get(path, headers={"authorization": "bearer s3cret"}).status_code == 200
+        assert server.post("/v2/rerank", BODY).json().keys() == {"message"}
+        assert server.post("/v2/rerank", BODY, headers={"authorization": "Bearer s3cret"}).status_code == 200
+        assert server.client.get("/health").status_code == 200 and server.client.get("/metrics").status_code == 200
+
+
+def test_browsers_of_other_origins_are_let_in_only_where_said(server, reranker):
+    ask = {"origin": "http://a.example", "access-control-request-method": "POST", "access-control-request-headers": "content-type"}
+    assert "access-control-allow-origin" not in server.client.options("/v1/rerank", headers=ask).headers
+    with running(reranker, origins=["http://a.example"]) as other:
+        allowed = other.client.options("/v1/rerank", headers=ask).headers
+        assert allowed["access-control-allow-origin"] == "http://a.example"
+        ask["origin"] = "http://b.example"
+        assert "access-control-allow-origin" not in other.client.options("/v1/rerank", headers=ask).headers
+
+
+def test_beyond_the_bound_429_and_when_to_come_again(reranker):
+    with running(reranker, Limits(requests=3, waiting=20)) as server:
+        slowed(server.service, 0.5)
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            some = list(pool.map(lambda path: server.post(path, BODY), ["/rerank", "/v1/rerank", "/v2/rerank", "/rerank"] * 2))
+        refused = [answer for answer in some if answer.status_code == 429]
+        assert refused and sum(answer.status_code == 200 for answer in some) == len(some) - len(refused) >= 3
+        assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            long = pool.submit(server.post, "/v1/rerank", {"query": "q", "documents": [str(i) for i in range(30)]})
+            wait_for(lambda: server.service.room.documents == 30)
+            answer = server.post("/rerank", {"query": "q", "texts": ["a"]})
+            assert answer.status_code == 429 and answer.json()["error_type"] == "Overloaded"
+            assert long.result().status_code == 200  # one request alone is always taken
+        assert (server.service.room.requests, server.service.room.documents, server.service.room.bytes) == (0, 0, 0)
+
+
+def test_a_deadline_of_the_server_and_one_of_the_request(reranker):
+    with running(reranker, Limits(seconds=0.4)) as server:
+        slowed(server.service, 1.0)
+        for path, status in (("/rerank", 424), ("/v1/rerank", 504), ("/v2/rerank", 504), ("/score", 504)):
+            texts = {"texts": ["a"]} if path == "/rerank" else {"documents": ["a"]}
+            assert server.post(path, {"query": "q", "queries": "q", **texts}).status_code == status
+        wait_for(lambda: not server.service.queue.jobs)
+    with running(reranker) as server:
+        slowed(server.service, 2.0)
+        late = server.post("/v1/rerank", BODY, headers={"x-request-timeout": "1"})
+        assert late.status_code == 504 and "within 1 seconds" in late.json()["detail"] and answering(server)
+        for value in ("soon", "-1", "0.9", "nan", "inf"):
+            assert server.post("/v1/rerank", BODY, headers={"x-request-timeout": value}).status_code == 422
+
+
+def test_who_goes_is_not_worked_for(reranker):
+    with running(reranker, budget=100) as server:
+        slowed(server.service, 0.2)
+        body = json.dumps({"query": "q", "documents": [f"the garden {i}" for i in range(100)]}).encode()
+        with raw(server.url) as client:
+            head = f"POST /v1/rerank HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+            client.sendall(head.encode() + body)
+            wait_for(lambda: server.service.queue.jobs)
+        wait_for(lambda: not server.service.queue.jobs and not server.service.room.requests, 5)  # a hundred batches would take 20 s
+        assert answering(server)
+        assert 'prorank_dropped_total{reason="disconnect"} 1.0' in server.client.get("/metrics").text
+
+
+def test_slow_and_broken_bodies(reranker):
+    with running(reranker, Limits(body_seconds=0.5)) as server:
+        head = b"POST /v1/rerank HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n"
+        with raw(server.url) as slow, raw(server.url) as broken:
+            slow.sendall(head + b'{"query"')
+            broken.sendall(head + b'{"query"')
+            broken.close()
+            assert answering(server)
+            assert b" 408 " in slow.recv(1000)
+        wait_for(lambda: not server.service.room.requests)
+        assert answering(server)
+
+
+def test_ten_documents_beside_two_of_a_thousand(reranker):
+    """In batches: the small request is in one of the next two, each time."""
+    with running(reranker) as server:
+        stop, seen = threading.Event(), []
+        run = server.service.work.run
+        server.service.work.run = lambda units: seen.append({len(unit.job.texts[0]) for unit in units}) or run(units)
+        large = {"query": "river", "documents": [f"the castle {i}, then a garden" for i in range(1000)]}
+
+        def often():
+            with httpx2.Client(base_url=server.url, timeout=300) as client:
+                while not stop.is_set():
+                    assert client.post("/v1/rerank", json=large).status_code == 200
+
+        threads = [threading.Thread(target=often) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        wait_for(lambda: len(seen) > 5)
+        small = {"query": "garden", "documents": [f"the old garden {i}" for i in range(10)]}
+        for _ in range(10):
+            begin = len(seen)
+            assert server.post("/v1/rerank", small).status_code == 200
+            waited = next(i for i, sizes in enumerate(seen[begin:]) if 10 in sizes)
+            assert waited <= 3  # those that run while it is read and encoded, then its own
+        stop.set()
+        for thread in threads:
+            thread.join(120)
+
+
+def test_one_bad_request_fails_alone(reranker):
+    with running(reranker) as server:
+        run = server.service.work.run
+
+        def fragile(units):
+            if any(unit.job.ask.lists[0][0] == "bad" for unit in units):
+                raise RuntimeError("secret of a document")
+            return run(units)
+
+        server.service.work.run = fragile
+        with concurrent.futures.ThreadPoolExecutor(12) as pool:
+            queries = ["bad" if i % 4 == 0 else f"good {i}" for i in range(24)]
+            found = list(pool.map(lambda query: server.post("/rerank", {"query": query, "texts": ["a", "b"]}), queries))
+        assert [answer.status_code for answer in found] == [424 if query == "bad" else 200 for query in queries]
+        assert found[0].json() == {"error": "the model failed on this request", "error_type": "Backend"}
+        assert server.post("/v1/rerank", {"query": "bad", "documents": ["a"]}).status_code == 500
+        assert answering(server)
+
+
+def test_scores_that_are_not_finite(reranker):
+    with running(reranker) as server:
+        server.service.work.run = lambda units: [(float("nan"), None)] * len(units)
+        answer = server.post("/rerank", {"query": "q", "texts": ["a"]})
+        assert answer.status_code == 424 and "not finite" in answer.json()["error"]
+
+
+def test_health_before_and_after(reranker):
+    gate = threading.Event()
+
+    def load():
+        gate.wait(60)
+        return reranker
+
+    with running(load, ready=False) as server:
+        for path in ("/health", "/info"):
+            answer = server.client.get(path)
+            assert answer.status_code == 503 and answer.json() == {"error": "the model is loading", "error_type": "Unhealthy"}
+        assert server.post("/v2/rerank", BODY).status_code == 503
+        assert server.post("/v2/rerank", BODY).headers["retry-after"] == "5"
+        gate.set()
+        wait_for(lambda: server.client.get("/health").status_code == 200)
+        assert answering(server)
+
+
+def test_a_model_that_cannot_be_loaded():
+    def load():
+        raise ModelError("no weights")
+
+    with running(load) as server:
+        assert server.client.get("/health").status_code == 503 and str(server.service.error) == "no weights"
+
+
+def test_logs_hold_no_texts_and_no_messages_of_exceptions(server, caplog, capsys):
+    with caplog.at_level(logging.INFO, "prorank.serve"):
+        assert server.post("/v1/rerank", {"query": "secret", "documents": ["secret 1", "secret 2"]}).status_code == 200
+        assert server.post("/v1/rerank", {"query": "secret", "documents": [3]}).status_code == 422
+        try:
+            raise ValueError("secret")
+        except ValueError as error:
+            failure("here", error)
+    lines = [json.loads(Lines().format(record)) for record in caplog.records if record.name == "prorank.serve"]
+    assert "secret" not in json.dumps(lines)
+    asked = [line for line in lines if line["event"] == "request"]
+    assert [line["status"] for line in asked] == [200, 422] and asked[0]["documents"] == 2 and asked[0]["tokens"] > 0
+    assert lines[-1]["error"] == "ValueError" and lines[-1]["trace"]
+
+
+def test_limits_that_cannot_work():
+    with pytest.raises(ConfigError, match="limit documents must be at least 1, not 0"):
+        Limits(documents=0)
+    with pytest.raises(ConfigError, match="limit seconds"):
+        Limits(seconds=-1.0)
+
+
+def test_many_at_once_get_what_the_library_gives(reranker):
+    """Batches are joined over requests; each gets its own scores."""
+    rng = random.Random(0)
+    text = lambda: " ".join(rng.choices(WORDS, k=rng.randint(0, 60)))  # noqa: E731
+    asked = [{"query": rng.choice(WORDS), "documents": [text() for _ in range(rng.randint(1, 30))]} for _ in range(40)]
+    with running(reranker, budget=700) as server:
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            found = list(pool.map(lambda body: server.post("/v1/rerank", body | {"raw_scores": True}).json()["results"], asked))
+        figure = dict(line.rsplit(" ", 1) for line in server.client.get("/metrics").text.splitlines())
+        alone, every = (float(figure[f"prorank_batch_requests_{name}"]) for name in ('bucket{le="1.0"}', "count"))
+        assert alone < every  # some batches joined several
+    for body, results in zip(asked, found):
+        scores = {hit["index"]: hit["relevance_score"] for hit in results}
+        wanted = reranker.score([(body["query"], document) for document in body["documents"]])
+        assert [scores[i] for i in range(len(wanted))] == pytest.approx(wanted.tolist(), abs=1e-4)
