@@ -23,7 +23,6 @@ from .model import (
     licence_of,
     load_model,
     load_tokenizer,
-    pick_dtype,
     prompt_of,
     resolve,
     room_for_prompts,
@@ -32,9 +31,10 @@ from .model import (
 from .pair_template import baked, rendering, room_of
 from .prompt import Prompt
 from .rank.pointwise import answer_rows
-from .saving import save_checkpoint, write_json
+from .saving import name_as_before, save_checkpoint, write_json
 
 FORMATS = ("seq-cls", "merged")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 TOLERANCE = 1e-4  # between the classifier's logits and the scores, in fp32
 PROBES = [
     ("where is the garden?", "The garden is near the river."),
@@ -77,27 +77,31 @@ def export(
         instruction: in place of the Prompt's default one.
 
     Raises:
-        ConfigError: unknown format, or a folder that is there. ModelError: the model does not fit into a classifier, or its logits
-        came out different. PromptError: the Prompt does not fit into a pair template.
+        ConfigError: unknown format or dtype, or a folder that is there. ModelError: the model does not fit into a classifier, or
+        its logits came out different. PromptError: the Prompt does not fit into a pair template.
     """
     folder = Path(out)
-    if format not in FORMATS:
-        raise ConfigError(f"unknown format '{format}'{nearest(format, FORMATS)}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder} is there already; name a new folder, or remove it first")
-    cpu = torch.device("cpu")
-    resolved, rounded = resolve(model), pick_dtype(dtype, cpu)
-    changes = {"instruction": instruction, "max_length": max_length}
+    _check(folder, format, dtype)
+    resolved, changes = resolve(model), {"instruction": instruction, "max_length": max_length}
     chosen = Prompt.of(prompt or prompt_of(resolved), **{key: value for key, value in changes.items() if value is not None})
     if format == "seq-cls" and chosen.lists:
         raise ConfigError(f"prompt {chosen.name} shows several documents, and a classifier reads one; take --format merged")
     tokenizer = load_tokenizer(resolved)
     (chosen.bind_list if chosen.lists else chosen.bind)(tokenizer)  # fails before the weights are read
-    loaded = load_model(resolved, torch.float32, cpu)
+    loaded = load_model(resolved, torch.float32, torch.device("cpu"))
     if format == "merged":
-        return _merged(folder, loaded, chosen, tokenizer, rounded, _card(resolved.folder))
+        return _merged(folder, loaded, chosen, tokenizer, DTYPES[dtype], _card(resolved.folder))
     bound = chosen.bind(tokenizer, room_for_prompts(loaded)).direct()
-    return _classifier(folder, loaded, bound, rounded, template, licence_of(resolved.name, resolved.folder))
+    return _classifier(folder, loaded, bound, DTYPES[dtype], template, licence_of(resolved.name, resolved.folder))
+
+
+def _check(folder: Path, format: str, dtype: str) -> None:
+    """Raise ConfigError for a folder that holds something, an unknown format or dtype."""
+    for name, value, known in (("format", format, FORMATS), ("dtype", dtype, DTYPES)):
+        if value not in known:
+            raise ConfigError(f"unknown {name} '{value}'{nearest(value, known)}")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder} is there already; name a new folder, or remove it first")
 
 
 def _merged(folder: Path, model: torch.nn.Module, prompt: Prompt, tokenizer: Any, dtype: torch.dtype, card: str | None) -> Exported:
@@ -120,12 +124,15 @@ def _classifier(
     pad = padding(bound)
     tokenizer = (baked if template else rendering)(bound, pad)
     pairs = _probes(bound)
+    if not pairs:
+        raise ConfigError(f"{bound.longest} tokens leave no room to try the classifier; raise --max-length")
     want = _scores(model, bound, pairs)
     classifier = cast_weights(classifier_of(model, bound, bound.tokenizer.convert_tokens_to_ids(pad)), dtype)
     with atomic_folder(folder) as beside:
         with without_bars():
             classifier.save_pretrained(beside)
         tokenizer.save_pretrained(beside)
+        name_as_before(beside)
         bound.prompt.save(beside)
         if template and bound.repeats == 1:
             write_json(beside / "sentence_bert_config.json", {"max_seq_length": room_of(bound)})

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from .bound import BoundPrompt
@@ -70,7 +71,8 @@ def classifier_notes(folder: Path, bound: BoundPrompt, kind: str, room: int, tem
 
 def serve_command(folder: Path, template: bool) -> str:
     """vLLM's command line for a classifier."""
-    return f"vllm serve {folder}" + ("" if template else f" --chat-template {folder}/chat_template.jinja")
+    chat = "" if template else f" --chat-template {quote(f'{folder}/chat_template.jinja')}"
+    return f"vllm serve {quote(str(folder))}{chat}"
 
 
 def causal_command(folder: Path, config: Any, bound: AnyPrompt) -> str:
@@ -83,4 +85,5 @@ def causal_command(folder: Path, config: Any, bound: AnyPrompt) -> str:
         "classifier_from_token": bound.tokenizer.convert_ids_to_tokens(list(bound.answer_ids)),
         "method": "from_2_way_softmax",
     }
-    return f"vllm serve {folder} --hf_overrides '{json.dumps(overrides)}' --chat-template {folder}/chat_template.jinja"
+    chat = quote(f"{folder}/chat_template.jinja")
+    return f"vllm serve {quote(str(folder))} --hf_overrides {quote(json.dumps(overrides))} --chat-template {chat}"

@@ -72,9 +72,27 @@ def save_checkpoint(
             _save_for_pairs(beside, bound)
         else:
             bound.tokenizer.save_pretrained(beside)
+        name_as_before(beside)
         if card:
             (beside / "README.md").write_text(card, encoding="utf-8")
     return folder
+
+
+def name_as_before(folder: Path) -> None:
+    """Name settings as transformers 4 does, too, by which many servers read. Without `rope_theta` they would turn positions by
+    another base, and score wrongly without a word."""
+    config = folder / "config.json"
+    if config.is_file():
+        values = json.loads(config.read_text(encoding="utf-8"))
+        rope = values.get("rope_parameters") or {}
+        if "rope_theta" in rope:
+            bent = {key: value for key, value in rope.items() if key != "rope_theta"}
+            scaled = {"rope_scaling": bent} if rope.get("rope_type", "default") != "default" else {}
+            write_json(config, {"rope_theta": rope["rope_theta"], **scaled, **values})
+    tokenizer = folder / "tokenizer_config.json"
+    values = json.loads(tokenizer.read_text(encoding="utf-8"))
+    if values.get("tokenizer_class") == "TokenizersBackend":
+        write_json(tokenizer, values | {"tokenizer_class": "PreTrainedTokenizerFast"})
 
 
 def _save_for_pairs(folder: Path, bound: BoundPrompt) -> None:

@@ -84,6 +84,7 @@ def script(collections: Path, tiny_llama_dir: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("PRORANK_DATA", str(collections))
     monkeypatch.setattr(recipe, "TRAIN", {"toy": 8, "bare": 8})
     monkeypatch.setattr(recipe, "DEV", ("toy",))
+    monkeypatch.setattr("prorank.train.run.plot", lambda run: None)  # a second a run, tested elsewhere
 
     def run(module, *words) -> None:
         monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, words)])

@@ -17,7 +17,7 @@ import methods
 import numpy as np
 import pytest
 import recipe
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prorank.data.formats import read_groups
@@ -85,6 +85,7 @@ def test_calibration_is_measured_list_by_list(script, tmp_path, capsys):
     assert (tmp_path / "reliability.png").is_file()
 
 
+@settings(deadline=None)  # the first call imports
 @given(st.permutations(range(6)), st.lists(st.integers(0, 2), min_size=6, max_size=6))
 def test_wherever_a_list_loses_there_is_a_pair(order, labels):
     first, now = [str(i) for i in range(6)], [str(i) for i in order]

@@ -57,6 +57,9 @@ def test_a_classifiers_logits_are_the_scores(kind, tmp_path):
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["architectures"] == [f"{kind.capitalize()}ForSequenceClassification"] and config["id2label"] == {"0": "relevance"}
     assert config["pad_token_id"] is not None and "prorank" not in json.dumps(config)
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"]  # where transformers 4 looks for it
+    tokens = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    assert tokens["tokenizer_class"] == "PreTrainedTokenizerFast"
     assert sorted(os.listdir(tmp_path)) == ["model", "out"]
 
 
@@ -187,6 +190,8 @@ def test_a_folder_that_is_there_is_left_alone(tmp_path, tiny_llama_dir):
     assert isinstance(result.exception, ConfigError) and "is there already; name a new folder" in str(result.exception)
     with pytest.raises(ConfigError, match="unknown format 'seqcls'; did you mean 'seq-cls'"):
         export(tiny_llama_dir, tmp_path / "new", format="seqcls")
+    with pytest.raises(ConfigError, match="unknown dtype 'int8'; valid: bf16, fp32"):
+        export(tiny_llama_dir, tmp_path / "new", dtype="int8")
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "precious"]
 
 

@@ -208,6 +208,18 @@ def test_the_peer_trains_and_goes_on_after_a_kill(peer, loss, tiny_llama_dir, to
         peer.train_peer(peer.Peer(str(tiny_llama_dir), str(toy_file), str(tmp_path), steps=3))
 
 
+def test_the_peers_learning_rate_follows_the_clock(peer):
+    now = [0.0]
+    trainer = object.__new__(peer.PeerTrainer)
+    trainer.clock, trainer.optimizer = Namespace(budget=20.0, minutes=lambda: now[0]), torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    schedule, rates = trainer.create_scheduler(1000), []
+    for now[0] in (1.0, 2.0, 11.0, 20.0, 21.0):
+        trainer.optimizer.step()
+        schedule.step()
+        rates += schedule.get_last_lr()
+    assert rates == pytest.approx([0.5, 1.0, 0.5, 0.0, 0.0])
+
+
 def test_the_peer_stops_when_its_minutes_are_spent(peer, tiny_llama_dir, toy_file, tmp_path):
     settings = peer.Peer(str(tiny_llama_dir), str(toy_file), str(tmp_path), minutes=1e-5, dtype="fp32", device="cpu")
     peer.train_peer(settings)

@@ -1,5 +1,6 @@
 """Lists of the default model: who gets into a list and what a teacher's score is made of."""
 
+from pathlib import Path
 from random import Random
 
 import numpy as np
@@ -8,6 +9,8 @@ from hypothesis import strategies as st
 
 from prorank.data.beir import Collection
 from prorank.data.examples import Group, normalised
+from prorank.sources import BUILT_IN
+from prorank.train.config import load_settings
 from recipes.default.lists import FAR, HELD_OUT, NEAR, RANDOM, Source, candidates, groups_of, parts, teacher, titles
 from tests.tiny import write_jsonl
 
@@ -68,3 +71,10 @@ def test_each_source_gives_dev_calibration_and_training_lists_that_share_no_quer
     assert len({g.query for groups in found.values() for g in groups}) == 100
     assert sum(g.query.startswith("one") for g in found["dev"]) == HELD_OUT["dev"]
     assert parts(made, seed=0) == found != parts(made, seed=1)
+
+
+def test_the_settings_of_both_stages_are_valid_and_fit_together() -> None:
+    folder = Path(__file__).parents[1] / "recipes" / "default"
+    warm, fine = (load_settings(folder / f"{name}.yaml") for name in ("warmup", "score"))
+    assert (warm.stage, fine.stage, fine.base) == ("warmup", "score", warm.out)
+    assert warm.base == BUILT_IN and warm.lora == fine.lora and warm.prompt == fine.prompt

@@ -239,6 +239,22 @@ def test_a_failure_midway_leaves_nothing_half_written(tmp_path, monkeypatch, bro
         assert weight_hash(folder) == before and Reranker(folder, dtype="fp32").score([("a", "b")]).shape == (1,)
 
 
+def test_readers_of_transformers_4_find_their_names(tmp_path):
+    tokenizer = byte_tokenizer("smollm")
+    model, bound = tiny_llama(tokenizer), Prompt.preset("prorank").bind(tokenizer)
+    model.config.rope_parameters = {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e4}
+    folder = save_checkpoint(tmp_path / "bent", model, bound)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["rope_theta"] == 5e4 and config["rope_scaling"] == {"rope_type": "linear", "factor": 2.0}
+    assert AutoModelForCausalLM.from_pretrained(folder).config.rope_parameters == model.config.rope_parameters
+    model.config.rope_parameters = {"rope_type": "default", "rope_theta": 1e5}
+    folder = save_checkpoint(tmp_path / "plain", model, bound)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["rope_theta"] == 1e5 and "rope_scaling" not in config
+    assert AutoModelForCausalLM.from_pretrained(folder).config.rope_parameters == model.config.rope_parameters
+    assert json.loads((folder / "tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
+
+
 def test_saving_replaces_the_folder_whole(tmp_path):
     tokenizer = byte_tokenizer("smollm")
     bound, folder = Prompt.preset("prorank").bind(tokenizer), tmp_path / "model"

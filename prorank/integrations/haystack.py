@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import extra
 from ..rank.documents import Hit
 from ..reranker import Reranker
+from ..shipped import DEFAULT
 from .shared import Model, reranker_of
 
 with extra("haystack"):
@@ -34,7 +35,7 @@ class ProRankRanker:
 
     def __init__(
         self,
-        model: Model = "smollm2-135m",
+        model: Model = DEFAULT,
         top_k: int | None = None,
         score_threshold: float | None = None,
         instruction: str | None = None,

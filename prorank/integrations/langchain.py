@@ -12,6 +12,7 @@ from typing import Any
 from ..errors import extra
 from ..rank.documents import Hit
 from ..reranker import Reranker
+from ..shipped import DEFAULT
 from .shared import reranker_of
 
 with extra("langchain"):
@@ -32,7 +33,7 @@ class ProRankCompressor(BaseDocumentCompressor):
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
-    model: Any = "smollm2-135m"
+    model: Any = DEFAULT
     top_n: int | None = None
     min_score: float | None = None
     instruction: str | None = None

@@ -11,6 +11,7 @@ from typing import Any
 from ..errors import extra
 from ..rank.documents import Hit
 from ..reranker import Reranker
+from ..shipped import DEFAULT
 from .shared import reranker_of
 
 with extra("llama-index"):
@@ -32,7 +33,7 @@ class ProRankRerank(BaseNodePostprocessor):
         options: of Reranker, where `model` names a checkpoint: {"dtype": "int8"}.
     """
 
-    model: Any = Field(default="smollm2-135m", description="Reranker, or checkpoint.")
+    model: Any = Field(default=DEFAULT, description="Reranker, or checkpoint.")
     top_n: int | None = Field(default=None, description="Number of nodes to return sorted by score.")
     min_score: float | None = Field(default=None, description="Least log-odds of a node to return.")
     instruction: str | None = Field(default=None, description="What to look for.")

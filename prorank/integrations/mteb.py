@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import extra
+from ..shipped import DEFAULT
 from .shared import Model, reranker_of
 
 with extra("mteb"):
@@ -29,7 +30,12 @@ class ProRankCrossEncoder:
     """
 
     def __init__(
-        self, model_name: Model, revision: str | None = None, device: str | None = None, name: str | None = None, **options: Any
+        self,
+        model_name: Model = DEFAULT,
+        revision: str | None = None,
+        device: str | None = None,
+        name: str | None = None,
+        **options: Any,
     ) -> None:
         self.reranker = reranker_of(model_name, options | ({"device": device} if device else {}))
         self.mteb_model_meta = ModelMeta.create_empty(

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import extra
 from ..rank.documents import Hit
+from ..shipped import DEFAULT
 from .shared import Model, reranker_of
 
 with extra("rerankers"):
@@ -27,7 +28,7 @@ class ProRankRanker(BaseRanker):
         options: of Reranker, where a checkpoint is named.
     """
 
-    def __init__(self, model_name_or_path: Model, verbose: int = 0, **options: Any) -> None:
+    def __init__(self, model_name_or_path: Model = DEFAULT, verbose: int = 0, **options: Any) -> None:
         self.reranker, self.verbose = reranker_of(model_name_or_path, options), verbose
 
     def score(self, query: str, doc: str) -> float:

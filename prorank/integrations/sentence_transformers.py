@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ..errors import ConfigError, nearest
+from ..shipped import DEFAULT
 from .shared import Model, reranker_of
 
 
@@ -36,7 +37,7 @@ class CrossEncoder:
     num_labels = 1
 
     def __init__(
-        self, model: Model, prompts: dict[str, str] | None = None, activation_fn: Callable | None = None, **options: Any
+        self, model: Model = DEFAULT, prompts: dict[str, str] | None = None, activation_fn: Callable | None = None, **options: Any
     ) -> None:
         self.reranker, self.prompts = reranker_of(model, options), prompts or {}
         self.activation_fn, self.model_card_data = activation_fn or torch.nn.Identity(), NoCard()
