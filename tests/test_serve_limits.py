@@ -17,6 +17,7 @@ from prorank.errors import ConfigError, ModelError
 from prorank.reranker import Reranker
 from prorank.serve.limits import Limits
 from prorank.serve.logs import Lines, failure
+from prorank.serve.run import key_of, listen
 from tests.serving import running, slowed, wait_for
 from tests.tiny import WORDS
 
@@ -236,10 +237,23 @@ def test_logs_hold_no_texts_and_no_messages_of_exceptions(server, caplog, capsys
 
 
 def test_limits_that_cannot_work():
-    with pytest.raises(ConfigError, match="limit documents must be at least 1, not 0"):
+    with pytest.raises(ConfigError, match="limit documents must be above 0, not 0"):
         Limits(documents=0)
     with pytest.raises(ConfigError, match="limit seconds"):
         Limits(seconds=-1.0)
+
+
+def test_keys_and_ports_that_cannot_be_had(monkeypatch):
+    monkeypatch.setenv("EMPTY_KEY", " ")
+    for name in ("EMPTY_KEY", "NO_SUCH_KEY"):
+        with pytest.raises(ConfigError, match=f"the environment variable {name} is not set or empty"):
+            key_of(name)
+    monkeypatch.setenv("GOOD_KEY", "k\n")
+    assert key_of("GOOD_KEY") == "k" and key_of(None) is None
+    with listen("127.0.0.1", 0) as taken, pytest.raises(ConfigError, match="choose another --host or --port"):
+        listen("127.0.0.1", taken.getsockname()[1])
+    with pytest.raises(ConfigError, match="cannot listen on 127.0.0.1:99999"):
+        listen("127.0.0.1", 99999)
 
 
 def test_many_at_once_get_what_the_library_gives(reranker):

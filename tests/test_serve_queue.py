@@ -114,8 +114,8 @@ def test_failing_ends_all_jobs_and_those_that_come():
 
 @pytest.mark.timeout(30)
 def test_take_waits_for_work_and_ends_when_closed():
-    queue, taken, idle = Queue(BUDGET), [], []
-    thread = threading.Thread(target=lambda: taken.extend(iter(lambda: queue.take(lambda: idle.append(1)), [])))
+    queue, taken = Queue(BUDGET), []
+    thread = threading.Thread(target=lambda: taken.extend(iter(queue.take, [])))
     thread.start()
     jobs = [job_of(queue, 3) for _ in range(5)]
     queue.close()

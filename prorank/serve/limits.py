@@ -30,7 +30,7 @@ class Limits:
         body_seconds: until its body has to be there.
 
     Raises:
-        ConfigError: a bound below 1.
+        ConfigError: a bound that is not above 0.
     """
 
     body_bytes: int = 10_000_000
@@ -47,8 +47,8 @@ class Limits:
     def __post_init__(self) -> None:
         for f in fields(self):
             value = getattr(self, f.name)
-            if value is not None and not value >= (0.001 if isinstance(value, float) else 1):
-                raise ConfigError(f"limit {f.name} must be at least 1, not {value}")
+            if value is not None and not value > 0:
+                raise ConfigError(f"limit {f.name} must be above 0, not {value}")
 
 
 class Room:

@@ -93,14 +93,12 @@ class Queue:
         if done:
             job.finish(None)
 
-    def take(self, idle: Callable[[], None] | None = None) -> list[Unit]:
-        """The next batch; waits for one. Empty once the queue is closed and nothing is left. `idle` is called before a wait."""
+    def take(self) -> list[Unit]:
+        """The next batch; waits for one. Empty once the queue is closed and nothing is left."""
         with self.changed:
             while not (self.new or self.long):
                 if self.closed:
                     return []
-                if idle:
-                    idle()
                 self.changed.wait()
             return self._batch()
 

@@ -29,7 +29,7 @@ from .queue import Queue, Unit
 from .request import Request
 from .work import Comparisons, Documents, work_of
 
-AFTER = 65536  # tokens after which freed memory goes back to the kernel while requests keep coming
+AFTER = 65536  # tokens after which freed memory goes back to the kernel; more often would cost short requests their speed
 
 
 class Service:
@@ -149,7 +149,7 @@ class Service:
             self.state = "ready" if self.state == "loading" else self.state
             log("ready", model=self.name, batch=self.work.budget)
             made = 0
-            while units := self.queue.take(trim):
+            while units := self.queue.take():
                 made += self._batch(units)
                 if made > AFTER:
                     trim()

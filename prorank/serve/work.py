@@ -16,7 +16,6 @@ import numpy as np
 
 from ..errors import ModelError
 from ..parts import WHOLE, Parts
-from ..rank.flat import is_flat
 from ..rank.thinking import Thought, key_of
 from ..reranker import Reranker
 from ..tokens import free_tokens
@@ -46,8 +45,7 @@ class Documents:
 
     def __init__(self, reranker: Reranker, budget: int | None = None) -> None:
         self.reranker, self.thinks = reranker, reranker.thinks
-        narrow = reranker.device.type == "cpu" and is_flat(reranker.model)
-        self.budget = budget or (ROWS if self.thinks else TOKENS if narrow else WIDE)
+        self.budget = budget or (ROWS if self.thinks else TOKENS if reranker.device.type == "cpu" else WIDE)
         # Prompts are encoded beside the model's thread, and a tokenizer cannot be shared: it is set anew for each kind of text.
         self.bound = copy.deepcopy(reranker.bound)
         self.longest = self.bound.longest
