@@ -175,14 +175,15 @@ def test_a_key_is_asked_for_where_the_server_wants_one(tiny_llama_dir, visit):
 
 
 def test_thoughts_are_unfolded(tiny_qwen2_dir, visit):
-    with running(Reranker(tiny_qwen2_dir, device="cpu", dtype="fp32", prompt="rerank-r0", max_length=900, max_think_tokens=4)) as server:
+    reranker = Reranker(tiny_qwen2_dir, device="cpu", dtype="fp32", prompt="rerank-r0", max_length=900, max_think_tokens=4)
+    with running(reranker) as server:
         page = visit(server)
         says(page, "#model", "tiny")
         fill(page, documents=["a garden", "a river"])
         page.keyboard.press("Control+Enter")
         order = ranked(page)
-        hits = server.post("/v1/rerank", {"query": "where is the garden?", "documents": ["a garden", "a river"], "return_thoughts": True})
-        thoughts = [hit["thought"] for hit in hits.json()["results"]]
+        asked = {"query": "where is the garden?", "documents": ["a garden", "a river"], "return_thoughts": True}
+        thoughts = [hit["thought"] for hit in server.post("/v1/rerank", asked).json()["results"]]
         assert len(order) == 2 and page.locator("details.thought[open] p").all_text_contents() == thoughts
 
 
@@ -232,7 +233,8 @@ CONTRAST = """() => {
   const light = text => rgba(text).slice(0, 3).map(v => v / 255)
     .map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4).reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
   const ground = node => { for (; node; node = node.parentElement) {
-    const [r, g, b, a = 1] = rgba(getComputedStyle(node).backgroundColor); if (a) return `rgb(${r},${g},${b})`; } return "rgb(255,255,255)"; };
+    const [r, g, b, a = 1] = rgba(getComputedStyle(node).backgroundColor); if (a) return `rgb(${r},${g},${b})`; }
+    return "rgb(255,255,255)"; };
   return [...document.querySelectorAll("body *")].filter(node => node.checkVisibility()
     && [...node.childNodes].some(child => child.nodeType === 3 && child.data.trim())).flatMap(node => {
     const [a, b] = [light(getComputedStyle(node).color), light(ground(node))].sort((x, y) => y - x), ratio = (a + .05) / (b + .05);
