@@ -74,9 +74,7 @@ class Remote:
         """See `Reranker.rank`. A score is what `meaning` says. `thoughts`: ask for them, too; ours has them."""
         check_lists([query], [documents])
         rows = self._all([(query, documents)], instruction, thoughts)[0]
-        from .rank.thinking import Thought
-
-        said = [Thought(hit["thought"], hit.get("thought_cut") or False) for _, hit in rows] if thoughts else ()
+        said = _thoughts([hit for _, hit in rows]) if thoughts else ()
         return hits(documents, np.array([score for score, _ in rows], np.float32), top_k, min_score, said)
 
     def score_lists(
@@ -208,3 +206,10 @@ class Remote:
         if status >= 500 or status == 424:
             raise ServerFailed(f"{self.url}: the server failed (status {status}): {said}", status)
         raise ServerError(f"{self.url}: status {status} in the dialect {self.dialect}: {said}", status)
+
+
+def _thoughts(found: list[dict[str, Any]]) -> list[Any]:
+    """The thoughts of hits. (Thinking brings PyTorch with it, which is spared where nothing was thought.)"""
+    from .rank.thinking import Thought
+
+    return [Thought(hit["thought"], hit.get("thought_cut") or False) for hit in found]

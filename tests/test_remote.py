@@ -4,6 +4,8 @@ Hard fact: the others are small HTTP servers that score a document by the number
 """
 
 import json
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -265,3 +267,13 @@ def test_the_command_on_others_and_on_options_that_do_not_fit(serve, tmp_path, m
     ):
         with pytest.raises(ConfigError, match=said):
             prorank(*words, *more)
+
+
+def test_a_server_spares_the_libraries_of_models(serve, tmp_path):
+    """They take seconds to import."""
+    other = serve(["/v1/rerank"])
+    (tmp_path / "docs.txt").write_text("a\nlonger\n")
+    words = ["rerank", str(tmp_path / "docs.txt"), "--query", "q", "--json", "--server", other.url]
+    code = f"import sys; from prorank.cli import app; app({words!r}, standalone_mode=False)\nassert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and json.loads(done.stdout.splitlines()[0])["index"] == 1, done.stderr
