@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
-.PHONY: setup demo test test-slow test-integrations lint clean
+.PHONY: setup demo test test-slow test-integrations test-browser lint clean
 setup: $(STAMP)
 
 # torch first and pinned: the plain name would pull gigabytes of CUDA packages.
@@ -30,6 +30,14 @@ $(VENV)/.integrations: $(STAMP)
 
 test-integrations: $(VENV)/.integrations
 	PRORANK_INTEGRATIONS=1 $(BIN)/python -m pytest tests/integrations
+
+# Drives the machine's own Chromium (Debian: chromium); playwright brings none here.
+$(VENV)/.browser: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
+	touch $@
+
+test-browser: $(VENV)/.browser
+	PRORANK_BROWSER=1 $(BIN)/python -m pytest tests/test_playground.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check prorank tests benchmarks scripts recipes

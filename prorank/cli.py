@@ -15,10 +15,11 @@ import typer
 
 from .cli_data import add_data_verbs
 from .cli_export import export
-from .cli_options import Compile, Device, Dtype, Length, Method, Model, PromptName
+from .cli_options import Compile, Device, Dtype, Length, Method, PromptName
 from .cli_own import adapt, calibrate
+from .cli_rerank import rerank
 from .cli_serve import serve
-from .errors import ConfigError, DataError, ProRankError
+from .errors import ConfigError, ProRankError
 from .shipped import DEFAULT
 
 app = typer.Typer(
@@ -30,6 +31,7 @@ add_data_verbs(app)
 app.command()(adapt)
 app.command()(calibrate)
 app.command()(export)
+app.command()(rerank)
 app.command()(serve)
 
 
@@ -68,62 +70,6 @@ def plot(
     from .train.curves import plot as draw
 
     print(draw(*runs, out=out, only=only or ()))
-
-
-@app.command()
-def rerank(
-    documents: Annotated[str | None, typer.Argument(help="JSONL or text lines; - for stdin.")] = None,
-    query: Annotated[str | None, typer.Option("--query", "-q")] = None,
-    run: Annotated[Path | None, typer.Option(help="TREC run to rerank.")] = None,
-    dataset: Annotated[Path | None, typer.Option(help="BEIR folder with the run's texts.")] = None,
-    out: Annotated[Path | None, typer.Option(help="TREC run to write.")] = None,
-    model: Model = DEFAULT,
-    top_k: Annotated[int | None, typer.Option(help="Hits to show (with --run: candidates to rerank).")] = None,
-    min_score: Annotated[float | None, typer.Option(help="Leave out hits below this log-odds.")] = None,
-    instruction: Annotated[str | None, typer.Option()] = None,
-    split: Annotated[str, typer.Option(help="qrels split of --dataset.")] = "test",
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
-    show_thoughts: Annotated[bool, typer.Option("--show-thoughts", help="What a thinking model thought of each document.")] = False,
-    think: Annotated[bool, typer.Option(help="Let a thinking model think; --no-think asks it at once.")] = True,
-    samples: Annotated[int, typer.Option(help="Thoughts a document, whose mean is the score.")] = 1,
-    max_think_tokens: Annotated[int | None, typer.Option(help="Budget of a thought; the checkpoint's own by default.")] = None,
-    method: Method = "pointwise",
-    device: Device = None,
-    dtype: Dtype = "auto",
-    compile: Compile = False,
-    max_length: Length = None,
-    prompt: PromptName = None,
-) -> None:
-    """Rerank documents for a query, or a whole TREC run."""
-    from .rank import files as rerank_files
-
-    if top_k is not None and top_k < 1:
-        raise ConfigError(f"--top-k must be at least 1, not {top_k}; leave it out to get all")
-    if show_thoughts and run:
-        raise ConfigError("--show-thoughts shows those of one query; leave out --run")
-    if run:
-        if not (dataset and out):
-            raise DataError("--run needs --dataset (the texts) and --out (the run to write)")
-        rerank_files.check_run(run, dataset, split)
-    elif not query or documents is None:
-        raise DataError("give --query Q and DOCUMENTS (a file, or - for stdin), or --run, --dataset and --out")
-    items = rerank_files.read_documents(documents) if not run else []
-    from .rank.methods import read_method
-    from .reranker import Reranker
-
-    how = {"think": think, "samples": samples, "max_think_tokens": max_think_tokens, **read_method(method)}
-    reranker = Reranker(model, device=device, dtype=dtype, max_length=max_length, prompt=prompt, compile=compile, **how)
-    if show_thoughts and not reranker.thinks:
-        raise ConfigError(f"--show-thoughts: {model} is asked at once and has no thoughts")
-    if run:
-        print(rerank_files.rerank_run(reranker, run, dataset, split, out, top_k, instruction))
-        return
-    hits = reranker.rank(query, items, top_k, min_score, instruction, show_progress=sys.stderr.isatty())
-    rerank_files.show(hits, as_json, show_thoughts)
-    if reranker.cuts.documents or reranker.cuts.queries:
-        print(f"note: {reranker.cuts} at {reranker.prompt.longest} tokens", file=sys.stderr)
-    if reranker.lists or reranker.thinks:
-        print(f"cost: {reranker.cost}", file=sys.stderr)
 
 
 @app.command()

@@ -42,10 +42,11 @@ def serve(
     prompt: PromptName = None,
 ) -> None:
     """Serve a checkpoint over HTTP, for clients of TEI, Jina, Cohere and vLLM."""
+    from .keys import key_of
     from .model import pick_device, pick_dtype, resolve
     from .rank.methods import read_method
     from .serve.limits import Limits
-    from .serve.run import key_of, serve
+    from .serve.run import serve
 
     resolve(model)  # a wrong name fails before anybody is let in
     pick_dtype(dtype, pick_device(device))

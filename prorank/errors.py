@@ -30,6 +30,34 @@ class PromptError(ProRankError):
     """Prompt and tokenizer do not fit together, or a template is malformed."""
 
 
+class ServerError(ProRankError):
+    """A server that was asked to rank did not; the message names its address. `status`: of its answer, if there was one."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class ServerAway(ServerError):
+    """Nobody answers there: a refused connection, an unknown host, silence."""
+
+
+class KeyRefused(ServerError):
+    """The server wants a key, or another one (401, 403)."""
+
+
+class TooLarge(ServerError):
+    """The request has more bytes than the server takes (413)."""
+
+
+class TooBusy(ServerError):
+    """The server has too much to do, or is not ready, for longer than we wait (429, 503)."""
+
+
+class ServerFailed(ServerError):
+    """The server's own fault (5xx, or 424)."""
+
+
 class MissingExtra(ProRankError, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
 

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from prorank.cli import app
-from prorank.data.ask import Endpoint, _retry_after
+from prorank.data.ask import Endpoint, retry_after
 from prorank.data.formats import read_groups
 from prorank.data.label import label, verdict
 from prorank.data.logs import convert
@@ -186,9 +186,9 @@ def test_what_is_no_chat_completion_is_said(tmp_path, monkeypatch, teacher):
 
 
 def test_retry_after_is_a_number_or_a_date():
-    assert _retry_after("3") == 3.0 and _retry_after("soon") is None and _retry_after(None) is None
-    assert _retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
-    assert _retry_after("Fri, 31 Dec 2100 23:59:59 GMT") > 1e6
+    assert retry_after("3") == 3.0 and retry_after("soon") is None and retry_after(None) is None
+    assert retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
+    assert retry_after("Fri, 31 Dec 2100 23:59:59 GMT") > 1e6
 
 
 def test_the_command_checks_before_it_asks(tmp_path, teacher):

@@ -76,7 +76,7 @@ class Endpoint:
                 reason = f"status {answer.status_code}: {answer.text[:200]}"
                 if answer.status_code not in PASSING:
                     raise DataError(f"{self.url}: {reason}{_hint(answer.status_code)}")
-                asked = _retry_after(answer.headers.get("retry-after"))
+                asked = retry_after(answer.headers.get("retry-after"))
                 if asked is not None:
                     wait = asked + random.uniform(0, 0.5)
                     self.open_at = max(self.open_at, time.monotonic() + asked)
@@ -113,7 +113,7 @@ def _reply(answer: Any, url: str) -> Reply:
         ) from error
 
 
-def _retry_after(text: str | None) -> float | None:
+def retry_after(text: str | None) -> float | None:
     """Seconds that a Retry-After header asks for: a number, or a date."""
     if not text:
         return None

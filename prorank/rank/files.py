@@ -9,12 +9,16 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..data.formats import read_collection, read_run, write_run
 from ..errors import DataError
 from ..files import open_text
-from ..reranker import Hit, Reranker
+from .documents import Hit
+
+if TYPE_CHECKING:  # a server may rank in its place, and then no model's library is loaded
+    from ..remote import Remote
+    from ..reranker import Reranker
 
 
 def read_documents(path: str) -> list[Any]:
@@ -83,7 +87,7 @@ def check_run(run: Path, dataset: Path, split: str) -> None:
 
 
 def rerank_run(
-    reranker: Reranker, run: Path, dataset: Path, split: str, out: Path, top_k: int | None, instruction: str | None
+    reranker: Reranker | Remote, run: Path, dataset: Path, split: str, out: Path, top_k: int | None, instruction: str | None
 ) -> str:
     """Rerank the head (top_k, default 100) of each query's list and write a TREC run; returns a line that sums up."""
     ranking = read_run(run)

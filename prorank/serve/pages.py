@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from pydantic_core import to_json
 
 from .. import __version__
+from . import playground
 from .ask import Refused
 from .dialects import tei, vllm
 from .service import Service
@@ -25,7 +26,7 @@ POLICY = f"default-src 'none'; script-src {OWN}; style-src {OWN}; img-src 'self'
 
 
 class Info(BaseModel):
-    """TEI's fields, and two of ours: what a score is, and the kind of the prompt."""
+    """TEI's fields, and three of ours: what a score is, the kind of the prompt, and whether the model thinks."""
 
     model_id: str
     model_sha: str | None
@@ -44,6 +45,7 @@ class Info(BaseModel):
     docker_label: str | None
     scores: str
     prompt: str
+    thinks: bool
 
 
 class ModelCard(BaseModel):
@@ -61,6 +63,7 @@ class Models(BaseModel):
 
 def add(app: FastAPI, service: Service, check: Callable[[Request], None]) -> None:
     """Add the routes; `check` raises Refused for a request without the key."""
+    playground.add(app)
     begun = int(time.time())
     unready = {503: {"model": tei.TeiError, "description": "Not ready."}}
     locked = {401: {"model": tei.TeiError, "description": "No key, or a wrong one."}}
@@ -116,5 +119,5 @@ def info_of(service: Service) -> Info:
         model_type={"reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}},
         max_concurrent_requests=limits.requests, max_input_length=work.longest, max_batch_tokens=work.budget,
         max_batch_requests=None, max_client_batch_size=limits.documents, auto_truncate=True, tokenization_workers=1,
-        version=__version__, sha=None, docker_label=None, scores=scores, prompt=reranker.prompt.prompt.name,
+        version=__version__, sha=None, docker_label=None, scores=scores, prompt=reranker.prompt.prompt.name, thinks=work.thinks,
     )  # fmt: skip

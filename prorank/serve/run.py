@@ -6,7 +6,6 @@ Hard fact: SIGTERM and Ctrl-C close the door, answer everybody who is inside, an
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import socket
 from collections.abc import Callable, Sequence
@@ -20,15 +19,6 @@ from .limits import Limits
 from .logs import log, set_up
 from .metrics import Metrics
 from .service import Service
-
-
-def key_of(name: str | None) -> str | None:
-    """The key in the environment variable of this name. Raises ConfigError where it is empty."""
-    if name is None:
-        return None
-    if not os.environ.get(name, "").strip():
-        raise ConfigError(f"--api-key-env {name}: the environment variable {name} is not set or empty; put the key there")
-    return os.environ[name].strip()
 
 
 def serve(

@@ -1,0 +1,124 @@
+"""The verb that reranks, by a model loaded here or by a server.
+
+Hard fact: with --server no model is loaded, and options that would shape one are refused, not ignored.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .cli_options import Compile, Device, Dtype, Length, Method, Model, PromptName
+from .errors import ConfigError, DataError
+from .remote_forms import LOG_ODDS
+from .shipped import DEFAULT
+
+HERE = ("think", "samples", "max_think_tokens", "method", "device", "dtype", "compile", "max_length", "prompt")
+
+
+def rerank(
+    context: typer.Context,
+    documents: Annotated[str | None, typer.Argument(help="JSONL or text lines; - for stdin.")] = None,
+    query: Annotated[str | None, typer.Option("--query", "-q")] = None,
+    run: Annotated[Path | None, typer.Option(help="TREC run to rerank.")] = None,
+    dataset: Annotated[Path | None, typer.Option(help="BEIR folder with the run's texts.")] = None,
+    out: Annotated[Path | None, typer.Option(help="TREC run to write.")] = None,
+    model: Model = DEFAULT,
+    top_k: Annotated[int | None, typer.Option(help="Hits to show (with --run: candidates to rerank).")] = None,
+    min_score: Annotated[float | None, typer.Option(help="Leave out hits below this log-odds.")] = None,
+    instruction: Annotated[str | None, typer.Option()] = None,
+    split: Annotated[str, typer.Option(help="qrels split of --dataset.")] = "test",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    show_thoughts: Annotated[bool, typer.Option("--show-thoughts", help="What a thinking model thought of each document.")] = False,
+    think: Annotated[bool, typer.Option(help="Let a thinking model think; --no-think asks it at once.")] = True,
+    samples: Annotated[int, typer.Option(help="Thoughts a document, whose mean is the score.")] = 1,
+    max_think_tokens: Annotated[int | None, typer.Option(help="Budget of a thought; the checkpoint's own by default.")] = None,
+    method: Method = "pointwise",
+    server: Annotated[str | None, typer.Option(help="Address of a rerank server, which ranks in place of a model here.")] = None,
+    dialect: Annotated[str, typer.Option(help="Of --server: auto, tei, jina, cohere or vllm.")] = "auto",
+    api_key_env: Annotated[str | None, typer.Option(help="Environment variable with the key of --server.")] = None,
+    device: Device = None,
+    dtype: Dtype = "auto",
+    compile: Compile = False,
+    max_length: Length = None,
+    prompt: PromptName = None,
+) -> None:
+    """Rerank documents for a query, or a whole TREC run."""
+    from .rank import files as rerank_files
+
+    if top_k is not None and top_k < 1:
+        raise ConfigError(f"--top-k must be at least 1, not {top_k}; leave it out to get all")
+    if show_thoughts and run:
+        raise ConfigError("--show-thoughts shows those of one query; leave out --run")
+    _check_place(context, server)
+    if run:
+        if not (dataset and out):
+            raise DataError("--run needs --dataset (the texts) and --out (the run to write)")
+        rerank_files.check_run(run, dataset, split)
+    elif not query or documents is None:
+        raise DataError("give --query Q and DOCUMENTS (a file, or - for stdin), or --run, --dataset and --out")
+    items = rerank_files.read_documents(documents) if not run else []
+    if server:
+        ranker: Any = _remote(context, server, dialect, model, api_key_env)
+    else:
+        how = {"think": think, "samples": samples, "max_think_tokens": max_think_tokens}
+        ranker = _local(model, method, show_thoughts, how, device, dtype, max_length, prompt, compile)
+    with ranker if server else contextlib.nullcontext():
+        if run:
+            print(rerank_files.rerank_run(ranker, run, dataset, split, out, top_k, instruction))
+        else:
+            more = {"thoughts": show_thoughts} if server else {"show_progress": sys.stderr.isatty()}
+            hits = ranker.rank(query, items, top_k, min_score, instruction, **more)
+            rerank_files.show(hits, as_json, show_thoughts)
+        _note(ranker, bool(server), bool(run))
+
+
+def _check_place(context: typer.Context, server: str | None) -> None:
+    """Raise ConfigError for options that mean nothing where the ranking is done."""
+    given = [name for name in HERE if _given(context, name)] if server else []
+    if given:
+        option = "--no-think" if given[0] == "think" else "--" + given[0].replace("_", "-")
+        raise ConfigError(f"{option} is for a model that is loaded here; --server has its own")
+    alone = [name for name in ("dialect", "api_key_env") if not server and _given(context, name)]
+    if alone:
+        raise ConfigError(f"--{alone[0].replace('_', '-')} needs --server")
+
+
+def _given(context: typer.Context, name: str) -> bool:
+    return context.get_parameter_source(name).name == "COMMANDLINE"
+
+
+def _remote(context: typer.Context, server: str, dialect: str, model: str, api_key_env: str | None) -> Any:
+    from .keys import key_of
+    from .remote import Remote
+
+    return Remote(server, dialect, model if _given(context, "model") else None, key_of(api_key_env))
+
+
+def _local(
+    model: str, method: str, thoughts: bool, how: dict[str, Any], device: str | None, dtype: str, length: int | None,
+    prompt: str | None, compile: bool,
+) -> Any:  # fmt: skip
+    from .rank.methods import read_method
+    from .reranker import Reranker
+
+    how |= read_method(method)
+    reranker = Reranker(model, device=device, dtype=dtype, max_length=length, prompt=prompt, compile=compile, **how)
+    if thoughts and not reranker.thinks:
+        raise ConfigError(f"--show-thoughts: {model} is asked at once and has no thoughts")
+    return reranker
+
+
+def _note(ranker: Any, remote: bool, run: bool) -> None:
+    """What the user should know besides the hits, on stderr."""
+    longest = ranker.longest if remote else ranker.prompt.longest
+    if (ranker.cuts.documents or ranker.cuts.queries) and not run:
+        print(f"note: {ranker.cuts} at {longest} tokens", file=sys.stderr)
+    if remote and ranker.meaning != LOG_ODDS:
+        print(f"note: scores are {ranker.meaning}, as the server gives them", file=sys.stderr)
+    if not remote and not run and (ranker.lists or ranker.thinks):
+        print(f"cost: {ranker.cost}", file=sys.stderr)

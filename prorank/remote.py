@@ -1,0 +1,215 @@
+"""Ranking by a server in place of a model of one's own: ours, TEI, vLLM, or whatever speaks as Jina or Cohere do.
+
+Hard fact: the order is made here, from the scores of all documents, so ties and cuts by score are those of `Reranker.rank`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from typing import Any
+
+import numpy as np
+
+from .bound import Cuts
+from .data.ask import retry_after
+from .errors import ConfigError, DataError, KeyRefused, ServerAway, ServerError, ServerFailed, TooBusy, TooLarge, extra
+from .rank.documents import Document, Hit, check_lists, document_text, hits
+from .remote_forms import FORMS as DIALECTS
+from .remote_forms import GUESSES, LOG_ODDS, body_of, dialect_of, hits_of, split
+
+MOST = 1000  # documents of a request where the server does not say
+AT_ONCE = 4  # requests under way
+WAITING = (429, 503)  # statuses that a later try may not meet
+
+
+class Remote:
+    """A server that ranks; closed by `with`.
+
+    Args:
+        url: its address, or that of its endpoint.
+        dialect: "tei", "jina", "cohere" or "vllm"; "auto" asks the server what it is.
+        model: what it shall rank with, where it has several.
+        key: sent as `Authorization: Bearer`.
+        patience: seconds for which a request is tried again while the server is busy.
+        timeout: seconds for one answer.
+
+    Attributes:
+        dialect: that is spoken. ours: whether the server is `prorank serve`.
+        meaning: what a score is. longest: tokens of a prompt there, if it is known. cuts: counted up over all calls.
+
+    Raises:
+        ConfigError: the address or the dialect is none. ServerError: see there.
+    """
+
+    def __init__(
+        self, url: str, dialect: str = "auto", model: str | None = None, key: str | None = None, patience: float = 60,
+        timeout: float = 300,
+    ) -> None:  # fmt: skip
+        with extra("client"):
+            import httpx2 as httpx
+        self.url, told = split(url)
+        self.dialect, self.model, self.patience, self.cuts = dialect_of(dialect) or told, model, patience, Cuts()
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        self.client = httpx.Client(timeout=httpx.Timeout(timeout, connect=10), headers=headers)
+        self.away = httpx.TransportError, httpx.InvalidURL
+        try:
+            self._meet()
+        except BaseException:
+            self.client.close()
+            raise
+
+    def __enter__(self) -> "Remote":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.close()
+
+    def rank(
+        self, query: str, documents: Sequence[Document], top_k: int | None = None, min_score: float | None = None,
+        instruction: str | None = None, thoughts: bool = False,
+    ) -> list[Hit]:  # fmt: skip
+        """See `Reranker.rank`. A score is what `meaning` says. `thoughts`: ask for them, too; ours has them."""
+        check_lists([query], [documents])
+        rows = self._all([(query, documents)], instruction, thoughts)[0]
+        said = _thoughts([hit for _, hit in rows]) if thoughts else ()
+        return hits(documents, np.array([score for score, _ in rows], np.float32), top_k, min_score, said)
+
+    def score_lists(
+        self, queries: Sequence[str], documents: Sequence[Sequence[Document]], instruction: str | None = None
+    ) -> list[np.ndarray]:
+        """Scores of each query's documents: one fp32 array a query, in input order."""
+        check_lists(queries, documents)
+        found = self._all(list(zip(queries, documents)), instruction)
+        return [np.array([score for score, _ in rows], np.float32) for rows in found]
+
+    # What the server is.
+
+    def _meet(self) -> None:
+        """Learn from /info, which ours and TEI have, and from the list of models, which vLLM has, who answers."""
+        info = self._told("/info")
+        self.ours = {"scores", "prompt", "model_type"} <= set(info)
+        self.most = info.get("max_client_batch_size") or MOST
+        self.longest = info.get("max_input_length")
+        self.lists, self.thinks = self.ours and info["scores"] == "place", self.ours and bool(info.get("thinks"))
+        self.guesses: list[str] = []
+        if not self.dialect:
+            self.dialect = "jina" if self.ours else "tei" if "model_type" in info else "vllm" if self._is_vllm() else None
+        if not self.dialect:
+            self.dialect, *self.guesses = GUESSES
+        self.meaning = ("minus the place" if self.lists else LOG_ODDS) if self.ours else DIALECTS[self.dialect].meaning
+
+    def _told(self, path: str) -> dict[str, Any]:
+        """The object at a path; an empty one where there is none."""
+        answer = self._send("GET", path)
+        if answer.status_code in (401, 403):
+            self._refuse(answer)
+        try:
+            value = answer.json() if answer.status_code == 200 else {}
+        except ValueError:
+            value = {}
+        return value if isinstance(value, dict) else {}
+
+    def _is_vllm(self) -> bool:
+        cards = self._told("/v1/models").get("data")
+        return isinstance(cards, list) and any(isinstance(card, dict) and card.get("owned_by") == "vllm" for card in cards)
+
+    # What it is asked.
+
+    def _all(self, lists, instruction: str | None, thoughts: bool = False) -> list[list[tuple[float, dict]]]:
+        """(score, hit) of the documents of each list, in input order; several requests at once."""
+        more = self._more(instruction, thoughts)
+        jobs = []
+        for number, (query, documents) in enumerate(lists):
+            texts = [document_text(document) for document in documents]
+            if self.lists and len(texts) > self.most:
+                raise DataError(f"{self.url} puts {self.most} documents in order at most; there are {len(texts)}: take fewer")
+            jobs += [(number, query, texts[at : at + self.most]) for at in range(0, len(texts), self.most)]
+        found: list[list] = [[] for _ in lists]
+        for some in (jobs[:1], jobs[1:]):  # the first one alone, for it settles the dialect
+            for number, rows in self._in_turn(some, more):
+                found[number] += rows
+        return found
+
+    def _in_turn(self, jobs: list[tuple[int, str, list[str]]], more: dict[str, Any]) -> Iterator[tuple[int, list]]:
+        """(number of the list, what came) of each job, in order."""
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            futures = [pool.submit(self._ask, query, texts, more) for _, query, texts in jobs]
+            try:
+                for job, future in zip(jobs, futures):
+                    yield job[0], self._heard(*future.result())
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _more(self, instruction: str | None, thoughts: bool) -> dict[str, Any]:
+        """Fields of a request that not every server has. Raises ConfigError for what this one has not."""
+        if thoughts and not self.thinks:
+            raise ConfigError(f"--show-thoughts: {self.url} is no `prorank serve` of a model that thinks")
+        if instruction and not (self.ours or DIALECTS[self.dialect].instructs):
+            raise ConfigError(f"--instruction: the dialect {self.dialect} of {self.url} has none; put it into the query")
+        asked = {"instruction": instruction} if instruction else {}
+        return asked | ({"raw_scores": True, "return_thoughts": thoughts} if self.ours else {})
+
+    def _ask(self, query: str, texts: list[str], more: dict[str, Any]) -> tuple[list, Any]:
+        """(score and hit of each text, headers). Raises ServerError."""
+        form = DIALECTS[self.dialect]
+        answer = self._send("POST", form.path, json=body_of(form, query, texts, self.model, more))
+        if answer.status_code in (404, 405) and self.guesses:  # the meaning stays: it may not heed what vLLM does
+            self.dialect = self.guesses.pop(0)
+            return self._ask(query, texts, more)
+        if answer.status_code != 200:
+            self._refuse(answer)
+        self.guesses = []
+        try:
+            return hits_of(form, answer.json(), len(texts)), answer.headers
+        except ValueError as error:
+            why = f"the answer is not of the dialect {self.dialect} ({error}); try another --dialect"
+            raise ServerError(f"{self.url}: {why}") from error
+
+    def _heard(self, rows: list, headers: Any) -> list:
+        """Note what a server of ours says that it cut."""
+        self.cuts.total += len(rows)
+        self.cuts.documents += int(headers.get("x-prorank-truncated-documents", 0))
+        self.cuts.queries += int(headers.get("x-prorank-truncated-queries", 0))
+        return rows
+
+    # How.
+
+    def _send(self, method: str, path: str, **more: Any) -> Any:
+        """The answer, whatever its status; while the server is busy it is asked again, as long as patience lasts."""
+        end = time.monotonic() + self.patience
+        for attempt in count():
+            try:
+                answer = self.client.request(method, self.url + path, **more)
+            except self.away as error:
+                raise ServerAway(f"{self.url}: no answer ({type(error).__name__}: {error}); is the server running?") from error
+            if answer.status_code not in WAITING:
+                return answer
+            asked = retry_after(answer.headers.get("retry-after"))
+            wait = min(8.0, 0.5 * 2 ** min(attempt, 4)) if asked is None else asked
+            if time.monotonic() + wait > end:
+                after = f"for {wait:.0f} seconds more" if asked is not None else f"after {self.patience:.0f} seconds"
+                raise TooBusy(f"{self.url}: busy {after} (status {answer.status_code}); try again later", answer.status_code)
+            time.sleep(wait)
+
+    def _refuse(self, answer: Any) -> None:
+        """Raise what a status means."""
+        status = answer.status_code
+        said = " ".join(answer.text[:200].split())
+        if status in (401, 403):
+            raise KeyRefused(f"{self.url}: it wants a key, or another one (status {status}); give --api-key-env NAME", status)
+        if status == 413:
+            raise TooLarge(f"{self.url}: the request is too large for it (413): {said}; give fewer or shorter documents", status)
+        if status >= 500 or status == 424:
+            raise ServerFailed(f"{self.url}: the server failed (status {status}): {said}", status)
+        raise ServerError(f"{self.url}: status {status} in the dialect {self.dialect}: {said}", status)
+
+
+def _thoughts(found: list[dict[str, Any]]) -> list[Any]:
+    """The thoughts of hits. (Thinking brings PyTorch with it, which is spared where nothing was thought.)"""
+    from .rank.thinking import Thought
+
+    return [Thought(hit["thought"], hit.get("thought_cut") or False) for hit in found]

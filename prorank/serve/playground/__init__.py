@@ -1,0 +1,40 @@
+"""The page at `/`: a query and documents in, their new order out, through the server's own `/v1/rerank`.
+
+Hard fact: three files as they lie here, no build and no other host; the policy forbids inline scripts, so a text that the page
+shows can never become one.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+from fastapi import FastAPI, Response
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "content-security-policy": POLICY, "x-content-type-options": "nosniff", "referrer-policy": "no-referrer",
+    "cache-control": "no-cache",
+}  # fmt: skip
+FILES = {
+    "/": ("playground.html", "text/html"),
+    "/playground.css": ("playground.css", "text/css"),
+    "/playground.js": ("playground.js", "text/javascript"),
+}
+
+
+def add(app: FastAPI) -> None:
+    """Add the routes. They need no key: the page holds nothing but itself, and asks for the key where the server wants one."""
+    for path, (name, kind) in FILES.items():
+        app.add_api_route(path, _page(name, kind), include_in_schema=False)
+
+
+def _page(name: str, kind: str):
+    content = files(__package__).joinpath(name).read_bytes()
+
+    async def page() -> Response:
+        return Response(content, media_type=f"{kind}; charset=utf-8", headers=HEADERS)
+
+    return page
