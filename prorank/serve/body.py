@@ -17,7 +17,7 @@ from .ask import Ask, Refused
 from .dialects import Form
 from .limits import Held, Limits
 
-LINGER_BYTES, LINGER_SECONDS = 16_000_000, 2.0
+LINGER_BYTES, LINGER_SECONDS = 16_000_000, 10.0
 LARGE = 32_768  # bytes from which parsing leaves the event loop
 
 
