@@ -41,6 +41,15 @@ def test_systems_may_think_or_be_asked_at_once(monkeypatch):
     assert [name for name, *_ in seen] == list("abcd")
 
 
+def test_quality_and_cost_stand_side_by_side(script, tmp_path, capsys):
+    systems = [f"one={script.base}", f"other={script.base}@listwise:window=4,step=2"]
+    script(methods, *systems, "--data", "toy", "--top-k", 4, "--length", 512, "--out", tmp_path)
+    out = capsys.readouterr().out
+    rows = [line.split(" | ") for line in out.splitlines() if line.startswith("| toy | o")]
+    assert [row[1] for row in rows] == ["one", "other"] and [row[3] for row in rows] == ["4.0", "1.0"]  # prompts a query
+    assert "one against protocol list: nDCG@10" in out and "one against other: nDCG@10" in out
+
+
 def test_a_larger_number_of_labels_holds_the_smaller(collections):
     groups = recipe.pool_groups(recipe.read_beir(collections / "toy", "train"))
     judged = recipe.read_beir(collections / "toy", "train").qrels

@@ -12,6 +12,7 @@ import common
 import evidence_stages
 import jobs
 import numpy as np
+import order_gain
 import protocol
 import pytest
 import recipe
@@ -153,6 +154,20 @@ def test_the_queue_trains_what_is_missing_and_the_tables_follow(script, tmp_path
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| mean | ")]
     assert [row.split(" | ")[1] for row in rows] == 2 * list(evidence_stages.NAMES)
     assert len(rows[0].split(" | ")) == 2 + len(evidence_stages.COLUMNS)
+
+
+def test_order_gain_trains_its_arms_once_and_compares_them(script, tmp_path, monkeypatch, capsys):
+    words = ["--base", script.base, "--minutes", 1e-4, "--out", tmp_path, "--seeds", 0, "--lists", "toy"]
+    script(order_gain, *words)
+    monkeypatch.setattr(order_gain, "train", lambda *_, **__: pytest.fail("a complete run was trained again"))
+    monkeypatch.setattr(order_gain, "DEV", ())
+    script(order_gain, *words)
+    capsys.readouterr()
+    script(order_gain, *words, "--evaluate")
+    told = [line for line in capsys.readouterr().out.splitlines() if " against " in line]
+    assert [line.partition(":")[0] for line in told] == [
+        "score 2e-05 against start", "order 2e-05 against start", "start against score 2e-05", "order 2e-05 against score 2e-05",
+    ]  # fmt: skip
 
 
 @pytest.fixture
