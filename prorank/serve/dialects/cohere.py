@@ -5,6 +5,7 @@ Hard fact: hits hold index and score alone; what was cut is told in `meta.warnin
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -81,7 +82,7 @@ def write(body: CohereRequest, ask: Ask, answer: Answer, model: str, request_id:
         for at in answer.order(top=ask.top)
     ]
     meta: dict[str, Any] = {
-        "api_version": {"version": "2"}, "billed_units": {"search_units": 1},
+        "api_version": {"version": "2"}, "billed_units": {"search_units": math.ceil(ask.count / 100)},
         "tokens": {"input_tokens": answer.tokens, "output_tokens": 0},
     }  # fmt: skip
     if answer.warnings:
