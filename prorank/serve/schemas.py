@@ -49,9 +49,10 @@ class TextDocument(Body):
     title: Text | None = None
 
 
-class Thoughtful(BaseModel):
-    """What a hit has besides, where thoughts were asked for."""
+class OurHit(BaseModel):
+    """What a hit has besides in each dialect, where it was asked for."""
 
+    probability: float | None = Field(None, description="Only beside log-odds, of a calibrated model.")
     thought: str | None = Field(None, description="Only where return_thoughts asked for it.")
     thought_cut: bool | None = Field(None, description="Whether the thought was closed when its budget ran out.")
 
