@@ -75,7 +75,7 @@ def plot(
 @app.command()
 def evaluate(
     datasets: Annotated[list[Path], typer.Argument(help="BEIR folders, or ir_datasets:NAME.")],
-    model: Annotated[list[str] | None, typer.Option("--model", "-m", help="Checkpoint; give it again for more models.")] = None,
+    model: Annotated[list[str] | None, typer.Option("--model", "-m", help="Checkpoint or bi-encoder:FOLDER; any number.")] = None,
     run: Annotated[str | None, typer.Option(help="First stage: a TREC run, or 'protocol'. BM25 by default.")] = None,
     qrels: Annotated[str | None, typer.Option(help="Judgements in place of qrels/SPLIT.tsv.")] = None,
     top_k: Annotated[int, typer.Option(help="Candidates a model reorders.")] = 100,
@@ -101,27 +101,32 @@ def evaluate(
     from .evaluate.report import bars, show
     from .model import pick_device, pick_dtype, resolve
     from .prompt import Prompt
+    from .rank.bi_encoder import KIND, bi_encoder, folder_of
     from .rank.methods import read_method
 
-    for name in model or []:
-        resolve(name)  # a wrong name fails before the datasets are read
+    names = model or []
+    checkpoints = [name for name in names if not name.startswith(KIND)]
+    for name in names:  # a wrong one fails before the datasets are read
+        (resolve if name in checkpoints else folder_of)(name)
     pick_dtype(dtype, pick_device(device))
     Prompt.of(prompt)
     how = read_method(method)
-    if likelihood and not model:
+    if likelihood and not checkpoints:
         raise ConfigError("--likelihood needs --model, whose weights it uses")
 
     def load(name: str):
         from .reranker import Reranker
 
+        if name not in checkpoints:
+            return Scorer(name, bi_encoder(name, device))
         return Reranker(name, device=device, dtype=dtype, max_length=max_length, prompt=prompt, compile=compile, **how)
 
     def likelihood_of(name: str) -> Scorer:
         one = load(name)
         return Scorer(f"query likelihood ({name})", one.likelihood)
 
-    systems = [lambda name=name: load(name) for name in model or []]
-    systems += [lambda: likelihood_of(model[0])] if likelihood else []
+    systems = [lambda name=name: load(name) for name in names]
+    systems += [lambda: likelihood_of(checkpoints[0])] if likelihood else []
     with bars() as progress:
         found = measure(
             datasets, systems, run=run, qrels=qrels, top_k=top_k, split=split, min_rel=min_rel, pool=pool, exclude=exclude,

@@ -1,7 +1,7 @@
 """Fixtures for all tests: tiny checkpoints, toy data, and the folder of real data where the machine has one.
 
-Hard fact: torch is held to two threads, because sums in another order give other last bits and the resume tests compare
-weights.
+Hard fact: torch is held to a fixed number of threads, because sums in another order give other last bits and the resume tests
+compare weights: two where the tests run in one process, one where processes run beside each other (pytest-xdist).
 """
 
 import json
@@ -17,12 +17,14 @@ import torch
 from tests.tiny import save_adapter, save_tiny, toy_lists, write_jsonl
 from tests.toy_data import write_collection
 
+THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2
 SETS = ("--lists", "toy", "bare", "--dev", "toy")  # of `collections`, on the command line of a benchmark
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _threads() -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(THREADS)
+    os.environ["OMP_NUM_THREADS"] = str(THREADS)  # for the commands that tests start
 
 
 @pytest.fixture(scope="session")

@@ -91,6 +91,7 @@ SETTINGS = {
         r"c\.yaml: key 'teacher' 'likelihood' is not known; "
         r"valid: data, query-likelihood, bm25, bi-encoder:FOLDER, reranker:FOLDER",
     ),
+    "teacher's folder": (["loss.kl=1", "teacher=bi-encoder:none"], r"bi-encoder:none: none holds no sentence-transformers .*"),
     "teacher's checkpoint": (
         ["loss.kl=1", "teacher=reranker:none"],
         r"none: no such folder or file.*",

@@ -17,9 +17,10 @@ import numpy as np
 import torch
 
 from ..data.examples import Group
-from ..errors import DataError, extra
+from ..errors import DataError
 from ..files import atomic_file
 from ..model import resolve
+from ..rank.bi_encoder import KIND, bi_encoder, folder_of
 from ..rank.documents import Progress
 from ..reranker import Reranker
 from .basics import teachers_of
@@ -59,11 +60,14 @@ def _mean(parts: list[Scores]) -> Scores:
 
 
 def check_teacher(groups: list[Group], teacher: str | None) -> None:
-    """Raise DataError or ModelError for a teacher that is not there: scores in the data, a reranker's checkpoint."""
+    """Raise DataError or ModelError for a teacher that is not there: scores in the data, a bi-encoder's folder, a reranker's
+    checkpoint."""
     if teacher == "data":
         check_given(groups)
     for part in teachers_of(teacher):
-        if part.startswith(RERANKER):
+        if part.startswith(KIND):
+            folder_of(part)
+        elif part.startswith(RERANKER):
             resolve(part.removeprefix(RERANKER))
 
 
@@ -81,8 +85,8 @@ def _join(groups: list[Group], scores: Scores) -> list[Group]:
 def _compute(groups: list[Group], teacher: str, model, tokenizer, progress) -> Scores:
     if teacher == "bm25":
         return _bm25(groups)
-    if teacher.startswith("bi-encoder:"):
-        return _bi_encoder(groups, teacher.partition(":")[2])
+    if teacher.startswith(KIND):
+        return [row.tolist() for row in bi_encoder(teacher)([g.query for g in groups], [g.documents for g in groups], progress)]
     if teacher.startswith(RERANKER):
         return _reranker(groups, teacher.removeprefix(RERANKER), str(next(model.parameters()).device))
     from ..rank.likelihood import query_likelihood
@@ -99,15 +103,6 @@ def _bm25(groups: list[Group]) -> Scores:
     texts = sorted({d for g in groups for d in g.documents})
     index, place = Bm25({str(i): t for i, t in enumerate(texts)}), {t: str(i) for i, t in enumerate(texts)}
     return [[float(x) for x in index.scores(g.query, [place[d] for d in g.documents])] for g in groups]
-
-
-def _bi_encoder(groups: list[Group], folder: str) -> Scores:
-    with extra("teacher"):
-        from sentence_transformers import SentenceTransformer
-    encoder = SentenceTransformer(folder, local_files_only=True)
-    texts = sorted({t for g in groups for t in (g.query, *g.documents)})
-    vectors = dict(zip(texts, encoder.encode(texts, normalize_embeddings=True, show_progress_bar=False)))
-    return [[float(vectors[g.query] @ vectors[d]) for d in g.documents] for g in groups]
 
 
 def _reranker(groups: list[Group], folder: str, device: str) -> Scores:

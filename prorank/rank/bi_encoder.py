@@ -1,0 +1,51 @@
+"""Cosines of a bi-encoder: a baseline in evaluation, a teacher in training.
+
+Hard fact: a bi-encoder sees query and document apart, so a text that many queries share is encoded once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import ModelError, extra
+
+KIND = "bi-encoder:"  # before a folder's name
+
+
+def folder_of(name: str) -> Path:
+    """The folder that `bi-encoder:FOLDER` names. Raises ModelError where there is no sentence-transformers model."""
+    folder = Path(name.removeprefix(KIND))
+    if not (folder / "modules.json").is_file():
+        raise ModelError(f"{name}: {folder} holds no sentence-transformers model (modules.json is missing); name its folder")
+    return folder
+
+
+def bi_encoder(name: str, device: str | None = None) -> Callable[..., list[np.ndarray]]:
+    """A function `(queries, documents, progress=None)` that gives one fp32 array of cosines a query.
+
+    Args:
+        name: `bi-encoder:FOLDER`, a local sentence-transformers model.
+        device: "cpu", "cuda" or "mps"; the library's choice by default.
+
+    Raises:
+        ModelError: there is no such model. ImportError: sentence-transformers is not installed (extra `teacher`).
+    """
+    folder = folder_of(name)
+    with extra("teacher"):
+        from sentence_transformers import SentenceTransformer
+    encoder = SentenceTransformer(str(folder), local_files_only=True, device=device)
+
+    def scores(queries: Sequence[str], documents: Sequence[Sequence[str]], progress: Callable[[int], None] | None = None):
+        texts = sorted({text for query, row in zip(queries, documents) for text in (query, *row)})
+        encoded = encoder.encode(texts, normalize_embeddings=True, show_progress_bar=False)  # [T, d]
+        vectors, found = dict(zip(texts, encoded)), []
+        for query, row in zip(queries, documents):
+            found.append(np.array([vectors[query] @ vectors[text] for text in row], dtype=np.float32))
+            if progress:
+                progress(len(row))
+        return found
+
+    return scores
