@@ -196,7 +196,7 @@ def main() -> None:
     engine, alike = ((a + b) / 2 for a, b in zip(before, after))
     statuses = seen.statuses + alone.statuses + among.statuses
     figures = {
-        "server_documents_per_second": rate, "engine_documents_per_second": engine, "ratio": rate / engine,
+        "server_documents_per_second": rate, "engine_before": before[0], "engine_after": after[0], "ratio": rate / engine,
         "ratio_by_processor_time": per_processor / alike,
         "p50": statistics.median(seen.seconds), "p95": p95(seen.seconds), "small_alone_p95": p95(alone.seconds),
         "small_beside_p95": p95(among.seconds), "small_ratio": p95(among.seconds) / p95(alone.seconds),
