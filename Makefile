@@ -32,8 +32,12 @@ $(VENV)/.integrations: $(STAMP)
 test-integrations: $(VENV)/.integrations
 	PRORANK_INTEGRATIONS=1 $(BIN)/python -m pytest tests/integrations
 
-# Drives the machine's own Chromium (Debian: chromium); playwright brings none here.
+# Drives the machine's own Chromium, which root gets from apt where there is none; playwright brings none here.
+CHROMIUM := command -v chromium || command -v chromium-browser || command -v google-chrome
+APT := apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium
+
 $(VENV)/.browser: $(STAMP)
+	($(CHROMIUM) || { [ "$$(id -u)" = 0 ] && $(APT); } || { echo "install chromium first, then try again" >&2; false; }) >/dev/null
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
 	touch $@
 

@@ -23,7 +23,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import cycle, repeat
 from pathlib import Path
 
 import httpx2
@@ -97,18 +99,17 @@ class Server:
         return self.process.wait(600)
 
 
-async def often(client: httpx2.AsyncClient, seen: Seen, bodies: list[Body], until: float, seed: int) -> None:
-    """A client that asks again as soon as it is answered."""
-    rng = random.Random(seed)
+async def often(client: httpx2.AsyncClient, seen: Seen, bodies: Iterator[Body], until: float) -> None:
+    """A client that asks for the next one as soon as it is answered."""
     while time.perf_counter() < until:
-        await seen.ask(client, rng.choice(bodies))
+        await seen.ask(client, next(bodies))
 
 
 async def crowd(server: Server, bodies: list[Body], clients: int, seconds: float) -> tuple[Seen, float, float]:
     """(what many clients saw, documents a second, documents a second of processors)."""
-    seen, begin, used = Seen(), time.perf_counter(), server.seconds
+    seen, begin, used, turn = Seen(), time.perf_counter(), server.seconds, cycle(bodies)  # each as often as the others
     async with server.client(clients) as client:
-        await asyncio.gather(*(often(client, seen, bodies, begin + seconds, i) for i in range(clients)))
+        await asyncio.gather(*(often(client, seen, turn, begin + seconds) for _ in range(clients)))
     return seen, seen.documents / (time.perf_counter() - begin), seen.documents / (server.seconds - used)
 
 
@@ -118,7 +119,7 @@ async def beside(server: Server, small: list[Body], large: list[Body], times: in
     async with server.client(len(large) + 1) as client:
         for body in small[:times]:
             await alone.ask(client, body)
-        others = [asyncio.create_task(often(client, Seen(), [body], float("inf"), 0)) for body in large]
+        others = [asyncio.create_task(often(client, Seen(), repeat(body), float("inf"))) for body in large]
         await asyncio.sleep(3 * statistics.median(alone.seconds))
         for body in small[:times]:
             await among.ask(client, body)
@@ -129,12 +130,11 @@ async def beside(server: Server, small: list[Body], large: list[Body], times: in
 
 
 def offline(reranker: Reranker, bodies: list[Body], seconds: float) -> tuple[float, float]:
-    """Documents a second, and a second of processors, of the engine over whole lists, many queries at a time."""
+    """Documents a second, and a second of processors, of the engine over all bodies, at least once and for so many seconds."""
     done, begin, used = 0, time.perf_counter(), time.process_time()
-    while time.perf_counter() - begin < seconds:
-        some = [bodies[(done + i) % len(bodies)] for i in range(16)]
-        reranker.score_lists([body["query"] for body in some], [body["documents"] for body in some])
-        done += sum(len(body["documents"]) for body in some)
+    while not done or time.perf_counter() - begin < seconds:
+        reranker.score_lists([body["query"] for body in bodies], [body["documents"] for body in bodies])
+        done += sum(len(body["documents"]) for body in bodies)
     return done / (time.perf_counter() - begin), done / (time.process_time() - used)
 
 
@@ -173,7 +173,7 @@ def main() -> None:
     parser.add_argument("--small", type=int, default=10, help="documents of a small request")
     parser.add_argument("--large", type=int, default=1000, help="documents of a large request")
     parser.add_argument("--times", type=int, default=30, help="small requests, alone and beside two large ones")
-    parser.add_argument("--offline-seconds", type=float, default=30.0, help="of the offline engine, before and after")
+    parser.add_argument("--offline-seconds", type=float, default=30.0, help="at least, of the offline engine, before and after")
     parser.add_argument("--check", type=int, default=40, help="requests whose scores are compared")
     parser.add_argument("--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS", os.cpu_count())))
     parser.add_argument("serve", nargs="*", help="options of prorank serve, behind --")
@@ -196,7 +196,7 @@ def main() -> None:
     engine, alike = ((a + b) / 2 for a, b in zip(before, after))
     statuses = seen.statuses + alone.statuses + among.statuses
     figures = {
-        "server_documents_per_second": rate, "engine_documents_per_second": engine, "ratio": rate / engine,
+        "server_documents_per_second": rate, "engine_before": before[0], "engine_after": after[0], "ratio": rate / engine,
         "ratio_by_processor_time": per_processor / alike,
         "p50": statistics.median(seen.seconds), "p95": p95(seen.seconds), "small_alone_p95": p95(alone.seconds),
         "small_beside_p95": p95(among.seconds), "small_ratio": p95(among.seconds) / p95(alone.seconds),

@@ -71,11 +71,13 @@ class Remote:
         self, query: str, documents: Sequence[Document], top_k: int | None = None, min_score: float | None = None,
         instruction: str | None = None, thoughts: bool = False,
     ) -> list[Hit]:  # fmt: skip
-        """See `Reranker.rank`. A score is what `meaning` says. `thoughts`: ask for them, too; ours has them."""
+        """See `Reranker.rank`. A score is what `meaning` says; probabilities and (with `thoughts`) thoughts are ours."""
         check_lists([query], [documents])
         rows = self._all([(query, documents)], instruction, thoughts)[0]
         said = _thoughts([hit for _, hit in rows]) if thoughts else ()
-        return hits(documents, np.array([score for score, _ in rows], np.float32), top_k, min_score, said)
+        scores = np.array([score for score, _ in rows], np.float32)
+        sure = [hit.get("probability") for _, hit in rows] if self.ours else [None]
+        return hits(documents, scores, top_k, min_score, said, None if None in sure else np.array(sure, np.float64))
 
     def score_lists(
         self, queries: Sequence[str], documents: Sequence[Sequence[Document]], instruction: str | None = None

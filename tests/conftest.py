@@ -6,6 +6,7 @@ compare weights: two where the tests run in one process, one where processes run
 
 import json
 import os
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,18 @@ def tiny_llama_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_qwen2_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Qwen2 with a Qwen2-like tokenizer. Read only: tests that write make a copy."""
     return save_tiny(tmp_path_factory.mktemp("tiny") / "qwen2", "qwen2")
+
+
+@pytest.fixture(scope="session")
+def calibrated_dir(tiny_llama_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny Llama with a calibration of temperature 4, for fp32 on a CPU. Read only."""
+    from prorank.calibration import Calibration
+    from prorank.reranker import Reranker
+
+    folder = shutil.copytree(tiny_llama_dir, tmp_path_factory.mktemp("tiny") / "calibrated")
+    known = Reranker(folder, device="cpu", dtype="fp32")
+    Calibration("temperature", {"temperature": 4.0}, asked=known.asked, weights=known.weights).save(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

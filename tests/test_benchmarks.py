@@ -1,9 +1,12 @@
 """The benchmarks' own arithmetic, so that their tables can be believed."""
 
+import json
+
 import common
 import growth
 import pytest
 import score_vs_peers
+import serve_load
 import torch
 
 from tests.tiny import byte_tokenizer, tiny_llama
@@ -43,3 +46,17 @@ def test_ratios_are_paired_and_agreement_is_measured_under_one_prompt():
     assert rows["ours"]["tau"] == pytest.approx(1 / 3) and rows["fp32"]["tau"] == pytest.approx(1)
     assert "tau" not in rows["ours-mxbai"]  # another prompt, other scores
     assert rows["ours"]["documents_per_second"] == pytest.approx(2.25)
+
+
+def test_the_load_of_a_server_is_measured(script, monkeypatch, capsys):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # given to the server, and put back
+    words = "--data toy --queries 4 --clients 4 --minutes 0.02 --documents 3 --small 2 --large 20 --times 2 --check 3"
+    words += " --offline-seconds 0.1"
+    with pytest.raises(SystemExit) as end:
+        script(serve_load, "--model", script.base, "--threads", 2, "--dtype", "fp32", *words.split(), "--", "--max-requests", "3")
+    line = json.loads(capsys.readouterr().out.splitlines()[-1])
+    found = line["serve_load"]
+    assert end.value.code == 0 == found["exit_code"] and line["clients"] == 4
+    assert found["statuses"].keys() == {"200", "429"}  # three are let in, the fourth is told to come again
+    assert found["compared"] and found["largest_difference"] < 1e-4
+    assert min(found["ratio"], found["ratio_by_processor_time"], found["small_ratio"]) > 0

@@ -131,9 +131,9 @@ def test_files_and_blocks(server, visit, tmp_path):
     page.get_by_role("button", name="Rank").click()
     assert sorted(ranked(page)) == [0, 1] and page.locator(".title").text_content() == "Castle"
     page.get_by_label("Documents", exact=True).fill("one\nstill one\n\ntwo\n \nthree")
-    page.get_by_label("One is").select_option("blocks")
+    page.get_by_label("A document is").select_option("blocks")
     assert page.locator("#count").text_content() == "3 documents"
-    page.get_by_label("One is").select_option("lines")
+    page.get_by_label("A document is").select_option("lines")
     drop = """text => { const data = new DataTransfer(); data.items.add(new File([text], "more.txt"));
         for (const kind of ["dragover", "drop"])
             document.querySelector("#documents").dispatchEvent(new DragEvent(kind, {dataTransfer: data, cancelable: true})); }"""

@@ -107,6 +107,31 @@ def test_ours_gives_in_every_dialect_what_the_library_gives(server, dialect):
             np.testing.assert_allclose(row, want, atol=1e-5)
 
 
+def test_hits_of_a_calibrated_model_carry_their_probabilities(calibrated_dir, tmp_path):
+    reranker = Reranker(calibrated_dir, device="cpu", dtype="fp32")
+    wanted = reranker.rank(QUERY, DOCUMENTS, top_k=4)
+    assert None not in [hit.probability for hit in wanted]
+    (tmp_path / "docs.txt").write_text("the garden\na river\n")
+    with running(reranker) as server:
+        for dialect in ("tei", "jina", "cohere", "vllm"):
+            with Remote(server.url, dialect) as remote:
+                found = remote.rank(QUERY, DOCUMENTS, top_k=4)
+                assert [hit.probability for hit in found] == pytest.approx([hit.probability for hit in wanted], abs=1e-5)
+                other = remote.rank(QUERY, DOCUMENTS, instruction="find castles")  # another prompt than the calibrated one
+                assert {hit.probability for hit in other} == {None}
+                assert remote.rank(QUERY, []) == []
+        shown = prorank(tmp_path / "docs.txt", "--query", QUERY, "--server", server.url, "--json").stdout
+        assert all(0 < json.loads(line)["probability"] < 1 for line in shown.splitlines())
+
+
+def test_no_probability_is_claimed_for_a_model_without_calibration_or_for_others(server, serve):
+    other = serve(["/v1/rerank"])
+    other.script = [(200, {}, {"results": [{"index": 0, "relevance_score": 0.5, "probability": 0.5}]})]
+    for url in (server.url, other.url):
+        with Remote(url, "jina") as remote:
+            assert remote.rank(QUERY, ["a"])[0].probability is None
+
+
 @pytest.mark.parametrize("name", OTHERS)
 def test_others_are_recognised_and_asked_in_their_form(serve, name):
     other = serve(**OTHERS[name])

@@ -8,6 +8,7 @@ import random
 import string
 
 import httpx2
+import jsonschema_rs
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
@@ -58,6 +59,13 @@ def check(server, path: str, method: str, examples: int, derandomize: bool) -> N
 @pytest.mark.parametrize("path, method", OPERATIONS)
 def test_answers_are_those_of_the_document(server, path, method):
     check(server, path, method, 25 if method == "POST" else 1, derandomize=True)
+
+
+def test_the_document_and_the_server_agree_on_what_is_blank(server):
+    query = DOCUMENT["components"]["schemas"]["TeiRequest"]["properties"]["query"]
+    for letter in filter(str.isspace, map(chr, range(0x3001))):
+        assert not jsonschema_rs.is_valid(query, letter) and jsonschema_rs.is_valid(query, f"{letter}a")
+        assert server.post("/rerank", {"query": letter, "texts": ["a"]}).status_code == 422
 
 
 @pytest.mark.slow

@@ -96,21 +96,19 @@ def test_what_a_model_of_lists_cannot_be_asked(lister):
     assert [each["score"] for each in one] == pytest.approx([1 - order.index(i) / 4 for i in range(4)])
 
 
-def test_a_calibrated_model_answers_with_probabilities(tiny_llama_dir, tmp_path):
-    import shutil
-
-    from prorank.calibration import Calibration
-
-    folder = shutil.copytree(tiny_llama_dir, tmp_path / "model")
-    known = Reranker(folder, device="cpu", dtype="fp32")
-    Calibration("temperature", {"temperature": 4.0}, asked=known.asked, weights=known.weights).save(folder)
-    reranker = Reranker(folder, device="cpu", dtype="fp32")
+def test_a_calibrated_model_answers_with_probabilities(calibrated_dir):
+    reranker = Reranker(calibrated_dir, device="cpu", dtype="fp32")
     with running(reranker) as server:
         hits = reranker.rank("garden", DOCUMENTS)
         found = server.post("/v1/rerank", {"query": "garden", "documents": DOCUMENTS})
         assert found.headers["x-prorank-scores"] == "probability" == server.client.get("/info").json()["scores"]
         scores = [hit["relevance_score"] for hit in found.json()["results"]]
         assert scores == pytest.approx([hit.probability for hit in hits], abs=1e-5)
+        assert not any("probability" in hit for hit in found.json()["results"])  # said once is enough
+        raw = server.post("/v1/rerank", {"query": "garden", "documents": DOCUMENTS, "raw_scores": True}).json()["results"]
+        assert [hit["probability"] for hit in raw] == scores
         for more in ({"instruction": "another"}, {"long_documents": "chunk"}):
             other = server.post("/v1/rerank", {"query": "garden", "documents": DOCUMENTS} | more)
             assert other.headers["x-prorank-scores"] == "sigmoid"
+            other = server.post("/v1/rerank", {"query": "garden", "documents": DOCUMENTS, "raw_scores": True} | more)
+            assert not any("probability" in hit for hit in other.json()["results"])

@@ -83,7 +83,7 @@ def check_run(run: Path, dataset: Path, split: str) -> None:
     """Fail early on a run or dataset that cannot be read, or that do not belong together."""
     collection, ranking = read_collection(dataset, split, documents=()), read_run(run)
     if not any(query in collection.queries for query in ranking):
-        raise DataError(f"{run}: none of its {len(ranking)} queries is in {dataset}/queries.jsonl")
+        raise DataError(f"{run}: none of its {len(ranking)} queries is in {dataset} with labels of its split {split}")
 
 
 def rerank_run(

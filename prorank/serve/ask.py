@@ -92,20 +92,21 @@ class Answer:
         scores: one array a list, in input order: log-odds fp32, or minus the place where the model orders lists.
         shown: what the client gets to see, fp64; `meaning` says what that is: "log-odds", "probability" (calibrated), "sigmoid" (of
             the log-odds) or "place".
+        sure: calibrated probabilities fp64, one array a list; empty where there are none.
         thoughts: of each document, where the model thinks.
         cut: places in each list of documents that were cut; `queries_cut`: how many queries were.
-        tokens: of all prompts. prompt_tokens: the longest a prompt can be.
+        tokens: of all prompts.
         seconds: by stage: tokenization, queue, inference, total.
     """
 
     scores: list[np.ndarray]
     shown: list[np.ndarray]
     meaning: str
+    sure: list[np.ndarray]
     thoughts: list[list[Thought | None]]
     cut: list[list[int]]
     queries_cut: int
     tokens: int
-    prompt_tokens: int
     seconds: dict[str, float] = field(default_factory=dict)
 
     def order(self, number: int = 0, top: int = 0) -> list[int]:

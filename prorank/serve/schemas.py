@@ -20,7 +20,8 @@ Flag = Annotated[bool, Strict()]
 Count = Annotated[int, Field(ge=0), Strict(), BeforeValidator(_whole)]
 CountOrAll = Annotated[int, Field(ge=-1), Strict(), BeforeValidator(_whole)]
 # What a blank query and an empty list are told is the dialect's to say, so these two are told to the document alone.
-Query = Annotated[Text, Field(json_schema_extra={"minLength": 1, "pattern": r"\S"})]
+# (Some patterns' \S takes the separators of ASCII and U+0085 for letters; to Python they are blanks.)
+Query = Annotated[Text, Field(json_schema_extra={"minLength": 1, "pattern": r"[^\s\x1c-\x1f\x85]"})]
 MANY = {"minItems": 1}
 
 
@@ -49,9 +50,10 @@ class TextDocument(Body):
     title: Text | None = None
 
 
-class Thoughtful(BaseModel):
-    """What a hit has besides, where thoughts were asked for."""
+class OurHit(BaseModel):
+    """What a hit has besides in each dialect, where it was asked for."""
 
+    probability: float | None = Field(None, description="Only beside log-odds, of a calibrated model.")
     thought: str | None = Field(None, description="Only where return_thoughts asked for it.")
     thought_cut: bool | None = Field(None, description="Whether the thought was closed when its budget ran out.")
 

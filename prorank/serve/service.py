@@ -115,24 +115,29 @@ class Service:
     def _answer(self, request: Request, begin: float, encoding: float) -> Answer:
         now, ask, per_list = time.perf_counter(), request.ask, range(len(request.texts))
         scores = [np.array(request.by_document(request.scores[i], i), np.float32) for i in per_list]
-        meaning, shown = self._meaning(ask, scores)
+        sure = self._sure(ask, scores)
+        meaning, shown = self._meaning(ask.raw, scores, sure)
         cut = [[at for at, place in enumerate(request.same[i]) if place in request.cut[i]] for i in per_list]
         thoughts = [request.by_document(request.thoughts[i], i) for i in per_list]
         waited = request.taken_at - request.put_at if request.taken_at else 0.0
         seconds = {"tokenization": encoding, "queue": waited, "inference": request.inference, "total": now - begin}
         self.metrics.asked(ask.count, request.tokens, sum(map(len, cut)), seconds)
-        return Answer(scores, shown, meaning, thoughts, cut, len(request.queries_cut), request.tokens, self.work.longest, seconds)
+        return Answer(scores, shown, meaning, sure, thoughts, cut, len(request.queries_cut), request.tokens, seconds)
 
-    def _meaning(self, ask: Ask, scores: list[np.ndarray]) -> tuple[str, list[np.ndarray]]:
-        """What clients see, and what it is. A calibration holds for whole documents, so not for the best of a document's parts."""
-        if ask.raw:
+    def _sure(self, ask: Ask, scores: list[np.ndarray]) -> list[np.ndarray]:
+        """Calibrated probabilities. They hold for whole documents, so not for the best of a document's parts."""
+        if self.reranker.lists or ask.parts.chunks > 1:
+            return []
+        found = [self.reranker.probabilities(row, ask.instruction) for row in scores]
+        return [row for row in found if row is not None]  # all of them, or none
+
+    def _meaning(self, raw: bool, scores: list[np.ndarray], sure: list[np.ndarray]) -> tuple[str, list[np.ndarray]]:
+        """What clients see, and what it is."""
+        if raw:
             return "place" if self.reranker.lists else "log-odds", [row.astype(np.float64) for row in scores]
         if self.reranker.lists:
             return "place", [1.0 + row.astype(np.float64) / max(1, len(row)) for row in scores]
-        sure = [self.reranker.probabilities(row, ask.instruction) for row in scores] if ask.parts.chunks == 1 else [None]
-        if sure and sure[0] is not None:
-            return "probability", sure
-        return "sigmoid", [sigmoid(row.astype(np.float64)) for row in scores]
+        return ("probability", sure) if sure else ("sigmoid", [sigmoid(row.astype(np.float64)) for row in scores])
 
     def retry_after(self) -> int:
         """Seconds until there may be room again, from what waits and how fast it goes."""

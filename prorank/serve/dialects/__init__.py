@@ -67,10 +67,11 @@ def texts_of(documents: Sequence[str | TextDocument]) -> list[str]:
     return [document if isinstance(document, str) else document_text(document.model_dump()) for document in documents]
 
 
-def thought_of(ask: Ask, answer: Answer, at: int, number: int = 0) -> dict[str, Any]:
-    """The fields of a hit's thought, if it was asked for."""
+def more_of(ask: Ask, answer: Answer, at: int, number: int = 0) -> dict[str, Any]:
+    """What a hit has besides: the probability that its log-odds mean, and its thought, where they were asked for."""
     thought = answer.thoughts[number][at] if ask.thoughts else None
-    return {"thought": thought.text, "thought_cut": thought.cut} if thought else {}
+    sure = {"probability": float(answer.sure[number][at])} if answer.meaning == "log-odds" and answer.sure else {}
+    return sure | ({"thought": thought.text, "thought_cut": thought.cut} if thought else {})
 
 
 def usage_of(answer: Answer) -> dict[str, int]:

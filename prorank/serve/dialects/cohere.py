@@ -12,8 +12,8 @@ from pydantic import BaseModel, Field
 
 from ..ask import Answer, Ask, Refused
 from ..limits import Limits
-from ..schemas import MANY, Count, Flag, Ours, Query, Text, TextDocument, Thoughtful
-from . import STATUSES, Form, ask_of, texts_of, thought_of
+from ..schemas import MANY, Count, Flag, OurHit, Ours, Query, Text, TextDocument
+from . import STATUSES, Form, ask_of, more_of, texts_of
 
 
 class CohereRequest(Ours):
@@ -29,7 +29,7 @@ class CohereDocument(BaseModel):
     text: str
 
 
-class CohereResult(Thoughtful):
+class CohereResult(OurHit):
     index: int
     relevance_score: float
     document: CohereDocument | None = Field(None, description="Only where return_documents asked for it.")
@@ -78,7 +78,7 @@ def write(body: CohereRequest, ask: Ask, answer: Answer, model: str, request_id:
     texts, shown = ask.lists[0][1], answer.shown[0]
     results = [
         {"index": at, "relevance_score": float(shown[at]), **({"document": {"text": texts[at]}} if ask.show else {})}
-        | thought_of(ask, answer, at)
+        | more_of(ask, answer, at)
         for at in answer.order(top=ask.top)
     ]
     meta: dict[str, Any] = {

@@ -11,8 +11,8 @@ from pydantic import BaseModel, Field
 
 from ..ask import Answer, Ask, Refused
 from ..limits import Limits
-from ..schemas import MANY, Count, Flag, Ours, Query, Text, TextDocument, Thoughtful, Usage
-from . import STATUSES, Form, ask_of, texts_of, thought_of, usage_of
+from ..schemas import MANY, Count, Flag, OurHit, Ours, Query, Text, TextDocument, Usage
+from . import STATUSES, Form, ask_of, more_of, texts_of, usage_of
 
 
 class JinaQuery(TextDocument):
@@ -31,7 +31,7 @@ class JinaDocument(BaseModel):
     text: str
 
 
-class JinaResult(Thoughtful):
+class JinaResult(OurHit):
     index: int
     relevance_score: float
     document: JinaDocument | None = Field(None, description="Only where return_documents asked for it.")
@@ -67,7 +67,7 @@ def write(body: JinaRequest, ask: Ask, answer: Answer, model: str, request_id: s
     texts, shown = ask.lists[0][1], answer.shown[0]
     results = [
         {"index": at, "relevance_score": float(shown[at]), **({"document": {"text": texts[at]}} if ask.show else {})}
-        | thought_of(ask, answer, at)
+        | more_of(ask, answer, at)
         for at in answer.order(top=ask.top)
     ]
     return {"model": model, "object": "list", "usage": usage_of(answer), "results": results}

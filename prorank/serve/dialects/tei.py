@@ -12,8 +12,8 @@ from pydantic import BaseModel, Field
 
 from ..ask import Answer, Ask, Refused
 from ..limits import Limits
-from ..schemas import MANY, Flag, Ours, Query, Text, Thoughtful
-from . import STATUSES, Form, ask_of, thought_of
+from ..schemas import MANY, Flag, OurHit, Ours, Query, Text
+from . import STATUSES, Form, ask_of, more_of
 
 
 class TeiRequest(Ours):
@@ -24,7 +24,7 @@ class TeiRequest(Ours):
     return_text: Flag = False
 
 
-class TeiRank(Thoughtful):
+class TeiRank(OurHit):
     index: int
     score: float
     text: str | None = Field(None, description="Only where return_text asked for it.")
@@ -53,7 +53,7 @@ def read(body: TeiRequest, limits: Limits) -> Ask:
 def write(body: TeiRequest, ask: Ask, answer: Answer, model: str, request_id: str) -> list[dict[str, Any]]:
     return [
         {"index": at, **({"text": body.texts[at]} if ask.show else {}), "score": float(answer.shown[0][at])}
-        | thought_of(ask, answer, at)
+        | more_of(ask, answer, at)
         for at in answer.order()
     ]
 

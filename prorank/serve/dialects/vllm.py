@@ -13,8 +13,8 @@ from pydantic import BaseModel, Field
 
 from ..ask import Answer, Ask, Refused
 from ..limits import Limits
-from ..schemas import MANY, Count, CountOrAll, Flag, Ours, Query, Text, TextDocument, Thoughtful, Usage
-from . import STATUSES, Form, ask_of, texts_of, thought_of, usage_of
+from ..schemas import MANY, Count, CountOrAll, Flag, OurHit, Ours, Query, Text, TextDocument, Usage
+from . import STATUSES, Form, ask_of, more_of, texts_of, usage_of
 
 Queries = Query | Annotated[list[Query], Field(json_schema_extra=MANY)]
 Documents = Text | TextDocument | Annotated[list[Text | TextDocument], Field(json_schema_extra=MANY)]
@@ -61,7 +61,7 @@ class VllmDocument(BaseModel):
     multi_modal: None = None
 
 
-class VllmResult(Thoughtful):
+class VllmResult(OurHit):
     index: int
     document: VllmDocument | None = Field(None, description="Absent where return_documents is false.")
     relevance_score: float
@@ -74,7 +74,7 @@ class VllmRerankResponse(BaseModel):
     results: list[VllmResult]
 
 
-class VllmScore(Thoughtful):
+class VllmScore(OurHit):
     index: int
     object: str = "score"
     score: float
@@ -135,7 +135,7 @@ def write_rerank(body: VllmRerankRequest, ask: Ask, answer: Answer, model: str, 
     results = [
         {"index": at, **({"document": {"text": texts[at], "multi_modal": None}} if ask.show else {})}
         | {"relevance_score": float(shown[at])}
-        | thought_of(ask, answer, at)
+        | more_of(ask, answer, at)
         for at in answer.order(top=ask.top)
     ]
     return {"id": body.request_id or f"score-{request_id}", "model": model, "usage": usage_of(answer), "results": results}
@@ -168,7 +168,7 @@ def write_score(body: VllmFields, ask: Ask, answer: Answer, model: str, request_
     for index, (query, _) in enumerate(pairs(body)):
         at, taken[number[query]] = taken[number[query]], taken[number[query]] + 1
         score = float(answer.shown[number[query]][at])
-        data.append({"index": index, "object": "score", "score": score} | thought_of(ask, answer, at, number[query]))
+        data.append({"index": index, "object": "score", "score": score} | more_of(ask, answer, at, number[query]))
     usage = usage_of(answer) | {"completion_tokens": 0, "prompt_tokens_details": None}
     name = body.request_id or f"score-{request_id}"
     return {"id": name, "object": "list", "created": int(time.time()), "model": model, "data": data, "usage": usage}
