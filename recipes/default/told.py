@@ -1,0 +1,99 @@
+"""The model card's tables out of files: training lists by set and licence, and figures out of evaluation reports.
+
+Hard fact: no figure is written by hand; what a report did not measure does not stand on the card.
+
+    python -m recipes.default.told data/lists/train.jsonl --texts data/texts --reports runs/default/tests --out card.json
+
+A report is the folder that `prorank evaluate LISTS --model bi-encoder:FOLDER --model RUN --out FOLDER` wrote, RUN last. The
+commands on the card are those of README.md beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from prorank.data.jsonl import objects
+from prorank.errors import DataError, ProRankError
+from prorank.evaluate.measures import MAIN
+from prorank.evaluate.results import FIRST, MODEL
+from prorank.files import atomic_file
+
+from .card import records_in
+
+COLLECTIONS = {
+    "scifact": "claims CC BY 4.0, abstracts ODC-By", "scifact-titles": "ODC-By", "medquad": "CC BY 4.0", "cosqa": "MIT",
+    "semanlink": "MIT",
+}  # fmt: skip
+README = Path(__file__).with_name("README.md")
+
+
+def data(lists: Path, texts: Path) -> Iterator[dict]:
+    """A row a set: its licence and how many lists it has. Raises DataError for a set whose licence is not known."""
+    licences = COLLECTIONS | {record["name"]: record["licence"] for record in records_in(texts)}
+    counts = Counter(row["query_id"].partition("/")[0] for _, row in objects(lists))
+    for name, count in sorted(counts.items()):
+        if name not in licences:
+            raise DataError(f"{lists}: the licence of set '{name}' is not known; {texts} has no such source")
+        yield {"set": name, "licence": licences[name], "lists": count}
+
+
+def figures(report: Path) -> Iterator[dict]:
+    """A row a dataset: nDCG@10 of the first stage, of other systems and, last, of the model; p-values of the model against each."""
+    path = report / "results.json"
+    if not path.is_file():
+        raise DataError(f"{report}: no results.json; prorank evaluate --out {report} writes one")
+    found = json.loads(path.read_text(encoding="utf-8"))
+    for dataset in found["values"]:
+        rows = [row for row in found["rows"] if row["dataset"] == dataset and row["kind"] in (FIRST, MODEL)]
+        first, *others, model = rows if len(rows) > 1 else [None, None]
+        if model is None:
+            raise DataError(f"{path}: {dataset} was evaluated without a model; give --model")
+        means = {"BM25": first, **{_plain(row["system"]): row for row in others}, "this model": model}
+        told = {"list": dataset, "queries": model["queries"]}
+        told |= {name: f"{row['measures'][MAIN]:.4f}" for name, row in means.items()}
+        told["p, BM25"] = f"{model['p']:.3f}"
+        pairs = {frozenset((c["a"], c["b"])): c["p"] for c in found["comparisons"] if c["dataset"] == dataset}
+        yield told | {f"p, {_plain(o['system'])}": f"{pairs[frozenset((o['system'], model['system']))]:.3f}" for o in others}
+
+
+def _plain(system: str) -> str:
+    """A folder's name without the last part that all wheels of this kind share."""
+    return system.removesuffix("/model")
+
+
+def commands() -> list[str]:
+    """The lines of the first bash block of README.md."""
+    return README.read_text(encoding="utf-8").partition("```bash\n")[2].partition("\n```")[0].splitlines()
+
+
+def card(lists: Path, texts: Path, reports: Sequence[Path], limits: Sequence[str]) -> dict:
+    """What `ship` wants to be told."""
+    measured = [row for report in reports for row in figures(report)]
+    return {"data": list(data(lists, texts)), "figures": measured, "commands": commands(), "limits": list(limits)}
+
+
+def main(words: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("lists", type=Path, help="train.jsonl, as it was trained on")
+    parser.add_argument("--texts", type=Path, required=True, help="folder of the sources")
+    parser.add_argument("--reports", type=Path, nargs="+", required=True, help="folders of prorank evaluate")
+    parser.add_argument("--limit", action="append", default=[], help="a sentence on the model's limits; any number")
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args(words)
+    try:
+        told = card(given.lists, given.texts, given.reports, given.limit)
+    except ProRankError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    with atomic_file(given.out) as handle:
+        json.dump(told, handle, indent=1)
+    print(f"{given.out}: {len(told['data'])} sets, {len(told['figures'])} lists measured")
+
+
+if __name__ == "__main__":
+    main()
