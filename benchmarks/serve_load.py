@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import atexit
 import json
 import os
 import random
@@ -73,6 +74,7 @@ class Server:
         command = [sys.executable, "-m", "prorank", "serve", "--model", options.model, "--port", "0"]
         command += ["--dtype", options.dtype, *(["--compile"] if options.compile else []), *options.serve]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        atexit.register(self.process.kill)  # whatever goes wrong before its end
         self.port = self._line("listening")["port"]
         self._line("ready")
         # The rest of the log is let go, or the pipe fills.

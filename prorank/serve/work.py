@@ -23,7 +23,7 @@ from .ask import Refused
 from .queue import Unit
 from .request import Request
 
-TOKENS = 1024  # of a batch on a CPU: 4 % less speed than 1,536, and who comes with ten documents waits a third less behind it
+TOKENS = 1024  # of a batch on a CPU: about the engine's own speed with its wide ones, and nobody waits long behind it
 WIDE = 16384  # where forwards are wide, on a GPU
 ROWS = 32  # documents that are thought about together
 QUESTIONS = 4  # comparisons of several documents in a batch
