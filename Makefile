@@ -30,7 +30,7 @@ $(VENV)/.integrations: $(STAMP)
 	touch $@
 
 test-integrations: $(VENV)/.integrations
-	PRORANK_INTEGRATIONS=1 $(BIN)/python -m pytest tests/integrations
+	PRORANK_INTEGRATIONS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile tests/integrations
 
 # Drives the machine's own Chromium, which root gets from apt where there is none; playwright brings none here.
 CHROMIUM := command -v chromium || command -v chromium-browser || command -v google-chrome
