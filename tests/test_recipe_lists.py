@@ -4,6 +4,7 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,7 +12,7 @@ from prorank.data.beir import Collection
 from prorank.data.examples import Group, normalised
 from prorank.sources import BUILT_IN
 from prorank.train.config import load_settings
-from recipes.default.lists import FAR, HELD_OUT, NEAR, RANDOM, Source, candidates, groups_of, parts, teacher, titles
+from recipes.default.lists import FAR, HELD_OUT, LABEL_WEIGHT, NEAR, RANDOM, Source, candidates, groups_of, parts, teacher, titles
 from tests.tiny import write_jsonl
 
 
@@ -40,7 +41,7 @@ def test_a_repeated_relevant_text_is_no_other() -> None:
 
 def test_a_label_adds_to_what_both_first_stages_say() -> None:
     scores = teacher((0.0, 1.0, 0.0), np.array([0.1, 0.1, 0.3]), np.array([2.0, 2.0, 8.0]), [0.1, 3.0])
-    assert scores[1] - scores[0] == 2.0  # equal but for the label
+    assert scores[1] - scores[0] == pytest.approx(LABEL_WEIGHT)  # equal but for the label
     assert np.isclose(scores[2] - scores[0], (2 + 0.5 * 2) / 1.5)
 
 

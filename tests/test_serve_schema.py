@@ -5,7 +5,9 @@ Hard fact: schemathesis makes requests from the document, valid ones and wrong o
 
 import json
 import random
+import socket
 import string
+import time
 
 import httpx2
 import jsonschema_rs
@@ -125,12 +127,27 @@ def test_huge_bodies(server):
     assert [scores[hit["index"]] for hit in before] == pytest.approx([hit["relevance_score"] for hit in before], abs=1e-6)
 
 
-def test_headers_and_lines_that_are_no_http(server):
-    import socket
+def test_a_refusal_is_heard_by_who_is_still_sending(server):
+    """Closing amid a body resets the connection, and then what was answered may be lost."""
+    size, part = 40_000_000, b"x" * 8_000_000
+    head = f"POST /rerank HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {size}\r\n\r\n"
+    with socket.create_connection(address(server), timeout=20) as client:
+        client.sendall(head.encode())
+        for _ in range(size // len(part)):
+            client.sendall(part)
+            time.sleep(0.1)
+        answer = b"".join(iter(lambda: client.recv(10_000), b""))
+    assert answer.startswith(b"HTTP/1.1 413 ") and json.loads(answer.partition(b"\r\n\r\n")[2])["error"]
 
+
+def address(server) -> tuple[str, int]:
     host, port = server.url.removeprefix("http://").split(":")
+    return host, int(port)
+
+
+def test_headers_and_lines_that_are_no_http(server):
     for sent in (b"\0" * 100, b"GET / HTTP/9.9\r\n\r\n", b"POST /rerank HTTP/1.1\r\ncontent-length: -5\r\n\r\n", b"A" * 70_000):
-        with socket.create_connection((host, int(port)), timeout=20) as client:
+        with socket.create_connection(address(server), timeout=20) as client:
             client.sendall(sent)
             client.shutdown(socket.SHUT_WR)
             client.recv(1000)

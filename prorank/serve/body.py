@@ -17,7 +17,7 @@ from .ask import Ask, Refused
 from .dialects import Form
 from .limits import Held, Limits
 
-LINGER_BYTES, LINGER_SECONDS = 16_000_000, 10.0
+LINGER_SECONDS = 10.0
 LARGE = 32_768  # bytes from which parsing leaves the event loop
 
 
@@ -54,14 +54,11 @@ def _too_large(limits: Limits) -> Refused:
 
 
 async def discard(request: Request) -> None:
-    """Read on what a client is still sending, within bounds."""
-    size = 0
+    """Read on what a client is still sending, however much it is: for a while, as closing amid it would take the answer back."""
     with contextlib.suppress(TimeoutError, ClientDisconnect, RuntimeError):  # RuntimeError: all of it has been read
         async with asyncio.timeout(LINGER_SECONDS):
-            async for part in request.stream():
-                size += len(part)
-                if size > LINGER_BYTES:
-                    return
+            async for _ in request.stream():
+                pass
 
 
 async def parse(body: bytes) -> dict[str, Any]:
