@@ -56,9 +56,9 @@ def figures(report: Path) -> Iterator[dict]:
         means = {"BM25": first, **{_plain(row["system"]): row for row in others}, "this model": model}
         told = {"list": dataset, "queries": model["queries"]}
         told |= {name: f"{row['measures'][MAIN]:.4f}" for name, row in means.items()}
-        told["p, BM25"] = f"{model['p']:.3f}"
+        told["p, BM25"] = f"{model['p']:.4f}"
         pairs = {frozenset((c["a"], c["b"])): c["p"] for c in found["comparisons"] if c["dataset"] == dataset}
-        yield told | {f"p, {_plain(o['system'])}": f"{pairs[frozenset((o['system'], model['system']))]:.3f}" for o in others}
+        yield told | {f"p, {_plain(o['system'])}": f"{pairs[frozenset((o['system'], model['system']))]:.4f}" for o in others}
 
 
 def _plain(system: str) -> str:
