@@ -16,3 +16,6 @@ Compile = Annotated[bool, typer.Option("--compile", help="Fuse steps on a CPU: f
 PromptName = Annotated[str | None, typer.Option("--prompt", help="Preset or YAML file in place of the checkpoint's own: mxbai.")]
 Method = Annotated[str, typer.Option(help="pointwise, setwise or listwise, with options where wanted: setwise:k=5,children=9.")]
 Length = Annotated[int | None, typer.Option(help="Tokens of a whole prompt; the checkpoint's own by default.")]
+Think = Annotated[bool, typer.Option(help="Let a thinking model think; --no-think asks it at once.")]
+Samples = Annotated[int, typer.Option(help="Thoughts a document, whose mean is the score.")]
+ThinkTokens = Annotated[int | None, typer.Option(help="Budget of a thought; the checkpoint's own by default.")]

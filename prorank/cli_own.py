@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from .cli_options import Compile, Device, Dtype, Length, PromptName
+from .cli_options import Compile, Device, Dtype, Length, PromptName, Think
 from .shipped import DEFAULT
 
 
@@ -44,7 +44,7 @@ def calibrate(
     seed: Annotated[int, typer.Option(help="Of the folds.")] = 0,
     min_rel: Annotated[float | None, typer.Option(help="Least label that is relevant; any above 0 by default.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of reliability.png; the checkpoint's by default.")] = None,
-    think: Annotated[bool, typer.Option(help="Let a thinking model think; --no-think asks it at once.")] = True,
+    think: Think = True,
     device: Device = None,
     dtype: Dtype = "auto",
     compile: Compile = False,

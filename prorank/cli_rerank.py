@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .cli_options import Compile, Device, Dtype, Length, Method, Model, PromptName
+from .cli_options import Compile, Device, Dtype, Length, Method, Model, PromptName, Samples, Think, ThinkTokens
 from .errors import ConfigError, DataError
 from .remote_forms import LOG_ODDS
 from .shipped import DEFAULT
@@ -34,9 +34,9 @@ def rerank(
     split: Annotated[str, typer.Option(help="qrels split of --dataset.")] = "test",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     show_thoughts: Annotated[bool, typer.Option("--show-thoughts", help="What a thinking model thought of each document.")] = False,
-    think: Annotated[bool, typer.Option(help="Let a thinking model think; --no-think asks it at once.")] = True,
-    samples: Annotated[int, typer.Option(help="Thoughts a document, whose mean is the score.")] = 1,
-    max_think_tokens: Annotated[int | None, typer.Option(help="Budget of a thought; the checkpoint's own by default.")] = None,
+    think: Think = True,
+    samples: Samples = 1,
+    max_think_tokens: ThinkTokens = None,
     method: Method = "pointwise",
     server: Annotated[str | None, typer.Option(help="Address of a rerank server, which ranks in place of a model here.")] = None,
     dialect: Annotated[str, typer.Option(help="Of --server: auto, tei, jina, cohere or vllm.")] = "auto",

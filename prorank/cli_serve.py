@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from .cli_options import Compile, Device, Dtype, Length, Method, Model, PromptName
+from .cli_options import Compile, Device, Dtype, Length, Method, Model, PromptName, Samples, Think, ThinkTokens
 from .shipped import DEFAULT
 
 
@@ -31,9 +31,9 @@ def serve(
     max_seconds: Annotated[float, typer.Option(help="Seconds until a request must be answered.")] = 300.0,
     max_body_seconds: Annotated[float, typer.Option(help="Seconds until its body must be there.")] = 30.0,
     batch_tokens: Annotated[int | None, typer.Option(help="Tokens of a batch; chosen by device by default.")] = None,
-    think: Annotated[bool, typer.Option(help="Let a thinking model think; --no-think asks it at once.")] = True,
-    samples: Annotated[int, typer.Option(help="Thoughts a document, whose mean is the score.")] = 1,
-    max_think_tokens: Annotated[int | None, typer.Option(help="Budget of a thought; the checkpoint's own by default.")] = None,
+    think: Think = True,
+    samples: Samples = 1,
+    max_think_tokens: ThinkTokens = None,
     method: Method = "pointwise",
     device: Device = None,
     dtype: Dtype = "auto",

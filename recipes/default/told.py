@@ -50,9 +50,9 @@ def figures(report: Path) -> Iterator[dict]:
     found = json.loads(path.read_text(encoding="utf-8"))
     for dataset in found["values"]:
         rows = [row for row in found["rows"] if row["dataset"] == dataset and row["kind"] in (FIRST, MODEL)]
-        first, *others, model = rows if len(rows) > 1 else [None, None]
-        if model is None:
+        if len(rows) < 2:
             raise DataError(f"{path}: {dataset} was evaluated without a model; give --model")
+        first, *others, model = rows
         means = {"BM25": first, **{_plain(row["system"]): row for row in others}, "this model": model}
         told = {"list": dataset, "queries": model["queries"]}
         told |= {name: f"{row['measures'][MAIN]:.4f}" for name, row in means.items()}
