@@ -166,7 +166,7 @@ def test_generators_and_arrays_of_documents_are_fine():
     ],
 )
 def test_wrong_input_is_named_before_any_forward(call, message, monkeypatch):
-    monkeypatch.setattr("prorank.reranker.last_hidden", lambda *_: pytest.fail("a forward ran"))
+    monkeypatch.setattr("prorank.rank.scorer.last_hidden", lambda *_: pytest.fail("a forward ran"))
     with pytest.raises(DataError) as error:
         call(RERANKERS["llama"])
     assert message in str(error.value) and "\n" not in str(error.value)
@@ -283,7 +283,7 @@ def test_batch_size_bounds_the_documents_of_a_forward(monkeypatch):
         seen.append(len(batch.owners))
         return last_hidden(model, batch)
 
-    monkeypatch.setattr("prorank.reranker.last_hidden", watched)
+    monkeypatch.setattr("prorank.rank.scorer.last_hidden", watched)
     RERANKERS["llama"].rank_many(["garden", "river"], [["a"] * 7, ["b"] * 4], batch_size=3)
     assert sum(seen) == 11 and max(seen) == 3
 

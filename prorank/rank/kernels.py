@@ -57,7 +57,7 @@ def rotate(qkv, scale, bias, norms, cos, sin, heads: int, pairs: int, width: int
     biased, normed by head where the model does (Qwen3), queries and keys turned by their positions, queries times `scaling`."""
     x = scaled(qkv, scale)
     x = (x if bias is None else x + bias.float()).view(-1, heads + 2 * pairs, width)
-    q, k, v = x[:, :heads], x[:, heads : heads + pairs], x[:, heads + pairs :]
+    q, k, v = x.split((heads, pairs, pairs), 1)  # the gradient of three slices would be a sum of padded ones
     if norms is not None:
         q, k = normed(q, norms[0], eps), normed(k, norms[1], eps)
     return _turned(q, cos * scaling, sin * scaling, dtype), _turned(k, cos, sin, dtype), v.to(dtype)

@@ -1,0 +1,228 @@
+"""Scorer: log-odds of documents from a model in memory, by one forward each, by thoughts or by a method of lists.
+
+Hard fact: whatever way a document is asked about, the same text under the same query gets exactly the same score, though its places
+in the batches differ by float noise.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..bound import BoundPrompt, Encoded
+from ..bound_list import MOST
+from ..calibration import Calibration, calibration_for
+from ..errors import DataError, ModelError
+from ..model import Resolved, room_for_prompts, weight_hash
+from ..prompt import Cuts, Prompt
+from .batching import Batch
+from .diagnosis import Diagnosis, diagnosis
+from .documents import Cost, Document, check_lists, document_text
+from .engine import Engine, trim
+from .generate import Pen, pen_of
+from .likelihood import query_likelihood
+from .listwise import AnswerReader, LabelReader, ListRanker, most_written
+from .methods import Listwise, Setwise
+from .pointwise import answer_rows, last_hidden, log_odds
+from .thinking import Thinker, Thought, key_of, with_room
+from .windows import WINDOW, batches
+
+
+class Scorer:
+    """A model in memory that gives documents their scores.
+
+    Args:
+        resolved: where the weights came from; None where they change, as in training. engine: what computes, likewise.
+    """
+
+    def __init__(
+        self, name: str, model: torch.nn.Module, tokenizer: Any, prompt: Prompt, resolved: Resolved | None = None,
+        engine: Engine | None = None,
+    ) -> None:  # fmt: skip
+        self.name, self.model, self.tokenizer = name, model.eval(), tokenizer
+        self._resolved, self._engine = resolved, engine
+        room = room_for_prompts(model)
+        self.prompt = prompt.bind_list(tokenizer, room) if prompt.lists else prompt.bind(tokenizer, room).direct()
+        self.device = next(model.parameters()).device
+        self.cuts, self.cost = Cuts(), Cost()  # counted up over all calls
+        self._turn = threading.RLock()  # engine and counters are not made for two at once
+        self._thinker: Thinker | None = None
+        self.lists: ListRanker | None = None
+        self._rows, self._bias = answer_rows(model, self.prompt.answer_ids)
+
+    def take_thoughts(self, pen: Pen, prompt: Prompt, samples: int = 1) -> None:
+        """Think of each document from now on; the prompt must be of kind thinking."""
+        bound = with_room(prompt, self.tokenizer, self.model)
+        self._thinker = Thinker(pen, bound, self._rows, self._bias, samples, prompt.max_think_tokens, self.cost)
+
+    def take_lists(self, method: Setwise | Listwise) -> None:
+        """Rank by a method of lists from now on; the prompt must show several documents."""
+        if self.prompt.writes:
+            room = room_for_prompts(self.model, most_written(self.prompt, method, MOST))
+            self.prompt = self.prompt.prompt.bind_list(self.tokenizer, room)
+            read = AnswerReader(pen_of(self.model, self._engine), self.prompt, method, self.cost)
+        else:
+            read = LabelReader(self.model, self._hidden, self._rows, self._bias, self.tokenizer.pad_token_id)
+        self.lists = ListRanker(method, self.prompt, read, self.cuts, self.cost)
+        self.diagnose = None  # there is no answer of yes or no to look at
+
+    def score_lists(
+        self,
+        queries: Sequence[str],
+        documents: Sequence[Sequence[Document]],
+        instruction: str | None = None,
+        batch_size: int | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[np.ndarray]:
+        """Log-odds of each query's documents: one fp32 array a query, in input order. `progress(n)` hears of n more scored."""
+        return self._scored(queries, documents, instruction, batch_size, progress)[0]
+
+    def _scored(self, queries, documents, instruction, batch_size, progress) -> tuple[list[np.ndarray], list[Sequence[Thought]]]:
+        """(log-odds, thoughts if the model thinks) of each query's documents. Calls from several threads take turns."""
+        check_lists(queries, documents)
+        with self._turn:
+            return self._scored_now(queries, documents, instruction, batch_size, progress)
+
+    def _scored_now(self, queries, documents, instruction, batch_size, progress):
+        begin = time.perf_counter()
+        if batch_size is not None and batch_size < 1:
+            raise DataError(f"batch_size must be at least 1, not {batch_size}; leave it out to choose by tokens")
+        thoughts: list[Sequence[Thought]] = [()] * len(documents)
+        if self.lists:
+            orders = self.lists(queries, [[document_text(d) for d in some] for some in documents], instruction, progress)
+            self.cost.seconds += time.perf_counter() - begin
+            return [-np.argsort(order).astype(np.float32) for order in orders], thoughts
+        with torch.inference_mode():
+            if self._thinker:
+                rows, thoughts = self._thinker(self._asked(queries, documents, instruction), progress)
+            else:
+                found = self._batches(self._parts(queries, documents, instruction), batch_size)
+                rows = self._at_once(found, [0, *np.cumsum([len(some) for some in documents])], progress)
+        if not all(np.isfinite(row).all() for row in rows):
+            raise ModelError(f"{self.name}: scores are not finite; the weights are damaged or its training diverged")
+        for i, row in enumerate(rows):
+            first: dict[str, int] = {}  # the same text ties exactly, though its places in the batches differ by float noise
+            same = [first.setdefault(document_text(document), j) for j, document in enumerate(documents[i])]
+            row[:] = row[same]
+            thoughts[i] = [thoughts[i][j] for j in same] if thoughts[i] else ()
+        self.cost.seconds += time.perf_counter() - begin
+        return rows, thoughts
+
+    @property
+    def bound(self) -> BoundPrompt:
+        """The prompt whose encodings `score_encoded` takes; not for methods of lists."""
+        return self._thinker.bound if self._thinker else self.prompt
+
+    def score_encoded(
+        self, lists: Sequence[tuple[Sequence[Encoded], Sequence[str]]]
+    ) -> tuple[list[np.ndarray], list[Sequence[Thought]]]:
+        """(log-odds fp32, thoughts if the model thinks) of prompts that `bound` has encoded: lists of (prompts of one query, keys
+        of chance, see `key_of`). Nothing is counted and nothing checked: for servers, which choose their own batches."""
+        with torch.inference_mode():
+            if self._thinker:
+                return self._thinker([(list(prompts), list(keys)) for prompts, keys in lists])
+            first = [0, *np.cumsum([len(prompts) for prompts, _ in lists])]
+            found = self._batches((at, list(prompts)) for at, (prompts, _) in zip(first, lists))
+            return self._at_once(found, first), []
+
+    def _at_once(self, found: Iterable[Batch], first, progress=None) -> list[np.ndarray]:
+        """Log-odds by one forward a document; those of list i begin at `first[i]`, and the last of these is their number."""
+        flat = np.empty(first[-1], np.float32)
+        for batch in found:
+            flat[batch.owners] = log_odds(self._hidden(batch), self._rows, self._bias).cpu().numpy()
+            if progress:
+                progress(len(batch.owners))
+        return np.split(flat, first[1:-1]) if len(first) > 1 else []
+
+    def _asked(self, queries, documents, instruction) -> list[tuple[list[Encoded], list[str]]]:
+        """What a thinker takes: each query's prompts, and keys of chance that name query and document, not their places."""
+        return [
+            (self._encode(query, some, instruction, self._thinker.bound), [key_of(query, document_text(d)) for d in some])
+            for query, some in zip(queries, documents)
+        ]
+
+    def likelihood(
+        self, queries: Sequence[str], documents: Sequence[Sequence[Document]], progress: Callable[[int], None] | None = None
+    ) -> list[np.ndarray]:
+        """Query likelihood under the same weights, see `rank.likelihood`: one fp32 array a query."""
+        check_lists(queries, documents)
+        texts = [[document_text(d) for d in some] for some in documents]
+        return query_likelihood(self.model, self.tokenizer, queries, texts, self.prompt.longest, progress)
+
+    @property
+    def thinks(self) -> bool:
+        """Whether it thinks of each document before it answers."""
+        return self._thinker is not None
+
+    @functools.cached_property
+    def calibration(self) -> Calibration | None:
+        """The checkpoint's calibration, None where it has none for this prompt and these weights; see `calibration_for`."""
+        return calibration_for(self._resolved.folder, self.asked, lambda: self.weights) if self._resolved else None
+
+    @property
+    def asked(self) -> str:
+        """How documents are asked about: the prompt's fingerprint, and how many thoughts there are of each."""
+        if self._thinker:
+            return f"{self._thinker.bound.prompt.fingerprint()}, {self._thinker.samples} thoughts"
+        return self.prompt.prompt.fingerprint()
+
+    @functools.cached_property
+    def weights(self) -> list[str]:
+        """SHA-256 of the checkpoint's weights (an adapter's, and its base's); none for a model in memory."""
+        if self._resolved is None:
+            return []
+        return sorted(weight_hash(folder) for folder in {self._resolved.path, self._resolved.folder})
+
+    @functools.cached_property
+    def fingerprint(self) -> str | None:
+        """Changes with weights, prompt, dtype and device; None for a model in memory."""
+        if self._resolved is None:
+            return None
+        parts = [*self.weights]
+        if self._thinker:
+            parts.append(f"{self._thinker.samples} thoughts")
+        if self.lists:
+            parts.append(repr(self.lists.method))
+        numbers = "int8" if self._engine and self._engine.int8 else str(self.model.dtype)
+        parts += [self.prompt.prompt.fingerprint(), str(self.prompt.longest), numbers, self.device.type]
+        return hashlib.sha256(" ".join(sorted(parts)).encode()).hexdigest()
+
+    def diagnose(self, queries: Sequence[str], documents: Sequence[Sequence[Document]]) -> Diagnosis:
+        """Look at the answer position of every pair, a thinking model asked at once: see Diagnosis. Costs the whole output
+        matrix."""
+        check_lists(queries, documents)
+        with torch.inference_mode():
+            seen = ((batch, self._hidden(batch)) for batch in self._batches(self._parts(queries, documents, None)))
+            return diagnosis(self.model, self.prompt.answer_ids, seen, sum(map(len, documents)))
+
+    def _hidden(self, batch: Batch) -> torch.Tensor:
+        return self._engine(batch) if self._engine else last_hidden(self.model, batch)
+
+    def _batches(self, parts: Iterable[tuple[int, list[Encoded]]], most: int | None = None) -> Iterator[Batch]:
+        """Forwards for `parts`, with at most so many documents each, see `windows`."""
+        return batches(parts, self.model, self.tokenizer.pad_token_id, most, trim if self._engine else None)
+
+    def _parts(self, queries, documents, instruction) -> Iterator[tuple[int, list[Encoded]]]:
+        """(owner of the first, prompts) of each query, no more than a window of them at a time."""
+        first = 0
+        for query, some in zip(queries, documents):
+            for at in range(0, len(some), WINDOW):
+                yield first + at, self._encode(query, some[at : at + WINDOW], instruction)
+            first += len(some)
+
+    def _encode(
+        self, query: str, documents: Sequence[Document], instruction: str | None, bound: BoundPrompt | None = None
+    ) -> list[Encoded]:
+        prompts = (bound or self.prompt).encode_many(query, [document_text(d) for d in documents], instruction)
+        for prompt in prompts:
+            self.cuts.count(prompt)
+            self.cost.calls += 1
+            self.cost.prompt_tokens += len(prompt.ids)
+        return prompts
