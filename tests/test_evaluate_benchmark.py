@@ -138,6 +138,9 @@ def test_scores_are_used_again_only_for_the_same_model_and_texts(toy, tmp_path):
     (calls, first), (again, reused) = call("one"), call("one")
     assert calls == 2 and again == 0 and reused.reused and not first.reused  # scoring and diagnosis
     assert (reused.measures, reused.findings, reused.seconds) == (first.measures, first.findings, first.seconds)
+    calls, bare = call("one", sample=0)  # without a look at the answers the scores are enough, with another one they are not
+    assert calls == 0 and bare.measures == first.measures and not bare.findings
+    assert call("one", sample=2)[0] == 2
     assert call("two")[0] == 2 and call("two", top_k=1)[0] == 2 and call(None)[0] == 2
 
 

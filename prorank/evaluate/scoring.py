@@ -71,12 +71,12 @@ def score(model: Any, task: Task, top_k: int, sample: int, seed: int, keep: Path
     """
     heads = {q: task.head(q, top_k) for q in task.queries}
     texts = {q: [task.text(d) for d in head] for q, (head, _) in heads.items() if head}
-    key = _key(model, [task.collection.queries[q] for q in texts], list(texts.values()), sample, seed)
-    found = _kept(keep, key) or _score(model, task, texts, sample, seed, progress)
+    key = _key(model, [task.collection.queries[q] for q in texts], list(texts.values()))
+    found = _kept(keep, key, [sample, seed]) or _score(model, task, texts, sample, seed, progress)
     found.heads = {q: head for q, (head, _) in heads.items()}
     found.untold = sum(len(bare) for _, bare in heads.values())
     if keep and not found.reused:
-        _keep(keep, key, found)
+        _keep(keep, key, [sample, seed], found)
     return found
 
 
@@ -140,24 +140,27 @@ def reranked(task: Task, scored: Scored, top_k: int, answers: bool = False) -> R
     return ranking
 
 
-def _key(model: Any, queries: list[str], documents: list[list[str]], sample: int, seed: int) -> str | None:
+def _key(model: Any, queries: list[str], documents: list[list[str]]) -> str | None:
     fingerprint = getattr(model, "fingerprint", None)
     if not fingerprint:
         return None
-    said = json.dumps([str(fingerprint), queries, documents, sample, seed], ensure_ascii=True)
+    said = json.dumps([str(fingerprint), queries, documents], ensure_ascii=True)
     return hashlib.sha256(said.encode()).hexdigest()
 
 
-def _kept(path: Path | None, key: str | None) -> Scored | None:
+def _kept(path: Path | None, key: str | None, sample: list[int]) -> Scored | None:
+    """Scores of the same weights, prompt and texts; where a sample is asked for, it must be the same, too."""
     if not (path and key and path.is_file()):
         return None
     kept = json.loads(path.read_text(encoding="utf-8"))
-    if kept.get("key") != key:
+    if kept.get("key") != key or (sample[0] and kept.get("sample") != sample):
         return None
-    return Scored(kept["scores"], kept["seconds"], kept["cuts"], kept.get("cost"), kept["findings"], reused=True)
+    findings = kept["findings"] if sample[0] else None
+    return Scored(kept["scores"], kept["seconds"], kept["cuts"], kept.get("cost"), findings, reused=True)
 
 
-def _keep(path: Path, key: str | None, scored: Scored) -> None:
-    kept = {name: getattr(scored, name) for name in ("seconds", "cuts", "cost", "findings", "scores")} | {"key": key}
+def _keep(path: Path, key: str | None, sample: list[int], scored: Scored) -> None:
+    kept = {name: getattr(scored, name) for name in ("seconds", "cuts", "cost", "findings", "scores")}
+    kept |= {"key": key, "sample": sample}
     with atomic_file(path) as handle:
         json.dump(kept, handle)
