@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 class Encoded:
     """One prompt as ids.
 
-    `ids`: the whole prompt. `document_start`, `document_end`: where the document segment stands in it; all before
-    `document_start` depends on the query alone. `document_cut`, `query_cut`: tokens left out of each.
+    `ids`: the whole prompt. `document_start`, `document_end`: where the document segment stands in it; nothing before
+    `document_start` depends on the document, and where the document comes first nothing before `document_end` on the query.
+    `document_cut`, `query_cut`: tokens left out of each.
     """
 
     ids: list[int]
@@ -91,7 +92,8 @@ class BoundPrompt(Thinking):
         """`encode_many` with each document fitted by `parts`: one prompt, or one a part. Raises PromptError where nothing of a
         document has room."""
         head, query_cut, used, limit = self._head(query, instruction, parts.query)
-        tail, again = self._tail(query, limit)
+        tail, again, cut_again = self._tail(query, limit)
+        query_cut = max(query_cut, cut_again)
         room = self._max - used - again
         if parts.prompt is not None:
             room = min(room, parts.prompt - len(head) - len(tail))
@@ -178,18 +180,19 @@ class BoundPrompt(Thinking):
 
     def _separator(self) -> list[int]:
         """Fixed ids between query and document, which count as content in the released models' rule."""
-        return [t for i in range(self._query_at + 1, self._document_at) for t in self._literal.get(i, [])]
+        one, other = sorted((self._query_at, self._document_at))
+        return [t for i in range(one + 1, other) for t in self._literal.get(i, [])]
 
     def _head(self, query: str, instruction: str | None, most: int | None = None) -> tuple[list[int], int, int, int]:
         """Ids before the document, tokens cut from the query, tokens of content used, the query's limit (`most` bounds it)."""
-        head, used, cut, limit = [], 0, 0, 0
+        head, used, cut, limit = [], 0, 0, None
         for i in range(self._document_at):
             if i in self._literal:
                 head += self._literal[i]
                 continue
             ids = self._fill(self.segments[i], query, instruction)
             if "{query}" in self.segments[i]:
-                limit = self._query_limit(used) if most is None else min(most, self._query_limit(used))
+                limit = self._query_limit(used, most)
                 cut = max(0, len(ids) - limit)
                 ids = ids[:limit]
             elif used + len(ids) > self._max - 8:
@@ -199,27 +202,30 @@ class BoundPrompt(Thinking):
                 )
             head += ids
             used += len(ids)
-        return head, cut, used, limit
+        return head, cut, used, self._query_limit(used, most) if limit is None else limit
 
-    def _tail(self, query: str, limit: int) -> tuple[list[int], int]:
-        """Ids after the document, and how many of them repeat the query, which is capped as in the head."""
-        tail, again = [], 0
+    def _tail(self, query: str, limit: int) -> tuple[list[int], int, int]:
+        """Ids after the document, how many of them are the query's, which is capped as in the head, and tokens cut from it."""
+        tail, again, cut = [], 0, 0
         for i in range(self._document_at + 1, len(self.segments)):
             if i in self._literal:
                 tail += self._literal[i]
                 continue
-            ids = self._fill(self.segments[i], query, None)[:limit]
-            tail += ids
-            again += len(ids)
-        return tail, again
+            ids = self._fill(self.segments[i], query, None)
+            cut = max(cut, len(ids) - limit)
+            tail += ids[:limit]
+            again += len(ids[:limit])
+        return tail, again, cut
 
-    def _query_limit(self, used: int) -> int:
-        """Most tokens of one occurrence of the query, with `used` taken by the instruction; all occurrences share `query_share`."""
+    def _query_limit(self, used: int, most: int | None = None) -> int:
+        """Most tokens of one occurrence of the query, with `used` taken by the instruction; all occurrences share `query_share`.
+        `most` bounds it."""
         content = self.prompt.lengths == "content"
         # The released models' rule counts the separator, and caps instruction and query as one piece.
         whole = self._max + len(self._separator()) if content else self.prompt.max_length
         cap = int(whole * self.prompt.query_share) // self.repeats
-        return cap if content else max(1, min(cap, (self._max - used) // (2 * self.repeats)))
+        limit = cap if content else max(1, min(cap, (self._max - used) // (2 * self.repeats)))
+        return limit if most is None else min(most, limit)
 
     def _fill(self, segment: str, query: str, instruction: str | None) -> list[int]:
         """Ids of a segment with slots. The instruction's own frame may hold special tokens; what users wrote may not."""

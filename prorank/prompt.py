@@ -15,7 +15,7 @@ from .bound import BoundPrompt, Cuts, Encoded
 from .bound_list import BoundListPrompt
 from .errors import PromptError, nearest
 from .files import atomic_file
-from .published import MXBAI_TASK, QWEN3_INSTRUCTION, QWEN3_SYSTEM, RANK_R1_SYSTEM, RANK_R1_USER, RERANK_R0
+from .presets import PRESETS as TEXTS
 from .template import SLOT, render_frame, with_bos
 
 __all__ = ["PRESETS", "AnyPrompt", "BoundListPrompt", "BoundPrompt", "Cuts", "Encoded", "Prompt"]
@@ -33,6 +33,7 @@ class Prompt:
         kind: "binary", the answer is one of two tokens; "thinking", a thought comes first: <think>…</think><answer>…</answer>;
             "setwise", several documents are shown and the answer is the label of the best, one token; "listwise", the answer is
             their whole order, in writing: [2] > [1].
+        first: "query", which documents then share, or "document", with the query behind it alone, which queries can share.
         system: text of the system turn.
         user: the user's turn, with the slots {instruction}, {query}, {document}; {query} may come again after the document. Where
             several documents are shown {documents} stands in place of {document}: with kinds "setwise" and "listwise", and with
@@ -56,6 +57,7 @@ class Prompt:
 
     name: str = "prorank"
     kind: str = "binary"
+    first: str = "query"
     system: str = "Judge whether the document is relevant to the query: 1 if it is, 0 if it is not."
     user: str = (
         "{instruction}Query:{open}{query}{close}\nDocument:{open}{document}{close}\nRelevant?"
@@ -72,7 +74,7 @@ class Prompt:
     split_special: bool = True
 
     def __post_init__(self) -> None:
-        for key in ("name", "kind", "system", "user", "instruction_format", "instruction", "lengths", "document_format"):
+        for key in ("name", "kind", "first", "system", "user", "instruction_format", "instruction", "lengths", "document_format"):
             if not isinstance(getattr(self, key), str):
                 raise PromptError(f"prompt key '{key}' is {getattr(self, key)!r}; expected a text")
         if not isinstance(self.answers, (list, tuple)):
@@ -83,6 +85,8 @@ class Prompt:
             object.__setattr__(self, "template", tuple(self.template))
         if self.kind not in KINDS:
             raise PromptError(f"prompt kind '{self.kind}' is not known; valid: {', '.join(KINDS)}")
+        if self.first not in ("query", "document"):
+            raise PromptError(f"prompt key 'first' must be 'query' or 'document', not {self.first!r}")
         if len(self.answers) != 2 or not all(isinstance(a, str) and a for a in self.answers):
             raise PromptError(f"answers must be two non-empty strings (not relevant, relevant), not {self.answers!r}")
         if self.answers[0] == self.answers[1]:
@@ -112,6 +116,8 @@ class Prompt:
 
     def _check_list(self, text: str) -> None:
         """Raise PromptError for slots that a prompt of several documents cannot have."""
+        if self.first != "query":
+            raise PromptError(f"prompt key 'first' is 'query' for prompts of kind {self.kind} that show several documents")
         if text.count("{documents}") != 1 or "{document}" in text:
             raise PromptError(f"the template of a {self.kind} prompt must hold {{documents}}, exactly once: {text[:80]!r}")
         if "{query}" not in text:
@@ -133,14 +139,18 @@ class Prompt:
             raise PromptError(f"the template must hold {{document}} exactly once: {text[:80]!r}")
         if "{query}" not in text:
             raise PromptError(f"the template must hold {{query}}: {text[:80]!r}")
-        if text.index("{query}") > text.index("{document}"):
+        before, after = text.split("{document}")
+        if self.first == "document":
+            if "{query}" in before or after.count("{query}") != 1:
+                raise PromptError("a prompt with first: document must hold {query} exactly once, after {document}")
+        elif "{query}" not in before:
             raise PromptError(
                 "the template must place {query} before {document}, so that documents share their prefix "
-                "(it may come again after it)"
+                "(it may come again after it), or say first: document"
             )
-        if text[: text.index("{document}")].count("{query}") != 1:
+        elif before.count("{query}") != 1:
             raise PromptError("the template must hold {query} exactly once before {document}")
-        if "{instruction}" in text[text.index("{document}") :]:
+        if "{instruction}" in after:
             raise PromptError("the template must place {instruction} before {document}, so that documents share their prefix")
         if self.template != "auto" and not isinstance(self.template, str):
             joint = next(s for s in self.template if "{document}" in s)
@@ -190,7 +200,10 @@ class Prompt:
 
     def fingerprint(self) -> str:
         """Twelve hex digits that change whenever a setting changes."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+        told = asdict(self)
+        if self.first == "query":
+            del told["first"]  # calibrations and scores that were kept before the key was there stay good
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
 
     def bind(self, tokenizer: Any, max_positions: int | None = None) -> "BoundPrompt":
         """Join with a tokenizer (and the model's number of positions, which bounds max_length).
@@ -218,90 +231,4 @@ class Prompt:
         return replace(self, template=template)
 
 
-PRESETS: dict[str, Prompt] = {
-    "prorank": Prompt(),
-    # The query comes again after the document, where a causal model can read it in the document's light (arXiv 2402.15449 calls
-    # such repeats echoes). Small models learn to rank far sooner from it, see docs/experiments.md.
-    "echo": Prompt(
-        name="echo",
-        user="{instruction}Query:\n{query}{close}\nDocument:\n{document}{close}\nQuery:\n{query}{close}\nRelevant?",
-    ),
-    # Ids of mixedbread-ai/mxbai-rerank-{base,large}-v2 as their package joins them (mxbai-rerank 0.1.6).
-    "mxbai": Prompt(
-        name="mxbai",
-        system="",
-        instruction_format="instruction: {instruction}\n",
-        template=(
-            "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
-            "<|im_start|>user\n",
-            "{instruction}query: {query}",
-            "\n",
-            "document: {document}",
-            "\n",
-            MXBAI_TASK,
-            "<|im_end|>\n<|im_start|>assistant\n",
-        ),
-        max_length=8192,
-        query_share=0.75,
-        lengths="content",
-        split_special=False,
-    ),
-    # Ids of Qwen/Qwen3-Reranker-{0.6B,4B,8B} as their model card joins them: instruction, query and document are one text there,
-    # and no token reaches over the line break before "<Document>", so a query's documents share their prefix here, too.
-    "qwen3-reranker": Prompt(
-        name="qwen3-reranker",
-        system="",
-        instruction_format="{instruction}",
-        instruction=QWEN3_INSTRUCTION,
-        template=(
-            f"<|im_start|>system\n{QWEN3_SYSTEM}<|im_end|>\n<|im_start|>user\n",
-            "<Instruct>: {instruction}\n<Query>: {query}\n",
-            "<Document>: {document}",
-            "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
-        ),
-        answers=("no", "yes"),
-        max_length=8192,
-    ),
-    # One forward says of all documents of a window how likely each is the best.
-    "setwise": Prompt(
-        name="setwise",
-        kind="setwise",
-        system="Find the document that answers the query best. Answer with its label alone.",
-        user="Query: {query}\n\n{documents}\n\nQuery: which document is the best for \"{query}\"?",
-        max_length=2048,
-        query_share=0.25,
-    ),
-    # The query and the label come again behind each document, where a causal model has read both texts: what a small model needs.
-    "setwise-echo": Prompt(
-        name="setwise-echo",
-        kind="setwise",
-        system="Find the document that answers the query best. Answer with its label alone.",
-        user="Query:\n{query}{close}\n{documents}\nQuery:\n{query}{close}\nBest?",
-        document_format="Document [{label}]:\n{document}{close}\nQuery:\n{query}{close}\nRelevant? [{label}]",
-        max_length=2048,
-        query_share=0.4,
-    ),
-    # The order in writing, as RankGPT and its students give it; with method setwise its first label counts.
-    "listwise": Prompt(
-        name="listwise",
-        kind="listwise",
-        system="Order the documents by how well they answer the query. Answer with all labels, the best first: [2] > [1].",
-        user="Query: {query}\n\n{documents}\n\nQuery: {query}\nOrder:",
-        max_length=2048,
-        query_share=0.25,
-    ),
-    # Think, then name the best of several (Rank-R1, arXiv 2503.06034), byte for byte.
-    "rank-r1": Prompt(
-        name="rank-r1", kind="thinking", system=RANK_R1_SYSTEM, user=RANK_R1_USER, max_length=4096, query_share=0.25,
-        max_think_tokens=1024,
-    ),  # fmt: skip
-    # The system text is that of Rerank-R0's stage A, byte for byte.
-    "rerank-r0": Prompt(
-        name="rerank-r0",
-        kind="thinking",
-        system=RERANK_R0,
-        user="Query: {query}\n\nDocument: {document}",
-        answers=("no", "yes"),
-        max_length=1024,
-    ),
-}
+PRESETS: dict[str, Prompt] = {name: Prompt(name=name, **settings) for name, settings in TEXTS.items()}

@@ -21,11 +21,13 @@ PROMPTS = {
     "prorank": Prompt.preset("prorank", max_length=4096),
     "instruction": Prompt.preset("prorank", max_length=4096, instruction="find 🦊 scenes"),
     "echo": Prompt.preset("echo", max_length=4096),
+    "document-first": Prompt.preset("document-first", max_length=4096),
     "rerank-r0": Prompt.preset("rerank-r0", max_length=4096),
     "literal": Prompt(name="literal", template="{query} ## {document} =>", max_length=4096),
     "mxbai": Prompt.preset("mxbai", instruction="find scenes"),
 }
-CASES = [(style, name) for style in STYLES for name in ("prorank", "echo")] + [("qwen2", name) for name in PROMPTS]
+EVERYWHERE = ("prorank", "echo", "document-first")
+CASES = [(style, name) for style in STYLES for name in EVERYWHERE] + [("qwen2", name) for name in PROMPTS]
 BOUND = {(style, name): PROMPTS[name].bind(TOKENIZERS[style]).direct() for style, name in CASES}
 BAKED = {}
 

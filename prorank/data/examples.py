@@ -158,17 +158,35 @@ def sample_lists(groups: Sequence[Group], size: int | Sequence[int], seed: int, 
         size: documents a list, at least 2; or (least, most), of which each list draws its own.
         seed, epoch: choose the draw; the same two give the same lists in every process.
     """
+    return [lists[0] for lists in sample_blocks([(group,) for group in groups], size, seed, epoch)]
+
+
+def sample_blocks(
+    blocks: Sequence[tuple[Group, ...]], size: int | Sequence[int], seed: int, epoch: int
+) -> list[tuple[Group, ...]]:
+    """As `sample_lists`, of groups that have the same documents: one draw for all queries of a block, where a document has the
+    highest grade that a query gives it."""
     least, most = (size, size) if isinstance(size, int) else size
     if least < 2:
         raise DataError(f"a list needs at least 2 documents, got size {least}")
-    lists = []
-    for at, group in enumerate(groups):
+    drawn = []
+    for at, block in enumerate(blocks):
         rng = Random(f"lists/{seed}/{epoch}/{at}")
-        places = _places(group.labels, rng.randint(least, most) if least < most else most, rng)
+        grades = [max(labels) for labels in zip(*(group.labels for group in block))]
+        places = _places(grades, rng.randint(least, most) if least < most else most, rng)
         rng.shuffle(places)
-        lists.append(group.take(places))
-    Random(f"order/{seed}/{epoch}").shuffle(lists)
-    return lists
+        drawn.append(tuple(group.take(places) for group in block))
+    Random(f"order/{seed}/{epoch}").shuffle(drawn)
+    return drawn
+
+
+def same_documents(groups: Sequence[Group], most: int) -> list[tuple[Group, ...]]:
+    """Groups with the same documents together, at most `most` queries in a block, in the order of their first ones."""
+    blocks: dict[tuple[str, ...], list[Group]] = {}
+    for group in groups:
+        group = group.take(sorted(range(len(group.documents)), key=lambda i: group.documents[i]))
+        blocks.setdefault(group.documents, []).append(group)
+    return [tuple(some[i : i + most]) for some in blocks.values() for i in range(0, len(some), most)]
 
 
 def _places(labels: Sequence[float], size: int, rng: Random) -> list[int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby
+from os.path import commonprefix
 from typing import Any
 
 import torch
@@ -60,9 +61,10 @@ class Batch:
         return Batch(inputs, self.rows.to(device, non_blocking=True), self.columns.to(device, non_blocking=True), self.owners)
 
 
-def pack(prompts: Sequence[Encoded], owners: Sequence[int], share: bool = True) -> Pack:
-    """Lay prompts of one query into a row. Their ids before `document_start` must be the same; share=False keeps all."""
-    start = prompts[0].document_start if share else 0
+def pack(prompts: Sequence[Encoded], owners: Sequence[int], share: bool = True, start: int | None = None) -> Pack:
+    """Lay prompts of one query into a row. Their ids before `document_start` must be the same, or those before `start`;
+    share=False keeps all."""
+    start = 0 if not share else prompts[0].document_start if start is None else start
     head = prompts[0].ids[:start]
     ids, positions, segments, answers = list(head), list(range(start)), [0] * start, []
     for k, prompt in enumerate(prompts, 1):
@@ -72,6 +74,12 @@ def pack(prompts: Sequence[Encoded], owners: Sequence[int], share: bool = True) 
         segments += [k] * len(rest)
         answers.append(len(ids) - 1)
     return Pack(ids, positions, segments, answers, list(owners))
+
+
+def pack_document(prompts: Sequence[Encoded]) -> Pack:
+    """Lay prompts of one document, which comes first in them, into a row: what they have in common is computed once."""
+    common = len(commonprefix([prompt.ids for prompt in prompts]))  # a longer query may have cut the document earlier
+    return pack(prompts, range(len(prompts)), start=min(common, *(prompt.document_end for prompt in prompts)))
 
 
 def completed(prompt: list[int], *completions: list[int], places: Sequence[Sequence[int]] | None = None) -> Pack:

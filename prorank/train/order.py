@@ -16,7 +16,7 @@ from .config import Order
 from .dev import Dev
 from .orders import expected_reward, order_kl, order_log_probs, placed_rewards, policy_weights, sample_orders
 from .reference import Reference
-from .score import ScoreStage, Unit
+from .score import ScoreStage, Unit, listed
 from .thoughts import OwnThoughts
 
 
@@ -41,21 +41,22 @@ class OrderStage(ScoreStage):
         s = self.settings
         before = self._before(model, batch, units)
         gain, reward, divergence, greedy = 0.0, 0.0, 0.0, 0.0
-        for place, (unit, row) in enumerate(zip(units, scores)):
-            grades = torch.tensor(unit.grades, device=row.device)
+        keys = [key for unit in units for key in unit.keys]
+        for place, (key, group, row) in enumerate(zip(keys, listed(units), scores)):
+            grades = torch.tensor(group.labels, device=row.device)
             now = row / s.temperature
-            more, mean = self._gain(now, grades, unit.key)
-            gain, reward = gain + more / len(units), reward + mean / len(units)
+            more, mean = self._gain(now, grades, key)
+            gain, reward = gain + more / len(keys), reward + mean / len(keys)
             best = row.detach().argsort(descending=True)[None].cpu()
-            greedy += float(placed_rewards(grades, best, s.reward, s.depth).sum()) / len(units)
+            greedy += float(placed_rewards(grades, best, s.reward, s.depth).sum()) / len(keys)
             if before:
-                divergence = divergence + order_kl(now, before[place] / s.temperature, s.depth) / len(units)
+                divergence = divergence + order_kl(now, before[place] / s.temperature, s.depth) / len(keys)
         figures = {"reward": reward, "reward_sorted": greedy}
         if before:
             figures["kl"] = float(divergence.detach())
         return s.kl_coef * divergence - s.reward_weight * gain, figures
 
-    def _gain(self, scores: torch.Tensor, grades: torch.Tensor, key: int) -> tuple[torch.Tensor, float]:
+    def _gain(self, scores: torch.Tensor, grades: torch.Tensor, key: str) -> tuple[torch.Tensor, float]:
         """(what to raise, the mean reward) for the scores [n] of one list."""
         s = self.settings
         if s.advantage == "exact":

@@ -1,7 +1,8 @@
 """Stage `score`: fine-grained score learning on logit("1") - logit("0") over one query's documents (ProRank stage 2).
 
 Hard fact: the documents of a query lie behind one shared prefix in one row, with gradient, so the query is computed once for all of
-them, and the scores are those that single prompts would give.
+them, and the scores are those that single prompts would give. Where the prompt has the document first it is the other way round:
+queries that have the same documents share these.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from statistics import fmean
 
 import torch
 
-from ..data.examples import Group, list_groups, sample_lists
+from ..data.examples import Group, list_groups, same_documents, sample_blocks
 from ..errors import DataError
-from ..prompt import AnyPrompt, BoundListPrompt
-from ..rank.batching import Batch, Pack, collate, pack
+from ..prompt import AnyPrompt, BoundListPrompt, Encoded
+from ..rank.batching import Batch, Pack, collate, pack, pack_document
 from ..rank.flat import is_flat
 from .basics import largest
 from .config import Score
@@ -23,6 +24,7 @@ from .forward import Logits
 from .losses import LOSSES, TAUGHT, answer_mass
 from .thoughts import Own, OwnThoughts
 
+SHARING = 8  # queries that share their documents, at most
 AHEAD = 64  # documents whose thoughts are written together: a batch of rows as ranking writes it
 
 
@@ -34,22 +36,38 @@ def usable(groups: list[Group], settings: Score) -> list[Group]:
 
 @dataclass(frozen=True)
 class Unit:
-    """One query's documents as a pack (a pack each in the plain step); `grades`, `teacher` and `thoughts` [n] in the same order;
-    `key` is its place in the run."""
+    """What is read together: one query's list, or those of several queries over the same documents. `packs` hold a query's
+    documents, or a document's queries (each prompt alone in the plain step); `key` is its place in the run; `thoughts` [n] are the
+    documents'."""
 
     key: int
     packs: list[Pack]
-    grades: tuple[float, ...]
-    teacher: tuple[float, ...] | None
+    lists: tuple[Group, ...]
     thoughts: tuple[Own, ...] = ()
 
     @property
     def length(self) -> int:
         return sum(map(len, self.packs))
 
+    @property
+    def grades(self) -> tuple[float, ...]:
+        """Of all its documents, list by list."""
+        return tuple(label for group in self.lists for label in group.labels)
+
+    @property
+    def keys(self) -> list[str]:
+        """A name of each list in the run."""
+        return [f"{self.key}/{i}" if i else str(self.key) for i in range(len(self.lists))]
+
+
+def listed(units: list[Unit]) -> list[Group]:
+    """The lists of some units, in the order of their scores."""
+    return [group for unit in units for group in unit.lists]
+
 
 class ScoreStage:
-    """Units are lists of one query's documents, drawn anew in each pass; the loss is a weighted sum, see `losses`.
+    """Units are lists of one query's documents, or of a few queries' where they share them, drawn anew in each pass; the loss is a
+    weighted sum, see `losses`.
 
     Args:
         groups: training data, with teacher scores where loss `kl` is used.
@@ -66,57 +84,70 @@ class ScoreStage:
         self, groups: list[Group], bound: AnyPrompt, settings: Score, dev: Dev | None, bf16: bool = False,
         thoughts: OwnThoughts | None = None,
     ) -> None:  # fmt: skip
-        self.groups = usable(groups, settings)
+        groups = usable(groups, settings)
         taught = sorted(TAUGHT & set(settings.loss))
-        if taught and any(g.teacher is None for g in self.groups):
+        if taught and any(g.teacher is None for g in groups):
             remedy = "set 'teacher' to compute them"
             raise DataError(f"loss {taught[0]}: some queries have no teacher scores (pos_scores, neg_scores); {remedy}")
         self.bound, self.settings, self.dev, self.thoughts = bound, settings, dev, thoughts
         self.listed = isinstance(bound, BoundListPrompt)
+        self.blocks = same_documents(groups, SHARING) if bound.prompt.first == "document" else [(group,) for group in groups]
         self.logits = Logits(settings, bf16)
-        self.highest = max(max(g.labels) for g in self.groups) or 1.0
-        self._pass: tuple[int, list[Group]] = (-1, [])
+        self.highest = max(max(g.labels) for g in groups) or 1.0
+        self._pass: tuple[int, list[tuple[Group, ...]]] = (-1, [])
 
     def __len__(self) -> int:
-        return len(self.groups)
+        return len(self.blocks)
 
     def unit(self, index: int) -> Unit:
-        group, thoughts = self._group(index), self._thoughts(index)
-        return Unit(index, self._packs(group, thoughts), tuple(group.labels), group.teacher, tuple(thoughts))
+        lists, thoughts = self._lists(index), self._thoughts(index)
+        return Unit(index, self._packs(lists, thoughts), lists, tuple(thoughts))
+
+    def _lists(self, index: int) -> tuple[Group, ...]:
+        """The lists that the index-th unit is made of."""
+        epoch, row = divmod(index, len(self.blocks))
+        if self._pass[0] != epoch:
+            self._pass = (epoch, sample_blocks(self.blocks, self.settings.list_size, self.settings.seed, epoch))
+        return self._pass[1][row]
 
     def _group(self, index: int) -> Group:
-        """The list that the index-th unit is made of."""
-        epoch, row = divmod(index, len(self.groups))
-        if self._pass[0] != epoch:
-            self._pass = (epoch, sample_lists(self.groups, self.settings.list_size, self.settings.seed, epoch))
-        return self._pass[1][row]
+        """The one list of the index-th unit, where thoughts are written."""
+        return self._lists(index)[0]
 
     def _thoughts(self, index: int) -> list[Own]:
         """Thoughts of a unit's documents. Those that come next are written beside missing ones, to the end of the pass or of the
         run's steps at most."""
         if not self.thoughts:
             return []
-        s, epoch = self.settings, index // len(self.groups)
-        last = min((epoch + 1) * len(self.groups), index + max(1, AHEAD // largest(s.list_size)))
+        s, epoch = self.settings, index // len(self.blocks)
+        last = min((epoch + 1) * len(self.blocks), index + max(1, AHEAD // largest(s.list_size)))
         last = max(index + 1, min(last, s.steps * s.batch_size)) if s.steps else last
         number = epoch // s.refresh_thoughts if s.refresh_thoughts else 0
         return self.thoughts.of(number, self._group(index), lambda: map(self._group, range(index, last)))
 
-    def _packs(self, group: Group, thoughts: list[Own]) -> list[Pack]:
-        """A list's documents: behind their query in one row, or all of them in one prompt."""
+    def _packs(self, lists: tuple[Group, ...], thoughts: list[Own]) -> list[Pack]:
+        """A list's documents: behind their query in one row, or all of them in one prompt. Several lists' queries: behind each of
+        their documents."""
         if self.listed:
-            return [pack([self.bound.encode(group.query, list(group.documents)).whole], [0], share=False)]
-        documents = list(group.documents)
-        prompts = self.thoughts.prompts(group, thoughts) if self.thoughts else self.bound.encode_many(group.query, documents)
-        return [pack([p], [0], share=False) for p in prompts] if self.settings.plain else [pack(prompts, range(len(prompts)))]
+            return [pack([self.bound.encode(g.query, list(g.documents)).whole], [0], share=False) for g in lists]
+        encoded = [self.thoughts.prompts(g, thoughts) if self.thoughts else self._encoded(g) for g in lists]
+        by_document = list(zip(*encoded))  # what a document is asked by each query
+        if self.settings.plain:
+            return [pack([p], [0], share=False) for prompts in by_document for p in prompts]
+        return [pack(encoded[0], range(len(encoded[0])))] if len(lists) == 1 else [pack_document(p) for p in by_document]
+
+    def _encoded(self, group: Group) -> list[Encoded]:
+        return self.bound.encode_many(group.query, list(group.documents))
 
     def scores(self, logits: torch.Tensor, units: list[Unit]) -> tuple[torch.Tensor, ...]:
         """Scores [n] of each list from the logits [N, V] at the answers: log-odds of each document's own answer, or the logits
         of the labels that the documents of one prompt have."""
         if self.listed:
-            return tuple(row[self.bound.answer_ids[: len(u.grades)]] for row, u in zip(logits, units))
+            return tuple(row[self.bound.answer_ids[: len(g.labels)]] for row, g in zip(logits, listed(units)))
         no, yes = self.bound.answer_ids
-        return (logits[:, yes] - logits[:, no]).split([len(u.grades) for u in units])
+        parts = (logits[:, yes] - logits[:, no]).split([len(u.lists) * len(u.lists[0].labels) for u in units])
+        # A unit's answers go document by document, and within each query by query.
+        return tuple(row for part, u in zip(parts, units) for row in part.view(-1, len(u.lists)).T)
 
     def loss(self, model: torch.nn.Module, units: list[Unit]) -> tuple[torch.Tensor, dict[str, float]]:
         """Mean loss over queries and what it was made of."""
@@ -126,12 +157,12 @@ class ScoreStage:
         logits = self.logits(model, batch)  # [N, V], N prompts of all units
         scores = self.scores(logits, units)
         parts: dict[str, torch.Tensor] = {}
-        for unit, row in zip(units, scores):
-            grades = torch.tensor(unit.grades, device=device)
+        for group, row in zip(listed(units), scores):
+            grades = torch.tensor(group.labels, device=device)
             given = {"labels": grades / self.highest, "grades": grades, "temperature": self.settings.teacher_temperature}
-            given["teacher"] = torch.tensor(unit.teacher, device=device) if unit.teacher else None
+            given["teacher"] = torch.tensor(group.teacher, device=device) if group.teacher else None
             for name in self.settings.loss:
-                parts[name] = parts.get(name, 0) + LOSSES[name](row, **given) / len(units)
+                parts[name] = parts.get(name, 0) + LOSSES[name](row, **given) / len(scores)
         loss = sum(weight * parts[name] for name, weight in self.settings.loss.items())
         if self.settings.keep_answers:
             parts["answer_mass"] = answer_mass(logits, self.bound.answer_ids)
@@ -150,13 +181,13 @@ class ScoreStage:
         """Share of lists whose best score lies on a best grade, format rate, documents a unit; of thoughts, if there are any, their
         tokens and the share that had to be closed."""
         answered = torch.isin(logits.argmax(-1), torch.tensor(self.bound.answer_ids, device=logits.device))
-        top = [unit.grades[int(row.argmax())] == max(unit.grades) for unit, row in zip(units, scores)]
+        top = [group.labels[int(row.argmax())] == max(group.labels) for group, row in zip(listed(units), scores)]
         own = [one for unit in units for one in unit.thoughts]
         written = {"think_tokens": fmean(one.tokens for one in own), "thoughts_cut": fmean(one.cut for one in own)} if own else {}
         return written | {
             "top1": sum(top) / len(top),
             "format_rate": float(answered.float().mean()),
-            "documents": sum(len(u.grades) for u in units) / len(units),
+            "documents": sum(map(len, scores)) / len(units),
             "tokens": sum(u.length for u in units) / len(units),
         }
 
