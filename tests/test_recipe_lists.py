@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prorank.data.beir import Collection
-from prorank.data.examples import Group, normalised
+from prorank.data.examples import Group, normalised, same_documents
+from prorank.data.formats import read_groups, write_groups
 from prorank.sources import BUILT_IN
 from prorank.train.config import load_settings
+from recipes.default.blocks import HARD, OTHERS, QUERIES, blocks_of, documents_of, neighbours, sources_of
 from recipes.default.lists import FAR, HELD_OUT, LABEL_WEIGHT, NEAR, RANDOM, Source, candidates, groups_of, parts, teacher, titles
 from tests.tiny import write_jsonl
 
@@ -79,3 +81,57 @@ def test_the_settings_of_both_stages_are_valid_and_fit_together() -> None:
     warm, fine = (load_settings(folder / f"{name}.yaml") for name in ("warmup", "score"))
     assert (warm.stage, fine.stage, fine.base) == ("warmup", "score", warm.out)
     assert warm.base == BUILT_IN and warm.lora == fine.lora and warm.prompt == fine.prompt
+
+
+def lists_of(source: str, count: int) -> list[Group]:
+    """Lists of one relevant and 13 other texts, the same others for every fifth query."""
+    others = [tuple(f"{source} text {i % 5} about {k}" for k in range(13)) for i in range(count)]
+    return [Group(f"asks {i}", (f"{source} answer {i}", *others[i]), (1.0, *[0.0] * 13), f"{source}/q{i}") for i in range(count)]
+
+
+def encode(texts: list[str]) -> np.ndarray:
+    """Unit vectors of the texts' letters."""
+    vectors = np.array([np.bincount([ord(c) % 64 for c in text], minlength=64) for text in texts], np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@given(count=st.integers(0, 30), seed=st.integers(0, 99))
+def test_neighbours_are_each_others_and_none_comes_twice(count: int, seed: int) -> None:
+    vectors = np.random.default_rng(seed).normal(size=(count, 4))
+    sets = list(neighbours(vectors, QUERIES, Random(seed)))
+    places = [i for some in sets for i in some]
+    assert len(sets) == count // QUERIES and len(set(places)) == len(places)
+    if sets:
+        first, *near = sets[0]
+        outside = set(range(count)) - set(sets[0])
+        assert all(vectors[first] @ vectors[i] >= vectors[first] @ vectors[j] for i in near for j in outside)
+
+
+def test_a_block_shows_each_querys_answer_and_first_others() -> None:
+    groups = lists_of("one", QUERIES)
+    chosen = documents_of(groups, Random(0))
+    assert len(chosen) == len(set(chosen)) == QUERIES * (1 + OTHERS)
+    for group in groups:
+        assert group.documents[0] in chosen
+        assert sum(text in group.documents[1 : 1 + HARD] for text in chosen) >= OTHERS
+
+
+def test_all_pairs_of_a_block_are_scored_and_it_is_read_as_a_unit(tmp_path) -> None:
+    groups = lists_of("one", 10)
+    blocks = blocks_of(groups, encode, seed=0)
+    assert len(blocks) == 10 // QUERIES and blocks == blocks_of(groups, encode, seed=0) != blocks_of(groups, encode, seed=1)
+    for block in blocks:
+        assert len({group.documents for group in block}) == 1
+        for group in block:
+            right = f"one answer {group.query.split()[1]}"
+            assert group.labels == tuple(float(text == right) for text in group.documents) and sum(group.labels) == 1
+            assert len(group.teacher) == len(group.documents)
+    path = tmp_path / "blocks.jsonl"
+    write_groups(path, [group for block in blocks for group in block])
+    units = same_documents(read_groups(path), most=8)
+    assert [{g.query for g in unit} for unit in units] == [{g.query for g in block} for block in blocks]
+
+
+def test_sources_are_told_by_the_ids() -> None:
+    found = sources_of([*lists_of("one", 2), *lists_of("two", 3)])
+    assert {name: len(groups) for name, groups in found.items()} == {"one": 2, "two": 3}

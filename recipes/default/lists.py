@@ -11,7 +11,7 @@ The bi-encoder is all-MiniLM-L6-v2 (Apache-2.0), out of a wheel. A source that i
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -69,10 +69,22 @@ def titles(folder: Path) -> Collection:
     return Collection("scifact-titles", corpus, queries, {qid: {qid: 1} for qid in queries})
 
 
-def source_of(collection: Collection, most: int, encoder: str, seed: int) -> Source:
-    """The collection with at most `most` of its queries that have a relevant document, encoded."""
+def encoded_by(encoder: str) -> Callable[[list[str]], np.ndarray]:
+    """A function from texts to unit vectors [n, d], by a bi-encoder in this folder."""
     from sentence_transformers import SentenceTransformer
 
+    model = SentenceTransformer(encoder, local_files_only=True, device="cpu")
+    model.max_seq_length = 192
+
+    def encode(rows: list[str]) -> np.ndarray:
+        with torch.autocast("cpu", torch.bfloat16):
+            return model.encode(rows, batch_size=64, normalize_embeddings=True, show_progress_bar=False).astype(np.float32)
+
+    return encode
+
+
+def source_of(collection: Collection, most: int, encode: Callable[[list[str]], np.ndarray], seed: int) -> Source:
+    """The collection with at most `most` of its queries that have a relevant document, encoded."""
     asked = [qid for qid, row in collection.qrels.items() if any(v > 0 for v in row.values()) and qid in collection.queries]
     draw = Random(f"queries/{seed}")
     kept = sorted(draw.sample(sorted(asked), min(most, len(asked))))
@@ -82,13 +94,6 @@ def source_of(collection: Collection, most: int, encoder: str, seed: int) -> Sou
     shown = labelled | set(draw.sample(others, max(0, min(len(others), DOCUMENTS - len(labelled)))))
     corpus = {doc: text for doc, text in collection.corpus.items() if doc in shown}
     small = replace(collection, corpus=corpus, queries={q: collection.queries[q] for q in kept}, qrels=qrels, qrels_path=None)
-    model = SentenceTransformer(encoder, local_files_only=True, device="cpu")
-    model.max_seq_length = 192
-
-    def encode(rows: list[str]) -> np.ndarray:
-        with torch.autocast("cpu", torch.bfloat16):
-            return model.encode(rows, batch_size=64, normalize_embeddings=True, show_progress_bar=False).astype(np.float32)
-
     return Source(small, encode(list(small.corpus.values())), encode(list(small.queries.values())))
 
 
@@ -105,7 +110,7 @@ def groups_of(source: Source, seed: int) -> list[Group]:
         labels = tuple(float(max(0, c.qrels[qid].get(doc, 0))) for doc in chosen)
         lexical = index.scores(c.queries[qid], chosen)
         rows.append((qid, chosen, labels, np.array([cosine[place[d]] for d in chosen]), np.asarray(lexical, float)))
-    scale = [np.concatenate([r[k] - r[k].mean() for r in rows]).std() or 1.0 for k in (3, 4)]
+    scale = spreads([row[3:] for row in rows])
     made = []
     for qid, chosen, labels, near, lexical in rows:
         texts = tuple(c.corpus[doc] for doc in chosen)
@@ -128,6 +133,11 @@ def candidates(c: Collection, qid: str, near: list[str], lexical: list[str], rng
                 chosen.append(doc)
                 taken += 1
     return chosen
+
+
+def spreads(rows: Sequence[Sequence[np.ndarray]]) -> list[float]:
+    """Standard deviation within lists of each of the scores that the rows have."""
+    return [float(np.concatenate([some - some.mean() for some in column]).std()) or 1.0 for column in zip(*rows)]
 
 
 def teacher(labels: tuple[float, ...], cosine: np.ndarray, lexical: np.ndarray, scale: list[float]) -> tuple[float, ...]:
@@ -156,14 +166,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    encoder = next(fetched(ENCODER, cache_dir() / "packages").glob("*/model"))
+    encode = encoded_by(str(next(fetched(ENCODER, cache_dir() / "packages").glob("*/model"))))
     made = []
     for collection in collections(options.data, options.texts):
         path = options.out / "sources" / f"{collection.name}.jsonl"
         if not path.is_file():
             path.parent.mkdir(exist_ok=True)
             most = MOST.get(collection.name, OTHERS) + sum(HELD_OUT.values())
-            write_groups(path, groups_of(source_of(collection, most, str(encoder), options.seed), options.seed))
+            write_groups(path, groups_of(source_of(collection, most, encode, options.seed), options.seed))
         made.append(read_groups(path))
         print(f"{collection.name}: {len(made[-1])} queries of {len(collection.corpus)} documents", flush=True)
     for part, groups in parts(made, options.seed).items():

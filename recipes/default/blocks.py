@@ -1,0 +1,105 @@
+"""Training lists over shared documents: neighbouring queries of a source, a few candidates of each, all pairs with teacher scores.
+
+Hard fact: with the document first in the prompt it is read once for all its queries, so four queries over twelve documents cost
+little more than twelve prompts with one query each; and what is near a neighbour is a hard candidate.
+
+    python -m recipes.default.blocks data/lists/train.jsonl data/lists/blocks.jsonl
+
+The lists are those of `lists.py`, their queries and texts; scores are made anew, by the same rule. Ten minutes on one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from random import Random
+
+import numpy as np
+
+from prorank.data.bm25 import Bm25
+from prorank.data.examples import Group
+from prorank.data.formats import read_groups, write_groups
+from prorank.files import cache_dir
+
+from .fetch import fetched
+from .lists import ENCODER, encoded_by, spreads, teacher
+
+QUERIES = 4  # of a block
+HARD, OTHERS = 10, 2  # of a query's first HARD others so many come into its block, beside a relevant document
+Encode = Callable[[list[str]], np.ndarray]
+
+
+def sources_of(groups: Sequence[Group]) -> dict[str, list[Group]]:
+    """The groups of each source, which is what their ids begin with."""
+    sources: dict[str, list[Group]] = {}
+    for group in groups:
+        sources.setdefault(group.query_id.partition("/")[0], []).append(group)
+    return sources
+
+
+def neighbours(vectors: np.ndarray, size: int, rng: Random) -> Iterator[list[int]]:
+    """Places of unit vectors [n, d] in sets of `size`, none twice: one drawn from those left, and the nearest of the others."""
+    left = set(range(len(vectors)))
+    while len(left) >= size:
+        first = rng.choice(sorted(left))
+        near = [int(i) for i in np.argsort(-(vectors @ vectors[first]), kind="stable") if i in left and i != first][: size - 1]
+        left -= {first, *near}
+        yield [first, *near]
+
+
+def documents_of(groups: Sequence[Group], rng: Random) -> list[str]:
+    """Texts for the queries of a block, in random order, none twice: of each a relevant document and OTHERS of its first others."""
+    chosen: list[str] = []
+    for group in groups:
+        parts = [[d for d, label in zip(group.documents, group.labels) if (label > 0) == relevant] for relevant in (True, False)]
+        for some, count in ((parts[0], 1), (parts[1][:HARD], OTHERS)):
+            chosen += rng.sample(some, min(count, len(some)))
+    chosen = list(dict.fromkeys(chosen))
+    return rng.sample(chosen, len(chosen))
+
+
+def blocks_of(groups: Sequence[Group], encode: Encode, seed: int) -> list[list[Group]]:
+    """Blocks of one source: groups over the same documents, with labels and teacher scores of all pairs."""
+    rng = Random(f"blocks/{seed}/{groups[0].query_id.partition('/')[0]}")
+    queries = encode([group.query for group in groups])
+    made = [([groups[i] for i in places], queries[places]) for places in neighbours(queries, QUERIES, rng)]
+    shown = [documents_of(some, rng) for some, _ in made]
+    texts = list(dict.fromkeys(text for some in shown for text in some))
+    place = {text: i for i, text in enumerate(texts)}
+    vectors, index = encode(texts), Bm25({str(i): text for text, i in place.items()})
+    rows = []
+    for (some, asked), documents in zip(made, shown):
+        places = [place[text] for text in documents]
+        for group, vector in zip(some, asked):
+            relevant = {d for d, label in zip(group.documents, group.labels) if label > 0}
+            labels = tuple(float(text in relevant) for text in documents)
+            lexical = np.asarray(index.scores(group.query, [str(i) for i in places]), float)
+            rows.append((group, tuple(documents), labels, vectors[places] @ vector, lexical))
+    scale = spreads([row[3:] for row in rows])
+    found = [
+        Group(group.query, documents, labels, group.query_id, (), teacher(labels, near, lexical, scale))
+        for group, documents, labels, near, lexical in rows
+    ]
+    return [found[i : i + QUERIES] for i in range(0, len(found), QUERIES)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("lists", type=Path, help="training lists of lists.py")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    encode = encoded_by(str(next(fetched(ENCODER, cache_dir() / "packages").glob("*/model"))))
+    made: list[list[Group]] = []
+    for name, groups in sources_of(read_groups(given.lists)).items():
+        blocks = blocks_of(groups, encode, given.seed)
+        made += blocks
+        print(f"{name}: {len(blocks)} blocks of {len(groups)} queries", flush=True)
+    Random(f"blocks/{given.seed}").shuffle(made)
+    write_groups(given.out, [group for block in made for group in block])
+    print(f"{given.out}: {len(made)} blocks, {sum(len(g.documents) for block in made for g in block)} pairs")
+
+
+if __name__ == "__main__":
+    main()
