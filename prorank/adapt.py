@@ -31,7 +31,8 @@ from .train.config import Lora, Score
 from .train.run import is_done, train
 
 LEAST = 10  # queries that decide
-RATES = {"adapter": 1e-4, "weights": 3e-5}  # learning rates
+RATES = {"adapter": 5e-4, "weights": 3e-5}  # learning rates
+SHARE = 0.75  # of the trained weights, where the start has learnt to rank
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Adapted:
 
 
 def adapt(
-    data: str | Path | Sequence[str | Path], model: str = DEFAULT, out: str | Path = "runs/adapted", minutes: float = 8.0,
+    data: str | Path | Sequence[str | Path], model: str = DEFAULT, out: str | Path = "runs/adapted", minutes: float = 7.0,
     held_out: int | None = None, seed: int = 0, report: Callable[[float, dict], None] | None = None, blend: float | None = None,
     **settings: object,
 ) -> Adapted:  # fmt: skip
@@ -72,8 +73,8 @@ def adapt(
         held_out: queries that decide; a fifth of all by default, at most 200.
         seed: of the split and the training.
         report: hears of the share of the budget spent and the latest figures.
-        blend: share of the trained weights in the result, the rest being those of `model`, so that it forgets less. By default a
-            half for a checkpoint that has a prompt of its own and so has learnt to rank, and all for others.
+        blend: share of the trained weights in the result, the rest being those of `model`, so that it forgets less. By default
+            three quarters for a checkpoint that has a prompt of its own and so has learnt to rank, and all for others.
         settings: of stage `score`, see docs/training.md.
 
     Raises:
@@ -111,7 +112,7 @@ def adapt(
 def _share(start: Resolved, blend: float | None) -> float:
     """The share of the trained weights. Raises ConfigError for one outside of 0..1."""
     if blend is None:
-        return 0.5 if Prompt.load(start.folder) else 1.0
+        return SHARE if Prompt.load(start.folder) else 1.0
     if not 0 < blend <= 1:
         raise ConfigError(f"blend must be above 0 and at most 1, not {blend}")
     return blend
