@@ -145,6 +145,11 @@ class BoundPrompt(Thinking):
             whole += self._fixed - len(self._separator())
         return min(whole, self.max_positions or whole)
 
+    @property
+    def query_behind(self) -> bool:
+        """Whether the query stands behind the document, where a cut at the end would take it."""
+        return self._query_at > self._document_at or self.repeats > 1
+
     def answer_tokens(self, answer: int) -> list[int]:
         """The one token of the answer 1 (relevant) or 0."""
         return [self.answer_ids[answer]]

@@ -21,7 +21,7 @@ def adapt(
     minutes: Annotated[float, typer.Option(help="Minutes of training; measuring comes on top.")] = 7.0,
     held_out: Annotated[int | None, typer.Option(help="Queries that decide; a fifth by default, at most 200.")] = None,
     seed: Annotated[int, typer.Option(help="Of the split and the training.")] = 0,
-    blend: Annotated[float | None, typer.Option(help="Share of the trained weights; three quarters of a reranker's by default.")] = None,
+    blend: Annotated[float | None, typer.Option(help="Share of the trained weights; of a reranker .75 by default.")] = None,
     device: Device = None,
     compile: Compile = False,
 ) -> None:

@@ -100,7 +100,7 @@ def _save_for_pairs(folder: Path, bound: BoundPrompt) -> None:
     _tokenizer_with(bound).save_pretrained(folder)
     no, yes = bound.answer_ids
     write_json(folder / "modules.json", ST_MODULES)
-    write_json(folder / "sentence_bert_config.json", ST_TRANSFORMER | ({} if bound.repeats == 1 else UNCUT))
+    write_json(folder / "sentence_bert_config.json", ST_TRANSFORMER | (UNCUT if bound.query_behind else {}))
     write_json(folder / "config_sentence_transformers.json", ST_CONFIG)
     (folder / "1_LogitScore").mkdir()
     write_json(

@@ -76,9 +76,10 @@ def test_cross_encoder_knows_the_default_instruction(tmp_path):
     np.testing.assert_allclose(cross_encoder(folder).predict(pairs), Reranker(folder, dtype="fp32").score(pairs), atol=1e-3)
 
 
-def test_cross_encoder_reads_an_echo_prompt_whole(tmp_path):
+@pytest.mark.parametrize("preset", ["echo", "document-first"])
+def test_cross_encoder_reads_a_prompt_whole_whose_query_stands_behind(tmp_path, preset):
     tokenizer = byte_tokenizer("qwen2")
-    bound = Prompt.preset("echo", max_length=192).bind(tokenizer)
+    bound = Prompt.preset(preset, max_length=192).bind(tokenizer)
     folder = save_checkpoint(tmp_path / "model", tiny_qwen2(tokenizer), bound)
     ours = Reranker(folder, dtype="fp32")
     short = [(QUERY, document) for document in DOCUMENTS[:4] if document[:1].strip() or not document]
