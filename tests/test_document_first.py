@@ -152,7 +152,7 @@ def test_scores_of_a_block_stand_query_by_query(tiny_llama_dir):
     logits[:, yes] = torch.arange(18.0)  # as packs have them: the first document's three queries, then the second's
     rows = stage.scores(logits, [unit])
     assert [row.tolist() for row in rows] == [[3.0 * d + q for d in range(6)] for q in range(3)]
-    assert unit.keys == ["0", "0/1", "0/2"] and unit.grades == tuple(x for g in unit.lists for x in g.labels)
+    assert unit.keys == ["0", "0/1", "0/2"]
 
 
 def test_equal_queries_share_no_more_than_the_document():

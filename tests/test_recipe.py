@@ -125,7 +125,7 @@ def test_sft_is_the_cross_entropy_of_the_answer_over_the_vocabulary(tiny_llama_d
     with torch.no_grad():
         loss, _ = stage.loss(model, [unit])
         logits = torch.stack([model(torch.tensor([ids])).logits[0, -1] for ids in prompts])
-    answers = torch.tensor([bound.answer_ids[int(grade)] for grade in unit.grades])
+    answers = torch.tensor([bound.answer_ids[int(grade)] for grade in unit.lists[0].labels])
     assert float(loss) == pytest.approx(float(torch.nn.functional.cross_entropy(logits, answers)), rel=1e-4)
 
 

@@ -207,6 +207,6 @@ def test_labels_of_several_documents_can_be_learned(tmp_path, tiny_llama_dir):
     bound, unit = stage.bound, units[0]
     row = model(input_ids=torch.tensor([unit.packs[0].ids])).logits[0, -1]
     scores = stage.scores(row[None], [unit])[0]
-    assert torch.equal(scores, row[bound.answer_ids[:4]]) and len(unit.packs) == 1 and len(unit.grades) == 4
+    assert torch.equal(scores, row[bound.answer_ids[:4]]) and len(unit.packs) == 1 and len(unit.lists[0].labels) == 4
     figures = optimised(stage, model, units, 40)
     assert figures["top1"] == 1.0 and figures["format_rate"] == 1.0 and figures["reward_sorted"] == 1.0

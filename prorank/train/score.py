@@ -50,11 +50,6 @@ class Unit:
         return sum(map(len, self.packs))
 
     @property
-    def grades(self) -> tuple[float, ...]:
-        """Of all its documents, list by list."""
-        return tuple(label for group in self.lists for label in group.labels)
-
-    @property
     def keys(self) -> list[str]:
         """A name of each list in the run."""
         return [f"{self.key}/{i}" if i else str(self.key) for i in range(len(self.lists))]
@@ -91,7 +86,8 @@ class ScoreStage:
             raise DataError(f"loss {taught[0]}: some queries have no teacher scores (pos_scores, neg_scores); {remedy}")
         self.bound, self.settings, self.dev, self.thoughts = bound, settings, dev, thoughts
         self.listed = isinstance(bound, BoundListPrompt)
-        self.blocks = same_documents(groups, SHARING) if bound.prompt.first == "document" else [(group,) for group in groups]
+        shared = bound.prompt.first == "document" and not thoughts
+        self.blocks = same_documents(groups, SHARING) if shared else [(group,) for group in groups]
         self.logits = Logits(settings, bf16)
         self.highest = max(max(g.labels) for g in groups) or 1.0
         self._pass: tuple[int, list[tuple[Group, ...]]] = (-1, [])
