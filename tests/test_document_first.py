@@ -183,3 +183,13 @@ def test_it_trains_and_the_checkpoint_ranks(tmp_path, tiny_llama_dir):
     assert Prompt.load(model).first == "document"
     hits = Reranker(model, device="cpu", dtype="fp32").rank("what to eat 3", ["the old horse is near 3", "the old bread is near 3"])
     assert hits[0].index == 1
+
+
+def test_a_checkpoint_with_the_query_first_learns_the_other_way_when_asked_and_keeps_it(tmp_path, tiny_llama_dir):
+    data = tmp_path / "lists.jsonl"
+    data.write_text('{"query": "what to drink", "pos": ["coffee"], "neg": ["bread", "a horse"]}\n' * 2, encoding="utf-8")
+    few = dict(stage="score", steps=1, dev_queries=0, evals=0, list_size=3, max_length=90)
+    first = run(tmp_path / "first", data, tiny_llama_dir, prompt="echo", **few)
+    second = run(tmp_path / "second", data, first, prompt="document-first", **few)
+    third = run(tmp_path / "third", data, second, **few)  # the setting's default puts the query first
+    assert [Prompt.load(model).first for model in (first, second, third)] == ["query", "document", "document"]

@@ -121,10 +121,11 @@ def _claim(run: Path, settings: Settings, resume: bool) -> None:
 
 
 def _prompt(resolved: Resolved, settings: Settings) -> Prompt:
-    """The base's own prompt; that of the settings where the base has none, or none of the kind that they ask for: a thought, or
-    several documents."""
+    """The base's own prompt; that of the settings where it asks for what the base's has not: a thought, several documents, or the
+    document first."""
     own, wanted = prompt_of(resolved, settings.prompt), Prompt.of(settings.prompt)
-    return wanted if (wanted.kind, wanted.lists) != (own.kind, own.lists) and wanted.kind != "binary" else own
+    other_kind = (wanted.kind, wanted.lists) != (own.kind, own.lists) and wanted.kind != "binary"
+    return wanted if other_kind or (wanted.first, own.first) == ("document", "query") else own
 
 
 def _changes(prompt: Prompt, settings: Settings) -> dict[str, Any]:
