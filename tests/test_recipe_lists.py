@@ -76,11 +76,12 @@ def test_each_source_gives_dev_calibration_and_training_lists_that_share_no_quer
     assert parts(made, seed=0) == found != parts(made, seed=1)
 
 
-def test_the_settings_of_both_stages_are_valid_and_fit_together() -> None:
+def test_the_settings_of_all_steps_are_valid_and_fit_together() -> None:
     folder = Path(__file__).parents[1] / "recipes" / "default"
-    warm, fine = (load_settings(folder / f"{name}.yaml") for name in ("warmup", "score"))
-    assert (warm.stage, fine.stage, fine.base) == ("warmup", "score", warm.out)
-    assert warm.base == BUILT_IN and warm.lora == fine.lora and warm.prompt == fine.prompt
+    warm, fine, last = (load_settings(folder / f"{name}.yaml") for name in ("warmup", "score", "blocks"))
+    assert (warm.stage, fine.stage, fine.base, last.stage) == ("warmup", "score", warm.out, "score")
+    assert warm.base == BUILT_IN and warm.lora == fine.lora == last.lora and warm.prompt == fine.prompt
+    assert f"base={fine.out}" in (commands := (folder / "README.md").read_text(encoding="utf-8")) and f"out={last.base}" in commands
 
 
 def lists_of(source: str, count: int) -> list[Group]:

@@ -11,7 +11,7 @@ The lists are those of `lists.py`, their queries and texts; scores are made anew
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
 
@@ -20,14 +20,11 @@ import numpy as np
 from prorank.data.bm25 import Bm25
 from prorank.data.examples import Group
 from prorank.data.formats import read_groups, write_groups
-from prorank.files import cache_dir
 
-from .fetch import fetched
-from .lists import ENCODER, encoded_by, spreads, teacher
+from .lists import Encode, encoder, spreads, teacher
 
 QUERIES = 4  # of a block
 HARD, OTHERS = 10, 2  # of a query's first HARD others so many come into its block, beside a relevant document
-Encode = Callable[[list[str]], np.ndarray]
 
 
 def sources_of(groups: Sequence[Group]) -> dict[str, list[Group]]:
@@ -90,7 +87,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    encode = encoded_by(str(next(fetched(ENCODER, cache_dir() / "packages").glob("*/model"))))
+    encode = encoder()
     made: list[list[Group]] = []
     for name, groups in sources_of(read_groups(given.lists)).items():
         blocks = blocks_of(groups, encode, given.seed)

