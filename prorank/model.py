@@ -73,10 +73,15 @@ def resolve(name: str | Path) -> Resolved:
             raise ModelError(f"{path}: not a checkpoint; expected a folder, a .gguf file or a hub id")
         return Resolved(text, convert_gguf(path))
     if path.is_dir():
-        run = (path / "config.yaml").is_file() and not (path / "config.json").is_file()  # a run folder holds its checkpoint
-        if run and not (path / "model").is_dir():
+        if any((path / own).is_file() for own in ("config.json", "adapter_config.json")):
+            return _local(text, path)
+        if (path / "model").is_dir():  # folders of `train` and `adapt` hold their checkpoint
+            return _local(text, path / "model")
+        if (path / "config.yaml").is_file():
             raise ModelError(f"{path}: this run holds no finished checkpoint yet; finish it with prorank train … --resume")
-        return _local(text, path / "model" if run else path)
+        if (path / "adapted.json").is_file():
+            raise ModelError(f"{path}: adapt found nothing better here, so the old model stays; use that one")
+        return _local(text, path)
     if text.count("/") == 1 and not text.startswith((".", "/", "~")):
         return _local(text, from_hub(text))
     raise ModelError(f"{text}: no such folder or file, and no hub id (owner/name){nearest(text, [DEFAULT, BUILT_IN])}")

@@ -112,6 +112,13 @@ def test_a_run_folder_resolves_to_its_model(tmp_path):
     assert resolve(tmp_path).path == tmp_path / "model"
 
 
+def test_a_folder_of_adapt_resolves_to_its_model_or_says_why_there_is_none(tmp_path):
+    (tmp_path / "adapted.json").write_text("{}")
+    refused(tmp_path, "adapt found nothing better", "the old model stays")
+    save_tiny(tmp_path / "model")
+    assert resolve(tmp_path).path == tmp_path / "model"
+
+
 def test_a_classifier_is_refused_when_loaded(tmp_path):
     tokenizer = byte_tokenizer()
     LlamaForSequenceClassification(tiny_llama(tokenizer).config).save_pretrained(tmp_path)
