@@ -25,6 +25,7 @@ from .lists import Encode, encoder, spreads, teacher
 
 QUERIES = 4  # of a block
 HARD, OTHERS = 10, 2  # of a query's first HARD others so many come into its block, beside a relevant document
+TURNS = 3  # through the sources of --more, each with the next seed
 
 
 def sources_of(groups: Sequence[Group]) -> dict[str, list[Group]]:
@@ -86,11 +87,15 @@ def main() -> None:
     parser.add_argument("lists", type=Path, help="training lists of lists.py")
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--more", nargs="*", default=[], help="sources to go through three times")
     given = parser.parse_args()
+    sources = sources_of(read_groups(given.lists))
+    if unknown := sorted(set(given.more) - sources.keys()):
+        parser.error(f"--more: {given.lists} has no source {', '.join(unknown)}; it has {', '.join(sources)}")
     encode = encoder()
     made: list[list[Group]] = []
-    for name, groups in sources_of(read_groups(given.lists)).items():
-        blocks = blocks_of(groups, encode, given.seed)
+    for name, groups in sources.items():
+        blocks = [b for turn in range(TURNS if name in given.more else 1) for b in blocks_of(groups, encode, given.seed + turn)]
         made += blocks
         print(f"{name}: {len(blocks)} blocks of {len(groups)} queries", flush=True)
     Random(f"blocks/{given.seed}").shuffle(made)
