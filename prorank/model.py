@@ -31,6 +31,12 @@ log = logging.getLogger("prorank")
 RESEARCH_ONLY = {"mobilellm-r1": "FAIR Noncommercial Research License"}
 LICENCES = {"smollm2": "apache-2.0", "deepseek-r1-distill-qwen": "mit", "mobilellm-r1": "fair-noncommercial-research-license"}
 
+# Folders of a command that left no checkpoint in them: the file by which they are known, and what to do.
+WITHOUT = {
+    "config.yaml": "this run holds no finished checkpoint yet; finish it with prorank train … --resume",
+    "adapted.json": "adapt found nothing better here, so the old model stays; use that one",
+}
+
 
 @dataclass(frozen=True)
 class Resolved:
@@ -73,15 +79,7 @@ def resolve(name: str | Path) -> Resolved:
             raise ModelError(f"{path}: not a checkpoint; expected a folder, a .gguf file or a hub id")
         return Resolved(text, convert_gguf(path))
     if path.is_dir():
-        if any((path / own).is_file() for own in ("config.json", "adapter_config.json")):
-            return _local(text, path)
-        if (path / "model").is_dir():  # folders of `train` and `adapt` hold their checkpoint
-            return _local(text, path / "model")
-        if (path / "config.yaml").is_file():
-            raise ModelError(f"{path}: this run holds no finished checkpoint yet; finish it with prorank train … --resume")
-        if (path / "adapted.json").is_file():
-            raise ModelError(f"{path}: adapt found nothing better here, so the old model stays; use that one")
-        return _local(text, path)
+        return _local(text, _checkpoint_in(path))
     if text.count("/") == 1 and not text.startswith((".", "/", "~")):
         return _local(text, from_hub(text))
     raise ModelError(f"{text}: no such folder or file, and no hub id (owner/name){nearest(text, [DEFAULT, BUILT_IN])}")
@@ -94,6 +92,18 @@ def licence_of(name: str, folder: Path) -> str:
     said = re.search(r"^license: *(.+)$", text.split("---\n")[1], re.M) if text.startswith("---\n") else None
     known = (licence for part, licence in LICENCES.items() if part in name.lower())
     return said[1].strip() if said else next(known, "other")
+
+
+def _checkpoint_in(folder: Path) -> Path:
+    """The folder, or the `model` in it where it is one of `train` or `adapt`. Raises ModelError for one that left no checkpoint."""
+    if any((folder / own).is_file() for own in ("config.json", "adapter_config.json")):
+        return folder
+    if (folder / "model").is_dir():
+        return folder / "model"
+    for file, why in WITHOUT.items():
+        if (folder / file).is_file():
+            raise ModelError(f"{folder}: {why}")
+    return folder
 
 
 def _local(name: str, path: Path) -> Resolved:

@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("lists", type=Path, help="training lists of lists.py")
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--more", nargs="*", default=[], help="sources to go through three times")
+    parser.add_argument("--more", nargs="*", default=[], help=f"sources to go through {TURNS} times")
     given = parser.parse_args()
     sources = sources_of(read_groups(given.lists))
     if unknown := sorted(set(given.more) - sources.keys()):
