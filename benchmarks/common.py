@@ -121,8 +121,16 @@ def compare(rows: Mapping[str, np.ndarray], pairs: Sequence[tuple[str, str]], me
 
 
 def means_table(values: Values, names: Iterable[str], measure: str = MAIN) -> None:
-    """Print a Markdown table: the arms' means over runs and queries, for each list and over all queries together."""
+    """Print a Markdown table: the arms' means over runs and queries, for each list and over all queries together.
+
+    Args:
+        values: where a list's first system is none of `names`, it is the first stage and gets the first row.
+        names: the runs.
+    """
     arms = arms_of(names)
+    if all(next(iter(one)) not in names for one in values.values()):
+        arms = {"first stage": ["first stage"]} | arms
+        values = {name: {"first stage": next(iter(one.values())), **one} for name, one in values.items()}
     print(f"| {measure} | " + " | ".join(values) + " | all queries | runs |\n|" + "---|" * (len(values) + 3))
     for arm, runs in arms.items():
         rows = [per_query({name: one}, runs, measure)[arm] for name, one in values.items()]

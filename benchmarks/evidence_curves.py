@@ -27,7 +27,8 @@ import numpy as np
 from common import MAIN, compare, data_folder, loader, per_query
 from jobs import Job, claimed, work
 from protocol import ndcg_of, parsed, score_all, scored
-from recipe import RECIPE, TRAIN_LENGTH, pool_groups
+from recipe import RECIPE, TRAIN_LENGTH
+from recipe_lists import pool_groups
 
 from prorank.data.beir import read_beir
 from prorank.data.examples import Group, split_groups

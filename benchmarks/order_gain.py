@@ -20,7 +20,8 @@ from typing import Any
 from common import compare, data_folder, loader, means_table, per_query
 from jobs import Job, work
 from protocol import DEV
-from recipe import RECIPE, TRAIN_LENGTH, lists
+from recipe import RECIPE, TRAIN_LENGTH
+from recipe_lists import lists
 
 from prorank.evaluate import evaluate
 from prorank.evaluate.report import bars, show

@@ -21,25 +21,31 @@ from pathlib import Path
 from typing import Any
 
 from common import compare, data_folder, loader, means_table, per_query
-from jobs import Job, claimed, work
-from protocol import DEV, FIXED, POOL, SAMPLE, parsed, score_all, task_of
+from jobs import Job, work
+from protocol import FIXED, POOL, SAMPLE, parsed, score_all, task_of
+from recipe_lists import lists, warmup_lists
 
-from prorank.data.beir import Collection, read_beir
-from prorank.data.examples import Group
-from prorank.data.formats import read_groups, write_groups
-from prorank.data.negatives import mine
+from prorank.data.formats import read_groups
 from prorank.evaluate import evaluate
 from prorank.evaluate.report import bars, show
 from prorank.model import BUILT_IN
 from prorank.train.config import load_settings
 from prorank.train.run import is_done, train
 
-TRAIN = {"scifact": 800, "medquad": 1600, "cosqa": 600}  # queries of each set marked train, BM25 negatives
 RECIPE = Path(__file__).parents[1] / "configs" / "prorank" / "smollm2-135m"
 TRAIN_LENGTH = 144  # tokens of a prompt in training, as in the demo
-DEV_LISTS = 8  # of each dev set: the one look at the end of a training
 A_STEP = 16  # documents of an optimiser step in every arm: 16 prompts, or 4 lists of 4
 FIRST = 0.1  # share of the training that the first of two stages gets
+# Of two stages, what the first does otherwise: settings of stage warmup, its `share` of the training, how many `lists` it sees, and
+# whether only `hard` documents.
+WARMUPS: dict[str, dict[str, Any]] = {
+    "two stages": {},
+    "two stages, larger steps": {"learning_rate": 5e-5},
+    "two stages, hard prompts": {"learning_rate": 5e-5, "hard": True},
+    "two stages, few labels": {"learning_rate": 5e-5, "lists": 64},
+    "two stages, relevance alone": {"learning_rate": 5e-5, "format_reward": 0.0, "kl": 0.0},
+    "two stages, a third": {"learning_rate": 5e-5, "share": 1 / 3},
+}
 # Settings of stage score. BCE and form together are -log p(label) over the whole vocabulary: supervised fine-tuning on one token.
 LOSSES: dict[str, dict[str, Any]] = {
     "score only": {},
@@ -52,34 +58,8 @@ PEERS: dict[str, dict[str, Any]] = {
     "sentence-transformers, 1e-4": {"learning_rate": 1e-4},
     "sentence-transformers, lambda": {"loss": "lambda"},
 }
-ARMS = ("two stages", "warm-up only", *LOSSES, *PEERS)
-MAIN = ARMS[:-1]
-
-
-def lists(data: Path, out: Path, seed: int) -> tuple[Path, Path]:
-    """Training and dev lists, made once: (train.jsonl, dev.jsonl)."""
-    made = out / "train.jsonl", out / "dev.jsonl"
-    with claimed(made[0], wait=True):
-        if not made[1].is_file():
-            groups: list[Group] = []
-            for name, most in TRAIN.items():
-                mined, report = mine(read_beir(data / name, "train"), negatives=12, seed=seed, random=8)
-                print(f"{name}: {report}")
-                groups += mined[:most]
-            write_groups(made[0], groups)
-            write_groups(made[1], [g for name in DEV for g in pool_groups(read_beir(data / name, "dev"))[:DEV_LISTS]])
-    return made
-
-
-def pool_groups(collection: Collection) -> list[Group]:
-    """Each dev query's own judged documents, where some are relevant and some are not."""
-    groups = []
-    for query, judged in collection.qrels.items():
-        known = {d: label for d, label in judged.items() if d in collection.corpus}
-        if known and max(known.values()) > 0 >= min(known.values()):
-            texts = tuple(collection.corpus[d] for d in known)
-            groups.append(Group(collection.queries[query], texts, tuple(map(float, known.values())), query))
-    return groups
+MAIN = ("two stages", "warm-up only", *LOSSES, *list(PEERS)[:2])
+ARMS = (*MAIN, *list(PEERS)[2:], *list(WARMUPS)[1:])
 
 
 def folder(out: Path, arm: str, seed: int) -> Path:
@@ -116,10 +96,11 @@ def run(arm: str, seed: int, options: argparse.Namespace, files: tuple[Path, Pat
         train_peer(Peer(options.base, str(files[0]), str(out), seed=seed, **lengths, **budget(options), **PEERS[arm]))
     elif arm == "warm-up only":
         stage("warmup", out, seed, options, files, **budget(options))
-    elif arm == "two stages":
-        first = Path(f"{out}-warmup")
-        stage("warmup", first, seed, options, files, **budget(options, FIRST))
-        stage("score", out, seed, options, files, **budget(options, 1 - FIRST) | {"base": first})
+    elif arm in WARMUPS:
+        first, how = Path(f"{out}-warmup"), dict(WARMUPS[arm])
+        share, seen = how.pop("share", FIRST), warmup_lists(files[0], how.pop("lists", None), how.pop("hard", False))
+        stage("warmup", first, seed, options, (seen, files[1]), **budget(options, share), **how)
+        stage("score", out, seed, options, files, **budget(options, 1 - share) | {"base": first})
     else:
         stage("score", out, seed, options, files, **budget(options), **LOSSES[arm])
 
@@ -133,7 +114,7 @@ def tables(options: argparse.Namespace) -> None:
             runs[f"{arm} #{seed}"] = out
         else:
             print(f"{out}: not complete, left out")
-    systems = [loader(name, checkpoint, options.length, "echo") for name, checkpoint in runs.items()]
+    systems = [loader(name, checkpoint, options.length, "echo", compile=options.compile) for name, checkpoint in runs.items()]
     for names, kind, pool in ((options.dev, "dev", True), (options.lists, "lists", False)):
         if names:
             values = _evaluated(names, pool, systems, options.out / kind, options)
@@ -167,7 +148,7 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=None, help="documents of each run, in place of minutes")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     parser.add_argument("--arms", nargs="*", default=list(MAIN), choices=ARMS)
-    parser.add_argument("--compile", action="store_true", help="fuse element-wise steps in our arms' training")
+    parser.add_argument("--compile", action="store_true", help="fuse element-wise steps in our arms' training and in reading")
     parser.add_argument("--evaluate", action="store_true", help="only evaluate what was trained")
     options = parsed(parser, "runs/recipe", 256)
     if options.evaluate:

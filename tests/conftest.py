@@ -94,11 +94,11 @@ def collections(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def script(collections: Path, tiny_llama_dir: Path, monkeypatch: pytest.MonkeyPatch):
     """A function that runs a benchmark with these words on its command line over `collections`; `script.base` is a tiny model."""
-    import recipe
+    import recipe_lists
 
     monkeypatch.setenv("PRORANK_DATA", str(collections))
-    monkeypatch.setattr(recipe, "TRAIN", {"toy": 8, "bare": 8})
-    monkeypatch.setattr(recipe, "DEV", ("toy",))
+    monkeypatch.setattr(recipe_lists, "TRAIN", {"toy": 8, "bare": 8})
+    monkeypatch.setattr(recipe_lists, "DEV", ("toy",))
     monkeypatch.setattr("prorank.train.run.plot", lambda run: None)  # a second a run, tested elsewhere
 
     def run(module, *words) -> None:

@@ -16,10 +16,11 @@ import loss_groups
 import methods
 import numpy as np
 import pytest
-import recipe
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recipe_lists import pool_groups
 
+from prorank.data.beir import read_beir
 from prorank.data.formats import read_groups
 from tests.conftest import SETS
 
@@ -51,8 +52,8 @@ def test_quality_and_cost_stand_side_by_side(script, tmp_path, capsys):
 
 
 def test_a_larger_number_of_labels_holds_the_smaller(collections):
-    groups = recipe.pool_groups(recipe.read_beir(collections / "toy", "train"))
-    judged = recipe.read_beir(collections / "toy", "train").qrels
+    groups = pool_groups(read_beir(collections / "toy", "train"))
+    judged = read_beir(collections / "toy", "train").qrels
     few, many = (evidence_curves.drawn(groups, judged, size, 1) for size in (14, 30))
     assert few[1] == 14 and many[1] == 35 and many[0][: len(few[0])] == few[0]
     assert evidence_curves.drawn(groups, judged, 10_000, 1)[1] == sum(map(len, judged.values()))

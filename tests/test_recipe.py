@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from argparse import Namespace
+from pathlib import Path
 
 import common
 import evidence_stages
@@ -16,10 +17,12 @@ import order_gain
 import protocol
 import pytest
 import recipe
+import recipe_lists
 import torch
+import yaml
 
 from prorank.data.examples import Group
-from prorank.data.formats import read_groups
+from prorank.data.formats import read_groups, write_groups
 from prorank.model import load_model, load_tokenizer, resolve
 from prorank.prompt import Prompt
 from prorank.reranker import Reranker
@@ -102,7 +105,10 @@ def test_seeds_are_averaged_before_the_test(capsys):
     (found,) = common.compare(rows, [("a", "b")])
     assert found["gain"] == pytest.approx(0.35) and found["p"] == 0.5  # two differences of one sign: 2 of 4 patterns
     common.means_table(values, ["a #0", "a #1", "b"])
-    assert "| a | 0.4500 | 0.4500 | 2 |" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "| a | 0.4500 | 0.4500 | 2 |" in out and "first stage" not in out
+    common.means_table(values, ["a #1", "b"])  # the system before them is the first stage
+    assert "| first stage | 0.3000 | 0.3000 | 1 |" in capsys.readouterr().out
 
 
 def test_p_values_are_corrected_within_the_family(capsys):
@@ -127,6 +133,27 @@ def test_sft_is_the_cross_entropy_of_the_answer_over_the_vocabulary(tiny_llama_d
         logits = torch.stack([model(torch.tensor([ids])).logits[0, -1] for ids in prompts])
     answers = torch.tensor([bound.answer_ids[int(grade)] for grade in unit.lists[0].labels])
     assert float(loss) == pytest.approx(float(torch.nn.functional.cross_entropy(logits, answers)), rel=1e-4)
+
+
+@pytest.mark.parametrize("arm", list(recipe.WARMUPS)[1:])
+def test_another_warm_up_is_part_of_the_queue(arm, script, tmp_path):
+    script(recipe, "--base", script.base, "--documents", 96, "--out", tmp_path, "--seeds", 0, "--arms", arm, *SETS)
+    run, how = recipe.folder(tmp_path, arm, 0), recipe.WARMUPS[arm]
+    first, second = (json.loads((folder / "done.json").read_text())["step"] for folder in (Path(f"{run}-warmup"), run))
+    assert (first, second) == ((2, 4) if "share" in how else (1, 5))
+    told = yaml.safe_load((Path(f"{run}-warmup") / "config.yaml").read_text())
+    assert all(told[key] == value for key, value in how.items() if key not in {"share", "lists", "hard"})
+
+
+def test_a_warm_up_may_see_fewer_and_harder_lists(tmp_path):
+    texts = ("relevant", *map(str, range(recipe_lists.HARD + recipe_lists.RANDOM)))
+    groups = [Group(f"query {i}", texts, (1.0, *[0.0] * (len(texts) - 1))) for i in range(10)]
+    write_groups(tmp_path / "train.jsonl", groups)
+    assert recipe_lists.warmup_lists(tmp_path / "train.jsonl", None, False) == tmp_path / "train.jsonl"
+    few = read_groups(recipe_lists.warmup_lists(tmp_path / "train.jsonl", 3, False))
+    assert [group.query for group in few] == ["query 0", "query 3", "query 6"] and few[0].documents == texts
+    hard = read_groups(recipe_lists.warmup_lists(tmp_path / "train.jsonl", None, True))
+    assert len(hard) == 10 and {group.documents for group in hard} == {texts[: 1 + recipe_lists.HARD]}
 
 
 def test_budgets_are_equal_in_documents():
