@@ -78,7 +78,7 @@ def loader(name: str, checkpoint: str | Path, length: int | None = None, fallbac
         how: further arguments of Reranker.
     """
     from prorank import Reranker
-    from prorank.model import prompt_of, resolve
+    from prorank.checkpoint import prompt_of, resolve
 
     def load() -> Reranker:
         given = {"prompt": prompt_of(resolve(checkpoint), fallback)} if fallback else {}

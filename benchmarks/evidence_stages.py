@@ -21,10 +21,10 @@ from common import MAIN, compare, loader, per_query
 from protocol import SAMPLE, ndcg_of, pairs_of, parsed, score_all, scored, tasks_of
 from recipe import folder
 
+from prorank.checkpoint import BUILT_IN
 from prorank.evaluate.candidates import Task
 from prorank.evaluate.diagnostics import tie_share
 from prorank.evaluate.scoring import Scored
-from prorank.model import BUILT_IN
 
 NAMES = ("zero-shot", "after warm-up", "two stages")
 COLUMNS = ("format", "p(0)+p(1)", "accuracy", MAIN, "effective rank", "mean cosine", "ties")

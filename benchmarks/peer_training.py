@@ -28,11 +28,12 @@ from sentence_transformers.cross_encoder.modules import LogitScore, Transformer
 from transformers import TrainerCallback
 
 from prorank.bound import BoundPrompt
+from prorank.checkpoint import resolve
 from prorank.data.examples import Group, list_groups, sample_lists
 from prorank.data.formats import read_groups
 from prorank.errors import ConfigError
 from prorank.files import atomic_file
-from prorank.model import freeze_head_fp32, load_tokenizer, pick_device, pick_dtype, resolve
+from prorank.model import freeze_head_fp32, load_tokenizer, pick_device, pick_dtype
 from prorank.prompt import Prompt
 from prorank.saving import save_checkpoint
 from prorank.train.base import LONG_RUN

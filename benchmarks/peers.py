@@ -23,7 +23,8 @@ def plain(folder: str, device: str, dtype: str, batch: int) -> Score:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from prorank.model import load_tokenizer, prompt_of, resolve
+    from prorank.checkpoint import prompt_of, resolve
+    from prorank.model import load_tokenizer
 
     resolved = resolve(folder)
     tokenizer = load_tokenizer(resolved)

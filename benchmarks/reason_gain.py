@@ -20,10 +20,11 @@ from typing import Any
 import torch
 from common import machine, say
 
+from prorank.checkpoint import prompt_of, resolve
 from prorank.data.examples import Group
 from prorank.data.formats import read_groups
 from prorank.evaluate.significance import randomisation_test
-from prorank.model import load_model, load_tokenizer, pick_dtype, prompt_of, resolve
+from prorank.model import load_model, load_tokenizer, pick_dtype
 from prorank.train.config import Reason, load_settings
 from prorank.train.episodes import Rollouts, figures_of
 from prorank.train.tasks import task_of

@@ -29,8 +29,9 @@ import transformers
 from common import machine, say
 from warmup_vs_trl import make_groups
 
+from prorank.checkpoint import Resolved, resolve
 from prorank.data.examples import Group
-from prorank.model import Resolved, load_model, load_tokenizer, pick_device, pick_dtype, resolve
+from prorank.model import load_model, load_tokenizer, pick_device, pick_dtype
 from prorank.prompt import BoundPrompt, Prompt
 from prorank.rank.generate import Row, Writer
 from prorank.rewards import RuleReward, Rules, counter

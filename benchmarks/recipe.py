@@ -25,10 +25,10 @@ from jobs import Job, work
 from protocol import FIXED, POOL, SAMPLE, parsed, score_all, task_of
 from recipe_lists import lists, warmup_lists
 
+from prorank.checkpoint import BUILT_IN
 from prorank.data.formats import read_groups
 from prorank.evaluate import evaluate
 from prorank.evaluate.report import bars, show
-from prorank.model import BUILT_IN
 from prorank.train.config import load_settings
 from prorank.train.run import is_done, train
 

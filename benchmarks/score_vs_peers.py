@@ -32,7 +32,8 @@ from common import ceiling, layer_flops, machine, ndcg, real_lists, say
 from scipy.stats import kendalltau
 
 from prorank import Reranker
-from prorank.model import load_model, load_tokenizer, resolve
+from prorank.checkpoint import resolve
+from prorank.model import load_model, load_tokenizer
 from prorank.prompt import Prompt
 from prorank.rank.windows import windows
 from prorank.saving import save_checkpoint

@@ -22,9 +22,10 @@ import time
 import torch
 from common import data_folder, machine, say
 
+from prorank.checkpoint import BUILT_IN, resolve
 from prorank.data.beir import read_beir
 from prorank.data.negatives import mine
-from prorank.model import BUILT_IN, freeze_head_fp32, load_model, load_tokenizer, pick_device, pick_dtype, resolve
+from prorank.model import freeze_head_fp32, load_model, load_tokenizer, pick_device, pick_dtype
 from prorank.prompt import Prompt
 from prorank.train.config import Score
 from prorank.train.score import ScoreStage

@@ -32,8 +32,9 @@ import torch
 import transformers
 from common import machine, say
 
+from prorank.checkpoint import Resolved, resolve
 from prorank.data.examples import Group
-from prorank.model import Resolved, load_model, load_tokenizer, pick_device, pick_dtype, resolve
+from prorank.model import load_model, load_tokenizer, pick_device, pick_dtype
 from prorank.prompt import BoundPrompt, Prompt
 from prorank.train import policy, warmup
 from prorank.train.base import StageTrainer

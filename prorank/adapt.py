@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from .blend import blend as blend_weights
+from .checkpoint import Resolved, prompt_of, resolve
 from .data.examples import Group, list_groups, split_groups
 from .data.formats import is_collection, read_collection, read_groups, write_groups
 from .data.negatives import mine
@@ -23,7 +24,6 @@ from .errors import ConfigError, DataError
 from .evaluate.measures import MAIN, measure
 from .evaluate.significance import randomisation_test
 from .files import atomic_file
-from .model import Resolved, prompt_of, resolve
 from .prompt import Prompt
 from .reranker import Reranker
 from .shipped import DEFAULT

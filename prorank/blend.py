@@ -14,9 +14,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from .checkpoint import Resolved
 from .errors import ModelError
 from .files import atomic_folder
-from .model import Resolved, load_model
+from .model import load_model
 
 
 def blend(start: Resolved, trained: Path, out: Path, share: float) -> Path:

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from .calibration import METHODS, Calibration, fit, out_of_fold
+from .checkpoint import prompt_of, resolve
 from .data.examples import Group, query_key
 from .data.formats import read_groups
 from .data.irds import is_irds
 from .errors import ConfigError, DataError, ModelError, nearest
 from .files import atomic_folder
-from .model import prompt_of, resolve
 from .prompt import Prompt
 from .reliability import draw, figures, pyplot, sigmoid
 from .settings import read_values

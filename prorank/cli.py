@@ -38,7 +38,7 @@ app.command()(serve)
 @app.command()
 def pull(name: Annotated[str, typer.Argument(help="A hub id, a GGUF file, smollm2-135m.")] = DEFAULT) -> None:
     """Fetch and convert what a checkpoint needs; print its folder."""
-    from .model import resolve
+    from .checkpoint import resolve
 
     print(resolve(name).folder)
 
@@ -96,10 +96,11 @@ def evaluate(
     prompt: PromptName = None,
 ) -> None:
     """Measure a first stage and models on judged datasets, with significance; without --model the first stage alone."""
+    from .checkpoint import resolve
     from .evaluate import Scorer
     from .evaluate import evaluate as measure
     from .evaluate.report import bars, show
-    from .model import pick_device, pick_dtype, resolve
+    from .model import pick_device, pick_dtype
     from .prompt import Prompt
     from .rank.bi_encoder import KIND, bi_encoder, folder_of
     from .rank.methods import read_method

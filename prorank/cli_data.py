@@ -121,8 +121,9 @@ def reward(
     model: Annotated[str | None, typer.Option("--model", "-m", help="Whose tokenizer counts; the config's by default.")] = None,
 ) -> None:
     """Show what the rule reward gives for completions, part by part."""
+    from .checkpoint import resolve
     from .files import atomic_file
-    from .model import load_tokenizer, resolve
+    from .model import load_tokenizer
     from .rewards import RuleReward, counter, judge_file, rules_of
     from .settings import read_values
 

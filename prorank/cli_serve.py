@@ -42,8 +42,9 @@ def serve(
     prompt: PromptName = None,
 ) -> None:
     """Serve a checkpoint over HTTP, for clients of TEI, Jina, Cohere and vLLM."""
+    from .checkpoint import resolve
     from .keys import key_of
-    from .model import pick_device, pick_dtype, resolve
+    from .model import pick_device, pick_dtype
     from .rank.methods import read_method
     from .serve.limits import Limits
     from .serve.run import serve

@@ -11,13 +11,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from .checkpoint import BUILT_IN, resolve
 from .data.beir import read_beir
 from .data.demo import SemanlinkPaths, semanlink
 from .data.formats import write_groups
 from .data.negatives import mine
 from .errors import ConfigError
 from .files import atomic_file
-from .model import BUILT_IN, resolve
 from .train.config import Score, Settings, Warmup
 from .train.run import is_done, train
 

@@ -14,20 +14,11 @@ from typing import Any
 import torch
 
 from .bound import BoundPrompt
+from .checkpoint import licence_of, prompt_of, resolve
 from .errors import ConfigError, ModelError, nearest
 from .export_notes import causal_command, classifier_notes, serve_command
 from .files import atomic_folder
-from .model import (
-    body,
-    cast_weights,
-    licence_of,
-    load_model,
-    load_tokenizer,
-    prompt_of,
-    resolve,
-    room_for_prompts,
-    without_bars,
-)
+from .model import body, cast_weights, load_model, load_tokenizer, room_for_prompts, without_bars
 from .pair_template import baked, rendering, room_of
 from .prompt import Prompt
 from .rank.pointwise import answer_rows

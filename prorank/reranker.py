@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from .checkpoint import prompt_of, resolve
 from .errors import ConfigError, DataError
-from .model import load_model, load_tokenizer, pick_device, pick_dtype, prompt_of, resolve
+from .model import load_model, load_tokenizer, pick_device, pick_dtype
 from .prompt import Prompt
 from .rank.documents import Document, Hit, Progress, check_lists, hits, holds_many, sequence
 from .rank.engine import engine_for

@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 
+from .checkpoint import weight_hash
 from .files import atomic_folder
-from .model import pad_token, weight_hash, without_bars
+from .model import pad_token, without_bars
 from .prompt import BoundListPrompt, BoundPrompt
 from .template import CHAT_END, CHAT_MARK, own_chat
 

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 
 from prorank import adapt as module
 from prorank.adapt import RATES, Adapted, _share, adapt
+from prorank.checkpoint import resolve
 from prorank.data.formats import read_groups
 from prorank.errors import ConfigError, DataError, ModelError
-from prorank.model import resolve
 from prorank.prompt import Prompt
 from prorank.reranker import Reranker
 from prorank.settings import read_values

@@ -9,8 +9,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from prorank.blend import blend
+from prorank.checkpoint import resolve, weight_hash
 from prorank.errors import ModelError
-from prorank.model import load_model, load_tokenizer, resolve, weight_hash
+from prorank.model import load_model, load_tokenizer
 from prorank.prompt import Prompt
 from prorank.reranker import Reranker
 from prorank.saving import save_checkpoint

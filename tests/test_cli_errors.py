@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from peft import LoraConfig, get_peft_model
 
+from prorank.checkpoint import resolve
 from prorank.cli import main
-from prorank.model import load_model, load_tokenizer, resolve
+from prorank.model import load_model, load_tokenizer
 from prorank.prompt import Prompt
 from prorank.saving import save_checkpoint
 from prorank.train.config import dump_settings, make_settings

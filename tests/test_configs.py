@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from prorank import demo
-from prorank.model import resolve
+from prorank.checkpoint import resolve
 from prorank.train.config import Lora, load_settings
 from prorank.train.run import train
 

@@ -10,9 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prorank.checkpoint import resolve
 from prorank.data.examples import Group, same_documents, sample_blocks, sample_lists
 from prorank.errors import PromptError
-from prorank.model import load_model, load_tokenizer, resolve
+from prorank.model import load_model, load_tokenizer
 from prorank.prompt import Prompt
 from prorank.rank.batching import pack_document
 from prorank.reranker import Reranker

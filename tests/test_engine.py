@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from prorank.checkpoint import resolve
 from prorank.errors import ModelError
-from prorank.model import load_model, load_tokenizer, resolve
+from prorank.model import load_model, load_tokenizer
 from prorank.prompt import Prompt
 from prorank.rank import attention
 from prorank.rank.batching import collate

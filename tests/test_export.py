@@ -15,10 +15,10 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from typer.testing import CliRunner
 
 from prorank import export as module
+from prorank.checkpoint import resolve
 from prorank.cli import app
 from prorank.errors import ConfigError, ModelError, PromptError
 from prorank.export import classifier_of, export
-from prorank.model import resolve
 from prorank.prompt import Prompt
 from prorank.reranker import Reranker
 from prorank.saving import save_checkpoint

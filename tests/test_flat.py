@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prorank.model import load_model, load_tokenizer, resolve
+from prorank.checkpoint import resolve
+from prorank.model import load_model, load_tokenizer
 from prorank.prompt import Prompt
 from prorank.rank import flat
 from prorank.rank.batching import batches_of, collate, pack

@@ -12,8 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prorank.checkpoint import resolve
 from prorank.errors import ConfigError
-from prorank.model import load_model, load_tokenizer, resolve
+from prorank.model import load_model, load_tokenizer
 from prorank.prompt import Prompt
 from prorank.rank.batching import pack, packs_of
 from prorank.rank.engine import Engine, usable

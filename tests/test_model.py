@@ -19,19 +19,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaForSequenceClassification
 
 from prorank import sources as module
+from prorank.checkpoint import prompt_of, resolve, weight_hash
 from prorank.errors import ModelError
-from prorank.model import (
-    body,
-    cast_weights,
-    freeze_head_fp32,
-    load_model,
-    load_tokenizer,
-    pick_device,
-    pick_dtype,
-    prompt_of,
-    resolve,
-    weight_hash,
-)
+from prorank.model import body, cast_weights, freeze_head_fp32, load_model, load_tokenizer, pick_device, pick_dtype
 from prorank.prompt import Prompt
 from prorank.sources import convert_gguf, fetch_package
 from tests.tiny import byte_tokenizer, save_tiny, tiny_llama, tiny_qwen2
@@ -404,7 +394,7 @@ def test_the_built_in_model_is_smollm2_135m():
 
 
 def test_licences_come_from_the_card_or_the_name(tmp_path):
-    from prorank.model import licence_of
+    from prorank.checkpoint import licence_of
 
     assert licence_of("smollm2-135m", tmp_path) == "apache-2.0"
     assert licence_of("facebook/MobileLLM-R1-950M", tmp_path) == "fair-noncommercial-research-license"

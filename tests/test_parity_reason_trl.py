@@ -9,8 +9,9 @@ from collections import Counter
 import pytest
 import torch
 
+from prorank.checkpoint import resolve
 from prorank.data.examples import Group
-from prorank.model import load_model, load_tokenizer, resolve
+from prorank.model import load_model, load_tokenizer
 from prorank.prompt import Prompt
 from prorank.rewards import RuleReward, Rules, counter
 from prorank.train.config import Grpo, Reason

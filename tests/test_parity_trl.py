@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from prorank.model import load_tokenizer, resolve
+from prorank.checkpoint import resolve
+from prorank.model import load_tokenizer
 from prorank.prompt import Prompt
 from prorank.train.policy import exact_kl
 

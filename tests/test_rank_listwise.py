@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from prorank.bound_list import MOST, fair_shares
+from prorank.checkpoint import resolve
 from prorank.cli import app
 from prorank.errors import ConfigError, PromptError
-from prorank.model import load_model, load_tokenizer, resolve
+from prorank.model import load_model, load_tokenizer
 from prorank.prompt import Prompt
 from prorank.rank.methods import read_method
 from prorank.reranker import Reranker

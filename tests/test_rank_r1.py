@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from prorank.bound_list import MOST
+from prorank.checkpoint import resolve
 from prorank.data.examples import Group, sample_lists
 from prorank.data.extractive import label_extractive_lists, think_of_list
 from prorank.data.thoughts import ListThought, read_thoughts
 from prorank.errors import ConfigError, DataError
-from prorank.model import load_model, load_tokenizer, resolve
+from prorank.model import load_model, load_tokenizer
 from prorank.prompt import Prompt
 from prorank.rank import listwise
 from prorank.rank.generate import Row

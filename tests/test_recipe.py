@@ -21,9 +21,10 @@ import recipe_lists
 import torch
 import yaml
 
+from prorank.checkpoint import resolve
 from prorank.data.examples import Group
 from prorank.data.formats import read_groups, write_groups
-from prorank.model import load_model, load_tokenizer, resolve
+from prorank.model import load_model, load_tokenizer
 from prorank.prompt import Prompt
 from prorank.reranker import Reranker
 from prorank.train.config import load_settings

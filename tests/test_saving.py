@@ -14,8 +14,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prorank import saving
+from prorank.checkpoint import resolve, weight_hash
 from prorank.errors import ModelError
-from prorank.model import load_model, resolve, weight_hash
+from prorank.model import load_model
 from prorank.prompt import Prompt
 from prorank.reranker import Reranker
 from prorank.saving import model_card, save_checkpoint

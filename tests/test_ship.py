@@ -13,7 +13,7 @@ from safetensors import safe_open
 
 from prorank import shipped
 from prorank.calibration import Calibration
-from prorank.model import resolve, weight_hash
+from prorank.checkpoint import resolve, weight_hash
 from prorank.reranker import Reranker
 from prorank.saving import save_checkpoint
 from prorank.shipped import DEFAULT

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from prorank import shipped
+from prorank.checkpoint import resolve
 from prorank.cli import app, main
 from prorank.errors import ModelError
-from prorank.model import load_tokenizer, resolve
+from prorank.model import load_tokenizer
 from prorank.reranker import Reranker
 from prorank.shipped import DEFAULT, NEEDED
 from prorank.train.config import make_settings

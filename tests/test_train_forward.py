@@ -4,7 +4,8 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from prorank.model import freeze_head_fp32, load_model, load_tokenizer, resolve
+from prorank.checkpoint import resolve
+from prorank.model import freeze_head_fp32, load_model, load_tokenizer
 from prorank.prompt import Prompt
 from prorank.rank.batching import collate
 from prorank.rank.engine import live_engine

@@ -10,9 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prorank.checkpoint import resolve
 from prorank.data.formats import read_groups
 from prorank.errors import ConfigError
-from prorank.model import load_model, load_tokenizer, resolve
+from prorank.model import load_model, load_tokenizer
 from prorank.prompt import Prompt
 from prorank.reranker import Reranker
 from prorank.train.config import Order, Warmup, make_settings

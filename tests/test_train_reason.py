@@ -12,9 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prorank.checkpoint import resolve
 from prorank.data.examples import Group
 from prorank.errors import ConfigError, DataError
-from prorank.model import load_model, load_tokenizer, resolve
+from prorank.model import load_model, load_tokenizer
 from prorank.prompt import Prompt
 from prorank.reranker import Reranker
 from prorank.train.config import Reason, make_settings

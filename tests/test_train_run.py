@@ -141,8 +141,9 @@ def test_training_may_read_less_than_the_checkpoint(tmp_path, tiny_qwen2_dir):
 
 
 def test_length_of_the_run_does_not_change_what_a_step_sees(toy_file, tiny_llama_dir, tmp_path):
+    from prorank.checkpoint import resolve
     from prorank.data.formats import read_groups
-    from prorank.model import load_tokenizer, resolve
+    from prorank.model import load_tokenizer
     from prorank.prompt import Prompt
     from prorank.train.config import Score
     from prorank.train.score import ScoreStage

@@ -8,9 +8,10 @@ import json
 import pytest
 import torch
 
+from prorank.checkpoint import resolve
 from prorank.data.thoughts import Thought, read_thoughts, split_thoughts
 from prorank.errors import ConfigError, DataError
-from prorank.model import load_model, load_tokenizer, resolve
+from prorank.model import load_model, load_tokenizer
 from prorank.prompt import Prompt
 from prorank.rank.batching import completed
 from prorank.reranker import Reranker

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from prorank.checkpoint import resolve
 from prorank.data.formats import read_groups
 from prorank.errors import ConfigError, ModelError
-from prorank.model import load_model, load_tokenizer, resolve
+from prorank.model import load_model, load_tokenizer
 from prorank.prompt import Prompt
 from prorank.rank.batching import collate
 from prorank.rank.flat import is_flat

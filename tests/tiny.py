@@ -238,7 +238,8 @@ def save_adapter(folder: str | Path, base: str | Path, name: str | None = None, 
     """Save a LoRA adapter with weights that are not zero over the checkpoint in `base`, which it calls `name`, as training does."""
     from peft import LoraConfig, get_peft_model
 
-    from prorank.model import load_model, load_tokenizer, resolve
+    from prorank.checkpoint import resolve
+    from prorank.model import load_model, load_tokenizer
     from prorank.prompt import Prompt
     from prorank.saving import save_checkpoint
 

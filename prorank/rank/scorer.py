@@ -19,8 +19,9 @@ import torch
 from ..bound import BoundPrompt, Encoded
 from ..bound_list import MOST
 from ..calibration import Calibration, calibration_for
+from ..checkpoint import Resolved, weight_hash
 from ..errors import DataError, ModelError
-from ..model import Resolved, room_for_prompts, weight_hash
+from ..model import room_for_prompts
 from ..prompt import Cuts, Prompt
 from .batching import Batch
 from .diagnosis import Diagnosis, diagnosis

@@ -19,12 +19,13 @@ from typing import Any
 import torch
 
 from ..bound_list import MOST
+from ..checkpoint import Resolved, licence_of, prompt_of, resolve
 from ..data.examples import balanced_pairs, split_groups
 from ..data.formats import read_groups
 from ..data.thoughts import ListThought, read_thoughts, split_thoughts
 from ..errors import ConfigError, extra
 from ..files import atomic_file
-from ..model import Resolved, licence_of, load_model, load_tokenizer, pick_device, pick_dtype, prompt_of, resolve
+from ..model import load_model, load_tokenizer, pick_device, pick_dtype
 from ..prompt import AnyPrompt, BoundListPrompt, BoundPrompt, Prompt
 from ..rank.engine import check_compiled
 from ..saving import model_card, save_checkpoint

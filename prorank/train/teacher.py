@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..checkpoint import resolve
 from ..data.examples import Group
 from ..errors import DataError
 from ..files import atomic_file
-from ..model import resolve
 from ..rank.bi_encoder import KIND, bi_encoder, folder_of
 from ..rank.documents import Progress
 from ..reranker import Reranker

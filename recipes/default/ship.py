@@ -28,9 +28,9 @@ from safetensors.torch import load_file, save_file
 
 from prorank import shipped
 from prorank.calibration import FILE, Calibration
+from prorank.checkpoint import Resolved, prompt_of, resolve, weight_hash
 from prorank.errors import ConfigError, ModelError, ProRankError
 from prorank.files import atomic_folder
-from prorank.model import Resolved, prompt_of, resolve, weight_hash
 from prorank.reranker import Reranker
 from prorank.saving import card_head, card_table
 from prorank.settings import read_values
