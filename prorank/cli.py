@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from . import __version__
 from .cli_data import add_data_verbs
 from .cli_export import export
 from .cli_options import Compile, Device, Dtype, Length, Method, PromptName
@@ -26,6 +27,20 @@ app = typer.Typer(
     name="prorank", help="Train a small language model to rerank, then run it fast, anywhere.", no_args_is_help=True,
     add_completion=False, pretty_exceptions_enable=False,
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Options without a verb."""
+
 
 add_data_verbs(app)
 app.command()(adapt)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from peft import LoraConfig, get_peft_model
 
+import prorank
 from prorank.checkpoint import resolve
 from prorank.cli import main
 from prorank.model import load_model, load_tokenizer
@@ -339,3 +340,10 @@ def test_the_good_input_of_these_tests_is_good(place):
     assert place.run("rerank", "--run", "in.run", "--dataset", "set", "--out", "out.run", "--model", "run")[0] == 0
     assert place.run("evaluate", "set", "--run", "in.run")[0] == 0
     assert place.run("mine", "set", "mined.jsonl", "--negatives", "1")[0] == 0
+
+
+def test_the_version_is_printed(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["prorank", "--version"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code and capsys.readouterr().out == f"{prorank.__version__}\n"
