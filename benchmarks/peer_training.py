@@ -36,7 +36,7 @@ from prorank.files import atomic_file
 from prorank.model import freeze_head_fp32, load_tokenizer, pick_device, pick_dtype
 from prorank.prompt import Prompt
 from prorank.saving import save_checkpoint
-from prorank.train.base import LONG_RUN
+from prorank.train.batches import LONG_RUN
 from prorank.train.course import COMPLETE, Clock, checkpoints
 
 RISE = 0.1  # share of the budget over which the learning rate rises

@@ -12,61 +12,21 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from ..errors import ConfigError, ModelError
+from ..errors import ModelError
 from ..model import freeze_head_fp32, without_bars
+from .batches import Stage, Steps, micro_of, share_of, total_steps, whole
 from .config import Settings
 from .course import COMPLETE, Clock, Milestones, checkpoints, cut_metrics
 from .processes import average_gradients, is_main, place, wait
 
-LONG_RUN = 1_000_000  # steps of a run that is bounded by minutes
 VALUE_HEAD = "value_head.pt"  # of stage reason with PPO
 LOGS = ("metrics.jsonl", "completions.jsonl")  # lines with their step
-
-
-class Stage(Protocol):
-    """What a stage brings: its units in order, and the loss of some of them.
-
-    `cpu_units`: units a forward on a CPU, 1,000 tokens and more: fewer spend their time casting weights.
-    """
-
-    cpu_units: int
-
-    def __len__(self) -> int:
-        """Units in one pass over the data."""
-
-    def unit(self, index: int) -> Any:
-        """The index-th unit of the run; passes differ (index // len(self)) but never by chance."""
-
-    def loss(self, model: torch.nn.Module, units: list[Any]) -> tuple[torch.Tensor, dict[str, float]]:
-        """Mean loss of some units, and figures to log (means over units)."""
-
-    def evaluate(self, model: torch.nn.Module) -> dict[str, float]:
-        """Dev measures; "score" decides which weights are best. Empty: no dev set."""
-
-
-class Steps(Dataset):
-    """Micro-batches of a run: item i holds the indices of its units, sorted by length so that padding stays small."""
-
-    def __init__(self, stage: Stage, steps: int, batch: int, micro: int, repeat: int) -> None:
-        self.stage, self.steps, self.batch, self.micro, self.repeat = stage, steps, batch, micro, repeat
-
-    def __len__(self) -> int:
-        return self.steps * self.batch // self.micro
-
-    def __getitem__(self, item: int) -> list[Any]:
-        per_step = self.batch // self.micro
-        step, part = divmod(item, per_step)
-        first = step // self.repeat * self.batch
-        units = [self.stage.unit(first + i) for i in range(self.batch)]
-        units.sort(key=lambda unit: unit.length)
-        return units[part * self.micro : (part + 1) * self.micro]
 
 
 class StageTrainer(Trainer):
@@ -84,9 +44,9 @@ class StageTrainer(Trainer):
     def __init__(self, stage: Stage, settings: Settings, model: torch.nn.Module, bf16: bool, save_best: Any, repeat: int = 1):
         self.stage, self.settings, self.save_best = stage, settings, save_best
         self.run = Path(settings.out)
-        self.share = _share(settings)
-        self.micro = settings.micro_batch or _micro(self.share, stage.cpu_units if _on_cpu(model) else 64)
-        self.repeat, self.total = repeat, _total_steps(settings, len(stage), repeat)
+        self.share = share_of(settings)
+        self.micro = settings.micro_batch or micro_of(self.share, stage.cpu_units if _on_cpu(model) else 64)
+        self.repeat, self.total = repeat, total_steps(settings, len(stage), repeat)
         self.clock = Clock(settings.minutes)
         self.best: dict[str, float] = {}
         self._sums: dict[str, float] = {}
@@ -95,7 +55,7 @@ class StageTrainer(Trainer):
         freeze_head_fp32(model)
         quiet = contextlib.redirect_stdout(io.StringIO())
         with quiet:
-            super().__init__(model=model, args=self._arguments(bf16, model), train_dataset=self._steps(), data_collator=_first)
+            super().__init__(model=model, args=self._arguments(bf16, model), train_dataset=self._steps(), data_collator=whole)
         self.model_accepts_loss_kwargs = False  # the loss is a mean, so micro-batches are averaged
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
@@ -245,36 +205,6 @@ class StageTrainer(Trainer):
         self.clock.start()
         with contextlib.redirect_stdout(io.StringIO()):
             self.train(resume_from_checkpoint=str(last) if last else None)
-
-
-def _total_steps(settings: Settings, units: int, repeat: int) -> int:
-    if settings.minutes is not None:
-        return LONG_RUN
-    if settings.steps is not None:
-        return settings.steps
-    if not units:
-        raise ConfigError("the training data hold no usable units")
-    return max(1, round(settings.epochs * units / settings.batch_size)) * repeat
-
-
-def _share(settings: Settings) -> int:
-    """Units of a batch that each process has. Raises ConfigError for what several processes cannot do."""
-    world = place()[1]
-    if settings.batch_size % (world * (settings.micro_batch or 1)):
-        raise ConfigError(f"key 'batch_size' must be a multiple of micro_batch and of the {world} processes")
-    if world > 1 and settings.minutes is not None:
-        raise ConfigError(f"key 'minutes' does not go with {world} processes, whose clocks differ; give steps or epochs")
-    return settings.batch_size // world
-
-
-def _micro(batch: int, most: int) -> int:
-    """The largest divisor of `batch` up to `most`."""
-    return max(n for n in range(1, batch + 1) if batch % n == 0 and n <= most)
-
-
-def _first(items: list[Any]) -> Any:
-    """The dataset's items are whole micro-batches already."""
-    return items[0]
 
 
 def _on_cpu(model: torch.nn.Module) -> bool:
