@@ -37,14 +37,16 @@ TRAIN_LENGTH = 144  # tokens of a prompt in training, as in the demo
 A_STEP = 16  # documents of an optimiser step in every arm: 16 prompts, or 4 lists of 4
 FIRST = 0.1  # share of the training that the first of two stages gets
 # Of two stages, what the first does otherwise: settings of stage warmup, its `share` of the training, how many `lists` it sees, and
-# whether only `hard` documents.
+# whether only `hard` documents. As it stands the warm-up soon gives every prompt one answer; with `force` it goes on trying both.
+TRYING = {"learning_rate": 5e-5, "force": 0.2}
 WARMUPS: dict[str, dict[str, Any]] = {
     "two stages": {},
     "two stages, larger steps": {"learning_rate": 5e-5},
-    "two stages, hard prompts": {"learning_rate": 5e-5, "hard": True},
-    "two stages, few labels": {"learning_rate": 5e-5, "lists": 64},
-    "two stages, relevance alone": {"learning_rate": 5e-5, "format_reward": 0.0, "kl": 0.0},
-    "two stages, a third": {"learning_rate": 5e-5, "share": 1 / 3},
+    "two stages, trying both": TRYING,
+    "two stages, hard prompts": TRYING | {"hard": True},
+    "two stages, few labels": TRYING | {"lists": 64},
+    "two stages, relevance alone": TRYING | {"format_reward": 0.0, "kl": 0.0},
+    "two stages, a third": TRYING | {"share": 1 / 3},
 }
 # Settings of stage score. BCE and form together are -log p(label) over the whole vocabulary: supervised fine-tuning on one token.
 LOSSES: dict[str, dict[str, Any]] = {
@@ -119,7 +121,7 @@ def tables(options: argparse.Namespace) -> None:
         if names:
             values = _evaluated(names, pool, systems, options.out / kind, options)
             means_table(values, runs)
-            _against(per_query(values, runs))
+            _against(per_query(values, runs), options.arms)
 
 
 def _evaluated(names: Sequence[str], pool: bool, systems: list[Any], out: Path, options: argparse.Namespace) -> Any:
@@ -134,9 +136,9 @@ def _evaluated(names: Sequence[str], pool: bool, systems: list[Any], out: Path, 
     return report.values
 
 
-def _against(rows: dict[str, Any]) -> None:
-    """The first arm that was run against every other system."""
-    first = next((arm for arm in ARMS if arm in rows), None)
+def _against(rows: dict[str, Any], arms: Sequence[str]) -> None:
+    """The first of the arms that was run against every other system."""
+    first = next((arm for arm in arms if arm in rows), None)
     if first:
         compare(rows, [(first, other) for other in rows if other != first])
 

@@ -100,6 +100,7 @@ def test_building_twice_gives_the_same_bytes(source: Path, tmp_path: Path) -> No
         collection = read_beir(getattr(first, name), name)
         collection.check_training()
         assert collection.queries and collection.queries.keys() == collection.qrels.keys()
+        assert collection.name == f"semanlink-{name}"
 
 
 def test_split_is_fixed_for_good() -> None:
@@ -114,7 +115,7 @@ def test_a_finished_task_is_used_as_it_is(source: Path, tmp_path: Path) -> None:
     made = semanlink(tmp_path, source)
     before = digest(made.test.parent)
     assert semanlink(tmp_path, tmp_path / "nowhere") == made and digest(made.test.parent) == before
-    (made.test.parent / "task.json").write_text('{"recipe": 0}')
+    (made.test.parent / "task.json").write_text('{"recipe": 1}')
     semanlink(tmp_path, source)
     assert digest(made.test.parent) == before
 
