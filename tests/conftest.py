@@ -13,9 +13,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from tests.tiny import save_adapter, save_tiny, toy_lists, write_jsonl
 from tests.toy_data import write_collection
+
+settings.register_profile("untimed", deadline=None)  # on a busy machine any example may take long
+settings.load_profile("untimed")
 
 THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2
 SETS = ("--lists", "toy", "bare", "--dev", "toy")  # of `collections`, on the command line of a benchmark

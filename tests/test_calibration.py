@@ -48,7 +48,7 @@ def drawn(count: int = 20_000, temperature: float = 2.5, intercept: float = 0.0,
 
 
 @pytest.mark.parametrize("method", METHODS)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(data=labelled(), asked=st.lists(floats, min_size=1, max_size=30))
 def test_probabilities_rise_with_the_scores_and_stay_in_range(method, data, asked):
     p = fit(*data, method).apply(np.sort(np.array([*asked, *data[0]])))
@@ -56,14 +56,14 @@ def test_probabilities_rise_with_the_scores_and_stay_in_range(method, data, aske
 
 
 @pytest.mark.parametrize("method", ["temperature", "platt"])
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(data=labelled())
 def test_no_labels_make_a_slope_that_turns_the_order(method, data):
     numbers = fit(*data, method).numbers
     assert 0 < numbers.get("temperature", numbers.get("slope")) < np.inf
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(data=labelled(), asked=st.lists(floats, min_size=1, max_size=20))
 def test_isotonic_is_that_of_sklearn(data, asked):
     isotonic = pytest.importorskip("sklearn.isotonic").IsotonicRegression(out_of_bounds="clip")
@@ -118,14 +118,14 @@ def test_ece_by_hand():
         bins([], [])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(data=labelled(), seed=st.integers(0, 99))
 def test_measures_do_not_depend_on_the_order_of_pairs(data, seed):
     p, turn = sigmoid(data[0]), np.random.default_rng(seed).permutation(len(data[0]))
     assert figures(p, data[1]) == pytest.approx(figures(p[turn], data[1][turn]))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     kinds=st.lists(st.sampled_from([(1.0,), (0.0,), (1.0, 0.0)]), max_size=20), folds=st.integers(2, 6), seed=st.integers(0, 9)
 )

@@ -7,7 +7,7 @@ import json
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from prorank.checkpoint import resolve
@@ -35,7 +35,6 @@ def block(*queries, documents=DOCUMENTS):
     return [Group(q, documents, row, teacher=tuple(2 * x - i / 10 for i, x in enumerate(row))) for q, row in zip(queries, rows)]
 
 
-@settings(deadline=None)
 @given(query=words, document=words)
 def test_the_query_stands_behind_the_document_and_both_keep_to_their_room(query, document):
     encoded = BOUND.encode(query, document)
@@ -109,7 +108,6 @@ def test_groups_with_the_same_documents_come_together_whatever_their_order():
             assert group.labels == tuple(float(word in d) for d in group.documents)
 
 
-@settings(deadline=None)
 @given(size=st.integers(2, 8), seed=st.integers(0, 9), queries=st.integers(1, 4))
 def test_a_block_draws_the_same_documents_for_all_its_queries(size, seed, queries):
     lists = tuple(block(*WORDS[:queries]))

@@ -60,7 +60,7 @@ def both(model, bound, lists, share=True, **more):
         return last_hidden(model, batch), Engine(model, **more)(batch)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(lists=LISTS, share=st.booleans())
 def test_hidden_states_are_those_of_transformers(loaded, lists, share):
     _, model, bound = loaded
@@ -76,7 +76,7 @@ def test_long_prompts_go_without_a_mask(loaded, monkeypatch):
     torch.testing.assert_close(got, want, atol=1e-4, rtol=0)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(sizes=st.lists(st.integers(1, 60), min_size=2, max_size=12), batch=st.integers(1, 5), data=st.data())
 def test_scores_do_not_depend_on_order_neighbours_or_batch_size(loaded, sizes, batch, data):
     folder, _, _ = loaded
@@ -88,7 +88,7 @@ def test_scores_do_not_depend_on_order_neighbours_or_batch_size(loaded, sizes, b
     np.testing.assert_allclose(got, alone[list(order)], atol=1e-4)
 
 
-@settings(max_examples=6, deadline=None, derandomize=True)  # noise is compared with noise: few documents would do so by luck
+@settings(max_examples=6, derandomize=True)  # noise is compared with noise: few documents would do so by luck
 @given(seed=st.integers(0, 1000), size=st.integers(16, 32))
 def test_bf16_scores_depend_on_neighbours_no_more_than_those_of_padded_batches(loaded, seed, size):
     folder, _, _ = loaded
@@ -145,7 +145,7 @@ def test_int8_keeps_the_product_that_would_lose_most_and_turns_biased_values(tmp
     assert float((got - want).norm() / want.norm()) < 0.15
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(values=st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=30))
 def test_int8_rows_round_to_half_a_step(values):
     x = torch.tensor([values])

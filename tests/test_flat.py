@@ -34,7 +34,7 @@ def packs_of_lengths(bound, lists, share=True):
     return packs
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(lists=st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=5), min_size=1, max_size=4), share=st.booleans())
 def test_flat_padded_and_single_prompts_score_alike(loaded, lists, share):
     model, bound = loaded

@@ -18,7 +18,7 @@ LENGTHS = {"prorank": 256, "echo": 256, "mxbai": 512, "rerank-r0": 900}
 BOUND = {name: Prompt.preset(name, max_length=most).bind(byte_tokenizer("qwen2")) for name, most in LENGTHS.items()}
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(
     count=st.integers(0, 300), room=st.integers(1, 60), chunks=st.integers(1, 9), overlap=st.floats(0, 0.9),
     most=st.none() | st.integers(1, 200), side=st.sampled_from(["right", "left"]),

@@ -27,7 +27,7 @@ anything = st.text(st.characters(exclude_categories=("Cs",)), max_size=30)
 words = st.sampled_from(["the document is relevant", "Query:", "garden", "Grüße", "图书馆", "{query}", "{document}", "{{ x }}"])
 texts = st.builds(lambda *parts: "".join(parts), joints, anything | words, joints, anything | words, joints)
 texts = texts.filter(lambda text: not any(token in text for token in SPECIAL + ["think>"]))
-fast = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+fast = settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 
 
 def plain_ids(style: str, text: str) -> list[int]:

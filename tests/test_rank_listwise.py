@@ -51,7 +51,7 @@ def test_the_query_can_come_again_behind_each_document():
     assert len(long.ids) <= 900 and long.query_cut > 0 and all(long.cuts)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(query=st.text(min_size=1, max_size=80), documents=TEXTS, length=st.integers(420, 900))
 def test_prompts_keep_their_length_and_count_every_cut(query, documents, length):
     bound = bound_of(max_length=length)

@@ -33,7 +33,7 @@ def test_sentences_are_cut_at_their_ends_only() -> None:
     ]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=30))
 def test_passages_are_whole_sentences_within_the_limits(lengths: list[int]) -> None:
     text = " ".join("Word " + "word " * (n - 1) + "end." for n in lengths)

@@ -58,7 +58,7 @@ def test_scores_equal_plain_transformers(kind, instruction):
 
 
 @pytest.mark.parametrize("kind", list(RERANKERS))
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_scores_do_not_depend_on_batch_neighbours_or_order(kind, data):
     reranker = RERANKERS[kind]
@@ -258,7 +258,7 @@ def test_shared_prefixes_score_as_whole_prompts_do(kind):
     np.testing.assert_allclose(*scores, atol=1e-4)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(lengths=st.lists(st.integers(0, 60), max_size=20), most=st.integers(1, 6), tokens=st.integers(50, 400))
 def test_packs_hold_each_prompt_once_within_their_limits(lengths, most, tokens):
     prompt = RERANKERS["llama"].prompt

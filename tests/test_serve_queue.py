@@ -34,7 +34,7 @@ def serve(queue: Queue) -> list[Unit]:
     return units
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(jobs=st.lists(st.tuples(st.integers(0, 40), st.integers(1, 150), st.integers(0, 30)), max_size=8))
 def test_every_unit_comes_once_within_the_budget(jobs):
     queue = Queue(BUDGET)

@@ -44,7 +44,7 @@ def check(server, path: str, method: str, examples: int, derandomize: bool) -> N
     """Send so many requests and hold the answers against the document."""
     seen = []
 
-    @settings(max_examples=examples, deadline=None, derandomize=derandomize, database=None, suppress_health_check=QUIET)
+    @settings(max_examples=examples, derandomize=derandomize, database=None, suppress_health_check=QUIET)
     @given(case=requests_of(path, method))
     def test(case):
         if case.meta.generation.mode is GenerationMode.POSITIVE:

@@ -31,7 +31,6 @@ def columns(rows):
     return torch.tensor([row[0] for row in rows], dtype=torch.float64), torch.tensor([float(row[1]) for row in rows])
 
 
-@settings(deadline=None)
 @given(rows=LISTS)
 def test_ranknet_is_the_mean_over_pairs(rows):
     pairs = [(a, b) for a, x in rows for b, y in rows if x > y]
@@ -39,7 +38,7 @@ def test_ranknet_is_the_mean_over_pairs(rows):
     assert float(ranknet(*columns(rows))) == pytest.approx(wanted, abs=1e-6)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(rows=LISTS)
 def test_lambdarank_weighs_pairs_by_what_a_swap_changes(rows):
     def ndcg(order):
@@ -57,7 +56,6 @@ def test_lambdarank_weighs_pairs_by_what_a_swap_changes(rows):
     assert float(lambdarank(*columns(rows))) == pytest.approx(wanted, abs=1e-5)
 
 
-@settings(deadline=None)
 @given(rows=LISTS, shift=st.floats(-5, 5))
 def test_margin_mse_sees_gaps_alone(rows, shift):
     scores, grades = columns(rows)

@@ -42,7 +42,7 @@ def measured(grades, order, reward, depth):
     return ir_measures.calc_aggregate([measure], qrels, run)[measure]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(grades=st.lists(st.integers(0, 3), min_size=2, max_size=7), depth=st.integers(1, 8), data=st.data())
 @pytest.mark.parametrize("reward", REWARDS)
 def test_rewards_are_those_of_ir_measures(reward, grades, depth, data):
@@ -61,7 +61,7 @@ def test_rewards_are_those_of_ir_measures(reward, grades, depth, data):
     assert ours == pytest.approx(theirs, abs=1e-6 * max(1, theirs))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(values=SCORES)
 def test_the_chances_of_all_orders_add_to_one(values):
     scores = torch.tensor(values, dtype=torch.float64)

@@ -45,7 +45,7 @@ def analytic_policy_gradient(logits: torch.Tensor, label: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("size", [2, 5, 8])
 @given(seed=st.integers(0, 10_000), label=st.integers(0, 1))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_leave_one_out_is_the_policy_gradient(size, seed, label):
     logits = toy(seed)
     expected = analytic_policy_gradient(logits, label)
@@ -53,7 +53,7 @@ def test_leave_one_out_is_the_policy_gradient(size, seed, label):
 
 
 @given(seed=st.integers(0, 10_000), label=st.integers(0, 1))
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=8, derandomize=True)
 def test_sampled_mean_is_exact_within_four_standard_errors(seed, label):
     logits, generator = toy(seed), torch.Generator().manual_seed(seed)
     draws = 4000
@@ -69,7 +69,7 @@ def test_sampled_mean_is_exact_within_four_standard_errors(seed, label):
 
 @pytest.mark.parametrize("scaling", ["group", "none", "leave-one-out"])
 @given(seed=st.integers(0, 10_000), label=st.integers(0, 1))
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 def test_exact_is_the_sum_over_all_groups(scaling, seed, label):
     logits, size = toy(seed), 3
     p = logits.softmax(-1)[0].detach()

@@ -37,7 +37,7 @@ def drawn(seed, rows=4, longest=7):
     return {name: rng.normal(size=(rows, max(sizes))) for name in ("now", "old", "then", "values", "before")}, sizes, rng
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10**6), gamma=st.floats(0.5, 1.0), lam=st.floats(0.1, 1.0), coef=st.floats(0, 1), whiten=st.booleans())
 def test_ppos_rewards_advantages_and_returns_are_those_of_the_equations(seed, gamma, lam, coef, whiten):
     x, sizes, rng = drawn(seed)
@@ -69,7 +69,7 @@ def test_ppos_rewards_advantages_and_returns_are_those_of_the_equations(seed, ga
         np.testing.assert_allclose(whitened(got_a, mask)[mask > 0], want_w, rtol=1e-5, atol=1e-6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10**6), clip=st.floats(0.05, 0.5))
 def test_ppos_losses_are_those_of_the_equations(seed, clip):
     x, sizes, rng = drawn(seed)
