@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -36,17 +37,29 @@ RECIPE = Path(__file__).parents[1] / "configs" / "prorank" / "smollm2-135m"
 TRAIN_LENGTH = 144  # tokens of a prompt in training, as in the demo
 A_STEP = 16  # documents of an optimiser step in every arm: 16 prompts, or 4 lists of 4
 FIRST = 0.1  # share of the training that the first of two stages gets
-# Of two stages, what the first does otherwise: settings of stage warmup, its `share` of the training, how many `lists` it sees, and
-# whether only `hard` documents. As it stands the warm-up soon gives every prompt one answer; with `force` it goes on trying both.
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """The first of two stages: settings of stage warmup, its share of the training, how many lists it sees (all by default), and
+    whether its other documents are hard ones only."""
+
+    settings: dict[str, Any]
+    share: float = FIRST
+    lists: int | None = None
+    hard: bool = False
+
+
+# As it stands the warm-up soon gives every prompt one answer; with `force` it goes on trying both.
 TRYING = {"learning_rate": 5e-5, "force": 0.2}
-WARMUPS: dict[str, dict[str, Any]] = {
-    "two stages": {},
-    "two stages, larger steps": {"learning_rate": 5e-5},
-    "two stages, trying both": TRYING,
-    "two stages, hard prompts": TRYING | {"hard": True},
-    "two stages, few labels": TRYING | {"lists": 64},
-    "two stages, relevance alone": TRYING | {"format_reward": 0.0, "kl": 0.0},
-    "two stages, a third": TRYING | {"share": 1 / 3},
+WARMUPS = {
+    "two stages": Warmup({}),
+    "two stages, larger steps": Warmup({"learning_rate": 5e-5}),
+    "two stages, trying both": Warmup(TRYING),
+    "two stages, hard prompts": Warmup(TRYING, hard=True),
+    "two stages, few labels": Warmup(TRYING, lists=64),
+    "two stages, relevance alone": Warmup(TRYING | {"format_reward": 0.0, "kl": 0.0}),
+    "two stages, a third": Warmup(TRYING, share=1 / 3),
 }
 # Settings of stage score. BCE and form together are -log p(label) over the whole vocabulary: supervised fine-tuning on one token.
 LOSSES: dict[str, dict[str, Any]] = {
@@ -99,10 +112,10 @@ def run(arm: str, seed: int, options: argparse.Namespace, files: tuple[Path, Pat
     elif arm == "warm-up only":
         stage("warmup", out, seed, options, files, **budget(options))
     elif arm in WARMUPS:
-        first, how = Path(f"{out}-warmup"), dict(WARMUPS[arm])
-        share, seen = how.pop("share", FIRST), warmup_lists(files[0], how.pop("lists", None), how.pop("hard", False))
-        stage("warmup", first, seed, options, (seen, files[1]), **budget(options, share), **how)
-        stage("score", out, seed, options, files, **budget(options, 1 - share) | {"base": first})
+        first, how = Path(f"{out}-warmup"), WARMUPS[arm]
+        seen = warmup_lists(files[0], how.lists, how.hard)
+        stage("warmup", first, seed, options, (seen, files[1]), **budget(options, how.share), **how.settings)
+        stage("score", out, seed, options, files, **budget(options, 1 - how.share) | {"base": first})
     else:
         stage("score", out, seed, options, files, **budget(options), **LOSSES[arm])
 

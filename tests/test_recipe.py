@@ -141,9 +141,9 @@ def test_another_warm_up_is_part_of_the_queue(arm, script, tmp_path):
     script(recipe, "--base", script.base, "--documents", 96, "--out", tmp_path, "--seeds", 0, "--arms", arm, *SETS)
     run, how = recipe.folder(tmp_path, arm, 0), recipe.WARMUPS[arm]
     first, second = (json.loads((folder / "done.json").read_text())["step"] for folder in (Path(f"{run}-warmup"), run))
-    assert (first, second) == ((2, 4) if "share" in how else (1, 5))
+    assert (first, second) == ((2, 4) if how.share == 1 / 3 else (1, 5))
     told = yaml.safe_load((Path(f"{run}-warmup") / "config.yaml").read_text())
-    assert all(told[key] == value for key, value in how.items() if key not in {"share", "lists", "hard"})
+    assert all(told[key] == value for key, value in how.settings.items())
 
 
 def test_a_warm_up_may_see_fewer_and_harder_lists(tmp_path):
