@@ -16,7 +16,7 @@ from .config import Order
 from .dev import Dev
 from .orders import expected_reward, order_kl, order_log_probs, placed_rewards, policy_weights, sample_orders
 from .reference import Reference
-from .score import ScoreStage, Unit, listed
+from .score import ScoreStage, Unit, lists_of
 from .thoughts import OwnThoughts
 
 
@@ -42,7 +42,7 @@ class OrderStage(ScoreStage):
         before = self._before(model, batch, units)
         gain, reward, divergence, greedy = 0.0, 0.0, 0.0, 0.0
         keys = [key for unit in units for key in unit.keys]
-        for place, (key, group, row) in enumerate(zip(keys, listed(units), scores)):
+        for place, (key, group, row) in enumerate(zip(keys, lists_of(units), scores)):
             grades = torch.tensor(group.labels, device=row.device)
             now = row / s.temperature
             more, mean = self._gain(now, grades, key)

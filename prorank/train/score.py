@@ -55,7 +55,7 @@ class Unit:
         return [f"{self.key}/{i}" if i else str(self.key) for i in range(len(self.lists))]
 
 
-def listed(units: list[Unit]) -> list[Group]:
+def lists_of(units: list[Unit]) -> list[Group]:
     """The lists of some units, in the order of their scores."""
     return [group for unit in units for group in unit.lists]
 
@@ -139,7 +139,7 @@ class ScoreStage:
         """Scores [n] of each list from the logits [N, V] at the answers: log-odds of each document's own answer, or the logits
         of the labels that the documents of one prompt have."""
         if self.listed:
-            return tuple(row[self.bound.answer_ids[: len(g.labels)]] for row, g in zip(logits, listed(units)))
+            return tuple(row[self.bound.answer_ids[: len(g.labels)]] for row, g in zip(logits, lists_of(units)))
         no, yes = self.bound.answer_ids
         parts = (logits[:, yes] - logits[:, no]).split([len(u.lists) * len(u.lists[0].labels) for u in units])
         # A unit's answers go document by document, and within each query by query.
@@ -153,7 +153,7 @@ class ScoreStage:
         logits = self.logits(model, batch)  # [N, V], N prompts of all units
         scores = self.scores(logits, units)
         parts: dict[str, torch.Tensor] = {}
-        for group, row in zip(listed(units), scores):
+        for group, row in zip(lists_of(units), scores):
             grades = torch.tensor(group.labels, device=device)
             given = {"labels": grades / self.highest, "grades": grades, "temperature": self.settings.teacher_temperature}
             given["teacher"] = torch.tensor(group.teacher, device=device) if group.teacher else None
@@ -177,7 +177,7 @@ class ScoreStage:
         """Share of lists whose best score lies on a best grade, format rate, documents a unit; of thoughts, if there are any, their
         tokens and the share that had to be closed."""
         answered = torch.isin(logits.argmax(-1), torch.tensor(self.bound.answer_ids, device=logits.device))
-        top = [group.labels[int(row.argmax())] == max(group.labels) for group, row in zip(listed(units), scores)]
+        top = [group.labels[int(row.argmax())] == max(group.labels) for group, row in zip(lists_of(units), scores)]
         own = [one for unit in units for one in unit.thoughts]
         written = {"think_tokens": fmean(one.tokens for one in own), "thoughts_cut": fmean(one.cut for one in own)} if own else {}
         return written | {
