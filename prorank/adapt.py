@@ -1,23 +1,24 @@
 """Fine-tune a checkpoint on a team's own labels, and keep it only if it is better on queries it has not seen.
 
-Hard fact: three sets of queries are kept apart: those trained on, those by which the weights are chosen, and those that decide; a
-query, whatever its case and marks, never lies in two of them.
+Hard fact: no query, whatever its case and marks, is measured by weights that were trained on it. Of many queries a part is held
+out; of few none can be spared: three trainings hold out a third each, all decide, and the mean of the three weights is the result.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from .blend import blend as blend_weights
 from .checkpoint import Resolved, prompt_of, resolve
-from .data.examples import Group, list_groups, split_groups
+from .data.examples import Group, fold_groups, list_groups, query_key, split_groups
 from .data.formats import is_collection, read_collection, read_groups, write_groups
 from .data.negatives import mine
 from .errors import ConfigError, DataError
@@ -27,18 +28,22 @@ from .files import atomic_file
 from .prompt import Prompt
 from .reranker import Reranker
 from .shipped import DEFAULT
-from .train.config import Lora, Score
+from .train.basics import Lora, largest
+from .train.config import Score
 from .train.run import is_done, train
 
 LEAST = 10  # queries that decide
+FEW, FOLDS = 150, 3  # below so many queries each is held out once, by one of so many trainings
+PASSES = 4.0  # over the documents, at most
 RATES = {"adapter": 5e-4, "weights": 3e-5}  # learning rates
-SHARE = 0.75  # of the trained weights, where the start has learnt to rank
+SHARE = 0.5  # of the trained weights, where the start has learnt to rank
 
 
 @dataclass(frozen=True)
 class Adapted:
     """What came of it. `before`, `after`: nDCG@10 over the `queries` that decide; `p`: of their difference (paired randomisation);
-    `better`: whether the new checkpoint is kept; `model`: the one to use."""
+    `better`: whether the new checkpoint is kept; `model`: the one to use; `trainings`: one that left those queries out, or several
+    that each left out a part of them, whose mean is the new checkpoint."""
 
     before: float
     after: float
@@ -47,12 +52,15 @@ class Adapted:
     trained_on: int
     better: bool
     model: str
+    trainings: int = 1
 
     def __str__(self) -> str:
         chance = "" if self.p < 0.05 else ", which may be chance"
         kept = f"kept: {self.model}" if self.better else f"not better, so the model stays {self.model}"
         gain = f"{self.after - self.before:+.4f}, p {self.p:.4f}{chance}"
         where = f"on {self.queries} held-out queries, trained on {self.trained_on}"
+        if self.trainings > 1:
+            where = f"on {self.queries} queries, each held out by one of {self.trainings} trainings"
         return f"{MAIN} before {self.before:.4f}, after {self.after:.4f} ({gain}) {where}\n{kept}"
 
 
@@ -69,44 +77,69 @@ def adapt(
         data: labels or logs: BEIR folders or ir_datasets:NAME (negatives are mined beside those judged), JSONL pairs or lists.
         model: checkpoint to start from.
         out: folder of the run; a run that was stopped goes on.
-        minutes: of training; measuring comes on top.
-        held_out: queries that decide; a fifth of all by default, at most 200.
+        minutes: of all training at most; it ends earlier after four passes over the documents. Measuring comes on top.
+        held_out: queries that decide. By default a fifth, at most 200; of fewer than 150 queries all decide, each held out by one
+            of three trainings.
         seed: of the split and the training.
         report: hears of the share of the budget spent and the latest figures.
         blend: share of the trained weights in the result, the rest being those of `model`, so that it forgets less. By default
-            three quarters for a checkpoint that has a prompt of its own and so has learnt to rank, and all for others.
+            a half for a checkpoint that has a prompt of its own and so has learnt to rank, and all for others.
         settings: of stage `score`, see docs/training.md.
 
     Raises:
-        DataError: fewer than 30 queries with a relevant and another document. ConfigError: `out` holds a finished run; `model` is
-        shown several documents at once.
+        DataError: fewer than 10 queries with a relevant and another document could decide. ConfigError: `out` holds a finished
+        run; `model` is shown several documents at once.
     """
-    out, run = Path(out), Path(out) / "run"
+    out = Path(out)
     if (out / "adapted.json").is_file():
         raise ConfigError(f"{out}: holds an adapted model already; choose another folder")
     start = resolve(model)
     chosen, share = _settings(start, settings), _share(start, blend)
-    parts = _split(_groups([data] if isinstance(data, (str, Path)) else data), held_out, seed)
-    files = [out / f"{name}.jsonl" for name in ("train", "dev", "held-out")]
-    for path, groups in zip(files, parts):
-        write_groups(path, groups)
-    stage = Score(base=model, data=str(files[0]), dev=str(files[1]), out=str(run), minutes=minutes, seed=seed, **chosen)
-    if not is_done(run):
-        train(stage, resume=True, report=report)
-    made = blend_weights(start, run / "model", out / "made", share)
-    before, after = (_values(str(path), parts[2], stage) for path in (model, made))
-    better = bool(after.mean() > before.mean())
-    found = Adapted(
-        float(before.mean()), float(after.mean()), randomisation_test(after, before), len(after), len(parts[0]), better,
-        str(out / "model") if better else model,
-    )  # fmt: skip
-    if better:
-        shutil.rmtree(out / "model", ignore_errors=True)
-        os.replace(made, out / "model")
-    shutil.rmtree(made, ignore_errors=True)
+    groups = _groups([data] if isinstance(data, (str, Path)) else data)
+    folds = _folds(groups, held_out, seed)
+    runs, before, after = [], [], []
+    for place, (train_on, decide) in enumerate(folds):
+        folder = out if len(folds) == 1 else out / f"fold-{place + 1}"
+        budget = {"minutes": minutes / len(folds), "seed": seed, **chosen}
+        stage = _stage(folder, model, train_on, decide, budget)
+        if not is_done(stage.out):
+            train(stage, resume=True, report=report and partial(_share_of, report, place, len(folds)))
+        runs.append(Path(stage.out) / "model")
+        made = blend_weights(start, runs[-1], folder / "made", share)
+        before.append(ndcg(model, decide, stage.prompt))
+        after.append(ndcg(made, decide, stage.prompt))
+        shutil.rmtree(made)
+    trained_on = len(folds[0][0]) if len(folds) == 1 else len(groups)
+    found = _found(np.concatenate(before), np.concatenate(after), trained_on, out, model, len(folds))
+    if found.better:
+        blend_weights(start, runs, out / "model", share)
     with atomic_file(out / "adapted.json") as handle:
         json.dump(asdict(found), handle, indent=2)
     return found
+
+
+def _stage(folder: Path, model: str, train_on: list[Group], decide: list[Group], chosen: dict[str, object]) -> Score:
+    """Settings of one training in `folder`, where its lists and those that decide are written. A pass over lists that are longer
+    than what is drawn of them is a part of one over their documents."""
+    for name, groups in (("train", train_on), ("held-out", decide)):
+        write_groups(folder / f"{name}.jsonl", groups)
+    longer = float(np.mean([len(group.documents) for group in train_on])) / largest(chosen["list_size"])
+    passes = {"max_epochs": PASSES * max(1.0, longer)}
+    return Score(base=model, data=str(folder / "train.jsonl"), out=str(folder / "run"), **passes | chosen)
+
+
+def _share_of(report: Callable[[float, dict], None], place: int, count: int, share: float, figures: dict) -> None:
+    """Tell of the share that a training in its `place` among `count` has of all."""
+    report((place + share) / count, figures)
+
+
+def _found(before: np.ndarray, after: np.ndarray, trained_on: int, out: Path, model: str, trainings: int) -> Adapted:
+    """What the values [n] of the queries that decide say."""
+    better = bool(after.mean() > before.mean())
+    return Adapted(
+        float(before.mean()), float(after.mean()), randomisation_test(after, before), len(after), trained_on, better,
+        str(out / "model") if better else model, trainings,
+    )  # fmt: skip
 
 
 def _share(start: Resolved, blend: float | None) -> float:
@@ -121,7 +154,7 @@ def _share(start: Resolved, blend: float | None) -> float:
 def _settings(start: Resolved, given: dict[str, object]) -> dict[str, object]:
     """Settings of the stage for this start. Raises ConfigError for prompts of several documents, which cannot be measured here."""
     own = {"lora": Lora(), "learning_rate": RATES["adapter"]} if start.adapter else {"learning_rate": RATES["weights"]}
-    chosen = {"list_size": 6, "prompt": "echo", **own, **given}
+    chosen = {"list_size": 6, "prompt": "echo", "dev_queries": 0, "evals": 0, **own, **given}
     for prompt in (prompt_of(start, chosen["prompt"]), Prompt.of(chosen["prompt"])):
         if prompt.lists:
             why = f"prompt {prompt.name} shows several documents, and adapt trains models that judge each alone"
@@ -138,21 +171,23 @@ def _groups(sources: Sequence[str | Path]) -> list[Group]:
     return list_groups(groups)
 
 
-def _split(groups: list[Group], held_out: int | None, seed: int) -> tuple[list[Group], list[Group], list[Group]]:
-    """(training, choice of weights, decision): groups of different queries."""
-    queries = len({group.query for group in groups})
-    count = held_out or min(200, queries // 5)
-    rest, decide = split_groups(groups, count, seed)
-    train_on, choose = split_groups(rest, min(40, max(LEAST, queries // 10)), seed)
-    if len(decide) < LEAST or len(choose) < 1 or not train_on:
-        why = f"{len(decide)} of {queries} queries could be held out, and at least {LEAST} have to decide"
+def _folds(groups: list[Group], held_out: int | None, seed: int) -> list[tuple[list[Group], list[Group]]]:
+    """(training, decision) of each training: groups of different queries."""
+    queries = len({query_key(group.query) for group in groups})
+    if held_out is None and queries < FEW:
+        folds = fold_groups(groups, FOLDS, seed)
+    else:
+        folds = [split_groups(groups, held_out or min(200, queries // 5), seed)]
+    deciding = sum(len(decide) for _, decide in folds)
+    if deciding < LEAST or not all(train_on for train_on, _ in folds):
+        why = f"{deciding} of {queries} queries could be held out, and at least {LEAST} have to decide"
         raise DataError(f"too few queries with a relevant and another document: {why}; label more")
-    return train_on, choose, decide
+    return folds
 
 
-def _values(checkpoint: str, groups: list[Group], stage: Score) -> np.ndarray:
-    """nDCG@10 of each group [n] by a checkpoint, with the prompt it has, or that of the stage."""
-    reranker = Reranker(checkpoint, prompt=prompt_of(resolve(checkpoint), stage.prompt))
+def ndcg(checkpoint: str | Path, groups: Sequence[Group], prompt: Any) -> np.ndarray:
+    """nDCG@10 of each group's own documents [n] by a checkpoint, with the prompt it has or else `prompt`."""
+    reranker = Reranker(checkpoint, prompt=prompt_of(resolve(checkpoint), prompt))
     ranked = reranker.rank_many([g.query for g in groups], [list(g.documents) for g in groups])
     qrels = {str(i): {str(j): int(label) for j, label in enumerate(g.labels)} for i, g in enumerate(groups)}
     ranking = {str(i): [str(hit.index) for hit in hits] for i, hits in enumerate(ranked)}

@@ -1,4 +1,4 @@
-"""Weights between a checkpoint and what training made of it: what was learned stays in good part, and so does what was known.
+"""Weights between a checkpoint and what trainings made of it: what was learned stays in good part, and so does what was known.
 
 Hard fact: of an adapter the factors are averaged, not their products; where training moved them little that is the same to first
 order, and the adapter keeps its rank.
@@ -9,6 +9,7 @@ Source: Wortsman et al., Robust fine-tuning of zero-shot models (2022); for retr
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -20,23 +21,29 @@ from .files import atomic_folder
 from .model import load_model
 
 
-def blend(start: Resolved, trained: Path, out: Path, share: float) -> Path:
+def blend(start: Resolved, trained: Path | Sequence[Path], out: Path, share: float) -> Path:
     """Copy the folder `trained` to `out`, with `share` of its weights and the rest those of `start`; whole or not at all.
 
     Args:
         start: the checkpoint that was trained.
-        trained: folder of what came of it: an adapter, or all weights, in safetensors.
+        trained: folder of what came of it: an adapter, or all weights, in safetensors; of several, alike but for their weights,
+            the mean is taken.
         out: folder to write, replaced if it exists.
-        share: 0..1; 1 is a plain copy.
+        share: 0..1; 1 is a plain copy, or the mean.
 
     Raises:
         ModelError: `trained` has weights that `start` lacks.
     """
+    first, *others = [trained] if isinstance(trained, Path) else trained
     with atomic_folder(out) as folder:
-        shutil.copytree(trained, folder, dirs_exist_ok=True)
+        shutil.copytree(first, folder, dirs_exist_ok=True)
+        files = sorted(folder.glob("*.safetensors"))
+        for count, other in enumerate(others, start=1):  # the mean of `count` folders, and one more
+            for file in files:
+                _blend(file, load_file(other / file.name), count / (count + 1))
         if share < 1:
-            before = _before(start, (trained / "adapter_config.json").is_file())
-            for file in sorted(folder.glob("*.safetensors")):
+            before = _before(start, (first / "adapter_config.json").is_file())
+            for file in files:
                 _blend(file, before, share)
     return out
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from prorank import adapt as module
-from prorank.adapt import RATES, Adapted, _share, adapt
+from prorank.adapt import PASSES, RATES, Adapted, _share, adapt
 from prorank.checkpoint import resolve
 from prorank.data.formats import read_groups
 from prorank.errors import ConfigError, DataError, ModelError
@@ -30,13 +30,18 @@ def lists(tmp_path, count=60):
     return write_jsonl(tmp_path / "labels.jsonl", rows)
 
 
+def queries(path):
+    return {g.query for g in read_groups(path)}
+
+
 def test_a_model_is_adapted_and_judged_on_queries_it_has_not_seen(tmp_path, tiny_llama_dir):
     heard = []
     data, out = lists(tmp_path), tmp_path / "out"
-    found = adapt(data, str(tiny_llama_dir), out, minutes=0.03, report=lambda share, figures: heard.append(share), **SMALL)
-    parts = {name: {g.query for g in read_groups(out / f"{name}.jsonl")} for name in ("train", "dev", "held-out")}
+    told = {"report": lambda share, figures: heard.append(share), "held_out": 12}
+    found = adapt(data, str(tiny_llama_dir), out, minutes=0.03, **told, **SMALL)
+    parts = {name: queries(out / f"{name}.jsonl") for name in ("train", "held-out")}
     assert sum(map(len, parts.values())) == 60 and len(set.union(*parts.values())) == 60
-    assert (found.queries, found.trained_on) == (12, len(parts["train"])) and heard[-1] >= 1
+    assert (found.queries, found.trained_on, found.trainings) == (12, len(parts["train"]), 1) and heard[-1] >= 1
     assert found.better == (found.after > found.before) and 0 < found.p <= 1
     kept = json.loads((out / "adapted.json").read_text(encoding="utf-8"))
     assert Adapted(**kept) == found and (out / "model").is_dir() == found.better
@@ -49,10 +54,50 @@ def test_a_model_is_adapted_and_judged_on_queries_it_has_not_seen(tmp_path, tiny
         adapt(data, str(tiny_llama_dir), out, minutes=0.03)
 
 
+def test_few_queries_all_decide_and_the_mean_of_the_trainings_is_kept(tmp_path, tiny_llama_dir, monkeypatch):
+    heard, base = [], str(tiny_llama_dir)
+    monkeypatch.setattr(module, "ndcg", lambda path, groups, prompt: np.full(len(groups), 0.5 if path == base else 0.6))
+    out = tmp_path / "out"
+    found = adapt(lists(tmp_path, 31), base, out, minutes=0.03, report=lambda share, figures: heard.append(share), **SMALL)
+    folds = sorted(out.glob("fold-*"))
+    held = [queries(fold / "held-out.jsonl") for fold in folds]
+    assert [len(part) for part in held] == [11, 10, 10] and len(set.union(*held)) == 31
+    assert all(queries(fold / "train.jsonl") == set.union(*held) - part for fold, part in zip(folds, held))
+    assert (found.queries, found.trained_on, found.trainings) == (31, 31, 3)
+    assert "on 31 queries, each held out by one of 3 trainings" in str(found)
+    assert heard == sorted(heard) and heard[-1] == 1 and not list(out.glob("**/made"))
+    trained, kept = (
+        [load_file(folder / "model.safetensors") for folder in folders]
+        for folders in ([fold / "run" / "model" for fold in folds], [out / "model"])
+    )
+    assert any(not torch.equal(trained[0][key], trained[1][key]) for key in trained[0])
+    for key, weight in kept[0].items():
+        torch.testing.assert_close(weight, sum(one[key] for one in trained) / 3)
+
+
+def test_a_command_that_was_stopped_goes_on_with_the_training_it_had_come_to(tmp_path, tiny_llama_dir, monkeypatch):
+    data, out = lists(tmp_path, 31), tmp_path / "out"
+    real, begun = module.train, []
+
+    def stopped(stage, **how):
+        begun.append(stage.out)
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        return real(stage, **how)
+
+    monkeypatch.setattr(module, "train", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        adapt(data, str(tiny_llama_dir), out, minutes=0.03, **SMALL)
+    assert not (out / "adapted.json").exists()
+    found = adapt(data, str(tiny_llama_dir), out, minutes=0.03, **SMALL)
+    runs = [str(out / f"fold-{i}" / "run") for i in (1, 2, 2, 3)]
+    assert begun == runs and found.trainings == 3
+
+
 @pytest.mark.parametrize(("after", "better"), [(0.9, True), (0.5, False), (0.4, False)])
 def test_the_old_model_stays_unless_the_new_one_is_better(tmp_path, tiny_llama_dir, monkeypatch, after, better):
     base = str(tiny_llama_dir)
-    monkeypatch.setattr(module, "_values", lambda path, groups, stage: np.full(len(groups), 0.5 if path == base else after))
+    monkeypatch.setattr(module, "ndcg", lambda path, groups, prompt: np.full(len(groups), 0.5 if path == base else after))
     found = adapt(lists(tmp_path), base, tmp_path / "out", minutes=0.01, **SMALL)
     assert (found.before, found.after, found.better) == (0.5, pytest.approx(after), better)
     assert found.model == (str(tmp_path / "out" / "model") if better else base)
@@ -61,8 +106,10 @@ def test_the_old_model_stays_unless_the_new_one_is_better(tmp_path, tiny_llama_d
 
 
 def test_what_cannot_be_adapted_is_said_before_training(tmp_path, tiny_llama_dir):
-    with pytest.raises(DataError, match="at least 10 have to decide"):
-        adapt(lists(tmp_path, 30), str(tiny_llama_dir), tmp_path / "out")
+    with pytest.raises(DataError, match="9 of 9 queries could be held out, and at least 10 have to decide"):
+        adapt(lists(tmp_path, 9), str(tiny_llama_dir), tmp_path / "out")
+    with pytest.raises(DataError, match="5 of 60 queries could be held out, and at least 10 have to decide"):
+        adapt(lists(tmp_path), str(tiny_llama_dir), tmp_path / "out", held_out=5)
     with pytest.raises(ModelError):
         adapt(lists(tmp_path), str(tmp_path / "nothing"), tmp_path / "out")
     with pytest.raises(ConfigError, match="blend must be above 0 and at most 1, not 0"):
@@ -81,21 +128,22 @@ def test_a_prompt_of_several_documents_is_refused_before_training(tmp_path, tiny
     assert not (tmp_path / "out").exists()
 
 
-def test_the_default_model_stays_an_adapter_and_keeps_a_quarter_of_what_it_was(tmp_path, standin, monkeypatch):
-    monkeypatch.setattr(module, "_values", lambda path, groups, stage: np.full(len(groups), 0.5 if path == DEFAULT else 0.6))
-    found = adapt(lists(tmp_path), out=tmp_path / "out", minutes=0.03, **SMALL | {"max_length": 192})
+def test_the_default_model_stays_an_adapter_and_keeps_half_of_what_it_was(tmp_path, standin, monkeypatch):
+    monkeypatch.setattr(module, "ndcg", lambda path, groups, prompt: np.full(len(groups), 0.5 if path == DEFAULT else 0.6))
+    found = adapt(lists(tmp_path), out=tmp_path / "out", minutes=0.03, held_out=12, **SMALL | {"max_length": 192})
     start, run, kept = (resolve(path) for path in (DEFAULT, tmp_path / "out" / "run", found.model))
     assert (kept.path, kept.base) == (start.path, "smollm2-135m") and kept.adapter == tmp_path / "out" / "model"
     before, after, got = (load_file(one.adapter / "adapter_model.safetensors") for one in (start, run, kept))
     assert any(not torch.equal(before[key].float(), after[key]) for key in before)
     for key in before:
-        torch.testing.assert_close(got[key], (before[key].float() + 3 * after[key]) / 4)
+        torch.testing.assert_close(got[key], (before[key].float() + after[key]) / 2)
     assert Prompt.load(kept.adapter) == Prompt.load(start.adapter)
     config = read_values(tmp_path / "out" / "run" / "config.yaml")
     assert config["base"] == DEFAULT and config["lora"] and config["learning_rate"] == RATES["adapter"]
+    assert config["max_epochs"] == pytest.approx(PASSES * 4 / 3) and not config["dev"]  # three documents drawn of four
 
 
-@pytest.mark.parametrize(("own", "given", "share"), [(True, None, 0.75), (False, None, 1.0), (True, 0.9, 0.9)])
+@pytest.mark.parametrize(("own", "given", "share"), [(True, None, 0.5), (False, None, 1.0), (True, 0.9, 0.9)])
 def test_what_has_not_learnt_to_rank_is_not_held_to(tmp_path, tiny_llama_dir, own, given, share):
     folder = shutil.copytree(tiny_llama_dir, tmp_path / "start")
     if own:

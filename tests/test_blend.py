@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
 
 from prorank.blend import blend
 from prorank.checkpoint import resolve, weight_hash
@@ -79,3 +80,12 @@ def test_weights_that_the_start_lacks_are_refused_and_nothing_is_left(tmp_path):
     with pytest.raises(ModelError, match="is not among the weights of the checkpoint it was trained from"):
         blend(resolve(start), other, tmp_path / "out", 0.5)
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".*"))
+
+
+def test_of_several_the_mean_is_blended_in(tmp_path):
+    start = save_adapter(tmp_path / "start", save_tiny(tmp_path / "base"))
+    several = [moved(start, tmp_path / f"trained{step}", True, step) for step in (0.01, 0.03, 0.05)]
+    mean = blend(resolve(start), several, tmp_path / "mean", 0.5)
+    before, *trained, found = (load_file(folder / "adapter_model.safetensors") for folder in (start, *several, mean))
+    for key, weight in found.items():
+        torch.testing.assert_close(weight, (before[key] + sum(one[key] for one in trained) / 3) / 2)

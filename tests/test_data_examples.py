@@ -12,7 +12,7 @@ from collections import Counter
 
 import pytest
 
-from prorank.data.examples import Group, balanced_pairs, near_duplicates, normalised, pairs, sample_lists, split_groups
+from prorank.data.examples import Group, balanced_pairs, fold_groups, near_duplicates, normalised, pairs, sample_lists, split_groups
 from prorank.errors import DataError
 
 
@@ -85,6 +85,17 @@ def test_split_keeps_queries_apart() -> None:
     assert not {q.lower().rstrip("?") for q in held} & {g.query.lower().rstrip("?") for g in train}
     assert len(split_groups(SOME, 40, 0)[1]) == 2  # a quarter at most
     assert split_groups(SOME, 0, 0) == (SOME, [])
+
+
+def test_folds_hold_every_query_out_once_that_tells_of_order() -> None:
+    twins = [Group(g.query.upper() + "?", g.documents, g.labels) for g in SOME]
+    hopeless = Group("no other", ("a",), (1.0,))
+    folds = fold_groups([*SOME, *twins, hopeless], 4, seed=0)
+    for train, held in folds:
+        assert hopeless in train and len(train) + len(held) == 2 * len(SOME) + 1
+        assert not {g.query.lower().rstrip("?") for g in held} & {g.query.lower().rstrip("?") for g in train}
+    held_out = Counter(g.query for _, held in folds for g in held)
+    assert held_out == Counter(g.query for g in [*SOME, *twins])
 
 
 def test_normalised_forgets_case_and_marks() -> None:

@@ -6,8 +6,10 @@ Hard fact: models are tiny and random and collections toys, so only what a scrip
 import json
 import math
 from argparse import Namespace
+from dataclasses import asdict
 from pathlib import Path
 
+import adapt_gain
 import evidence_calibration
 import evidence_curves
 import evidence_losses
@@ -20,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from recipe_lists import pool_groups
 
+from prorank.adapt import Adapted
 from prorank.data.beir import read_beir
 from prorank.data.formats import read_groups
 from tests.conftest import SETS
@@ -156,3 +159,29 @@ def test_losses_are_listed_without_texts(script, tmp_path, capsys):
     script(evidence_losses, *words, "--show")
     assert Path(tmp_path / "lists" / "scores" / "toy.model.json").stat().st_mtime_ns == kept  # scored once
     assert "number" in capsys.readouterr().out
+
+
+def test_labels_drawn_for_adapt_are_not_measured(collections):
+    groups = pool_groups(read_beir(collections / "toy", "train"))
+    few, others = adapt_gain.drawn(groups, 14, 3, 1)
+    assert sum(len(group.documents) for group in few) >= 14 > sum(len(group.documents) for group in few[:-1])
+    assert len(others) == 3 and not {group.query for group in few} & {group.query for group in others}
+
+
+@pytest.mark.parametrize(("better", "after"), [(True, "0.7500"), (False, "0.5000")])
+def test_what_adapt_did_not_keep_is_no_gain(script, collections, tmp_path, monkeypatch, capsys, better, after):
+    def adapt(data, model, out, **how):
+        found = Adapted(0.5, 0.6, 0.04, 12, 12, better, "new" if better else model)
+        (out / "adapted.json").write_text(json.dumps(asdict(found)), encoding="utf-8")
+
+    monkeypatch.setattr(adapt_gain, "adapt", adapt)
+    monkeypatch.setattr(adapt_gain, "ndcg", lambda model, groups, prompt: np.full(len(groups), 0.75 if model == "new" else 0.5))
+    words = ("--data", "toy", "--split", "train", "--labels", 14, "--elsewhere", "bare", "--seeds", 0, 1, "--model", "old")
+    for _ in range(2):  # the second time what was trained is there
+        script(adapt_gain, *words, "--out", tmp_path)
+        rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("| 0 |", "| 1 |"))]
+        said = "| 0.5000 to 0.6000 (p 0.040) | " + ("yes" if better else "no")
+        assert len(rows) == 2 and all(said in row and row.count(f"0.5000 to {after}") == 2 for row in rows)
+        monkeypatch.setattr(adapt_gain, "adapt", None)
+    kept = json.loads((tmp_path / "toy-14.json").read_text(encoding="utf-8"))
+    assert set(kept["values"]) == {"0", "1"} and set(kept["values"]["0"]) == {"others", "bare"}

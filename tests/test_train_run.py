@@ -237,3 +237,10 @@ def test_a_budget_in_minutes_ends_in_time(tmp_path, toy_file, tiny_llama_dir):
     assert time.monotonic() - began < 30
     done = json.loads((tmp_path / "s" / "done.json").read_text())
     assert 0.03 <= done["minutes"] < 0.2
+
+
+def test_minutes_end_early_after_so_many_passes(tmp_path, toy_file, tiny_llama_dir):
+    one = run(tmp_path / "one", toy_file, tiny_llama_dir, stage="score", epochs=2, dev_queries=4, evals=0)
+    most = run(tmp_path / "most", toy_file, tiny_llama_dir, stage="score", minutes=9, max_epochs=2, dev_queries=4, evals=0)
+    ends = [json.loads((folder.parent / "done.json").read_text())["step"] for folder in (one, most)]
+    assert ends[0] == ends[1] > 1

@@ -211,12 +211,36 @@ def split_groups(groups: Sequence[Group], dev_queries: int, seed: int) -> tuple[
     Groups whose queries are equal but for case and punctuation stay together. Queries without a relevant and a
     non-relevant document tell nothing about order and stay in training.
     """
+    by_query = _by_query(groups)
+    able = _able(by_query)
+    count = min(dev_queries, len(by_query) // 4, len(able))
+    return _parted(by_query, set(Random(f"split/{seed}").sample(able, count)))
+
+
+def fold_groups(groups: Sequence[Group], folds: int, seed: int) -> list[tuple[list[Group], list[Group]]]:
+    """(training groups, held-out groups) of each fold: every query that tells something about order is held out once, equal ones
+    together, and the others are never."""
+    by_query = _by_query(groups)
+    able = _able(by_query)
+    mixed = Random(f"folds/{seed}").sample(able, len(able))
+    return [_parted(by_query, set(mixed[fold::folds])) for fold in range(folds)]
+
+
+def _by_query(groups: Sequence[Group]) -> dict[str, list[Group]]:
+    """Groups by what `query_key` makes of their queries."""
     by_query: dict[str, list[Group]] = {}
     for group in groups:
         by_query.setdefault(query_key(group.query), []).append(group)
-    able = [q for q, members in by_query.items() if any(max(g.labels) > 0 and min(g.labels) <= 0 for g in members)]
-    count = min(dev_queries, len(by_query) // 4, len(able))
-    held = set(Random(f"split/{seed}").sample(sorted(able), count))
+    return by_query
+
+
+def _able(by_query: dict[str, list[Group]]) -> list[str]:
+    """Queries with a relevant and a non-relevant document in one group, in alphabetical order."""
+    return sorted(q for q, members in by_query.items() if any(max(g.labels) > 0 and min(g.labels) <= 0 for g in members))
+
+
+def _parted(by_query: dict[str, list[Group]], held: set[str]) -> tuple[list[Group], list[Group]]:
+    """(groups of other queries, groups of those held out)."""
     parts: tuple[list[Group], list[Group]] = ([], [])
     for query, members in by_query.items():
         parts[query in held].extend(members)

@@ -108,7 +108,7 @@ class StageTrainer(Trainer):
 
     def progress(self, step: int) -> float:
         """Share of the budget spent, 0..1."""
-        return min(1.0, self.clock.minutes() / self.settings.minutes if self.settings.minutes else step / self.total)
+        return min(1.0, max(step / self.total, self.clock.minutes() / self.settings.minutes if self.settings.minutes else 0.0))
 
     def training_step(self, *given: Any, **named: Any) -> torch.Tensor:
         loss = super().training_step(*given, **named)

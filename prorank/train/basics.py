@@ -35,6 +35,7 @@ class Settings:
         max_length: tokens of a prompt; None leaves the prompt's own.
         train_length: tokens of a prompt in training only; None: max_length.
         steps, minutes, epochs: the budget: optimiser steps, or minutes of training (evaluation not counted), or passes.
+        max_epochs: passes after which a budget in minutes ends too, however many are left: few lists are soon known by heart.
         batch_size: units (prompts, or queries with their lists) an optimiser step.
         micro_batch: units a forward; None chooses by stage and device.
         learning_rate, warmup, weight_decay, max_grad_norm: AdamW; linear warm-up over the share `warmup`, then linear to a tenth.
@@ -59,6 +60,7 @@ class Settings:
     steps: int | None = None
     minutes: float | None = None
     epochs: float = 1.0
+    max_epochs: float | None = None
     batch_size: int = 16
     micro_batch: int | None = None
     learning_rate: float = 2e-5
@@ -85,10 +87,11 @@ class Settings:
             require(getattr(self, key) >= 1, key, "must be at least 1")
         for key in ("dev_queries", "save_every", "evals", "weight_decay"):
             require(getattr(self, key) >= 0, key, "must not be negative")
-        for key in ("steps", "minutes", "epochs", "learning_rate", "max_grad_norm"):
+        for key in ("steps", "minutes", "epochs", "max_epochs", "learning_rate", "max_grad_norm"):
             require(getattr(self, key) is None or getattr(self, key) > 0, key, "must be above 0")
         require(0 <= self.warmup < 1, "warmup", "must lie in 0..1 (a share of the budget)")
         require(self.steps is None or self.minutes is None, "minutes", "and steps exclude each other; give one")
+        require(self.max_epochs is None or self.minutes is not None, "max_epochs", "is for a budget in minutes; give epochs")
         require(self.max_length is None or self.max_length >= 16, "max_length", "must be at least 16 tokens")
         require(self.train_length is None or self.train_length >= 16, "train_length", "must be at least 16 tokens")
         longer = self.train_length and self.max_length and self.train_length > self.max_length

@@ -57,18 +57,18 @@ class Steps(Dataset):
 
 
 def total_steps(settings: Settings, units: int, repeat: int) -> int:
-    """Optimiser steps of the run. Raises ConfigError where there is nothing to go through.
+    """Optimiser steps of the run, at most. Raises ConfigError where there is nothing to go through.
 
     Args:
         units: in one pass over the data. repeat: optimiser steps on each batch.
     """
-    if settings.minutes is not None:
+    if settings.minutes is not None and settings.max_epochs is None:
         return LONG_RUN
     if settings.steps is not None:
         return settings.steps
     if not units:
         raise ConfigError("the training data hold no usable units")
-    return max(1, round(settings.epochs * units / settings.batch_size)) * repeat
+    return max(1, round((settings.max_epochs or settings.epochs) * units / settings.batch_size)) * repeat
 
 
 def share_of(settings: Settings) -> int:

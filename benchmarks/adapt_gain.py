@@ -1,0 +1,120 @@
+"""What `prorank adapt` gains on a collection's other queries by some labels of it, and what that costs elsewhere.
+
+Hard fact: a label is a judged (query, document) pair; queries are drawn whole until there are so many, and those that are measured
+are none of them. What was not kept counts as no gain.
+
+    PRORANK_DATA=... python benchmarks/adapt_gain.py --data climate_fever --split test --seeds 0 1 2 --compile
+    PRORANK_DATA=... python benchmarks/adapt_gain.py --data trecqa --split train dev test --seeds 0 1 2 --compile
+
+A line a seed: the labels and queries drawn, minutes of the whole call, what adapt itself measured, nDCG@10 of the others' judged
+documents before and after, and of the first documents of the lists that it should not lose (`--elsewhere`). A command that was
+stopped goes on. `results.json` has the values.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+from common import data_folder, machine
+from protocol import task_of
+from recipe_lists import pool_groups
+
+from prorank.adapt import Adapted, adapt, ndcg
+from prorank.data.beir import read_beir
+from prorank.data.examples import Group, query_key
+from prorank.data.formats import write_groups
+from prorank.evaluate.significance import randomisation_test
+from prorank.files import atomic_file
+from prorank.shipped import DEFAULT
+
+
+def drawn(groups: list[Group], labels: int, most: int, seed: int) -> tuple[list[Group], list[Group]]:
+    """(groups of whole queries with so many labels, at most `most` groups of other queries)."""
+    some: list[Group] = []
+    for group in Random(f"labels/{seed}").sample(groups, len(groups)):
+        if sum(len(one.documents) for one in some) >= labels:
+            break
+        some.append(group)
+    known = {query_key(group.query) for group in some}
+    others = Random("others").sample(groups, len(groups))
+    return some, [group for group in others if query_key(group.query) not in known][:most]
+
+
+def heads(name: str, top_k: int) -> list[Group]:
+    """The first documents of a protocol list, where one of them is relevant."""
+    task = task_of(name, top_k=top_k)
+    groups = []
+    for query in task.queries:
+        some = task.ranking[query][:top_k]
+        texts, labels = [task.text(d) for d in some], [float(task.qrels[query].get(d, 0)) for d in some]
+        groups += [Group(task.collection.queries[query], tuple(texts), tuple(labels))] if max(labels) > 0 else []
+    return groups
+
+
+def run(some: list[Group], out: Path, seed: int, options: argparse.Namespace) -> tuple[Adapted, float]:
+    """(what adapt found, minutes of the call), from an earlier call if there was one."""
+    if not (out / "minutes.json").is_file():
+        write_groups(out / "labels.jsonl", some)
+        began = time.monotonic()
+        adapt(out / "labels.jsonl", options.model, out, seed=seed, compile=options.compile)
+        with atomic_file(out / "minutes.json") as handle:
+            json.dump((time.monotonic() - began) / 60, handle)
+    found = json.loads((out / "adapted.json").read_text(encoding="utf-8"))
+    return Adapted(**found), json.loads((out / "minutes.json").read_text())
+
+
+def cell(before: np.ndarray, after: np.ndarray) -> str:
+    """Two means and the p of their difference."""
+    return f"{before.mean():.4f} to {after.mean():.4f} (p {randomisation_test(after, before):.3f})"
+
+
+def values(model: str, sets: dict[str, list[Group]]) -> dict[str, np.ndarray]:
+    """nDCG@10 of each set's groups."""
+    return {name: ndcg(model, groups, "echo") for name, groups in sets.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default="climate_fever", help="a collection that judges non-relevant documents, too")
+    parser.add_argument("--split", nargs="+", default=["test"], help="its labels")
+    parser.add_argument("--labels", type=int, default=300)
+    parser.add_argument("--others", type=int, default=300, help="other queries measured, at most")
+    parser.add_argument("--elsewhere", nargs="*", default=["dl19"], help="protocol lists")
+    parser.add_argument("--top-k", type=int, default=20, help="documents of these")
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0])
+    parser.add_argument("--model", default=DEFAULT)
+    parser.add_argument("--compile", action="store_true", help="fuse element-wise steps in training")
+    parser.add_argument("--threads", type=int, default=None, help="of this process; all by default")
+    parser.add_argument("--out", type=Path, default=Path("runs/adapt-gain"))
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    folder = data_folder() / options.data
+    groups = [group for split in options.split for group in pool_groups(read_beir(folder, split))]
+    there = {name: heads(name, options.top_k) for name in options.elsewhere}
+    names = ["others", *there]
+    print("| seed | labels | queries | minutes | its own | kept | " + " | ".join(names) + " |\n|" + "---|" * (6 + len(names)))
+    results: dict[str, Any] = {}
+    always = values(options.model, there)
+    for seed in options.seeds:
+        some, others = drawn(groups, options.labels, options.others, seed)
+        found, minutes = run(some, options.out / f"{options.data}-{options.labels}-{seed}", seed, options)
+        before = values(options.model, {"others": others}) | always
+        after = values(found.model, {"others": others, **there}) if found.better else before
+        own = f"{found.before:.4f} to {found.after:.4f} (p {found.p:.3f})"
+        said = [seed, sum(len(g.documents) for g in some), len(some), f"{minutes:.1f}", own, "yes" if found.better else "no"]
+        print("| " + " | ".join(map(str, [*said, *(cell(before[name], after[name]) for name in names)])) + " |", flush=True)
+        results[str(seed)] = {name: [before[name].tolist(), after[name].tolist()] for name in names}
+    with atomic_file(options.out / f"{options.data}-{options.labels}.json") as handle:
+        json.dump({"values": results, **machine()}, handle)
+
+
+if __name__ == "__main__":
+    main()
