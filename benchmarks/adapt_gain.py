@@ -26,7 +26,7 @@ from common import data_folder, machine
 from protocol import task_of
 from recipe_lists import pool_groups
 
-from prorank.adapt import Adapted, adapt, ndcg
+from prorank.adapt import Adapted, adapt, ndcg_of, scores_of
 from prorank.data.beir import read_beir
 from prorank.data.examples import Group, query_key
 from prorank.data.formats import write_groups
@@ -77,7 +77,7 @@ def cell(before: np.ndarray, after: np.ndarray) -> str:
 
 def values(model: str, sets: dict[str, list[Group]]) -> dict[str, np.ndarray]:
     """nDCG@10 of each set's groups."""
-    return {name: ndcg(model, groups, "echo") for name, groups in sets.items()}
+    return {name: ndcg_of(groups, scores_of(model, groups, "echo")) for name, groups in sets.items()}
 
 
 def main() -> None:

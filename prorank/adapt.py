@@ -22,6 +22,7 @@ from .data.examples import Group, fold_groups, list_groups, query_key, split_gro
 from .data.formats import is_collection, read_collection, read_groups, write_groups
 from .data.negatives import mine
 from .errors import ConfigError, DataError
+from .evaluate.listwise import log_likelihood
 from .evaluate.measures import MAIN, measure
 from .evaluate.significance import randomisation_test
 from .files import atomic_file
@@ -32,22 +33,27 @@ from .train.basics import Lora, largest
 from .train.config import Score
 from .train.run import is_done, train
 
+Rows = Sequence[Sequence[float]]  # scores of the documents of each list
 LEAST = 10  # queries that decide
 FEW, FOLDS = 150, 3  # below so many queries each is held out once, by one of so many trainings
 PASSES = 4.0  # over the documents, at most
 RATES = {"adapter": 5e-4, "weights": 3e-5}  # learning rates
-SHARE = 0.5  # of the trained weights, where the start has learnt to rank
+SHARE = 0.75  # of the trained weights, where the start has learnt to rank
+SURE = 0.05  # a p below it is no chance
 
 
 @dataclass(frozen=True)
 class Adapted:
     """What came of it. `before`, `after`: nDCG@10 over the `queries` that decide; `p`: of their difference (paired randomisation);
-    `better`: whether the new checkpoint is kept; `model`: the one to use; `trainings`: one that left those queries out, or several
-    that each left out a part of them, whose mean is the new checkpoint."""
+    `likelihood`: what the log-likelihood of their relevant documents gained, and `likelihood_p`; `better`: whether the new
+    checkpoint is kept; `model`: the one to use; `trainings`: one that left those queries out, or several that each left out a part
+    of them, whose mean is the new checkpoint."""
 
     before: float
     after: float
     p: float
+    likelihood: float
+    likelihood_p: float
     queries: int
     trained_on: int
     better: bool
@@ -55,13 +61,17 @@ class Adapted:
     trainings: int = 1
 
     def __str__(self) -> str:
-        chance = "" if self.p < 0.05 else ", which may be chance"
         kept = f"kept: {self.model}" if self.better else f"not better, so the model stays {self.model}"
-        gain = f"{self.after - self.before:+.4f}, p {self.p:.4f}{chance}"
         where = f"on {self.queries} held-out queries, trained on {self.trained_on}"
         if self.trainings > 1:
             where = f"on {self.queries} queries, each held out by one of {self.trainings} trainings"
-        return f"{MAIN} before {self.before:.4f}, after {self.after:.4f} ({gain}) {where}\n{kept}"
+        gain = _told(self.after - self.before, self.p)
+        heard = f"log-likelihood of their relevant documents {_told(self.likelihood, self.likelihood_p)}"
+        return f"{MAIN} before {self.before:.4f}, after {self.after:.4f} ({gain}) {where}\n{heard}\n{kept}"
+
+
+def _told(gain: float, p: float) -> str:
+    return f"{gain:+.4f}, p {p:.4f}" + ("" if p < SURE else ", which may be chance")
 
 
 def adapt(
@@ -71,7 +81,9 @@ def adapt(
 ) -> Adapted:  # fmt: skip
     """Train `model` by stage `score` on labelled data, and copy the result to `<out>/model` if it ranks held-out queries better.
 
-    An adapter goes on being trained as it is; of another checkpoint all weights are.
+    An adapter goes on being trained as it is; of another checkpoint all weights are. What decides is the log-likelihood of the
+    held-out relevant documents: with few queries nDCG moves more by chance than by training. One that loses nDCG beyond chance is
+    not kept either.
 
     Args:
         data: labels or logs: BEIR folders or ir_datasets:NAME (negatives are mined beside those judged), JSONL pairs or lists.
@@ -83,7 +95,7 @@ def adapt(
         seed: of the split and the training.
         report: hears of the share of the budget spent and the latest figures.
         blend: share of the trained weights in the result, the rest being those of `model`, so that it forgets less. By default
-            a half for a checkpoint that has a prompt of its own and so has learnt to rank, and all for others.
+            three quarters for a checkpoint that has a prompt of its own and so has learnt to rank, and all for others.
         settings: of stage `score`, see docs/training.md.
 
     Raises:
@@ -97,7 +109,8 @@ def adapt(
     chosen, share = _settings(start, settings), _share(start, blend)
     groups = _groups([data] if isinstance(data, (str, Path)) else data)
     folds = _folds(groups, held_out, seed)
-    runs, before, after = [], [], []
+    alone = share / len(folds) ** 0.5  # chance moves one training's weights so much more than the mean of several
+    runs, decided, before, after = [], [], [], []
     for place, (train_on, decide) in enumerate(folds):
         folder = out if len(folds) == 1 else out / f"fold-{place + 1}"
         budget = {"minutes": minutes / len(folds), "seed": seed, **chosen}
@@ -105,12 +118,13 @@ def adapt(
         if not is_done(stage.out):
             train(stage, resume=True, report=report and partial(_share_of, report, place, len(folds)))
         runs.append(Path(stage.out) / "model")
-        made = blend_weights(start, runs[-1], folder / "made", share)
-        before.append(ndcg(model, decide, stage.prompt))
-        after.append(ndcg(made, decide, stage.prompt))
+        made = blend_weights(start, runs[-1], folder / "made", alone)
+        decided += decide
+        before += scores_of(model, decide, stage.prompt)
+        after += scores_of(made, decide, stage.prompt)
         shutil.rmtree(made)
-    trained_on = len(folds[0][0]) if len(folds) == 1 else len(groups)
-    found = _found(np.concatenate(before), np.concatenate(after), trained_on, out, model, len(folds))
+    trained_on = len(folds[0][0] if len(folds) == 1 else groups)
+    found = _found(decided, before, after, (model, str(out / "model")), trained_on=trained_on, trainings=len(folds))
     if found.better:
         blend_weights(start, runs, out / "model", share)
     with atomic_file(out / "adapted.json") as handle:
@@ -133,12 +147,15 @@ def _share_of(report: Callable[[float, dict], None], place: int, count: int, sha
     report((place + share) / count, figures)
 
 
-def _found(before: np.ndarray, after: np.ndarray, trained_on: int, out: Path, model: str, trainings: int) -> Adapted:
-    """What the values [n] of the queries that decide say."""
-    better = bool(after.mean() > before.mean())
+def _found(groups: list[Group], before: Rows, after: Rows, models: tuple[str, str], **about: int) -> Adapted:
+    """What the scores of those that decide say, before and after, of the old and the new of `models`."""
+    old, new = ndcg_of(groups, before), ndcg_of(groups, after)
+    unlikely, likely = (log_likelihood(scores, [group.labels for group in groups]) for scores in (before, after))
+    p, gain = randomisation_test(new, old), float((likely - unlikely).mean())
+    better = gain > 0 and bool(new.mean() >= old.mean() or p >= SURE)
     return Adapted(
-        float(before.mean()), float(after.mean()), randomisation_test(after, before), len(after), trained_on, better,
-        str(out / "model") if better else model, trainings,
+        float(old.mean()), float(new.mean()), p, gain, randomisation_test(likely, unlikely), len(groups), better=better,
+        model=models[better], **about,
     )  # fmt: skip
 
 
@@ -185,11 +202,15 @@ def _folds(groups: list[Group], held_out: int | None, seed: int) -> list[tuple[l
     return folds
 
 
-def ndcg(checkpoint: str | Path, groups: Sequence[Group], prompt: Any) -> np.ndarray:
-    """nDCG@10 of each group's own documents [n] by a checkpoint, with the prompt it has or else `prompt`."""
+def scores_of(checkpoint: str | Path, groups: Sequence[Group], prompt: Any) -> Rows:
+    """Scores of each group's own documents by a checkpoint, with the prompt it has or else `prompt`."""
     reranker = Reranker(checkpoint, prompt=prompt_of(resolve(checkpoint), prompt))
-    ranked = reranker.rank_many([g.query for g in groups], [list(g.documents) for g in groups])
+    return reranker.score_lists([g.query for g in groups], [list(g.documents) for g in groups])
+
+
+def ndcg_of(groups: Sequence[Group], scores: Rows) -> np.ndarray:
+    """nDCG@10 of each group's own documents [n] in the order of their scores."""
     qrels = {str(i): {str(j): int(label) for j, label in enumerate(g.labels)} for i, g in enumerate(groups)}
-    ranking = {str(i): [str(hit.index) for hit in hits] for i, hits in enumerate(ranked)}
+    ranking = {str(i): [str(j) for j in np.argsort(-np.asarray(row), kind="stable")] for i, row in enumerate(scores)}
     values = measure(qrels, ranking)[MAIN]
     return np.array([values[str(i)] for i in range(len(groups))])

@@ -171,11 +171,12 @@ def test_labels_drawn_for_adapt_are_not_measured(collections):
 @pytest.mark.parametrize(("better", "after"), [(True, "0.7500"), (False, "0.5000")])
 def test_what_adapt_did_not_keep_is_no_gain(script, collections, tmp_path, monkeypatch, capsys, better, after):
     def adapt(data, model, out, **how):
-        found = Adapted(0.5, 0.6, 0.04, 12, 12, better, "new" if better else model)
+        found = Adapted(0.5, 0.6, 0.04, 0.1, 0.03, 12, 12, better, "new" if better else model)
         (out / "adapted.json").write_text(json.dumps(asdict(found)), encoding="utf-8")
 
     monkeypatch.setattr(adapt_gain, "adapt", adapt)
-    monkeypatch.setattr(adapt_gain, "ndcg", lambda model, groups, prompt: np.full(len(groups), 0.75 if model == "new" else 0.5))
+    monkeypatch.setattr(adapt_gain, "scores_of", lambda model, groups, prompt: 0.75 if model == "new" else 0.5)
+    monkeypatch.setattr(adapt_gain, "ndcg_of", lambda groups, value: np.full(len(groups), value))
     words = ("--data", "toy", "--split", "train", "--labels", 14, "--elsewhere", "bare", "--seeds", 0, 1, "--model", "old")
     for _ in range(2):  # the second time what was trained is there
         script(adapt_gain, *words, "--out", tmp_path)

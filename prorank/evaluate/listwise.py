@@ -1,0 +1,62 @@
+"""How likely a list's relevant documents are by its scores: a measure that hears every difference of scores, not only of places.
+
+Hard fact: scores of different models have different units, so each model gets the one slope that serves its lists best; an order
+that tells nothing gets slope 0, at which all documents are equally likely.
+
+Source: the top-one likelihood of ListNet (Cao et al., Learning to Rank, ICML 2007), with the gains of nDCG as targets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+HALVINGS = 60
+
+
+def log_likelihood(scores: Sequence[Sequence[float]], labels: Sequence[Sequence[float]]) -> np.ndarray:
+    """Mean log-chance of each list's relevant documents [n]: chances are softmax(slope x score), documents weigh by 2^label - 1.
+
+    Args:
+        scores: of each list's documents, any units. labels: their grades; a list without a relevant one has value 0.
+    """
+    s, gains = _padded(scores, labels)
+    there = np.isfinite(s)
+    flat = np.where(there, s, 0.0)
+
+    def log_chances(slope: float) -> np.ndarray:
+        x = np.where(there, slope * flat, -np.inf)
+        x = x - x.max(1, keepdims=True)
+        return x - np.log(np.exp(x).sum(1, keepdims=True))
+
+    def rises(slope: float) -> bool:
+        """Whether a larger slope makes the relevant documents likelier: the likelihood is concave in it."""
+        expected = (np.exp(log_chances(slope)) * flat).sum(1)
+        return bool(((gains * flat).sum(1) - gains.sum(1) * expected).sum() > 0)
+
+    found = np.where(there, log_chances(_slope(rises, float(flat[there].std()) or 1.0)), 0.0)
+    return (gains * found).sum(1)
+
+
+def _slope(rises: Callable[[float], bool], spread: float) -> float:
+    """The slope of the greatest likelihood, 0 to 1,000 spreads, by bisection."""
+    if not rises(0.0):
+        return 0.0
+    low, high = 1e-6 / spread, 1e3 / spread
+    for _ in range(HALVINGS):
+        middle = float(np.sqrt(low * high))
+        low, high = (middle, high) if rises(middle) else (low, middle)
+    return low
+
+
+def _padded(scores: Sequence[Sequence[float]], labels: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
+    """(scores, gains) [n, longest]: -inf and 0 behind a list's end, gains of a list sum to 1, or 0 where none is relevant. A list's
+    scores have mean 0, as only their differences count."""
+    longest = max(map(len, scores))
+    s, gains = np.full((len(scores), longest), -np.inf), np.zeros((len(scores), longest))
+    for i, (row, grades) in enumerate(zip(scores, labels, strict=True)):
+        gain = np.exp2(np.maximum(grades, 0)) - 1
+        s[i, : len(row)] = np.asarray(row, float) - np.mean(row)
+        gains[i, : len(row)] = gain / (gain.sum() or 1.0)
+    return s, gains
