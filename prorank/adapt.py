@@ -109,15 +109,13 @@ def adapt(
     chosen, share = _settings(start, settings), _share(start, blend)
     groups = _groups([data] if isinstance(data, (str, Path)) else data)
     folds = _folds(groups, held_out, seed)
-    alone = share / len(folds) ** 0.5  # chance moves one training's weights so much more than the mean of several
+    # Chance moves one training's weights so much more than the mean of several. Of a start that cannot rank nothing is kept.
+    alone = share / len(folds) ** 0.5 if share < 1 else 1.0
     runs, decided, before, after = [], [], [], []
     for place, (train_on, decide) in enumerate(folds):
         folder = out if len(folds) == 1 else out / f"fold-{place + 1}"
-        budget = {"minutes": minutes / len(folds), "seed": seed, **chosen}
-        stage = _stage(folder, model, train_on, decide, budget)
-        if not is_done(stage.out):
-            train(stage, resume=True, report=report and partial(_share_of, report, place, len(folds)))
-        runs.append(Path(stage.out) / "model")
+        stage = _stage(folder, model, train_on, decide, {"minutes": minutes / len(folds), "seed": seed, **chosen})
+        runs.append(_trained(stage, report and partial(_share_of, report, place, len(folds))))
         made = blend_weights(start, runs[-1], folder / "made", alone)
         decided += decide
         before += scores_of(model, decide, stage.prompt)
@@ -140,6 +138,14 @@ def _stage(folder: Path, model: str, train_on: list[Group], decide: list[Group],
     longer = float(np.mean([len(group.documents) for group in train_on])) / largest(chosen["list_size"])
     passes = {"max_epochs": PASSES * max(1.0, longer)}
     return Score(base=model, data=str(folder / "train.jsonl"), out=str(folder / "run"), **passes | chosen)
+
+
+def _trained(stage: Score, report: Callable[[float, dict], None] | None) -> Path:
+    """The checkpoint that a training leaves, from an earlier call if that came to its end."""
+    run = Path(stage.out)
+    if not is_done(run):
+        train(stage, resume=True, report=report)
+    return run / "model"
 
 
 def _share_of(report: Callable[[float, dict], None], place: int, count: int, share: float, figures: dict) -> None:
