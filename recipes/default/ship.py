@@ -50,6 +50,8 @@ LIMITS = [
     "It is small: compare it with BM25 and with a bi-encoder on your own data (`prorank evaluate`).",
     "English, as its training data and its prompt.",
     "Longer prompts than `max_length` in prompt.json are cut at the document's end.",
+    "Probabilities are those of candidates like the ones it was calibrated on; on other collections they are off (docs/evidence.md,"
+    " table e): `prorank calibrate` on your own labels.",
 ]
 FOLDER_KEYS = ("stage", "base", "data", "dev", "out")  # of a run's settings: of its machine, and in the commands
 
