@@ -38,7 +38,7 @@ LEAST = 10  # queries that decide
 FEW, FOLDS = 150, 3  # below so many queries each is held out once, by one of so many trainings
 PASSES = 4.0  # over the documents, at most
 RATES = {"adapter": 5e-4, "weights": 3e-5}  # learning rates
-SHARE = 0.75  # of the trained weights, where the start has learnt to rank
+SHARE, OF_MEAN = 0.5, 0.75  # of the weights of one training, or of the mean of several, where the start has learnt to rank
 SURE = 0.05  # a p below it is no chance
 
 
@@ -95,7 +95,8 @@ def adapt(
         seed: of the split and the training.
         report: hears of the share of the budget spent and the latest figures.
         blend: share of the trained weights in the result, the rest being those of `model`, so that it forgets less. By default
-            three quarters for a checkpoint that has a prompt of its own and so has learnt to rank, and all for others.
+            a half (of the mean of three trainings three quarters) for a checkpoint that has a prompt of its own and so has learnt
+            to rank, and all for others.
         settings: of stage `score`, see docs/training.md.
 
     Raises:
@@ -109,6 +110,7 @@ def adapt(
     chosen, share = _settings(start, settings), _share(start, blend)
     groups = _groups([data] if isinstance(data, (str, Path)) else data)
     folds = _folds(groups, held_out, seed)
+    share = OF_MEAN if share is None and len(folds) > 1 else share or SHARE
     # Chance moves one training's weights so much more than the mean of several. Of a start that cannot rank nothing is kept.
     alone = share / len(folds) ** 0.5 if share < 1 else 1.0
     runs, decided, before, after = [], [], [], []
@@ -165,10 +167,10 @@ def _found(groups: list[Group], before: Rows, after: Rows, models: tuple[str, st
     )  # fmt: skip
 
 
-def _share(start: Resolved, blend: float | None) -> float:
-    """The share of the trained weights. Raises ConfigError for one outside of 0..1."""
+def _share(start: Resolved, blend: float | None) -> float | None:
+    """The share of the trained weights, None for the usual one. Raises ConfigError for one outside of 0..1."""
     if blend is None:
-        return SHARE if Prompt.load(start.folder) else 1.0
+        return None if Prompt.load(start.folder) else 1.0
     if not 0 < blend <= 1:
         raise ConfigError(f"blend must be above 0 and at most 1, not {blend}")
     return blend

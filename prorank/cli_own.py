@@ -21,7 +21,7 @@ def adapt(
     minutes: Annotated[float, typer.Option(help="Minutes of training at most; measuring comes on top.")] = 7.0,
     held_out: Annotated[int | None, typer.Option(help="Queries that decide; a fifth by default, of few all in turn.")] = None,
     seed: Annotated[int, typer.Option(help="Of the split and the training.")] = 0,
-    blend: Annotated[float | None, typer.Option(help="Share of the trained weights; of a reranker .75 by default.")] = None,
+    blend: Annotated[float | None, typer.Option(help="Share of the trained weights; of a reranker .5 or .75 by default.")] = None,
     device: Device = None,
     compile: Compile = False,
 ) -> None:
