@@ -6,9 +6,9 @@ are none of them. What was not kept counts as no gain.
     PRORANK_DATA=... python benchmarks/adapt_gain.py --data climate_fever --split test --seeds 0 1 2 --compile
     PRORANK_DATA=... python benchmarks/adapt_gain.py --data trecqa --split train dev test --seeds 0 1 2 --compile
 
-A line a seed: the labels and queries drawn, minutes of the whole call, what adapt itself measured, nDCG@10 of the others' judged
-documents before and after, and of the first documents of the lists that it should not lose (`--elsewhere`). A command that was
-stopped goes on. `results.json` has the values.
+A line a seed: the labels and queries drawn, minutes of the whole call, what adapt itself measured (log-likelihood gained, nDCG@10),
+nDCG@10 of the others' judged documents before and after, and of the first documents of the lists that it should not lose
+(`--elsewhere`). A command that was stopped goes on. `DATA-LABELS.json` has the values.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from common import data_folder, machine
 from protocol import task_of
-from recipe_lists import pool_groups
+from recipe_lists import labelled, pool_groups
 
 from prorank.adapt import Adapted, adapt, ndcg_of, scores_of
 from prorank.data.beir import read_beir
@@ -37,11 +37,7 @@ from prorank.shipped import DEFAULT
 
 def drawn(groups: list[Group], labels: int, most: int, seed: int) -> tuple[list[Group], list[Group]]:
     """(groups of whole queries with so many labels, at most `most` groups of other queries)."""
-    some: list[Group] = []
-    for group in Random(f"labels/{seed}").sample(groups, len(groups)):
-        if sum(len(one.documents) for one in some) >= labels:
-            break
-        some.append(group)
+    some = labelled(groups, labels, f"labels/{seed}", lambda group: len(group.documents))
     known = {query_key(group.query) for group in some}
     others = Random("others").sample(groups, len(groups))
     return some, [group for group in others if query_key(group.query) not in known][:most]
@@ -52,7 +48,7 @@ def heads(name: str, top_k: int) -> list[Group]:
     task = task_of(name, top_k=top_k)
     groups = []
     for query in task.queries:
-        some = task.ranking[query][:top_k]
+        some, _ = task.head(query, top_k)
         texts, labels = [task.text(d) for d in some], [float(task.qrels[query].get(d, 0)) for d in some]
         groups += [Group(task.collection.queries[query], tuple(texts), tuple(labels))] if max(labels) > 0 else []
     return groups
@@ -100,7 +96,8 @@ def main() -> None:
     groups = [group for split in options.split for group in pool_groups(read_beir(folder, split))]
     there = {name: heads(name, options.top_k) for name in options.elsewhere}
     names = ["others", *there]
-    print("| seed | labels | queries | minutes | its own | kept | " + " | ".join(names) + " |\n|" + "---|" * (6 + len(names)))
+    heading = ["seed", "labels", "queries", "minutes", "likelihood", "its own", "kept", *names]
+    print("| " + " | ".join(heading) + " |\n|" + "---|" * len(heading))
     results: dict[str, Any] = {}
     always = values(options.model, there)
     for seed in options.seeds:
@@ -109,7 +106,8 @@ def main() -> None:
         before = values(options.model, {"others": others}) | always
         after = values(found.model, {"others": others, **there}) if found.better else before
         own = f"{found.before:.4f} to {found.after:.4f} (p {found.p:.3f})"
-        said = [seed, sum(len(g.documents) for g in some), len(some), f"{minutes:.1f}", own, "yes" if found.better else "no"]
+        drew = [seed, sum(len(g.documents) for g in some), len(some), f"{minutes:.1f}"]
+        said = [*drew, f"{found.likelihood:+.4f}", own, "yes" if found.better else "no"]
         print("| " + " | ".join(map(str, [*said, *(cell(before[name], after[name]) for name in names)])) + " |", flush=True)
         results[str(seed)] = {name: [before[name].tolist(), after[name].tolist()] for name in names}
     with atomic_file(options.out / f"{options.data}-{options.labels}.json") as handle:

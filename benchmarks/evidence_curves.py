@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,7 @@ from common import MAIN, compare, data_folder, loader, per_query
 from jobs import Job, claimed, work
 from protocol import ndcg_of, parsed, score_all, scored
 from recipe import RECIPE, TRAIN_LENGTH
-from recipe_lists import pool_groups
+from recipe_lists import labelled, pool_groups
 
 from prorank.data.beir import read_beir
 from prorank.data.examples import Group, split_groups
@@ -74,14 +73,9 @@ def domain(options: argparse.Namespace) -> tuple[Path, set[str]]:
 
 def drawn(groups: Sequence[Group], judged: dict[str, dict[str, int]], size: int, seed: int) -> tuple[list[Group], int]:
     """(groups of whole queries with `size` labels or all there are, how many labels those are); a larger size holds a smaller."""
-    some: list[Group] = []
-    labels = 0
-    for group in Random(f"curve/{seed}").sample(list(groups), len(groups)):
-        if labels >= size:
-            break
-        some.append(group)
-        labels += len(judged[group.query_id])
-    return some, labels
+    count = lambda group: len(judged[group.query_id])  # noqa: E731
+    some = labelled(groups, size, f"curve/{seed}", count)
+    return some, sum(map(count, some))
 
 
 def steps(queries: int, options: argparse.Namespace) -> int:

@@ -5,7 +5,9 @@ Hard fact: every arm learns from the same lists; only what the first of two stag
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from random import Random
 
 from jobs import claimed
 from protocol import DEV
@@ -56,6 +58,17 @@ def hardest(group: Group) -> Group:
     """A list's relevant documents and the first `HARD` others."""
     others = [i for i, label in enumerate(group.labels) if label <= 0]
     return group.take([i for i in range(len(group.labels)) if i not in others[HARD:]])
+
+
+def labelled(groups: Sequence[Group], labels: int, draw: str, count: Callable[[Group], int]) -> list[Group]:
+    """Groups of whole queries, in the order that `draw` names, until they hold so many labels by `count`, or all there are."""
+    some: list[Group] = []
+    for group in Random(draw).sample(list(groups), len(groups)):
+        if labels <= 0:
+            break
+        some.append(group)
+        labels -= count(group)
+    return some
 
 
 def pool_groups(collection: Collection) -> list[Group]:

@@ -107,22 +107,22 @@ def adapt(
     if (out / "adapted.json").is_file():
         raise ConfigError(f"{out}: holds an adapted model already; choose another folder")
     start = resolve(model)
-    chosen, share = _settings(start, settings), _share(start, blend)
+    chosen, shares = _settings(start, settings), _shares(start, blend)
     groups = _groups([data] if isinstance(data, (str, Path)) else data)
     folds = _folds(groups, held_out, seed)
-    share = OF_MEAN if share is None and len(folds) > 1 else share or SHARE
+    share = shares[len(folds) > 1]
     # Chance moves one training's weights so much more than the mean of several. Of a start that cannot rank nothing is kept.
     alone = share / len(folds) ** 0.5 if share < 1 else 1.0
-    runs, decided, before, after = [], [], [], []
+    decided = [group for _, decide in folds for group in decide]
+    runs, after = [], []
     for place, (train_on, decide) in enumerate(folds):
         folder = out if len(folds) == 1 else out / f"fold-{place + 1}"
         stage = _stage(folder, model, train_on, decide, {"minutes": minutes / len(folds), "seed": seed, **chosen})
         runs.append(_trained(stage, report and partial(_share_of, report, place, len(folds))))
         made = blend_weights(start, runs[-1], folder / "made", alone)
-        decided += decide
-        before += scores_of(model, decide, stage.prompt)
         after += scores_of(made, decide, stage.prompt)
         shutil.rmtree(made)
+    before = scores_of(model, decided, chosen["prompt"])
     trained_on = len(folds[0][0] if len(folds) == 1 else groups)
     found = _found(decided, before, after, (model, str(out / "model")), trained_on=trained_on, trainings=len(folds))
     if found.better:
@@ -167,13 +167,13 @@ def _found(groups: list[Group], before: Rows, after: Rows, models: tuple[str, st
     )  # fmt: skip
 
 
-def _share(start: Resolved, blend: float | None) -> float | None:
-    """The share of the trained weights, None for the usual one. Raises ConfigError for one outside of 0..1."""
+def _shares(start: Resolved, blend: float | None) -> tuple[float, float]:
+    """The share of the weights of one training, and of the mean of several. Raises ConfigError for one outside of 0..1."""
     if blend is None:
-        return None if Prompt.load(start.folder) else 1.0
+        return (SHARE, OF_MEAN) if Prompt.load(start.folder) else (1.0, 1.0)
     if not 0 < blend <= 1:
         raise ConfigError(f"blend must be above 0 and at most 1, not {blend}")
-    return blend
+    return blend, blend
 
 
 def _settings(start: Resolved, given: dict[str, object]) -> dict[str, object]:

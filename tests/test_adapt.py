@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from prorank import adapt as module
-from prorank.adapt import PASSES, RATES, Adapted, _found, _share, adapt
+from prorank.adapt import PASSES, RATES, Adapted, _found, _shares, adapt
 from prorank.checkpoint import resolve
 from prorank.data.examples import Group
 from prorank.data.formats import read_groups
@@ -125,6 +125,8 @@ def test_few_changes_of_place_do_not_outweigh_what_all_scores_say():
     before = [[1.0, 0.9, 0.0]] * 18 + [[0.0, 1.0, 0.0]] * 2
     worse_once = [[3.0, 0.0, 0.0]] * 17 + [[0.9, 1.0, 0.0]] + [[0.4, 1.0, 0.0]] * 2
     found = verdict(before, worse_once)
+    second = 1 / np.log2(3)  # nDCG of the second place
+    assert (found.before, found.after) == pytest.approx(((18 + 2 * second) / 20, (17 + 3 * second) / 20))
     assert found.after < found.before and found.p >= 0.05 and found.likelihood > 0 and found.better and found.model == "new"
 
 
@@ -173,9 +175,12 @@ def test_the_default_model_stays_an_adapter_and_keeps_half_of_what_it_was(tmp_pa
     assert config["max_epochs"] == pytest.approx(PASSES * 4 / 3) and not config["dev"]  # three documents drawn of four
 
 
-@pytest.mark.parametrize(("own", "given", "share"), [(True, None, None), (False, None, 1.0), (True, 0.9, 0.9)])
-def test_what_has_not_learnt_to_rank_is_not_held_to(tmp_path, tiny_llama_dir, own, given, share):
+SHARES = [(True, None, (0.5, 0.75)), (False, None, (1.0, 1.0)), (True, 0.9, (0.9, 0.9))]
+
+
+@pytest.mark.parametrize(("own", "given", "shares"), SHARES)
+def test_what_has_not_learnt_to_rank_is_not_held_to(tmp_path, tiny_llama_dir, own, given, shares):
     folder = shutil.copytree(tiny_llama_dir, tmp_path / "start")
     if own:
         Prompt.preset("echo").save(folder)
-    assert _share(resolve(folder), given) == share
+    assert _shares(resolve(folder), given) == shares

@@ -21,21 +21,19 @@ def log_likelihood(scores: Sequence[Sequence[float]], labels: Sequence[Sequence[
     Args:
         scores: of each list's documents, any units. labels: their grades; a list without a relevant one has value 0.
     """
-    s, gains = _padded(scores, labels)
-    there = np.isfinite(s)
-    flat = np.where(there, s, 0.0)
+    s, gains, there = _padded(scores, labels)
 
     def log_chances(slope: float) -> np.ndarray:
-        x = np.where(there, slope * flat, -np.inf)
+        x = np.where(there, slope * s, -np.inf)
         x = x - x.max(1, keepdims=True)
         return x - np.log(np.exp(x).sum(1, keepdims=True))
 
     def rises(slope: float) -> bool:
         """Whether a larger slope makes the relevant documents likelier: the likelihood is concave in it."""
-        expected = (np.exp(log_chances(slope)) * flat).sum(1)
-        return bool(((gains * flat).sum(1) - gains.sum(1) * expected).sum() > 0)
+        expected = (np.exp(log_chances(slope)) * s).sum(1)
+        return bool(((gains * s).sum(1) - gains.sum(1) * expected).sum() > 0)
 
-    found = np.where(there, log_chances(_slope(rises, float(flat[there].std()) or 1.0)), 0.0)
+    found = np.where(there, log_chances(_slope(rises, float(s[there].std()) or 1.0)), 0.0)
     return (gains * found).sum(1)
 
 
@@ -50,13 +48,14 @@ def _slope(rises: Callable[[float], bool], spread: float) -> float:
     return low
 
 
-def _padded(scores: Sequence[Sequence[float]], labels: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
-    """(scores, gains) [n, longest]: -inf and 0 behind a list's end, gains of a list sum to 1, or 0 where none is relevant. A list's
+def _padded(scores: Sequence[Sequence[float]], labels: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(scores, gains, whether there is a document) [n, longest]: gains of a list sum to 1, or 0 where none is relevant. A list's
     scores have mean 0, as only their differences count."""
-    longest = max(map(len, scores))
-    s, gains = np.full((len(scores), longest), -np.inf), np.zeros((len(scores), longest))
+    sizes = np.array([len(row) for row in scores])
+    there = np.arange(sizes.max()) < sizes[:, None]
+    s, gains = np.zeros(there.shape), np.zeros(there.shape)
     for i, (row, grades) in enumerate(zip(scores, labels, strict=True)):
         gain = np.exp2(np.maximum(grades, 0)) - 1
         s[i, : len(row)] = np.asarray(row, float) - np.mean(row)
         gains[i, : len(row)] = gain / (gain.sum() or 1.0)
-    return s, gains
+    return s, gains, there
