@@ -9,10 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prorank.data.beir import Collection
+from prorank.data.demo import SemanlinkPaths
 from prorank.data.examples import Group, normalised, same_documents
 from prorank.data.formats import read_groups, write_groups
 from prorank.sources import BUILT_IN
 from prorank.train.config import load_settings
+from recipes.default import blocks, tags
 from recipes.default.blocks import HARD, OTHERS, QUERIES, blocks_of, documents_of, neighbours, sources_of
 from recipes.default.lists import FAR, HELD_OUT, LABEL_WEIGHT, NEAR, RANDOM, Source, candidates, groups_of, parts, teacher, titles
 from tests.tiny import write_jsonl
@@ -78,10 +80,12 @@ def test_each_source_gives_dev_calibration_and_training_lists_that_share_no_quer
 
 def test_the_settings_of_all_steps_are_valid_and_fit_together() -> None:
     folder = Path(__file__).parents[1] / "recipes" / "default"
-    warm, fine, last = (load_settings(folder / f"{name}.yaml") for name in ("warmup", "score", "blocks"))
-    assert (warm.stage, fine.stage, fine.base, last.stage) == ("warmup", "score", warm.out, "score")
-    assert warm.base == BUILT_IN and warm.lora == fine.lora == last.lora and warm.prompt == fine.prompt
-    assert f"base={fine.out}" in (commands := (folder / "README.md").read_text(encoding="utf-8")) and f"out={last.base}" in commands
+    warm, fine, shared, last = (load_settings(folder / f"{name}.yaml") for name in ("warmup", "score", "blocks", "tags"))
+    assert [step.stage for step in (warm, fine, shared, last)] == ["warmup", "score", "score", "score"]
+    assert (warm.base, fine.base, last.base) == (BUILT_IN, warm.out, shared.out)
+    assert warm.lora == fine.lora == shared.lora == last.lora and warm.prompt == fine.prompt and shared.prompt == last.prompt
+    commands = (folder / "README.md").read_text(encoding="utf-8")
+    assert all(key in commands for key in (f"base={fine.out}", f"out={shared.base}", shared.data, last.data, f"ship {last.out}"))
 
 
 def lists_of(source: str, count: int) -> list[Group]:
@@ -119,20 +123,61 @@ def test_a_block_shows_each_querys_answer_and_first_others() -> None:
 
 def test_all_pairs_of_a_block_are_scored_and_it_is_read_as_a_unit(tmp_path) -> None:
     groups = lists_of("one", 10)
-    blocks = blocks_of(groups, encode, seed=0)
-    assert len(blocks) == 10 // QUERIES and blocks == blocks_of(groups, encode, seed=0) != blocks_of(groups, encode, seed=1)
-    for block in blocks:
+    made = blocks_of(groups, encode, seed=0)
+    assert len(made) == 10 // QUERIES and made == blocks_of(groups, encode, seed=0) != blocks_of(groups, encode, seed=1)
+    for block in made:
         assert len({group.documents for group in block}) == 1
         for group in block:
             right = f"one answer {group.query.split()[1]}"
             assert group.labels == tuple(float(text == right) for text in group.documents) and sum(group.labels) == 1
             assert len(group.teacher) == len(group.documents)
     path = tmp_path / "blocks.jsonl"
-    write_groups(path, [group for block in blocks for group in block])
+    write_groups(path, [group for block in made for group in block])
     units = same_documents(read_groups(path), most=8)
-    assert [{g.query for g in unit} for unit in units] == [{g.query for g in block} for block in blocks]
+    assert [{g.query for g in unit} for unit in units] == [{g.query for g in block} for block in made]
 
 
 def test_sources_are_told_by_the_ids() -> None:
     found = sources_of([*lists_of("one", 2), *lists_of("two", 3)])
     assert {name: len(groups) for name, groups in found.items()} == {"one": 2, "two": 3}
+
+
+def test_half_of_the_blocks_come_twice_from_lists_of_their_own_with_labels_weighed_double(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(blocks, "encoder", lambda: encode)
+    write_groups(tmp_path / "train.jsonl", [*lists_of("one", 40), *lists_of("two", 40), *lists_of("three", 8)])
+    write_groups(tmp_path / "more.jsonl", lists_of("two", 12))
+    lists, out, more = (str(tmp_path / f"{name}.jsonl") for name in ("train", "out", "more"))
+    monkeypatch.setattr("sys.argv", ["blocks", lists, out, "--half", more])
+    blocks.main()
+    found = read_groups(tmp_path / "out.jsonl")
+    made = [found[i : i + QUERIES] for i in range(0, len(found), QUERIES)]
+    source = lambda group: group.query_id.partition("/")[0]  # noqa: E731
+    assert all(len({source(group) for group in block}) == 1 for block in made)
+    assert sum(source(block[0]) == "two" for block in made) == 2 * 3 and len(made) == 2 * 2 * 3
+    assert sorted(g.query for g in found if source(g) == "two") == sorted(2 * [g.query for g in lists_of("two", 12)])
+    once = {g.query: g for g in (group for block in blocks_of(lists_of("two", 12), encode, seed=0) for group in block)}
+    same = [g for g in found if source(g) == "two" and set(g.documents) == set(once[g.query].documents)]
+    assert len(same) >= 12
+    for group in same:
+        scores = dict(zip(once[group.query].documents, once[group.query].teacher))
+        gained = [score - scores[text] for text, score in zip(group.documents, group.teacher)]
+        assert np.allclose(gained, np.array(group.labels) * LABEL_WEIGHT, atol=1e-5)
+
+
+def test_tags_lists_name_all_texts_of_a_tag_and_leave_out_what_others_hold(tmp_path, monkeypatch) -> None:
+    folder = tmp_path / "semanlink-train"
+    (folder / "qrels").mkdir(parents=True)
+    corpus = [{"_id": f"d{i}", "text": f"a text on topic {i % 4}, number {i}"} for i in range(24)]
+    write_jsonl(folder / "corpus.jsonl", corpus)
+    write_jsonl(folder / "queries.jsonl", [{"_id": f"q{k}", "text": f"topic {k}"} for k in range(4)])
+    rows = [f"q{i % 4}\td{i}\t1" for i in range(24)]
+    (folder / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\n" + "\n".join(rows) + "\n")
+    for part, query in (("dev", "semanlink/q0"), ("calibration", "semanlink/q1")):
+        write_groups(tmp_path / f"{part}.jsonl", [Group("topic", ("a", "b"), (1.0, 0.0), query)])
+    monkeypatch.setattr(tags, "encoder", lambda: encode)
+    monkeypatch.setattr(tags, "semanlink", lambda: SemanlinkPaths(folder, folder, folder))
+    monkeypatch.setattr("sys.argv", ["tags", str(tmp_path)])
+    tags.main()
+    found = read_groups(tmp_path / "tags.jsonl")
+    assert sorted(group.query_id for group in found) == ["semanlink/q2", "semanlink/q3"]
+    assert all(sum(group.labels) == 6 for group in found)

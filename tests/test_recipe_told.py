@@ -13,8 +13,9 @@ from tests.tiny import write_jsonl
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """Lists of two sets, one source, and a report of two systems on the toy collection."""
+    """Two files of lists of two sets, one source, and a report of two systems on the toy collection."""
     write_jsonl(tmp_path / "train.jsonl", [{"query_id": name, "query": "q"} for name in ("cosqa/1", "own/1", "own/2")])
+    write_jsonl(tmp_path / "tags.jsonl", [{"query_id": name, "query": "q"} for name in ("own/2", "own/3")])  # one of them again
     (tmp_path / "texts" / "own").mkdir(parents=True)
     (tmp_path / "texts" / "own" / "source.json").write_text(json.dumps({"name": "own", "licence": "CC0"}))
     systems = [Scorer("some/model", _by(1)), Scorer("default/score", _by(-1))]
@@ -27,14 +28,15 @@ def _by(sign: int):
 
 
 def words(place: Path, *more: str) -> list[str]:
-    given = [place / "train.jsonl", "--texts", place / "texts", "--reports", place / "report", "--out", place / "card.json", *more]
+    lists = [place / "train.jsonl", place / "tags.jsonl"]
+    given = [*lists, "--texts", place / "texts", "--reports", place / "report", "--out", place / "card.json", *more]
     return [str(word) for word in given]
 
 
 def test_the_tables_are_those_of_the_files(place, capsys):
     told.main(words(place, "--limit", "One seed."))
     card = json.loads((place / "card.json").read_text())
-    assert card["data"] == [{"set": "cosqa", "licence": "MIT", "lists": 1}, {"set": "own", "licence": "CC0", "lists": 2}]
+    assert card["data"] == [{"set": "cosqa", "licence": "MIT", "lists": 1}, {"set": "own", "licence": "CC0", "lists": 3}]
     rows = json.loads((place / "report" / "results.json").read_text())["rows"]
     means = [f"{row['measures']['nDCG@10']:.4f}" for row in rows if row["kind"] != "answers only"]
     (figures,) = card["figures"]

@@ -21,11 +21,10 @@ from prorank.data.bm25 import Bm25
 from prorank.data.examples import Group
 from prorank.data.formats import read_groups, write_groups
 
-from .lists import Encode, encoder, spreads, teacher
+from .lists import LABEL_WEIGHT, Encode, encoder, spreads, teacher
 
 QUERIES = 4  # of a block
 HARD, OTHERS = 10, 2  # of a query's first HARD others so many come into its block, beside a relevant document
-TURNS = 3  # through the sources of --more, each with the next seed
 
 
 def sources_of(groups: Sequence[Group]) -> dict[str, list[Group]]:
@@ -57,8 +56,8 @@ def documents_of(groups: Sequence[Group], rng: Random) -> list[str]:
     return rng.sample(chosen, len(chosen))
 
 
-def blocks_of(groups: Sequence[Group], encode: Encode, seed: int) -> list[list[Group]]:
-    """Blocks of one source: groups over the same documents, with labels and teacher scores of all pairs."""
+def blocks_of(groups: Sequence[Group], encode: Encode, seed: int, weight: float = LABEL_WEIGHT) -> list[list[Group]]:
+    """Blocks of one source: groups over the same documents, with labels (by `weight`) and teacher scores of all pairs."""
     rng = Random(f"blocks/{seed}/{groups[0].query_id.partition('/')[0]}")
     queries = encode([group.query for group in groups])
     made = [([groups[i] for i in places], queries[places]) for places in neighbours(queries, QUERIES, rng)]
@@ -76,10 +75,22 @@ def blocks_of(groups: Sequence[Group], encode: Encode, seed: int) -> list[list[G
             rows.append((group, tuple(documents), labels, vectors[places] @ vector, lexical))
     scale = spreads([row[3:] for row in rows])
     found = [
-        Group(group.query, documents, labels, group.query_id, (), teacher(labels, near, lexical, scale))
+        Group(group.query, documents, labels, group.query_id, (), teacher(labels, near, lexical, scale, weight))
         for group, documents, labels, near, lexical in rows
     ]
     return [found[i : i + QUERIES] for i in range(0, len(found), QUERIES)]
+
+
+def all_blocks(
+    sources: dict[str, list[Group]], encode: Encode, seeds: Sequence[int], weight: float = LABEL_WEIGHT
+) -> list[list[Group]]:
+    """The blocks of every source, once for each seed, in a random order."""
+    made: list[list[Group]] = []
+    for name, groups in sources.items():
+        blocks = [block for seed in seeds for block in blocks_of(groups, encode, seed, weight)]
+        made += blocks
+        print(f"{name}: {len(blocks)} blocks of {len(groups)} queries", flush=True)
+    return Random(f"blocks/{seeds[0]}").sample(made, len(made))
 
 
 def main() -> None:
@@ -87,18 +98,14 @@ def main() -> None:
     parser.add_argument("lists", type=Path, help="training lists of lists.py")
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--more", nargs="*", default=[], help=f"sources to go through {TURNS} times")
+    parser.add_argument("--half", type=Path, help="lists that make half of the blocks: gone through twice, labels weighed double")
     given = parser.parse_args()
-    sources = sources_of(read_groups(given.lists))
-    if unknown := sorted(set(given.more) - sources.keys()):
-        parser.error(f"--more: {given.lists} has no source {', '.join(unknown)}; it has {', '.join(sources)}")
-    encode = encoder()
-    made: list[list[Group]] = []
-    for name, groups in sources.items():
-        blocks = [b for turn in range(TURNS if name in given.more else 1) for b in blocks_of(groups, encode, given.seed + turn)]
-        made += blocks
-        print(f"{name}: {len(blocks)} blocks of {len(groups)} queries", flush=True)
-    Random(f"blocks/{given.seed}").shuffle(made)
+    encode, sources, seed = encoder(), sources_of(read_groups(given.lists)), given.seed
+    labelled = sources_of(read_groups(given.half)) if given.half else {}
+    made = all_blocks({name: groups for name, groups in sources.items() if name not in labelled}, encode, [seed])
+    if labelled:
+        half = all_blocks(labelled, encode, [seed, seed + 1], 2 * LABEL_WEIGHT)
+        made = Random(f"halves/{seed}").sample(half + made[: len(half)], len(half) + min(len(half), len(made)))
     write_groups(given.out, [group for block in made for group in block])
     print(f"{given.out}: {len(made)} blocks, {sum(len(g.documents) for block in made for g in block)} pairs")
 

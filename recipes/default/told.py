@@ -32,13 +32,13 @@ COLLECTIONS = {
 README = Path(__file__).with_name("README.md")
 
 
-def data(lists: Path, texts: Path) -> Iterator[dict]:
-    """A row a set: its licence and how many lists it has. Raises DataError for a set whose licence is not known."""
+def data(lists: Sequence[Path], texts: Path) -> Iterator[dict]:
+    """A row a set: its licence and how many queries have lists. Raises DataError for a set whose licence is not known."""
     licences = COLLECTIONS | {record["name"]: record["licence"] for record in records_in(texts)}
-    counts = Counter(row["query_id"].partition("/")[0] for _, row in objects(lists))
-    for name, count in sorted(counts.items()):
+    asked = {row["query_id"] for path in lists for _, row in objects(path)}
+    for name, count in sorted(Counter(query_id.partition("/")[0] for query_id in asked).items()):
         if name not in licences:
-            raise DataError(f"{lists}: the licence of set '{name}' is not known; {texts} has no such source")
+            raise DataError(f"{', '.join(map(str, lists))}: the licence of set '{name}' is not known; {texts} has no such source")
         yield {"set": name, "licence": licences[name], "lists": count}
 
 
@@ -71,7 +71,7 @@ def commands() -> list[str]:
     return README.read_text(encoding="utf-8").partition("```bash\n")[2].partition("\n```")[0].splitlines()
 
 
-def card(lists: Path, texts: Path, reports: Sequence[Path], limits: Sequence[str]) -> dict:
+def card(lists: Sequence[Path], texts: Path, reports: Sequence[Path], limits: Sequence[str]) -> dict:
     """What `ship` wants to be told."""
     measured = [row for report in reports for row in figures(report)]
     return {"data": list(data(lists, texts)), "figures": measured, "commands": commands(), "limits": list(limits)}
@@ -79,7 +79,7 @@ def card(lists: Path, texts: Path, reports: Sequence[Path], limits: Sequence[str
 
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("lists", type=Path, help="train.jsonl, as it was trained on")
+    parser.add_argument("lists", type=Path, nargs="+", help="what was trained on: train.jsonl, tags.jsonl")
     parser.add_argument("--texts", type=Path, required=True, help="folder of the sources")
     parser.add_argument("--reports", type=Path, nargs="+", required=True, help="folders of prorank evaluate")
     parser.add_argument("--limit", action="append", default=[], help="a sentence on the model's limits; any number")
