@@ -164,6 +164,16 @@ def test_half_of_the_blocks_come_twice_from_lists_of_their_own_with_labels_weigh
         assert np.allclose(gained, np.array(group.labels) * LABEL_WEIGHT, atol=1e-5)
 
 
+def test_without_a_half_the_blocks_come_in_the_order_of_the_run_that_was_shipped(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(blocks, "encoder", lambda: encode)
+    write_groups(tmp_path / "train.jsonl", [*lists_of("one", 24), *lists_of("two", 24)])
+    monkeypatch.setattr("sys.argv", ["blocks", str(tmp_path / "train.jsonl"), str(tmp_path / "out.jsonl"), "--seed", "2"])
+    blocks.main()
+    made = [block for name in ("one", "two") for block in blocks_of(lists_of(name, 24), encode, seed=2)]
+    Random("blocks/2").shuffle(made)
+    assert [g.query_id for g in read_groups(tmp_path / "out.jsonl")] == [g.query_id for block in made for g in block]
+
+
 def test_tags_lists_name_all_texts_of_a_tag_and_leave_out_what_others_hold(tmp_path, monkeypatch) -> None:
     folder = tmp_path / "semanlink-train"
     (folder / "qrels").mkdir(parents=True)

@@ -84,13 +84,18 @@ def blocks_of(groups: Sequence[Group], encode: Encode, seed: int, weight: float 
 def all_blocks(
     sources: dict[str, list[Group]], encode: Encode, seeds: Sequence[int], weight: float = LABEL_WEIGHT
 ) -> list[list[Group]]:
-    """The blocks of every source, once for each seed, in a random order."""
+    """The blocks of every source, once for each seed."""
     made: list[list[Group]] = []
     for name, groups in sources.items():
         blocks = [block for seed in seeds for block in blocks_of(groups, encode, seed, weight)]
         made += blocks
         print(f"{name}: {len(blocks)} blocks of {len(groups)} queries", flush=True)
-    return Random(f"blocks/{seeds[0]}").sample(made, len(made))
+    return made
+
+
+def shuffled(blocks: list[list[Group]], name: str) -> list[list[Group]]:
+    """The blocks in an order that `name` draws."""
+    return Random(name).sample(blocks, len(blocks))
 
 
 def main() -> None:
@@ -104,8 +109,10 @@ def main() -> None:
     labelled = sources_of(read_groups(given.half)) if given.half else {}
     made = all_blocks({name: groups for name, groups in sources.items() if name not in labelled}, encode, [seed])
     if labelled:
-        half = all_blocks(labelled, encode, [seed, seed + 1], 2 * LABEL_WEIGHT)
-        made = Random(f"halves/{seed}").sample(half + made[: len(half)], len(half) + min(len(half), len(made)))
+        half = shuffled(all_blocks(labelled, encode, [seed, seed + 1], 2 * LABEL_WEIGHT), f"blocks/{seed}")
+        made = shuffled(half + shuffled(made, f"blocks/{seed}")[: len(half)], f"halves/{seed}")
+    else:
+        Random(f"blocks/{seed}").shuffle(made)  # not `shuffled`: the order in which the fourth step was trained
     write_groups(given.out, [group for block in made for group in block])
     print(f"{given.out}: {len(made)} blocks, {sum(len(g.documents) for block in made for g in block)} pairs")
 
