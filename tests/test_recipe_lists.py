@@ -14,7 +14,7 @@ from prorank.data.examples import Group, normalised, same_documents
 from prorank.data.formats import read_groups, write_groups
 from prorank.sources import BUILT_IN
 from prorank.train.config import load_settings
-from recipes.default import blocks, tags
+from recipes.default import blocks, lists, tags
 from recipes.default.blocks import HARD, OTHERS, QUERIES, blocks_of, documents_of, neighbours, sources_of
 from recipes.default.lists import FAR, HELD_OUT, LABEL_WEIGHT, NEAR, RANDOM, Source, candidates, groups_of, parts, teacher, titles
 from tests.tiny import write_jsonl
@@ -146,8 +146,8 @@ def test_half_of_the_blocks_come_twice_from_lists_of_their_own_with_labels_weigh
     monkeypatch.setattr(blocks, "encoder", lambda: encode)
     write_groups(tmp_path / "train.jsonl", [*lists_of("one", 40), *lists_of("two", 40), *lists_of("three", 8)])
     write_groups(tmp_path / "more.jsonl", lists_of("two", 12))
-    lists, out, more = (str(tmp_path / f"{name}.jsonl") for name in ("train", "out", "more"))
-    monkeypatch.setattr("sys.argv", ["blocks", lists, out, "--half", more])
+    train, out, more = (str(tmp_path / f"{name}.jsonl") for name in ("train", "out", "more"))
+    monkeypatch.setattr("sys.argv", ["blocks", train, out, "--half", more])
     blocks.main()
     found = read_groups(tmp_path / "out.jsonl")
     made = [found[i : i + QUERIES] for i in range(0, len(found), QUERIES)]
@@ -185,7 +185,7 @@ def test_tags_lists_name_all_texts_of_a_tag_and_leave_out_what_others_hold(tmp_p
     for part, query in (("dev", "semanlink/q0"), ("calibration", "semanlink/q1")):
         write_groups(tmp_path / f"{part}.jsonl", [Group("topic", ("a", "b"), (1.0, 0.0), query)])
     monkeypatch.setattr(tags, "encoder", lambda: encode)
-    monkeypatch.setattr(tags, "semanlink", lambda: SemanlinkPaths(folder, folder, folder))
+    monkeypatch.setattr(lists, "semanlink", lambda: SemanlinkPaths(folder, folder, folder))
     monkeypatch.setattr("sys.argv", ["tags", str(tmp_path)])
     tags.main()
     found = read_groups(tmp_path / "tags.jsonl")

@@ -56,10 +56,15 @@ def collections(data: Path, texts: Path | None) -> Iterator[Collection]:
     yield titles(data / "scifact")
     yield read_beir(data / "medquad", "train")
     yield read_beir(data / "cosqa", "train")
-    yield replace(read_beir(semanlink().train, "train"), name="semanlink")
+    yield demo_tags()
     for folder in sorted(texts.iterdir()) if texts else ():
         if folder.is_dir():
             yield read_beir(folder, "train")
+
+
+def demo_tags() -> Collection:
+    """The training part of the demo's task; its lists bear the task's name."""
+    return replace(read_beir(semanlink().train, "train"), name="semanlink")
 
 
 def titles(folder: Path) -> Collection:
