@@ -117,7 +117,7 @@ def evaluate(
     from .evaluate.report import bars, show
     from .model import pick_device, pick_dtype
     from .prompt import Prompt
-    from .rank.bi_encoder import KIND, bi_encoder, folder_of
+    from .rank.bi_encoder import KIND, bi_encoder, fingerprint_of, folder_of
     from .rank.methods import read_method
 
     names = model or []
@@ -134,12 +134,12 @@ def evaluate(
         from .reranker import Reranker
 
         if name not in checkpoints:
-            return Scorer(name, bi_encoder(name, device))
+            return Scorer(name, bi_encoder(name, device), fingerprint_of(name, device))
         return Reranker(name, device=device, dtype=dtype, max_length=max_length, prompt=prompt, compile=compile, **how)
 
     def likelihood_of(name: str) -> Scorer:
         one = load(name)
-        return Scorer(f"query likelihood ({name})", one.likelihood)
+        return Scorer(f"query likelihood ({name})", one.likelihood, f"likelihood {one.fingerprint}")
 
     systems = [lambda name=name: load(name) for name in names]
     systems += [lambda: likelihood_of(checkpoints[0])] if likelihood else []

@@ -1,6 +1,7 @@
 """`bi-encoder:FOLDER`: cosines of a sentence-transformers model, as a system of `prorank evaluate` and as a teacher."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from typer.testing import CliRunner
 from prorank.cli import app
 from prorank.data.examples import Group
 from prorank.errors import ModelError
-from prorank.rank.bi_encoder import bi_encoder
+from prorank.rank.bi_encoder import bi_encoder, fingerprint_of
 from prorank.train.teacher import with_teacher
 from tests.evaluate_toy import write_beir
 
@@ -50,6 +51,39 @@ def test_evaluate_measures_it_beside_checkpoints(encoder, tiny_llama_dir, tmp_pa
     assert done.exit_code == 0, done.output
     values = json.loads((tmp_path / "out" / "results.json").read_text())["values"]["toy"]
     assert [n for n in values if "0/1" not in n] == ["BM25", "/".join(encoder.parts[-2:]), "/".join(tiny_llama_dir.parts[-2:])]
+
+
+def test_scores_are_kept_until_the_folder_changes(encoder, tmp_path, monkeypatch):
+    toy, folder, calls = write_beir(tmp_path / "toy"), tmp_path / "encoder", []
+    shutil.copytree(encoder, folder)
+
+    def counted(name, device):
+        rows = bi_encoder(name, device)
+        return lambda *given, **how: calls.append(name) or rows(*given, **how)
+
+    monkeypatch.setattr("prorank.rank.bi_encoder.bi_encoder", counted)
+    args = ["evaluate", str(toy), "--out", str(tmp_path / "out"), "--device", "cpu", "--model", f"bi-encoder:{folder}"]
+    for times in (1, 1):
+        assert CliRunner().invoke(app, args, catch_exceptions=False).exit_code == 0 and len(calls) == times
+    (folder / "README.md").write_text("of other weights, perhaps", encoding="utf-8")
+    assert CliRunner().invoke(app, args, catch_exceptions=False).exit_code == 0 and len(calls) == 2
+
+
+def test_a_fingerprint_tells_files_names_and_devices_apart(encoder, tmp_path):
+    name, moved = f"bi-encoder:{encoder}", tmp_path / "moved"
+    shutil.copytree(encoder, moved)
+    assert fingerprint_of(name, "cpu") == fingerprint_of(f"bi-encoder:{moved}", "cpu") != fingerprint_of(name, "cuda")
+    (moved / "modules.json").rename(moved / "other.json")
+    (moved / "modules.json").write_bytes((encoder / "modules.json").read_bytes())
+    assert fingerprint_of(f"bi-encoder:{moved}") != fingerprint_of(name)
+
+
+def test_more_queries_than_a_window_holds(encoder):
+    queries = [f"query {i % 16}" for i in range(40)]  # the last two windows have nothing new
+    documents = [[f"text {i % 4}", f"text {i % 16}"] for i in range(40)]
+    rows = bi_encoder(f"bi-encoder:{encoder}", "cpu")(queries, documents)
+    for i in (0, 17, 39):
+        np.testing.assert_allclose(rows[i], bi_encoder(f"bi-encoder:{encoder}", "cpu")([queries[i]], [documents[i]])[0], atol=1e-5)
 
 
 def test_as_a_teacher_it_gives_the_same_scores(encoder, tmp_path):

@@ -30,11 +30,13 @@ COUNTERS = ("cuts", "cost")  # of a Reranker
 class Scorer:
     """Any function that scores lists, under a name; for baselines such as query likelihood.
 
-    `score_lists(queries, documents, progress=None)` returns one array a query. A Reranker is a scorer already.
+    `score_lists(queries, documents, progress=None)` returns one array a query. `fingerprint` changes with whatever changes a score;
+    without one, scores are not kept. A Reranker is a scorer already.
     """
 
     name: str
     score_lists: Callable[..., list[np.ndarray]]
+    fingerprint: str | None = None
 
 
 @dataclass

@@ -5,6 +5,7 @@ Hard fact: a bi-encoder sees query and document apart, so a text that many queri
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 from ..errors import ModelError, extra
 
 KIND = "bi-encoder:"  # before a folder's name
+WINDOW = 16  # queries whose texts are encoded in one call: enough to sort them by length, few enough to show progress
 
 
 def folder_of(name: str) -> Path:
@@ -21,6 +23,15 @@ def folder_of(name: str) -> Path:
     if not (folder / "modules.json").is_file():
         raise ModelError(f"{name}: {folder} holds no sentence-transformers model (modules.json is missing); name its folder")
     return folder
+
+
+def fingerprint_of(name: str, device: str | None = None) -> str:
+    """SHA-256 over the device and the folder's files, names and bytes: where it is the same, cosines are. Raises as `folder_of`."""
+    folder, digest = folder_of(name), hashlib.sha256(f"{KIND}{device}".encode())
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with file.open("rb") as handle:
+            digest.update(f"{file.relative_to(folder).as_posix()} {hashlib.file_digest(handle, 'sha256').hexdigest()}".encode())
+    return digest.hexdigest()
 
 
 def bi_encoder(name: str, device: str | None = None) -> Callable[..., list[np.ndarray]]:
@@ -39,13 +50,16 @@ def bi_encoder(name: str, device: str | None = None) -> Callable[..., list[np.nd
     encoder = SentenceTransformer(str(folder), local_files_only=True, device=device)
 
     def scores(queries: Sequence[str], documents: Sequence[Sequence[str]], progress: Callable[[int], None] | None = None):
-        texts = sorted({text for query, row in zip(queries, documents) for text in (query, *row)})
-        encoded = encoder.encode(texts, normalize_embeddings=True, show_progress_bar=False)  # [T, d]
-        vectors, found = dict(zip(texts, encoded)), []
-        for query, row in zip(queries, documents):
-            found.append(np.array([vectors[query] @ vectors[text] for text in row], dtype=np.float32))
-            if progress:
-                progress(len(row))
+        vectors: dict[str, np.ndarray] = {}  # [d] by text
+        found = []
+        for start in range(0, len(queries), WINDOW):
+            some = list(zip(queries, documents))[start : start + WINDOW]
+            new = sorted({text for query, row in some for text in (query, *row)} - vectors.keys())
+            vectors |= zip(new, encoder.encode(new, normalize_embeddings=True, show_progress_bar=False))
+            for query, row in some:
+                found.append(np.array([vectors[query] @ vectors[text] for text in row], dtype=np.float32))
+                if progress:
+                    progress(len(row))
         return found
 
     return scores
