@@ -6,9 +6,9 @@ sets, and one on the list's other queries in folds, which is what calibrating on
     PRORANK_DATA=... python benchmarks/evidence_calibration.py --model runs/smollm2-135m/score --out runs/calibration
 
 A label above 0 is relevant. Only judged candidates count where a list has judged ones of both kinds; where it names relevant
-documents alone, the other candidates count as not relevant, as they do in nDCG. The method of the fits is chosen on the dev sets,
-by the log loss of held-out folds. Scores are kept in `--out`; `results.json` has all figures, `reliability.png` the diagram over
-all lists.
+documents alone, the other candidates count as not relevant, as they do in nDCG. The method of a fit is the one of least log loss on
+held-out folds of what it is fitted on. Scores are kept in `--out`; `results.json` has all figures, `reliability.png` is the diagram
+over all lists.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import numpy as np
 from common import loader, machine
 from protocol import pairs_of, parsed, scored, tasks_of
 
-from prorank.calibration import METHODS, Calibration, fit, out_of_fold
+from prorank.calibration import AUTO, Calibration, choose, fit, out_of_fold
 from prorank.evaluate.candidates import Task
 from prorank.evaluate.report import percent
 from prorank.files import atomic_file
@@ -41,12 +41,6 @@ def folds_of(queries: Sequence[str], folds: int = FOLDS) -> np.ndarray:
     Random("folds").shuffle(names)
     place = {name: i % folds for i, name in enumerate(names)}
     return np.array([place[query] for query in queries])
-
-
-def chosen(queries: Sequence[str], scores: np.ndarray, labels: np.ndarray) -> str:
-    """The method of least log loss on held-out folds."""
-    held = {name: out_of_fold(scores, labels, folds_of(queries), name) for name in METHODS}
-    return min(held, key=lambda name: figures(held[name], labels)["log_loss"])
 
 
 @dataclass(frozen=True)
@@ -68,10 +62,10 @@ def judged(task: Task, found: Any) -> Pairs:
     return some if len(set(some.labels)) == 2 else Pairs(*pairs_of(task, found, unjudged=True), True)
 
 
-def probabilities(one: Pairs, method: str, dev: Calibration, own: Calibration | None) -> dict[str, np.ndarray]:
+def probabilities(one: Pairs, dev: Calibration, own: Calibration | None) -> dict[str, np.ndarray]:
     """Those [n] of a list before and after each fit."""
     found = {"before": sigmoid(one.scores)} | ({"own": own.apply(one.scores)} if own else {})
-    folds = out_of_fold(one.scores, one.labels, folds_of(one.queries), method)
+    folds = out_of_fold(one.scores, one.labels, folds_of(one.queries), AUTO)
     return found | {"dev sets": dev.apply(one.scores), "folds": folds}
 
 
@@ -100,12 +94,12 @@ def loaded(options: argparse.Namespace, model: Any) -> dict[str, dict[str, Pairs
     return {kind: {task.name: judged(task, score(kind, task)) for task in some} for kind, some in tasks.items()}
 
 
-def fitted(sets: dict[str, Pairs]) -> tuple[str, Calibration, str]:
-    """(method, calibration, what it was fitted on) of all dev sets together."""
+def fitted(sets: dict[str, Pairs]) -> tuple[Calibration, str]:
+    """(calibration, what it was fitted on) of all dev sets together."""
     queries = [f"{name}/{query}" for name, one in sets.items() for query in one.queries]
     scores, labels = (np.concatenate([getattr(one, name) for one in sets.values()]) for name in ("scores", "labels"))
-    method = chosen(queries, scores, labels)
-    return method, fit(scores, labels, method), f"{len(labels)} pairs of {len(set(queries))} queries"
+    method = choose(scores, labels, folds_of(queries))
+    return fit(scores, labels, method), f"{len(labels)} pairs of {len(set(queries))} queries"
 
 
 def main() -> None:
@@ -116,9 +110,9 @@ def main() -> None:
         parser.error("--lists and --dev must name at least one set each")
     model = loader("model", options.model, options.length, "echo")()
     pairs = loaded(options, model)
-    method, dev, where = fitted(pairs["dev"])
+    dev, where = fitted(pairs["dev"])
     print(f"dev sets: {dev}, fitted on {where}; the model's own: {model.calibration or 'none'}")
-    said = {name: probabilities(one, method, dev, model.calibration) for name, one in pairs["lists"].items()}
+    said = {name: probabilities(one, dev, model.calibration) for name, one in pairs["lists"].items()}
     rows = {
         name: one.about() | {fit: figures(p, one.labels) for fit, p in said[name].items()} for name, one in pairs["lists"].items()
     }
@@ -126,7 +120,7 @@ def main() -> None:
         table(rows, measure)
     print(picture(pairs["lists"], said, options.out / "reliability.png"))
     with atomic_file(options.out / "results.json") as handle:
-        json.dump({"lists": rows, "method": method, "dev": str(dev), **machine()}, handle, indent=1)
+        json.dump({"lists": rows, "dev": str(dev), **machine()}, handle, indent=1)
 
 
 if __name__ == "__main__":

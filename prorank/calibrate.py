@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .calibration import METHODS, Calibration, fit, out_of_fold
+from .calibration import AUTO, METHODS, Calibration, choose, fit, out_of_fold
 from .checkpoint import prompt_of, resolve
 from .data.examples import Group, query_key
 from .data.formats import read_groups
@@ -37,7 +37,7 @@ def calibrate(
     model: str | Path,
     data: str | Path,
     split: str = "dev",
-    method: str = "auto",
+    method: str = AUTO,
     folds: int = 5,
     seed: int = 0,
     min_rel: float | None = None,
@@ -52,7 +52,8 @@ def calibrate(
         model: a checkpoint's folder, its run's, or another name of a checkpoint, which is copied.
         data: labelled lists, pairs or BEIR folder (`data.formats.read_groups`) that the model was not trained on.
         split: label file of a BEIR folder.
-        method: "temperature", "platt", "isotonic", or "auto" for the one of least log loss on held-out folds.
+        method: "temperature", "platt", "isotonic", or "auto" for the one of least log loss on held-out folds;
+            its figures are those of `out_of_fold`, where no fold has a say in the method it is measured by.
         folds: parts that the queries are split into, at random by `seed`.
         min_rel: least label that is relevant; any above 0 by default.
         out: folder of the picture; the checkpoint's by default.
@@ -74,9 +75,8 @@ def calibrate(
     pyplot()
     scores, asked, weights = _score(model, groups, progress, how)
     _check_scores(scores, labels, data)
-    held = {name: out_of_fold(scores, labels, fold, name) for name in (METHODS if method == "auto" else (method,))}
-    chosen = min(held, key=lambda name: figures(held[name], labels)["log_loss"])
-    raw, said = sigmoid(scores), held[chosen]
+    chosen = choose(scores, labels, fold) if method == AUTO else method
+    raw, said = sigmoid(scores), out_of_fold(scores, labels, fold, method)
     found = replace(
         fit(scores, labels, chosen), asked=asked, weights=weights, data=_name(data), min_rel=min_rel, folds=folds, seed=seed,
         split=split if Path(data).is_dir() else "", queries=len(groups), pairs=len(labels), relevant=float(labels.mean()),
@@ -113,7 +113,7 @@ def _write(found: Calibration, folder: Path, copy: Path | None) -> Path:
 
 
 def _check(method: str, folds: int, out: str | Path | None) -> None:
-    if method not in ("auto", *METHODS):
+    if method not in (AUTO, *METHODS):
         raise ConfigError(f"calibration method '{method}' is not known{nearest(method, ('auto', *METHODS))}")
     if folds < 2:
         raise ConfigError(f"folds must be at least 2, not {folds}")

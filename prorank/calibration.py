@@ -18,11 +18,12 @@ import numpy as np
 
 from .errors import ConfigError, DataError, ModelError, nearest
 from .files import atomic_file
-from .reliability import sigmoid
+from .reliability import figures, sigmoid
 
 log = logging.getLogger("prorank")
 FILE = "calibration.json"
 METHODS = ("temperature", "platt", "isotonic")
+AUTO = "auto"  # the one of least log loss on held-out folds
 FLAT = 1e-6  # least slope, in units of the scores' spread: where none is best, one that still keeps the order
 
 
@@ -205,10 +206,23 @@ def pav(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return np.array([s for s, _ in ends]), np.array([v for _, v in ends])
 
 
+def choose(scores: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> str:
+    """The method of least log loss on held-out folds; arguments as `out_of_fold`."""
+    held = {name: out_of_fold(scores, labels, folds, name) for name in METHODS}
+    return min(METHODS, key=lambda name: figures(held[name], labels)["log_loss"])
+
+
 def out_of_fold(scores: np.ndarray, labels: np.ndarray, folds: np.ndarray, method: str) -> np.ndarray:
-    """Probabilities [n] by calibrations that have not seen them: that of a fold (`folds` [n] names it) is fitted on the others."""
+    """Probabilities [n] by calibrations that have not seen them: that of a fold is fitted on the others.
+
+    Args:
+        scores: log-odds [n]. labels: [n] of 0 and 1. folds: [n], the fold of each pair.
+        method: one of METHODS, or "auto": for each fold the one that the others choose among themselves (of two folds, both do).
+    """
     out = np.empty(len(scores))
     for fold in np.unique(folds):
         held = folds == fold
-        out[held] = fit(scores[~held], labels[~held], method).apply(scores[held])
+        some = ~held if len(np.unique(folds[~held])) > 1 else np.ones_like(held)
+        name = choose(scores[some], labels[some], folds[some]) if method == AUTO else method
+        out[held] = fit(scores[~held], labels[~held], name).apply(scores[held])
     return out

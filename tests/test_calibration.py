@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prorank.calibrate import _folds, _labels, calibrate
-from prorank.calibration import FILE, METHODS, Calibration, fit, out_of_fold, pav
+from prorank.calibration import AUTO, FILE, METHODS, Calibration, choose, fit, out_of_fold, pav
 from prorank.cli import main
 from prorank.data.examples import Group
 from prorank.errors import ConfigError, DataError, ModelError
@@ -91,6 +91,24 @@ def test_error_falls_on_held_out_queries_and_the_order_stays(method):
     p = fit(scores, labels, method).apply(scores)
     assert (np.diff(p[np.argsort(scores)]) >= 0).all()
     assert method == "isotonic" or len(np.unique(p)) == len(np.unique(scores))
+
+
+@pytest.mark.parametrize("method", [AUTO, *METHODS])
+def test_a_folds_labels_have_no_say_in_its_probabilities(method):
+    scores, labels = drawn(600)
+    folds = np.arange(600) % 3
+    before = out_of_fold(scores, labels, folds, method)
+    turned = np.where(folds == 0, 1 - labels, labels)
+    np.testing.assert_array_equal(out_of_fold(scores, turned, folds, method)[folds == 0], before[folds == 0])
+    assert (out_of_fold(scores, turned, folds, method)[folds == 1] != before[folds == 1]).any()
+
+
+def test_auto_takes_the_method_that_the_labels_call_for():
+    scores, labels = drawn(4000, intercept=-1.5)  # no temperature moves where .5 lies
+    folds = np.arange(4000) % 5
+    assert choose(scores, labels, folds) == "platt"
+    np.testing.assert_array_equal(out_of_fold(scores, labels, folds, AUTO), out_of_fold(scores, labels, folds, "platt"))
+    assert out_of_fold(scores, labels, np.arange(4000) % 2, AUTO).shape == (4000,)
 
 
 @pytest.mark.parametrize("method", METHODS)
