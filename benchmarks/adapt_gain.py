@@ -26,10 +26,11 @@ from common import data_folder, machine
 from protocol import task_of
 from recipe_lists import labelled, pool_groups
 
-from prorank.adapt import Adapted, adapt, ndcg_of, scores_of
+from prorank.adapt import Adapted, adapt, scores_of
 from prorank.data.beir import read_beir
 from prorank.data.examples import Group, query_key
 from prorank.data.formats import write_groups
+from prorank.evaluate.measures import ndcg_of
 from prorank.evaluate.significance import randomisation_test
 from prorank.files import atomic_file
 from prorank.shipped import DEFAULT
@@ -73,7 +74,7 @@ def cell(before: np.ndarray, after: np.ndarray) -> str:
 
 def values(model: str, sets: dict[str, list[Group]]) -> dict[str, np.ndarray]:
     """nDCG@10 of each set's groups."""
-    return {name: ndcg_of(groups, scores_of(model, groups, "echo")) for name, groups in sets.items()}
+    return {name: ndcg_of([g.labels for g in groups], scores_of(model, groups, "echo")) for name, groups in sets.items()}
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from .data.formats import is_collection, read_collection, read_groups, write_gro
 from .data.negatives import mine
 from .errors import ConfigError, DataError
 from .evaluate.listwise import log_likelihood
-from .evaluate.measures import MAIN, measure
+from .evaluate.measures import MAIN, ndcg_of
 from .evaluate.significance import randomisation_test
 from .files import atomic_file
 from .prompt import Prompt
@@ -157,8 +157,9 @@ def _share_of(report: Callable[[float, dict], None], place: int, count: int, sha
 
 def _found(groups: list[Group], before: Rows, after: Rows, models: tuple[str, str], **about: int) -> Adapted:
     """What the scores of those that decide say, before and after, of the old and the new of `models`."""
-    old, new = ndcg_of(groups, before), ndcg_of(groups, after)
-    unlikely, likely = (log_likelihood(scores, [group.labels for group in groups]) for scores in (before, after))
+    labels = [group.labels for group in groups]
+    old, new = ndcg_of(labels, before), ndcg_of(labels, after)
+    unlikely, likely = log_likelihood(before, labels), log_likelihood(after, labels)
     p, gain = randomisation_test(new, old), float((likely - unlikely).mean())
     better = gain > 0 and bool(new.mean() >= old.mean() or p >= SURE)
     return Adapted(
@@ -214,11 +215,3 @@ def scores_of(checkpoint: str | Path, groups: Sequence[Group], prompt: Any) -> R
     """Scores of each group's own documents by a checkpoint, with the prompt it has or else `prompt`."""
     reranker = Reranker(checkpoint, prompt=prompt_of(resolve(checkpoint), prompt))
     return reranker.score_lists([g.query for g in groups], [list(g.documents) for g in groups])
-
-
-def ndcg_of(groups: Sequence[Group], scores: Rows) -> np.ndarray:
-    """nDCG@10 of each group's own documents [n] in the order of their scores."""
-    qrels = {str(i): {str(j): int(label) for j, label in enumerate(g.labels)} for i, g in enumerate(groups)}
-    ranking = {str(i): [str(j) for j in np.argsort(-np.asarray(row), kind="stable")] for i, row in enumerate(scores)}
-    values = measure(qrels, ranking)[MAIN]
-    return np.array([values[str(i)] for i in range(len(groups))])

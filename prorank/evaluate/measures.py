@@ -83,6 +83,14 @@ def measure(
     return values
 
 
+def ndcg_of(labels: Sequence[Sequence[float]], scores: Sequence[Sequence[float]]) -> np.ndarray:
+    """nDCG@10 [n] of n lists from their own documents' labels and scores, both in the same order; equal scores keep it."""
+    qrels = {str(i): {str(j): int(label) for j, label in enumerate(row)} for i, row in enumerate(labels)}
+    ranking = {str(i): [str(j) for j in np.argsort(-np.asarray(row), kind="stable")] for i, row in enumerate(scores)}
+    values = measure(qrels, ranking)[MAIN]
+    return np.array([values[str(i)] for i in range(len(labels))])
+
+
 def means(values: Values) -> dict[str, float]:
     """Mean of each measure over its queries; NaN where no query counts."""
     return {name: float(np.mean(list(by.values()))) if by else float("nan") for name, by in values.items()}

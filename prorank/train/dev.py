@@ -6,11 +6,13 @@ Hard fact: the model in training is measured through `Reranker`, so a dev figure
 from __future__ import annotations
 
 import copy
+from random import Random
 
 import numpy as np
 import torch
 
 from ..data.examples import Group
+from ..evaluate.measures import ndcg_of
 from ..model import cast_weights
 from ..prompt import Prompt
 from ..rank.methods import Listwise
@@ -21,7 +23,7 @@ class Dev:
     """A dev set of groups; `measure` gives nDCG@10, accuracy at log-odds 0, and the format rate.
 
     Args:
-        groups: queries with candidates and labels (those without a relevant one are left out).
+        groups: queries with candidates and labels (those without a relevant one are left out); of each the order is turned.
         prompt: the run's prompt.
         tokenizer: its tokenizer.
         bf16: whether training computes in bf16.
@@ -29,7 +31,7 @@ class Dev:
     """
 
     def __init__(self, groups: list[Group], prompt: Prompt, tokenizer, bf16: bool, limit: int = 20) -> None:
-        self.groups = [_limited(g, limit) for g in groups if max(g.labels, default=0) > 0]
+        self.groups = [_turned(_limited(g, limit)) for g in groups if max(g.labels, default=0) > 0]
         self.prompt, self.tokenizer, self.bf16 = prompt, tokenizer, bf16
 
     def __len__(self) -> int:
@@ -65,18 +67,17 @@ class Dev:
         return float(np.mean([said[good].mean(), (~said[~good]).mean()])) if not good.all() else float(said.mean())
 
     def _ndcg(self, scores: np.ndarray) -> float:
-        from ..errors import extra
+        """Mean nDCG@10 of scores [n] of all groups' documents, one group after another."""
+        ends = np.cumsum([len(group.documents) for group in self.groups])
+        return float(ndcg_of([group.labels for group in self.groups], np.split(scores, ends[:-1])).mean())
 
-        with extra("train"):
-            import ir_measures
 
-        qrels, run, at = {}, {}, 0
-        for i, group in enumerate(self.groups):
-            n = len(group.documents)
-            qrels[str(i)] = {str(k): int(label) for k, label in enumerate(group.labels)}
-            run[str(i)] = {str(k): float(s) for k, s in enumerate(scores[at : at + n])}
-            at += n
-        return float(ir_measures.calc_aggregate([ir_measures.nDCG @ 10], qrels, run)[ir_measures.nDCG @ 10])
+def _turned(group: Group) -> Group:
+    """The group's documents in an order that its query alone decides: lists hold relevant ones first, and a model that answers with
+    the order it is shown, or scores all alike, must not look perfect."""
+    places = list(range(len(group.documents)))
+    Random(f"dev/{group.query}").shuffle(places)
+    return group.take(places)
 
 
 def _limited(group: Group, limit: int) -> Group:
@@ -84,5 +85,4 @@ def _limited(group: Group, limit: int) -> Group:
     if len(group.documents) <= limit:
         return group
     good = [i for i, label in enumerate(group.labels) if label > 0][: limit // 2]
-    keep = sorted(good + [i for i, label in enumerate(group.labels) if label <= 0][: limit - len(good)])
-    return Group(group.query, tuple(group.documents[i] for i in keep), tuple(group.labels[i] for i in keep), group.query_id)
+    return group.take(sorted(good + [i for i, label in enumerate(group.labels) if label <= 0][: limit - len(good)]))
