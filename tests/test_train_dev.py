@@ -64,3 +64,7 @@ def test_ndcg_is_that_of_ir_measures():
     run = {str(i): {str(j): float(s) for j, s in enumerate(row)} for i, row in enumerate(scores)}
     want = {found.query_id: found.value for found in ir_measures.iter_calc([ir_measures.nDCG @ 10], qrels, run)}
     np.testing.assert_allclose(ndcg_of(labels, scores), [want[str(i)] for i in range(20)])
+
+
+def test_a_label_between_grades_is_relevant():
+    assert ndcg_of([[0.5, 0.0], [0.0, 0.2]], [[1.0, 2.0], [1.0, 2.0]]) == pytest.approx([1 / np.log2(3), 1.0])

@@ -6,6 +6,7 @@ decreasing scores made from the ranks, so that ties keep our order.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -84,8 +85,9 @@ def measure(
 
 
 def ndcg_of(labels: Sequence[Sequence[float]], scores: Sequence[Sequence[float]]) -> np.ndarray:
-    """nDCG@10 [n] of n lists from their own documents' labels and scores, both in the same order; equal scores keep it."""
-    qrels = {str(i): {str(j): int(label) for j, label in enumerate(row)} for i, row in enumerate(labels)}
+    """nDCG@10 [n] of n lists from their own documents' labels and scores, both in one order, which equal scores keep. Each list
+    has a label above 0; a label between grades counts as the higher one, since the measure knows whole grades alone."""
+    qrels = {str(i): {str(j): math.ceil(label) for j, label in enumerate(row)} for i, row in enumerate(labels)}
     ranking = {str(i): [str(j) for j in np.argsort(-np.asarray(row), kind="stable")] for i, row in enumerate(scores)}
     values = measure(qrels, ranking)[MAIN]
     return np.array([values[str(i)] for i in range(len(labels))])
