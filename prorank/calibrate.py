@@ -114,7 +114,7 @@ def _write(found: Calibration, folder: Path, copy: Path | None) -> Path:
 
 def _check(method: str, folds: int, out: str | Path | None) -> None:
     if method not in (AUTO, *METHODS):
-        raise ConfigError(f"calibration method '{method}' is not known{nearest(method, ('auto', *METHODS))}")
+        raise ConfigError(f"calibration method '{method}' is not known{nearest(method, (AUTO, *METHODS))}")
     if folds < 2:
         raise ConfigError(f"folds must be at least 2, not {folds}")
     if out and Path(out).exists() and not Path(out).is_dir():

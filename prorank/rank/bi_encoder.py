@@ -51,9 +51,9 @@ def bi_encoder(name: str, device: str | None = None) -> Callable[..., list[np.nd
 
     def scores(queries: Sequence[str], documents: Sequence[Sequence[str]], progress: Callable[[int], None] | None = None):
         vectors: dict[str, np.ndarray] = {}  # [d] by text
-        found = []
-        for start in range(0, len(queries), WINDOW):
-            some = list(zip(queries, documents))[start : start + WINDOW]
+        pairs, found = list(zip(queries, documents)), []
+        for start in range(0, len(pairs), WINDOW):
+            some = pairs[start : start + WINDOW]
             new = sorted({text for query, row in some for text in (query, *row)} - vectors.keys())
             vectors |= zip(new, encoder.encode(new, normalize_embeddings=True, show_progress_bar=False))
             for query, row in some:
