@@ -15,7 +15,7 @@ from prorank.model import load_model, load_tokenizer
 from prorank.prompt import Prompt
 from prorank.rank import attention
 from prorank.rank.batching import collate
-from prorank.rank.engine import Engine, engine_for, steady_memory, usable
+from prorank.rank.engine import Engine, engine_for, usable
 from prorank.rank.int8 import Int8
 from prorank.rank.kernels import quantise
 from prorank.rank.layers import Dense
@@ -176,12 +176,11 @@ def test_int8_is_a_dtype_of_the_reranker(loaded):
     assert 0 < np.abs(a - b).max() < 0.5
 
 
-def test_shapes_that_onednn_keeps_are_bounded_unless_somebody_says_how_many(monkeypatch):
-    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
-    for said, want in ((None, "64"), ("7", "7")):
-        monkeypatch.delenv(name, raising=False) if said is None else monkeypatch.setenv(name, said)
-        steady_memory()
-        assert os.environ[name] == want
+def test_an_engine_leaves_the_process_as_it_is(loaded, monkeypatch):
+    before = dict(os.environ)
+    monkeypatch.setattr("prorank.rank.engine._glibc", lambda name, *given: pytest.fail(f"{name}{given}"))
+    Engine(loaded[1])
+    assert dict(os.environ) == before
 
 
 def test_other_layers_stay_with_transformers_and_have_no_int8():

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import embedding, scaled_dot_product_attention
 
+from ..engine.shapes import padded_length, powers_of_two, repeat_last
 from .flat import Spans
 
 AREA = 128 * 1024  # scores of one attention call, for each head
@@ -50,7 +51,7 @@ class _Planner:
         self.back: list[torch.Tensor] = []
         self.made = 0
 
-    def add(self, asked: torch.Tensor, keys: torch.Tensor, kept: list[slice], masked: bool = True) -> None:
+    def add(self, asked: torch.Tensor, keys: torch.Tensor, kept: list[slice], masked: bool = True, hidden: int = 0) -> None:
         """Tokens asked [D, Lq] look at tokens keys [D, Lk]; the prompt in row i of `asked` keeps the results at kept[i]."""
         (count, lq), lk = asked.shape, keys.shape[1]
         head, pair = torch.arange(self.heads), torch.arange(self.pairs)
@@ -58,8 +59,10 @@ class _Planner:
         by_head = (asked[:, None] * self.heads + head[:, None]).flatten()  # [D, heads, Lq]
         self.asked.append(by_head)
         self.keys.append((keys[:, None] * self.pairs + pair[:, None]).flatten())  # [D, pairs, Lk]
-        # The last lq of lk tokens look at what stands before them and at themselves.
+        # The last lq of lk tokens look at what stands before them and at themselves; the first `hidden` keys fill a size up.
         mask = torch.full((lq, lk), float("-inf")).triu_(lk - lq + 1).repeat(self.groups, 1) if masked else None
+        if mask is not None and hidden:
+            mask[:, :hidden] = float("-inf")
         self.calls.append(Call(shape, mask))
         place = self.made + torch.arange(by_head.numel()).view(count, self.heads, lq).transpose(1, 2)  # [D, Lq, heads]
         self.back += [place[row, some].flatten() for row, some in enumerate(kept)]
@@ -75,17 +78,31 @@ def plan_of(spans: Spans, heads: int, pairs: int) -> Plan:
         rows = [torch.arange(begin, row + end) for begin, end in zip(begins, ends)]
         if start + max(map(len, rows)) > LONG:
             for number, own in enumerate(rows):
-                whole = torch.cat((prefix, own))[None]
-                planner.add(whole, whole, [slice(0 if number == 0 else start, None)], masked=False)
+                whole = torch.cat((prefix, own))
+                kept = slice(0 if number == 0 else start, len(whole))
+                whole = repeat_last(whole, padded_length(len(whole)))[None]
+                planner.add(whole, whole, [kept], masked=False)
             continue
         if start:
-            planner.add(prefix[None], prefix[None], [slice(None)])
-        for some in _runs(rows, start):
-            longest = max(map(len, some))
-            # Short documents repeat their last token: it comes after all that counts, where the mask hides it.
-            asked = torch.stack([torch.cat((own, own[-1:].expand(longest - len(own)))) for own in some])
-            planner.add(asked, torch.cat((prefix.expand(len(some), -1), asked), 1), [slice(len(own)) for own in some])
+            _add_run(planner, prefix[:0], [prefix])
+        for run in _runs(rows, start):
+            _add_run(planner, prefix, run)
     return Plan(planner.calls, *map(torch.cat, (planner.asked, planner.keys, planner.back)))
+
+
+def _add_run(planner: _Planner, prefix: torch.Tensor, rows: list[torch.Tensor]) -> None:
+    """Plan the attention of the documents in `rows` behind `prefix`, in sizes of which there are few (see `engine.shapes`)."""
+    longest = padded_length(max(map(len, rows)))
+    hidden = padded_length(len(prefix) + longest) - len(prefix) - longest
+    before = torch.cat((rows[0][:1].expand(hidden), prefix))  # what fills a size up comes first and is hidden
+    # Short documents repeat their last token: it comes after all that counts, where the mask hides it.
+    asked = torch.stack([repeat_last(own, longest) for own in rows])
+    keys = torch.cat((before.expand(len(rows), -1), asked), 1)
+    first = 0
+    for count in powers_of_two(len(rows)):
+        part = slice(first, first + count)
+        planner.add(asked[part], keys[part], [slice(len(own)) for own in rows[part]], hidden=hidden)
+        first += count
 
 
 def _runs(rows: list[torch.Tensor], start: int) -> Iterator[list[torch.Tensor]]:

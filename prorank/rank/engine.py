@@ -7,13 +7,13 @@ prefix once), and keeps nothing but the answers' rows after the last attention.
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from ..engine.shapes import padded_size, repeat_last
 from ..errors import ModelError
 from ..model import body
 from .attention import attend, plan_of
@@ -31,12 +31,10 @@ NEEDS = f"a CPU with oneDNN and plain layers of {', '.join(KINDS)}"
 
 
 def steady_memory() -> None:
-    """Have memory stay as it is after the first batches, for the whole process.
+    """Keep freed buffers for the next layer, for the whole process (glibc alone does it).
 
-    Freed buffers stay for the next layer: fetched from the kernel anew, page by page, they take up to a tenth of the time of a
-    forward (under glibc). oneDNN keeps programs for 64 shapes, unless its variable says otherwise, not for 1,024: they take
-    megabytes each, and every batch has shapes of its own. Where oneDNN ran before, it stays with what it has."""
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+    Fetched from the kernel anew, page by page, they take up to a tenth of the time of a forward. The command line calls this; a
+    program that uses the library may."""
     _glibc("mallopt", M_MMAP_MAX, 0)
     _glibc("mallopt", M_TRIM_THRESHOLD, 512 << 20)
 
@@ -107,7 +105,6 @@ class Engine:
         self.width, self.scaling = attention.head_dim, attention.scaling
         self.heads, self.pairs = model.config.num_attention_heads, model.config.num_key_value_heads
         self.steps = Kernels(compiled)
-        steady_memory()
         kind = live_product if live else Dense.of
         with torch.no_grad():
             self.layers = rounded_layers(inner, self.turn) if int8 else [layer_of(layer, kind) for layer in inner.layers]
@@ -126,7 +123,9 @@ class Engine:
 
         `look(layer, q, k, v)` is the attention: of q [T, heads, d], already scaled, over k and v [T, pairs, d] (and whatever it
         knows besides), as [T, heads * d]."""
-        columns = wanted if len(wanted) > 1 else wanted.repeat(2)  # one row would compile anew
+        tokens, size = len(ids), padded_size(len(ids))
+        ids, positions = repeat_last(ids, size), repeat_last(positions, size)
+        columns = repeat_last(wanted, padded_size(len(wanted)))
         with torch.autocast("cpu", enabled=False):  # every step says its dtype
             x = self.embed(ids) if self.turn is None else self._turned(ids)
             cos, sin = (t[0, :, None].float() for t in self.angles(x[None], positions[None]))  # [T, 1, width]
@@ -136,7 +135,8 @@ class Engine:
                 x, qkv, scale = self._into(layer.qkv, x, y, scale, layer.before, columns)
                 sizes = self.heads, self.pairs, self.width, self.eps, self.scaling, x.dtype
                 q, k, v = self.steps.rotate(qkv, scale, layer.bias, layer.norms, cos, sin, *sizes)
-                seen = look(number, q, k, v)
+                seen = look(number, q[:tokens], k[:tokens], v[:tokens])
+                seen = torch.nn.functional.pad(seen, (0, 0, 0, size - tokens)) if size > tokens else seen
                 if number == len(self.layers) - 1:
                     x, seen, columns = x[columns], seen[columns], torch.arange(len(columns))
                 rounded = self.steps.quantise(seen) if self.int8 else None

@@ -1,0 +1,116 @@
+"""What `auto` takes: the dtype by a measurement on this machine, compiled steps where the job is long enough to pay for them."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..errors import ModelError, nearest
+from .layer_speed import DTYPES, RANKING, LayerSpeed, compiled_speed, layer_speed
+
+NAMES = {"fp32": "fp32", "float32": "fp32", "bf16": "bf16", "bfloat16": "bf16"}
+TIE = 0.05  # bf16 has to be faster by this share, for fp32 is exact
+SMALL = 1_000_000  # weights of a layer below which no dtype is worth a measurement
+# A job of fewer seconds is not worth measuring what compiling gains, which takes as long as compiling itself.
+UNKNOWN_JOB, KNOWN_JOB = 300.0, 30.0
+COMPILERS = ("g++", "clang++", "c++")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was taken for a setting, and why: `value` is a dtype's name, or "compiled" or "plain"."""
+
+    value: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.value} ({self.reason})"
+
+
+def check_dtype(dtype: str, device: torch.device) -> None:
+    """Raise ModelError for a dtype that is not known or that the device does not have."""
+    if dtype not in (*NAMES, "auto", "int8"):
+        raise ModelError(f"unknown dtype '{dtype}'{nearest(dtype, [*NAMES, 'auto', 'int8'])}")
+    if dtype == "int8" and device.type != "cpu":
+        raise ModelError(f"dtype int8 runs on CPUs only, not on {device.type}; take bf16 or fp32")
+
+
+def choose_dtype(dtype: str, device: torch.device, config: Any, purpose: str = RANKING) -> Choice:
+    """The dtype of a model's weights and products.
+
+    Args:
+        dtype: "fp32", "bf16", "auto", or "int8", which concerns the large products alone: the rest is as with "auto".
+        device: where the model runs.
+        config: its configuration (of transformers).
+        purpose: RANKING or TRAINING, which may differ.
+
+    Raises:
+        ModelError: the dtype is not known, or the device does not have it.
+    """
+    check_dtype(dtype, device)
+    if dtype in NAMES:
+        return Choice(NAMES[dtype], "as asked for")
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return Choice("bf16", "the GPU computes in it") if native else Choice("fp32", "the GPU does not compute in bf16")
+    if device.type != "cpu":
+        return Choice("fp32", f"bf16 is not measured on {device.type}")
+    weights = layer_weights(config)
+    if weights < SMALL:
+        return Choice("fp32", f"a layer of {weights:,} weights is too small for the dtype to matter")
+    speed = layer_speed(config, purpose)
+    faster = speed.seconds["bf16"] < (1 - TIE) * speed.seconds["fp32"]
+    return Choice("bf16" if faster else "fp32", _measured(speed))
+
+
+def torch_dtype(choice: Choice) -> torch.dtype:
+    """The dtype of a choice that `choose_dtype` made."""
+    return DTYPES[choice.value]
+
+
+def choose_compile(config: Any, purpose: str, dtype: str, seconds: float) -> Choice:
+    """Whether compiling pays for a job.
+
+    Args:
+        config, purpose, dtype: see `choose_dtype`; the dtype is "fp32" or "bf16".
+        seconds: how long the job takes with plain steps.
+    """
+    if seconds < KNOWN_JOB:
+        return Choice("plain", f"about {seconds:.0f} s of work do not pay for compiling")
+    if not any(map(shutil.which, COMPILERS)):
+        return Choice("plain", "there is no C++ compiler")
+    speed = layer_speed(config, purpose)
+    if dtype not in speed.compiled:
+        if seconds < UNKNOWN_JOB:
+            return Choice("plain", f"about {seconds:.0f} s of work do not pay for measuring what compiling gains")
+        speed = compiled_speed(config, purpose, dtype)
+    share = 1 - speed.compiled[dtype] / speed.seconds[dtype]
+    saved, cost = share * seconds, speed.compile_seconds[dtype]
+    told = f"it saves {share:.0%} of about {seconds:.0f} s and takes {cost:.0f} s"
+    return Choice("compiled" if saved > 2 * cost else "plain", told)
+
+
+def job_seconds(config: Any, purpose: str, dtype: str, tokens: float) -> float:
+    """Seconds that a model's layers take for so many tokens, by the measured speed of one layer. 0.0 for small layers."""
+    if layer_weights(config) < SMALL:
+        return 0.0
+    speed = layer_speed(config, purpose)
+    return config.num_hidden_layers * speed.seconds[dtype] / speed.tokens * tokens
+
+
+def layer_weights(config: Any) -> int:
+    """Weights of a layer's matrix products, estimated from the configuration."""
+    size, inner = getattr(config, "hidden_size", 0), getattr(config, "intermediate_size", 0) or 0
+    heads = getattr(config, "num_attention_heads", 1) or 1
+    width = getattr(config, "head_dim", None) or size // heads
+    pairs = getattr(config, "num_key_value_heads", None) or heads
+    return size * width * 2 * (heads + pairs) + 3 * size * inner
+
+
+def _measured(speed: LayerSpeed) -> str:
+    told = ", ".join(f"{name} {1000 * value:.1f} ms" for name, value in speed.seconds.items())
+    busy = "; other work ran beside it, so it is measured anew next time" if speed.disturbed else ""
+    return f"measured, {speed.purpose}: {told} for a layer of {speed.tokens} tokens on {speed.threads} threads{busy}"
