@@ -70,7 +70,10 @@ def layer_speed(config: Any, purpose: str = RANKING, anew: bool = False) -> Laye
     """
     path = _file(config, purpose)
     stored = _known.get(path) or _read(path)
-    return stored if stored and not anew else _keep(path, _measured(config, purpose))
+    if stored and not anew:
+        return stored
+    with torch.random.fork_rng(devices=[]):  # a run's draws must not depend on whether it measured
+        return _keep(path, _measured(config, purpose))
 
 
 def compiled_speed(config: Any, purpose: str, dtype: str) -> LayerSpeed:
@@ -78,13 +81,12 @@ def compiled_speed(config: Any, purpose: str, dtype: str) -> LayerSpeed:
     known = layer_speed(config, purpose)
     if dtype in known.compiled:
         return known
-    plain, compiled = (_Layer(config, purpose).runner(DTYPES[dtype], known.tokens, which) for which in (False, True))
-    begin = time.perf_counter()
-    compiled()
-    took = time.perf_counter() - begin
-    plain()
-    with _Undisturbed() as watch:
-        rounds = _rounds(lambda: (plain(), compiled()))
+    with torch.random.fork_rng(devices=[]):
+        plain, compiled = (_Layer(config, purpose).runner(DTYPES[dtype], known.tokens, which) for which in (False, True))
+        took = compiled()
+        plain()
+        with _Undisturbed() as watch:
+            rounds = _rounds(lambda: (plain(), compiled()))
     seconds, best = (min(times) for times in zip(*rounds))
     return _keep(_file(config, purpose), replace(
         known, seconds={**known.seconds, dtype: seconds}, compiled={**known.compiled, dtype: best},
@@ -154,8 +156,7 @@ class _Layer:
         small.pad_token_id = small.bos_token_id = small.eos_token_id = None
         if getattr(small, "layer_types", None):
             small.layer_types = small.layer_types[:1]
-        with torch.random.fork_rng(devices=[]):
-            self.model = AutoModelForCausalLM.from_config(small, dtype=torch.float32)
+        self.model = AutoModelForCausalLM.from_config(small, dtype=torch.float32)
         flat.enable(self.model)
         self.purpose = purpose
 
