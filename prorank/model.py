@@ -134,7 +134,7 @@ def room_for_prompts(model: torch.nn.Module, written: int = 0) -> int | None:
     return positions and positions - written
 
 
-def body(model: torch.nn.Module) -> tuple[torch.nn.Module, torch.nn.Module]:
+def body(model: torch.nn.Module) -> tuple[torch.nn.Module, torch.nn.Linear]:
     """(transformer without head, output head) of a causal LM, adapters looked through.
 
     `base_model_prefix` cannot be trusted: for Llama4ForCausalLM it names the whole language model.
