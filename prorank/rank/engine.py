@@ -113,7 +113,10 @@ class Engine:
         steady_memory()
         kind = live_product if live else Dense.of
         with torch.no_grad():
-            self.layers = [layer_of(layer, kind) for layer in inner.layers] if self.turn is None else rounded_layers(inner, self.turn)
+            if self.turn is None:
+                self.layers = [layer_of(layer, kind) for layer in inner.layers]
+            else:
+                self.layers = rounded_layers(inner, self.turn)
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         """Last hidden states [N, H] at the answer positions, in the model's dtype."""

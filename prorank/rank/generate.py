@@ -205,9 +205,9 @@ def pen_of(model: PreTrainedModel, engine: Engine | None, bf16: bool = False) ->
     return Pen(lambda room: EngineDecoder(engine, room), lambda hidden: product(hidden) if bias is None else product(hidden) + bias)
 
 
-def pen_in_training(model: torch.nn.Module, bf16: bool, compiled: bool) -> Pen:
+def pen_in_training(model: PreTrainedModel, bf16: bool, compiled: bool) -> Pen:
     """What writes with a policy as it is now: on a CPU a copy of it, in bf16 where training computes in that."""
-    policy: PreTrainedModel = getattr(model, "module", model)
+    policy = getattr(model, "module", model)  # under DDP
     if not usable(policy):
         return pen_of(policy, None, bf16)
     frozen = merged_copy(policy)

@@ -135,4 +135,6 @@ def layer_of(layer: DecoderLayer, kind: Callable[..., Any]) -> Layer:
 
 def head_norms(attention: Attention) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Weights of the norms of queries and keys, which Qwen3 has."""
-    return (attention.q_norm.weight, attention.k_norm.weight) if hasattr(attention, "q_norm") and hasattr(attention, "k_norm") else None
+    if not (hasattr(attention, "q_norm") and hasattr(attention, "k_norm")):
+        return None
+    return attention.q_norm.weight, attention.k_norm.weight

@@ -1,4 +1,7 @@
-"""What the engine reads of a Llama-like model of transformers, as types: torch finds submodules by name, where no checker sees them."""
+"""The parts of a Llama-like model of transformers that the engine reads, as types.
+
+`torch.nn.Module` finds its parts by name, so a type checker sees a tensor or any module in each of them.
+"""
 
 from __future__ import annotations
 
