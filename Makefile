@@ -3,15 +3,18 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
+PIP := -m pip install --quiet --disable-pip-version-check
+LOWEST := .venv-lowest
+TESTED := train,eval,serve,texts,test,bench
 
-.PHONY: setup demo test test-slow test-integrations test-browser lint clean
+.PHONY: setup demo test test-slow test-integrations test-browser test-lowest lint clean
 setup: $(STAMP)
 
 # torch first and pinned: the plain name would pull gigabytes of CUDA packages.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,eval,serve,texts,test,bench,lint]'
+	$(BIN)/python $(PIP) -c constraints.txt torch
+	$(BIN)/python $(PIP) -c constraints.txt -e '.[$(TESTED),lint]'
 	touch $(STAMP)
 
 demo: $(STAMP)
@@ -26,7 +29,7 @@ test-slow: $(STAMP)
 
 # The frameworks fit beside the pinned torch and transformers, so they come into the same environment.
 $(VENV)/.integrations: $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[integrations]'
+	$(BIN)/python $(PIP) -c constraints.txt -e '.[integrations]'
 	touch $@
 
 test-integrations: $(VENV)/.integrations
@@ -38,14 +41,35 @@ APT := apt-get update -qq && apt-get install -qq -y --no-install-recommends chro
 
 $(VENV)/.browser: $(STAMP)
 	($(CHROMIUM) || { [ "$$(id -u)" = 0 ] && $(APT); } || { echo "install chromium first, then try again" >&2; false; }) >/dev/null
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
+	$(BIN)/python $(PIP) -c constraints.txt -e '.[browser]'
 	touch $@
 
 test-browser: $(VENV)/.browser
 	PRORANK_BROWSER=1 $(BIN)/python -m pytest tests/test_playground.py
 
+# Every direct dependency in the lowest version that pyproject.toml allows (what those need in turn: the newest), in a place of its own.
+$(LOWEST)/.stamp: pyproject.toml constraints-lowest.txt
+	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST) || python3 -m venv $(LOWEST)
+	$(LOWEST)/bin/python $(PIP) -c constraints-lowest.txt torch
+	$(LOWEST)/bin/python $(PIP) -c constraints-lowest.txt -e '.[$(TESTED)]'
+	touch $@
+
+test-lowest: $(LOWEST)/.stamp
+	$(LOWEST)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+# After a lower bound changed: `make -B constraints-lowest.txt`, which fails where lower bounds exclude each other. The packages that
+# torch needs for CUDA are left out: its CPU build has none.
+comma := ,
+constraints-lowest.txt: | $(STAMP)
+	mkdir -p build/lowest && touch build/lowest/README.md
+	sed -E 's/("[A-Za-z][^">]*)>=/\1==/g' pyproject.toml > build/lowest/pyproject.toml
+	$(BIN)/uv pip compile build/lowest/pyproject.toml --quiet --no-header --no-annotate --no-build --python-version 3.11 \
+		$(addprefix --extra ,$(subst $(comma), ,$(TESTED))) -o build/lowest/all.txt
+	grep -vE '^(nvidia|cuda|triton)' build/lowest/all.txt > $@
+
 lint: $(STAMP)
 	$(BIN)/ruff check prorank tests benchmarks scripts recipes
+	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(LOWEST) build dist *.egg-info

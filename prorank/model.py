@@ -9,7 +9,7 @@ import copy
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,6 +17,9 @@ from .checkpoint import Resolved
 from .errors import ModelError, nearest
 from .rank import flat
 from .sources import first_line
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def pick_device(device: str | None) -> torch.device:
@@ -108,7 +111,7 @@ def cast_weights(model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
     return model
 
 
-def merged_copy(model: torch.nn.Module) -> torch.nn.Module:
+def merged_copy(model: PreTrainedModel) -> PreTrainedModel:
     """A copy of the model with its adapter, if it has one, merged into its weights."""
     model = copy.deepcopy(model)
     return model.merge_and_unload() if hasattr(model, "peft_config") else model
@@ -134,7 +137,7 @@ def room_for_prompts(model: torch.nn.Module, written: int = 0) -> int | None:
     return positions and positions - written
 
 
-def body(model: torch.nn.Module) -> tuple[torch.nn.Module, torch.nn.Module]:
+def body(model: torch.nn.Module) -> tuple[torch.nn.Module, torch.nn.Linear]:
     """(transformer without head, output head) of a causal LM, adapters looked through.
 
     `base_model_prefix` cannot be trusted: for Llama4ForCausalLM it names the whole language model.

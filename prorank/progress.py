@@ -5,6 +5,8 @@ Hard fact: it stays hidden until the first step is done, so that bad input gives
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 
 class Progress:
     """A bar on stderr for a stage: share of the budget and the latest figures."""
@@ -12,7 +14,7 @@ class Progress:
     def __init__(self, name: str) -> None:
         self.name, self.shown = name, False
 
-    def __enter__(self):
+    def __enter__(self) -> Callable[[float, dict], None]:
         from rich.console import Console
         from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
@@ -33,7 +35,9 @@ class Progress:
                 self.bar.start()
                 self.shown = True
             text = "  ".join(f"{key} {figures[key]:.3f}" for key in shown if isinstance(figures.get(key), (int, float)))
-            self.bar.update(task, completed=share, **({"figures": text} if text else {}))
+            self.bar.update(task, completed=share)
+            if text:
+                self.bar.update(task, figures=text)
 
         return report
 

@@ -18,6 +18,7 @@ BINS = 10
 LEAST = 1e-15  # log loss takes no probability to be nearer to 0 or 1, where it would be infinite
 NAMES = {"ece": "ECE", "ece_equal_count": "ECE, equal counts", "brier": "Brier score", "log_loss": "log loss"}
 Bin = tuple[float, float, int]
+Values = Sequence[float] | np.ndarray
 
 
 def sigmoid(z: np.ndarray) -> np.ndarray:
@@ -25,7 +26,7 @@ def sigmoid(z: np.ndarray) -> np.ndarray:
     return np.exp(-np.logaddexp(0.0, -np.asarray(z, np.float64)))
 
 
-def bins(probabilities: Sequence[float], labels: Sequence[float], equal_count: bool = False, count: int = BINS) -> list[Bin]:
+def bins(probabilities: Values, labels: Values, equal_count: bool = False, count: int = BINS) -> list[Bin]:
     """(mean probability, share relevant, pairs) of each bin that holds pairs, from low to high.
 
     Args:
@@ -57,7 +58,7 @@ def ece(found: Sequence[Bin]) -> float:
     return sum(n * abs(p - y) for p, y, n in found) / sum(n for _, _, n in found)
 
 
-def figures(probabilities: Sequence[float], labels: Sequence[float]) -> dict[str, float]:
+def figures(probabilities: Values, labels: Values) -> dict[str, float]:
     """The measures that `NAMES` lists: ECE in 10 bins of equal width and of equal count, Brier score, log loss (in nats)."""
     p, y = np.asarray(probabilities, np.float64), np.asarray(labels, np.float64)
     sure = np.clip(p, LEAST, 1 - LEAST)
@@ -79,7 +80,7 @@ def pyplot() -> Any:
     return pyplot
 
 
-def draw(series: Mapping[str, Sequence[float]], labels: Sequence[float], path: str | Path, title: str) -> Path:
+def draw(series: Mapping[str, Values], labels: Values, path: str | Path, title: str) -> Path:
     """Reliability diagram: share relevant against probability in bins of equal width, and how many pairs each bin holds
     (the larger the dot, the more).
 

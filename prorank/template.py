@@ -84,5 +84,7 @@ def _chat(tokenizer: Any, system: str, user: str, thinks: bool) -> str:
 def with_bos(text: str, tokenizer: Any) -> str:
     """Text led by the BOS token where the tokenizer adds one by itself and the text lacks it."""
     bos = getattr(tokenizer, "bos_token", None)
-    adds = bos and tokenizer("", add_special_tokens=True)["input_ids"][:1] == [tokenizer.bos_token_id]
-    return bos + text if adds and not text.startswith(bos) else text
+    if not bos or text.startswith(bos):
+        return text
+    adds = tokenizer("", add_special_tokens=True)["input_ids"][:1] == [tokenizer.bos_token_id]
+    return bos + text if adds else text

@@ -59,11 +59,12 @@ def running(
 
 
 def wait_for(true, seconds: float = 120) -> None:
-    """Return when `true()` is; fail after so many seconds."""
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "waited in vain"
+    """Return when `true()` is; fail after so many seconds of waiting."""
+    for _ in range(int(seconds * 100)):
+        if true():
+            return
         time.sleep(0.01)
+    raise AssertionError("waited in vain")
 
 
 def slowed(service: Service, seconds: float) -> None:

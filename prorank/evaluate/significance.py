@@ -13,11 +13,12 @@ import numpy as np
 
 from ..errors import DataError
 
+Values = Sequence[float] | np.ndarray
 EXACT_UP_TO = 16  # 2^16 sign patterns take a fraction of a second
 CHUNK = 2048
 
 
-def randomisation_test(a: Sequence[float], b: Sequence[float], flips: int = 10_000, seed: int = 0) -> float:
+def randomisation_test(a: Values, b: Values, flips: int = 10_000, seed: int = 0) -> float:
     """Two-sided p-value of the mean difference between paired values.
 
     Args:
@@ -56,29 +57,29 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def bootstrap_ci(values: Sequence[float], level: float = 0.95, resamples: int = 10_000, seed: int = 0) -> tuple[float, float]:
+def bootstrap_ci(values: Values, level: float = 0.95, resamples: int = 10_000, seed: int = 0) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean over queries (Efron and Tibshirani 1993, chapter 13).
 
     Pass the differences of two systems to get the interval of their mean difference.
     """
-    values = np.asarray(values, np.float64)
-    if values.size == 0 or not np.isfinite(values).all():
+    sample = np.asarray(values, np.float64)
+    if sample.size == 0 or not np.isfinite(sample).all():
         raise DataError("an interval needs at least one value, and only finite ones")
     rng, means = np.random.default_rng(seed), np.empty(resamples)
     for at in range(0, resamples, CHUNK):
         n = min(CHUNK, resamples - at)
-        means[at : at + n] = values[rng.integers(0, len(values), (n, len(values)))].mean(1)
+        means[at : at + n] = sample[rng.integers(0, len(sample), (n, len(sample)))].mean(1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
-def _differences(a: Sequence[float], b: Sequence[float]) -> np.ndarray:
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    if a.shape != b.shape or a.ndim != 1 or a.size == 0:
-        raise DataError(f"a paired test needs two equally long lists of values, not {a.shape} and {b.shape}")
-    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+def _differences(a: Values, b: Values) -> np.ndarray:
+    x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if x.shape != y.shape or x.ndim != 1 or x.size == 0:
+        raise DataError(f"a paired test needs two equally long lists of values, not {x.shape} and {y.shape}")
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise DataError("a paired test needs finite values")
-    return a - b
+    return x - y
 
 
 def _all_signs(n: int) -> np.ndarray:

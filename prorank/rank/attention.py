@@ -117,7 +117,9 @@ def _runs(rows: list[torch.Tensor], start: int) -> Iterator[list[torch.Tensor]]:
     yield some
 
 
-def attend(q, k, v, plan: Plan, softmax: Callable[..., torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
+def attend(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: Plan, softmax: Callable[..., torch.Tensor], dtype: torch.dtype
+) -> torch.Tensor:
     """Attention of q [T, heads, d], already scaled, over k and v [T, pairs, d]: [T, heads * d] in dtype.
 
     `softmax(scores, mask, dtype)`, see `kernels`. Two products and a softmax take half of the time of the fused kernel here, whose
@@ -133,8 +135,8 @@ def attend(q, k, v, plan: Plan, softmax: Callable[..., torch.Tensor], dtype: tor
         pairs, lq, lk = call.shape
         x, y, z = x.view(pairs, lq, width), y.view(pairs, lk, width), z.view(pairs, lk, width)
         if call.mask is None:
-            given = {"is_causal": True, "scale": 1.0, "enable_gqa": True}
-            found = scaled_dot_product_attention(x.view(1, heads, lk, width), y[None], z[None], **given)
+            x = x.view(1, heads, lk, width)
+            found = scaled_dot_product_attention(x, y[None], z[None], is_causal=True, scale=1.0, enable_gqa=True)
         else:
             found = torch.bmm(softmax(torch.bmm(x, y.transpose(1, 2)), call.mask, dtype), z)
         seen.append(found.reshape(-1, width))

@@ -101,7 +101,8 @@ def completed(prompt: list[int], *completions: list[int], places: Sequence[Seque
 def packs_of(prompts: Sequence[Encoded], owners: Sequence[int], most_tokens: int = 768, most: int = 16) -> Iterator[Pack]:
     """Packs of one query's prompts, similar lengths together, none over `most_tokens` unless one prompt alone is."""
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i].ids))
-    some, length = [], 0
+    some: list[int] = []
+    length = 0
     for i in order:
         rest = len(prompts[i].ids) - prompts[i].document_start
         if some and (length + rest > most_tokens or len(some) == most):

@@ -48,8 +48,10 @@ class EngineDecoder:
         rows = prompts * samples
 
         def look(number: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-            self.prefix.append(tuple(t.to(engine.dtype)[place].transpose(1, 2).flatten(0, 1) for t in (k, v)))
-            self.own.append(tuple(k.new_empty(rows, engine.pairs, self.room, engine.width, dtype=engine.dtype) for _ in "kv"))
+            keys, values = (t.to(engine.dtype)[place].transpose(1, 2).flatten(0, 1) for t in (k, v))
+            self.prefix.append((keys, values))
+            keys, values = (k.new_empty(rows, engine.pairs, self.room, engine.width, dtype=engine.dtype) for _ in "kv")
+            self.own.append((keys, values))
             return attend(q, k, v, plan, engine.steps.softmax, engine.dtype)
 
         hidden = engine.run(batch.inputs["input_ids"][0], batch.inputs["position_ids"][0], batch.columns, look)
@@ -103,9 +105,9 @@ class EngineDecoder:
         prompts = self.owner.unique_consecutive()
         self.owner, self.positions = self.owner[rows], self.positions[rows]
         left = torch.isin(prompts, self.owner)
-        self.own = [tuple(t[rows] for t in both) for both in self.own]
+        self.own = [(keys[rows], values[rows]) for keys, values in self.own]
         if not left.all():
             pairs = self.shape[1]
             keep = (left.nonzero()[:, 0, None] * pairs + torch.arange(pairs)).flatten()
-            self.prefix = [tuple(t[keep] for t in both) for both in self.prefix]
+            self.prefix = [(keys[keep], values[keep]) for keys, values in self.prefix]
         self._seat()

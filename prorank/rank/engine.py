@@ -9,13 +9,12 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..engine.shapes import padded_size, repeat_last
 from ..errors import ModelError
-from ..model import body
 from .attention import attend, plan_of
 from .batching import Batch
 from .flat import is_flat
@@ -23,6 +22,10 @@ from .int8 import Int8, rotation, rounded_layers
 from .kernels import Kernels, inverse_size, normed, scaled
 from .layers import Dense, layer_of
 from .layers import live as live_product
+from .transformer import decoder_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Look = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]  # an attention, see Engine.run
 KINDS = ("llama", "mistral", "qwen2", "qwen3")
@@ -52,7 +55,7 @@ def _glibc(name: str, *given: int) -> None:
         function(*given)
 
 
-def usable(model: torch.nn.Module) -> bool:
+def usable(model: PreTrainedModel) -> bool:
     """Whether the model runs on a CPU with flat attention and has layers that the engine knows, adapters or not."""
     config = model.config
     silu = getattr(config, "hidden_act", "silu") == "silu"
@@ -60,18 +63,18 @@ def usable(model: torch.nn.Module) -> bool:
     return config.model_type in KINDS and silu and bare and is_flat(model)
 
 
-def live_engine(model: torch.nn.Module, compiled: bool, dtype: torch.dtype) -> "Engine | None":
+def live_engine(model: PreTrainedModel, compiled: bool, dtype: torch.dtype) -> "Engine | None":
     """The engine for a model in training, or None where transformers' layers have to do: unknown ones, other devices."""
     return Engine(model, compiled, live=dtype) if not hasattr(model, "module") and usable(model) else None
 
 
-def check_compiled(model: torch.nn.Module) -> None:
+def check_compiled(model: PreTrainedModel) -> None:
     """Raise ModelError if the engine, whose steps are what gets compiled, does not know the model."""
     if not usable(model):
         raise ModelError(f"compile needs {NEEDS}, not {_what(model)}; leave it out")
 
 
-def engine_for(model: torch.nn.Module, compiled: bool, int8: bool) -> "Engine | None":
+def engine_for(model: PreTrainedModel, compiled: bool, int8: bool) -> "Engine | None":
     """The engine for a model, or None where transformers' own layers have to do. Raises ModelError where compiled or int8 steps
     are asked for and there is none."""
     known = usable(model)
@@ -82,7 +85,7 @@ def engine_for(model: torch.nn.Module, compiled: bool, int8: bool) -> "Engine | 
     return Engine(model, compiled, int8) if known else None
 
 
-def _what(model: torch.nn.Module) -> str:
+def _what(model: PreTrainedModel) -> str:
     return f"{model.config.model_type} on {next(model.parameters()).device.type}"
 
 
@@ -96,8 +99,8 @@ class Engine:
         live: for training: weights may change and get a gradient, products are made in this dtype. None: in that of the weights.
     """
 
-    def __init__(self, model: torch.nn.Module, compiled: bool = False, int8: bool = False, live: torch.dtype | None = None) -> None:
-        inner, _ = body(model)
+    def __init__(self, model: PreTrainedModel, compiled: bool = False, int8: bool = False, live: torch.dtype | None = None) -> None:
+        inner = decoder_of(model)
         self.turn = rotation(model.config.hidden_size) if int8 else None
         attention = inner.layers[0].self_attn
         self.embed, self.angles, self.norm = inner.embed_tokens, inner.rotary_emb, inner.norm.weight
@@ -107,7 +110,10 @@ class Engine:
         self.steps = Kernels(compiled)
         kind = live_product if live else Dense.of
         with torch.no_grad():
-            self.layers = rounded_layers(inner, self.turn) if int8 else [layer_of(layer, kind) for layer in inner.layers]
+            if self.turn is None:
+                self.layers = [layer_of(layer, kind) for layer in inner.layers]
+            else:
+                self.layers = rounded_layers(inner, self.turn)
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         """Last hidden states [N, H] at the answer positions, in the model's dtype."""

@@ -6,13 +6,19 @@ so a batch costs what its tokens cost, however their lengths differ, and its sco
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from .batching import Pack
 
 NAME = "prorank_flat"
 # Plain causal attention in every layer and nothing else: no sliding windows, caps or sinks, which `attend` does not know.
@@ -42,7 +48,8 @@ class Spans:
     @cached_property
     def back(self) -> torch.Tensor:
         """[T]: where in `gather` each token of the row stands, a shared one at its first."""
-        places, made = [], 0
+        places: list[int] = []
+        made = 0
         for _, start, ends in self.packs:
             places += range(made, made + start)
             for begin, end in zip([start, *ends], ends):
@@ -51,13 +58,13 @@ class Spans:
         return torch.tensor(places)
 
 
-def spans_of(packs: list[Any]) -> Spans:
+def spans_of(packs: Sequence[Pack]) -> Spans:
     """The spans of packs (see `batching.Pack`) laid end to end."""
     begins = accumulate([0, *map(len, packs)])
     return Spans([(begin, pack.start, pack.ends) for begin, pack in zip(begins, packs)])
 
 
-def enable(model: torch.nn.Module) -> None:
+def enable(model: PreTrainedModel) -> None:
     """Let the model take `spans` in its forward if it runs on a CPU and its attention is plain; other calls stay as they are."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
@@ -78,7 +85,10 @@ def is_flat(model: torch.nn.Module) -> bool:
     return getattr(model.config, "_attn_implementation", None) == NAME and next(model.parameters()).device.type == "cpu"
 
 
-def attend(module, query, key, value, attention_mask, spans: Spans | None = None, scaling=None, dropout=0.0, **more):
+def attend(
+    module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: torch.Tensor | None,
+    spans: Spans | None = None, scaling: float | None = None, dropout: float = 0.0, **more: Any,
+) -> tuple[torch.Tensor, None]:  # fmt: skip
     """An attention function of transformers: query [1, heads, T, d], key and value [1, fewer heads, T, d] to [1, T, heads, d]."""
     if spans is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -89,5 +99,5 @@ def attend(module, query, key, value, attention_mask, spans: Spans | None = None
     q, k, v = (t[0].transpose(0, 1).to(dtype).index_select(0, spans.gather) for t in (query, key, value))  # [G, heads, d] each
     parts = zip(*(t.transpose(0, 1)[None].split(spans.lengths, 2) for t in (q, k, v)))
     with torch.autocast("cpu", enabled=False):
-        seen = [scaled_dot_product_attention(*part, is_causal=True, scale=scaling, enable_gqa=True)[0] for part in parts]
+        seen = [scaled_dot_product_attention(x, y, z, is_causal=True, scale=scaling, enable_gqa=True)[0] for x, y, z in parts]
     return torch.cat(seen, 1).transpose(0, 1).index_select(0, spans.back).to(value.dtype)[None], None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
@@ -22,6 +22,9 @@ from .engine import Engine, usable
 from .hfcache import CacheDecoder
 from .layers import Dense
 from .pointwise import vocabulary_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 CLOSE = "</think>"
 TAIL = 8  # tokens at the end of a row among which a closing tag can lie
@@ -193,7 +196,7 @@ class Pen:
     head: Callable[[torch.Tensor], torch.Tensor]
 
 
-def pen_of(model: torch.nn.Module, engine: Engine | None, bf16: bool = False) -> Pen:
+def pen_of(model: PreTrainedModel, engine: Engine | None, bf16: bool = False) -> Pen:
     """What writes with a model: its engine, or its own layers where it has none (under autocast with `bf16`)."""
     if engine is None:
         return Pen(lambda room: CacheDecoder(model, bf16), lambda hidden: vocabulary_of(model, hidden))
@@ -202,12 +205,12 @@ def pen_of(model: torch.nn.Module, engine: Engine | None, bf16: bool = False) ->
     return Pen(lambda room: EngineDecoder(engine, room), lambda hidden: product(hidden) if bias is None else product(hidden) + bias)
 
 
-def pen_in_training(model: torch.nn.Module, bf16: bool, compiled: bool) -> Pen:
+def pen_in_training(model: PreTrainedModel, bf16: bool, compiled: bool) -> Pen:
     """What writes with a policy as it is now: on a CPU a copy of it, in bf16 where training computes in that."""
-    model = getattr(model, "module", model)
-    if not usable(model):
-        return pen_of(model, None, bf16)
-    frozen = merged_copy(model)
+    policy = getattr(model, "module", model)  # under DDP
+    if not usable(policy):
+        return pen_of(policy, None, bf16)
+    frozen = merged_copy(policy)
     if bf16:
         cast_weights(frozen, torch.bfloat16)
     return pen_of(frozen, Engine(frozen, compiled))

@@ -6,6 +6,7 @@ Hard fact: prompts are padded on the left once, read once, and their cache is re
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -13,6 +14,9 @@ from torch.nn.utils.rnn import pad_sequence
 from ..model import body
 from .batching import Pack
 from .flat import spans_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class CacheDecoder:
@@ -23,7 +27,7 @@ class CacheDecoder:
         bf16: under autocast to bf16, where its weights are fp32.
     """
 
-    def __init__(self, model: torch.nn.Module, bf16: bool) -> None:
+    def __init__(self, model: PreTrainedModel, bf16: bool) -> None:
         self.body, _ = body(model)
         self.config, self.bf16 = model.config, bf16
         self.device = next(model.parameters()).device

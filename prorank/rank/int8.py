@@ -12,6 +12,7 @@ import torch
 
 from .kernels import whole
 from .layers import Dense, Layer, head_norms
+from .transformer import Decoder, DecoderLayer, Norm
 
 SHARE = 10  # one of so many layers keeps its last product as it is
 EARLY = 2  # in the first of so many parts of the layers the rows of the answers are rounded too
@@ -48,7 +49,7 @@ def rotation(size: int) -> torch.Tensor:
     return torch.linalg.qr(drawn)[0].float()
 
 
-def rounded_layers(inner: torch.nn.Module, turn: torch.Tensor) -> list[Layer]:
+def rounded_layers(inner: Decoder, turn: torch.Tensor) -> list[Layer]:
     """All layers of a model's body in int8, on a residual stream turned by `turn` [H, H]."""
     gates, spin = look(inner), rotation(inner.layers[0].self_attn.head_dim)
     evens = [even(layer.mlp.down_proj.weight, gate.rows) for layer, gate in zip(inner.layers, gates)]
@@ -68,7 +69,7 @@ class Gate:
     given: torch.Tensor
 
 
-def look(inner: torch.nn.Module) -> list[Gate]:
+def look(inner: Decoder) -> list[Gate]:
     """Every layer's Gate over random tokens, whose large channels are those of text."""
     rows: list[torch.Tensor] = []
     given: list[torch.Tensor] = []
@@ -98,7 +99,7 @@ def loss(weight: torch.Tensor, gate: Gate, divisors: torch.Tensor) -> float:
     return float(((steps * scale - rows) @ (weight.float() * divisors).T).norm() / gate.given.norm())
 
 
-def _rounded(layer: torch.nn.Module, turn: torch.Tensor, spin: torch.Tensor, divisors: torch.Tensor | None, exact: bool) -> Layer:
+def _rounded(layer: DecoderLayer, turn: torch.Tensor, spin: torch.Tensor, divisors: torch.Tensor | None, exact: bool) -> Layer:
     """The layer in int8; norms lose their weights to the products behind them, values are turned within each head by `spin` [d, d].
     Without `divisors` the last product stays as it is; `exact`: see Int8."""
     a, m, dtype = layer.self_attn, layer.mlp, layer.mlp.down_proj.weight.dtype
@@ -110,7 +111,7 @@ def _rounded(layer: torch.nn.Module, turn: torch.Tensor, spin: torch.Tensor, div
     def spun(values: torch.Tensor) -> torch.Tensor:
         return (spin.T @ values.float().unflatten(0, (-1, len(spin)))).flatten(0, 1)
 
-    def reads(norm: torch.nn.Module, *weights: torch.Tensor) -> Int8:
+    def reads(norm: Norm, *weights: torch.Tensor) -> Int8:
         return Int8(torch.cat(weights).float() * norm.weight.float() @ turn, dtype, exact)
 
     bias = None

@@ -7,12 +7,15 @@ exact than the layers of transformers, which round in between.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import ParamSpec, TypeVar
 
 import torch
 
 from ..errors import ModelError
 from ..sources import first_line
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def whole(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -42,7 +45,9 @@ def normed(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     return weight.float() * (x.float() * inverse_size(x, eps))
 
 
-def add_norm(x: torch.Tensor, y: torch.Tensor, scale: torch.Tensor | None, weight: torch.Tensor | None, eps: float):
+def add_norm(
+    x: torch.Tensor, y: torch.Tensor, scale: torch.Tensor | None, weight: torch.Tensor | None, eps: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """The residual stream x [T, H] plus a layer's output y, and its norm: (new x, rows for the next product in the dtype of y,
     their scale). Without `weight` (which the product then holds) the rows are in int8."""
     x = (x.float() + scaled(y, scale)).to(x.dtype)
@@ -52,7 +57,10 @@ def add_norm(x: torch.Tensor, y: torch.Tensor, scale: torch.Tensor | None, weigh
     return x, rows, step * inverse_size(x, eps)
 
 
-def rotate(qkv, scale, bias, norms, cos, sin, heads: int, pairs: int, width: int, eps: float, scaling: float, dtype: torch.dtype):
+def rotate(
+    qkv: torch.Tensor, scale: torch.Tensor | None, bias: torch.Tensor | None, norms: tuple[torch.Tensor, torch.Tensor] | None,
+    cos: torch.Tensor, sin: torch.Tensor, heads: int, pairs: int, width: int, eps: float, scaling: float, dtype: torch.dtype,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
     """Queries [T, heads, width], keys and values [T, pairs, width] in dtype from a product [T, (heads + 2 pairs) width]: scaled,
     biased, normed by head where the model does (Qwen3), queries and keys turned by their positions, queries times `scaling`."""
     x = scaled(qkv, scale)
@@ -69,7 +77,9 @@ def _turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, dtype: torch.
     return torch.cat(((a * c - b * s).to(dtype), (b * d + a * t).to(dtype)), -1)
 
 
-def gated(pair: torch.Tensor, scale: torch.Tensor | None, dtype: torch.dtype, rounded: bool):
+def gated(
+    pair: torch.Tensor, scale: torch.Tensor | None, dtype: torch.dtype, rounded: bool
+) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor] | None]:
     """silu(gate) * up from a product [T, 2 I] of both, and the same by `quantise` or None. Compiled, it is one pass: a row is given
     as it is too, so rounding it once its largest is known reads it again and does not compute it again."""
     gate, up = scaled(pair, scale).chunk(2, -1)
@@ -82,14 +92,15 @@ def softmax(scores: torch.Tensor, mask: torch.Tensor, dtype: torch.dtype) -> tor
     return torch.softmax(scores.float() + mask, -1).to(dtype)
 
 
-def fused(step: Callable[..., Any]) -> Callable[..., Any]:
+def fused(step: Callable[P, R]) -> Callable[P, R]:
     """The step compiled at its first call, one graph for any number of rows. That call raises ModelError without a C++ compiler."""
     # Graphs of all models in the process count together against the limit.
-    compiled = torch.compile(step, dynamic=True, fullgraph=True, recompile_limit=64)
+    # torch's overloads lack the limit.
+    compiled = torch.compile(step, dynamic=True, fullgraph=True, recompile_limit=64)  # type: ignore[call-overload]
 
-    def run(*given: Any) -> Any:
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return compiled(*given)
+            return compiled(*args, **kwargs)
         except torch._dynamo.exc.BackendCompilerFailed as error:
             reason = first_line(error)
             raise ModelError(f"compile needs a working C++ compiler ({reason}); install g++ or leave compile out") from error
@@ -101,5 +112,8 @@ class Kernels:
     """The steps as functions, compiled or as they are."""
 
     def __init__(self, compiled: bool) -> None:
-        steps = (add_norm, rotate, softmax, gated, quantise)
-        self.add_norm, self.rotate, self.softmax, self.gated, self.quantise = map(fused, steps) if compiled else steps
+        self.add_norm = fused(add_norm) if compiled else add_norm
+        self.rotate = fused(rotate) if compiled else rotate
+        self.softmax = fused(softmax) if compiled else softmax
+        self.gated = fused(gated) if compiled else gated
+        self.quantise = fused(quantise) if compiled else quantise

@@ -5,19 +5,22 @@ Hard fact: queries, keys and values are one product, and so are gate and up: few
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeGuard
 
 import torch
 from torch.nn.functional import linear
+
+from .transformer import Attention, DecoderLayer
 
 
 class Dense:
     """A matrix product with weight [N, H] in its dtype; in bf16 a copy in oneDNN's own layout saves reordering it every time."""
 
     def __init__(self, weight: torch.Tensor) -> None:
-        self.weight, self.packed = weight, None
+        self.weight = weight
+        self.packed: torch.Tensor | None = None
         if self.weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported():
             self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight, 2048)
 
@@ -27,7 +30,7 @@ class Dense:
         return torch.ops.mkldnn._linear_pointwise(rows, self.packed, None, "none", [], "")
 
     @classmethod
-    def of(cls, *parts: torch.nn.Module) -> "Dense":
+    def of(cls, *parts: torch.nn.Linear) -> "Dense":
         """The weights of these modules joined into one, of which they become views."""
         weight = torch.cat([part.weight for part in parts])
         for part, view in zip(parts, weight.split([len(part.weight) for part in parts])):
@@ -40,30 +43,42 @@ class Live:
     through its module."""
 
     def __init__(self, *parts: torch.nn.Module) -> None:
-        self.parts, self.plain = parts, all(type(part) is torch.nn.Linear for part in parts)
+        self.parts, self.plain = parts, [part for part in parts if type(part) is torch.nn.Linear]
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
-        if not self.plain:
+        if len(self.plain) < len(self.parts):
             with torch.autocast("cpu", enabled=rows.dtype == torch.bfloat16):
                 return torch.cat([part(rows) for part in self.parts], -1)
-        biased = self.parts[0].bias is not None
-        bias = torch.cat([part.bias.to(rows.dtype) for part in self.parts]) if biased else None
-        return linear(rows, torch.cat([part.weight.to(rows.dtype) for part in self.parts]), bias)
+        biases = [part.bias.to(rows.dtype) for part in self.plain if part.bias is not None]
+        return linear(rows, torch.cat([part.weight.to(rows.dtype) for part in self.plain]), torch.cat(biases) if biases else None)
+
+
+class Adapted(Protocol):
+    """What is read of a Linear under an adapter of peft."""
+
+    base_layer: torch.nn.Linear
+    active_adapters: list[str]
+    disable_adapters: bool
+    lora_A: Mapping[str, torch.nn.Linear]
+    lora_B: Mapping[str, torch.nn.Linear]
+    scaling: Mapping[str, float]
 
 
 class LowRank:
     """Frozen weights [N, H], cast and joined once, with the factors of their adapters (r each) beside them: two thin products more
     for all parts, and no gradient of the weights, a third of a step's work."""
 
-    def __init__(self, *parts: torch.nn.Module) -> None:
+    def __init__(self, *parts: Adapted) -> None:
         self.parts = parts
-        self.weight, self.bias = None, None
+        self.weight: torch.Tensor | None = None
+        self.bias: torch.Tensor | None = None
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         if self.weight is None or self.weight.dtype != rows.dtype:
             bases = [part.base_layer for part in self.parts]
             self.weight = torch.cat([base.weight.detach().to(rows.dtype) for base in bases])
-            self.bias = torch.cat([base.bias.detach().to(rows.dtype) for base in bases]) if bases[0].bias is not None else None
+            biases = [base.bias.detach().to(rows.dtype) for base in bases if base.bias is not None]
+            self.bias = torch.cat(biases) if biases else None
         out = linear(rows, self.weight, self.bias)  # [T, N]
         if self.parts[0].disable_adapters:
             return out
@@ -77,7 +92,7 @@ class LowRank:
         return down, torch.block_diag(*(part.lora_B[name].weight.t() * part.scaling[name] for part, name in pairs))
 
     @staticmethod
-    def fits(part: torch.nn.Module) -> bool:
+    def fits(part: torch.nn.Module) -> TypeGuard[Adapted]:
         """Whether a module is a frozen Linear under one plain adapter without dropout, as `lora` in the settings makes it."""
         from peft.tuners.lora import Linear
 
@@ -90,7 +105,8 @@ class LowRank:
 
 def live(*parts: torch.nn.Module) -> Live | LowRank:
     """The product of these modules in training."""
-    return LowRank(*parts) if all(map(LowRank.fits, parts)) else Live(*parts)
+    adapted = [part for part in parts if LowRank.fits(part)]
+    return LowRank(*adapted) if len(adapted) == len(parts) else Live(*parts)
 
 
 @dataclass(frozen=True)
@@ -108,7 +124,7 @@ class Layer:
     down: Any
 
 
-def layer_of(layer: torch.nn.Module, kind: Callable[..., Any]) -> Layer:
+def layer_of(layer: DecoderLayer, kind: Callable[..., Any]) -> Layer:
     """A layer of transformers with products of this kind, made of the modules whose weights they join."""
     a, m = layer.self_attn, layer.mlp
     parts = (a.q_proj, a.k_proj, a.v_proj), (a.o_proj,), (m.gate_proj, m.up_proj), (m.down_proj,)
@@ -117,6 +133,8 @@ def layer_of(layer: torch.nn.Module, kind: Callable[..., Any]) -> Layer:
     return Layer(layer.input_layernorm.weight, qkv, bias, head_norms(a), out, layer.post_attention_layernorm.weight, up, down)
 
 
-def head_norms(attention: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor] | None:
+def head_norms(attention: Attention) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Weights of the norms of queries and keys, which Qwen3 has."""
-    return (attention.q_norm.weight, attention.k_norm.weight) if hasattr(attention, "q_norm") else None
+    if not (hasattr(attention, "q_norm") and hasattr(attention, "k_norm")):
+        return None
+    return attention.q_norm.weight, attention.k_norm.weight

@@ -121,9 +121,10 @@ class ListRanker:
         which of its documents were cut, whether the query was, and the prompt's tokens."""
         turns = [(number, shift) for number, (_, some) in enumerate(shown) for shift in self._shifts(len(some))]
         found = [self._encode(*shown[number], shift, instruction) for number, shift in turns]
-        for (number, shift), one in zip(turns, found) if hear else ():
+        for (number, shift), one in zip(turns, found):
             cut = [(at + shift) % len(one.cuts) for at, left_out in enumerate(one.cuts) if left_out]
-            hear(number, cut, one.query_cut > 0, len(one.ids))
+            if hear:
+                hear(number, cut, one.query_cut > 0, len(one.ids))
         prompts = [one.whole for one in found]
         out = [np.zeros(len(some), np.float32) for _, some in shown]
         for (number, shift), row in zip(turns, self.read(prompts, [len(shown[number][1]) for number, _ in turns])):

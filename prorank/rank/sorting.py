@@ -10,6 +10,7 @@ Sources: setwise heapsort and bubble sort, Zhuang et al. 2023 (arXiv 2310.09497)
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from functools import partial
 from typing import TypeVar
 
 Answer = TypeVar("Answer")
@@ -103,19 +104,19 @@ def together(
     orders: list[list[int]] = [[] for _ in sorters]
     open_questions: list[tuple[int, list[int]]] = []
 
-    def go_on(number: int, answer: Answer | None) -> None:
+    def go_on(number: int, question: Callable[[], list[int]]) -> None:
         try:
-            open_questions.append((number, sorters[number].send(answer)))
+            open_questions.append((number, question()))
         except StopIteration as end:
             orders[number] = end.value
 
-    for number in range(len(sorters)):
-        go_on(number, None)
+    for number, sorter in enumerate(sorters):
+        go_on(number, partial(next, sorter))
     while open_questions:
         asked, answers = list(open_questions), ask(open_questions)
         open_questions.clear()
         for (number, _), answer in zip(asked, answers, strict=True):
-            go_on(number, answer)
+            go_on(number, partial(sorters[number].send, answer))
     return orders
 
 
