@@ -155,7 +155,7 @@ def test_config_files(place):
     place.write("list.yaml", "- score\n")
     place.fails("train list.yaml", r"list\.yaml: expected a mapping of settings")
     (place.folder / "latin.yaml").write_bytes(b"stage: score # \xe9t\xe9\n")
-    place.fails("train latin.yaml", r"latin\.yaml: not valid YAML: .*")
+    place.fails("train latin.yaml", r"latin\.yaml:1: not UTF-8 text \(.*\); convert the file to UTF-8")
 
 
 PAIR = '{"query": "q", "document": "d", "label": 1}\n'

@@ -6,14 +6,13 @@ Hard fact: documents below the reranked head of a run keep their order behind it
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data.formats import read_collection, read_run, write_run
 from ..errors import DataError
-from ..files import open_text
+from ..files import numbered_lines, parse_json, source_name
 from .documents import Hit
 
 if TYPE_CHECKING:  # a server may rank in its place, and then no model's library is loaded
@@ -26,17 +25,8 @@ def read_documents(path: str) -> list[Any]:
 
     Raises DataError naming the line.
     """
-    if path == "-":
-        return _parse(sys.stdin, "<stdin>")
-    with open_text(path) as handle:
-        return _parse(handle, path)
-
-
-def _parse(lines: Any, name: str) -> list[Any]:
-    try:
-        kept = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
-    except UnicodeDecodeError as error:
-        raise DataError(f"{name}: not UTF-8 text ({error.reason} at byte {error.start})") from error
+    name = source_name(path)
+    kept = [(number, line.strip()) for number, line in numbered_lines(path)]
     if not kept:
         raise DataError(f"{name}: holds no documents")
     jsonl = kept[0][1].startswith("{")
@@ -45,7 +35,7 @@ def _parse(lines: Any, name: str) -> list[Any]:
 
 def _object(line: str, where: str) -> dict[str, Any]:
     try:
-        value = json.loads(line)
+        value = parse_json(line)
     except ValueError as error:
         raise DataError(f"{where}: not valid JSON ({error}); expected an object with \"text\"") from error
     if not isinstance(value, dict) or not isinstance(value.get("text"), str):
