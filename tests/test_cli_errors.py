@@ -269,9 +269,9 @@ def test_rerank_documents(place):
     place.write("empty.txt", "\n \n")
     place.fails(["rerank", "empty.txt", *base], r"empty\.txt: holds no documents")
     place.write("bad.jsonl", '{"text": "a"}\n{"text": \n')
-    place.fails(["rerank", "bad.jsonl", *base], r"bad\.jsonl:2: not valid JSON \(.*\); expected an object with \"text\"")
+    place.fails(["rerank", "bad.jsonl", *base], r"bad\.jsonl:2: not valid JSON \(.*\); expected an object with \"text\" .*")
     place.write("bad.jsonl", '{"text": "a"}\n{"txt": "b"}\n')
-    place.fails(["rerank", "bad.jsonl", *base], r"bad\.jsonl:2: expected a JSON object with a string \"text\"")
+    place.fails(["rerank", "bad.jsonl", *base], r"bad\.jsonl:2: expected a JSON object with a string \"text\"; found 'txt'")
     place.fails(["rerank", "docs.txt", *base, "--top-k", "0"], r"--top-k must be at least 1, not 0; leave it out to get all")
     short = r"max_length must be a whole number of at least 16 tokens, not 4"
     place.fails(["rerank", "docs.txt", *base, "--max-length", "4"], short)
@@ -295,7 +295,9 @@ def test_rerank_runs(place):
     place.write("bad.run", "q1 Q0 d1 1 inf bm25\n")
     place.fails(["rerank", "--run", "bad.run", *given], r"bad\.run:1: expected a finite number as score, got 'inf'")
     place.write("bad.run", "q7 Q0 d1 1 2.0 bm25\n")
-    place.fails(["rerank", "--run", "bad.run", *given], r"bad\.run: none of its 1 queries is in set with labels of its split test")
+    place.fails(["rerank", "--run", "bad.run", *given], r"bad\.run: none of its 1 queries is in set; is it another collection's run\?")
+    place.write("bad.run", "q1 Q0 d7 1 2.0 bm25\n")
+    place.fails(["rerank", "--run", "bad.run", *given], r"bad\.run: none of the documents to rerank has a text in set; .*")
 
 
 def test_evaluate(place):

@@ -132,7 +132,7 @@ def test_unknown_documents_do_not_stop_evaluation(beir: Path) -> None:
         ("corpus", ['{"_id": "d1", "text": '], r"corpus\.jsonl:1: malformed JSON"),
         ("corpus", [["d1", "text"]], r"corpus\.jsonl:1: expected a JSON object, got list"),
         ("corpus", [{"_id": "d1", "body": "a"}], r"corpus\.jsonl:1: key 'text' is missing; found '_id', 'body'"),
-        ("corpus", [{"_id": 1, "text": "a"}], r"corpus\.jsonl:1: '_id' must be a string, got 1"),
+        ("corpus", [{"_id": 1.5, "text": "a"}], r"corpus\.jsonl:1: '_id' must be a string, got 1.5"),
         ("corpus", [{"_id": "", "text": "a"}], r"corpus\.jsonl:1: the _id is empty"),
         ("queries", [{"_id": "q1", "text": "  "}], r"queries\.jsonl:1: the query 'q1' is empty"),
         ("queries", [{"_id": "other", "text": "a"}], r"train\.tsv: none of its 2 queries is in"),
