@@ -295,7 +295,7 @@ def test_rerank_runs(place):
     place.write("bad.run", "q1 Q0 d1 1 inf bm25\n")
     place.fails(["rerank", "--run", "bad.run", *given], r"bad\.run:1: expected a finite number as score, got 'inf'")
     place.write("bad.run", "q7 Q0 d1 1 2.0 bm25\n")
-    place.fails(["rerank", "--run", "bad.run", *given], r"bad\.run: none of its 1 queries is in set; is it another collection's run\?")
+    place.fails(["rerank", "--run", "bad.run", *given], r"bad\.run: none of its 1 queries is in set; is it another .*")
     place.write("bad.run", "q1 Q0 d7 1 2.0 bm25\n")
     place.fails(["rerank", "--run", "bad.run", *given], r"bad\.run: none of the documents to rerank has a text in set; .*")
 

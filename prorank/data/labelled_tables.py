@@ -16,7 +16,7 @@ from typing import Any
 
 from ..errors import DataError
 from ..files import text_lines
-from .tables import Table, is_column, read_table, shown_columns, table_suffix
+from .tables import Table, header_fields, is_column, read_table, shown_columns, table_suffix
 
 log = logging.getLogger("prorank")
 Rows = Iterator[tuple[int, dict]]  # line number, record
@@ -46,10 +46,14 @@ def training_rows(path: Path) -> tuple[str, Rows]:
             break
     else:
         raise DataError(f"{path}: the file is empty; {EXPECTED}")
-    if table_suffix(path) == ".tsv" and not any(map(is_column, start[-1].split("\t"))):
+    first = start[-1].rstrip("\n")
+    fields = first.split("\t") if "\t" in first else header_fields(first)[1]
+    if table_suffix(path) == ".tsv" and not any(map(is_column, fields)):
         return TRIPLES, _bare_triples(path, enumerate(chain(start, lines), 1))
     table = read_table(path, [*start, *lines])
     form = _form(table)
+    if not table.rows:
+        raise DataError(f"{path}: no rows below the header")
     return form, _records(table, form)
 
 

@@ -23,6 +23,7 @@ from ..errors import DataError
 from ..files import text_lines
 
 DELIMITERS = "\t,;"  # by preference
+NO_DELIMITER = "\ufdd0"  # of a table of one column: no character, so it is in no text
 SUFFIXES = (".csv", ".tsv")
 ALIASES = {
     "qid": "query_id", "queryid": "query_id", "docid": "doc_id", "document_id": "doc_id", "pos": "positive", "neg": "negative",
@@ -80,13 +81,13 @@ def is_column(name: str) -> bool:
     return normalise_column(name) in HEADER_NAMES
 
 
-def header_fields(line: str, delimiters: str = DELIMITERS) -> tuple[str, list[str]]:
+def header_fields(line: str) -> tuple[str, list[str]]:
     """(delimiter, fields) of a line, split at the delimiter that gives most known column names."""
-    found = [(delimiters[0], [line])]
-    for delimiter in delimiters:
+    found = [(NO_DELIMITER, [line])]
+    for delimiter in DELIMITERS:
         with contextlib.suppress(csv.Error):
             found.append((delimiter, next(csv.reader([line], delimiter=delimiter, strict=True), [])))
-    return max(found, key=lambda one: sum(map(is_column, one[1])))
+    return max(found, key=lambda one: (sum(map(is_column, one[1])), len(one[1]) > 1))
 
 
 def shown_columns(names: Iterable[str]) -> str:
@@ -104,21 +105,19 @@ def read_table(path: str | Path, lines: Sequence[str] | None = None) -> Table:
 
     Raises:
         DataError: with file:line for broken quoting or a row with more or fewer fields than the header; a column named twice; an
-            empty file; a file without rows.
+            empty file.
     """
     lines = list(text_lines(path)) if lines is None else lines
     start = next((number for number, line in enumerate(lines) if line.strip()), None)
     if start is None:
         raise DataError(f"{path}: the file is empty; expected a header row")
-    delimiter, _ = header_fields(lines[start].rstrip("\r\n"), DELIMITERS if "\t" in lines[start] else ",;")
-    (line, names), *rows = _parsed(str(path), lines, start, delimiter)
+    delimiter, names = header_fields(lines[start].rstrip("\r\n"))
+    (line, names), *rows = _parsed(str(path), lines, start, delimiter if len(names) > 1 else NO_DELIMITER)
     columns = _columns(names, f"{path}:{line}")
     for number, row in rows:
         if len(row) != len(names):
             quoting = "fields with a delimiter or a line break need quotes"
             raise DataError(f"{path}:{number}: {len(row)} fields, but the header has {len(names)}; {quoting}")
-    if not rows:
-        raise DataError(f"{path}: no rows below the header {shown_columns(columns)}")
     return Table(str(path), line, columns, rows)
 
 

@@ -47,8 +47,8 @@ def read_documents(path: str) -> list[Document]:
     kept = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
     declared = table_suffix(path) in JSON_SUFFIXES
     if kept and not declared and (is_table(path) or _is_header(name, *kept[0])):
-        return _table_documents(name, lines)
-    if kept and (declared or _is_json(kept[0][1])):
+        documents = _table_documents(name, lines)
+    elif kept and (declared or _is_json(kept[0][1])):
         documents = [_document(value, where) for where, value in _json_values(name, kept)]
     else:
         _refuse_json_lines(name, kept)

@@ -76,14 +76,14 @@ class RunTexts:
         """What is reranked, and which texts are missing."""
         silent = [query for query in self.run if query not in self.queries]
         bare = [doc for query in self.queries for doc in list(self.run[query])[: self.depth] if not self.corpus.get(doc)]
-        untouched, of_these = len(self.run) - len(self.heads), _named(silent, "without a text")
-        text = f"{len(self.heads)} queries reranked, {untouched} left as they were{of_these}"
-        return f"{text}, {len(bare)} documents without text{_named(bare)}"
+        untouched, why = len(self.run) - len(self.heads), _first(silent, f"{len(silent)} without a text, first")
+        text = f"{len(self.heads)} queries reranked, {untouched} left as they were{why}"
+        return f"{text}, {len(bare)} documents without text{_first(bare, 'first')}"
 
 
-def _named(ids: Sequence[str], what: str = "") -> str:
-    """What ids there are, for a summary: their number and the first."""
-    return f" ({f'{len(ids)} {what}, ' if what else ''}first: {ids[0]})" if ids else ""
+def _first(ids: Sequence[str], what: str) -> str:
+    """The first of some ids, for a summary; nothing where there are none."""
+    return f" ({what}: {ids[0]})" if ids else ""
 
 
 def read_run_texts(run: Path, dataset: str | Path, top_k: int | None = None) -> RunTexts:
