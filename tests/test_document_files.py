@@ -54,6 +54,8 @@ def test_json_documents(tmp_path, monkeypatch, name, text, wanted, mark):
     ("D.CSV", ",text\n0,a\n", [{"text": "a"}]),
     ("-", "id,title,text\n1,T,a\n", [{"id": "1", "title": "T", "text": "a"}]),
     ("-", "id\ttext\n1\ta\n", [{"id": "1", "text": "a"}]),
+    ("-", "id, title, text\n1, T, a\n", [{"id": "1", "title": " T", "text": " a"}]),
+    ("-", "text,url (source!)\na,u\n", [{"text": "a", "url (source!)": "u"}]),
     ("d.txt", '"id";"text"\n"1";"a; b"\n', [{"id": "1", "text": "a; b"}]),
 ])  # fmt: skip
 def test_tables(tmp_path, monkeypatch, name, text, wanted):
@@ -63,7 +65,8 @@ def test_tables(tmp_path, monkeypatch, name, text, wanted):
 @pytest.mark.parametrize("text", [
     "[1] Smith et al.\n[2] Jones", "{foo} bar\n{{stub}}", '"Hello," she said.\nNo.', "42\n3.5\ntrue", "[[Link]] text",
     '"Yes" or "no"\nb',
-    "first, second, third\nand so on", "Query, said the fox: a b c d e f g h\nNo", "it's 5\" wide; or 6\"\nno", "a\tb\nc",
+    "first, second, third\nand so on", "Title, text and abstract\nand so on",
+    "Query, said the fox\nNo", "it's 5\" wide; or 6\"\nno", "a\tb\nc",
 ])  # fmt: skip
 def test_text_stays_text(tmp_path, text):
     assert read(tmp_path, "d.txt", text) == text.split("\n")

@@ -32,7 +32,7 @@ LOOKS_JSON = re.compile(
     r"""\{\s*(["'}]|\w+\s*:|$) | \[\s*(["'{\]]|$) | [\]}],?$ | "(?:[^"\\]|\\.)*"\s*(,?$|:)""", re.VERBOSE
 )
 QUOTED_FIELD = re.compile(r'(^|[,;\t])"([^"]|"")*"([,;\t](?! )|$)')  # of a CSV
-WORD = re.compile(r"\w{1,24}([ -]\w{1,24})?")
+NAME_LENGTH = 40  # of a column, at most
 REMEDY = 'give every document as JSON, {"text": "…"} a line'
 
 
@@ -61,15 +61,22 @@ def read_documents(path: str) -> list[Document]:
 def _is_header(name: str, number: int, line: str) -> bool:
     """Whether a file's first line names a table's columns. Raises DataError where it may be that or a document."""
     _, fields = header_fields(line)
-    if not all(WORD.fullmatch(field.strip()) for field in fields) or not any(map(is_column, fields)):
-        if not _is_json(line) and QUOTED_FIELD.search(line):
-            why = "looks like a row of a CSV; add a header row such as id,text above it"
-            raise DataError(f"{name}:{number}: {line[:60]!r} {why}, or {REMEDY}")
-        return False
-    if len(fields) == 1:
+    if _names_columns(fields):
+        if len(fields) > 1:
+            return True
         why = "may be a document or the header of a table; name the file .csv if it is a header"
         raise DataError(f"{name}:{number}: {line!r} {why}, or {REMEDY}")
-    return True
+    if not _is_json(line) and QUOTED_FIELD.search(line):
+        why = "looks like a row of a CSV; add a header row such as id,text above it"
+        raise DataError(f"{name}:{number}: {line[:60]!r} {why}, or {REMEDY}")
+    return False
+
+
+def _names_columns(fields: Sequence[str]) -> bool:
+    """Whether fields are columns' names. In prose a blank follows the comma, so there all of them must be known."""
+    known = [is_column(field) for field in fields]
+    prose = any(field.startswith(" ") for field in fields[1:])
+    return (all(known) if prose else any(known)) and max(map(len, fields)) <= NAME_LENGTH
 
 
 def _table_documents(name: str, lines: Sequence[str]) -> list[Document]:
