@@ -106,8 +106,11 @@ def test_text_stays_text(tmp_path, text):
     ('"text"\n"a"\n', 1, "may be a document or the header"),
     ("id,body\n1,a\n", 1, "no column text; found 'id', 'body'; expected a header such as id,title,text"),
     ("query\tdocument\tlabel\nq\td\t1\n", 1, "no column text; found 'query', 'document', 'label'"),
-    ('1,"a, b"\n2,"c"\n', 1, "looks like a row of a CSV; add a header row"),
-    ('"1","a"\n', 1, "looks like a row of a CSV; add a header row"),
+    ('1,"a, b"\n2,"c"\n', 1, "looks like a row of a table; add a header row"),
+    ('"1","a"\n', 1, "looks like a row of a table; add a header row"),
+    ("1\tsome text\n2\tmore\n", 1, "looks like a row of a table; add a header row"),
+    ('{"text": "a", "title": 7}', 1, '"title" must be a string, got 7'),
+    ('{"text": "a", "title": ["b"]}', 1, '"title" must be a string, got'),
     ("id,text\n1,a\n2,b,c\n", 3, "3 fields, but the header has 2"),
 ])  # fmt: skip
 def test_what_is_ambiguous_or_broken_is_refused(tmp_path, monkeypatch, name, text, line, message):
@@ -134,6 +137,7 @@ def test_the_name_of_a_file_binds(tmp_path, name, text, message):
 
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\r\ufeff\x00"), max_size=12)
+TEXT = TEXT.filter(lambda text: not {"\t", "\n"} <= set(text))  # in a table with tabs such a field may look like rows
 STRINGS = st.lists(TEXT, min_size=1, max_size=5)
 LINES = st.lists(
     st.text(st.characters(categories=("L", "N", "Zs")), max_size=12).map(lambda text: f"a {text} b"), min_size=1, max_size=5

@@ -130,15 +130,24 @@ def _parsed(path: str, lines: Sequence[str], start: int, delimiter: str) -> list
         try:
             reader = csv.reader(lines[start:], delimiter=delimiter, strict=True)
             for row in reader:
+                end = start + reader.line_num
+                _check_quotes(lines[number - 1 : end], delimiter, len(row), f"{path}:{number}")
                 if row and (len(row) > 1 or row[0].strip() or len(rows[0][1]) == 1):
                     rows.append((number, row))
-                number = start + reader.line_num + 1
+                number = end + 1
         except csv.Error as error:
             remedy = "a field that begins with a quote must end with one, and quotes inside it must be doubled"
             raise DataError(f"{path}:{number}: broken quoting ({error}); {remedy}") from error
         finally:
             csv.field_size_limit(before)
     return rows
+
+
+def _check_quotes(lines: Sequence[str], delimiter: str, width: int, where: str) -> None:
+    """Raise DataError for a row of several lines with tabs, each of which could be a row: in such files quotes may mean nothing."""
+    if delimiter == "\t" and len(lines) > 1 and all(line.count("\t") == width - 1 for line in lines):
+        remedy = "if they mean nothing, double them and put the field in quotes"
+        raise DataError(f"{where}: a field opens with a quote here and ends {len(lines) - 1} rows below; {remedy}")
 
 
 def _columns(names: list[str], where: str) -> dict[str, str]:

@@ -51,6 +51,7 @@ def read_documents(path: str) -> list[Document]:
     elif kept and (declared or _is_json(kept[0][1])):
         documents = [_document(value, where) for where, value in _json_values(name, kept)]
     else:
+        _refuse_bare_table(name, kept)
         _refuse_json_lines(name, kept)
         documents = [line for _, line in kept]
     if not documents:
@@ -66,9 +67,6 @@ def _is_header(name: str, number: int, line: str) -> bool:
             return True
         why = "may be a document or the header of a table; name the file .csv if it is a header"
         raise DataError(f"{name}:{number}: {line!r} {why}, or {REMEDY}")
-    if not _is_json(line) and QUOTED_FIELD.search(line):
-        why = "looks like a row of a CSV; add a header row such as id,text above it"
-        raise DataError(f"{name}:{number}: {line[:60]!r} {why}, or {REMEDY}")
     return False
 
 
@@ -108,6 +106,15 @@ def _is_json(line: str) -> bool:
         return True
     except ValueError:
         return False
+
+
+def _refuse_bare_table(name: str, kept: Lines) -> None:
+    """Raise DataError for text lines that look like the rows of a table without a header."""
+    number, line = (kept or [(0, "")])[0]
+    tabs = {line.count("\t") for _, line in kept}
+    if QUOTED_FIELD.search(line) or len(kept) > 1 and len(tabs) == 1 and tabs != {0}:
+        why = "looks like a row of a table; add a header row that names its columns, such as id,title,text"
+        raise DataError(f"{name}:{number}: {line[:60]!r} {why}, or {REMEDY}")
 
 
 def _refuse_json_lines(name: str, kept: Lines) -> None:
@@ -158,6 +165,8 @@ def _document(value: Any, where: str) -> Document:
         raise DataError(f'{where}: expected an object with "text" or a string, got {json.dumps(value)[:40]}')
     if isinstance(value, dict) and not isinstance(value.get("text"), str):
         raise DataError(f'{where}: expected a JSON object with a string "text"{_found(value)}')
+    if isinstance(value, dict) and not isinstance(value.get("title"), (str, type(None))):
+        raise DataError(f'{where}: "title" must be a string, got {json.dumps(value["title"])[:40]}')
     try:
         spelled = json.dumps(value, ensure_ascii=False)
     except RecursionError:
