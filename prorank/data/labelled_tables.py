@@ -6,7 +6,6 @@ has a query, a passage that answers it and one that does not, with tabs between 
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Iterable, Iterator
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ..files import text_lines
+from ..files import parse_json, text_lines
 from .tables import Table, header_fields, is_column, read_table, shown_columns, table_suffix
 
 log = logging.getLogger("prorank")
@@ -60,7 +59,7 @@ def training_rows(path: Path) -> tuple[str, Rows]:
 def _form(table: Table) -> str:
     """The form that a header's columns make. Raises DataError naming those that make none."""
     names = set(table.columns.values())
-    where, found = f"{table.path}:{table.line}", ", ".join(repr(name) for name in table.columns)
+    where, found = f"{table.path}:{table.line}", shown_columns(table.columns)
     form = TRIPLES if "positive" in names else PAIRS
     missing = {PAIRS: {"query", "document", "label"}, TRIPLES: {"positive"}}[form] - names
     if form == TRIPLES and not names & {"query", "anchor"}:
@@ -87,7 +86,7 @@ def _records(table: Table, form: str) -> Rows:
 def _number(text: str) -> Any:
     """The number that a field spells, as in JSON; the text itself where it spells none."""
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError:
         return text
 
