@@ -15,7 +15,7 @@ from .shipped import DEFAULT
 
 
 def adapt(
-    data: Annotated[list[str], typer.Option(help="Labels or logs: BEIR folder, JSONL pairs or lists; give it again for more.")],
+    data: Annotated[list[str], typer.Option(help="Labels or logs: BEIR folder, CSV, TSV, JSONL pairs or lists; more than once.")],
     model: Annotated[str, typer.Option("--model", "-m", help="Checkpoint to start from.")] = DEFAULT,
     out: Annotated[Path, typer.Option(help="Run folder; a better checkpoint comes into OUT/model.")] = Path("runs/adapted"),
     minutes: Annotated[float, typer.Option(help="Minutes of training at most; measuring comes on top.")] = 7.0,

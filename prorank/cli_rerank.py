@@ -22,16 +22,15 @@ HERE = ("think", "samples", "max_think_tokens", "method", "device", "dtype", "co
 
 def rerank(
     context: typer.Context,
-    documents: Annotated[str | None, typer.Argument(help="JSONL or text lines; - for stdin.")] = None,
+    documents: Annotated[str | None, typer.Argument(help="JSONL, a JSON array, CSV, TSV or text lines; - for stdin.")] = None,
     query: Annotated[str | None, typer.Option("--query", "-q")] = None,
     run: Annotated[Path | None, typer.Option(help="TREC run to rerank.")] = None,
-    dataset: Annotated[Path | None, typer.Option(help="BEIR folder with the run's texts.")] = None,
+    dataset: Annotated[Path | None, typer.Option(help="BEIR folder or ir_datasets:NAME with the run's texts.")] = None,
     out: Annotated[Path | None, typer.Option(help="TREC run to write.")] = None,
     model: Model = DEFAULT,
     top_k: Annotated[int | None, typer.Option(help="Hits to show (with --run: candidates to rerank).")] = None,
     min_score: Annotated[float | None, typer.Option(help="Leave out hits below this log-odds.")] = None,
     instruction: Annotated[str | None, typer.Option()] = None,
-    split: Annotated[str, typer.Option(help="qrels split of --dataset.")] = "test",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     show_thoughts: Annotated[bool, typer.Option("--show-thoughts", help="What a thinking model thought of each document.")] = False,
     think: Think = True,
@@ -58,7 +57,7 @@ def rerank(
     if run:
         if not (dataset and out):
             raise DataError("--run needs --dataset (the texts) and --out (the run to write)")
-        rerank_files.check_run(run, dataset, split)
+        texts = rerank_files.read_run_texts(run, dataset, top_k)
     elif not query or documents is None:
         raise DataError("give --query Q and DOCUMENTS (a file, or - for stdin), or --run, --dataset and --out")
     items = rerank_files.read_documents(documents) if not run else []
@@ -69,7 +68,7 @@ def rerank(
         ranker = _local(model, method, show_thoughts, how, device, dtype, max_length, prompt, compile)
     with ranker if server else contextlib.nullcontext():
         if run:
-            print(rerank_files.rerank_run(ranker, run, dataset, split, out, top_k, instruction))
+            print(rerank_files.rerank_run(ranker, texts, out, instruction))
         else:
             more = {"thoughts": show_thoughts} if server else {"show_progress": sys.stderr.isatty()}
             hits = ranker.rank(query, items, top_k, min_score, instruction, **more)

@@ -15,7 +15,11 @@ from pathlib import Path
 from typing import IO
 from uuid import uuid4
 
-from .errors import DataError
+from .utils.reading import STDIN, numbered_lines, parse_json, read_text, source_name, text_lines
+
+__all__ = [
+    "STDIN", "atomic_file", "atomic_folder", "cache_dir", "numbered_lines", "parse_json", "read_text", "source_name", "text_lines",
+]  # fmt: skip
 
 
 def cache_dir() -> Path:
@@ -23,19 +27,6 @@ def cache_dir() -> Path:
     if "PRORANK_CACHE" in os.environ:
         return Path(os.environ["PRORANK_CACHE"])
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prorank"
-
-
-def open_text(path: str | Path, errors: str = "strict") -> IO[str]:
-    """Open a UTF-8 text file for reading, gzip or plain (told by its first bytes). Raises DataError if it cannot."""
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: {'is a folder, expected a file' if path.is_dir() else 'no such file'}")
-    try:
-        with open(path, "rb") as raw:
-            zipped = raw.read(2) == b"\x1f\x8b"
-        return gzip.open(path, "rt", encoding="utf-8", errors=errors) if zipped else open(path, encoding="utf-8", errors=errors)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 @contextmanager

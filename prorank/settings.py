@@ -15,16 +15,16 @@ from typing import Any
 import yaml
 
 from .errors import ConfigError, ProRankError, nearest
+from .files import STDIN, read_text
 
 
 def read_values(path: str | Path, what: str = "config", raised: type[ProRankError] = ConfigError) -> dict[str, Any]:
     """The mapping in a YAML file; `what` kind of file it is, for messages. Raises ConfigError (or `raised`) naming the file."""
-    path = Path(path)
-    if not path.is_file():
+    if path != STDIN and not Path(path).exists():
         raise raised(f"{path}: no such {what} file")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        values = yaml.safe_load(read_text(path, raised=raised))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise raised(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise raised(f"{path}: expected a mapping of settings")
@@ -44,7 +44,7 @@ def override(values: dict[str, Any], text: str) -> None:
             raise ConfigError(f"'{text}': {part} holds no keys")
     try:
         values[last] = yaml.safe_load(raw) if raw else None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"'{text}': the value is not valid YAML: {' '.join(str(error).split())}") from error
 
 

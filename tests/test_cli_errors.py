@@ -155,7 +155,7 @@ def test_config_files(place):
     place.write("list.yaml", "- score\n")
     place.fails("train list.yaml", r"list\.yaml: expected a mapping of settings")
     (place.folder / "latin.yaml").write_bytes(b"stage: score # \xe9t\xe9\n")
-    place.fails("train latin.yaml", r"latin\.yaml: not valid YAML: .*")
+    place.fails("train latin.yaml", r"latin\.yaml:1: not UTF-8 text \(.*\); convert the file to UTF-8")
 
 
 PAIR = '{"query": "q", "document": "d", "label": 1}\n'
@@ -263,15 +263,29 @@ def test_run_folders(place):
     place.fails("train c.yaml out=docs.txt/run", r"docs\.txt/run: Not a directory")
 
 
+def test_tables_of_labels(place):
+    """Row 26: of columns that are not known."""
+    place.write("l.csv", "query,document,score\nq,d,1\n")
+    expected = r"l\.csv:1: no column label; found 'query', 'document', 'score'; expected the columns query, document, label .*"
+    for verb in ("train c.yaml data=l.csv", "adapt --data l.csv --out adapted", f"calibrate {place.base} --data l.csv"):
+        place.config("c.yaml")
+        place.fails(verb, expected)
+
+
 def test_rerank_documents(place):
     base = ["--query", "violin", "--model", str(place.base)]
     place.fails(["rerank", "none.txt", *base], r"none\.txt: no such file")
     place.write("empty.txt", "\n \n")
     place.fails(["rerank", "empty.txt", *base], r"empty\.txt: holds no documents")
     place.write("bad.jsonl", '{"text": "a"}\n{"text": \n')
-    place.fails(["rerank", "bad.jsonl", *base], r"bad\.jsonl:2: not valid JSON \(.*\); expected an object with \"text\"")
+    place.fails(["rerank", "bad.jsonl", *base], r"bad\.jsonl:2: not valid JSON \(.*\); expected an object with \"text\" .*")
     place.write("bad.jsonl", '{"text": "a"}\n{"txt": "b"}\n')
-    place.fails(["rerank", "bad.jsonl", *base], r"bad\.jsonl:2: expected a JSON object with a string \"text\"")
+    place.fails(["rerank", "bad.jsonl", *base], r"bad\.jsonl:2: expected a JSON object with a string \"text\"; found 'txt'")
+    place.write("docs.jsonl", '{"contents": "a"}\n')
+    found = r"docs\.jsonl:1: expected a JSON object with a string \"text\"; found 'contents'; rename 'contents' to \"text\" .*"
+    place.fails(["rerank", "docs.jsonl", *base], found)
+    place.write("docs.csv", "id,body\n1,a\n")
+    place.fails(["rerank", "docs.csv", *base], r"docs\.csv:1: no column text; found 'id', 'body'; expected .*")
     place.fails(["rerank", "docs.txt", *base, "--top-k", "0"], r"--top-k must be at least 1, not 0; leave it out to get all")
     short = r"max_length must be a whole number of at least 16 tokens, not 4"
     place.fails(["rerank", "docs.txt", *base, "--max-length", "4"], short)
@@ -295,7 +309,9 @@ def test_rerank_runs(place):
     place.write("bad.run", "q1 Q0 d1 1 inf bm25\n")
     place.fails(["rerank", "--run", "bad.run", *given], r"bad\.run:1: expected a finite number as score, got 'inf'")
     place.write("bad.run", "q7 Q0 d1 1 2.0 bm25\n")
-    place.fails(["rerank", "--run", "bad.run", *given], r"bad\.run: none of its 1 queries is in set with labels of its split test")
+    place.fails(["rerank", "--run", "bad.run", *given], r"bad\.run: none of its 1 queries is in set; is it another .*")
+    place.write("bad.run", "q1 Q0 d7 1 2.0 bm25\n")
+    place.fails(["rerank", "--run", "bad.run", *given], r"bad\.run: none of the documents to rerank has a text in set; .*")
 
 
 def test_evaluate(place):

@@ -132,7 +132,7 @@ def test_unknown_documents_do_not_stop_evaluation(beir: Path) -> None:
         ("corpus", ['{"_id": "d1", "text": '], r"corpus\.jsonl:1: malformed JSON"),
         ("corpus", [["d1", "text"]], r"corpus\.jsonl:1: expected a JSON object, got list"),
         ("corpus", [{"_id": "d1", "body": "a"}], r"corpus\.jsonl:1: key 'text' is missing; found '_id', 'body'"),
-        ("corpus", [{"_id": 1, "text": "a"}], r"corpus\.jsonl:1: '_id' must be a string, got 1"),
+        ("corpus", [{"_id": 1.5, "text": "a"}], r"corpus\.jsonl:1: '_id' must be a string, got 1.5"),
         ("corpus", [{"_id": "", "text": "a"}], r"corpus\.jsonl:1: the _id is empty"),
         ("queries", [{"_id": "q1", "text": "  "}], r"queries\.jsonl:1: the query 'q1' is empty"),
         ("queries", [{"_id": "other", "text": "a"}], r"train\.tsv: none of its 2 queries is in"),
@@ -204,7 +204,10 @@ PAIR, LIST = {"query": "a", "document": "x", "label": 1}, {"query": "a", "pos": 
         ([PAIR | {"label": float("nan")}], ":1: 'label' must be a finite number"),
         ([{"query": "a", "document": "x"}], ":1: 'label' must be a finite number >= 0, got nothing"),
         ([PAIR | {"query": " "}], ":1: the query is empty"),
-        ([PAIR, PAIR | {"label": 0}], ":2: label 0 here, 1 before"),
+        ([PAIR | {"query_id": 1.5}], ":1: 'query_id' must be a string, got 1.5"),
+        ([PAIR | {"doc_id": True}], ":1: 'doc_id' must be a string, got true"),
+        ([PAIR | {"document": "\ud800"}], ":1: 'document' is not UTF-8 text"),
+        ([LIST | {"pos": ["x", "\udc80"]}], ":1: a text in 'pos' is not UTF-8 text"),
         ([PAIR | {"query_id": "q"}, PAIR | {"query": "b", "query_id": "q"}], ":2: query_id 'q' has"),
         ([LIST, PAIR], ":2: key 'pos' is missing"),
         ([LIST | {"pos": "x"}], ":1: 'pos' must be a list, got"),
@@ -227,7 +230,7 @@ numbers = st.floats(allow_nan=False, allow_infinity=False)
 
 @st.composite
 def groups(draw: st.DrawFn) -> Group:
-    documents = draw(st.lists(texts, min_size=1, max_size=5))
+    documents = draw(st.lists(texts, min_size=1, max_size=5, unique=True))
     n = len(documents)
     exact = {"min_size": n, "max_size": n}
     return Group(
@@ -240,7 +243,11 @@ def groups(draw: st.DrawFn) -> Group:
     )
 
 
-@given(st.lists(groups(), min_size=1, max_size=4))
+def by_query(group: Group) -> tuple[str, str]:
+    return group.query_id, group.query
+
+
+@given(st.lists(groups(), min_size=1, max_size=4, unique_by=by_query))
 def test_groups_survive_writing(tmp_path_factory: pytest.TempPathFactory, made: list[Group]) -> None:
     path = tmp_path_factory.mktemp("groups") / "lists.jsonl.gz"
     write_groups(path, made)
@@ -311,6 +318,18 @@ def test_qrels_forms_agree(tmp_path: Path) -> None:
     (tmp_path / "beir").write_text("query-id\tcorpus-id\tscore\nq1\td1\t2\nq1\td2\t0\n")
     (tmp_path / "bare").write_text("q1 d1 2\nq1 d2 0\n")
     assert read_qrels(tmp_path / "trec") == read_qrels(tmp_path / "beir") == read_qrels(tmp_path / "bare")
+
+
+def test_excluded_labels_are_not_checked_for_training(beir: Path, tmp_path: Path) -> None:
+    """Row 20: a pair that is excluded may name an unknown document, an unknown query, or have a label below 0."""
+    labels(beir, "q1\td1\t1", "q1\td9\t1", "q9\td1\t1", "q2\td2\t-2")
+    exclude = tmp_path / "exclude.txt"
+    for row in ("q1 d9", "q9 d1", "q2 d2"):
+        with pytest.raises(DataError, match="train.tsv"):
+            read_beir(beir, "train", exclude=exclude if exclude.is_file() else None).check_training()
+        with open(exclude, "a") as handle:
+            handle.write(f"{row}\n")
+    read_beir(beir, "train", exclude=exclude).check_training()
 
 
 def test_real_collections_are_read(data_dir: Path) -> None:

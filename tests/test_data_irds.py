@@ -17,7 +17,7 @@ from prorank.data.irds import read_irds
 from prorank.data.negatives import mine
 from prorank.errors import DataError, MissingExtra
 from prorank.evaluate import evaluate
-from prorank.rank.files import rerank_run
+from prorank.rank.files import read_run_texts, rerank_run
 from prorank.reranker import Reranker
 from tests.evaluate_toy import Fake
 
@@ -132,7 +132,8 @@ def test_a_run_is_evaluated_and_reranked_by_the_documents_it_names(catalogue, tm
     found = evaluate([name], [Fake()], run=tmp_path / "in.run", sample=0, command="x", out=tmp_path / "out")
     assert found.datasets == ["toy-train"] and len(list((tmp_path / "out").glob("toy-train.*.run"))) == 2
     assert catalogue["toy/train"].walked == 0
-    said = rerank_run(Reranker(tiny_llama_dir, dtype="fp32"), tmp_path / "in.run", name, "test", tmp_path / "new.run", None, None)
+    texts = read_run_texts(tmp_path / "in.run", name)
+    said = rerank_run(Reranker(tiny_llama_dir, dtype="fp32"), texts, tmp_path / "new.run")
     assert "1 queries reranked, 0 left as they were, 0 documents without text" in said
     evaluate([name], sample=0, command="x")  # BM25 needs them all
     assert catalogue["toy/train"].walked == len(DOCUMENTS)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import DataError
-from .jsonl import get, objects
+from .jsonl import get, id_of, objects
 from .trec import Qrels, drop_pairs, read_exclude, read_labels, read_qrels
 
 
@@ -40,9 +40,11 @@ class Collection:
         return documents, [qid for qid in self.qrels if qid not in self.queries]
 
     def check_training(self) -> None:
-        """Raise DataError with file:line if a label names an unknown document or query, or is negative."""
+        """Raise DataError with file:line if a label that is not excluded names an unknown document or query, or is negative."""
         rows = read_labels(self.qrels_path) if self.qrels_path else self._rows()
         for number, qid, doc_id, label in rows:
+            if (qid, doc_id) in self.excluded:
+                continue
             where = f"{self.qrels_path}:{number}" if self.qrels_path else self.name
             if qid not in self.queries:
                 raise DataError(f"{where}: query {qid!r} is not in the queries")
@@ -71,9 +73,7 @@ def read_beir(
     Raises:
         DataError: missing file, malformed line (file:line), duplicate id, empty corpus, labels for no known query.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; expected a BEIR folder with corpus.jsonl, queries.jsonl, qrels/")
+    folder = _checked(folder)
     qrels_path = Path(qrels) if qrels else _split_file(folder, split)
     excluded = read_exclude(exclude) if exclude else frozenset()
     labels = drop_pairs(read_qrels(qrels_path), excluded)
@@ -86,7 +86,15 @@ def read_beir(
 
 def read_texts(folder: str | Path) -> tuple[dict[str, str], dict[str, str]]:
     """(documents, queries) of a BEIR folder, text by id; labels are not looked at. Raises DataError as `read_beir` does."""
-    return _texts(_found(Path(folder), "corpus.jsonl")), _texts(_found(Path(folder), "queries.jsonl"), titles=False)
+    folder = _checked(folder)
+    return _texts(_found(folder, "corpus.jsonl")), _texts(_found(folder, "queries.jsonl"), titles=False)
+
+
+def _checked(folder: str | Path) -> Path:
+    """The folder as a path. Raises DataError if there is none."""
+    if not Path(folder).is_dir():
+        raise DataError(f"{folder}: no such folder; expected a BEIR folder with corpus.jsonl, queries.jsonl, qrels/")
+    return Path(folder)
 
 
 def _found(folder: Path, name: str) -> Path:
@@ -110,10 +118,10 @@ def _texts(path: Path, titles: bool = True) -> dict[str, str]:
     texts: dict[str, str] = {}
     for number, row in objects(path):
         where = f"{path}:{number}"
-        key = get(row, "_id", str, where)
+        key = id_of(row, "_id", where)
         if not key or key in texts:
             raise DataError(f"{where}: {f'the id {key!r} comes a second time' if key else 'the _id is empty'}")
-        title = get(row, "title", str, where, "") if titles and row.get("title") is not None else ""
+        title = get(row, "title", str, where, "") if titles else ""
         texts[key] = f"{title} {get(row, 'text', str, where)}".strip()
         if not titles and not texts[key]:
             raise DataError(f"{where}: the query {key!r} is empty")

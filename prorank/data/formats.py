@@ -1,11 +1,13 @@
-"""Training groups: BEIR folders, `ir_datasets:NAME`, JSONL pairs, JSONL lists; files plain or gzip, told apart by themselves.
+"""Training groups: BEIR folders, `ir_datasets:NAME`, JSONL pairs, JSONL lists, CSV and TSV tables; files plain or gzip.
 
-Hard fact: grades and teacher scores survive `write_groups` and `read_groups`; relevant ones first is the only change.
+Grades and teacher scores survive `write_groups` and `read_groups`; relevant ones first is the only change. A text has one label for
+a query in all forms, see `judgements`.
 
     {"query": "…", "document": "…", "label": 1}     pairs; optional query_id, doc_id
     {"query": "…", "pos": ["…"], "neg": ["…"]}      lists; optional query_id, pos_ids, neg_ids, pos_labels (grades > 0),
                                                     pos_scores, neg_scores (a teacher's); FlagEmbedding's files, too
     Tevatron's passages and triplets                see `foreign`
+    tables: .csv, .tsv                              see `labelled_tables`
 """
 
 from __future__ import annotations
@@ -16,16 +18,19 @@ from typing import Any
 
 from ..errors import DataError
 from ..files import atomic_file
-from .beir import Collection, read_beir
+from .beir import Collection, read_beir, read_texts
 from .examples import Group
-from .foreign import foreign_groups, is_foreign, tsv_groups
-from .irds import is_irds, read_irds
-from .jsonl import filled, get, line_of, number_of, numbers, objects, strings
+from .foreign import foreign_groups, is_foreign, triple_groups
+from .irds import is_irds, read_irds, read_irds_texts
+from .jsonl import filled, get, id_of, ids_of, line_of, number_of, numbers, objects, strings
+from .judgements import Judgements, Key, settled_lists
+from .labelled_tables import PAIRS, training_rows
+from .tables import is_table
 from .trec import read_qrels, read_run, write_run
 
 __all__ = [
-    "Collection", "is_collection", "read_beir", "read_collection", "read_groups", "write_groups", "read_qrels", "read_run",
-    "write_run",
+    "Collection", "is_collection", "read_beir", "read_collection", "read_collection_texts", "read_groups", "write_groups",
+    "read_qrels", "read_run", "write_run",
 ]  # fmt: skip
 
 
@@ -43,11 +48,22 @@ def read_collection(
     return read_irds(source, qrels, exclude, documents) if is_irds(source) else read_beir(source, split, qrels, exclude)
 
 
+def read_collection_texts(
+    source: str | Path, queries: Iterable[str], documents: Iterable[str]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """(documents, queries) of a collection, text by id, where there is one, of these ids; labels are not looked at."""
+    if is_irds(source):
+        return read_irds_texts(source, queries, documents)
+    corpus, known = read_texts(source)
+    return {i: corpus[i] for i in documents if i in corpus}, {i: known[i] for i in queries if i in known}
+
+
 def read_groups(path: str | Path, split: str = "train") -> list[Group]:
     """Training groups from a BEIR folder or `ir_datasets:NAME` (with judged non-relevant documents), a JSONL file of pairs or of
-    lists, or a file in another package's form (see `foreign`).
+    lists, a table, or a file in another package's form (see `foreign`).
 
-    The form is told by folder or file and by the keys of the first line. Grades and teacher scores are kept.
+    The form is told by folder or file, by the keys of the first line, of .csv and .tsv by the header row. Grades and teacher scores
+    are kept.
 
     Args:
         path: folder, file or name.
@@ -59,14 +75,15 @@ def read_groups(path: str | Path, split: str = "train") -> list[Group]:
     if is_collection(path):
         return _judged_groups(path, split)
     path = Path(path)
-    if path.name.removesuffix(".gz").endswith(".tsv"):
-        return tsv_groups(path)
+    if is_table(path):
+        form, records = training_rows(path)
+        return _pair_groups(path, records) if form == PAIRS else triple_groups(path, records)
     rows = list(objects(path))
     if not rows:
         raise DataError(f"{path}: the file is empty; expected JSONL pairs or lists")
     number, first = rows[0]
     if "pos" in first or "neg" in first:
-        return [_list_group(row, f"{path}:{number}") for number, row in rows]
+        return settled_lists(path, rows, _list_group)
     if is_foreign(first):
         return foreign_groups(path, rows)
     if "document" in first or "label" in first:
@@ -87,38 +104,35 @@ def _judged_groups(source: str | Path, split: str) -> list[Group]:
             f"{collection.qrels_path or source}: only relevant documents are labelled, training needs others too; "
             f"run `prorank mine {source} lists.jsonl{of_split}` and train on lists.jsonl"
         )
-    return [
-        Group(
-            collection.queries[qid],
-            tuple(collection.corpus[doc] for doc in row),
-            tuple(map(float, row.values())),
-            qid,
-            tuple(row),
-        )
-        for qid, row in collection.qrels.items()
-    ]
+    judgements, groups = Judgements(source), []
+    for qid, row in collection.qrels.items():
+        if row:  # else all its labels are excluded
+            texts = tuple(collection.corpus[doc] for doc in row)
+            groups.append(Group(collection.queries[qid], texts, tuple(map(float, row.values())), qid, tuple(row)))
+            judgements.add_group(groups[-1], f"query {qid}")
+    return judgements.settle(groups)
 
 
-def _pair_groups(path: Path, rows: list[tuple[int, dict]]) -> list[Group]:
-    """Pairs gathered by query id, or by query text where there is none."""
-    gathered: dict[str, tuple[str, str, dict[tuple[str, str], float]]] = {}
+def _pair_groups(path: Path, rows: Iterable[tuple[int, dict]]) -> list[Group]:
+    """Pairs gathered by query id, or by query text where there is none; each text once, with the first id that it comes with."""
+    judgements = Judgements(path)
+    known: dict[str, Key] = {}
+    ids: dict[tuple[Key, str], str] = {}
     for number, row in rows:
         where = f"{path}:{number}"
-        query, qid = filled(row, "query", where), get(row, "query_id", str, where, "")
-        doc_id = get(row, "doc_id", str, where, "")
-        key = (get(row, "document", str, where), doc_id)
-        label = number_of(row.get("label"), f"{where}: 'label'", low=0.0)
-        known_query, _, labels = gathered.setdefault(qid or f"\n{query}", (query, qid, {}))
-        if known_query != query:
-            raise DataError(f"{where}: query_id {qid!r} has another query before: {known_query[:60]!r}")
-        if labels.setdefault(key, label) != label:
-            raise DataError(f"{where}: label {label:g} here, {labels[key]:g} before, for the same query and document")
-    return [_gathered(*entry) for entry in gathered.values()]
+        query, qid = filled(row, "query", where), id_of(row, "query_id", where, "")
+        text, doc_id = get(row, "document", str, where), id_of(row, "doc_id", where, "")
+        key = known.setdefault(qid or f"\n{query}", (qid, query))
+        if key[1] != query:
+            raise DataError(f"{where}: query_id {qid!r} has another query before: {key[1][:60]!r}")
+        judgements.add(key, text, number_of(row.get("label"), f"{where}: 'label'", low=0.0), number)
+        ids[key, text] = ids.get((key, text)) or doc_id
+    judgements.warn()
+    return [_gathered(key, labels, [ids[key, text] for text in labels]) for key, labels in judgements.labels.items()]
 
 
-def _gathered(query: str, qid: str, labels: dict[tuple[str, str], float]) -> Group:
-    ids = tuple(doc_id for _, doc_id in labels)
-    return Group(query, tuple(text for text, _ in labels), tuple(labels.values()), qid, ids if all(ids) else ())
+def _gathered(key: Key, labels: dict[str, float], ids: list[str]) -> Group:
+    return Group(key[1], tuple(labels), tuple(labels.values()), key[0], tuple(ids) if all(ids) else ())
 
 
 def _list_group(row: dict, where: str) -> Group:
@@ -129,13 +143,13 @@ def _list_group(row: dict, where: str) -> Group:
     labels = numbers(row, "pos_labels", len(pos), where, low=0.0) or [1.0] * len(pos)
     if 0.0 in labels:
         raise DataError(f"{where}: 'pos_labels' must be > 0")
-    if ("pos_scores" in row) != ("neg_scores" in row):
+    if (row.get("pos_scores") is None) != (row.get("neg_scores") is None):
         raise DataError(f"{where}: 'pos_scores' and 'neg_scores' must be given together")
     teacher = numbers(row, "pos_scores", len(pos), where) + numbers(row, "neg_scores", len(neg), where)
-    ids = [i for key in ("pos_ids", "neg_ids") if key in row for i in strings(row, key, where)]
+    ids = ids_of(row, "pos_ids", where) + ids_of(row, "neg_ids", where)
     if ids and len(ids) != len(pos + neg):
         raise DataError(f"{where}: {len(pos + neg)} documents but {len(ids)} ids in 'pos_ids' and 'neg_ids'")
-    qid = get(row, "query_id", str, where, "")
+    qid, ids = id_of(row, "query_id", where, ""), ids if all(ids) else []
     return Group(query, (*pos, *neg), (*labels, *[0.0] * len(neg)), qid, tuple(ids), tuple(teacher) or None)
 
 

@@ -50,6 +50,15 @@ def read_irds(
     return Collection(name.replace("/", "-"), corpus, queries, labels, Path(qrels) if qrels else None, excluded)
 
 
+def read_irds_texts(source: str | Path, queries: Iterable[str], documents: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """(documents, queries) of these ids, text by id; needs no labels. Raises as `read_irds` does."""
+    name, wanted = str(source).removeprefix(PREFIX), set(queries)
+    dataset = _load(name, ("docs", "queries"))
+    with _told(name):
+        known = {query.query_id: _text(query) for query in dataset.queries_iter() if query.query_id in wanted}
+        return {document.doc_id: _text(document) for document in _documents(dataset, {}, documents)}, known
+
+
 def _load(name: str, parts: tuple[str, ...]) -> Any:
     """A dataset that has these parts."""
     with extra("ir-datasets"):

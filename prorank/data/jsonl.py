@@ -39,16 +39,28 @@ def parsed(line: str, where: str) -> dict[str, Any]:
 
 
 def get(row: dict, key: str, kind: type, where: str, default: Any = _NEEDED) -> Any:
-    """row[key], checked to be of type `kind`."""
-    if key not in row and default is not _NEEDED:
+    """row[key], checked to be of type `kind`; of a key with a default null stands for no value."""
+    if row.get(key) is None and default is not _NEEDED:
         return default
     if key not in row:
         raise DataError(f"{where}: key {key!r} is missing; found {', '.join(map(repr, row)) or 'no keys'}")
     if not isinstance(row[key], kind):
         raise DataError(f"{where}: {key!r} must be {_KINDS[kind]}, got {json.dumps(row[key])[:40]}")
-    if kind is str and SURROGATE.search(row[key]):
-        raise DataError(f"{where}: {key!r} is not UTF-8 text: it has half of a surrogate pair")
+    if kind is str:
+        check_text(row[key], f"{where}: {key!r}")
     return row[key]
+
+
+def check_text(text: str, what: str) -> None:
+    """Raise DataError for a text that UTF-8 cannot hold."""
+    if SURROGATE.search(text):
+        raise DataError(f"{what} is not UTF-8 text: it has half of a surrogate pair")
+
+
+def id_of(row: dict, key: str, where: str, default: Any = _NEEDED) -> str:
+    """row[key] as an id: a string, or a whole number, which is read as its digits."""
+    value = row.get(key)
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else get(row, key, str, where, default)
 
 
 def filled(row: dict, key: str, where: str, name: str = "") -> str:
@@ -70,11 +82,18 @@ def digest(*texts: str) -> bytes:
 
 
 def strings(row: dict, key: str, where: str) -> list[str]:
+    """row[key], checked to be a list of texts."""
     values = get(row, key, list, where)
     for value in values:
         if not isinstance(value, str):
             raise DataError(f"{where}: {key!r} must be a list of strings, it has {json.dumps(value)[:40]}")
+        check_text(value, f"{where}: a text in {key!r}")
     return values
+
+
+def ids_of(row: dict, key: str, where: str) -> list[str]:
+    """The ids of an optional key, "" for null; [] where it is absent."""
+    return [id_of({key: value}, key, where, "") for value in get(row, key, list, where, [])]
 
 
 def numbers(row: dict, key: str, count: int, where: str, low: float = -math.inf) -> list[float]:

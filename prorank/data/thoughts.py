@@ -17,7 +17,7 @@ from typing import Any
 
 from ..errors import DataError
 from .examples import query_key
-from .jsonl import filled, get, number_of, objects
+from .jsonl import filled, get, number_of, objects, strings
 
 ANSWERS = ("no", "yes")  # by label
 TAG = re.compile(r"</?(?:think|answer)>")
@@ -94,7 +94,8 @@ def _list_thought(row: dict[str, Any], where: str) -> ListThought:
         raise DataError(f"{where}: 'answer' must be labels in brackets, such as [2] or [2] > [1], got {answer[:40]!r}")
     if len(set(labels)) < len(labels) or not all(1 <= int(label) <= len(documents) for label in labels):
         raise DataError(f"{where}: 'answer' {answer[:40]!r} names a document twice, or one that is not among the {len(documents)}")
-    return ListThought(filled(row, "query", where), tuple(documents), _think(row, where) if "think" in row else "", answer)
+    think = _think(row, where) if "think" in row else ""
+    return ListThought(filled(row, "query", where), tuple(strings(row, "documents", where)), think, answer)
 
 
 def split_thoughts(thoughts: Sequence[AnyThought], queries: int, seed: int) -> tuple[list[AnyThought], list[AnyThought]]:

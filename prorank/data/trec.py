@@ -1,4 +1,4 @@
-"""TREC and BEIR label files, TREC runs, and the reading of lines with their numbers for all formats.
+"""TREC and BEIR label files and TREC runs.
 
 Hard fact: trec_eval reads run scores as 32-bit floats, sorts by them and breaks ties by document id, whatever the rank
 column says; so the scores written here fall strictly even after rounding to 32 bits.
@@ -7,33 +7,16 @@ column says; so the scores written here fall strictly even after rounding to 32 
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import DataError
-from ..files import atomic_file, open_text
+from ..files import atomic_file, numbered_lines
 
 Qrels = dict[str, dict[str, int]]
 Run = dict[str, dict[str, float]]
-
-
-def numbered_lines(path: str | Path, errors: str = "strict") -> Iterator[tuple[int, str]]:
-    """(line number from 1, text) of the lines that are not blank; `errors` as `open` takes it. Raises DataError if the file cannot
-    be read."""
-    number = 0
-    try:
-        with open_text(path, errors) as handle:
-            for number, line in enumerate(handle, 1):
-                line = line.lstrip("\ufeff") if number == 1 else line
-                if line.strip():
-                    yield number, line.rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}:{number + 1}: not UTF-8 text ({error.reason}); convert the file to UTF-8") from error
-    except (EOFError, OSError, zlib.error) as error:
-        raise DataError(f"{path}:{number + 1}: damaged or unreadable file ({error})") from error
 
 
 def read_labels(path: str | Path) -> Iterator[tuple[int, str, str, int]]:

@@ -1,57 +1,29 @@
-"""Rerank what lies in files: documents of one query, or a whole TREC run.
+"""Show the hits of one query, and rerank a whole TREC run.
 
-Hard fact: documents below the reranked head of a run keep their order behind it, so nothing is lost from the run.
+Documents below the reranked head of a run keep their order behind it, so nothing is lost from the run.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..data.formats import read_collection, read_run, write_run
+from ..data.formats import read_collection_texts, read_run, write_run
+from ..data.trec import Run
 from ..errors import DataError
-from ..files import open_text
+from .document_files import read_documents
 from .documents import Hit
 
 if TYPE_CHECKING:  # a server may rank in its place, and then no model's library is loaded
     from ..remote import Remote
     from ..reranker import Reranker
 
-
-def read_documents(path: str) -> list[Any]:
-    """Documents of a file or of stdin ("-"): JSON objects with "text" a line, or plain text lines; blank lines are skipped.
-
-    Raises DataError naming the line.
-    """
-    if path == "-":
-        return _parse(sys.stdin, "<stdin>")
-    with open_text(path) as handle:
-        return _parse(handle, path)
-
-
-def _parse(lines: Any, name: str) -> list[Any]:
-    try:
-        kept = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
-    except UnicodeDecodeError as error:
-        raise DataError(f"{name}: not UTF-8 text ({error.reason} at byte {error.start})") from error
-    if not kept:
-        raise DataError(f"{name}: holds no documents")
-    jsonl = kept[0][1].startswith("{")
-    return [_object(line, f"{name}:{number}") if jsonl else line for number, line in kept]
-
-
-def _object(line: str, where: str) -> dict[str, Any]:
-    try:
-        value = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{where}: not valid JSON ({error}); expected an object with \"text\"") from error
-    if not isinstance(value, dict) or not isinstance(value.get("text"), str):
-        raise DataError(f"{where}: expected a JSON object with a string \"text\"")
-    return value
-
+__all__ = ["RunTexts", "read_documents", "read_run_texts", "rerank_run", "show"]
+DEPTH = 100  # candidates of each query that are reranked by default
 
 def show(hits: Sequence[Hit], as_json: bool, thoughts: bool = False) -> None:
     """Print hits: one JSON object a line, or a table; of a calibrated model with probabilities, of a thinking one with its thoughts
@@ -79,36 +51,75 @@ def show(hits: Sequence[Hit], as_json: bool, thoughts: bool = False) -> None:
     Console().print(table)
 
 
-def check_run(run: Path, dataset: Path, split: str) -> None:
-    """Fail early on a run or dataset that cannot be read, or that do not belong together."""
-    collection, ranking = read_collection(dataset, split, documents=()), read_run(run)
-    if not any(query in collection.queries for query in ranking):
-        raise DataError(f"{run}: none of its {len(ranking)} queries is in {dataset} with labels of its split {split}")
+@dataclass
+class RunTexts:
+    """A run and the texts that it names.
+
+    Attributes:
+        run: scores by query and document, best first.
+        queries, corpus: text by id, where the collection has one.
+        depth: how many documents of each query are reranked.
+    """
+
+    run: Run
+    queries: dict[str, str]
+    corpus: dict[str, str]
+    depth: int
+
+    @cached_property
+    def heads(self) -> dict[str, list[str]]:
+        """The documents to rerank, of each query with a text: those of its first `depth` that have one, in the run's order."""
+        heads = {query: [d for d in list(self.run[query])[: self.depth] if self.corpus.get(d)] for query in self.queries}
+        return {query: head for query, head in heads.items() if head}
+
+    def summary(self) -> str:
+        """What is reranked, and which texts are missing."""
+        silent = [query for query in self.run if query not in self.queries]
+        bare = [doc for query in self.queries for doc in list(self.run[query])[: self.depth] if not self.corpus.get(doc)]
+        untouched, why = len(self.run) - len(self.heads), _first(silent, f"{len(silent)} without a text, first")
+        text = f"{len(self.heads)} queries reranked, {untouched} left as they were{why}"
+        return f"{text}, {len(bare)} documents without text{_first(bare, 'first')}"
 
 
-def rerank_run(
-    reranker: Reranker | Remote, run: Path, dataset: Path, split: str, out: Path, top_k: int | None, instruction: str | None
-) -> str:
-    """Rerank the head (top_k, default 100) of each query's list and write a TREC run; returns a line that sums up."""
+def _first(ids: Sequence[str], what: str) -> str:
+    """The first of some ids, for a summary; nothing where there are none."""
+    return f" ({what}: {ids[0]})" if ids else ""
+
+
+def read_run_texts(run: Path, dataset: str | Path, top_k: int | None = None) -> RunTexts:
+    """A TREC run with its texts from a BEIR folder or ir_datasets:NAME, which needs no labels.
+
+    Args:
+        run: of any queries of the collection.
+        dataset: its collection.
+        top_k: how many documents of each query are reranked; 100 by default.
+
+    Raises:
+        DataError: a file that cannot be read, or a run none of whose queries or documents has a text there.
+    """
     ranking = read_run(run)
-    collection = read_collection(dataset, split, documents={document for scored in ranking.values() for document in scored})
-    depth = top_k or 100
-    lists, missing = {}, 0
-    for query, scored in ranking.items():
-        order = sorted(scored, key=lambda d: -scored[d])
-        head = [d for d in order[:depth] if d in collection.corpus]
-        missing += len(order[:depth]) - len(head)
-        if query in collection.queries and head:
-            seen = set(head)
-            lists[query] = (head, [d for d in order if d not in seen])
+    documents = {document for scores in ranking.values() for document in scores}
+    corpus, queries = read_collection_texts(dataset, ranking, documents)
+    texts = RunTexts(ranking, queries, corpus, top_k or DEPTH)
+    if not queries:
+        raise DataError(f"{run}: none of its {len(ranking)} queries is in {dataset}; is it another collection's run?")
+    if not texts.heads:
+        raise DataError(f"{run}: none of the documents to rerank has a text in {dataset}; is it another collection's run?")
+    return texts
+
+
+def rerank_run(reranker: Reranker | Remote, texts: RunTexts, out: Path, instruction: str | None = None) -> str:
+    """Rerank the head of each query's list that has texts and write a TREC run; returns a line that sums up."""
     rows = reranker.score_lists(
-        [collection.queries[q] for q in lists], [[collection.corpus[d] for d in head] for head, _ in lists.values()], instruction
+        [texts.queries[query] for query in texts.heads],
+        [[texts.corpus[document] for document in head] for head in texts.heads.values()],
+        instruction,
     )
-    result = dict(ranking)
-    for (query, (head, rest)), scores in zip(lists.items(), rows):
-        best_first = sorted(range(len(head)), key=lambda i: -scores[i])
+    result = dict(texts.run)
+    for (query, head), scores in zip(texts.heads.items(), rows):
+        best_first, seen = sorted(range(len(head)), key=lambda i: -scores[i]), set(head)
+        rest = [document for document in texts.run[query] if document not in seen]
         result[query] = {head[i]: float(scores[i]) for i in best_first}
         result[query] |= {document: float(min(scores)) - i for i, document in enumerate(rest, 1)}
     write_run(out, result, "prorank")
-    untouched = len(ranking) - len(lists)
-    return f"{out}: {len(lists)} queries reranked, {untouched} left as they were, {missing} documents without text; {reranker.cuts}"
+    return f"{out}: {texts.summary()}; {reranker.cuts}"

@@ -1,0 +1,110 @@
+"""Training rows of CSV and TSV files: pairs and triples by their header, and triples without one, as MS MARCO has them.
+
+A file of three columns without a header is taken for triples only where it cannot be anything else: MS MARCO's `triples.train.tsv`
+has a query, a passage that answers it and one that does not, with tabs between and quotes that mean nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError
+from ..files import parse_json, text_lines
+from .tables import Table, header_fields, is_column, read_table, shown_columns, table_suffix
+
+log = logging.getLogger("prorank")
+Rows = Iterator[tuple[int, dict]]  # line number, record
+PAIRS, TRIPLES = "pairs", "triples"
+COLUMNS = {
+    PAIRS: frozenset(("query", "document", "label", "query_id", "doc_id")),
+    TRIPLES: frozenset(("query", "anchor", "positive", "negative")),
+}
+EXPECTED = "expected the columns query, document, label (pairs) or query, positive, negative (triples)"
+NEGATIVE = re.compile(r"negative_\d+")
+WORD = re.compile(r"[^\W\d][\w-]{2,24}")  # what could be the name of a column
+NUMBER = re.compile(r"[+-]?\d+([.,]\d+)?")
+
+
+def training_rows(path: Path) -> tuple[str, Rows]:
+    """(PAIRS or TRIPLES, records with the keys of the JSONL forms) of a table.
+
+    Raises:
+        DataError: with file:line for a header of other columns, broken quoting, a row that does not fit; a file of three columns
+            without a header whose third holds numbers, or whose first row looks like a header.
+    """
+    lines = text_lines(path)
+    start: list[str] = []
+    for line in lines:
+        start.append(line)
+        if line.strip():
+            break
+    else:
+        raise DataError(f"{path}: the file is empty; {EXPECTED}")
+    first = start[-1].rstrip("\n")
+    fields = first.split("\t") if "\t" in first else header_fields(first)[1]
+    if table_suffix(path) == ".tsv" and not any(map(is_column, fields)):
+        return TRIPLES, _bare_triples(path, enumerate(chain(start, lines), 1))
+    table = read_table(path, [*start, *lines])
+    form = _form(table)
+    if not table.rows:
+        raise DataError(f"{path}: no rows below the header")
+    return form, _records(table, form)
+
+
+def _form(table: Table) -> str:
+    """The form that a header's columns make. Raises DataError naming those that make none."""
+    names = set(table.columns.values())
+    where, found = f"{table.path}:{table.line}", shown_columns(table.columns)
+    form = TRIPLES if "positive" in names else PAIRS
+    missing = {PAIRS: {"query", "document", "label"}, TRIPLES: {"positive"}}[form] - names
+    if form == TRIPLES and not names & {"query", "anchor"}:
+        missing.add("query")
+    if missing:
+        raise DataError(f"{where}: no column {' or '.join(sorted(missing))}; found {found}; {EXPECTED}")
+    if form == TRIPLES and names & {"document", "label"}:
+        raise DataError(f"{where}: columns of pairs and of triples in one table: {found}; {EXPECTED}")
+    return form
+
+
+def _records(table: Table, form: str) -> Rows:
+    """Records of a table; a field that is empty in a column that may lack stands for no value."""
+    known = {name for name in table.columns.values() if name in COLUMNS[form] or form == TRIPLES and NEGATIVE.fullmatch(name)}
+    ignored = [name for name, column in table.columns.items() if column not in known]
+    if ignored:
+        log.warning("%s: columns that %s do not have are not read: %s", table.path, form, shown_columns(ignored))
+    optional = {name for name in known if name.endswith("_id") or name.startswith("negative")}
+    for number, fields in table.records(known):
+        record = {name: text for name, text in fields.items() if name in known and (text or name not in optional)}
+        yield number, record | ({"label": _number(record["label"])} if form == PAIRS else {})
+
+
+def _number(text: str) -> Any:
+    """The number that a field spells, as in JSON; the text itself where it spells none."""
+    try:
+        return parse_json(text)
+    except ValueError:
+        return text
+
+
+def _bare_triples(path: Path, lines: Iterable[tuple[int, str]]) -> Rows:
+    """Records of triples without a header."""
+    count = numbers = 0
+    for number, line in lines:
+        if not line.strip():
+            continue
+        columns = line.rstrip("\r\n").split("\t")
+        if len(columns) != 3 or not all(column.strip() for column in columns):
+            raise DataError(f"{path}:{number}: expected query, positive and negative with tabs between, got {len(columns)} columns")
+        if not count and all(map(WORD.fullmatch, columns)) and len(set(columns)) == 3:
+            named = "a first row with those names makes triples of any file"
+            raise DataError(f"{path}:{number}: {shown_columns(columns)} look like a header; {EXPECTED}, and {named}")
+        count += 1
+        numbers += bool(NUMBER.fullmatch(columns[2].strip())) and not NUMBER.fullmatch(columns[1].strip())
+        yield number, dict(zip(("query", "positive", "negative"), columns))
+    if count == numbers > 1:
+        raise DataError(f"{path}: the third column holds numbers; if they are labels, add the header row query, document, label")

@@ -1,0 +1,186 @@
+"""Documents to rank, read from a file or standard input.
+
+    {"text": "…"} a line, or "…" a line         JSONL; objects may have title, id and anything else
+    [{"text": "…"}, "…"]                        a JSON array; JSON may be spread over lines
+    id,title,text                               a table: .csv, .tsv, or lines below such a header
+    a text a line
+
+Text is what is left when a file is none of the others. Lines that look like JSON or like a table and cannot be read as such are
+refused, so that no bracket, quote or header is ranked as a document.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from ..data.jsonl import SURROGATE
+from ..data.tables import header_fields, is_column, is_table, read_table, shown_columns, table_suffix
+from ..errors import DataError
+from ..files import source_name, text_lines
+from .documents import Document
+
+Lines = list[tuple[int, str]]  # number from 1, text without blanks around it
+COLUMNS = ("id", "_id", "title", "text")
+JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
+TEXT_KEYS = ("contents", "content", "body", "passage", "document", "doc", "page_content", "abstract", "snippet", "segment", "_text")
+# How a line begins, or looks as a whole, that is a piece of JSON or of a Python list.
+LOOKS_JSON = re.compile(
+    r"""\{\s*(["'}]|\w+\s*:|$) | \[\s*(["'{\]]|$) | [\]}],?$ | "(?:[^"\\]|\\.)*"\s*(,?$|:)""", re.VERBOSE
+)
+QUOTED_FIELD = re.compile(r'(^|[,;\t])"([^"]|"")*"([,;\t](?! )|$)')  # of a CSV
+NAME_LENGTH = 40  # of a column, at most
+REMEDY = 'give every document as JSON, {"text": "…"} a line'
+
+
+def read_documents(path: str) -> list[Document]:
+    """The documents of a file, or of standard input ("-"), in any of the forms above; blank lines are skipped.
+
+    Raises:
+        DataError: naming file, line and remedy, for malformed JSON or tables, objects without "text", JSON among text lines, a
+            header without the column text, no documents.
+    """
+    name, lines = source_name(path), list(text_lines(path))
+    kept = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+    declared = table_suffix(path) in JSON_SUFFIXES
+    if kept and not declared and (is_table(path) or _is_header(name, *kept[0])):
+        documents = _table_documents(name, lines)
+    elif kept and (declared or _is_json(kept[0][1])):
+        documents = [_document(value, where) for where, value in _json_values(name, kept)]
+    else:
+        _refuse_bare_table(name, kept)
+        _refuse_json_lines(name, kept)
+        documents = [line for _, line in kept]
+    if not documents:
+        raise DataError(f"{name}: holds no documents")
+    return documents
+
+
+def _is_header(name: str, number: int, line: str) -> bool:
+    """Whether a file's first line names a table's columns. Raises DataError where it may be that or a document."""
+    _, fields = header_fields(line)
+    if _names_columns(fields):
+        if len(fields) > 1:
+            return True
+        why = "may be a document or the header of a table; name the file .csv if it is a header"
+        raise DataError(f"{name}:{number}: {line!r} {why}, or {REMEDY}")
+    return False
+
+
+def _names_columns(fields: Sequence[str]) -> bool:
+    """Whether fields are columns' names. In prose a blank follows the comma, so there all of them must be known."""
+    known = [is_column(field) for field in fields]
+    prose = any(field.startswith(" ") for field in fields[1:])
+    return (all(known) if prose else any(known)) and max(map(len, fields)) <= NAME_LENGTH
+
+
+def _table_documents(name: str, lines: Sequence[str]) -> list[Document]:
+    """The documents of a table: texts where it has no other column."""
+    table = read_table(name, lines)
+    if "text" not in table.columns.values():
+        expected = "expected a header such as id,title,text"
+        raise DataError(f"{name}:{table.line}: no column text; found {shown_columns(table.columns)}; {expected}")
+    rows = [record for _, record in table.records(COLUMNS)]
+    return [row["text"] for row in rows] if len(table.columns) == 1 else rows
+
+
+def _json_values(name: str, kept: Lines) -> list[tuple[str, Any]]:
+    """(place, value) of each document of a JSON file."""
+    values = _stream(name, kept)
+    if len(values) == 1 and isinstance(values[0][1], list):
+        line, documents = values[0]
+        return [(f"{name}:{line}: document {place} of the array", one) for place, one in enumerate(documents, 1)]
+    return [(f"{name}:{line}", value) for line, value in values]
+
+
+def _is_json(line: str) -> bool:
+    """Whether a line is a JSON object, array or string, or looks like a piece of one."""
+    if LOOKS_JSON.match(line):
+        return True
+    try:
+        return line[0] in '[{"' and isinstance(json.loads(line), (dict, list, str))
+    except RecursionError:
+        return True
+    except ValueError:
+        return False
+
+
+def _refuse_bare_table(name: str, kept: Lines) -> None:
+    """Raise DataError for text lines that look like the rows of a table without a header."""
+    number, line = (kept or [(0, "")])[0]
+    tabs = {line.count("\t") for _, line in kept}
+    if QUOTED_FIELD.search(line) or len(kept) > 1 and len(tabs) == 1 and tabs != {0}:
+        why = "looks like a row of a table; add a header row that names its columns, such as id,title,text"
+        raise DataError(f"{name}:{number}: {line[:60]!r} {why}, or {REMEDY}")
+
+
+def _refuse_json_lines(name: str, kept: Lines) -> None:
+    """Raise DataError for a line of JSON among text lines."""
+    for number, line in kept:
+        if _is_json(line):
+            raise DataError(f"{name}:{number}: {line[:60]!r} looks like JSON, but line {kept[0][0]} is text; {REMEDY}")
+
+
+def _stream(name: str, kept: Lines) -> list[tuple[int, Any]]:
+    """(line, value) of JSON values that follow each other, each ending with a line."""
+    text, starts, length = "\n".join(line for _, line in kept), [], 0
+    for _, line in kept:
+        starts.append(length)
+        length += len(line) + 1
+    decoder = json.JSONDecoder(parse_constant=_refuse_constant)
+    values, at = [], 0
+    while at < len(text):
+        line = kept[bisect_right(starts, at) - 1][0]
+        try:
+            value, end = decoder.raw_decode(text, at)
+            if text[end : end + 1] not in ("", "\n"):
+                raise json.JSONDecodeError("Extra data", text, end)
+        except json.JSONDecodeError as error:
+            place = bisect_right(starts, min(error.pos, len(text) - 1)) - 1
+            _refuse_json(name, kept, kept[place][0], error.msg)
+        except (ValueError, RecursionError) as error:
+            _refuse_json(name, kept, line, "nested too deeply" if isinstance(error, RecursionError) else str(error))
+        values.append((line, value))
+        at = end + 1
+    return values
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _refuse_json(name: str, kept: Lines, line: int, why: str) -> NoReturn:
+    first = kept[0][0]
+    above = f"; line {first} is JSON, so all is" if line > first else ""
+    expected = 'expected an object with "text" or a string a line, or one array of them'
+    raise DataError(f"{name}:{line}: not valid JSON ({why}); {expected}{above}")
+
+
+def _document(value: Any, where: str) -> Document:
+    """A document, checked."""
+    if not isinstance(value, (str, dict)):
+        raise DataError(f'{where}: expected an object with "text" or a string, got {json.dumps(value)[:40]}')
+    if isinstance(value, dict) and not isinstance(value.get("text"), str):
+        raise DataError(f'{where}: expected a JSON object with a string "text"{_found(value)}')
+    if isinstance(value, dict) and not isinstance(value.get("title"), (str, type(None))):
+        raise DataError(f'{where}: "title" must be a string, got {json.dumps(value["title"])[:40]}')
+    try:
+        spelled = json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        raise DataError(f"{where}: nested too deeply") from None
+    if SURROGATE.search(spelled):
+        raise DataError(f"{where}: not UTF-8 text: it has half of a surrogate pair")
+    return value
+
+
+def _found(value: dict[str, Any]) -> str:
+    """What an object has in place of "text", for messages."""
+    if "text" in value:
+        return f", got {json.dumps(value['text'])[:40]}"
+    named = {key.lower(): key for key in value}
+    key = next((named[name] for name in ("text", *TEXT_KEYS) if name in named), None)
+    found = f"; found {', '.join(map(repr, value)) or 'no keys'}"
+    return f"{found}; rename {key!r} to \"text\" if it holds the text" if key else found
