@@ -32,7 +32,7 @@ from ..saving import model_card, save_checkpoint
 from .basics import check_list_size
 from .config import Settings, dump_settings
 from .curves import plot
-from .dev import Dev
+from .dev import Dev, check_dev
 from .processes import is_main, join, wait
 
 log = logging.getLogger("prorank")
@@ -51,7 +51,6 @@ def train(settings: Settings, resume: bool = False, report: Callable[[float, dic
     """
     with extra("train"):
         import accelerate  # noqa: F401
-        import ir_measures  # noqa: F401
 
         from .base import StageTrainer, add_adapter
     settings.check()
@@ -60,6 +59,8 @@ def train(settings: Settings, resume: bool = False, report: Callable[[float, dic
         _claim(run, settings, resume)
     examples, held_out = _data(settings)
     _check(examples, settings)
+    if settings.stage in ("warmup", "score", "order"):
+        check_dev(held_out, settings.gain)
     resolved = resolve(settings.base)
     tokenizer = load_tokenizer(resolved)
     prompt = _prompt(resolved, settings)
@@ -203,7 +204,7 @@ def _stage(
         from .reason import ReasonStage
 
         return ReasonStage(examples, short, settings, model, held_out, bf16)
-    dev = Dev(held_out, bound.prompt, bound.tokenizer, bf16) if held_out else None
+    dev = Dev(held_out, bound.prompt, bound.tokenizer, bf16, gain=settings.gain) if held_out else None
     if settings.stage == "warmup":
         from .warmup import WarmupStage
 
