@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from .blend import blend as blend_weights
-from .checkpoint import Resolved, prompt_of, resolve
+from .checkpoint import Resolved, licence_of, prompt_of, resolve
+from .checkpoints.card import adapted_card, command_line, hub_base
 from .data.examples import Group, fold_groups, list_groups, query_key, split_groups
 from .data.formats import is_collection, read_collection, read_groups, write_groups
 from .data.negatives import mine
@@ -132,7 +133,12 @@ def adapt(
     trained_on = len(folds[0][0] if len(folds) == 1 else groups)
     found = _found(decided, before, after, (model, str(out / "model")), gain, trained_on=trained_on, trainings=len(folds))
     if found.better:
-        blend_weights(start, runs, out / "model", share)
+        told = {"minutes": minutes, "seed": seed, **{k: asdict(v) if isinstance(v, Lora) else v for k, v in chosen.items()}}
+        sources = [str(one) for one in ([data] if isinstance(data, (str, Path)) else data)]
+        about = (model, hub_base(model, start.folder), licence_of(model, start.folder))
+        command = command_line("prorank.adapt.adapt")
+        card = adapted_card(str(out), *about, sources, told, asdict(found), (share, alone), command)
+        blend_weights(start, runs, out / "model", share, card)
     with atomic_file(out / "adapted.json") as handle:
         json.dump(asdict(found), handle, indent=2)
     return found

@@ -15,11 +15,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prorank import saving
 from prorank.checkpoint import resolve, weight_hash
+from prorank.checkpoints.card import model_card
 from prorank.errors import ModelError
 from prorank.model import load_model
 from prorank.prompt import Prompt
 from prorank.reranker import Reranker
-from prorank.saving import model_card, save_checkpoint
+from prorank.saving import save_checkpoint
 from tests.tiny import byte_tokenizer, save_tiny, tiny_llama, tiny_qwen2
 
 KINDS = {"llama": ("smollm", tiny_llama), "qwen2": ("qwen2", tiny_qwen2)}
@@ -133,11 +134,13 @@ def test_a_tokenizer_without_chat_template_round_trips(tmp_path):
 def test_weights_are_safetensors_and_the_card_is_written(tmp_path):
     style, build = KINDS["llama"]
     tokenizer = byte_tokenizer(style)
-    card = model_card("m", "base", "apache-2.0", "score", "toy lists", {"lr": 1e-4}, {"ndcg@10": 0.5}, "prorank train x.yaml")
+    about = ("m", "base", "own/base", "apache-2.0", "score", "toy lists")
+    card = model_card(*about, {"lr": 1e-4}, {"ndcg@10": 0.5}, "prorank train x.yaml")
     folder = save_checkpoint(tmp_path / "m", build(tokenizer), Prompt.preset("prorank").bind(tokenizer), card=card)
     assert list(folder.glob("*.safetensors")) and not list(folder.glob("*.bin"))
     text = (folder / "README.md").read_text(encoding="utf-8")
-    for part in ("license: apache-2.0", "base_model: base", "toy lists", "| ndcg@10 | 0.5 |", "lr: 0.0001", "prorank train x.yaml"):
+    parts = ("license: apache-2.0", "base_model: own/base", "toy lists", "| ndcg@10 | 0.5 |", "lr: 0.0001", "prorank train x.yaml")
+    for part in parts:
         assert part in text
 
 
