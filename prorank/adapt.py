@@ -167,7 +167,7 @@ def _share_of(report: Callable[[float, dict], None], place: int, count: int, sha
     report((place + share) / count, figures)
 
 
-def _found(groups: list[Group], before: Rows, after: Rows, models: tuple[str, str], gain: str, **about: int) -> Adapted:
+def _found(groups: list[Group], before: Rows, after: Rows, models: tuple[str, str], gain: str = LINEAR, **about: int) -> Adapted:
     """What the scores of those that decide say, before and after, of the old and the new of `models`."""
     labels = [group.labels for group in groups]
     old, new = (ndcg_of(labels, scores, gain) for scores in (before, after))

@@ -107,8 +107,9 @@ def _folders(model: str | Path, prompt: Any, copy: str | Path | None) -> tuple[P
 def _write(found: Calibration, folder: Path, copy: Path | None) -> Path:
     """Save the calibration into the checkpoint, or into a copy of it, which appears whole; returns its file."""
     if copy is None:
+        path = found.save(folder)
         calibrated(folder, found)
-        return found.save(folder)
+        return path
     with atomic_folder(copy) as beside:
         shutil.copytree(folder, beside, dirs_exist_ok=True)
         calibrated(beside, found, str(copy))

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from prorank import adapt as module
 from prorank.adapt import PASSES, RATES, Adapted, _found, _shares, adapt
 from prorank.checkpoint import resolve
+from prorank.checkpoints.card import HUB_BASE, LIBRARIES, front_matter, section_of
 from prorank.data.examples import Group
 from prorank.data.formats import read_groups
 from prorank.errors import ConfigError, DataError, ModelError
@@ -85,6 +86,12 @@ def test_few_queries_all_decide_and_the_mean_of_the_trainings_is_kept(tmp_path, 
     assert any(not torch.equal(trained[0][key], trained[1][key]) for key in trained[0])
     for key, weight in kept[0].items():
         torch.testing.assert_close(weight, sum(one[key] for one in trained) / 3)
+    card = (out / "model" / "README.md").read_text(encoding="utf-8")  # row 32: of the mean, not of the first training
+    assert f'Reranker("{out}")' in card and "the mean of 3 trainings, each of which held out a part of the queries; all is" in card
+    assert f"Data: {tmp_path / 'lists.jsonl'} (31 queries)" in card and "fold-1" not in card
+    assert "31 queries, held out each by one of the 3 trainings" in card
+    assert f"| {found.before:.4f} | {found.after:.4f} | {found.after - found.before:+.4f} | {found.p:.4f} |" in card
+    assert "CrossEncoder" in section_of(card, LIBRARIES) and "Measures on the dev set" not in card
 
 
 def test_a_command_that_was_stopped_goes_on_with_the_training_it_had_come_to(tmp_path, tiny_llama_dir, monkeypatch):
@@ -170,6 +177,10 @@ def test_the_default_model_stays_an_adapter_and_keeps_half_of_what_it_was(tmp_pa
     for key in before:
         torch.testing.assert_close(got[key], (before[key].float() + after[key]) / 2)
     assert Prompt.load(kept.adapter) == Prompt.load(start.adapter)
+    card = (kept.adapter / "README.md").read_text(encoding="utf-8")
+    assert "the share of the trained weights is 0.5, the rest are those of `prorank-smollm2-135m`" in card
+    assert "This is a LoRA adapter" in card and front_matter(card)["base_model"] == HUB_BASE
+    assert "12 queries, held out all by that one" in card
     config = read_values(tmp_path / "out" / "run" / "config.yaml")
     assert config["base"] == DEFAULT and config["lora"] and config["learning_rate"] == RATES["adapter"]
     assert config["max_epochs"] == pytest.approx(PASSES * 4 / 3) and not config["dev"]  # three documents drawn of four
