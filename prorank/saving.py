@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from .checkpoint import weight_hash
+from .checkpoints.card import FILE as CARD
 from .checkpoints.card import LIBRARIES, with_section, write_card
 from .files import atomic_folder
 from .marks import drops_breaks, heed_marks, special_texts
@@ -73,6 +74,7 @@ def save_checkpoint(
     with atomic_folder(folder) as beside:
         with without_bars():
             model.save_pretrained(beside)
+        (beside / CARD).unlink(missing_ok=True)  # peft's, which has nothing filled in
         if base and (beside / "adapter_config.json").is_file():
             write_json(beside / "base.json", {"name": base[0], "sha256": weight_hash(base[1])})
         bound.prompt.save(beside)

@@ -101,6 +101,7 @@ def test_what_is_said_of_cross_encoders_was_tried(build, style, preset, said, tm
 
 def test_an_adapter_does_not_promise_to_load_elsewhere(tmp_path, tiny_llama_dir):
     model, folder = adapter(tmp_path / "lora", tiny_llama_dir)
+    assert read_card(folder) is None  # peft's own card, which has nothing filled in, does not stay
     bound = Prompt.preset("prorank", max_length=192).bind(byte_tokenizer("smollm"))
     save_checkpoint(folder, model, bound, base=(str(tiny_llama_dir), tiny_llama_dir), card="# m\n")
     card = read_card(folder)
