@@ -209,7 +209,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(tmp_path, tiny_llama_dir):
     ({"advantage": "group", "group_size": 1}, "key 'group_size' must be at least 2"),
     ({"loss": {"kl": 1.0}}, "key 'teacher' is needed by loss kl"),
     ({"reward_weight": 0.0}, "stage score does without a reward"),
-    ({"gain": "exponental"}, "key 'gain' must be linear or exponential, not 'exponental'; did you mean 'exponential'"),
+    ({"gain": "exponental"}, "key 'gain' must be linear or exponential, not 'exponental'"),
 ])  # fmt: skip
 def test_settings_that_cannot_work_are_refused(changes, message):
     with pytest.raises(ConfigError, match=message):

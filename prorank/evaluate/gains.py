@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ConfigError, DataError, nearest
+from ..errors import ConfigError, DataError
 
 LINEAR, EXPONENTIAL = "linear", "exponential"
 GAINS = (LINEAR, EXPONENTIAL)
@@ -24,7 +24,7 @@ LARGEST = 2**20  # trec_eval keeps a counter for each whole gain up to the large
 def check_gain(gain: str, key: str = "gain") -> None:
     """Raise ConfigError, naming `key`, for a gain that is not known."""
     if gain not in GAINS:
-        raise ConfigError(f"{key} must be {' or '.join(GAINS)}, not {gain!r}{nearest(str(gain), GAINS)}")
+        raise ConfigError(f"{key} must be {' or '.join(GAINS)}, not {gain!r}")
 
 
 def gains_of(labels: Any, gain: str = LINEAR) -> Any:
