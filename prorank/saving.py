@@ -159,6 +159,8 @@ def about_libraries(folder: Path, bound: BoundPrompt | BoundListPrompt) -> str:
     exceptions = [f"a query that is cut (above {asked.query_limit()} tokens), which takes the document's room there"]
     if asked.query_behind:
         exceptions = [f"a prompt above {asked.longest} tokens, which is cut here and read whole there"]
+    if bound.prompt.kind == "thinking":
+        exceptions.append("thoughts, as nothing is thought there (`think=False` here)")
     if not same_ids(tokenizer, asked, HARD):
         exceptions.append("texts that spell a special token, or have white space at their ends")
     return f"{plain} and in\n`sentence_transformers.CrossEncoder`, with the same scores but for {'; '.join(exceptions)}."
