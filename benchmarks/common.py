@@ -60,13 +60,9 @@ def real_lists(name: str, queries: int, documents: int) -> Lists:
 
 def ndcg(labels: Sequence[int], scores: Sequence[float], k: int = 10) -> float:
     """nDCG@k of one list against the best order of that same list; ties keep its order."""
-    import ir_measures
+    from prorank.evaluate.gains import ndcg as of_order
 
-    names = [f"{i:05}" for i in range(len(labels))]
-    order = sorted(range(len(labels)), key=lambda i: -scores[i])
-    run = [ir_measures.ScoredDoc("q", names[i], float(-rank)) for rank, i in enumerate(order)]
-    qrels = [ir_measures.Qrel("q", n, label) for n, label in zip(names, labels)]
-    return ir_measures.calc_aggregate([ir_measures.nDCG @ k], qrels, run)[ir_measures.nDCG @ k]
+    return of_order([labels[i] for i in sorted(range(len(labels)), key=lambda i: -scores[i])], depth=k)
 
 
 def loader(name: str, checkpoint: str | Path, length: int | None = None, fallback: Any = None, **how: Any) -> Callable[[], Any]:

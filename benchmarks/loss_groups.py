@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from prorank.evaluate.gains import gains_of
+
 DEPTH = 10
 ASKING = re.compile(
     r"(who|whose|what|when|where|why|which|how|is|are|was|were|do|does|did|can|could|should|would|will|has|have|must)\b", re.I
@@ -52,7 +54,7 @@ def gain_lost(first: Sequence[str], now: Sequence[str], document: str, label: in
 
     def gain(order: Sequence[str]) -> float:
         place = order.index(document)
-        return label / math.log2(place + 2) if place < DEPTH else 0.0
+        return float(gains_of([label])[0]) / math.log2(place + 2) if place < DEPTH else 0.0
 
     return gain(first) - gain(now)
 

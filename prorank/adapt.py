@@ -17,11 +17,13 @@ from typing import Any
 import numpy as np
 
 from .blend import blend as blend_weights
-from .checkpoint import Resolved, prompt_of, resolve
+from .checkpoint import Resolved, licence_of, prompt_of, resolve
+from .checkpoints.card import adapted_card, command_line, hub_base
 from .data.examples import Group, fold_groups, list_groups, query_key, split_groups
 from .data.formats import is_collection, read_collection, read_groups, write_groups
 from .data.negatives import mine
 from .errors import ConfigError, DataError
+from .evaluate.gains import FORMULA, LINEAR, check_gain
 from .evaluate.listwise import log_likelihood
 from .evaluate.measures import MAIN, ndcg_of
 from .evaluate.significance import randomisation_test
@@ -47,7 +49,7 @@ class Adapted:
     """What came of it. `before`, `after`: nDCG@10 over the `queries` that decide; `p`: of their difference (paired randomisation);
     `likelihood`: what the log-likelihood of their relevant documents gained, and `likelihood_p`; `better`: whether the new
     checkpoint is kept; `model`: the one to use; `trainings`: one that left those queries out, or several that each left out a part
-    of them, whose mean is the new checkpoint."""
+    of them, whose mean is the new checkpoint; `gain`: of a label in nDCG and in the likelihood."""
 
     before: float
     after: float
@@ -59,6 +61,7 @@ class Adapted:
     better: bool
     model: str
     trainings: int = 1
+    gain: str = LINEAR
 
     def __str__(self) -> str:
         kept = f"kept: {self.model}" if self.better else f"not better, so the model stays {self.model}"
@@ -67,7 +70,8 @@ class Adapted:
             where = f"on {self.queries} queries, each held out by one of {self.trainings} trainings"
         gain = _told(self.after - self.before, self.p)
         heard = f"log-likelihood of their relevant documents {_told(self.likelihood, self.likelihood_p)}"
-        return f"{MAIN} before {self.before:.4f}, after {self.after:.4f} ({gain}) {where}\n{heard}\n{kept}"
+        measure = MAIN if self.gain == LINEAR else f"{MAIN} with gains {FORMULA[self.gain]}"
+        return f"{measure} before {self.before:.4f}, after {self.after:.4f} ({gain}) {where}\n{heard}\n{kept}"
 
 
 def _told(gain: float, p: float) -> str:
@@ -77,7 +81,7 @@ def _told(gain: float, p: float) -> str:
 def adapt(
     data: str | Path | Sequence[str | Path], model: str = DEFAULT, out: str | Path = "runs/adapted", minutes: float = 7.0,
     held_out: int | None = None, seed: int = 0, report: Callable[[float, dict], None] | None = None, blend: float | None = None,
-    **settings: object,
+    gain: str = LINEAR, **settings: object,
 ) -> Adapted:  # fmt: skip
     """Train `model` by stage `score` on labelled data, and copy the result to `<out>/model` if it ranks held-out queries better.
 
@@ -97,6 +101,8 @@ def adapt(
         blend: share of the trained weights in the result, the rest being those of `model`, so that it forgets less. By default
             a half (of the mean of three trainings three quarters) for a checkpoint that has a prompt of its own and so has learnt
             to rank, and all for others.
+        gain: of a label in the losses, in the nDCG that is printed and in the likelihood that decides: "linear", the label, or
+            "exponential", 2^label - 1.
         settings: of stage `score`, see docs/training.md.
 
     Raises:
@@ -107,7 +113,8 @@ def adapt(
     if (out / "adapted.json").is_file():
         raise ConfigError(f"{out}: holds an adapted model already; choose another folder")
     start = resolve(model)
-    chosen, shares = _settings(start, settings), _shares(start, blend)
+    check_gain(gain)
+    chosen, shares = _settings(start, {"gain": gain, **settings}), _shares(start, blend)
     groups = _groups([data] if isinstance(data, (str, Path)) else data)
     folds = _folds(groups, held_out, seed)
     share = shares[len(folds) > 1]
@@ -124,9 +131,14 @@ def adapt(
         shutil.rmtree(made)
     before = scores_of(model, decided, chosen["prompt"])
     trained_on = len(folds[0][0] if len(folds) == 1 else groups)
-    found = _found(decided, before, after, (model, str(out / "model")), trained_on=trained_on, trainings=len(folds))
+    found = _found(decided, before, after, (model, str(out / "model")), gain, trained_on=trained_on, trainings=len(folds))
     if found.better:
-        blend_weights(start, runs, out / "model", share)
+        told = {"minutes": minutes, "seed": seed, **{k: asdict(v) if isinstance(v, Lora) else v for k, v in chosen.items()}}
+        sources = [str(one) for one in ([data] if isinstance(data, (str, Path)) else data)]
+        about = (model, hub_base(model, start.folder), licence_of(model, start.folder))
+        command = command_line("prorank.adapt.adapt")
+        card = adapted_card(str(out), *about, sources, told, asdict(found), (share, alone), command)
+        blend_weights(start, runs, out / "model", share, card)
     with atomic_file(out / "adapted.json") as handle:
         json.dump(asdict(found), handle, indent=2)
     return found
@@ -155,16 +167,16 @@ def _share_of(report: Callable[[float, dict], None], place: int, count: int, sha
     report((place + share) / count, figures)
 
 
-def _found(groups: list[Group], before: Rows, after: Rows, models: tuple[str, str], **about: int) -> Adapted:
+def _found(groups: list[Group], before: Rows, after: Rows, models: tuple[str, str], gain: str = LINEAR, **about: int) -> Adapted:
     """What the scores of those that decide say, before and after, of the old and the new of `models`."""
     labels = [group.labels for group in groups]
-    old, new = ndcg_of(labels, before), ndcg_of(labels, after)
-    unlikely, likely = log_likelihood(before, labels), log_likelihood(after, labels)
-    p, gain = randomisation_test(new, old), float((likely - unlikely).mean())
-    better = gain > 0 and bool(new.mean() >= old.mean() or p >= SURE)
+    old, new = (ndcg_of(labels, scores, gain) for scores in (before, after))
+    unlikely, likely = (log_likelihood(scores, labels, gain) for scores in (before, after))
+    p, gained = randomisation_test(new, old), float((likely - unlikely).mean())
+    better = gained > 0 and bool(new.mean() >= old.mean() or p >= SURE)
     return Adapted(
-        float(old.mean()), float(new.mean()), p, gain, randomisation_test(likely, unlikely), len(groups), better=better,
-        model=models[better], **about,
+        float(old.mean()), float(new.mean()), p, gained, randomisation_test(likely, unlikely), len(groups), better=better,
+        model=models[better], gain=gain, **about,
     )  # fmt: skip
 
 

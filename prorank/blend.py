@@ -16,12 +16,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from .checkpoint import Resolved
+from .checkpoints.card import FILE as CARD
+from .checkpoints.card import LIBRARIES, read_card, section_of, with_section, write_card
 from .errors import ModelError
 from .files import atomic_folder
 from .model import load_model
 
 
-def blend(start: Resolved, trained: Path | Sequence[Path], out: Path, share: float) -> Path:
+def blend(start: Resolved, trained: Path | Sequence[Path], out: Path, share: float, card: str | None = None) -> Path:
     """Copy the folder `trained` to `out`, with `share` of its weights and the rest those of `start`; whole or not at all.
 
     Args:
@@ -30,6 +32,7 @@ def blend(start: Resolved, trained: Path | Sequence[Path], out: Path, share: flo
             the mean is taken.
         out: folder to write, replaced if it exists.
         share: 0..1; 1 is a plain copy, or the mean.
+        card: text of README.md; that of `trained` tells of other weights and stays behind.
 
     Raises:
         ModelError: `trained` has weights that `start` lacks.
@@ -37,6 +40,10 @@ def blend(start: Resolved, trained: Path | Sequence[Path], out: Path, share: flo
     first, *others = [trained] if isinstance(trained, Path) else trained
     with atomic_folder(out) as folder:
         shutil.copytree(first, folder, dirs_exist_ok=True)
+        about = section_of(read_card(folder), LIBRARIES)
+        (folder / CARD).unlink(missing_ok=True)
+        if card:
+            write_card(folder, with_section(card, LIBRARIES, about))
         files = sorted(folder.glob("*.safetensors"))
         for count, other in enumerate(others, start=1):  # the mean of `count` folders, and one more
             for file in files:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .bound_thought import OPEN, SHUT, Thinking
 from .errors import PromptError
+from .marks import breaking, escaping, special_texts
 from .parts import WHOLE, Parts
 from .template import SLOT, bounds, quoted, split
 from .tokens import answer_token
@@ -113,15 +114,17 @@ class BoundPrompt(Thinking):
         values = {"query": query, "document": document, "instruction": self._instruction(instruction)}
         return "".join(SLOT.sub(lambda m: values[m.group(1)], s) for s in self.segments)
 
-    def chat_template(self) -> str:
+    def chat_template(self, escapes: bool = False, breaks: bool = False) -> str:
         """A Jinja chat template for messages of roles system (an instruction), query, document: this prompt as other libraries
-        read it (sentence-transformers maps a pair to those roles)."""
+        read it (sentence-transformers maps a pair to those roles). `escapes`, `breaks`: with the marks of `prorank.marks`, which
+        the tokenizer has to drop."""
         pick = (
             "{{%- set ns = namespace(system=none, query='', document='') -%}}"
             "{{%- for m in messages -%}}{{%- set c = m['content'] if m['content'] is string else m['content'][0]['text'] -%}}"
             "{{%- if m['role'] == 'system' -%}}{{%- set ns.system = c -%}}{{%- elif m['role'] == 'document' -%}}"
             "{{%- set ns.document = c -%}}{{%- else -%}}{{%- set ns.query = c -%}}{{%- endif -%}}{{%- endfor -%}}"
         ).format()
+        pick += escaping(special_texts(self.tokenizer)) if escapes else ""
         before, after = self._instruction_frame()
         default = self._instruction(None)
         slots = {
@@ -132,9 +135,12 @@ class BoundPrompt(Thinking):
         }
         out = []
         for segment in self.segments:
+            edge = breaking(SLOT.findall(segment)) if breaks else ""
+            out.append(edge)
             for part in split(segment):
                 found = SLOT.fullmatch(part)
                 out.append(slots[found.group(1)] if found else "{{ " + quoted(part) + " }}")
+            out.append(edge)
         return pick + "".join(out)
 
     @property

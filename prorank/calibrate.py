@@ -18,6 +18,7 @@ import numpy as np
 
 from .calibration import AUTO, METHODS, Calibration, choose, fit, out_of_fold
 from .checkpoint import prompt_of, resolve
+from .checkpoints.card import calibrated
 from .data.examples import Group, query_key
 from .data.formats import read_groups
 from .data.irds import is_irds
@@ -106,9 +107,12 @@ def _folders(model: str | Path, prompt: Any, copy: str | Path | None) -> tuple[P
 def _write(found: Calibration, folder: Path, copy: Path | None) -> Path:
     """Save the calibration into the checkpoint, or into a copy of it, which appears whole; returns its file."""
     if copy is None:
-        return found.save(folder)
+        path = found.save(folder)
+        calibrated(folder, found)
+        return path
     with atomic_folder(copy) as beside:
         shutil.copytree(folder, beside, dirs_exist_ok=True)
+        calibrated(beside, found, str(copy))
         return copy / found.save(beside).name
 
 

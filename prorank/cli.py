@@ -16,7 +16,7 @@ import typer
 from . import __version__
 from .cli_data import add_data_verbs
 from .cli_export import export
-from .cli_options import Compile, Device, Dtype, Length, Method, PromptName
+from .cli_options import Compile, Device, Dtype, Gain, Length, Method, PromptName
 from .cli_own import adapt, calibrate
 from .cli_rerank import rerank
 from .cli_serve import serve
@@ -103,6 +103,7 @@ def evaluate(
     likelihood: Annotated[bool, typer.Option("--likelihood", help="Add query likelihood under the first model.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for runs, results.json and report.html.")] = None,
     seed: Annotated[int, typer.Option(help="Of samples and tests.")] = 0,
+    gain: Gain = "linear",
     method: Method = "pointwise",
     device: Device = None,
     dtype: Dtype = "auto",
@@ -147,6 +148,7 @@ def evaluate(
         found = measure(
             datasets, systems, run=run, qrels=qrels, top_k=top_k, split=split, min_rel=min_rel, pool=pool, exclude=exclude,
             out=out, limit=limit, seed=seed, progress=progress, only_run_queries=only_run_queries,
+            gain=gain,
         )
     show(found)
     if out:

@@ -17,5 +17,6 @@ PromptName = Annotated[str | None, typer.Option("--prompt", help="Preset or YAML
 Method = Annotated[str, typer.Option(help="pointwise, setwise or listwise, with options where wanted: setwise:k=5,children=9.")]
 Length = Annotated[int | None, typer.Option(help="Tokens of a whole prompt; the checkpoint's own by default.")]
 Think = Annotated[bool, typer.Option(help="Let a thinking model think; --no-think asks it at once.")]
+Gain = Annotated[str, typer.Option(help="Of a label in nDCG: linear (the label) or exponential (2^label - 1).")]
 Samples = Annotated[int, typer.Option(help="Thoughts a document, whose mean is the score.")]
 ThinkTokens = Annotated[int | None, typer.Option(help="Budget of a thought; the checkpoint's own by default.")]

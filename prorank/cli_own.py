@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from .cli_options import Compile, Device, Dtype, Length, PromptName, Think
+from .cli_options import Compile, Device, Dtype, Gain, Length, PromptName, Think
 from .shipped import DEFAULT
 
 
@@ -22,6 +22,7 @@ def adapt(
     held_out: Annotated[int | None, typer.Option(help="Queries that decide; a fifth by default, of few all in turn.")] = None,
     seed: Annotated[int, typer.Option(help="Of the split and the training.")] = 0,
     blend: Annotated[float | None, typer.Option(help="Share of the trained weights; of a reranker .5 or .75 by default.")] = None,
+    gain: Gain = "linear",
     device: Device = None,
     compile: Compile = False,
 ) -> None:
@@ -30,7 +31,7 @@ def adapt(
     from .progress import Progress
 
     with Progress("adapt") as report:
-        found = fine_tune(data, model, out, minutes, held_out, seed, report, blend, device=device, compile=compile)
+        found = fine_tune(data, model, out, minutes, held_out, seed, report, blend, gain, device=device, compile=compile)
     print(found)
 
 

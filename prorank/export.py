@@ -15,6 +15,7 @@ import torch
 
 from .bound import BoundPrompt
 from .checkpoint import licence_of, prompt_of, resolve
+from .checkpoints.card import hub_base, merged_card, read_card
 from .errors import ConfigError, ModelError, nearest
 from .export_notes import causal_command, classifier_notes, serve_command
 from .files import atomic_folder
@@ -80,10 +81,13 @@ def export(
     tokenizer = load_tokenizer(resolved)
     (chosen.bind_list if chosen.lists else chosen.bind)(tokenizer)  # fails before the weights are read
     loaded = load_model(resolved, torch.float32, torch.device("cpu"))
+    about = (resolved.name, hub_base(resolved.name, resolved.folder), licence_of(resolved.name, resolved.folder))
     if format == "merged":
-        return _merged(folder, loaded, chosen, tokenizer, DTYPES[dtype], _card(resolved.folder))
+        base = resolved.base if resolved.adapter else ""
+        card = merged_card(str(folder), *about, base, dtype, read_card(resolved.folder), chosen.lists)
+        return _merged(folder, loaded, chosen, tokenizer, DTYPES[dtype], card)
     bound = chosen.bind(tokenizer, room_for_prompts(loaded)).direct()
-    return _classifier(folder, loaded, bound, DTYPES[dtype], template, licence_of(resolved.name, resolved.folder))
+    return _classifier(folder, loaded, bound, DTYPES[dtype], template, about)
 
 
 def _check(folder: Path, format: str, dtype: str) -> None:
@@ -102,16 +106,14 @@ def _merged(folder: Path, model: torch.nn.Module, prompt: Prompt, tokenizer: Any
     return Exported(folder, "merged", causal_command(folder, model.config, bound))
 
 
-def _card(folder: Path) -> str | None:
-    """The model card of a checkpoint, None where it has none."""
-    path = folder / "README.md"
-    return path.read_text(encoding="utf-8") if path.is_file() else None
-
-
 def _classifier(
-    folder: Path, model: torch.nn.Module, bound: BoundPrompt, dtype: torch.dtype, template: bool, licence: str
-) -> Exported:
-    """Save the classifier with tokenizer, prompt and notes, once it was read back and tried."""
+    folder: Path, model: torch.nn.Module, bound: BoundPrompt, dtype: torch.dtype, template: bool,
+    about: tuple[str, str | None, str],
+) -> Exported:  # fmt: skip
+    """Save the classifier with tokenizer, prompt and notes, once it was read back and tried.
+
+    `about`: name, hub id and licence of the checkpoint it is made from.
+    """
     pad = padding(bound)
     tokenizer = (baked if template else rendering)(bound, pad)
     pairs = _probes(bound)
@@ -127,7 +129,7 @@ def _classifier(
         bound.prompt.save(beside)
         if template and bound.repeats == 1:
             write_json(beside / "sentence_bert_config.json", {"max_seq_length": room_of(bound)})
-        notes = classifier_notes(folder, bound, type(classifier).__name__, room_of(bound), template, licence)
+        notes = classifier_notes(folder, bound, type(classifier).__name__, room_of(bound), template, *about)
         (beside / "README.md").write_text(notes, encoding="utf-8")
         difference = float((_logits(beside, bound, pairs, template) - want).abs().max())
         if dtype == torch.float32 and not difference <= TOLERANCE * max(1.0, float(want.abs().max())):

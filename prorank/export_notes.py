@@ -11,6 +11,7 @@ from shlex import quote
 from typing import Any
 
 from .bound import BoundPrompt
+from .checkpoints.card import card_head
 from .prompt import AnyPrompt
 
 BAKED = """\
@@ -25,15 +26,9 @@ SPECIAL = """\
 - transformers takes special tokens in texts as text here; servers that read `tokenizer.json` by themselves take them as such.
 """
 NOTES = """\
----
-library_name: transformers
-license: {licence}
-pipeline_tag: text-ranking
-tags: [reranker, prorank]
----
-# {title}
-
-A reranker as a classifier of one logit: the score, raw log-odds (logit of "{yes}" less logit of "{no}"). Made by `prorank export`.
+{head}
+A reranker as a classifier of one logit: the score, raw log-odds (logit of "{yes}" less logit of "{no}"). Made by `prorank export`
+from `{source}` (licence: {licence}).
 
 ```python
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -54,8 +49,13 @@ None of them was run with this folder.
 {special}"""
 
 
-def classifier_notes(folder: Path, bound: BoundPrompt, kind: str, room: int, template: bool, licence: str) -> str:
-    """README.md of a classifier of this class, whose pairs take `room` tokens at most."""
+def classifier_notes(
+    folder: Path, bound: BoundPrompt, kind: str, room: int, template: bool, source: str, hub: str | None, licence: str
+) -> str:  # fmt: skip
+    """README.md of a classifier of this class, whose pairs take `room` tokens at most.
+
+    `source` is what it was made from, `hub` the hub id that this goes back to.
+    """
     no, yes = bound.prompt.answers
     cut = ", and cuts pairs at `max_seq_length` of `sentence_bert_config.json`" if template and bound.repeats == 1 else ""
     prompt = (BAKED if template else RENDERED).format(
@@ -64,7 +64,8 @@ def classifier_notes(folder: Path, bound: BoundPrompt, kind: str, room: int, tem
     special = SPECIAL if template and bound.prompt.split_special else ""
     command = serve_command(folder, template)
     return NOTES.format(
-        title=folder.name, folder=folder, licence=licence, yes=yes, no=no, kind=kind, prompt=prompt, vllm=command, cut=cut,
+        head=card_head(str(folder), hub, licence, "transformers"), source=source, folder=folder,
+        licence=licence, yes=yes, no=no, kind=kind, prompt=prompt, vllm=command, cut=cut,
         special=special,
     )  # fmt: skip
 

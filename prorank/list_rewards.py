@@ -7,12 +7,13 @@ Sources: Rank-R1 (arXiv 2503.06034), REARANK (arXiv 2505.20046), as reference/pr
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 
+from .evaluate.gains import EXPONENTIAL, ndcg
 from .rank.labels import read_labels
 
+REARANK_GAIN = EXPONENTIAL  # REARANK's own nDCG counts 2^grade - 1
 FORM = re.compile(r"<think>.*?</think>\s*<answer>(.*?)</answer>", re.DOTALL)
 
 
@@ -28,7 +29,7 @@ def answer_of(completion: str) -> str | None:
 
 
 def rearank_reward(
-    completions: Sequence[str], grades: Sequence[Sequence[float]], depth: int = 10, **_: object
+    completions: Sequence[str], grades: Sequence[Sequence[float]], depth: int = 10, gain: str = REARANK_GAIN, **_: object
 ) -> list[float]:
     """0.8 (nDCG − first) / (best − first) + 0.1 for both pairs of tags + 0.1 for a whole order (REARANK).
 
@@ -36,26 +37,20 @@ def rearank_reward(
         completions: what was written; the order is read by `read_labels`.
         grades: of each completion's documents, in the order in which they were shown, whose nDCG is `first`.
         depth: of nDCG. `best` is 1; where the documents stand in the best order already, keeping it earns the 0.8.
+        gain: of a grade in nDCG: "exponential" as REARANK has it, or "linear" as evaluation prints it.
     """
-    return [sum(rearank_parts(completion, row, depth).values()) for completion, row in zip(completions, grades)]
+    return [sum(rearank_parts(completion, row, depth, gain).values()) for completion, row in zip(completions, grades)]
 
 
-def rearank_parts(completion: str, grades: Sequence[float], depth: int = 10) -> dict[str, float]:
+def rearank_parts(completion: str, grades: Sequence[float], depth: int = 10, gain: str = REARANK_GAIN) -> dict[str, float]:
     """The reward above by its parts: {"gain", "tags", "order"}."""
     answer = answer_of(completion)
     if answer is None:
         return dict.fromkeys(("gain", "tags", "order"), 0.0)
     said = read_labels(answer, len(grades))
-    first, now = _ndcg(grades, depth), _ndcg([grades[i] for i in said.order], depth)
+    if max(grades, default=0) <= 0:  # any order is the best
+        first = now = 1.0
+    else:
+        first, now = (ndcg(row, gain, depth) for row in (grades, [grades[i] for i in said.order]))
     gain = (now - first) / (1 - first) if first < 1 else float(now >= 1)
     return {"gain": 0.8 * gain, "tags": 0.1, "order": 0.1 * (not said.repairs)}
-
-
-def _ndcg(grades: Sequence[float], depth: int) -> float:
-    """nDCG of grades in their order, gains 2^grade - 1; 1 where nothing is relevant."""
-
-    def dcg(some: Sequence[float]) -> float:
-        return sum((2**grade - 1) / math.log2(place + 2) for place, grade in enumerate(some[:depth]))
-
-    best = dcg(sorted(grades, reverse=True))
-    return dcg(grades) / best if best else 1.0

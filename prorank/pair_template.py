@@ -12,6 +12,7 @@ from typing import Any
 
 from .bound import BoundPrompt
 from .errors import PromptError
+from .marks import heed_marks
 from .template import SLOT
 from .tokens import fixed_tokens, free_tokens
 
@@ -84,9 +85,11 @@ def baked(bound: BoundPrompt, pad: str) -> Any:
 
 def rendering(bound: BoundPrompt, pad: str) -> Any:
     """A tokenizer of transformers that adds nothing to texts, with the Prompt as its chat template: for texts that are rendered
-    first, and may therefore hold special tokens."""
+    first, in which special tokens count where the template put them (see `marks`)."""
     tokenizer = _wrapped(_backend(bound.tokenizer, PairTemplate(["A", "B"], "", bound.longest)), pad, bound.longest, False)
-    tokenizer.chat_template = bound.chat_template()
+    if bound.prompt.split_special:
+        heed_marks(tokenizer)
+    tokenizer.chat_template = bound.chat_template(escapes=bound.prompt.split_special)
     return tokenizer
 
 

@@ -1,21 +1,24 @@
 """Save a checkpoint as a plain Hugging Face folder that other libraries read too.
 
-Hard fact: with `modules.json` and a `LogitScore` config, sentence-transformers' CrossEncoder scores the same pairs the same way,
-because the chat template in the folder is the Prompt.
+With `modules.json` and a `LogitScore` config sentence-transformers' CrossEncoder reads the folder: its chat template is the Prompt.
+Whether its scores are the same as ours is tried on the folder's own tokenizer, and its card says where they are not.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from .checkpoint import weight_hash
+from .checkpoints.card import FILE as CARD
+from .checkpoints.card import LIBRARIES, with_section, write_card
 from .files import atomic_folder
+from .marks import drops_breaks, heed_marks, special_texts
 from .model import pad_token, without_bars
 from .prompt import BoundListPrompt, BoundPrompt
 from .template import CHAT_END, CHAT_MARK, own_chat
@@ -46,6 +49,11 @@ ST_CONFIG = {
     "prompts": {},
 }
 
+ELSEWHERE = """\
+`sentence_transformers.CrossEncoder`, where scores differ: it tokenises the rendered prompt as one text, in which the prompt's words
+share tokens with the texts. `prorank.integrations.sentence_transformers.CrossEncoder` gives the same scores as `Reranker`."""
+PLAIN = ("where is the garden 42?", "The garden is near the river.", "a")
+HARD = (" ", "\n\t", "  a garden", "the river \n", "")
 # The saved chat template: the Prompt for the roles query and document, the tokenizer's own chat otherwise.
 CHAT_IF = "{%- if messages | selectattr('role', 'equalto', 'document') | list -%}"
 
@@ -66,6 +74,7 @@ def save_checkpoint(
     with atomic_folder(folder) as beside:
         with without_bars():
             model.save_pretrained(beside)
+        (beside / CARD).unlink(missing_ok=True)  # peft's, which has nothing filled in
         if base and (beside / "adapter_config.json").is_file():
             write_json(beside / "base.json", {"name": base[0], "sha256": weight_hash(base[1])})
         bound.prompt.save(beside)
@@ -75,7 +84,7 @@ def save_checkpoint(
             bound.tokenizer.save_pretrained(beside)
         name_as_before(beside)
         if card:
-            (beside / "README.md").write_text(card, encoding="utf-8")
+            write_card(beside, with_section(card, LIBRARIES, about_libraries(beside, bound)))
     return folder
 
 
@@ -99,6 +108,9 @@ def name_as_before(folder: Path) -> None:
 def _save_for_pairs(folder: Path, bound: BoundPrompt) -> None:
     """The tokenizer with the Prompt as chat template, and what sentence-transformers needs to score pairs."""
     _tokenizer_with(bound).save_pretrained(folder)
+    name_as_before(folder)
+    if bound.prompt.split_special and not drops_breaks(_read_back(folder)):  # some classes build their own pre-tokenizer
+        _tokenizer_with(bound, breaks=False).save_pretrained(folder)
     no, yes = bound.answer_ids
     write_json(folder / "modules.json", ST_MODULES)
     write_json(folder / "sentence_bert_config.json", ST_TRANSFORMER | (UNCUT if bound.query_behind else {}))
@@ -110,76 +122,61 @@ def _save_for_pairs(folder: Path, bound: BoundPrompt) -> None:
     )
 
 
-def model_card(
-    name: str, base: str, licence: str, stage: str, data: str, settings: dict, measures: dict, command: str, lists: bool = False
-) -> str:
-    """README.md of a checkpoint: what it is, on what it was trained, how, what it measured, how to use it; `lists`: it is shown
-    several documents at once."""
-    use = f'"{name}", method="listwise"' if lists else f'"{name}"'
-    told = (
-        "It is shown several documents at once and answers with the label of the best. The folder also loads in\n"
-        "`transformers.AutoModelForCausalLM`."
-        if lists
-        else "Scores are raw log-odds of the answer tokens. The folder also loads in `transformers.AutoModelForCausalLM` and in\n"
-        "`sentence_transformers.CrossEncoder`."
-    )
-    chosen = "\n".join(f"{key}: {json.dumps(value)}" for key, value in settings.items())
-    return f"""{card_head(name, base, licence)}
-A reranker trained with ProRank, stage `{stage}`, from `{base}` (licence: {licence}).
-
-```python
-from prorank import Reranker
-
-hits = Reranker({use}).rank("a query", ["a document", "another document"])
-```
-
-{told}
-
-## Training
-
-Data: {data}
-
-Command: `{command}`
-
-```yaml
-{chosen}
-```
-
-## Measures on the dev set
-
-{card_table([{"measure": key, "value": value} for key, value in measures.items()] or [{"measure": "none", "value": ""}])}
-"""
-
-
-def card_head(name: str, base: str, licence: str) -> str:
-    """Front matter, as hubs read it, and title of a model card."""
-    return f"""---
-library_name: prorank
-base_model: {base}
-license: {licence}
-pipeline_tag: text-ranking
-tags: [reranker, prorank]
----
-# {name}
-"""
-
-
-def card_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown table of rows that all have the first one's keys."""
-    lines = [[*rows[0]], ["---"] * len(rows[0]), *([str(row[key]) for key in rows[0]] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _tokenizer_with(bound: BoundPrompt) -> Any:
-    """A copy of the tokenizer whose chat template renders the Prompt for query/document roles and chats as before otherwise."""
+def _tokenizer_with(bound: BoundPrompt, breaks: bool = True) -> Any:
+    """A copy of the tokenizer whose chat template renders the Prompt for query/document roles and chats as before otherwise;
+    `breaks`: with marks around white space, see `prorank.marks`."""
     tokenizer = copy.deepcopy(bound.tokenizer)
-    chat, ours = own_chat(tokenizer).removesuffix("\n"), bound.direct().chat_template()  # Jinja too drops the last newline
+    marks = bound.prompt.split_special and getattr(tokenizer, "is_fast", False)
+    if marks:
+        heed_marks(tokenizer)
+    ours = bound.direct().chat_template(marks, marks and breaks)
+    chat = own_chat(tokenizer).removesuffix("\n")  # Jinja too drops the last newline
     tokenizer.chat_template = CHAT_IF + ours + "{%- else -%}" + CHAT_MARK + chat + CHAT_END if chat else ours + CHAT_MARK
     tokenizer.model_max_length = bound.longest
     tokenizer.padding_side, tokenizer.truncation_side = "left", "right"
     if tokenizer.pad_token_id is None:  # CrossEncoder pads
         tokenizer.pad_token = pad_token(tokenizer)
     return tokenizer
+
+
+def _read_back(folder: Path) -> Any:
+    """The tokenizer of a folder as other libraries find it."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def about_libraries(folder: Path, bound: BoundPrompt | BoundListPrompt) -> str:
+    """What a card says of other libraries, tried on the folder's own tokenizer."""
+    if (folder / "adapter_config.json").is_file():
+        return "This is a LoRA adapter: `prorank export --format merged` makes a plain model of it for other libraries."
+    plain = "The folder loads in `transformers.AutoModelForCausalLM`"
+    if not isinstance(bound, BoundPrompt):
+        return f"{plain}; as its prompt shows several documents at once, it is no `CrossEncoder` of sentence-transformers."
+    tokenizer, asked = _read_back(folder), bound.direct()
+    if not same_ids(tokenizer, asked, PLAIN):
+        return f"{plain}, and in\n{ELSEWHERE}"
+    exceptions = [f"a query that is cut (above {asked.query_limit()} tokens), which takes the document's room there"]
+    if asked.query_behind:
+        exceptions = [f"a prompt above {asked.longest} tokens, which is cut here and read whole there"]
+    if bound.prompt.kind == "thinking":
+        exceptions.append("thoughts, as nothing is thought there (`think=False` here)")
+    if not same_ids(tokenizer, asked, HARD):
+        exceptions.append("texts that spell a special token, or have white space at their ends")
+    return f"{plain} and in\n`sentence_transformers.CrossEncoder`, with the same scores but for {'; '.join(exceptions)}."
+
+
+def same_ids(tokenizer: Any, bound: BoundPrompt, texts: Sequence[str]) -> bool:
+    """Whether the tokenizer's chat template gives the Prompt's ids for pairs with these texts."""
+    spelled = [special for special in special_texts(bound.tokenizer)[:4]] if texts is HARD else []
+    pairs = [pair for text in [*texts, *spelled] for pair in ((PLAIN[0], text), (text, PLAIN[0])) if pair[0].strip()]
+    for query, document in pairs:
+        turns = [{"role": "query", "content": query}, {"role": "document", "content": document}]
+        got = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True)["input_ids"]
+        want = bound.encode(query, document)
+        if not (want.query_cut or want.document_cut) and list(got) != want.ids:
+            return False
+    return True
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from prorank import adapt as module
 from prorank.adapt import PASSES, RATES, Adapted, _found, _shares, adapt
 from prorank.checkpoint import resolve
+from prorank.checkpoints.card import HUB_BASE, LIBRARIES, front_matter, section_of
 from prorank.data.examples import Group
 from prorank.data.formats import read_groups
 from prorank.errors import ConfigError, DataError, ModelError
@@ -70,7 +71,8 @@ def test_few_queries_all_decide_and_the_mean_of_the_trainings_is_kept(tmp_path, 
     heard, base = [], str(tiny_llama_dir)
     monkeypatch.setattr(module, "scores_of", told(base, 2.0))
     out = tmp_path / "out"
-    found = adapt(lists(tmp_path, 31), base, out, minutes=0.03, report=lambda share, figures: heard.append(share), **SMALL)
+    data = lists(tmp_path, 31)
+    found = adapt(data, base, out, minutes=0.03, report=lambda share, figures: heard.append(share), **SMALL)
     folds = sorted(out.glob("fold-*"))
     held = [queries(fold / "held-out.jsonl") for fold in folds]
     assert [len(part) for part in held] == [11, 10, 10] and len(set.union(*held)) == 31
@@ -85,6 +87,12 @@ def test_few_queries_all_decide_and_the_mean_of_the_trainings_is_kept(tmp_path, 
     assert any(not torch.equal(trained[0][key], trained[1][key]) for key in trained[0])
     for key, weight in kept[0].items():
         torch.testing.assert_close(weight, sum(one[key] for one in trained) / 3)
+    card = (out / "model" / "README.md").read_text(encoding="utf-8")  # row 32: of the mean, not of the first training
+    assert f'Reranker("{out}")' in card and "the mean of 3 trainings, each of which held out a part of the queries; all is" in card
+    assert f"Data: {data} (31 queries)" in card and "fold-1" not in card.split("Command")[0]
+    assert "31 queries, held out each by one of the 3 trainings" in card
+    assert f"| {found.before:.4f} | {found.after:.4f} | {found.after - found.before:+.4f} | {found.p:.4f} |" in card
+    assert "CrossEncoder" in section_of(card, LIBRARIES) and "Measures on the dev set" not in card
 
 
 def test_a_command_that_was_stopped_goes_on_with_the_training_it_had_come_to(tmp_path, tiny_llama_dir, monkeypatch):
@@ -119,6 +127,21 @@ def test_the_old_model_stays_unless_the_new_one_is_better(tmp_path, tiny_llama_d
 def verdict(before, after, labels=(1.0, 0.0, 0.0)):
     groups = [Group(f"q{i}", ("a", "b", "c"), labels) for i in range(len(before))]
     return _found(groups, before, after, ("old", "new"), trained_on=1)
+
+
+@pytest.mark.parametrize(("gain", "worth"), [("linear", 3), ("exponential", 7)])
+def test_what_decides_has_the_gain_that_is_asked_for(gain, worth):
+    """Row 21: a grade of 3 behind one of 1, then before it."""
+    groups = [Group(f"q{i}", ("a", "b", "c"), (3.0, 1.0, 0.0)) for i in range(12)]
+    found = _found(groups, [[1.0, 2.0, 0.0]] * 12, [[2.0, 1.0, 0.0]] * 12, ("old", "new"), gain, trained_on=1)
+    second = 1 / np.log2(3)
+    assert found.before == pytest.approx((1 + worth * second) / (worth + second)) and found.after == 1 and found.gain == gain
+    assert ("gains 2^label - 1" in str(found)) == (gain == "exponential")
+
+
+def test_an_unknown_gain_ends_adapt_before_anything(tmp_path, tiny_llama_dir):
+    with pytest.raises(ConfigError, match="gain must be linear or exponential, not 'log'"):
+        adapt(tmp_path / "nowhere.jsonl", str(tiny_llama_dir), tmp_path / "out", gain="log")
 
 
 def test_few_changes_of_place_do_not_outweigh_what_all_scores_say():
@@ -170,6 +193,10 @@ def test_the_default_model_stays_an_adapter_and_keeps_half_of_what_it_was(tmp_pa
     for key in before:
         torch.testing.assert_close(got[key], (before[key].float() + after[key]) / 2)
     assert Prompt.load(kept.adapter) == Prompt.load(start.adapter)
+    card = (kept.adapter / "README.md").read_text(encoding="utf-8")
+    assert "the share of the trained weights is 0.5, the rest are those of `prorank-smollm2-135m`" in card
+    assert "This is a LoRA adapter" in card and front_matter(card)["base_model"] == HUB_BASE
+    assert "12 queries, held out all by that one" in card
     config = read_values(tmp_path / "out" / "run" / "config.yaml")
     assert config["base"] == DEFAULT and config["lora"] and config["learning_rate"] == RATES["adapter"]
     assert config["max_epochs"] == pytest.approx(PASSES * 4 / 3) and not config["dev"]  # three documents drawn of four

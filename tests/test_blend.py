@@ -62,6 +62,16 @@ def test_between_them_scores_lie_between(two, tmp_path):
     assert {path.name for path in half.iterdir()} == {path.name for path in trained.iterdir()}
 
 
+def test_the_card_of_what_was_trained_stays_behind(tmp_path):
+    """Row 32: it tells of other weights."""
+    start = save_tiny(tmp_path / "base")
+    trained = moved(start, tmp_path / "trained", False)
+    (trained / "README.md").write_text("# trained\n\n## Other libraries\n\nnone\n")
+    assert not (blend(resolve(start), trained, tmp_path / "bare", 0.5) / "README.md").exists()
+    told = blend(resolve(start), trained, tmp_path / "told", 0.5, "# mine\n") / "README.md"
+    assert told.read_text() == "# mine\n\n## Other libraries\n\nnone\n"
+
+
 def test_a_fresh_adapter_began_as_nothing(tmp_path):
     base = save_tiny(tmp_path / "base")
     trained = save_adapter(tmp_path / "fresh", base)

@@ -319,7 +319,13 @@ def test_the_default_model_is_copied(standin, tmp_path, monkeypatch, capsys):
     assert all(hit.probability is None for hit in plain) and all(0 < hit.probability < 1 for hit in sure)
     with pytest.raises(ConfigError, match="is there already"):
         calibrate(DEFAULT, data, dtype="fp32")
-    assert calibrate("runs/calibrated", data, dtype="fp32", copy="other")[1] == Path("other/calibration.json")
+    assert calibrate("runs/calibrated", data, dtype="fp32", method="platt", copy="other")[1] == Path("other/calibration.json")
+    first, second = (Path(folder, "README.md").read_text(encoding="utf-8") for folder in ("runs/calibrated", "other"))
+    for card, folder in ((first, "runs/calibrated"), (second, "other")):  # row 32: of this folder, by its own calibration
+        assert f'hits = Reranker("{folder}").rank(' in card and f"\n# {Path(folder).name}\n" in card
+        assert card.count("## Calibration") == card.count("Hits carry a probability") == 1 and "of `dev.jsonl`" in card
+        assert f"({Calibration.load(folder)}; ECE" in card and "No probability is claimed" not in card
+    assert "platt" in second and (standin.models / DEFAULT / "README.md").read_text().count("Reranker().rank") == 1
 
 
 def test_scores_that_fall_with_relevance_are_refused(copied, tmp_path):

@@ -319,7 +319,12 @@ def test_evaluate(place):
     place.fails("evaluate set --top-k 0", r"--top-k must be at least 1, not 0")
     place.fails("evaluate set --min-rel 0", r"--min-rel must be at least 1, not 0")
     place.fails("evaluate set --limit 0", r"--limit must be at least 1, not 0")
+    place.fails("evaluate set --gain log2", r"--gain must be linear or exponential, not 'log2'")
+    place.fails("adapt --data lists.jsonl --gain exp", r"gain must be linear or exponential, not 'exp'")
     place.fails("evaluate set --split dev", r"set: no split 'dev' \(qrels/dev\.tsv\); there is test, train")
+    place.write("set/qrels/many.tsv", "query-id\tcorpus-id\tscore\nq1\td1\t90\n")
+    too_large = r"set: label 90 is too large for nDCG with exponential gains, 2\^label - 1; use smaller grades, or gain linear"
+    place.fails("evaluate set --split many --gain exponential", too_large)
     place.fails("evaluate set --run none.run", r"--run none\.run: no such file, neither in set nor as given")
     place.fails("evaluate set --run in.run --pool", r"--run and --pool exclude each other: .*")
     place.fails("evaluate set --likelihood", r"--likelihood needs --model, whose weights it uses")

@@ -18,11 +18,11 @@ def drawn(seed, clear=1.0):
     return [rng.normal(size=len(row)) + clear * np.array(row) for row in LABELS]
 
 
-def at(slope, scores):
+def at(slope, scores, gain="linear"):
     """The definition, list by list."""
     values = []
     for row, labels in zip(scores, LABELS):
-        gains = np.exp2(labels) - 1
+        gains = np.exp2(labels) - 1 if gain == "exponential" else np.array(labels)
         values.append((gains / gains.sum() * (slope * row - np.logaddexp.reduce(slope * row))).sum())
     return np.array(values)
 
@@ -36,11 +36,11 @@ def test_units_and_origin_of_scores_do_not_count(seed, unit, origin):
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.integers(0, 10_000))
-def test_the_slope_is_the_best_one(seed):
+@given(st.integers(0, 10_000), st.sampled_from(["linear", "exponential"]))
+def test_the_slope_is_the_best_one(seed, gain):
     scores = drawn(seed)
-    best = max(at(slope, scores).mean() for slope in [0, *np.geomspace(1e-3, 3e3, 2000)])
-    assert log_likelihood(scores, LABELS).mean() == pytest.approx(best, abs=1e-3)
+    best = max(at(slope, scores, gain).mean() for slope in [0, *np.geomspace(1e-3, 3e3, 2000)])
+    assert log_likelihood(scores, LABELS, gain).mean() == pytest.approx(best, abs=1e-3)
 
 
 def test_an_order_that_tells_nothing_is_a_uniform_guess():

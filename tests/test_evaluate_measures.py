@@ -2,12 +2,16 @@
 
 import math
 
+import ir_measures
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prorank.errors import ConfigError
-from prorank.evaluate.measures import means, measure, names, rank_scores, ranking_of, with_positive
+from prorank.errors import ConfigError, DataError
+from prorank.evaluate.benchmark import evaluate
+from prorank.evaluate.gains import GAINS, check_labels, gains_of, ndcg
+from prorank.evaluate.measures import means, measure, names, ndcg_of, rank_scores, ranking_of, with_positive
 
 QRELS = {"a": {"x": 2, "y": 0, "z": 1}, "b": {"x": 1}, "c": {"x": 0}}
 
@@ -20,6 +24,59 @@ def test_values_by_hand():
     assert values["MAP"]["a"] == pytest.approx((1 / 2 + 2 / 3) / 2)
     assert values["R@2"]["a"] == pytest.approx(1 / 2)
     assert list(values) == names((2,))
+
+
+GRADES = st.lists(st.integers(-1, 5), min_size=1, max_size=12).filter(lambda grades: max(grades) > 0)
+
+
+@given(grades=GRADES, data=st.data(), gain=st.sampled_from(GAINS), depth=st.integers(1, 12))
+def test_ndcg_of_a_list_is_that_of_ir_measures(grades, data, gain, depth):
+    """Row 21: the one function of lists against trec_eval, which is told its gains one by one."""
+    order = data.draw(st.permutations(range(len(grades))))
+    told = {grade: 2 ** max(0, grade) - 1 if gain == "exponential" else max(0, grade) for grade in range(-1, 6)}
+    by_id = {f"{i:02}": told[grade] for i, grade in enumerate(grades)}
+    run = {f"{i:02}": float(-place) for place, i in enumerate(order)}
+    theirs = ir_measures.calc_aggregate([ir_measures.nDCG @ depth], {"q": by_id}, {"q": run})[ir_measures.nDCG @ depth]
+    assert ndcg([grades[i] for i in order], gain, depth) == pytest.approx(theirs, abs=1e-9)
+    ours = measure({"q": {f"{i:02}": grade for i, grade in enumerate(grades)}}, {"q": [f"{i:02}" for i in order]}, gain=gain)
+    listed = ndcg_of([grades], [[-order.index(i) for i in range(len(grades))]], gain)
+    assert ours["nDCG@10"]["q"] == pytest.approx(listed[0], abs=1e-9)
+
+
+def test_three_against_one_in_the_wrong_order():
+    """Row 21: the two definitions, by hand."""
+    qrels, ranking = {"q": {"x": 3, "y": 1}}, {"q": ["y", "x"]}
+    linear = (1 + 3 / math.log2(3)) / (3 + 1 / math.log2(3))
+    exponential = (1 + 7 / math.log2(3)) / (7 + 1 / math.log2(3))
+    assert measure(qrels, ranking)["nDCG@10"]["q"] == pytest.approx(linear) == pytest.approx(0.797, abs=1e-3)
+    found = measure(qrels, ranking, gain="exponential")["nDCG@10"]["q"]
+    assert found == pytest.approx(exponential) == pytest.approx(0.710, abs=1e-3)
+    others = [measure(qrels, ranking, gain=gain) for gain in GAINS]
+    assert all(others[0][name] == others[1][name] for name in ("MRR@10", "MAP", "R@100"))
+
+
+@pytest.mark.parametrize(("gain", "worth"), [("linear", 0.5), ("exponential", 2**0.5 - 1)])
+def test_a_label_between_two_grades_counts_as_it_is(gain, worth):
+    """Row 21: half a grade is worth what the formula says of it, not a whole one."""
+    want = (worth + 1 / math.log2(3)) / (1 + worth / math.log2(3))
+    assert ndcg_of([[1.0, 0.5]], [[0.1, 0.2]], gain)[0] == pytest.approx(want)
+    assert list(gains_of([0.5, -2, 0], gain)) == pytest.approx([worth, 0, 0])
+    assert gains_of(torch.tensor([0.5, -2, 0]), gain).tolist() == pytest.approx([worth, 0, 0])
+
+
+@pytest.mark.parametrize(("gain", "label"), [("linear", 2**20 + 1), ("exponential", 21), ("exponential", 5000)])
+def test_labels_too_large_to_count_are_refused(gain, label):
+    """Row 21: trec_eval keeps a counter for each gain up to the largest, and 2^label grows out of memory."""
+    check_labels([label - 5 if label < 5000 else 20], gain, "x")
+    with pytest.raises(DataError, match=f"x: label .* is too large for nDCG with {gain} gains"):
+        check_labels([0, label], gain, "x")
+
+
+def test_a_gain_that_is_unknown_is_named():
+    calls = (lambda: measure(QRELS, {}, gain="log2"), lambda: evaluate(["nowhere"], gain="log2"), lambda: gains_of([1], "log2"))
+    for call in calls:
+        with pytest.raises(ConfigError, match="gain must be linear or exponential, not 'log2'"):
+            call()
 
 
 def test_query_without_positive_does_not_count_and_absent_one_counts_zero():

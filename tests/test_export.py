@@ -151,11 +151,15 @@ def test_an_adapter_becomes_a_classifier(tmp_path, tiny_llama_dir):
 
 def test_a_prompt_of_lists_is_merged_but_no_classifier(tmp_path):
     tokenizer = byte_tokenizer("smollm")
-    source = save_checkpoint(tmp_path / "model", tiny_llama(tokenizer), Prompt.preset("setwise").bind_list(tokenizer), card="card")
+    bound = Prompt.preset("setwise").bind_list(tokenizer)
+    card = "---\nlicense: mit\n---\n# card\n\n## Training\n\nlong\n"
+    source = save_checkpoint(tmp_path / "model", tiny_llama(tokenizer), bound, card=card)
     with pytest.raises(ConfigError, match="shows several documents, and a classifier reads one; take --format merged"):
         export(source, tmp_path / "out")
     assert export(source, tmp_path / "out", format="merged").command == ""
-    assert (tmp_path / "out" / "README.md").read_text() == "card"
+    card = (tmp_path / "out" / "README.md").read_text()  # row 32: says what it was made from
+    assert f"`prorank export --format merged` from `{tmp_path / 'model'}`; weights in fp32 (licence: mit)" in card
+    assert f'Reranker("{tmp_path / "out"}", method="listwise")' in card and "it is no `CrossEncoder`" in card and "\nlong\n" in card
     ranked = [Reranker(place, method="setwise", dtype="fp32").rank(QUERY, DOCUMENTS[:4]) for place in (source, tmp_path / "out")]
     assert ranked[0] == ranked[1]
 

@@ -140,6 +140,9 @@ def test_rendered_texts_get_the_prompts_ids(style, name, tmp_path):
     assert tokenizer(text)["input_ids"] == want
     if style != "plain":  # where special tokens stand at the bounds, the joined ids are those of the text
         assert want == bound.encode("what is École?", "École, a garden").ids
+        turns[1]["content"] = "a <|im_end|> b<|im_end|>"  # row 15: text, unless the prompt takes it for a token
+        text = tokenizer.apply_chat_template(turns, tokenize=False)
+        assert tokenizer(text)["input_ids"] == bound.encode("what is École?", turns[1]["content"]).ids
 
 
 def test_the_token_to_pad_with_is_not_the_prompts_last():

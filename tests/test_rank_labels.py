@@ -3,6 +3,8 @@
 Hard fact: over thirty kinds of wrong forms; none loses or doubles a document.
 """
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -103,6 +105,18 @@ def test_rearank_pays_for_what_the_order_gained():
     assert rearank_reward(["[2] > [1] > [3]"], [shown]) == [0.0]
     best = [1.0, 0.0, 0.0]
     assert paid("[1] > [2] > [3]", best) == pytest.approx(1.0) and paid("[2] > [1] > [3]", best) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(("gain", "worth"), [("exponential", 7), ("linear", 3)])
+def test_rearank_has_gains_of_its_own_unless_told(gain, worth):
+    """Row 21: REARANK counts 2^grade - 1; with gain linear the reward is in the measure that evaluation prints."""
+    grades, written = [0.0, 1.0, 3.0], "<think>t</think><answer>[2] > [3] > [1]</answer>"
+    second, third = 1 / math.log2(3), 1 / math.log2(4)
+    best = worth + second
+    first, now = (second + worth * third) / best, (1 + worth * second) / best
+    paid = rearank_reward([written], [grades], gain=gain)[0]
+    assert paid == pytest.approx(0.2 + 0.8 * (now - first) / (1 - first))
+    assert (paid == rearank_reward([written], [grades])[0]) == (gain == "exponential")
 
 
 @given(text=st.text(), grades=st.lists(st.integers(0, 3), min_size=1, max_size=8))

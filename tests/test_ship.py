@@ -64,7 +64,7 @@ def test_the_card_says_what_it_was_told(place):
     place_card.write_text(json.dumps(told))
     main([str(place.run), "--card", str(place_card)])
     text = (shipped.MODELS / DEFAULT / "README.md").read_text(encoding="utf-8")
-    assert text.startswith("---\nlibrary_name: prorank\nbase_model: smollm2-135m\nlicense: apache-2.0\n")
+    assert text.startswith("---\nlibrary_name: prorank\nbase_model: HuggingFaceTB/SmolLM2-135M-Instruct\nlicense: apache-2.0\n")
     for part in ("| toy | 0.5 |", "| toy | none |", "prorank train x.yaml", "list_size: 5", "- Knows nothing of tea."):
         assert part in text
     assert "lists.jsonl" not in text and "No probability is claimed." in text

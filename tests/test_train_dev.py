@@ -56,6 +56,13 @@ def test_long_lists_keep_relevant_documents_up_to_half(monkeypatch):
     assert sorted(map(rank, kept)) == [0, 1, 2, 3, 20, 21, 22, 23]
 
 
+@pytest.mark.parametrize(("gain", "worth"), [("linear", 2), ("exponential", 3)])
+def test_the_gain_of_the_settings_is_the_dev_figures(monkeypatch, gain, worth):
+    """Row 21: grades 2 and 1 in the wrong order."""
+    found = measured(monkeypatch, lambda row: [{1: 2, 0: 1}.get(rank(d), 0) for d in row], gain=gain)
+    assert found == pytest.approx((1 + worth / np.log2(3)) / (worth + 1 / np.log2(3)))
+
+
 def test_ndcg_is_that_of_ir_measures():
     rng = np.random.default_rng(0)
     labels, scores = rng.integers(0, 4, (20, 15)), rng.permuted(np.tile(np.arange(15.0), (20, 1)), axis=1)

@@ -3,6 +3,7 @@
 Hard fact: the losses are held against loops over pairs, written out.
 """
 
+import json
 import math
 
 import pytest
@@ -12,17 +13,21 @@ from hypothesis import strategies as st
 
 from prorank.checkpoint import resolve
 from prorank.data.formats import read_groups
-from prorank.errors import ConfigError
+from prorank.errors import ConfigError, DataError
+from prorank.evaluate.benchmark import evaluate
+from prorank.evaluate.gains import GAINS
 from prorank.model import load_model, load_tokenizer
 from prorank.prompt import Prompt
 from prorank.reranker import Reranker
 from prorank.train.config import Order, Warmup, make_settings
 from prorank.train.curves import read_metrics
-from prorank.train.losses import lambdarank, margin_mse, ranknet
+from prorank.train.dev import Dev
+from prorank.train.losses import lambdarank, margin_mse, ranknet, softmax
 from prorank.train.order import OrderStage
 from prorank.train.run import train
 from prorank.train.warmup import WarmupStage
 from tests.test_train_run import coffee_lists, same
+from tests.tiny import WORDS, write_jsonl
 
 LISTS = st.lists(st.tuples(st.floats(-4, 4), st.integers(0, 3)), min_size=2, max_size=12, unique_by=lambda row: row[0])
 
@@ -40,10 +45,14 @@ def test_ranknet_is_the_mean_over_pairs(rows):
 
 @settings(max_examples=50)
 @given(rows=LISTS)
-def test_lambdarank_weighs_pairs_by_what_a_swap_changes(rows):
+@pytest.mark.parametrize("gain", GAINS)
+def test_lambdarank_weighs_pairs_by_what_a_swap_changes(rows, gain):
+    def worth(grade):
+        return 2**grade - 1 if gain == "exponential" else grade
+
     def ndcg(order):
-        gained = sum((2 ** rows[i][1] - 1) / math.log2(place + 2) for place, i in enumerate(order[:10]))
-        best = sorted((2**grade - 1 for _, grade in rows), reverse=True)[:10]
+        gained = sum(worth(rows[i][1]) / math.log2(place + 2) for place, i in enumerate(order[:10]))
+        best = sorted((worth(grade) for _, grade in rows), reverse=True)[:10]
         return gained / max(1e-12, sum(gain / math.log2(place + 2) for place, gain in enumerate(best)))
 
     order = sorted(range(len(rows)), key=lambda i: -rows[i][0])
@@ -53,7 +62,45 @@ def test_lambdarank_weighs_pairs_by_what_a_swap_changes(rows):
             if x > y:
                 swapped = [{i: j, j: i}.get(k, k) for k in order]
                 wanted += abs(ndcg(order) - ndcg(swapped)) * math.log1p(math.exp(b - a))
-    assert float(lambdarank(*columns(rows))) == pytest.approx(wanted, abs=1e-5)
+    assert float(lambdarank(*columns(rows), gain=gain)) == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.parametrize(("gain", "gains"), [("linear", [3, 1, 0.5, 0]), ("exponential", [7, 1, 2**0.5 - 1, 0])])
+def test_listnet_targets_are_the_gains(gain, gains):
+    """Row 21: the loss `softmax` has the gain of the measure."""
+    scores, grades = torch.tensor([0.2, -1.0, 2.0, 0.0]).double(), torch.tensor([3.0, 1.0, 0.5, 0.0]).double()
+    wanted = -sum(value / sum(gains) * float(p) for value, p in zip(gains, scores.log_softmax(-1)))
+    assert float(softmax(scores, grades / 3, grades, gain=gain)) == pytest.approx(wanted, abs=1e-9)
+
+
+def graded_folder(folder):
+    """A BEIR folder of six queries with five judged documents each, grades 0 to 3."""
+    (folder / "qrels").mkdir(parents=True)
+    names = [(f"d{i}{j}", ("old", "new")[j % 2], WORDS[(5 * i + j) % len(WORDS)], i) for i in range(6) for j in range(5)]
+    documents = {key: f"the {age} {word} is near {i}" for key, age, word, i in names}
+    write_jsonl(folder / "corpus.jsonl", [{"_id": key, "text": text} for key, text in documents.items()])
+    write_jsonl(folder / "queries.jsonl", [{"_id": f"q{i}", "text": f"what is near {i}"} for i in range(6)])
+    labels = [f"q{i}\td{i}{j}\t{(3 * i + 2 * j) % 4}\n" for i in range(6) for j in range(5)]
+    (folder / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(labels))
+    return folder
+
+
+@pytest.mark.parametrize("gain", GAINS)
+def test_reward_dev_figure_and_evaluation_are_one_measure(gain, tmp_path, tiny_llama_dir):
+    """Row 21: on graded labels what stage order rewards, its dev figure and nDCG@10 of `prorank.evaluate` are one number."""
+    data = graded_folder(tmp_path / "graded")
+    stage, model = stage_of(tiny_llama_dir, data, list_size=5, gain=gain)
+    rewarded = stage.loss(model, [stage.unit(i) for i in range(6)])[1]["reward_sorted"]
+    reranker = Reranker(tiny_llama_dir, dtype="fp32", prompt="prorank", max_length=96)
+    found = evaluate([data], [reranker], split="train", pool=True, gain=gain, sample=0, out=tmp_path / "out")
+    printed = found.rows[1].measures["nDCG@10"]
+    groups = read_groups(str(data), "train")
+    dev = Dev(groups, reranker.prompt.prompt, reranker.tokenizer, False, gain=gain).measure(model)["ndcg@10"]
+    assert 0.3 < printed < 0.99 and rewarded == pytest.approx(printed, abs=1e-6) and dev == pytest.approx(printed, abs=1e-6)
+    other = evaluate([data], [reranker], split="train", pool=True, gain=GAINS[GAINS[0] == gain], sample=0)
+    assert abs(other.rows[1].measures["nDCG@10"] - printed) > 1e-3  # or equality would say nothing
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["settings"]["gain"] == gain
+    assert f"nDCG@10 with {gain} gains" in (tmp_path / "out" / "report.html").read_text()
 
 
 @given(rows=LISTS, shift=st.floats(-5, 5))
@@ -162,10 +209,33 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(tmp_path, tiny_llama_dir):
     ({"advantage": "group", "group_size": 1}, "key 'group_size' must be at least 2"),
     ({"loss": {"kl": 1.0}}, "key 'teacher' is needed by loss kl"),
     ({"reward_weight": 0.0}, "stage score does without a reward"),
+    ({"gain": "exponental"}, "key 'gain' must be linear or exponential, not 'exponental'"),
 ])  # fmt: skip
 def test_settings_that_cannot_work_are_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
         make_settings({"stage": "order", "data": "d", "out": "o", **changes})
+
+
+@pytest.mark.parametrize("stage", ["warmup", "score", "order", "reason"])
+def test_every_stage_that_counts_labels_has_the_setting(stage):
+    """Row 21: linear as evaluation prints it; of stage reason, whose one nDCG is REARANK's reward, REARANK's own."""
+    values = {"stage": stage, "data": "d", "out": "o"}
+    assert make_settings(values).gain == ("exponential" if stage == "reason" else "linear")
+    assert make_settings(values | {"gain": "exponential"}).gain == "exponential"
+    with pytest.raises(ConfigError, match="key 'gain' must be linear or exponential, not 'log'"):
+        make_settings(values | {"gain": "log"})
+
+
+@pytest.mark.parametrize("where", ["data", "dev"])
+def test_labels_that_a_gain_cannot_count_are_refused_before_the_weights_are_read(where, tmp_path):
+    """Row 21: percentages as grades with exponential gains."""
+    rows = [{"query": f"q {i}", "pos": ["a"], "neg": ["b"]} for i in range(4)]
+    good = write_jsonl(tmp_path / "good.jsonl", rows)
+    bad = write_jsonl(tmp_path / "bad.jsonl", [row | {"pos_labels": [85]} for row in rows])
+    values = {"stage": "order", "base": "none/such", "dev_queries": 0, "out": str(tmp_path / "run"), "gain": "exponential"}
+    values |= {"data": str(bad)} if where == "data" else {"data": str(good), "dev": str(bad)}
+    with pytest.raises(DataError, match=r"label 85 is too large for nDCG with exponential gains, 2\^label - 1; use smaller grades"):
+        train(make_settings(values))
 
 
 @pytest.mark.parametrize("stage", ["warmup", "score", "order"])

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prorank.evaluate.gains import GAINS
 from prorank.train.orders import (
     REWARDS,
     expected_reward,
@@ -33,27 +34,28 @@ def scores_of(n, seed=0):
     return torch.randn(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).requires_grad_()
 
 
-def measured(grades, order, reward, depth):
+def measured(grades, order, reward, depth, gain="linear"):
     """The measure by ir-measures, which knows orders by their scores."""
     qrels = {"q": {str(i): int(grade) for i, grade in enumerate(grades)}}
     run = {"q": {str(i): float(-place) for place, i in enumerate(order)}}
-    gains = {grade: 2**grade - 1 for grade in range(5)}
+    gains = {grade: 2**grade - 1 if gain == "exponential" else grade for grade in range(5)}
     measure = {"ndcg": ir_measures.nDCG(gains=gains) @ depth, "rr": ir_measures.RR @ depth, "ap": ir_measures.AP @ depth}[reward]
     return ir_measures.calc_aggregate([measure], qrels, run)[measure]
 
 
 @settings(max_examples=40)
 @given(grades=st.lists(st.integers(0, 3), min_size=2, max_size=7), depth=st.integers(1, 8), data=st.data())
+@pytest.mark.parametrize("gain", GAINS)
 @pytest.mark.parametrize("reward", REWARDS)
-def test_rewards_are_those_of_ir_measures(reward, grades, depth, data):
+def test_rewards_are_those_of_ir_measures(reward, gain, grades, depth, data):
     order = data.draw(st.permutations(range(len(grades))))
-    ours = float(placed_rewards(torch.tensor(grades).float(), torch.tensor([order]), reward, depth).sum())
+    ours = float(placed_rewards(torch.tensor(grades).float(), torch.tensor([order]), reward, depth, gain).sum())
     if not any(grades):
         assert ours == 0
         return
-    theirs = measured(grades, order, "ndcg" if reward == "rearank" else reward, depth)
+    theirs = measured(grades, order, "ndcg" if reward == "rearank" else reward, depth, gain)
     if reward == "rearank":  # 0.8 (nDCG - first) / (best - first), but for its constants
-        first = measured(grades, range(len(grades)), "ndcg", depth)
+        first = measured(grades, range(len(grades)), "ndcg", depth, gain)
         theirs *= 0.8 / (1 - first) if first < 1 - 1e-9 else 1
     if reward == "ap":  # theirs divides by all relevant documents, though no more than `depth` can be found
         relevant = sum(grade > 0 for grade in grades)
@@ -74,13 +76,14 @@ def test_the_chances_of_all_orders_add_to_one(values):
     assert float(chances[-1]) == pytest.approx(by_hand, abs=1e-9)
 
 
+@pytest.mark.parametrize("gain", GAINS)
 @pytest.mark.parametrize("depth", [1, 2, 3, 5])
 @pytest.mark.parametrize("reward", REWARDS)
-def test_the_expectation_over_sets_is_that_over_orders(reward, depth):
-    scores, grades, orders = scores_of(5), torch.tensor([0.0, 2.0, 1.0, 0.0, 1.0]), orders_of(5)
+def test_the_expectation_over_sets_is_that_over_orders(reward, depth, gain):
+    scores, grades, orders = scores_of(5), torch.tensor([0.0, 2.0, 0.5, 0.0, 1.0]), orders_of(5)
     chances = order_log_probs(scores, orders).sum(-1).exp()
-    wanted = (chances * placed_rewards(grades, orders, reward, depth).sum(-1)).sum()
-    found = expected_reward(scores, grades, reward, depth)
+    wanted = (chances * placed_rewards(grades, orders, reward, depth, gain).sum(-1)).sum()
+    found = expected_reward(scores, grades, reward, depth, gain)
     assert float(found) == pytest.approx(float(wanted), abs=1e-7)
     ours, theirs = (torch.autograd.grad(value, scores, retain_graph=True)[0] for value in (found, wanted))
     assert torch.allclose(ours, theirs, atol=1e-7) and float(ours.abs().max()) > 1e-3

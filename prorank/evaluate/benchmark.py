@@ -19,6 +19,7 @@ from ..data.trec import write_run
 from ..errors import ConfigError
 from .candidates import Options, Task, prepare
 from .diagnostics import tie_share
+from .gains import LINEAR, check_gain
 from .measures import MAIN, Ranking, means, measure, rank_scores
 from .probabilities import note, probabilities_of
 from .report import environment, write
@@ -47,6 +48,7 @@ def evaluate(
     only_run_queries: bool = False,
     sample: int = 128,
     command: str | None = None,
+    gain: str = LINEAR,
 ) -> Evaluation:
     """Measure the first stage, and each model's order of its first `top_k` candidates.
 
@@ -70,6 +72,7 @@ def evaluate(
         only_run_queries: average over the run's queries only, as a protocol list always does.
         sample: pairs a model for format rate, effective rank and mean cosine; 0 for none.
         command: what the report names as its origin; the process's own command line by default.
+        gain: of a label in nDCG: "linear", the label, or "exponential", 2^label - 1; a run's key `gain` is the same setting.
 
     File names are looked for in each dataset's folder first.
 
@@ -82,6 +85,7 @@ def evaluate(
         raise ConfigError(f"--top-k must be at least 1, not {top_k}")
     if min_rel < 1:
         raise ConfigError(f"--min-rel must be at least 1, not {min_rel}")
+    check_gain(gain, "--gain")
     given = {"run": run, "qrels": qrels, "exclude": exclude}
     options = Options(
         **{k: None if v is None else str(v) for k, v in given.items()},
@@ -92,6 +96,7 @@ def evaluate(
         limit=limit,
         only_run_queries=only_run_queries,
         seed=seed,
+        gain=gain,
     )
     out = Path(out) if out else None
     if out and out.exists() and not out.is_dir():
@@ -155,7 +160,7 @@ class _Bench:
             say(f"{row.system}: scores of an earlier call used again (same weights, same texts)")
 
     def _add(self, task: Task, system: str, kind: str, ranking: Ranking) -> Row:
-        values = measure(task.qrels, ranking, task.queries, self.recall_at, self.options.min_rel)
+        values = measure(task.qrels, ranking, task.queries, self.recall_at, self.options.min_rel, self.options.gain)
         self.result.values[task.name][system] = values
         main = list(values[MAIN].values())
         row = Row(task.name, system, kind, means(values), len(main), bootstrap_ci(main, LEVEL, seed=self.options.seed))

@@ -15,6 +15,7 @@ from ..data.bm25 import Bm25
 from ..data.formats import Collection, is_collection, read_collection
 from ..data.trec import drop_pairs, read_run
 from ..errors import ConfigError, DataError
+from .gains import LINEAR, check_labels
 from .measures import Ranking, ranking_of, with_positive
 
 PROTOCOL = "protocol"
@@ -37,6 +38,7 @@ class Options:
     limit: int | None = None
     only_run_queries: bool = False
     seed: int = 0
+    gain: str = LINEAR
 
 
 @dataclass
@@ -85,6 +87,7 @@ def prepare(dataset: str | Path, options: Options, alone: bool = True) -> Task:
     run = read_run(files["run"]) if "run" in files else None
     wanted = {document for scores in run.values() for document in scores} if run else () if options.pool else None
     collection = read_collection(dataset, options.split, files.get("qrels"), files.get("exclude"), wanted)
+    check_labels((label for judged in collection.qrels.values() for label in judged.values()), options.gain, collection.name)
     excluded = collection.excluded
     inside = folder.resolve()
     shown = {k: str(p.resolve().relative_to(inside) if p.resolve().is_relative_to(inside) else p) for k, p in files.items()}

@@ -12,16 +12,19 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from .gains import LINEAR, gains_of
+
 HALVINGS = 60
 
 
-def log_likelihood(scores: Sequence[Sequence[float]], labels: Sequence[Sequence[float]]) -> np.ndarray:
-    """Mean log-chance of each list's relevant documents [n]: chances are softmax(slope x score), documents weigh by 2^label - 1.
+def log_likelihood(scores: Sequence[Sequence[float]], labels: Sequence[Sequence[float]], gain: str = LINEAR) -> np.ndarray:
+    """Mean log-chance of each list's relevant documents [n]: chances are softmax(slope x score), documents weigh by their gains.
 
     Args:
         scores: of each list's documents, any units. labels: their grades; a list without a relevant one has value 0.
+        gain: of a grade, as in nDCG.
     """
-    s, gains, there = _padded(scores, labels)
+    s, gains, there = _padded(scores, labels, gain)
 
     def log_chances(slope: float) -> np.ndarray:
         x = np.where(there, slope * s, -np.inf)
@@ -48,14 +51,16 @@ def _slope(rises: Callable[[float], bool], spread: float) -> float:
     return low
 
 
-def _padded(scores: Sequence[Sequence[float]], labels: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _padded(
+    scores: Sequence[Sequence[float]], labels: Sequence[Sequence[float]], gain: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(scores, gains, whether there is a document) [n, longest]: gains of a list sum to 1, or 0 where none is relevant. A list's
     scores have mean 0, as only their differences count."""
     sizes = np.array([len(row) for row in scores])
     there = np.arange(sizes.max()) < sizes[:, None]
     s, gains = np.zeros(there.shape), np.zeros(there.shape)
     for i, (row, grades) in enumerate(zip(scores, labels, strict=True)):
-        gain = np.exp2(np.maximum(grades, 0)) - 1
+        worth = gains_of(grades, gain)
         s[i, : len(row)] = np.asarray(row, float) - np.mean(row)
-        gains[i, : len(row)] = gain / (gain.sum() or 1.0)
+        gains[i, : len(row)] = worth / (worth.sum() or 1.0)
     return s, gains, there

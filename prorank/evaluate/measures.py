@@ -6,12 +6,12 @@ decreasing scores made from the ranks, so that ties keep our order.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from ..errors import ConfigError, extra
+from .gains import LINEAR, check_gain, gains_of, ndcg
 
 Ranking = dict[str, list[str]]  # query id -> document ids, best first
 Qrels = Mapping[str, Mapping[str, int]]
@@ -45,30 +45,34 @@ def measure(
     queries: Iterable[str] | None = None,
     recall_at: Sequence[int] = (100,),
     min_rel: int = 1,
+    gain: str = LINEAR,
 ) -> Values:
     """nDCG@10, MRR@10, MAP and Recall@k of every query that counts.
 
     Args:
-        qrels: graded judgements; gains are the labels as they are.
+        qrels: graded judgements, whole numbers.
         ranking: query id -> document ids, best first. A query that is absent counts 0.
         queries: which queries count; all judged ones by default. nDCG is kept for those with a label above 0, the
             binary measures for those with a label of at least `min_rel`; nothing else can score above 0.
         recall_at: cut-offs of recall.
         min_rel: least label that counts as relevant in the binary measures.
+        gain: of a label in nDCG: "linear", the label, or "exponential", 2^label - 1.
 
     Returns:
         measure -> query id -> value in [0, 1].
 
     Raises:
-        ConfigError: min_rel below 1. MissingExtra: ir-measures is not installed.
+        ConfigError: min_rel below 1, unknown gain. MissingExtra: ir-measures is not installed.
     """
     if min_rel < 1:
         raise ConfigError(f"min_rel must be at least 1, not {min_rel}")
+    check_gain(gain)
     with extra("eval"):
         import ir_measures
         from ir_measures import AP, RR, R, nDCG
 
-    wanted = [nDCG @ 10, RR(rel=min_rel) @ 10, AP(rel=min_rel), *(R(rel=min_rel) @ k for k in recall_at)]
+    graded_gain = nDCG if gain == LINEAR else nDCG(gains=_gain_table(qrels, gain))
+    wanted = [graded_gain @ 10, RR(rel=min_rel) @ 10, AP(rel=min_rel), *(R(rel=min_rel) @ k for k in recall_at)]
     label = dict(zip(map(str, wanted), names(recall_at)))
     asked = set(qrels if queries is None else queries)
     graded = [q for q in with_positive(qrels) if q in asked]
@@ -84,13 +88,19 @@ def measure(
     return values
 
 
-def ndcg_of(labels: Sequence[Sequence[float]], scores: Sequence[Sequence[float]]) -> np.ndarray:
-    """nDCG@10 [n] of n lists from their own documents' labels and scores, both in one order, which equal scores keep. Each list
-    has a label above 0; a label between grades counts as the higher one, since the measure knows whole grades alone."""
-    qrels = {str(i): {str(j): math.ceil(label) for j, label in enumerate(row)} for i, row in enumerate(labels)}
-    ranking = {str(i): [str(j) for j in np.argsort(-np.asarray(row), kind="stable")] for i, row in enumerate(scores)}
-    values = measure(qrels, ranking)[MAIN]
-    return np.array([values[str(i)] for i in range(len(labels))])
+def _gain_table(qrels: Qrels, gain: str) -> dict[int, int]:
+    """The gain of every label that occurs, as ir-measures takes it."""
+    known = sorted({label for judged in qrels.values() for label in judged.values() if label > 0})
+    return {label: int(value) for label, value in zip(known, gains_of(known, gain))}
+
+
+def ndcg_of(labels: Sequence[Sequence[float]], scores: Sequence[Sequence[float]], gain: str = LINEAR) -> np.ndarray:
+    """nDCG@10 [n] of n lists from their own documents' labels and scores, both in one order, which equal scores keep.
+
+    `measure` gives the same for whole labels, which are all that it takes; here a label may lie between two grades.
+    """
+    orders = [np.argsort(-np.asarray(row), kind="stable") for row in scores]
+    return np.array([ndcg(np.asarray(row, np.float64)[order], gain) for row, order in zip(labels, orders, strict=True)])
 
 
 def means(values: Values) -> dict[str, float]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from . import charts, probabilities
 from .measures import MAIN
-from .report import figure, findings_cells, p_value, probability, shown_name, signed, speed, tokens
+from .report import figure, findings_cells, gain_note, p_value, probability, shown_name, signed, speed, tokens
 from .results import ANSWERS, FIRST, MODEL, answers_name
 
 if TYPE_CHECKING:
@@ -55,8 +55,9 @@ def page(evaluation: "Evaluation") -> str:
 def _lead(evaluation: "Evaluation") -> str:
     rows = [r for r in evaluation.rows if r.kind == FIRST]
     said, n = evaluation.settings["environment"], sum(r.queries for r in rows)
+    first = ", ".join(dict.fromkeys(r.system for r in rows))
     sets = f"{len(rows)} dataset{'s' * (len(rows) > 1)}"
-    return escape(f"{sets} · {n:,} queries · first stage: {', '.join(dict.fromkeys(r.system for r in rows))} · {said['date']}")
+    return escape(" · ".join([sets, f"{n:,} queries", f"first stage: {first}", gain_note(evaluation), said["date"]]))
 
 
 def table(head: Iterable[str], rows: Iterable[tuple[str, list[str]]]) -> str:

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..files import atomic_file
+from .gains import FORMULA, LINEAR
+from .measures import MAIN
 from .results import ANSWERS
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ def show(evaluation: "Evaluation", console: Any = None) -> None:
         console.print(_means(evaluation))
     if any(row.findings for row in evaluation.rows):
         console.print(_findings(evaluation))
+    console.print(f"  [dim]· {gain_note(evaluation)}[/dim]", highlight=False, soft_wrap=True)
 
 
 def _table(title: str, first: Iterable[str], figures: Iterable[str]) -> Any:
@@ -92,6 +95,12 @@ def _findings(evaluation: "Evaluation") -> Any:
         if row.findings:
             table.add_row(_escaped(row.dataset), _escaped(row.system), *findings_cells(row)[1:])
     return table
+
+
+def gain_note(evaluation: "Evaluation") -> str:
+    """How labels count in nDCG."""
+    gain = evaluation.settings.get("gain", LINEAR)
+    return f"{MAIN} with {gain} gains ({FORMULA[gain]})"
 
 
 def shown_name(system: str, kind: str) -> str:

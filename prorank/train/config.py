@@ -13,6 +13,7 @@ import yaml
 
 from ..bound_list import MOST
 from ..errors import ConfigError, nearest
+from ..evaluate.gains import LINEAR, check_gain
 from ..settings import fill, override, read_values
 from .basics import Lora, Settings, check_list_size, largest, require, teachers_of
 from .losses import LOSSES, TAUGHT
@@ -38,6 +39,7 @@ class Warmup(Settings):
         kl: weight of the exact KL to the reference, the model the stage starts from.
         updates: optimiser passes over each batch; clip: of the policy ratio when there are several.
         list_size: documents of a prompt that shows several, or [least, most] to draw from.
+        gain: of a label in the dev set's nDCG: "linear", the label, or "exponential", 2^label - 1.
     """
 
     stage: str = "warmup"
@@ -52,9 +54,11 @@ class Warmup(Settings):
     updates: int = 1
     clip: float = 0.2
     list_size: int | list[int] = 5
+    gain: str = LINEAR
 
     def check(self) -> None:
         super().check()
+        check_gain(self.gain, "key 'gain'")
         require(self.advantage in ("exact", "sampled"), "advantage", "must be exact or sampled")
         require(self.scaling in ("group", "none", "leave-one-out"), "scaling", "must be group, none or leave-one-out")
         fits = self.group_size >= 2 or (self.group_size == 0 and self.advantage == "exact")
@@ -82,6 +86,8 @@ class Score(Settings):
             layers, logits at every position; to compare speed.
         thoughts: score behind the model's own thoughts; for a thinking checkpoint.
         refresh_thoughts: write them anew, by the weights of then, every so many passes over the data (0: never).
+        gain: of a label in nDCG, in the losses `softmax` and `lambdarank` and in dev measures: "linear", the label, or
+            "exponential", 2^label - 1.
     """
 
     stage: str = "score"
@@ -95,9 +101,11 @@ class Score(Settings):
     plain: bool = False
     thoughts: bool = False
     refresh_thoughts: int = 0
+    gain: str = LINEAR
 
     def check(self) -> None:
         super().check()
+        check_gain(self.gain, "key 'gain'")
         require(bool(self.loss) or self.stage == "order", "loss", "names no loss")
         for key, weight in self.loss.items():
             require(key in LOSSES, f"loss.{key}", f"is no known loss{nearest(key, LOSSES)}")
@@ -122,7 +130,7 @@ class Order(Score):
 
     Attributes:
         reward: of an order, at `depth`: "ndcg", "rr" (reciprocal rank), "ap" (average precision), "rearank" (what nDCG gains on
-            the order shown).
+            the order shown; REARANK's own has gain: exponential).
         reward_weight: of the reward beside the supervised losses in `loss`, which may be none.
         advantage: "exact" (the expectation over all orders, at most 12 documents), "leave-one-out" or "group" of sampled orders.
         group_size: orders sampled a query.

@@ -12,11 +12,17 @@ import numpy as np
 import torch
 
 from ..data.examples import Group
+from ..evaluate.gains import LINEAR, check_labels
 from ..evaluate.measures import ndcg_of
 from ..model import cast_weights
 from ..prompt import Prompt
 from ..rank.methods import Listwise
 from ..reranker import Reranker
+
+
+def check_dev(groups: list[Group], gain: str) -> None:
+    """Raise DataError for labels that nDCG cannot take."""
+    check_labels((label for group in groups for label in group.labels), gain, "dev set")
 
 
 class Dev:
@@ -28,11 +34,12 @@ class Dev:
         tokenizer: its tokenizer.
         bf16: whether training computes in bf16.
         limit: documents a query at most, relevant ones first.
+        gain: of a label in nDCG.
     """
 
-    def __init__(self, groups: list[Group], prompt: Prompt, tokenizer, bf16: bool, limit: int = 20) -> None:
+    def __init__(self, groups: list[Group], prompt: Prompt, tokenizer, bf16: bool, limit: int = 20, gain: str = LINEAR) -> None:
         self.groups = [_turned(_limited(g, limit)) for g in groups if max(g.labels, default=0) > 0]
-        self.prompt, self.tokenizer, self.bf16 = prompt, tokenizer, bf16
+        self.prompt, self.tokenizer, self.bf16, self.gain = prompt, tokenizer, bf16, gain
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -69,7 +76,7 @@ class Dev:
     def _ndcg(self, scores: np.ndarray) -> float:
         """Mean nDCG@10 of scores [n] of all groups' documents, one group after another."""
         ends = np.cumsum([len(group.documents) for group in self.groups])
-        return float(ndcg_of([group.labels for group in self.groups], np.split(scores, ends[:-1])).mean())
+        return float(ndcg_of([group.labels for group in self.groups], np.split(scores, ends[:-1]), self.gain).mean())
 
 
 def _turned(group: Group) -> Group:

@@ -10,16 +10,20 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
+from ..evaluate.gains import LINEAR, gains_of
+
 
 def bce(scores: torch.Tensor, labels: torch.Tensor, **_: object) -> torch.Tensor:
     """Binary cross-entropy of log-odds [n] against labels [n] in 0..1 (a grade divided by the highest)."""
     return F.binary_cross_entropy_with_logits(scores, labels.clamp(0, 1))
 
 
-def softmax(scores: torch.Tensor, labels: torch.Tensor, grades: torch.Tensor, **_: object) -> torch.Tensor:
-    """ListNet with graded gains: cross-entropy between softmax(scores) [n] and gains 2^grade - 1, normalised (Cao et al. 2007).
+def softmax(
+    scores: torch.Tensor, labels: torch.Tensor, grades: torch.Tensor, gain: str = LINEAR, **_: object
+) -> torch.Tensor:  # fmt: skip
+    """ListNet with graded gains: cross-entropy between softmax(scores) [n] and the grades' gains, normalised (Cao et al. 2007).
     With one positive it is the usual group softmax; without any it is 0."""
-    gains = torch.exp2(grades) - 1
+    gains = gains_of(grades, gain)
     if gains.sum() == 0:
         return scores.sum() * 0
     return -(gains / gains.sum() * scores.log_softmax(-1)).sum()
@@ -37,13 +41,17 @@ def ranknet(scores: torch.Tensor, grades: torch.Tensor, **_: object) -> torch.Te
     return F.softplus(scores[None, :] - scores[:, None])[better].mean() if better.any() else scores.sum() * 0
 
 
-def lambdarank(scores: torch.Tensor, grades: torch.Tensor, depth: int = 10, **_: object) -> torch.Tensor:
-    """The logistic loss of each pair weighed by how much nDCG@10 would change if the two changed places, summed (Burges 2010; Wang
-    et al. 2018, LambdaLoss). Scores, grades [n]."""
+def lambdarank(
+    scores: torch.Tensor, grades: torch.Tensor, depth: int = 10, gain: str = LINEAR, **_: object
+) -> torch.Tensor:  # fmt: skip
+    """The logistic loss of each pair weighed by how much nDCG@10 would change if the two changed places, summed.
+
+    Scores, grades [n]. In the papers gains are exponential (Burges 2010; Wang et al. 2018, LambdaLoss).
+    """
     better = grades[:, None] > grades[None, :]
     ranks = scores.detach().argsort(descending=True).argsort()  # [n], from 0
     seen = (ranks < depth) / torch.log2(ranks + 2.0)
-    gains = torch.exp2(grades) - 1
+    gains = gains_of(grades, gain)
     best = gains.sort(descending=True)[0][:depth]
     ideal = (best / torch.log2(torch.arange(len(best), device=best.device) + 2.0)).sum().clamp_min(1e-12)
     change = (gains[:, None] - gains[None, :]).abs() * (seen[:, None] - seen[None, :]).abs() / ideal

@@ -48,7 +48,7 @@ class OrderStage(ScoreStage):
             more, mean = self._gain(now, grades, key)
             gain, reward = gain + more / len(keys), reward + mean / len(keys)
             best = row.detach().argsort(descending=True)[None].cpu()
-            greedy += float(placed_rewards(grades, best, s.reward, s.depth).sum()) / len(keys)
+            greedy += float(placed_rewards(grades, best, s.reward, s.depth, s.gain).sum()) / len(keys)
             if before:
                 divergence = divergence + order_kl(now, before[place] / s.temperature, s.depth) / len(keys)
         figures = {"reward": reward, "reward_sorted": greedy}
@@ -60,10 +60,10 @@ class OrderStage(ScoreStage):
         """(what to raise, the mean reward) for the scores [n] of one list."""
         s = self.settings
         if s.advantage == "exact":
-            expected = expected_reward(scores, grades, s.reward, s.depth)
+            expected = expected_reward(scores, grades, s.reward, s.depth, s.gain)
             return expected, float(expected.detach())
         orders = sample_orders(scores, s.group_size, generator_of(f"order/{s.seed}/{key}"))
-        rewards = placed_rewards(grades, orders, s.reward, s.depth)
+        rewards = placed_rewards(grades, orders, s.reward, s.depth, s.gain)
         weights = policy_weights(rewards, s.advantage).to(scores.device)
         logs = order_log_probs(scores, orders.to(scores.device), s.depth)
         return (weights * logs).sum() / s.group_size, float(rewards.sum(-1).mean())

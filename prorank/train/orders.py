@@ -13,6 +13,8 @@ from functools import lru_cache
 
 import torch
 
+from ..evaluate.gains import LINEAR, gains_of
+
 REWARDS = ("ndcg", "rr", "ap", "rearank")
 MOST_EXACT = 12  # documents whose sets are summed over: 4,096 of them
 
@@ -31,9 +33,11 @@ def order_log_probs(scores: torch.Tensor, orders: torch.Tensor, depth: int | Non
     return (placed - rest)[:, : depth or placed.shape[-1]]
 
 
-def placed_rewards(grades: torch.Tensor, orders: torch.Tensor, reward: str, depth: int) -> torch.Tensor:
-    """What each of the first k places of orders [G, n] adds to the reward [G, k], for grades [n]."""
-    table = _terms(grades.double().cpu(), reward, depth)
+def placed_rewards(
+    grades: torch.Tensor, orders: torch.Tensor, reward: str, depth: int, gain: str = LINEAR
+) -> torch.Tensor:  # fmt: skip
+    """What each of the first k places of orders [G, n] adds to the reward [G, k], for grades [n]; `gain` of a grade in nDCG."""
+    table = _terms(grades.double().cpu(), reward, depth, gain)
     sets = (2**orders).cumsum(-1) - 2**orders  # bits of the documents placed before, [G, n]
     return table(sets[:, :depth], orders[:, :depth]).float()
 
@@ -52,11 +56,13 @@ def policy_weights(rewards: torch.Tensor, advantage: str) -> torch.Tensor:
     return centred * len(rewards) / (len(rewards) - 1)
 
 
-def expected_reward(scores: torch.Tensor, grades: torch.Tensor, reward: str, depth: int) -> torch.Tensor:
+def expected_reward(
+    scores: torch.Tensor, grades: torch.Tensor, reward: str, depth: int, gain: str = LINEAR
+) -> torch.Tensor:  # fmt: skip
     """The reward's expectation over all orders of scores [n], with gradient: no sampling. For at most `MOST_EXACT` documents."""
     n = len(scores)
     probability, choices = _set_probabilities(scores.double(), min(depth, n))
-    table = _terms(grades.double().cpu(), reward, depth)
+    table = _terms(grades.double().cpu(), reward, depth, gain)
     sets = torch.arange(2**n)[:, None].expand(-1, n)
     terms = table(sets, torch.arange(n).expand(2**n, -1)).to(scores.device)
     return (probability[:, None] * choices * terms).sum().to(scores.dtype)
@@ -114,20 +120,20 @@ def _sizes(n: int) -> torch.Tensor:
     return n - _left(n).sum(-1)
 
 
-def _terms(grades: torch.Tensor, reward: str, depth: int):
+def _terms(grades: torch.Tensor, reward: str, depth: int, gain: str):
     """A function of (sets placed before, as bits; documents placed next), both of one shape, to what that adds to the reward.
 
-    ndcg: gains 2^grade - 1, discounts 1 / log2(1 + rank), over the best there is. rr: 1 / rank of the first relevant document. ap:
+    ndcg: the grades' gains, discounts 1 / log2(1 + rank), over the best there is. rr: 1 / rank of the first relevant document. ap:
     precision at each relevant one, over how many there are (at most `depth`). rearank: what nDCG gains on the order shown, 0.8 of
-    what there is to gain, without its constants (REARANK, arXiv 2505.20046). Where nothing is relevant all is 0.
+    what there is to gain, without its constants (REARANK, arXiv 2505.20046, whose own gains are exponential). Where nothing is
+    relevant all is 0.
     """
     n = len(grades)
-    relevant = grades > 0
+    relevant, gains = grades > 0, gains_of(grades, gain)
     bits = 2 ** torch.arange(n)
-    best = torch.exp2(grades.sort(descending=True)[0][:depth]) - 1
+    best = gains.sort(descending=True)[0][:depth]
     ideal = (best / torch.log2(torch.arange(len(best)) + 2.0)).sum().clamp_min(1e-12)
-
-    shown = ((torch.exp2(grades[:depth]) - 1) / torch.log2(torch.arange(len(best)) + 2.0)).sum() / ideal
+    shown = (gains[:depth] / torch.log2(torch.arange(len(best)) + 2.0)).sum() / ideal
     scale = 0.8 / (1 - shown) if reward == "rearank" and shown < 1 - 1e-9 else 1.0
 
     def among(sets: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
@@ -137,7 +143,7 @@ def _terms(grades: torch.Tensor, reward: str, depth: int):
     def term(sets: torch.Tensor, documents: torch.Tensor) -> torch.Tensor:
         rank = among(sets, torch.ones(n, dtype=torch.bool)) + 1
         if reward in ("ndcg", "rearank"):
-            value = (torch.exp2(grades[documents]) - 1) / torch.log2(rank + 1.0) / ideal * scale
+            value = gains[documents] / torch.log2(rank + 1.0) / ideal * scale
         else:
             value = relevant[documents] * (among(sets, relevant) + 1.0) / rank
             count = max(1, min(int(relevant.sum()), depth))

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..bound_list import MOST
+from ..evaluate.gains import check_gain
+from ..list_rewards import REARANK_GAIN
 from ..rewards import Rules, rules_of
 from .basics import Settings, check_list_size, require
 
@@ -70,6 +72,7 @@ class Reason(Settings):
         list_size: documents of a prompt that shows several, or [least, most] to draw from.
         list_reward: for prompts of several documents: "rank-r1" (1 for the form and the right label, else 0), or "rearank" (what
             the order gains in nDCG@10, and its form).
+        gain: of a grade in that nDCG: "exponential", as REARANK has it, or "linear", as evaluation prints it.
         ppo, grpo: see Ppo and Grpo.
         completions_every: batches between those that are written to `completions.jsonl` (0: none).
     """
@@ -87,6 +90,7 @@ class Reason(Settings):
     reward: dict = field(default_factory=dict)
     list_size: int | list[int] = 5
     list_reward: str = "rank-r1"
+    gain: str = REARANK_GAIN
     ppo: Ppo = field(default_factory=Ppo)
     grpo: Grpo = field(default_factory=Grpo)
     completions_every: int = 10
@@ -121,6 +125,7 @@ class Reason(Settings):
         require(0 < self.top_p <= 1, "top_p", "must lie in 0..1, without 0")
         check_list_size(self.list_size, MOST)
         require(self.list_reward in ("rank-r1", "rearank"), "list_reward", "must be rank-r1 or rearank")
+        check_gain(self.gain, "key 'gain'")
         require(self.completions_every >= 0, "completions_every", "must not be negative")
         for key in ("num_ppo_epochs", "cliprange", "cliprange_value", "gamma", "lam"):
             require(getattr(self.ppo, key) > 0, f"ppo.{key}", "must be above 0")

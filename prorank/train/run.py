@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-import shlex
 import signal
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,6 +18,7 @@ import torch
 
 from ..bound_list import MOST
 from ..checkpoint import Resolved, licence_of, prompt_of, resolve
+from ..checkpoints.card import command_line, hub_base, model_card
 from ..data.examples import balanced_pairs, split_groups
 from ..data.formats import read_groups
 from ..data.thoughts import ListThought, read_thoughts, split_thoughts
@@ -28,11 +27,11 @@ from ..files import atomic_file
 from ..model import load_model, load_tokenizer, pick_device, pick_dtype
 from ..prompt import AnyPrompt, BoundListPrompt, BoundPrompt, Prompt
 from ..rank.engine import check_compiled
-from ..saving import model_card, save_checkpoint
+from ..saving import save_checkpoint
 from .basics import check_list_size
 from .config import Settings, dump_settings
 from .curves import plot
-from .dev import Dev
+from .dev import Dev, check_dev
 from .processes import is_main, join, wait
 
 log = logging.getLogger("prorank")
@@ -51,7 +50,6 @@ def train(settings: Settings, resume: bool = False, report: Callable[[float, dic
     """
     with extra("train"):
         import accelerate  # noqa: F401
-        import ir_measures  # noqa: F401
 
         from .base import StageTrainer, add_adapter
     settings.check()
@@ -60,6 +58,8 @@ def train(settings: Settings, resume: bool = False, report: Callable[[float, dic
         _claim(run, settings, resume)
     examples, held_out = _data(settings)
     _check(examples, settings)
+    if settings.stage in ("warmup", "score", "order"):
+        check_dev(held_out, settings.gain)
     resolved = resolve(settings.base)
     tokenizer = load_tokenizer(resolved)
     prompt = _prompt(resolved, settings)
@@ -203,7 +203,7 @@ def _stage(
         from .reason import ReasonStage
 
         return ReasonStage(examples, short, settings, model, held_out, bf16)
-    dev = Dev(held_out, bound.prompt, bound.tokenizer, bf16) if held_out else None
+    dev = Dev(held_out, bound.prompt, bound.tokenizer, bf16, gain=settings.gain) if held_out else None
     if settings.stage == "warmup":
         from .warmup import WarmupStage
 
@@ -225,15 +225,13 @@ def _stage(
 def _saver(settings: Settings, run: Path, bound: BoundPrompt, resolved: Resolved) -> Callable[[torch.nn.Module, dict], None]:
     """A function that writes `<run>/model`, with its card."""
     base = (resolved.base or resolved.name, resolved.path)
-    command = "prorank " + shlex.join(sys.argv[1:]) if sys.argv and sys.argv[0].endswith("prorank") else "prorank.train.run.train"
     data = settings.data if isinstance(settings.data, str) else ", ".join(settings.data)
 
     def save(model: torch.nn.Module, measures: dict) -> None:
         shown = {key: round(value, 4) for key, value in measures.items()}
-        name, chosen = f"{run.name}", asdict(settings)
-        licence = licence_of(settings.base, resolved.folder)
-        lists = isinstance(bound, BoundListPrompt)
-        card = model_card(name, settings.base, licence, settings.stage, data, chosen, shown, command, lists)
+        licence, hub = licence_of(settings.base, resolved.folder), hub_base(settings.base, resolved.folder)
+        command, lists = command_line("prorank.train.run.train"), isinstance(bound, BoundListPrompt)
+        card = model_card(str(run), settings.base, hub, licence, settings.stage, data, asdict(settings), shown, command, lists)
         value = model._modules.pop("value_head", None)  # serves training alone
         save_checkpoint(run / "model", model, bound, base, card)
         if value is not None:

@@ -14,6 +14,7 @@ import torch
 
 from ..data.examples import Group, list_groups, same_documents, sample_blocks
 from ..errors import DataError
+from ..evaluate.gains import check_labels
 from ..prompt import AnyPrompt, BoundListPrompt, Encoded
 from ..rank.batching import Batch, Pack, collate, pack, pack_document
 from ..rank.flat import is_flat
@@ -31,6 +32,7 @@ AHEAD = 64  # documents whose thoughts are written together: a batch of rows as 
 def usable(groups: list[Group], settings: Score) -> list[Group]:
     """Groups that give the losses something to learn. Raises DataError if there are none."""
     needs_positive = not (settings.loss and TAUGHT >= set(settings.loss))
+    check_labels((label for group in groups for label in group.labels), settings.gain, "training data")
     return list_groups(groups, needs_positive)
 
 
@@ -155,7 +157,8 @@ class ScoreStage:
         parts: dict[str, torch.Tensor] = {}
         for group, row in zip(lists_of(units), scores):
             grades = torch.tensor(group.labels, device=device)
-            given = {"labels": grades / self.highest, "grades": grades, "temperature": self.settings.teacher_temperature}
+            given = {"labels": grades / self.highest, "grades": grades, "gain": self.settings.gain}
+            given["temperature"] = self.settings.teacher_temperature
             given["teacher"] = torch.tensor(group.teacher, device=device) if group.teacher else None
             for name in self.settings.loss:
                 parts[name] = parts.get(name, 0) + LOSSES[name](row, **given) / len(scores)

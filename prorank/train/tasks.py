@@ -11,6 +11,7 @@ from typing import Any
 
 from ..bound_list import BoundListPrompt
 from ..data.examples import Group, balanced_pairs, list_groups, sample_lists
+from ..evaluate.gains import check_labels
 from ..list_rewards import answer_of, rearank_parts
 from ..prompt import AnyPrompt, BoundPrompt, Encoded
 from ..rewards import RuleReward, Verdict, counter, parse
@@ -74,6 +75,8 @@ class ListTask:
 
     def __init__(self, groups: list[Group], bound: BoundListPrompt, settings: Reason) -> None:
         self.groups, self.bound, self.settings = list_groups(groups), bound, settings
+        if settings.list_reward == "rearank":
+            check_labels((label for group in groups for label in group.labels), settings.gain, "training data")
         self.count = counter(bound.tokenizer)
         self._pass: tuple[int, list[Group]] = (-1, [])
 
@@ -99,7 +102,7 @@ class ListTask:
             right = answer in best
             parts = {"label": float(right)}
         else:
-            parts = rearank_parts(text, label)
+            parts = rearank_parts(text, label, gain=self.settings.gain)
         parts["missing_eos_penalty"] = -self.settings.missing_eos_penalty * (not finished)
         thought = text.partition("<think>")[2].partition("</think>")[0]
         verdict = Verdict(round(fsum(parts.values()), 10), parts, answer, self.count(thought.strip()))

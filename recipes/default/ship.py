@@ -29,10 +29,10 @@ from safetensors.torch import load_file, save_file
 from prorank import shipped
 from prorank.calibration import FILE, Calibration
 from prorank.checkpoint import Resolved, prompt_of, resolve, weight_hash
+from prorank.checkpoints.card import HUB_BASE, about_calibration, card_head, card_table
 from prorank.errors import ConfigError, ModelError, ProRankError
 from prorank.files import atomic_folder
 from prorank.reranker import Reranker
-from prorank.saving import card_head, card_table
 from prorank.settings import read_values
 from prorank.shipped import DEFAULT
 from prorank.sources import BUILT_IN, built_in
@@ -141,26 +141,24 @@ def _calibration(path: Path, theirs: Reranker, ours: Reranker, folder: Path) -> 
 def _card(told: dict[str, Any], found: Resolved, fitted: Calibration | None) -> str:
     """README.md of the default model."""
     parts = [
-        card_head(DEFAULT, BUILT_IN, "apache-2.0").rstrip("\n"),
+        card_head(DEFAULT, HUB_BASE, "apache-2.0").rstrip("\n"),
         f"The reranker that comes with ProRank: a LoRA adapter over `{BUILT_IN}` (SmolLM2-135M-Instruct, Apache-2.0), trained by "
         "ProRank's own stages.",
         '```python\nfrom prorank import Reranker\n\nhits = Reranker().rank("a query", ["a document", "another document"])\n```',
-        f"Scores are raw log-odds of the answer tokens. {_sure(fitted)}",
+        "Scores are raw log-odds of the answer tokens.",
         f"## Figures\n\nnDCG@10.\n\n{card_table(told['figures'])}",
         f"## Data\n\n{card_table(told['data'])}",
         "## Training\n\n```bash\n" + "\n".join(told["commands"]) + "\n```",
     ]
     parts += [f"Settings of the last stage:\n\n```yaml\n{settings}\n```"] if (settings := _settings(found)) else []
     parts.append("## Limits\n\n" + "\n".join(f"- {line}" for line in [*LIMITS, *told.get("limits", [])]))
+    parts.append(f"## Calibration\n\n{_sure(fitted)}")
     return "\n\n".join(parts) + "\n"
 
 
 def _sure(fitted: Calibration | None) -> str:
     """What is said of probabilities."""
-    if fitted is None:
-        return "No probability is claimed."
-    before, after = (figures.get("ece", float("nan")) for figures in (fitted.before, fitted.after))
-    return f"Hits carry a probability ({fitted}; ECE on held-out queries {before:.4f} before, {after:.4f} after)."
+    return "No probability is claimed." if fitted is None else about_calibration(fitted)
 
 
 def _settings(found: Resolved) -> str:

@@ -1,0 +1,1 @@
+"""What a checkpoint's folder says of itself."""

@@ -1,0 +1,70 @@
+"""What a label is worth in nDCG: the one definition that training, dev measures, adapt, evaluation and benchmarks share.
+
+"linear" gains are the labels themselves, as trec_eval, ir-measures and BEIR count them; "exponential" gains are 2^label - 1, as
+LambdaRank's papers (Burges et al. 2005) and REARANK count them. For labels of 0 and 1 the two are the same.
+
+Source of nDCG: Järvelin and Kekäläinen, Cumulated gain-based evaluation of IR techniques (2002).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import ConfigError, DataError
+
+LINEAR, EXPONENTIAL = "linear", "exponential"
+GAINS = (LINEAR, EXPONENTIAL)
+FORMULA = {LINEAR: "label", EXPONENTIAL: "2^label - 1"}
+LARGEST = 2**20  # trec_eval keeps a counter for each whole gain up to the largest
+
+
+def check_gain(gain: str, key: str = "gain") -> None:
+    """Raise ConfigError, naming `key`, for a gain that is not known."""
+    if gain not in GAINS:
+        raise ConfigError(f"{key} must be {' or '.join(GAINS)}, not {gain!r}")
+
+
+def gains_of(labels: Any, gain: str = LINEAR) -> Any:
+    """The gain of each label; labels below 0 are worth 0, labels between two grades lie between them.
+
+    Args:
+        labels: a sequence or an array of numbers, or a torch tensor, which keeps its type and device.
+        gain: "linear" or "exponential".
+
+    Returns:
+        An array fp64, or a tensor where `labels` is one, of the same shape.
+
+    Raises:
+        ConfigError: unknown gain.
+    """
+    check_gain(gain)
+    values = labels.clip(0) if hasattr(labels, "detach") else np.asarray(labels, np.float64).clip(0)
+    return values if gain == LINEAR else 2**values - 1
+
+
+def check_labels(labels: Iterable[float], gain: str, where: str) -> None:
+    """Raise DataError, naming `where`, for a label whose gain is larger than nDCG can be computed with (2^20)."""
+    top = max(labels, default=0)
+    if top > (LARGEST if gain == LINEAR else LARGEST.bit_length() - 1):
+        remedy = "use smaller grades" if gain == LINEAR else f"use smaller grades, or gain {LINEAR}"
+        raise DataError(f"{where}: label {top:g} is too large for nDCG with {gain} gains, {FORMULA[gain]}; {remedy}")
+
+
+def ndcg(labels: Sequence[float], gain: str = LINEAR, depth: int = 10) -> float:
+    """nDCG@depth of one list.
+
+    Args:
+        labels: of all its documents, in the order that is measured, best first.
+        gain: "linear" or "exponential".
+        depth: places that count.
+
+    Returns:
+        0 to 1, against the best order of the same documents; 0 where none is relevant.
+    """
+    gains = gains_of(labels, gain)
+    discounts = 1 / np.log2(np.arange(2, min(depth, len(gains)) + 2))
+    best = float(np.sort(gains)[::-1][: len(discounts)] @ discounts)
+    return float(gains[: len(discounts)] @ discounts) / best if best else 0.0
