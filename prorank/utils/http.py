@@ -142,7 +142,7 @@ def proxy_for(scheme: str, host: str, port: int) -> ProxySetting | None:
 
 def _is_exempt(exceptions: str, host: str, port: int) -> bool:
     """Whether NO_PROXY covers an address: by `*`, a name, a domain, an address or a network, each perhaps with a port."""
-    return any(_covers(entry, host.lower(), port) for each in exceptions.replace(" ", ",").split(",") if (entry := each.strip().lower()))
+    return any(_covers(entry, host.lower(), port) for entry in exceptions.lower().replace(",", " ").split())
 
 
 def _covers(entry: str, host: str, port: int) -> bool:
