@@ -64,7 +64,7 @@ class Endpoint:
             asked = 0.0 if answer is None else retry_after(answer.headers.get("retry-after")) or 0.0
             wait = max(pause * random.uniform(0.5, 1.0), asked + random.uniform(0, 0.5) if asked else 0.0)
             if time.monotonic() - begin + wait > self.patience:
-                raise DataError(f"{self.url}: no answer for {self.patience:.0f} seconds; last: {reason}")
+                raise DataError(f"{self.connection.where}: no answer for {self.patience:.0f} seconds; last: {reason}")
             with self.lock:
                 self.retries += 1
                 self.open_at = max(self.open_at, time.monotonic() + asked)

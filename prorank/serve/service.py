@@ -197,11 +197,11 @@ class Service:
 
     def _batch(self, units: list[Unit]) -> int:
         """Answer a batch; returns its tokens."""
-        begin = time.perf_counter()
+        begin, counts = time.perf_counter(), self.counts  # by its end others may be counted elsewhere
         self._answer_units(units)
         seconds, tokens = time.perf_counter() - begin, sum(unit.tokens for unit in units)
         self.rate = .8 * self.rate + .2 * tokens / seconds if self.rate else tokens / seconds
-        self.counts.batch(units, seconds)
+        counts.batch(units, seconds)
         return tokens
 
     def _answer_units(self, units: list[Unit]) -> None:

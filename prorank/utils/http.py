@@ -66,7 +66,7 @@ class Connection:
         """The proxy's address. Raises ConfigError, which does not quote it: a password may stand in it."""
         try:
             url = httpx.URL(self.proxy.address)
-            if url.scheme in PROXY_SCHEMES and _is_host(url.host) and 0 < (url.port or 80) < 65536:
+            if url.scheme in PROXY_SCHEMES and _is_host(url.host) and _is_port(url.port):
                 return url
         except (httpx.InvalidURL, ValueError):
             pass
@@ -185,9 +185,9 @@ def _parsed(httpx: Any, url: str, option: str) -> tuple[str, int, str]:
     """(host, port, scheme) of an address. Raises ConfigError."""
     try:
         parsed = httpx.URL(url)
-        port = parsed.port or {"http": 80, "https": 443}[parsed.scheme]
-        if _is_host(parsed.host) and 0 < port < 65536:
-            return parsed.host, port, parsed.scheme
+        usual = {"http": 80, "https": 443}[parsed.scheme]
+        if _is_host(parsed.host) and _is_port(parsed.port):
+            return parsed.host, parsed.port or usual, parsed.scheme
     except (httpx.InvalidURL, KeyError, ValueError):
         pass
     raise ConfigError(f"{option} {url}: expected an address such as http://localhost:8000") from None
@@ -195,6 +195,10 @@ def _parsed(httpx: Any, url: str, option: str) -> tuple[str, int, str]:
 
 def _is_host(host: str) -> bool:
     return bool(host.strip(".")) and not any(letter.isspace() or letter in "%/\\" for letter in host)
+
+
+def _is_port(port: int | None) -> bool:
+    return port is None or 0 < port < 65536
 
 
 def _authorization(key: str | None) -> dict[str, str]:
