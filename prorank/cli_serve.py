@@ -11,6 +11,7 @@ import typer
 
 from .cli_options import Compile, Device, Dtype, Length, Method, Model, PromptName, Samples, Think, ThinkTokens
 from .shipped import DEFAULT
+from .utils.threads import share_processors
 
 
 def serve(
@@ -42,6 +43,7 @@ def serve(
     prompt: PromptName = None,
 ) -> None:
     """Serve a checkpoint over HTTP, for clients of TEI, Jina, Cohere and vLLM."""
+    share_processors()  # before PyTorch is imported
     from .checkpoint import resolve
     from .keys import key_of
     from .model import pick_device, pick_dtype

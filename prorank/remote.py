@@ -8,17 +8,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import count
 from typing import Any
 
 import numpy as np
 
 from .bound import Cuts
-from .data.ask import retry_after
-from .errors import ConfigError, DataError, KeyRefused, ServerAway, ServerError, ServerFailed, TooBusy, TooLarge, extra
+from .errors import ConfigError, DataError, KeyRefused, ServerAway, ServerError, ServerFailed, TooBusy, TooLarge
 from .rank.documents import Document, Hit, check_lists, document_text, hits
 from .remote_forms import FORMS as DIALECTS
 from .remote_forms import GUESSES, LOG_ODDS, body_of, dialect_of, hits_of, split
+from .utils.http import Connection, pauses, retry_after
 
 MOST = 1000  # documents of a request where the server does not say
 AT_ONCE = 4  # requests under way
@@ -48,24 +47,20 @@ class Remote:
         self, url: str, dialect: str = "auto", model: str | None = None, key: str | None = None, patience: float = 60,
         timeout: float = 300,
     ) -> None:  # fmt: skip
-        with extra("client"):
-            import httpx2 as httpx
         self.url, told = split(url)
         self.dialect, self.model, self.patience, self.cuts = dialect_of(dialect) or told, model, patience, Cuts()
-        headers = {"authorization": f"Bearer {key}"} if key else {}
-        self.client = httpx.Client(timeout=httpx.Timeout(timeout, connect=10), headers=headers)
-        self.away = httpx.TransportError, httpx.InvalidURL
+        self.connection = Connection(self.url, "--server", "client", key, timeout)
         try:
             self._meet()
         except BaseException:
-            self.client.close()
+            self.connection.close()
             raise
 
     def __enter__(self) -> "Remote":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.client.close()
+        self.connection.close()
 
     def rank(
         self, query: str, documents: Sequence[Document], top_k: int | None = None, min_score: float | None = None,
@@ -93,7 +88,7 @@ class Remote:
         """Learn from /info, which ours and TEI have, and from the list of models, which vLLM has, who answers."""
         info = self._told("/info")
         self.ours = {"scores", "prompt", "model_type"} <= set(info)
-        self.most = info.get("max_client_batch_size") or MOST
+        self.most = _positive(info.get("max_client_batch_size")) or MOST
         self.longest = info.get("max_input_length")
         self.lists, self.thinks = self.ours and info["scores"] == "place", self.ours and bool(info.get("thinks"))
         self.guesses: list[str] = []
@@ -110,7 +105,7 @@ class Remote:
             self._refuse(answer)
         try:
             value = answer.json() if answer.status_code == 200 else {}
-        except ValueError:
+        except (ValueError, RecursionError):
             value = {}
         return value if isinstance(value, dict) else {}
 
@@ -167,15 +162,15 @@ class Remote:
         self.guesses = []
         try:
             return hits_of(form, answer.json(), len(texts)), answer.headers
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             why = f"the answer is not of the dialect {self.dialect} ({error}); try another --dialect"
             raise ServerError(f"{self.url}: {why}") from error
 
     def _heard(self, rows: list, headers: Any) -> list:
         """Note what a server of ours says that it cut."""
         self.cuts.total += len(rows)
-        self.cuts.documents += int(headers.get("x-prorank-truncated-documents", 0))
-        self.cuts.queries += int(headers.get("x-prorank-truncated-queries", 0))
+        self.cuts.documents += _positive(headers.get("x-prorank-truncated-documents"))
+        self.cuts.queries += _positive(headers.get("x-prorank-truncated-queries"))
         return rows
 
     # How.
@@ -183,31 +178,33 @@ class Remote:
     def _send(self, method: str, path: str, **more: Any) -> Any:
         """The answer, whatever its status; while the server is busy it is asked again, as long as patience lasts."""
         end = time.monotonic() + self.patience
-        for attempt in count():
+        for wait in pauses(0.5, 8.0):
             try:
-                answer = self.client.request(method, self.url + path, **more)
-            except self.away as error:
-                raise ServerAway(f"{self.url}: no answer ({type(error).__name__}: {error}); is the server running?") from error
+                answer = self.connection.request(method, path, **more)
+            except self.connection.failures as error:
+                raise ServerAway(f"{self.url}: no answer: {self.connection.explain(error)}") from error
             if answer.status_code not in WAITING:
                 return answer
-            asked = retry_after(answer.headers.get("retry-after"))
-            wait = min(8.0, 0.5 * 2 ** min(attempt, 4)) if asked is None else asked
-            if time.monotonic() + wait > end:
-                after = f"for {wait:.0f} seconds more" if asked is not None else f"after {self.patience:.0f} seconds"
-                raise TooBusy(f"{self.url}: busy {after} (status {answer.status_code}); try again later", answer.status_code)
-            time.sleep(wait)
+            asked = retry_after(answer.headers.get("retry-after")) or 0.0
+            if time.monotonic() + max(wait, asked) > end:
+                after = f"for {asked:.0f} seconds more" if asked > wait else f"after {self.patience:.0f} seconds"
+                said = f"{self.connection.where}: busy {after} (status {answer.status_code}); try again later"
+                raise TooBusy(said, answer.status_code)
+            time.sleep(max(wait, asked))
 
     def _refuse(self, answer: Any) -> None:
         """Raise what a status means."""
-        status = answer.status_code
+        status, where = answer.status_code, self.connection.where
         said = " ".join(answer.text[:200].split())
+        if by_proxy := self.connection.refused_by_proxy(status):
+            raise ServerError(f"{self.url}: {by_proxy}", status)
         if status in (401, 403):
-            raise KeyRefused(f"{self.url}: it wants a key, or another one (status {status}); give --api-key-env NAME", status)
+            raise KeyRefused(f"{where}: it wants a key, or another one (status {status}); give --api-key-env NAME", status)
         if status == 413:
-            raise TooLarge(f"{self.url}: the request is too large for it (413): {said}; give fewer or shorter documents", status)
+            raise TooLarge(f"{where}: the request is too large for it (413): {said}; give fewer or shorter documents", status)
         if status >= 500 or status == 424:
-            raise ServerFailed(f"{self.url}: the server failed (status {status}): {said}", status)
-        raise ServerError(f"{self.url}: status {status} in the dialect {self.dialect}: {said}", status)
+            raise ServerFailed(f"{where}: the server failed (status {status}): {said}", status)
+        raise ServerError(f"{where}: status {status} in the dialect {self.dialect}: {said}", status)
 
 
 def _thoughts(found: list[dict[str, Any]]) -> list[Any]:
@@ -215,3 +212,11 @@ def _thoughts(found: list[dict[str, Any]]) -> list[Any]:
     from .rank.thinking import Thought
 
     return [Thought(hit["thought"], hit.get("thought_cut") or False) for hit in found]
+
+
+def _positive(value: Any) -> int:
+    """A count above 0 as a server tells it, as a number or as text; 0 for anything else."""
+    try:
+        return max(0, int(value))
+    except (ValueError, TypeError, OverflowError):
+        return 0

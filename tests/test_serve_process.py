@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import httpx2
 import pytest
@@ -99,7 +98,6 @@ def test_a_model_that_fails_to_load_ends_the_process(start, tiny_llama_dir, tmp_
     broken = shutil.copytree(tiny_llama_dir, tmp_path / "broken")
     (broken / "model.safetensors").write_bytes(b"no weights")
     command = [sys.executable, "-m", "prorank", "serve", "--model", str(broken), "--port", "0"]
-    begin = time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 2 and done.stderr.strip().splitlines()[-1].startswith("error: ")
-    assert "Traceback" not in done.stderr and time.monotonic() - begin < 240
+    assert "Traceback" not in done.stderr

@@ -11,12 +11,10 @@ import random
 import threading
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from itertools import count
 from typing import Any
 
-from ..errors import ConfigError, DataError, extra
+from ..errors import ConfigError, DataError
+from ..utils.http import Connection, pauses, retry_after
 
 PASSING = {408, 409, 425, 429, 500, 502, 503, 504}  # statuses that a later try may not meet
 
@@ -47,44 +45,46 @@ class Endpoint:
     def __init__(
         self, url: str, model: str, key: str = "OPENAI_API_KEY", patience: float = 600, timeout: float = 300, **more: Any
     ) -> None:
-        with extra("client"):
-            import httpx2 as httpx
         if not url.startswith(("http://", "https://")):
             raise ConfigError(f"--endpoint {url}: expected an address that begins with http:// or https://")
         self.url = url if url.rstrip("/").endswith("/chat/completions") else url.rstrip("/") + "/chat/completions"
         self.model, self.patience, self.more, self.retries = model, patience, more, 0
-        secret = os.environ.get(key)
-        headers = {"Authorization": f"Bearer {secret}"} if secret else {}
-        self.client = httpx.Client(timeout=timeout, headers=headers, limits=httpx.Limits(max_connections=None))
-        self.away = httpx.TransportError
+        self.connection = Connection(self.url, "--endpoint", "client", os.environ.get(key), timeout)
         self.lock, self.stopped, self.open_at = threading.Lock(), threading.Event(), 0.0
 
     def ask(self, text: str) -> Reply:
         """The answer to a user's message. Raises DataError where the endpoint refuses it, or stays away for too long."""
         body = {"model": self.model, "messages": [{"role": "user", "content": text}], "stream": False, **self.more}
         begin = time.monotonic()
-        for attempt in count():
+        for pause in pauses(1.0, 60.0):
             self._wait_until(self.open_at)
-            wait = min(60.0, 2.0 ** min(attempt, 6)) * random.uniform(0.5, 1.0)
-            try:
-                answer = self.client.post(self.url, json=body)
-            except self.away as error:
-                reason = f"{type(error).__name__}: {error}"
-            else:
-                if answer.status_code == 200:
-                    return _reply(answer, self.url)
-                reason = f"status {answer.status_code}: {answer.text[:200]}"
-                if answer.status_code not in PASSING:
-                    raise DataError(f"{self.url}: {reason}{_hint(answer.status_code)}")
-                asked = retry_after(answer.headers.get("retry-after"))
-                if asked is not None:
-                    wait = asked + random.uniform(0, 0.5)
-                    self.open_at = max(self.open_at, time.monotonic() + asked)
+            answer, reason = self._try(body)
+            if answer is not None and answer.status_code == 200:
+                return _reply(answer, self.url)
+            asked = 0.0 if answer is None else retry_after(answer.headers.get("retry-after")) or 0.0
+            wait = max(pause * random.uniform(0.5, 1.0), asked + random.uniform(0, 0.5) if asked else 0.0)
             if time.monotonic() - begin + wait > self.patience:
-                raise DataError(f"{self.url}: no answer for {self.patience:.0f} seconds; last: {reason}")
+                raise DataError(f"{self.connection.where}: no answer for {self.patience:.0f} seconds; last: {reason}")
             with self.lock:
                 self.retries += 1
+                self.open_at = max(self.open_at, time.monotonic() + asked)
             self._wait_until(time.monotonic() + wait)
+
+    def _try(self, body: dict[str, Any]) -> tuple[Any, str]:
+        """(the answer or None, why it is no success). Raises DataError for what another try would not change."""
+        try:
+            answer = self.connection.request("POST", json=body)
+        except self.connection.failures as error:
+            reason = self.connection.explain(error)
+            if self.connection.is_lasting(error):
+                raise DataError(f"{self.url}: {reason}") from error
+            return None, reason
+        status = answer.status_code
+        reason = f"status {status}: {' '.join(answer.text[:200].split())}"
+        if status != 200 and status not in PASSING:
+            by_proxy = self.connection.refused_by_proxy(status)
+            raise DataError(f"{self.connection.where}: {by_proxy or reason + _hint(status)}")
+        return answer, reason
 
     def stop(self) -> None:
         """End all waiting: questions under way may still be answered, none is tried again."""
@@ -92,7 +92,7 @@ class Endpoint:
 
     def close(self) -> None:
         self.stop()
-        self.client.close()
+        self.connection.close()
 
     def _wait_until(self, moment: float) -> None:
         if self.stopped.wait(max(0.0, moment - time.monotonic())):
@@ -106,27 +106,13 @@ def _reply(answer: Any, url: str) -> Reply:
         message, usage = body["choices"][0]["message"], body.get("usage") or {}
         thought = message.get("reasoning_content") or message.get("reasoning") or ""
         counts = (int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens"))
-        return Reply(message.get("content") or "", thought, *counts)
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"{url}: the answer is no chat completion ({type(error).__name__}: {error}): {answer.text[:200]}"
-        ) from error
-
-
-def retry_after(text: str | None) -> float | None:
-    """Seconds that a Retry-After header asks for: a number, or a date."""
-    if not text:
-        return None
-    try:
-        return max(0.0, float(text))
-    except ValueError:
-        pass
-    try:
-        moment = parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
+        content = message.get("content") or ""
+        if not (isinstance(content, str) and isinstance(thought, str)):
+            raise TypeError("the message is no text")
+        return Reply(content, thought, *counts)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
+        shown = " ".join(answer.text[:200].split())
+        raise DataError(f"{url}: the answer is no chat completion ({type(error).__name__}: {error}): {shown}") from error
 
 
 def _hint(status: int) -> str:

@@ -50,8 +50,9 @@ def create_app(service: Service, key: str | None = None, origins: Sequence[str] 
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        service.start()
+        starting = asyncio.create_task(service.start())
         yield
+        starting.cancel()
         await asyncio.to_thread(service.stop)
 
     app = FastAPI(title="ProRank", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
@@ -67,6 +68,7 @@ def create_app(service: Service, key: str | None = None, origins: Sequence[str] 
     for path in FORMS:
         app.post(path, **schema.operation(path, FORMS[path], service.limits))(endpoint(path))
     pages.add(app, service, lambda request: check_key(request, key))
+    add_head(app)
     app.add_exception_handler(HTTPException, _http_error)
     schema.complete(app, FORMS, service.limits)
     service.metrics.at_work.set_function(lambda: service.room.requests)
@@ -74,7 +76,8 @@ def create_app(service: Service, key: str | None = None, origins: Sequence[str] 
     service.metrics.ready.set_function(lambda: service.state == "ready")
     if origins:
         headers = ["authorization", "content-type", "x-request-timeout"]
-        app.add_middleware(CORSMiddleware, allow_origins=list(origins), allow_methods=["GET", "POST"], allow_headers=headers)
+        methods = ["GET", "HEAD", "POST"]
+        app.add_middleware(CORSMiddleware, allow_origins=list(origins), allow_methods=methods, allow_headers=headers)
     return app
 
 
@@ -92,8 +95,10 @@ async def _answered(request: Request, forms: tuple[Form, ...], service: Service,
         check_key(request, key)
         service.check_ready()
         with service.room.request() as held:
-            value = await body.parse(await body.read(request, service.limits, held))
+            sent = await body.read(request, service.limits, held)
+            value = await body.parse(sent)
             form = next((one for one in forms if any(name in value for name, _ in one.bodies)), forms[0])
+            await body.check_values(sent)
             found, ask = await body.understand(value, form, service.limits)
             told |= {"documents": ask.count, "characters": ask.characters}
             if form in HELD_SERVED and found.model and found.model not in known:
@@ -105,6 +110,9 @@ async def _answered(request: Request, forms: tuple[Form, ...], service: Service,
         told |= {f"{stage}_ms": round(1000 * each, 1) for stage, each in answer.seconds.items()}
         response = _json(form.write(found, ask, answer, service.name, told["id"]), 200)
         response.headers.update(headers_of(ask, answer, service))
+        if unknown := body.ignored(value, type(found)):
+            response.headers["x-prorank-ignored-fields"] = ",".join(unknown)
+            told["ignored_fields"] = len(unknown)
     except ClientDisconnect:
         service.metrics.dropped.labels("disconnect").inc()
         response = Response(status_code=499)  # nobody reads it
@@ -186,11 +194,29 @@ def _json(value: Any, status: int) -> Response:
 
 
 async def _http_error(request: Request, error: HTTPException) -> Response:
-    """Unknown paths and methods, in the dialect of the path where it has one."""
-    form = FORMS.get(request.url.path, (jina.RERANK,))[0]
+    """Unknown paths and methods, in the dialect of the path where it has one; OPTIONS is answered with the methods there are."""
+    path, headers = request.url.path, {}
+    if error.status_code == 405:
+        methods = _methods(request.app, path)
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers={"allow": ", ".join(sorted({*methods, "OPTIONS"}))})
+        headers["allow"] = ", ".join(sorted(methods))
+    form = FORMS.get(path, (jina.RERANK,))[0]
     said = {404: "no such path; the paths are listed at /docs", 405: "this path does not take this method"}
     refused = Refused("invalid", said.get(error.status_code, "not possible"))
-    return Response(to_json(form.refuse(refused, error.status_code)), error.status_code, error.headers, "application/json")
+    return Response(to_json(form.refuse(refused, error.status_code)), error.status_code, headers, "application/json")
+
+
+def _methods(app: FastAPI, path: str) -> set[str]:
+    """Methods that a path takes."""
+    return {method for route in app.routes if getattr(route, "path", None) == path for method in route.methods or ()}
+
+
+def add_head(app: FastAPI) -> None:
+    """Let every path that takes GET take HEAD, as HTTP wants it: the same headers, no body."""
+    for route in list(app.routes):
+        if "GET" in (route.methods or ()) and "HEAD" not in _methods(app, route.path):
+            app.add_api_route(route.path, route.endpoint, methods=["HEAD"], include_in_schema=False)
 
 
 def _count(request: Request, response: Response, service: Service, begin: float, told: dict[str, Any]) -> None:

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import json
+import math
+import re
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -16,17 +20,17 @@ from starlette.requests import ClientDisconnect, Request
 from .ask import Ask, Refused
 from .dialects import Form
 from .limits import Held, Limits
+from .schemas import HARMLESS
 
 LINGER_SECONDS = 10.0
+BOM = b"\xef\xbb\xbf"  # that some editors put before UTF-8
 LARGE = 32_768  # bytes from which parsing leaves the event loop
 
 
 async def read(request: Request, limits: Limits, held: Held) -> bytes:
     """The body. Raises Refused for one that is too large, too slow or not announced as JSON, ClientDisconnect."""
-    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if kind != "application/json" and not kind.endswith("+json"):
-        raise Refused("media", "send JSON, with the header Content-Type: application/json")
-    if request.headers.get("content-encoding", "identity") != "identity":
+    _check_kind(request.headers.get("content-type", ""))
+    if request.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
         raise Refused("media", "send the body as it is, without Content-Encoding")
     announced = request.headers.get("content-length", "0")
     if announced.isdigit() and int(announced) > limits.body_bytes:
@@ -36,6 +40,16 @@ async def read(request: Request, limits: Limits, held: Held) -> bytes:
             return await _collect(request, limits, held)
     except TimeoutError:
         raise Refused("slow", f"the body did not come within {limits.body_seconds:g} seconds") from None
+
+
+def _check_kind(content_type: str) -> None:
+    """Raise Refused unless a content type means JSON in UTF-8, the one encoding that JSON has."""
+    kind, *parameters = (part.strip().lower() for part in content_type.split(";"))
+    if kind != "application/json" and not kind.endswith("+json"):
+        raise Refused("media", "send JSON, with the header Content-Type: application/json")
+    charset = next((part.partition("=")[2].strip(" \"'") for part in parameters if part.startswith("charset")), "utf-8")
+    if charset not in ("utf-8", "utf8", "us-ascii", "ascii"):
+        raise Refused("media", "send the JSON in UTF-8")
 
 
 async def _collect(request: Request, limits: Limits, held: Held) -> bytes:
@@ -63,8 +77,13 @@ async def discard(request: Request) -> None:
 
 async def parse(body: bytes) -> dict[str, Any]:
     """The JSON object in a body. Raises Refused."""
+    return await asyncio.to_thread(read_json, body) if len(body) > LARGE else read_json(body)
+
+
+def read_json(body: bytes) -> dict[str, Any]:
+    """`parse`, in this thread."""
     try:
-        value = await asyncio.to_thread(_json, body) if len(body) > LARGE else _json(body)
+        value = from_json(body.removeprefix(BOM), allow_inf_nan=False)
     except ValueError as error:  # no JSON, lone surrogates, too deeply nested
         details = [{"loc": ["body"], "msg": f"JSON decode error: {error}", "type": "json_invalid"}]
         raise Refused("syntax", f"not valid JSON: {error}", details=details) from None
@@ -73,8 +92,21 @@ async def parse(body: bytes) -> dict[str, Any]:
     return value
 
 
-def _json(body: bytes) -> Any:
-    return from_json(body, allow_inf_nan=False)
+async def check_values(body: bytes) -> None:
+    """Raise Refused where an object gives a key twice (which one is meant nobody can tell) or a number is beyond all floats."""
+    check = functools.partial(json.loads, body, object_pairs_hook=_distinct, parse_float=_finite)
+    await asyncio.to_thread(check) if len(body) > LARGE else check()
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> None:
+    if len({key for key, _ in pairs}) < len(pairs):
+        raise Refused("invalid", "an object has the same key twice; give each key once")
+
+
+def _finite(number: str) -> float:
+    if math.isinf(value := float(number)):
+        raise Refused("invalid", "a number is too large")
+    return value
 
 
 async def understand(value: dict[str, Any], form: Form, limits: Limits) -> tuple[BaseModel, Ask]:
@@ -96,6 +128,12 @@ async def understand(value: dict[str, Any], form: Form, limits: Limits) -> tuple
         if not query.strip():
             raise Refused("invalid", f"query {number} is blank" if len(ask.lists) > 1 else "the query is blank", "query")
     return found, ask
+
+
+def ignored(value: dict[str, Any], model: type[BaseModel]) -> list[str]:
+    """Names of fields that are not known and may have meant something; those that fit a header."""
+    unknown = [name for name in value if name not in model.model_fields and name not in HARMLESS]
+    return [name for name in unknown if re.fullmatch(r"[\w.-]{1,40}", name, re.ASCII)][:20]
 
 
 def _too_many(count: int, limits: Limits) -> Refused:

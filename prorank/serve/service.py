@@ -1,7 +1,8 @@
 """The service behind the dialects: loads the model, encodes requests, feeds the queue to the model's thread, collects answers.
 
 Hard fact: three threads: the event loop, one that encodes (a tokenizer serves one at a time), one that owns the model. Where a
-batch fails its requests are asked for one by one, so that only the guilty one fails.
+batch fails its requests are asked for one by one, so that only the guilty one fails. Requests are taken once the shapes of
+`warmup` have gone the same way.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from .logs import failure, log
 from .metrics import Metrics
 from .queue import Queue, Unit
 from .request import Request
+from .warmup import warm_up
 from .work import Comparisons, Documents, work_of
 
 AFTER = 65536  # tokens after which freed memory goes back to the kernel; more often would cost short requests their speed
@@ -48,18 +50,34 @@ class Service:
     ) -> None:
         self.load, self.name, self.limits, self.metrics, self.budget = load, name, limits, metrics, budget
         self.room = Room(limits)
-        self.state = "loading"  # ready, failed, draining
+        self.state = "starting"  # ready, failed, draining
+        self.waits_for = "the model is loading"  # while it is starting
         self.error: Exception | None = None  # why it failed
         self.on_failure: Callable[[], None] = lambda: None
+        self.on_loaded: Callable[[], None] = lambda: None
         self.reranker: Reranker | None = None
         self.work: Documents | Comparisons | None = None
         self.queue = Queue(1)
         self.rate = 0.0  # units of the queue's tokens a second
+        self.counts = Metrics()  # where answers and batches are counted: not among the metrics before the service is ready
         self.encoder = ThreadPoolExecutor(1, "encoder")
         self.thread = threading.Thread(target=self._run, name="model", daemon=True)
 
-    def start(self) -> None:
+    async def start(self) -> None:
+        """Load the model, warm it up and take requests; returns when that is so, or when it has failed (see `error`)."""
+        begin, loop = time.perf_counter(), asyncio.get_running_loop()
+        loaded: asyncio.Future[None] = loop.create_future()
+        self.on_loaded = lambda: _tell(loop, loaded, None)
         self.thread.start()
+        await loaded
+        try:
+            if self.state == "starting":
+                await warm_up(self)
+        except Exception as error:
+            self._give_up(error.__cause__ or error if isinstance(error, Refused) else error)
+        if self.state == "starting":
+            self.rate, self.counts, self.state = 0.0, self.metrics, "ready"
+            log("ready", model=self.name, batch=self.work.budget, seconds=round(time.perf_counter() - begin, 3))
 
     def stop(self) -> None:
         """End when all accepted requests are answered."""
@@ -71,7 +89,7 @@ class Service:
     def check_ready(self) -> None:
         """Raise Refused unless requests are taken."""
         if self.state != "ready":
-            said = {"loading": "the model is loading", "draining": "the server is going", "failed": "the model has failed"}
+            said = {"starting": self.waits_for, "draining": "the server is going", "failed": "the model has failed"}
             raise Refused("unready", said[self.state], retry_after=None if self.state == "failed" else 5)
 
     async def answer(self, ask: Ask, seconds: float, begin: float) -> Answer:
@@ -121,7 +139,7 @@ class Service:
         thoughts = [request.by_document(request.thoughts[i], i) for i in per_list]
         waited = request.taken_at - request.put_at if request.taken_at else 0.0
         seconds = {"tokenization": encoding, "queue": waited, "inference": request.inference, "total": now - begin}
-        self.metrics.asked(ask.count, request.tokens, sum(map(len, cut)), seconds)
+        self.counts.asked(ask.count, request.tokens, sum(map(len, cut)), seconds)
         return Answer(scores, shown, meaning, sure, thoughts, cut, len(request.queries_cut), request.tokens, seconds)
 
     def _sure(self, ask: Ask, scores: list[np.ndarray]) -> list[np.ndarray]:
@@ -147,12 +165,8 @@ class Service:
 
     def _run(self) -> None:
         try:
-            self.reranker = self.load()
-            self.work = work_of(self.reranker, self.budget)
-            self.queue.budget = self.work.budget
-            self._warm_up()
-            self.state = "ready" if self.state == "loading" else self.state
-            log("ready", model=self.name, batch=self.work.budget)
+            self._load()
+            self.on_loaded()
             made = 0
             while units := self.queue.take():
                 made += self._batch(units)
@@ -160,33 +174,34 @@ class Service:
                     trim()
                     made = 0
         except BaseException as error:  # whatever it is, the service is of no use without this thread
-            self.error, self.state = error, "failed"
-            failure("model thread", error)
-            self.queue.fail(Refused("failed", "the model has failed"))
-            self.on_failure()
+            self._give_up(error)
+            self.on_loaded()
 
-    def _warm_up(self) -> None:
-        """Read a few documents, so that memory, threads and programs of the first request are there already."""
-        query, words = "warm up", "some words to read before the first request comes "
-        done: list[Exception | None] = []
-        request = Request(Ask([(query, [words * (1 + i % 8) + str(i) for i in range(16)])]), done.append, self.work.distinct)
-        for number, places in self.work.slices(request):
-            self.queue.put(request, self.work.encode(request, number, places), more=True)
-        self.queue.put(request, [])
-        while not done:
-            self._batch(self.queue.take())
-        if done[0]:
-            raise done[0]
+    def _load(self) -> None:
+        begin = time.perf_counter()
+        self.reranker = self.load()
+        read = time.perf_counter()
+        self.work = work_of(self.reranker, self.budget)
+        self.queue.budget = self.work.budget
         _ = self.reranker.calibration  # reads all weights once, to know them
-        self.rate = 0.0
+        seconds = {"seconds": read - begin, "calibration_seconds": time.perf_counter() - read}
+        log("loaded", model=self.name, **{name: round(value, 3) for name, value in seconds.items()})
+
+    def _give_up(self, error: BaseException) -> None:
+        """Fail for good: nothing that waits is answered, and the server ends."""
+        self.error, self.state = error, "failed"
+        failure("model", error)
+        self.queue.fail(Refused("failed", "the model has failed"))
+        self.queue.close()
+        self.on_failure()
 
     def _batch(self, units: list[Unit]) -> int:
         """Answer a batch; returns its tokens."""
-        begin = time.perf_counter()
+        begin, counts = time.perf_counter(), self.counts  # by its end others may be counted elsewhere
         self._answer_units(units)
         seconds, tokens = time.perf_counter() - begin, sum(unit.tokens for unit in units)
         self.rate = .8 * self.rate + .2 * tokens / seconds if self.rate else tokens / seconds
-        self.metrics.batch(units, seconds)
+        counts.batch(units, seconds)
         return tokens
 
     def _answer_units(self, units: list[Unit]) -> None:
@@ -216,7 +231,9 @@ class Service:
     def _fail(self, job: Any, error: Exception) -> None:
         if not isinstance(error, Refused):
             failure("batch", error)
-            error = error if isinstance(error, ProRankError) else Refused("failed", "the model failed on this request")
+            if not isinstance(error, ProRankError):
+                cause, error = error, Refused("failed", "the model failed on this request")
+                error.__cause__ = cause
         self.queue.drop(job)
         job.finish(error)
 

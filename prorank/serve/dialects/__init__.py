@@ -12,10 +12,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from ...parts import Parts
-from ...rank.documents import document_text
 from ..ask import Answer, Ask, Refused
 from ..limits import Limits
-from ..schemas import Ours, TextDocument
+from ..schemas import Ours, Ranked
 
 STATUSES = {
     "syntax": 400, "invalid": 422, "empty": 400, "too large": 413, "media": 415, "slow": 408, "unauthorized": 401, "model": 404,
@@ -56,15 +55,25 @@ def ask_of(ours: Ours, lists: list[tuple[str, list[str]]], limits: Limits, **mor
     """An Ask of our common fields. `more`: fields of Ask, and of Parts."""
     fitted = {key: more.pop(key) for key in ("side", "prompt", "query") if key in more}
     bounds = [bound for bound in (ours.max_tokens_per_doc, limits.tokens_per_doc) if bound]
-    chunks = limits.chunks if ours.long_documents == "chunk" else 1
-    parts = Parts(most=min(bounds, default=None), chunks=chunks, **fitted)
+    parts = Parts(most=min(bounds, default=None), chunks=_chunks(ours, limits), **fitted)
     raw = more.pop("raw", False) or bool(ours.raw_scores)
-    return Ask(lists, ours.instruction, parts, raw, ours.return_thoughts, **more)
+    whole = more.pop("whole", False) or getattr(ours, "truncation", None) is False
+    return Ask(lists, ours.instruction, parts, raw, bool(ours.return_thoughts), whole=whole, **more)
 
 
-def texts_of(documents: Sequence[str | TextDocument]) -> list[str]:
-    """Documents as they are read."""
-    return [document if isinstance(document, str) else document_text(document.model_dump()) for document in documents]
+def top_of(ranked: Ranked) -> int:
+    """Hits wanted; 0 for all. Raises Refused where two fields say different numbers."""
+    if ranked.top_n and ranked.top_k and ranked.top_n != ranked.top_k:
+        raise Refused("invalid", "top_n and top_k are different numbers; give one of them", "top_k")
+    return ranked.top_n or ranked.top_k or 0
+
+
+def _chunks(ours: Ours, limits: Limits) -> int:
+    """Prompts that a long document may take."""
+    wanted = getattr(ours, "max_chunks_per_doc", None) or 0
+    if ours.long_documents == "truncate" or (ours.long_documents is None and wanted < 2):
+        return 1
+    return min(wanted or limits.chunks, limits.chunks)
 
 
 def more_of(ask: Ask, answer: Answer, at: int, number: int = 0) -> dict[str, Any]:

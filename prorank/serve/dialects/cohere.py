@@ -11,16 +11,16 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from ..ask import Answer, Ask, Refused
+from ..documents import shown, texts_of
 from ..limits import Limits
-from ..schemas import MANY, Count, Flag, OurHit, Ours, Query, Text, TextDocument
-from . import STATUSES, Form, ask_of, more_of, texts_of
+from ..schemas import MANY, Count, Flag, OurHit, Query, Ranked, Text, TextDocument
+from . import STATUSES, Form, ask_of, more_of, top_of
 
 
-class CohereRequest(Ours):
+class CohereRequest(Ranked):
     model: Text | None = None
     query: Query
     documents: list[Text | TextDocument] = Field(json_schema_extra=MANY)
-    top_n: Count | None = Field(None, description="Null, 0 or absent: all.")
     max_tokens_per_doc: Count | None = Field(4096, description="Tokens of a document that are read.")
     return_documents: Flag | None = Field(None, description="Not Cohere's: true adds the documents.")
 
@@ -70,14 +70,15 @@ def read(body: CohereRequest, limits: Limits) -> Ask:
     if not body.documents:
         raise Refused("empty", "invalid request: list of documents must not be empty", "documents")
     return ask_of(
-        body, [(body.query, texts_of(body.documents))], limits, top=body.top_n or 0, show=bool(body.return_documents)
+        body, [(body.query, texts_of(body.documents, body.rank_fields))], limits, top=top_of(body), show=bool(body.return_documents)
     )  # fmt: skip
 
 
 def write(body: CohereRequest, ask: Ask, answer: Answer, model: str, request_id: str) -> dict[str, Any]:
-    texts, shown = ask.lists[0][1], answer.shown[0]
+    texts, scores = ask.lists[0][1], answer.shown[0]
     results = [
-        {"index": at, "relevance_score": float(shown[at]), **({"document": {"text": texts[at]}} if ask.show else {})}
+        {"index": at, "relevance_score": float(scores[at])}
+        | ({"document": shown(body.documents[at], texts[at])} if ask.show else {})
         | more_of(ask, answer, at)
         for at in answer.order(top=ask.top)
     ]

@@ -10,20 +10,20 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from ..ask import Answer, Ask, Refused
+from ..documents import shown, texts_of
 from ..limits import Limits
-from ..schemas import MANY, Count, Flag, OurHit, Ours, Query, Text, TextDocument, Usage
-from . import STATUSES, Form, ask_of, more_of, texts_of, usage_of
+from ..schemas import MANY, Body, Flag, OurHit, Query, Ranked, Text, TextDocument, Usage
+from . import STATUSES, Form, ask_of, more_of, top_of, usage_of
 
 
-class JinaQuery(TextDocument):
+class JinaQuery(Body):
     text: Query
 
 
-class JinaRequest(Ours):
+class JinaRequest(Ranked):
     model: Text | None = None
     query: Query | JinaQuery
     documents: list[Text | TextDocument] = Field(json_schema_extra=MANY)
-    top_n: Count | None = Field(None, description="Null, 0 or absent: all.")
     return_documents: Flag | None = Field(None, description="Null or absent: no.")
 
 
@@ -59,14 +59,15 @@ def read(body: JinaRequest, limits: Limits) -> Ask:
         raise Refused("invalid", "documents must hold at least one document", "documents")
     query = body.query if isinstance(body.query, str) else body.query.text
     return ask_of(
-        body, [(query, texts_of(body.documents))], limits, top=body.top_n or 0, show=bool(body.return_documents)
+        body, [(query, texts_of(body.documents, body.rank_fields))], limits, top=top_of(body), show=bool(body.return_documents)
     )  # fmt: skip
 
 
 def write(body: JinaRequest, ask: Ask, answer: Answer, model: str, request_id: str) -> dict[str, Any]:
-    texts, shown = ask.lists[0][1], answer.shown[0]
+    texts, scores = ask.lists[0][1], answer.shown[0]
     results = [
-        {"index": at, "relevance_score": float(shown[at]), **({"document": {"text": texts[at]}} if ask.show else {})}
+        {"index": at, "relevance_score": float(scores[at])}
+        | ({"document": shown(body.documents[at], texts[at])} if ask.show else {})
         | more_of(ask, answer, at)
         for at in answer.order(top=ask.top)
     ]

@@ -20,8 +20,8 @@ class TeiRequest(Ours):
     query: Query
     texts: list[Text] = Field(json_schema_extra=MANY)
     truncate: Flag | None = Field(None, description="false refuses texts that would be cut.")
-    truncation_direction: Literal["right", "left", "Right", "Left"] = "right"
-    return_text: Flag = False
+    truncation_direction: Literal["right", "left", "Right", "Left"] | None = None
+    return_text: Flag | None = None
 
 
 class TeiRank(OurHit):
@@ -45,8 +45,8 @@ def read(body: TeiRequest, limits: Limits) -> Ask:
     if not body.texts:
         raise Refused("empty", "`texts` cannot be empty", "texts")
     return ask_of(
-        body, [(body.query, body.texts)], limits, side=body.truncation_direction.lower(), whole=body.truncate is False,
-        show=body.return_text,
+        body, [(body.query, body.texts)], limits, side=(body.truncation_direction or "right").lower(), whole=body.truncate is False,
+        show=bool(body.return_text),
     )  # fmt: skip
 
 

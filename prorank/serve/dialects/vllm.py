@@ -7,14 +7,16 @@ their documents unless `return_documents` is false.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
 from ..ask import Answer, Ask, Refused
+from ..documents import texts_of
 from ..limits import Limits
-from ..schemas import MANY, Count, CountOrAll, Flag, OurHit, Ours, Query, Text, TextDocument, Usage
-from . import STATUSES, Form, ask_of, more_of, texts_of, usage_of
+from ..schemas import MANY, Count, CountOrAll, Flag, OurHit, Ours, Query, Ranked, Text, TextDocument, Usage
+from . import STATUSES, Form, ask_of, more_of, top_of, usage_of
 
 Queries = Query | Annotated[list[Query], Field(json_schema_extra=MANY)]
 Documents = Text | TextDocument | Annotated[list[Text | TextDocument], Field(json_schema_extra=MANY)]
@@ -23,16 +25,16 @@ Documents = Text | TextDocument | Annotated[list[Text | TextDocument], Field(jso
 class VllmFields(Ours):
     model: Text | None = None
     use_activation: Flag | None = Field(None, description="false answers with log-odds.")
+    activation: Flag | None = Field(None, description="Its older name.")
     truncate_prompt_tokens: CountOrAll | None = Field(None, description="Tokens of a whole prompt at most; -1, 0 or null: its own.")
     truncation_side: Literal["left", "right"] | None = None
     max_tokens_per_query: Count | None = None
     request_id: Text | None = None
 
 
-class VllmRerankRequest(VllmFields):
+class VllmRerankRequest(VllmFields, Ranked):
     query: Query
     documents: Documents
-    top_n: Count | None = Field(None, description="Null, 0 or absent: all.")
     return_documents: Flag | None = Field(None, description="Null or absent: yes.")
 
 
@@ -115,19 +117,19 @@ TYPES = {
 def _ask(body: VllmFields, lists: list[tuple[str, list[str]]], limits: Limits, **more: Any) -> Ask:
     prompt = body.truncate_prompt_tokens
     return ask_of(
-        body, lists, limits, raw=body.use_activation is False, side=body.truncation_side or "right",
+        body, lists, limits, raw=False in (body.use_activation, body.activation), side=body.truncation_side or "right",
         prompt=prompt if prompt and prompt > 0 else None, query=body.max_tokens_per_query or None, **more,
     )  # fmt: skip
 
 
-def _many(documents: Any) -> list[str]:
-    return texts_of(documents if isinstance(documents, list) else [documents])
+def _many(documents: Any, fields: Sequence[str] | None = None) -> list[str]:
+    return texts_of(documents if isinstance(documents, list) else [documents], fields)
 
 
 def read_rerank(body: VllmRerankRequest, limits: Limits) -> Ask:
-    if not (texts := _many(body.documents)):
+    if not (texts := _many(body.documents, body.rank_fields)):
         raise Refused("empty", "At least one text_pair element must be given", "documents")
-    return _ask(body, [(body.query, texts)], limits, top=body.top_n or 0, show=body.return_documents is not False)
+    return _ask(body, [(body.query, texts)], limits, top=top_of(body), show=body.return_documents is not False)
 
 
 def write_rerank(body: VllmRerankRequest, ask: Ask, answer: Answer, model: str, request_id: str) -> dict[str, Any]:

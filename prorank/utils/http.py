@@ -1,0 +1,238 @@
+"""HTTP connections to other servers: one place that makes clients, explains failures and waits between tries.
+
+The environment takes part in every connection (proxies, certificates), so making a client can fail as well as using it. Every such
+failure is one line that names the variable to blame; credentials in it are never shown.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from ipaddress import ip_address, ip_network
+from typing import Any
+from urllib.request import getproxies
+
+from ..errors import ConfigError, DataError, extra
+
+PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
+LONGEST_WAIT = 31_536_000.0  # seconds: no server is waited for beyond a year, and no clock overflows
+
+
+class Connection:
+    """A client for one server.
+
+    Args:
+        url: address of the server, or of one of its endpoints.
+        option: the option that gave the address, for messages.
+        needs: the extra that brings the HTTP library.
+        key: sent as `Authorization: Bearer`; None or blank for none.
+        timeout: seconds for one answer; connecting has 10 at most.
+
+    Attributes:
+        where: the address for messages, and the variable that sends it through a proxy.
+        failures: what `request` raises where no answer came; see `explain`.
+
+    Raises:
+        ConfigError: the address, the key, or a variable of the environment cannot be used.
+    """
+
+    def __init__(self, url: str, option: str, needs: str, key: str | None = None, timeout: float = 300) -> None:
+        with extra(needs):
+            import httpx2 as httpx
+        host, port, scheme = _parsed(httpx, url, option)
+        self.url, self.host, self.proxy = url, host, proxy_for(scheme, host, port)
+        self.where = f"{url} (through the proxy that {self.proxy.variable} names)" if self.proxy else url
+        self.failures = (httpx.RequestError, httpx.InvalidURL)
+        self._lasting = (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL)
+        self.client = httpx.Client(
+            transport=self._transport(httpx), headers=_authorization(key), timeout=httpx.Timeout(timeout, connect=min(10, timeout))
+        )
+
+    def _transport(self, httpx: Any) -> Any:
+        try:
+            proxy = httpx.Proxy(self._checked(httpx)) if self.proxy else None
+            with _certificates():
+                return httpx.HTTPTransport(proxy=proxy, limits=httpx.Limits(max_connections=None))
+        except ImportError as error:
+            remedy = f"pip install 'httpx2[socks]', {self._without_proxy()}"
+            raise ConfigError(f"{self.proxy.variable} names a SOCKS proxy, which needs the package socksio: {remedy}") from error
+
+    def _checked(self, httpx: Any) -> Any:
+        """The proxy's address. Raises ConfigError, which does not quote it: a password may stand in it."""
+        try:
+            url = httpx.URL(self.proxy.address)
+            if url.scheme in PROXY_SCHEMES and _is_host(url.host) and _is_port(url.port):
+                return url
+        except (httpx.InvalidURL, ValueError):
+            pass
+        raise ConfigError(
+            f"{self.proxy.variable} is not the address of a proxy; expected http://HOST:PORT, https:// or socks5://: correct it, "
+            f"{self._without_proxy()}"
+        ) from None
+
+    def _without_proxy(self) -> str:
+        return f"or unset {self.proxy.variable} or add {self.host} to NO_PROXY to go without a proxy"
+
+    def request(self, method: str, path: str = "", **more: Any) -> Any:
+        """The answer, whatever its status. Raises one of `failures` where none came, DataError for a text that cannot be sent."""
+        try:
+            return self.client.request(method, self.url + path, **more)
+        except UnicodeEncodeError as error:
+            raise DataError(f"{self.url}: a text has half of a surrogate pair, which UTF-8 cannot carry; mend the text") from error
+
+    def explain(self, error: Exception) -> str:
+        """Why no answer came, and the remedy, in one line."""
+        what = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        if fault := _tls_error(error):
+            return f"{what}; {_tls_remedy(fault)}"
+        if self.proxy:
+            through = f"through the proxy {self.proxy.shown} that {self.proxy.variable} names"
+            return f"{what}, {through}; start or correct the proxy, {self._without_proxy()}"
+        return f"{what}; is the server running?"
+
+    def refused_by_proxy(self, status: int) -> str | None:
+        """What a status says that only proxies give (407), in one line; None for all others."""
+        if status != 407:
+            return None
+        variable = self.proxy.variable if self.proxy else "HTTP_PROXY"
+        return f"a proxy wants credentials (status 407); put them into {variable}: http://USER:PASSWORD@HOST:PORT"
+
+    def is_lasting(self, error: Exception) -> bool:
+        """Whether another try must fail in the same way."""
+        return isinstance(error, self._lasting) or _tls_error(error) is not None
+
+    def close(self) -> None:
+        self.client.close()
+
+
+@dataclass(frozen=True)
+class ProxySetting:
+    """The proxy of a connection: its address, and the variable that names it."""
+
+    address: str
+    variable: str
+
+    @property
+    def shown(self) -> str:
+        """The address without credentials."""
+        scheme, _, rest = self.address.rpartition("://")
+        return f"{scheme}://{rest.rpartition('@')[2].rstrip('/')}"
+
+
+def proxy_for(scheme: str, host: str, port: int) -> ProxySetting | None:
+    """The proxy that the environment (or the system's settings) has for an address; None for a direct connection.
+
+    Args:
+        scheme: http or https; `HTTP_PROXY`, `HTTPS_PROXY` and then `ALL_PROXY` count, in capitals or not.
+    """
+    settings = getproxies()
+    kind = next((kind for kind in (scheme, "all") if settings.get(kind)), None)
+    if kind is None or _is_exempt(settings.get("no", ""), host, port):
+        return None
+    address = settings[kind].strip()
+    names = (f"{kind}_proxy", f"{kind}_proxy".upper())
+    variable = next((name for name in names if os.environ.get(name)), names[1])
+    return ProxySetting(address if "://" in address else f"http://{address}", variable)
+
+
+def _is_exempt(exceptions: str, host: str, port: int) -> bool:
+    """Whether NO_PROXY covers an address: by `*`, a name, a domain, an address or a network, each perhaps with a port."""
+    return any(_covers(entry, host.lower(), port) for entry in exceptions.lower().replace(",", " ").split())
+
+
+def _covers(entry: str, host: str, port: int) -> bool:
+    entry = entry.rpartition("://")[2]
+    if entry == "*":
+        return True
+    try:
+        return ip_address(host) in ip_network(entry.strip("[]"), strict=False)
+    except ValueError:
+        name, _, number = entry.rpartition(":")
+        if number.isdigit() and name.count(":") == 0:
+            return int(number) == port and _covers(name, host, port)
+        domain = entry.lstrip("*.")
+        return bool(domain) and (host == domain or host.endswith(f".{domain}"))
+
+
+def retry_after(text: str | None) -> float | None:
+    """Seconds that a Retry-After header asks for, at most a year; None where it is absent or neither a number nor a date."""
+    if not text:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        try:
+            moment = parsedate_to_datetime(text)
+            seconds = (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+        except (ValueError, TypeError, IndexError, OverflowError):
+            return None
+    return min(max(0.0, seconds), LONGEST_WAIT) if seconds == seconds else None  # NaN equals nothing
+
+
+def pauses(first: float, longest: float) -> Iterator[float]:
+    """Seconds between tries, doubled each time up to `longest`. They are the least that is waited, whatever a server asks for."""
+    while True:
+        yield first
+        first = min(longest, 2 * first)
+
+
+def _parsed(httpx: Any, url: str, option: str) -> tuple[str, int, str]:
+    """(host, port, scheme) of an address. Raises ConfigError."""
+    try:
+        parsed = httpx.URL(url)
+        usual = {"http": 80, "https": 443}[parsed.scheme]
+        if _is_host(parsed.host) and _is_port(parsed.port):
+            return parsed.host, parsed.port or usual, parsed.scheme
+    except (httpx.InvalidURL, KeyError, ValueError):
+        pass
+    raise ConfigError(f"{option} {url}: expected an address such as http://localhost:8000") from None
+
+
+def _is_host(host: str) -> bool:
+    return bool(host.strip(".")) and not any(letter.isspace() or letter in "%/\\" for letter in host)
+
+
+def _is_port(port: int | None) -> bool:
+    return port is None or 0 < port < 65536
+
+
+def _authorization(key: str | None) -> dict[str, str]:
+    if not (key and key.strip()):
+        return {}
+    if not (key.strip().isascii() and key.strip().isprintable()):
+        raise ConfigError("the API key has characters that a header cannot carry; check the environment variable it comes from")
+    return {"authorization": f"Bearer {key.strip()}"}
+
+
+@contextmanager
+def _certificates() -> Iterator[None]:
+    """Turn failures to read SSL_CERT_FILE or SSL_CERT_DIR into ConfigError."""
+    name, folders = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+    if folders and not name and not any(map(os.path.isdir, folders.split(os.pathsep))):
+        raise ConfigError(f"SSL_CERT_DIR {folders}: no such folder; name one of certificates, or unset SSL_CERT_DIR")
+    try:
+        yield
+    except OSError as error:
+        why = getattr(error, "reason", None) or error.strerror or error
+        what = f"SSL_CERT_FILE {name}" if name else "the system's certificates"
+        raise ConfigError(f"{what}: {why}; let SSL_CERT_FILE name a file of certificates (PEM), or unset it") from error
+
+
+def _tls_error(error: BaseException | None) -> ssl.SSLError | None:
+    """The failure of TLS behind an error."""
+    while error is not None and not isinstance(error, ssl.SSLError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _tls_remedy(fault: ssl.SSLError) -> str:
+    if isinstance(fault, ssl.SSLCertVerificationError):
+        given = os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR")
+        now = f" (now {given})" if given else ""
+        return f"name the certificate of its authority in SSL_CERT_FILE{now}"
+    return "does it speak TLS there? If not, begin the address with http://"
