@@ -81,9 +81,10 @@ def test_cuts_are_counted():
     cuts = Cuts()
     short, long = ("garden", "river"), ("garden " * 90, "river " * 90)
     for query, document in [short, (short[0], long[1]), (long[0], short[1]), long]:
-        cuts.count(bound.encode(query, document))
+        cuts.count([bound.encode(query, document)])
     assert (cuts.total, cuts.documents, cuts.queries) == (4, 2, 2)
-    assert str(cuts) == "2 of 4 documents cut, 2 queries cut"
+    assert cuts.query_tokens == 2 * bound.encode(*long).query_cut
+    assert str(cuts) == f"2 of 4 documents cut, 2 queries cut by {cuts.query_tokens} tokens in all"
 
 
 def test_the_models_positions_bound_the_prompt():
