@@ -391,7 +391,7 @@ def test_rerank_of_a_run(verb, tmp_path, tiny_llama_dir):
         (["BROKEN", "--query", "q"], "broken.jsonl:2: not valid JSON"),
         (["NOTEXT", "--query", "q"], 'notext.jsonl:1: expected a JSON object with a string "text"'),
         (["LATIN", "--query", "q"], "latin.txt:1: not UTF-8 text"),
-        (["DOCS", "--query", "  "], "query 0 is '  '; expected a text that is not empty"),
+        (["DOCS", "--query", "  "], "--query is '  '; expected a text that is not empty"),
         (["DOCS", "--query", "q", "--top-k", "0"], "must be at least 1, not 0"),
         (["DOCS", "--query", "q", "--dtype", "fp23"], "unknown dtype 'fp23'; did you mean 'fp32'?"),
         (["DOCS", "--query", "q", "--device", "tpu"], "device 'tpu' is not available here"),

@@ -69,7 +69,10 @@ def _bound(value: Any) -> float | None:
     """Return `min_score` as a float. Raises DataError for what is no number, and for NaN."""
     if value is None:
         return None
-    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    try:
+        number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    except OverflowError:
+        number = math.nan
     if math.isnan(number):
         raise DataError(f"min_score must be a number, not {shown(value)}; leave it out to get all documents")
     return number
