@@ -94,10 +94,10 @@ def _not_installed(error: Exception) -> bool:
     """Whether the package itself is missing, not something that it imports or a part of it that another version has."""
     if not isinstance(error, ModuleNotFoundError):
         return False
-    modules = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
-    inside = modules[2:]  # behind the frame of `extra` and that of the `with` block
-    if any(not module.startswith(("prorank.", "importlib.", "_frozen_importlib")) for module in inside):
-        return False
+    roots = [frame.f_globals.get("__name__", "").partition(".")[0] for frame, _ in walk_tb(error.__traceback__)]
+    block = roots[1:2]  # behind the frame of `extra`
+    if not set(roots) <= {"prorank", "importlib", "_frozen_importlib", "_frozen_importlib_external", *block}:
+        return False  # a package was being imported
     parent = sys.modules.get((error.name or "").rpartition(".")[0])
     return getattr(parent, "__file__", None) is None  # a namespace package has no file and may be shared by several
 

@@ -1,6 +1,6 @@
 """What callers hand to the Python API: documents, pairs, texts and options of every kind, read or refused before any work.
 
-Rows 4 and 9 of the faults found by trying what users of rerankers report. `METHODS` are all the ways in; each has to take and refuse
+Rows 4 and 9 of the faults found by trying what users of rerankers report. `EVERY` are all the ways in; each has to take and refuse
 the same things.
 """
 
@@ -96,10 +96,10 @@ ITERABLES = {
 @pytest.mark.parametrize("kind", list(ITERABLES))
 def test_iterables_of_documents_are_read_in_their_order(kind):
     """Row 4."""
-    given = ITERABLES[kind]
+    some = ITERABLES[kind]
     want = METHODS["score_lists"]([text.strip() for text in DOCUMENTS] if kind in ("records", "mappings") else DOCUMENTS)
     for name, method in METHODS.items():
-        np.testing.assert_allclose(method(given() if callable(given) else given), want, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(method(some() if callable(some) else some), want, atol=1e-5, err_msg=name)
     assert np.ptp(want) > 0.01
 
 
@@ -113,8 +113,9 @@ def test_positions_count_not_labels():
     pairs = [(QUERY, text) for text in DOCUMENTS]
     want = RERANKER.score(pairs)
     shuffled = pd.Series(pairs, index=[5, 4, 3, 2, 1, 0])
-    for given in (shuffled, zip([QUERY] * 6, DOCUMENTS), np.array(pairs), np.array(pairs, dtype=object), map(list, pairs), tuple(pairs)):
-        np.testing.assert_allclose(RERANKER.score(given), want, atol=1e-5)
+    arrays = np.array(pairs), np.array(pairs, dtype=object)
+    for some in (shuffled, zip([QUERY] * 6, DOCUMENTS), *arrays, map(list, pairs), tuple(pairs)):
+        np.testing.assert_allclose(RERANKER.score(some), want, atol=1e-5)
     np.testing.assert_allclose(CrossEncoder(RERANKER).predict(shuffled), want, atol=1e-5)
     assert all(hit.document == DOCUMENTS[hit.index] for hit in RERANKER.rank(QUERY, SHUFFLED))
     queries = pd.Series(["garden", "river"], index=[1, 0])
