@@ -220,7 +220,9 @@ class BoundPrompt(Thinking):
 
     def query_limit(self) -> int:
         """Most tokens of one occurrence of the query, beside the default instruction."""
-        return self._around("", None).limit
+        limit = self._around("", None).limit
+        assert limit is not None  # as the share bounds it
+        return limit
 
     def direct(self) -> BoundPrompt:
         """The same prompt with an empty thought, up to its answer: how a thinking model is asked at once. A prompt that asks for no

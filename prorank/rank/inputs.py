@@ -121,8 +121,9 @@ def read_pairs(pairs: Any) -> tuple[Lists, list[list[int]]]:
     for i, (query, _, _) in enumerate(checked):
         found.setdefault(query, []).append(i)
     places = list(found.values())
-    columns = ([[checked[i][k] for i in some] for some in places] for k in (1, 2))
-    return Lists(list(found), *columns), places
+    documents = [[checked[i][1] for i in some] for some in places]
+    texts = [[checked[i][2] for i in some] for some in places]
+    return Lists(list(found), documents, texts), places
 
 
 def _pair(pair: Any, number: int) -> tuple[str, Document, str]:

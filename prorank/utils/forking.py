@@ -18,7 +18,7 @@ import torch
 class Forkable(Protocol):
     """An object with a lock that a fork must not find held."""
 
-    turn: threading.RLock  # type: ignore[valid-type]
+    turn: threading.RLock
 
     def after_fork(self) -> None:
         """Put right, in the child, what does not survive a fork."""

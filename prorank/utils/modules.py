@@ -16,6 +16,8 @@ from typing import Any
 class CallableModule(ModuleType):
     """A module whose call is that of the function `__function__` ("module:name"), which is imported when it is first needed."""
 
+    __function__: str
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._called()(*args, **kwargs)
 
@@ -33,5 +35,6 @@ class CallableModule(ModuleType):
 
 def make_callable(module: str, function: str) -> None:
     """Let a module answer calls by `function`, such as "prorank.train.run:train"."""
-    sys.modules[module].__class__ = CallableModule
-    sys.modules[module].__function__ = function
+    made = sys.modules[module]
+    made.__class__ = CallableModule
+    vars(made)["__function__"] = function

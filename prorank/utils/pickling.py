@@ -29,7 +29,7 @@ class MadeByArguments:
 
 def _by_name(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """Arguments by name; those of `**options` are among them."""
-    signature = inspect.signature(cls.__init__)
+    signature = inspect.signature(cls.__init__)  # type: ignore[misc]
     found = dict(signature.bind(None, *args, **kwargs).arguments)
     found.pop(next(iter(signature.parameters)))  # self
     for name, parameter in signature.parameters.items():
