@@ -4,21 +4,35 @@ Hard fact: importing this package loads no model and no torch; the public names 
 """
 
 from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .errors import ProRankError
+    from .evaluate.benchmark import evaluate
+    from .prompt import Prompt
+    from .reranker import Hit, Reranker
+    from .train.config import load_settings
+    from .train.run import train
 
 __version__ = "0.1.0"
 _HOMES = {
     "Reranker": ".reranker",
     "Hit": ".reranker",
     "Prompt": ".prompt",
-    "evaluate": ".evaluate.benchmark",
-    "train": ".train.run",
     "load_settings": ".train.config",
     "ProRankError": ".errors",
 }
-__all__ = [*_HOMES, "__version__"]
+_CALLED = ("evaluate", "train")  # subpackages that are functions, too
+__all__ = ["Hit", "ProRankError", "Prompt", "Reranker", "__version__", "evaluate", "load_settings", "train"]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
+    if name in _CALLED:
+        return import_module(f".{name}", __name__)
     if name in _HOMES:
         return getattr(import_module(_HOMES[name], __name__), name)
     raise AttributeError(f"module 'prorank' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

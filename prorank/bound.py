@@ -6,6 +6,7 @@ share first), so the words that ask for the answer always survive. Each cut is c
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -38,19 +39,49 @@ class Encoded:
 
 @dataclass
 class Cuts:
-    """How many prompts were built, and in how many of them the document or the query was cut."""
+    """What did not fit: `total` prompts were built, `documents` of them with a document that was cut, for `queries` queries that
+    were cut, by `query_tokens` tokens in all. A query counts once, however many documents it was asked about."""
 
     total: int = 0
     documents: int = 0
     queries: int = 0
+    query_tokens: int = 0
 
-    def count(self, encoded: Encoded) -> None:
-        self.total += 1
-        self.documents += encoded.document_cut > 0
-        self.queries += encoded.query_cut > 0
+    def count(self, prompts: Iterable[Encoded], query_cut: int = 0) -> int:
+        """Count prompts of one query, of which `query_cut` tokens were cut in prompts that were counted before.
+
+        Returns:
+            The tokens cut from the query so far: the most that a prompt lacks.
+        """
+        most = query_cut
+        for prompt in prompts:
+            self.total += 1
+            self.documents += prompt.document_cut > 0
+            most = max(most, prompt.query_cut)
+        self.count_query(most, query_cut)
+        return most
+
+    def count_query(self, tokens: int, before: int = 0) -> None:
+        """Count a query that lacks so many tokens, `before` of which were counted already."""
+        self.queries += tokens > 0 and not before
+        self.query_tokens += tokens - before
 
     def __str__(self) -> str:
-        return f"{self.documents} of {self.total} documents cut, {self.queries} queries cut"
+        queries = f"{self.queries} {'query' if self.queries == 1 else 'queries'} cut"
+        lost = f" by {self.query_tokens} tokens{' in all' if self.queries > 1 else ''}" if self.query_tokens else ""
+        return f"{self.documents} of {self.total} documents cut, {queries}{lost}"
+
+
+@dataclass(frozen=True)
+class Around:
+    """Ids before and behind a document. `content`: how many of them are the instruction's and the query's; `cut`: tokens left out
+    of the query; `limit`: most tokens of one of its occurrences, None for no bound."""
+
+    head: list[int]
+    tail: list[int]
+    content: int
+    cut: int
+    limit: int | None
 
 
 @dataclass
@@ -92,22 +123,41 @@ class BoundPrompt(Thinking):
     ) -> list[list[Encoded]]:
         """`encode_many` with each document fitted by `parts`: one prompt, or one a part. Raises PromptError where nothing of a
         document has room."""
-        head, query_cut, used, limit = self._head(query, instruction, parts.query)
-        tail, again, cut_again = self._tail(query, limit)
-        query_cut = max(query_cut, cut_again)
-        room = self._max - used - again
-        if parts.prompt is not None:
-            room = min(room, parts.prompt - len(head) - len(tail))
-            if room < 1:
-                raise PromptError(f"{parts.prompt} tokens leave no room for a document; query and template take {len(head + tail)}")
+        capped = self._around(query, instruction, parts.query)
+        room = self._room(capped, parts)
+        if parts.prompt is not None and room < 1:
+            taken = len(capped.head + capped.tail)
+            raise PromptError(f"{parts.prompt} tokens leave no room for a document; query and template take {taken}")
+        whole = self._whole(query, instruction, parts, capped)
         pieces = self._batch([self.segments[self._document_at].replace("{document}", d) for d in documents])
-        out = []
-        for piece in pieces:
-            lead = self._lead if piece[: len(self._lead)] == self._lead else []
-            shown, cut = parts.of(piece[len(lead) :], max(0, room - len(lead)))
-            whole = [lead + some for some in shown]
-            out.append([Encoded(head + some + tail, len(head), len(head) + len(some), cut, query_cut) for some in whole])
-        return out
+        return [self._joined(piece, parts, capped, room, whole) for piece in pieces]
+
+    def _joined(self, piece: list[int], parts: Parts, capped: Around, room: int, whole: Around | None) -> list[Encoded]:
+        """The prompts of one document's ids: with the whole query where both fit together, else with the capped one."""
+        lead = self._lead if piece[: len(self._lead)] == self._lead else []
+        kept = len(piece) if parts.most is None else len(lead) + min(len(piece) - len(lead), parts.most)
+        around = capped
+        if whole and kept <= self._room(whole, parts):
+            around, room = whole, self._room(whole, parts)
+        head, tail = around.head, around.tail
+        shown, cut = parts.of(piece[len(lead) :], max(0, room - len(lead)))
+        spans = [lead + some for some in shown]
+        return [Encoded(head + some + tail, len(head), len(head) + len(some), cut, around.cut) for some in spans]
+
+    def _room(self, around: Around, parts: Parts) -> int:
+        """Tokens that a document may take between these."""
+        room = self._max - around.content
+        return room if parts.prompt is None else min(room, parts.prompt - len(around.head) - len(around.tail))
+
+    def _whole(self, query: str, instruction: str | None, parts: Parts, capped: Around) -> Around | None:
+        """What stands around a document if the query keeps what its share would cut; None where nothing is gained.
+
+        The released models' rule (lengths "content") caps the query in any case.
+        """
+        if not capped.cut or self.prompt.lengths == "content":
+            return None
+        found = self._around(query, instruction, parts.query, share=False)
+        return found if found.cut < capped.cut else None
 
     def render(self, query: str, document: str, instruction: str | None = None) -> str:
         """The prompt as text, nothing cut."""
@@ -170,7 +220,9 @@ class BoundPrompt(Thinking):
 
     def query_limit(self) -> int:
         """Most tokens of one occurrence of the query, beside the default instruction."""
-        return self._head("", None)[3]
+        limit = self._around("", None).limit
+        assert limit is not None  # as the share bounds it
+        return limit
 
     def direct(self) -> BoundPrompt:
         """The same prompt with an empty thought, up to its answer: how a thinking model is asked at once. A prompt that asks for no
@@ -194,18 +246,17 @@ class BoundPrompt(Thinking):
         one, other = sorted((self._query_at, self._document_at))
         return [t for i in range(one + 1, other) for t in self._literal.get(i, [])]
 
-    def _head(self, query: str, instruction: str | None, most: int | None = None) -> tuple[list[int], int, int, int]:
-        """Ids before the document, tokens cut from the query, tokens of content used, the query's limit (`most` bounds it)."""
-        head, used, cut, limit = [], 0, 0, None
+    def _around(self, query: str, instruction: str | None, most: int | None = None, share: bool = True) -> Around:
+        """What stands around a document: the query is cut to its share (unless `share` is False) and to `most` tokens."""
+        head, used, cut, limit = [], 0, 0, None if share else most
         for i in range(self._document_at):
             if i in self._literal:
                 head += self._literal[i]
                 continue
             ids = self._fill(self.segments[i], query, instruction)
             if "{query}" in self.segments[i]:
-                limit = self._query_limit(used, most)
-                cut = max(0, len(ids) - limit)
-                ids = ids[:limit]
+                limit = self._query_limit(used, most) if share else most
+                cut, ids = len(ids) - len(ids[:limit]), ids[:limit]
             elif used + len(ids) > self._max - 8:
                 raise PromptError(
                     f"the instruction takes {len(ids)} tokens and leaves no room in max_length {self.prompt.max_length}; "
@@ -213,9 +264,12 @@ class BoundPrompt(Thinking):
                 )
             head += ids
             used += len(ids)
-        return head, cut, used, self._query_limit(used, most) if limit is None else limit
+        if share and limit is None:  # the query stands behind the document
+            limit = self._query_limit(used, most)
+        tail, again, cut_again = self._tail(query, limit)
+        return Around(head, tail, used + again, max(cut, cut_again), limit)
 
-    def _tail(self, query: str, limit: int) -> tuple[list[int], int, int]:
+    def _tail(self, query: str, limit: int | None) -> tuple[list[int], int, int]:
         """Ids after the document, how many of them are the query's, which is capped as in the head, and tokens cut from it."""
         tail, again, cut = [], 0, 0
         for i in range(self._document_at + 1, len(self.segments)):
@@ -223,7 +277,7 @@ class BoundPrompt(Thinking):
                 tail += self._literal[i]
                 continue
             ids = self._fill(self.segments[i], query, None)
-            cut = max(cut, len(ids) - limit)
+            cut = max(cut, len(ids) - len(ids[:limit]))
             tail += ids[:limit]
             again += len(ids[:limit])
         return tail, again, cut

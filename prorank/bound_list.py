@@ -26,7 +26,8 @@ LABELS = ([str(i + 1) for i in range(MOST)], list(string.ascii_uppercase[:MOST])
 
 @dataclass(frozen=True)
 class EncodedList:
-    """A prompt of several documents as ids. `cuts`: tokens left out of each document; `query_cut`: of the query."""
+    """A prompt of several documents as ids. `cuts`: tokens left out of each document; `query_cut`: of the query, in each of its
+    places."""
 
     ids: list[int]
     cuts: list[int]
@@ -72,16 +73,18 @@ class BoundListPrompt(Thinking):
         """Ids that show these documents and ask for a label. Raises PromptError for too many, or where they have no room."""
         if not 0 < len(documents) <= MOST:
             raise PromptError(f"a prompt shows 1 to {MOST} documents, not {len(documents)}")
-        asked, query_cut = self._query(query, self.repeats + len(documents) * self.prompt.document_format.count("{query}"))
-        frames = [[asked if part is None else part for part in some] for some in self._frames[: len(documents)]]
-        values = {"{query}": asked, "{instruction}": self._told(instruction), "{documents}": []}
-        around = sum(map(len, chain(self._joined(values), *frames)))
-        pieces = self._batch(documents)
-        shares = fair_shares([len(piece) for piece in pieces], self.longest - around)
+        whole, pieces, frames = self._batch([query])[0], self._batch(documents), self._frames[: len(documents)]
+        values = {"{query}": [], "{instruction}": self._told(instruction), "{documents}": []}
+        fixed = sum(map(len, chain(self._joined(values), *([part or [] for part in frame] for frame in frames))))
+        places = self.repeats + len(documents) * self.prompt.document_format.count("{query}")
+        asked = self._capped(whole, places, self.longest - fixed - sum(map(len, pieces)))
+        shares = fair_shares([len(piece) for piece in pieces], self.longest - fixed - places * len(asked))
+        values["{query}"] = asked
+        frames = [[asked if part is None else part for part in frame] for frame in frames]
         for (before, *after), piece, share in zip(frames, pieces, shares):
             values["{documents}"] += [*before, *piece[:share], *chain(*after)]
         ids = list(chain(*self._joined(values)))
-        return EncodedList(ids, [len(piece) - share for piece, share in zip(pieces, shares)], query_cut)
+        return EncodedList(ids, [len(piece) - share for piece, share in zip(pieces, shares)], len(whole) - len(asked))
 
     def _joined(self, values: dict[str, list[int]]) -> list[list[int]]:
         """The ids of each segment, with these for the slots."""
@@ -117,11 +120,12 @@ class BoundListPrompt(Thinking):
         """Ids of an answer such as `[3]`."""
         return self._tokens(answer)
 
-    def _query(self, query: str, repeats: int) -> tuple[list[int], int]:
-        """(ids of one occurrence of the query, tokens cut from it); all occurrences share `query_share`."""
-        ids = self._batch([query])[0]
-        most = max(1, int(self.longest * self.prompt.query_share) // repeats)
-        return ids[:most], max(0, len(ids) - most)
+    def _capped(self, ids: list[int], places: int, room: int) -> list[int]:
+        """What each of the query's `places` shows of its ids: all of them where they fit into `room`, which whole documents leave;
+        else all places share `query_share`."""
+        if len(ids) * places <= room:
+            return ids
+        return ids[: max(1, int(self.longest * self.prompt.query_share) // places)]
 
 
 def fair_shares(lengths: list[int], room: int) -> list[int]:

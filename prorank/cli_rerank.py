@@ -48,9 +48,13 @@ def rerank(
 ) -> None:
     """Rerank documents for a query, or a whole TREC run."""
     from .rank import files as rerank_files
+    from .rank.inputs import RankOptions, query_text
 
     if top_k is not None and top_k < 1:
         raise ConfigError(f"--top-k must be at least 1, not {top_k}; leave it out to get all")
+    RankOptions(min_score=min_score, instruction=instruction)  # fails before anything is read
+    if query is not None:
+        query = query_text(query, "--query")
     if show_thoughts and run:
         raise ConfigError("--show-thoughts shows those of one query; leave out --run")
     _check_place(context, server)

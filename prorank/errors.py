@@ -5,9 +5,11 @@ Hard fact: the CLI turns every `ProRankError` into one line and exit code 2; any
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from traceback import walk_tb
 
 
 class ProRankError(Exception):
@@ -62,15 +64,42 @@ class MissingExtra(ProRankError, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
 
 
+class BrokenExtra(ProRankError, ImportError):
+    """An optional dependency is installed and does not load: a version that does not fit, a library of its own that is missing."""
+
+
 @contextmanager
-def extra(name: str):
-    """Wrap optional imports: `with extra("eval"): import bm25s`. A failure names the extra and keeps the cause."""
+def extra(name: str) -> Iterator[None]:
+    """Wrap imports of optional packages: `with extra("eval"): import bm25s`.
+
+    Raises:
+        MissingExtra: a package that is imported here is not installed; the message names the extra that brings it.
+        BrokenExtra: it is installed and fails to load; the message gives its own reason first.
+    """
     try:
         yield
-    except ImportError as error:
-        raise MissingExtra(
-            f"{error}. This needs the extra '{name}': pip install 'prorank[{name}]'"
+    except ProRankError:
+        raise
+    except Exception as error:  # an import runs code of its own, which may fail in any way
+        if _not_installed(error):
+            raise MissingExtra(f"{error}. This needs the extra '{name}': pip install 'prorank[{name}]'") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BrokenExtra(
+            f"{reason}. What the extra '{name}' brings is installed, but does not load; reinstall the package that is named, or: "
+            f"pip install --upgrade 'prorank[{name}]'"
         ) from error
+
+
+def _not_installed(error: Exception) -> bool:
+    """Whether the package itself is missing, not something that it imports or a part of it that another version has."""
+    if not isinstance(error, ModuleNotFoundError):
+        return False
+    roots = [frame.f_globals.get("__name__", "").partition(".")[0] for frame, _ in walk_tb(error.__traceback__)]
+    block = roots[1:2]  # behind the frame of `extra`
+    if not set(roots) <= {"prorank", "importlib", "_frozen_importlib", "_frozen_importlib_external", *block}:
+        return False  # a package was being imported
+    parent = sys.modules.get((error.name or "").rpartition(".")[0])
+    return getattr(parent, "__file__", None) is None  # a namespace package has no file and may be shared by several
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

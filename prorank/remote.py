@@ -14,18 +14,20 @@ import numpy as np
 
 from .bound import Cuts
 from .errors import ConfigError, DataError, KeyRefused, ServerAway, ServerError, ServerFailed, TooBusy, TooLarge
-from .rank.documents import Document, Hit, check_lists, document_text, hits
+from .rank.documents import Document, Hit, hits
+from .rank.inputs import RankOptions, read_lists
 from .remote_forms import FORMS as DIALECTS
 from .remote_forms import GUESSES, LOG_ODDS, body_of, dialect_of, hits_of, split
 from .utils.http import Connection, pauses, retry_after
+from .utils.pickling import MadeByArguments
 
 MOST = 1000  # documents of a request where the server does not say
 AT_ONCE = 4  # requests under way
 WAITING = (429, 503)  # statuses that a later try may not meet
 
 
-class Remote:
-    """A server that ranks; closed by `with`.
+class Remote(MadeByArguments):
+    """A server that ranks; closed by `with`. It pickles as its arguments, the key among them, and connects anew.
 
     Args:
         url: its address, or that of its endpoint.
@@ -67,19 +69,22 @@ class Remote:
         instruction: str | None = None, thoughts: bool = False,
     ) -> list[Hit]:  # fmt: skip
         """See `Reranker.rank`. A score is what `meaning` says; probabilities and (with `thoughts`) thoughts are ours."""
-        check_lists([query], [documents])
-        rows = self._all([(query, documents)], instruction, thoughts)[0]
+        options = RankOptions(top_k, min_score, instruction=instruction)
+        lists = read_lists([query], [documents])
+        rows = self._all(lists.queries, lists.texts, options.instruction, thoughts)[0]
         said = _thoughts([hit for _, hit in rows]) if thoughts else ()
         scores = np.array([score for score, _ in rows], np.float32)
-        sure = [hit.get("probability") for _, hit in rows] if self.ours else [None]
-        return hits(documents, scores, top_k, min_score, said, None if None in sure else np.array(sure, np.float64))
+        found = [hit.get("probability") for _, hit in rows] if self.ours else [None]
+        sure = None if None in found else np.array(found, np.float64)
+        return hits(lists.documents[0], scores, options.top_k, options.min_score, said, sure)
 
     def score_lists(
         self, queries: Sequence[str], documents: Sequence[Sequence[Document]], instruction: str | None = None
     ) -> list[np.ndarray]:
         """Scores of each query's documents: one fp32 array a query, in input order."""
-        check_lists(queries, documents)
-        found = self._all(list(zip(queries, documents)), instruction)
+        instruction = RankOptions(instruction=instruction).instruction
+        lists = read_lists(queries, documents)
+        found = self._all(lists.queries, lists.texts, instruction)
         return [np.array([score for score, _ in rows], np.float32) for rows in found]
 
     # What the server is.
@@ -115,23 +120,27 @@ class Remote:
 
     # What it is asked.
 
-    def _all(self, lists, instruction: str | None, thoughts: bool = False) -> list[list[tuple[float, dict]]]:
-        """(score, hit) of the documents of each list, in input order; several requests at once."""
+    def _all(
+        self, queries: list[str], lists: list[list[str]], instruction: str | None, thoughts: bool = False
+    ) -> list[list[tuple[float, dict]]]:
+        """(score, hit) of the texts of each query's list, in input order; several requests at once."""
         more = self._more(instruction, thoughts)
         jobs = []
-        for number, (query, documents) in enumerate(lists):
-            texts = [document_text(document) for document in documents]
+        for number, (query, texts) in enumerate(zip(queries, lists)):
             if self.lists and len(texts) > self.most:
                 raise DataError(f"{self.url} puts {self.most} documents in order at most; there are {len(texts)}: take fewer")
             jobs += [(number, query, texts[at : at + self.most]) for at in range(0, len(texts), self.most)]
         found: list[list] = [[] for _ in lists]
+        cut: set[int] = set()  # lists whose query was cut, in however many requests
         for some in (jobs[:1], jobs[1:]):  # the first one alone, for it settles the dialect
-            for number, rows in self._in_turn(some, more):
+            for number, (rows, query_cut) in self._in_turn(some, more):
                 found[number] += rows
+                cut |= {number} if query_cut else set()
+        self.cuts.queries += len(cut)
         return found
 
-    def _in_turn(self, jobs: list[tuple[int, str, list[str]]], more: dict[str, Any]) -> Iterator[tuple[int, list]]:
-        """(number of the list, what came) of each job, in order."""
+    def _in_turn(self, jobs: list[tuple[int, str, list[str]]], more: dict[str, Any]) -> Iterator[tuple[int, tuple[list, bool]]]:
+        """(number of the list, what came and whether the query was cut) of each job, in order."""
         with ThreadPoolExecutor(AT_ONCE) as pool:
             futures = [pool.submit(self._ask, query, texts, more) for _, query, texts in jobs]
             try:
@@ -166,12 +175,11 @@ class Remote:
             why = f"the answer is not of the dialect {self.dialect} ({error}); try another --dialect"
             raise ServerError(f"{self.url}: {why}") from error
 
-    def _heard(self, rows: list, headers: Any) -> list:
-        """Note what a server of ours says that it cut."""
+    def _heard(self, rows: list, headers: Any) -> tuple[list, bool]:
+        """(rows, whether the query was cut); note what a server of ours says that it cut of the documents."""
         self.cuts.total += len(rows)
         self.cuts.documents += _positive(headers.get("x-prorank-truncated-documents"))
-        self.cuts.queries += _positive(headers.get("x-prorank-truncated-queries"))
-        return rows
+        return rows, _positive(headers.get("x-prorank-truncated-queries")) > 0
 
     # How.
 

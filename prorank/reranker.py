@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,19 +17,23 @@ import numpy as np
 import torch
 
 from .checkpoint import prompt_of, resolve
-from .errors import ConfigError, DataError
+from .errors import ConfigError, ModelError
 from .model import load_model, load_tokenizer, pick_device, pick_dtype
 from .prompt import Prompt
-from .rank.documents import Document, Hit, Progress, check_lists, hits, holds_many, sequence
+from .rank.documents import Document, Hit, Progress, hits
 from .rank.engine import engine_for
 from .rank.generate import pen_in_training, pen_of
+from .rank.inputs import RankOptions, read_lists, read_pairs, whole_number
 from .rank.methods import method_of, prompt_for
 from .rank.scorer import Scorer
 from .shipped import DEFAULT
+from .utils.pickling import MadeByArguments
 
 
-class Reranker(Scorer):
+class Reranker(MadeByArguments, Scorer):
     """A checkpoint ready to rank.
+
+    It pickles as its arguments, and loads again in the process that unpickles it. In a forked process it ranks with one thread.
 
     Args:
         model: `prorank-smollm2-135m`, which comes with the package, `smollm2-135m`, a folder, a LoRA adapter's folder, a GGUF file
@@ -70,8 +74,9 @@ class Reranker(Scorer):
     ) -> None:
         chosen_method = method_of(method, options)
         resolved = resolve(model)
-        chosen = prompt_for(chosen_method, prompt, prompt_of(resolved))
-        if max_length:
+        chosen = prompt_for(chosen_method, prompt, prompt_of(resolved), str(model), Prompt.load(resolved.folder))
+        max_length, max_think_tokens, samples = _checked_numbers(max_length, max_think_tokens, samples)
+        if max_length is not None:
             chosen = Prompt.of(chosen, max_length=max_length)
         if max_think_tokens is not None:
             chosen = Prompt.of(chosen, max_think_tokens=max_think_tokens)
@@ -90,7 +95,7 @@ class Reranker(Scorer):
         if thinks:
             self.take_thoughts(pen_of(loaded, self._engine), chosen, samples)
         if compile and not chosen_method:
-            self.score([(text, text) for text in ("warm", "warming up")])  # compiles before the first query
+            self._warm_up()
 
     @classmethod
     def of(
@@ -98,10 +103,27 @@ class Reranker(Scorer):
     ) -> "Reranker":
         """A Reranker around a model in memory (used during training). With `think` it thinks, by the weights as they are now."""
         self = cls.__new__(cls)
+        self.made_with = None
         Scorer.__init__(self, name, model, tokenizer, prompt)
         if think:
             self.take_thoughts(pen_in_training(model, False, False), prompt)
         return self
+
+    def _warm_up(self) -> None:
+        """Compile before the first query; what that reads is not counted."""
+        before = [(counter, dict(vars(counter))) for counter in (self.cuts, self.cost)]
+        self.score([(text, text) for text in ("warm", "warming up")])
+        for counter, values in before:
+            vars(counter).update(values)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Raises ModelError for a model in memory."""
+        if self.made_with is None:
+            raise ModelError(
+                f"{self.name}: a Reranker around a model in memory cannot be pickled or copied; save the model "
+                "(prorank.saving.save_checkpoint) and make a Reranker of its folder"
+            )
+        return _load, (type(self), absolute(self.made_with), self.name)
 
     def rank(
         self,
@@ -116,14 +138,16 @@ class Reranker(Scorer):
         """Order documents by relevance to the query, best first; equal scores keep input order.
 
         Args:
-            documents: strings, or dicts with "text" (and "title", "id", anything else), which come back in the hits.
+            documents: strings, or dicts with "text" (and "title", "id", anything else), which come back in the hits. Any iterable
+                in order: a list, generator, array or column; a table by its rows, frame.to_dict("records").
             top_k: how many hits to return; None returns all.
             min_score: leave out hits whose log-odds are below.
             instruction: what to look for, in place of the prompt's default.
             batch_size: documents a forward at most; None chooses by tokens.
 
         Raises:
-            DataError: empty query, or a document that is neither a string nor a dict with "text".
+            DataError: an empty query, a document that is neither a string nor a dict with "text", a text that is not UTF-8 (half of
+                a surrogate pair), or an option that cannot work; before anything is scored.
         """
         return self.rank_many([query], [documents], top_k, min_score, instruction, batch_size, show_progress)[0]
 
@@ -138,14 +162,13 @@ class Reranker(Scorer):
         show_progress: bool = False,
     ) -> list[list[Hit]]:
         """`rank` for many queries, each with its own documents; batches are shared among them."""
-        if top_k is not None and top_k < 1:
-            raise DataError(f"top_k must be at least 1, not {top_k}; leave it out to get all documents")
-        lists = [list(some) if holds_many(some) else some for some in sequence(documents, "documents")]
-        check_lists(queries, lists)
-        with Progress(show_progress, sum(map(len, lists))) as progress:
-            scores, thoughts = self._scored(list(queries), lists, instruction, batch_size, progress)
-        sure = [self.probabilities(row, instruction) for row in scores]
-        return [hits(some, row, top_k, min_score, *more) for some, row, *more in zip(lists, scores, thoughts, sure)]
+        options = RankOptions(top_k, min_score, batch_size, instruction)
+        lists = read_lists(queries, documents)
+        with Progress(show_progress, sum(map(len, lists.texts))) as progress:
+            scores, thoughts = self._scored(lists, options, progress)
+        sure = [self.probabilities(row, options.instruction) for row in scores]
+        found = zip(lists.documents, scores, thoughts, sure)
+        return [hits(some, row, options.top_k, options.min_score, *more) for some, row, *more in found]
 
     async def arank(self, query: str, documents: Sequence[Document], *more: Any, **options: Any) -> list[Hit]:
         """`rank`, with its arguments, for async code: the event loop stays free, and calls are answered one after the other, in the
@@ -164,15 +187,37 @@ class Reranker(Scorer):
             return None
         return self.calibration.apply(scores)
 
-    def score(self, pairs: Sequence[tuple[str, Document]], instruction: str | None = None) -> np.ndarray:
-        """Log-odds fp32 [n] of (query, document) pairs, in input order."""
-        where: dict[str, list[int]] = {}
-        for i, pair in enumerate(sequence(pairs, "pairs")):
-            if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not isinstance(pair[0], str):
-                raise DataError(f"pair {i} is {str(pair)[:80]!r}; expected (query, document)")
-            where.setdefault(pair[0], []).append(i)
-        rows = self.score_lists(list(where), [[pairs[i][1] for i in some] for some in where.values()], instruction)
-        out = np.empty(len(pairs), np.float32)
-        for some, row in zip(where.values(), rows):
+    def score(self, pairs: Iterable[tuple[str, Document]], instruction: str | None = None) -> np.ndarray:
+        """Log-odds fp32 [n] of (query, document) pairs, in input order: a list, `zip(queries, documents)`, an array [n, 2].
+
+        Raises:
+            DataError: naming the pair that cannot be read.
+        """
+        options = RankOptions(instruction=instruction)
+        lists, places = read_pairs(pairs)
+        out = np.empty(sum(map(len, places)), np.float32)
+        for some, row in zip(places, self._scored(lists, options)[0]):
             out[some] = row
         return out
+
+
+def _checked_numbers(max_length: Any, max_think_tokens: Any, samples: Any) -> tuple[int | None, int | None, int]:
+    """These arguments of a Reranker as whole numbers. Raises ConfigError for what is none."""
+    length, thought = (
+        whole_number(value, name, "leave it out to take the checkpoint's own", ConfigError)
+        for value, name in ((max_length, "max_length"), (max_think_tokens, "max_think_tokens"))
+    )
+    return length, thought, whole_number(samples, "samples", raised=ConfigError) or 1
+
+
+def absolute(arguments: dict[str, Any]) -> dict[str, Any]:
+    """A Reranker's arguments with the whole path of a folder or file, for a process that may run elsewhere."""
+    name = arguments.get("model")
+    return arguments | {"model": str(Path(name).resolve())} if name and Path(name).exists() else arguments
+
+
+def _load(cls: type[Reranker], arguments: dict[str, Any], name: str) -> Reranker:
+    """Make a Reranker that was pickled again, under the name that it had."""
+    made = cls(**arguments)
+    made.name = name
+    return made

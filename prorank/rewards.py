@@ -6,6 +6,7 @@ Hard fact: a completion is read once, up to the end of its first answer outside 
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -13,10 +14,12 @@ from math import fsum
 from pathlib import Path
 from typing import Any
 
-from .data.jsonl import get, number_of, objects
+from .data.jsonl import get, objects
 from .data.thoughts import ANSWERS, TAG
 from .errors import ConfigError, DataError
+from .reward_inputs import column, completion_text, read_label
 from .settings import fill
+from .utils.texts import shown
 
 FORM = ["<think>", "</think>", "<answer>", "</answer>"]
 
@@ -146,32 +149,53 @@ class RuleReward:
     ) -> None:  # fmt: skip
         rules.check()
         self.rules, self.count, self.opened, self.eos = rules, count, opened, eos
-        self.parts = {name: PARTS[name] for name in only or PARTS}
+        self.parts = tuple(only or PARTS)
         self.__name__ = "rerank_r0" if only is None else "_".join(only)  # TRL logs under this name
 
     def judge(self, text: str, label: int, finished: bool = True, opened: bool | None = None) -> Verdict:
-        """The reward of one completion for label 1 (relevant) or 0."""
+        """The reward of one completion for label 1 (relevant) or 0. Raises DataError for another label."""
+        label = read_label(label)
         said = parse(text, self.opened if opened is None else opened)
         tokens = self.count(said.thought.strip()) if said.thought else 0
         judged = Judged(said, label, tokens, finished)
         # Rounded, since float dust would set equal rewards apart.
-        parts = {name: round(float(part(judged, self.rules)), 10) for name, part in self.parts.items()}
+        parts = {name: round(float(PARTS[name](judged, self.rules)), 10) for name in self.parts}
         return Verdict(round(fsum(parts.values()), 10), parts, said.answer, tokens)
 
     def __call__(
         self, prompts: Any = None, completions: Sequence[Any] = (), completion_ids: Sequence[Sequence[int]] | None = None,
-        label: Sequence[int] = (), finished: Sequence[bool] | None = None, **columns: Any,
+        label: Sequence[int] | None = None, finished: Sequence[bool] | None = None, **columns: Any,
     ) -> list[float]:  # fmt: skip
-        """Rewards of completions (texts, or lists of messages whose last one counts) with the column `label` of their examples."""
+        """Rewards of completions with the column `label` of their examples.
+
+        Args:
+            prompts: taken for TRL's sake.
+            completions: texts, or lists of messages whose last one counts; one without text earns what no answer earns.
+            completion_ids: their tokens, by which they are known to be finished where the column `finished` is not given.
+            label: 1 (relevant) or 0 of each.
+            finished: true or false of each.
+
+        Raises:
+            DataError: naming the row, for a label that is neither 0 nor 1 and for a completion that is neither text nor messages.
+        """
+        texts = [completion_text(one, f"row {i}") for i, one in enumerate(completions)]
         if finished is None and self.eos is not None and completion_ids is not None:
             finished = [self.eos in ids for ids in completion_ids]
-        texts = [one if isinstance(one, str) else one[-1]["content"] for one in completions]
-        return [self.judge(*row).reward for row in zip(texts, label, finished or [True] * len(texts), strict=True)]
+        labels = [read_label(value, f"row {i}") for i, value in enumerate(column(label, "label", len(texts)))]
+        ended = [True] * len(texts) if finished is None else column(finished, "finished", len(texts))
+        for i, value in enumerate(ended):
+            if not isinstance(value, bool):
+                raise DataError(f"row {i}: 'finished' must be true or false, got {shown(value)}")
+        return [self.judge(*row).reward for row in zip(texts, labels, ended)]
 
 
 def counter(tokenizer: Any) -> Callable[[str], int]:
     """Tokens of a text under this tokenizer, special ones not added."""
-    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return functools.partial(_count, tokenizer)
+
+
+def _count(tokenizer: Any, text: str) -> int:
+    return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def rules_of(values: dict[str, Any]) -> Rules:
@@ -190,9 +214,7 @@ def judge_file(path: str | Path, reward: RuleReward) -> Iterator[dict[str, Any]]
     """Verdicts as JSON objects for lines of {"completion", "label", "finished", "prompt_opens_think"} (the last two optional)."""
     for number, row in objects(path):
         where = f"{path}:{number}"
-        label = number_of(row.get("label"), f"{where}: 'label'", low=0.0)
-        if label not in (0.0, 1.0):
-            raise DataError(f"{where}: 'label' must be 0 or 1, got {label:g}")
+        label = read_label(row.get("label"), where)
         text = get(row, "completion", str, where)
         flags = [get(row, key, bool, where, default) for key, default in (("finished", True), ("prompt_opens_think", None))]
-        yield asdict(reward.judge(text, int(label), *flags))
+        yield asdict(reward.judge(text, label, *flags))

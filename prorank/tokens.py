@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from .errors import PromptError
+from .utils.texts import plain_text
 
 
 def fixed_tokens(tokenizer: Any, text: str) -> list[int]:
@@ -16,11 +17,17 @@ def fixed_tokens(tokenizer: Any, text: str) -> list[int]:
 
 
 def free_tokens(tokenizer: Any, texts: list[str], split_special: bool = True) -> list[list[int]]:
-    """Ids of texts that users wrote; with `split_special` special tokens in them are plain text."""
+    """Ids of texts that users wrote; with `split_special` special tokens in them are plain text. Raises DataError for what is no
+    text, or not UTF-8."""
     if not texts:
         return []
     options = {"split_special_tokens": True} if split_special else {}
-    return tokenizer(texts, add_special_tokens=False, verbose=False, **options)["input_ids"]
+    try:
+        return tokenizer(texts, add_special_tokens=False, verbose=False, **options)["input_ids"]
+    except (TypeError, ValueError, AttributeError):
+        for number, text in enumerate(texts):
+            plain_text(text, f"text {number} of a prompt")
+        raise
 
 
 def answer_token(tokenizer: Any, tail: str, answer: str) -> int:

@@ -3,22 +3,28 @@
 Hard fact: every `prorank …` line in a bash block is parsed by the command line itself, so an example cannot outlive its option.
 """
 
-import ast
 import re
 import shlex
+import shutil
 import subprocess
 from dataclasses import asdict, fields
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import typer
 import yaml
+from transformers import AutoTokenizer
 
 import prorank
 from prorank.cli import app
+from prorank.export import export
 from prorank.prompt import PRESETS, Prompt
+from prorank.saving import save_checkpoint
 from prorank.train.config import Lora, Order, Reason, Score, Settings, Sft, Warmup, load_settings
 from prorank.train.losses import LOSSES
+from tests.tiny import byte_tokenizer, save_tiny, tiny_llama, tiny_qwen2, toy_lists, write_jsonl
+from tests.toy_data import write_collection
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -161,11 +167,70 @@ def test_readme_runs_as_it_stands(standin, capsys):
     assert len(capsys.readouterr().out.strip().splitlines()) == 2
 
 
-@pytest.mark.parametrize("name, code", blocks("python"), ids=lambda value: value if value.endswith(".md") else "code")
-def test_snippets_import_public_names(name, code):
-    for node in ast.walk(ast.parse(code)):
-        if isinstance(node, ast.ImportFrom) and node.module == "prorank":
-            assert {alias.name for alias in node.names} <= set(prorank.__all__)
+def snippets() -> list:
+    """(page, code) of every Python block, called by its page and its number there."""
+    made, count = [], {}
+    for name, code in blocks("python"):
+        count[name] = count.get(name, 0) + 1
+        made.append(pytest.param(name, code, id=f"{name}-{count[name]}"))
+    return made
+
+
+FRAMEWORKS = ("langchain_core", "llama_index", "haystack", "mteb", "rerankers")  # `make test-integrations` has them
+# What would train for minutes, or fetch a task, is made small; nothing else of a block is changed.
+SHORTER = {
+    "minutes=10": "minutes=0.02, device='cpu'",
+    '"steps=40"]': '"steps=2", "batch_size=4", "device=cpu", "dtype=fp32", "dev_queries=0"]',
+}
+
+
+def why_not(code: str) -> str:
+    """Why a block cannot be run here; "" where it can."""
+    absent = [name for name in FRAMEWORKS if re.search(rf"^(?:from|import) {name}\b", code, re.M) and not find_spec(name)]
+    absent += ["rerankers"] if "integrations.rerankers" in code and not find_spec("rerankers") else []
+    if absent:
+        return f"{absent[0]} is not installed; make test-integrations runs this block"
+    if "http://localhost:8000" in code:
+        return "needs a server on port 8000; test_serve_dialects speaks to one as this client does"
+    return ""
+
+
+@pytest.fixture(scope="module")
+def stand_ins(tmp_path_factory, standin_files) -> Path:
+    """A folder with a tiny checkpoint, or a few lines of data, under every name that a block of the docs mentions. Read only."""
+    root = tmp_path_factory.mktemp("docs")
+    tokenizer, thinker = byte_tokenizer("smollm"), byte_tokenizer("qwen2")
+    for name in ("demo", "smollm2-135m"):
+        save_checkpoint(root / f"runs/{name}/score/model", tiny_llama(tokenizer), Prompt.preset("prorank").bind(tokenizer))
+        (root / f"runs/{name}/score/config.yaml").write_text("stage: score\n")
+    save_checkpoint(root / "runs/r0-ppo", tiny_qwen2(thinker), Prompt.preset("rerank-r0").bind(thinker))
+    save_tiny(root / "mixedbread-ai/mxbai-rerank-base-v2", "qwen2")
+    save_tiny(root / "my-model")
+    for name, count in (("labels.jsonl", 24), ("dev.jsonl", 24), ("data/train.jsonl", 24)):
+        (root / name).parent.mkdir(exist_ok=True)
+        write_jsonl(root / name, toy_lists(count))
+    write_collection(root, "my-set")
+    shutil.copytree(ROOT / "configs", root / "configs")
+    return root
+
+
+@pytest.mark.parametrize("name, code", snippets())
+def test_snippets_run(name, code, stand_ins, standin, tmp_path, monkeypatch):
+    """Row 24: every Python block of the docs, in a namespace of its own."""
+    if reason := why_not(code):
+        pytest.skip(reason)
+    shutil.copytree(stand_ins, tmp_path / "place")
+    monkeypatch.chdir(tmp_path / "place")
+    monkeypatch.setattr("prorank.train.run.plot", lambda run: None)  # a second a run, tested elsewhere
+    monkeypatch.setattr("prorank.rank.kernels.torch.compile", lambda step, **_: step)  # a minute of a C++ compiler, likewise
+    if 'from_pretrained("out/classifier")' in code:
+        export("runs/demo/score", "out/classifier")
+    for long, short in SHORTER.items():
+        code = code.replace(long, short)
+    space = {"__name__": "snippet"}
+    if re.search(r"\btokenizer\b", code) and "tokenizer =" not in code:  # the text around the block says which
+        space["tokenizer"] = AutoTokenizer.from_pretrained("runs/demo/score/model")
+    exec(compile(code, name, "exec"), space)
 
 
 def test_version_and_licence():

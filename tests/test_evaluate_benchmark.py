@@ -211,3 +211,37 @@ def test_made_models_are_let_go_before_the_next_is_made(toy):
 
     evaluate([toy], [make, make, make], sample=0)
     assert len(alive) == 3
+
+
+class Named:
+    """A model that scores by length, under a name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def score_lists(self, queries, documents, progress=None):
+        return [np.array([len(text) for text in some], np.float32) for some in documents]
+
+
+def test_rows_are_found_by_whole_names_and_a_miss_is_an_error(toy):
+    """Row 25: tables shorten names, and None came back for the name that the caller had given."""
+    names = ["runs/demo/score", "runs/other/score", "elsewhere/demo/score", "plain"]
+    found = evaluate([toy], [Named(name) for name in names])
+    rows = [found.row("toy", name) for name in names]
+    assert [row.system for row in rows] == ["demo/score", "other/score", "demo/score (2)", "plain"]
+    assert found.row(toy, "demo/score") is rows[0] is found.row(str(toy), names[0])
+    assert found.mean(names[0]) == found.mean("demo/score") == rows[0].measures and "demo/score" in found.means()
+    for call in (lambda: found.row("toy", "runs/nothing"), lambda: found.mean("runs/nothing")):
+        with pytest.raises(ConfigError, match="system 'runs/nothing' is not in this evaluation; known: .*demo/score, other/score"):
+            call()
+    with pytest.raises(ConfigError, match="dataset 'tpy' is not in this evaluation; known: toy"):
+        found.row("tpy", "plain")
+    assert found.find("toy", "runs/nothing") is None
+
+
+def test_a_whole_name_of_two_systems_is_not_guessed(toy):
+    """Row 25: the same checkpoint twice, with other options."""
+    found = evaluate([toy], [Named("runs/demo/score"), Named("runs/demo/score")])
+    with pytest.raises(ConfigError, match=r"stands for 2 systems; name one of: demo/score, demo/score \(2\)"):
+        found.row("toy", "runs/demo/score")
+    assert found.row("toy", "demo/score (2)").system == "demo/score (2)"

@@ -6,13 +6,16 @@ Hard fact: tokens are counted by a toy counter (one a word) here; the real token
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from prorank.cli import app
 from prorank.errors import ConfigError, DataError
+from prorank.list_rewards import rank_r1_reward, rearank_reward
 from prorank.rewards import PARTS, RuleReward, Rules, judge_file, parse, rules_of
 from prorank.settings import read_values
 
@@ -110,8 +113,116 @@ def test_trl_calls_it_as_it_stands():
     rows = [part(completions=texts, completion_ids=ids, label=[1, 0]) for part in parts]
     assert [sum(row) for row in zip(*rows)] == pytest.approx(both)
     assert [part.__name__ for part in parts] == list(PARTS)
-    with pytest.raises(ValueError):
+    with pytest.raises(DataError, match="2 completions but 1 rows of the column 'label'"):
         REWARD(completions=texts, label=[1])
+    with pytest.raises(DataError, match="the column 'label' is missing"):
+        REWARD(completions=texts)
+
+
+GOOD = thought(100) + YES
+
+
+@pytest.mark.parametrize("label", [1, 1.0, np.int64(1), np.float32(1), np.array(1), torch.tensor(1)])
+def test_labels_are_read_as_files_have_them(label):
+    """Row 13."""
+    assert REWARD(completions=[GOOD] * 2, label=[0, label]) == [0.7, 1.2]
+    assert REWARD(completions=[GOOD], label=np.array([label])) == REWARD(completions=[GOOD], label=(label,)) == [1.2]
+
+
+@pytest.mark.parametrize(
+    "label, message",
+    [
+        (-1, "row 1: 'label' must be a finite number >= 0, got -1"),
+        (2, "row 1: 'label' must be 0 or 1, got 2"),
+        (0.5, "row 1: 'label' must be 0 or 1, got 0.5"),
+        ("1", "row 1: 'label' must be a finite number >= 0, got \"1\""),
+        ("yes", "row 1: 'label' must be a finite number >= 0, got \"yes\""),
+        (None, "row 1: 'label' must be a finite number >= 0, got nothing"),
+        (True, "row 1: 'label' must be a finite number >= 0, got true"),
+        (float("nan"), "row 1: 'label' must be a finite number >= 0, got NaN"),
+        (np.int64(-1), "got -1"),
+        ([1], "row 1: 'label' must be a finite number >= 0, got \"list [1]\""),
+        (np.array([1, 0]), "row 1: 'label' must be"),
+        (object, "row 1: 'label' must be"),
+    ],
+)
+def test_a_label_that_is_none_names_row_and_value(label, message, tmp_path):
+    """Row 13: in the words of the file's reader, which refuses the same."""
+    with pytest.raises(DataError) as caught:
+        REWARD(completions=[GOOD] * 2, label=[1, label])
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(DataError):
+        REWARD.judge(GOOD, label)
+    if isinstance(label, (int, float, str, list, type(None))) and not isinstance(label, np.generic):
+        (tmp_path / "in.jsonl").write_text(json.dumps({"completion": GOOD, "label": label}) + "\n")
+        with pytest.raises(DataError):
+            list(judge_file(tmp_path / "in.jsonl", REWARD))
+
+
+def said(content) -> list[dict]:
+    return [{"role": "user", "content": "?"}, {"role": "assistant", "content": content}]
+
+
+def part(text: str) -> dict:
+    return {"type": "text", "text": text}
+
+
+NO_TEXT = ["", None, [], said(None), said(""), said([]), [{"role": "assistant", "tool_calls": []}], said([{"type": "image_url"}])]
+PARTS_OF_ONE = [part(GOOD[:50]), {"type": "image_url"}, part(GOOD[50:])]
+SAME = [GOOD, said(GOOD), said([part(GOOD)]), said(PARTS_OF_ONE), said([GOOD]), said(GOOD)[1]]
+BROKEN = [3, b"text", [3], said(3), said(b"text"), said([3]), said("\ud83e"), "\ud83e", [["text"]]]
+ORDER = "<think>a</think><answer>[2] > [1]</answer>"
+REWARDS = {
+    "rerank_r0": lambda some: REWARD(completions=some, label=[1] * len(some)),
+    "rank-r1": lambda some: rank_r1_reward(completions=some, label=["yes"] * len(some), prompts=some),
+    "rearank": lambda some: rearank_reward(completions=some, grades=[[0, 1]] * len(some), prompts=some),
+}
+
+
+@pytest.mark.parametrize("name", list(REWARDS))
+def test_completions_in_every_form_that_trl_has(name):
+    """Row 13: no text earns what no answer earns, and messages what their text earns."""
+    reward = REWARDS[name]
+    assert reward(NO_TEXT) == reward(["no tags at all"]) * len(NO_TEXT)
+    assert reward(SAME) == reward([GOOD]) * len(SAME) != reward([""]) * len(SAME)
+
+
+@pytest.mark.parametrize("name", list(REWARDS))
+@pytest.mark.parametrize("broken", BROKEN, ids=repr)
+def test_what_is_no_completion_is_named(name, broken):
+    """Row 13."""
+    with pytest.raises(DataError, match="row 1: "):
+        REWARDS[name]([GOOD, broken])
+
+
+def test_the_column_finished_holds_true_and_false():
+    """Row 13."""
+    assert REWARD(completions=[GOOD] * 2, label=[1, 1], finished=np.array([True, False])) == [1.2, 0.7]
+    assert REWARD(completions=[], label=[]) == []
+    for wrong in (["yes", True], [None, True], [1, 0]):
+        with pytest.raises(DataError, match="row 0: 'finished' must be true or false"):
+            REWARD(completions=[GOOD] * 2, label=[1, 1], finished=wrong)
+
+
+@pytest.mark.parametrize("label", [None, 3, "", " ", True, ["[3]"], float("nan")])
+def test_labels_of_lists_are_texts(label):
+    """Row 13: a label that is missing must not be what a completion without an answer says."""
+    with pytest.raises(DataError, match="row 1: 'label' must be the label of a document as a text"):
+        rank_r1_reward(["nothing", "nothing"], label=["[3]", label])
+    for columns in ({}, {"label": ["[3]"]}, {"label": "[3]"}):
+        with pytest.raises(DataError, match="column 'label'"):
+            rank_r1_reward(["nothing", "nothing"], **columns)
+
+
+@pytest.mark.parametrize("grades", [None, 1, [], "10", [1, None], [1, float("nan")], [1, -1], ["1", 0], [True, 0], [[1], [0]]])
+def test_grades_are_numbers(grades):
+    """Row 13."""
+    assert rearank_reward([ORDER] * 2, grades=np.array([[0, 1], [1, 0]]))[0] == rearank_reward([ORDER], grades=[(0.0, 1.0)])[0]
+    with pytest.raises(DataError, match="row 1: 'grades' must be"):
+        rearank_reward([ORDER] * 2, grades=[[0, 1], grades])
+    for columns in ({}, {"grades": [[0, 1]]}):
+        with pytest.raises(DataError, match="column 'grades'"):
+            rearank_reward([ORDER] * 2, **columns)
 
 
 @pytest.mark.parametrize("key", list(PARTS))

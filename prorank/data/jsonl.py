@@ -8,15 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
+from ..utils.texts import SURROGATE
 from .trec import numbered_lines
 
-SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can spell it, no file can hold it
 _NEEDED = object()
 _KINDS = {str: "a string", list: "a list", bool: "true or false"}
 

@@ -3,8 +3,11 @@
 Hard fact: averages run over the judged queries, not over those a system happened to answer.
 """
 
+from ..utils.modules import make_callable
 from .benchmark import evaluate
 from .results import Evaluation
 from .scoring import Scorer
+
+make_callable(__name__, "prorank.evaluate.benchmark:evaluate")
 
 __all__ = ["Evaluation", "Scorer", "evaluate"]

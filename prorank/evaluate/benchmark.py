@@ -104,9 +104,13 @@ def evaluate(
     tasks = _named([prepare(d, options, alone=len(datasets) == 1) for d in datasets])
     result = Evaluation(settings=asdict(options) | {"sample": sample, "datasets": [t.name for t in tasks]})
     bench = _Bench(result, options, out)
-    for task in tasks:
+    for dataset, task in zip(datasets, tasks):
+        result.note_name(str(dataset), task.name)
+        if run:
+            result.note_name(str(run), task.first)
         bench.first(task)
     for model in _loaded(models, [t.first for t in tasks]):
+        result.note_name(model.whole_name, model.name)
         for task in tasks:
             documents = sum(len(task.head(q, top_k)[0]) for q in task.queries)
             heard = _counter(progress, f"{task.name} · {model.name}", documents)
@@ -216,7 +220,7 @@ class _Renamed:
     """A model under another name; all else is the model's own."""
 
     def __init__(self, model: Any, name: str) -> None:
-        self._model, self.name = model, name
+        self._model, self.name, self.whole_name = model, name, model.name
 
     def __getattr__(self, attribute: str) -> Any:
         return getattr(self._model, attribute)

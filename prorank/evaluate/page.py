@@ -71,7 +71,7 @@ def _summary(evaluation: "Evaluation") -> str:
     """Means over the sets, and each set's nDCG@10 beside them."""
     if len(evaluation.datasets) < 2:
         return ""
-    means = {s: m for s in evaluation.systems if (m := evaluation.mean(s))}
+    means = evaluation.means()
     if not means:
         return ""
     best = _best([m[MAIN] for m in means.values()])
@@ -203,7 +203,7 @@ def _binary(evaluation: "Evaluation", row: "Row") -> list[str]:
     """nDCG@10 by answers and by log-odds, and the p-value of their difference."""
     from .significance import randomisation_test
 
-    answers = evaluation.row(row.dataset, answers_name(row.system))
+    answers = evaluation.find(row.dataset, answers_name(row.system))
     if answers is None:
         return ["–", figure(row.measures[MAIN]), ""]
     ours, theirs = (list(evaluation.values[row.dataset][s][MAIN].values()) for s in (row.system, answers.system))

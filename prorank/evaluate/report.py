@@ -79,11 +79,10 @@ def _results(evaluation: "Evaluation", dataset: str) -> Any:
 def _means(evaluation: "Evaluation") -> Any:
     title = f"mean over {len(evaluation.datasets)} sets"
     table = _table(title, ["system"], _shown(evaluation.rows[0]))
-    for system in evaluation.systems:
-        if found := evaluation.mean(system):
-            kept = [found[name] for name in _shown(evaluation.rows[0])]
-            kind = next(r.kind for r in evaluation.rows if r.system == system)
-            table.add_row(_escaped(shown_name(system, kind)), *map(figure, kept), style="dim" if kind == ANSWERS else None)
+    for system, found in evaluation.means().items():
+        kept = [found[name] for name in _shown(evaluation.rows[0])]
+        kind = next(r.kind for r in evaluation.rows if r.system == system)
+        table.add_row(_escaped(shown_name(system, kind)), *map(figure, kept), style="dim" if kind == ANSWERS else None)
     return table
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import ConfigError
 from .measures import Values
 
 FIRST, MODEL, ANSWERS = "first stage", "model", "answers only"
@@ -60,7 +61,8 @@ class Comparison:
 
 @dataclass
 class Evaluation:
-    """All figures. `values`: dataset -> system -> measure -> query id -> value; `queries`: texts, for the report."""
+    """All figures. `values`: dataset -> system -> measure -> query id -> value; `queries`: texts, for the report;
+    `whole_names`: whole name -> names in the tables, where those are shorter."""
 
     rows: list[Row] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
@@ -69,6 +71,7 @@ class Evaluation:
     settings: dict[str, Any] = field(default_factory=dict)
     values: dict[str, dict[str, Values]] = field(default_factory=dict)
     queries: dict[str, dict[str, str]] = field(default_factory=dict)
+    whole_names: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def datasets(self) -> list[str]:
@@ -79,22 +82,62 @@ class Evaluation:
         """Systems in table order: first stages, then models, each with its answers-only row."""
         return list(dict.fromkeys(r.system for r in sorted(self.rows, key=lambda r: r.kind != FIRST)))
 
-    def row(self, dataset: str, system: str) -> Row | None:
+    def row(self, dataset: str, system: str) -> Row:
+        """The row of a system on a dataset.
+
+        Args:
+            dataset: as the tables name it, or as it was given to `evaluate`.
+            system: likewise: "demo/score", or the model's whole name "runs/demo/score".
+
+        Raises:
+            ConfigError: there is no such row, or a whole name fits several; the message lists those that are known.
+        """
+        dataset, system = self._shown(dataset, self.datasets, "dataset"), self._shown(system, self.systems, "system")
+        if found := self.find(dataset, system):
+            return found
+        there = ", ".join(r.system for r in self.rows if r.dataset == dataset)
+        raise ConfigError(f"dataset '{dataset}' has no row of system '{system}'; it has those of {there}")
+
+    def find(self, dataset: str, system: str) -> Row | None:
+        """The row of these names as the tables have them; None where there is none."""
         return next((r for r in self.rows if (r.dataset, r.system) == (dataset, system)), None)
 
-    def mean(self, system: str) -> dict[str, float] | None:
-        """Mean over the datasets of each measure (every set weighs the same); None where a set lacks the system."""
+    def mean(self, system: str) -> dict[str, float]:
+        """Mean over the datasets of each measure (every set weighs the same).
+
+        Raises:
+            ConfigError: the system is not known, or a dataset lacks it.
+        """
+        system = self._shown(system, self.systems, "system")
         rows = [self.row(dataset, system) for dataset in self.datasets]
-        if any(r is None for r in rows):
-            return None
         return {name: float(np.mean([r.measures[name] for r in rows])) for name in rows[0].measures}
+
+    def means(self) -> dict[str, dict[str, float]]:
+        """`mean` of every system that all datasets have, in table order."""
+        return {s: self.mean(s) for s in self.systems if all(self.find(dataset, s) for dataset in self.datasets)}
+
+    def note_name(self, whole: str, shown: str) -> None:
+        """Let a dataset or a system be looked up by its whole name too."""
+        self.whole_names.setdefault(whole, []).append(shown)
+        self.whole_names.setdefault(answers_name(whole), []).append(answers_name(shown))
+
+    def _shown(self, name: str, known: list[str], what: str) -> str:
+        """The name that tables show for `name`. Raises ConfigError for one that is not known or fits several."""
+        short = dict.fromkeys(self.whole_names.get(str(name), []))
+        fitting = [name] if name in known else [one for one in short if one in known]
+        if len(fitting) == 1:
+            return fitting[0]
+        listed = ", ".join(fitting or known)
+        if fitting:
+            raise ConfigError(f"{what} '{name}' stands for {len(fitting)} {what}s; name one of: {listed}")
+        raise ConfigError(f"{what} '{name}' is not in this evaluation; known: {listed}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain figures for JSON, with means over the sets where there are several."""
         found = {"settings": self.settings, "rows": [asdict(r) for r in self.rows]}
         found["comparisons"] = [asdict(c) for c in self.comparisons]
         if len(self.datasets) > 1:
-            found["means"] = {s: self.mean(s) for s in self.systems if self.mean(s)}
+            found["means"] = self.means()
         return found | {"notes": self.notes, "skipped_queries": self.skipped, "values": self.values}
 
 

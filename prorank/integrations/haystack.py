@@ -98,8 +98,8 @@ class ProRankRanker:
 
 
 def _check(top_k: int | None) -> None:
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k must be above 0, not {top_k}; leave it out to get all documents")
+    if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
+        raise ValueError(f"top_k must be above 0 and whole, not {top_k!r}; leave it out to get all documents")
 
 
 def _found(documents: list[Document], hits: list[Hit]) -> dict[str, list[Document]]:

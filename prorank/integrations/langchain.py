@@ -46,12 +46,14 @@ class ProRankCompressor(BaseDocumentCompressor):
 
     def compress_documents(self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None) -> list[Document]:
         """The documents in order. Raises DataError for an empty query."""
+        documents = list(documents)
         return _found(documents, self._reranker.rank(query, _texts(documents), **self._how()))
 
     async def acompress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
     ) -> list[Document]:
         """As `compress_documents`, off the event loop."""
+        documents = list(documents)
         return _found(documents, await self._reranker.arank(query, _texts(documents), **self._how()))
 
     def _how(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import extra
 from ..rank.documents import Hit
+from ..rank.inputs import items
 from ..shipped import DEFAULT
 from .shared import Model, reranker_of
 
@@ -51,7 +52,8 @@ class ProRankRanker(BaseRanker):
 
 
 def _prepared(docs: Any, doc_ids: Any, metadata: Any) -> list[Document]:
-    """Documents of that package, by its own rules, which do not know an empty list."""
+    """Documents of that package, by its own rules, which know lists alone, and no empty ones."""
+    docs = docs if isinstance(docs, (str, Document)) else items(docs, "docs")
     return prep_docs(docs, doc_ids, metadata) if docs else []
 
 

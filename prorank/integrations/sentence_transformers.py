@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ..errors import ConfigError, nearest
+from ..rank.inputs import RankOptions, items
 from ..shipped import DEFAULT
 from .shared import Model, reranker_of
 
@@ -62,9 +63,9 @@ class CrossEncoder:
         """
         for key in (key for key, value in more.items() if value is not None):
             raise ConfigError(f"predict: '{key}' has no meaning for a Reranker; leave it out")
-        single = len(inputs) > 0 and isinstance(inputs[0], str)
-        pairs = [tuple(pair) for pair in ([inputs] if single else inputs)]
-        scores = torch.from_numpy(self.reranker.score(pairs, self._instruction(prompt_name, prompt)))
+        given = items(inputs, "inputs")
+        single = len(given) > 0 and isinstance(given[0], str)
+        scores = torch.from_numpy(self.reranker.score([given] if single else given, self._instruction(prompt_name, prompt)))
         scores = (activation_fn or self.activation_fn)(scores)
         out = scores if convert_to_tensor else scores.numpy() if convert_to_numpy else list(scores)
         return out[0] if single else out
@@ -80,11 +81,12 @@ class CrossEncoder:
         **more: Any,
     ) -> list[dict[str, Any]]:
         """[{"corpus_id", "score", "text" if asked for}], best first; equal scores keep the order of the input."""
+        documents, kept = items(documents, "documents"), RankOptions(top_k).top_k
         pairs = [(query, document) for document in documents]
         scores = self.predict(pairs, prompt_name, prompt, **more).tolist()
         order = sorted(range(len(scores)), key=lambda i: -scores[i])
         texts = [{"text": document} if return_documents else {} for document in documents]
-        return [{"corpus_id": i, "score": scores[i], **texts[i]} for i in order[:top_k]]
+        return [{"corpus_id": i, "score": scores[i], **texts[i]} for i in order[:kept]]
 
     def _instruction(self, name: str | None, prompt: str | None) -> str | None:
         if prompt is None and name is not None and name not in self.prompts:

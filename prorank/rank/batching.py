@@ -62,9 +62,9 @@ class Batch:
 
 
 def pack(prompts: Sequence[Encoded], owners: Sequence[int], share: bool = True, start: int | None = None) -> Pack:
-    """Lay prompts of one query into a row. Their ids before `document_start` must be the same, or those before `start`;
-    share=False keeps all."""
-    start = 0 if not share else prompts[0].document_start if start is None else start
+    """Lay prompts of one query into a row. What comes before their documents is shared, or their ids before `start`, which must be
+    the same; share=False keeps all."""
+    start = 0 if not share else _shared(prompts) if start is None else start
     head = prompts[0].ids[:start]
     ids, positions, segments, answers = list(head), list(range(start)), [0] * start, []
     for k, prompt in enumerate(prompts, 1):
@@ -74,6 +74,12 @@ def pack(prompts: Sequence[Encoded], owners: Sequence[int], share: bool = True, 
         segments += [k] * len(rest)
         answers.append(len(ids) - 1)
     return Pack(ids, positions, segments, answers, list(owners))
+
+
+def _shared(prompts: Sequence[Encoded]) -> int:
+    """Tokens that the prompts of one query have in common before their documents: a long query may be cut for some of them."""
+    heads = {prompt.document_start: prompt.ids[: prompt.document_start] for prompt in prompts}
+    return len(commonprefix(list(heads.values())))
 
 
 def pack_document(prompts: Sequence[Encoded]) -> Pack:
@@ -100,12 +106,13 @@ def completed(prompt: list[int], *completions: list[int], places: Sequence[Seque
 
 def packs_of(prompts: Sequence[Encoded], owners: Sequence[int], most_tokens: int = 768, most: int = 16) -> Iterator[Pack]:
     """Packs of one query's prompts, similar lengths together, none over `most_tokens` unless one prompt alone is."""
-    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i].ids))
+    order = sorted(range(len(prompts)), key=lambda i: (prompts[i].document_start, -len(prompts[i].ids)))
     some: list[int] = []
     length = 0
     for i in order:
         rest = len(prompts[i].ids) - prompts[i].document_start
-        if some and (length + rest > most_tokens or len(some) == most):
+        apart = some and prompts[i].document_start != prompts[some[0]].document_start  # a query that was cut for some documents
+        if some and (apart or length + rest > most_tokens or len(some) == most):
             yield pack([prompts[j] for j in some], [owners[j] for j in some])
             some, length = [], 0
         length += rest if some else len(prompts[i].ids)

@@ -17,10 +17,10 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from ..data.jsonl import SURROGATE
 from ..data.tables import header_fields, is_column, is_table, read_table, shown_columns, table_suffix
 from ..errors import DataError
 from ..files import source_name, text_lines
+from ..utils.texts import SURROGATE
 from .documents import Document
 
 Lines = list[tuple[int, str]]  # number from 1, text without blanks around it

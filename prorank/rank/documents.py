@@ -6,13 +6,15 @@ Hard fact: a document comes back in its hit as it was given, a dict with all its
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from ..errors import DataError
+from ..utils.texts import plain_text, shown
 
 Document = str | dict
 
@@ -52,36 +54,40 @@ class Cost:
         return f"{self.calls} prompts of {self.prompt_tokens} tokens in all, {written}"
 
 
-def document_text(document: Document) -> str:
-    """A string as it is; of a dict its title and text joined by a blank, as BEIR does. Raises DataError."""
-    if isinstance(document, str):
-        return document
-    if isinstance(document, dict) and isinstance(document.get("text"), str):
-        return f"{document.get('title') or ''} {document['text']}".strip()
-    raise DataError(f"a document must be a string or a dict with a string 'text', not {str(document)[:80]!r}")
+def document_text(document: Document, where: str = "a document") -> str:
+    """The text of a document that is scored.
+
+    Args:
+        document: a string, or a mapping with a string "text" and perhaps a "title", which is put before it with a blank between
+            them, as BEIR does. A title that is missing (None, NaN, `pandas.NA`) counts as none.
+        where: what a message calls it, such as "document 3 of query 0".
+
+    Raises:
+        DataError: it is neither of the two, or its text or title cannot be read as UTF-8 text.
+    """
+    if isinstance(document, (str, bytes, bytearray, memoryview)):
+        return plain_text(document, where)
+    if not isinstance(document, Mapping):
+        raise DataError(f"{where} must be a string or a dict with a string 'text', not {shown(document)}{_remedy(document)}")
+    text, title = document.get("text"), document.get("title")
+    if not isinstance(text, (str, bytes, bytearray, memoryview)):
+        what = "which has no text" if "text" not in document else f"whose 'text' is {shown(text)}"
+        raise DataError(f"{where} must be a string or a dict with a string 'text', not {shown(document)}, {what}")
+    text = plain_text(text, f"{where}: its text")
+    return text.strip() if is_missing(title) else f"{plain_text(title, f'{where}: its title')} {text}".strip()
 
 
-def check_lists(queries: Sequence[str], documents: Sequence[Sequence[Document]]) -> None:
-    """Raise DataError unless every query is a text and has a list of documents."""
-    if len(sequence(queries, "queries")) != len(sequence(documents, "documents")):
-        raise DataError(f"{len(queries)} queries but {len(documents)} lists of documents; give one list a query")
-    for i, query in enumerate(queries):
-        if not isinstance(query, str) or not query.strip():
-            raise DataError(f"query {i} is {query!r}; expected a text that is not empty")
-        for document in sequence(documents[i], f"documents of query {i}"):
-            document_text(document)
+def is_missing(value: Any) -> bool:
+    """Whether it stands for no value in a table: None, NaN, `pandas.NA` or `NaT`."""
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    return isinstance(value, Real) and math.isnan(value)
 
 
-def sequence(value: Any, what: str) -> Any:
-    """`value`, unless it is no list of things: a bare string or dict would pass for a list of letters or keys."""
-    if not holds_many(value) or not hasattr(value, "__len__"):
-        raise DataError(f"{what} must be a list, not {type(value).__name__} {str(value)[:60]!r}")
-    return value
-
-
-def holds_many(value: Any) -> bool:
-    """Whether it can be gone through and is no text or mapping."""
-    return isinstance(value, Iterable) and not isinstance(value, (str, bytes, dict))
+def _remedy(document: Any) -> str:
+    """What to give in place of a document object of a framework: its text, by the attribute that holds it."""
+    held = next((name for name in ("page_content", "text", "content") if isinstance(getattr(document, name, None), str)), None)
+    return f"; give its text, {held}, or use the class of prorank.integrations for its framework" if held else ""
 
 
 def hits(

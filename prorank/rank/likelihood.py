@@ -45,8 +45,9 @@ def query_likelihood(
 def _ids(tokenizer: Any, query: str, document: str, max_length: int) -> tuple[list[int], int]:
     """Ids and how many of the last belong to the query; the document is cut where they do not fit."""
     head, middle, tail = tokenizer(["Document: ", "\nQuery:", " " + query], add_special_tokens=False)["input_ids"]
-    tail = tail[: max_length // 2]
     body = tokenizer(document, add_special_tokens=False)["input_ids"]
+    if sum(map(len, (head, body, middle, tail))) > max_length:
+        tail = tail[: max_length // 2]
     return head + body[: max(0, max_length - len(head) - len(middle) - len(tail))] + middle + tail, len(tail)
 
 

@@ -92,7 +92,7 @@ class ListRanker:
         method: see `methods`.
         bound: a prompt of several documents.
         read: LabelReader or AnswerReader.
-        cuts, cost: counted up.
+        cuts, cost: counted up. A document and a query count once in a call, in however many prompts they are shown.
     """
 
     def __init__(self, method: Setwise | Listwise, bound: BoundListPrompt, read: Reader, cuts: Cuts, cost: Cost) -> None:
@@ -104,11 +104,23 @@ class ListRanker:
     ) -> list[list[int]]:  # fmt: skip
         """Each query's documents in order, as places in its list, best first."""
 
+        cut_documents: set[tuple[int, int]] = set()
+        cut_queries = [0] * len(queries)
+
         def ask(questions: list[tuple[int, list[int]]]) -> list:
+            def hear(number: int, places: list[int], query_cut: int, _: int) -> None:
+                query, some = questions[number]
+                cut_documents.update((query, some[place]) for place in places)
+                cut_queries[query] = max(cut_queries[query], query_cut)
+
             shown = [(queries[q], [documents[q][i] for i in some]) for q, some in questions]
-            return [self.method.answer(row) for row in self.values(shown, instruction)]
+            return [self.method.answer(row) for row in self.values(shown, instruction, hear)]
 
         orders = together([self.method.sorter(len(some)) for some in documents], ask)
+        self.cuts.total += sum(map(len, documents))
+        self.cuts.documents += len(cut_documents)
+        for tokens in cut_queries:
+            self.cuts.count_query(tokens)
         if progress:
             progress(sum(map(len, documents)))
         return orders
@@ -118,13 +130,13 @@ class ListRanker:
     ) -> list[np.ndarray]:
         """What each document is worth beside those shown with it, fp32 [n]: its log-probability to be the best, or what was
         written of it; the mean over turned orders. `hear(i, places, query_cut, tokens)` is told of each prompt about shown[i]:
-        which of its documents were cut, whether the query was, and the prompt's tokens."""
+        which of its documents were cut, tokens cut from the query, and the prompt's tokens."""
         turns = [(number, shift) for number, (_, some) in enumerate(shown) for shift in self._shifts(len(some))]
         found = [self._encode(*shown[number], shift, instruction) for number, shift in turns]
         for (number, shift), one in zip(turns, found):
             cut = [(at + shift) % len(one.cuts) for at, left_out in enumerate(one.cuts) if left_out]
             if hear:
-                hear(number, cut, one.query_cut > 0, len(one.ids))
+                hear(number, cut, one.query_cut, len(one.ids))
         prompts = [one.whole for one in found]
         out = [np.zeros(len(some), np.float32) for _, some in shown]
         for (number, shift), row in zip(turns, self.read(prompts, [len(shown[number][1]) for number, _ in turns])):
@@ -138,9 +150,6 @@ class ListRanker:
 
     def _encode(self, query: str, documents: list[str], shift: int, instruction: str | None) -> EncodedList:
         found = self.bound.encode(query, documents[shift:] + documents[:shift], instruction)
-        self.cuts.total += len(documents)
-        self.cuts.documents += sum(cut > 0 for cut in found.cuts)
-        self.cuts.queries += found.query_cut > 0
         self.cost.calls += 1
         self.cost.prompt_tokens += len(found.ids)
         return found

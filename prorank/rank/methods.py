@@ -5,6 +5,7 @@ Hard fact: a method knows nothing of models: it says which documents to ask abou
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -16,6 +17,7 @@ from ..prompt import Prompt
 from .labels import Labels
 from .sorting import bubblesort, heapsort, sliding
 
+log = logging.getLogger("prorank")
 SORTS = {"heapsort": heapsort, "bubblesort": bubblesort}
 
 
@@ -124,13 +126,35 @@ def method_of(name: str, options: dict[str, Any]) -> Setwise | Listwise | None:
     return method
 
 
-def prompt_for(method: Setwise | Listwise | None, given: Any, own: Prompt) -> Prompt:
-    """The prompt that was given, else the checkpoint's own; for a method of lists preset setwise where that shows one document.
-    Raises ConfigError where prompt and method do not go together."""
+def prompt_for(
+    method: Setwise | Listwise | None, given: Any, own: Prompt, name: str = "the model", saved: Prompt | None = None
+) -> Prompt:
+    """The prompt to ask a checkpoint with.
+
+    Args:
+        method: a method of lists, None for pointwise.
+        given: the prompt that was asked for, if any.
+        own: the checkpoint's own prompt, or the default where it has none.
+        name: of the checkpoint, for messages.
+        saved: the prompt that was saved with the checkpoint, None for a base model.
+
+    Returns:
+        `given`, else `own`; for a method of lists preset setwise where that shows one document, with a warning.
+
+    Raises:
+        ConfigError: prompt and method do not go together, or the checkpoint was trained on single documents.
+    """
     chosen = Prompt.of(given) if given else own
     if method and not given and not chosen.lists:
-        return Prompt.preset("setwise")
+        if saved:
+            raise ConfigError(
+                f"{name} was trained to judge one document at a time (its prompt is of kind {saved.kind}), so its order of several "
+                "means nothing; leave method out, take a checkpoint trained for lists, or give prompt='setwise' to try it anyway"
+            )
+        chosen = Prompt.preset("setwise")
     if bool(method) != chosen.lists:
         remedy = "choose method setwise or listwise" if not method else "methods of lists need one that shows several"
         raise ConfigError(f"prompt {chosen.name} is of kind {chosen.kind}, which does not go with this method; {remedy}")
+    if method and (saved is None or not saved.lists or saved.kind != chosen.kind):
+        log.warning("%s was not trained with prompts of kind %s; its order of several documents may mean little", name, chosen.kind)
     return chosen

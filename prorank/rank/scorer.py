@@ -11,6 +11,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -20,14 +21,17 @@ from ..bound import BoundPrompt, Encoded
 from ..bound_list import MOST
 from ..calibration import Calibration, calibration_for
 from ..checkpoint import Resolved, weight_hash
-from ..errors import DataError, ModelError
+from ..errors import ModelError
 from ..model import room_for_prompts
 from ..prompt import Cuts, Prompt
+from ..utils.forking import survive_forks
 from .batching import Batch
 from .diagnosis import Diagnosis, diagnosis
-from .documents import Cost, Document, check_lists, document_text
+from .documents import Cost, Document
 from .engine import Engine, trim
 from .generate import Pen, pen_of
+from .inputs import Lists, RankOptions, read_lists
+from .kernels import Kernels
 from .likelihood import query_likelihood
 from .listwise import AnswerReader, LabelReader, ListRanker, most_written
 from .methods import Listwise, Setwise
@@ -53,7 +57,9 @@ class Scorer:
         self.prompt = prompt.bind_list(tokenizer, room) if prompt.lists else prompt.bind(tokenizer, room).direct()
         self.device = next(model.parameters()).device
         self.cuts, self.cost = Cuts(), Cost()  # counted up over all calls
-        self._turn = threading.RLock()  # engine and counters are not made for two at once
+        self.turn = threading.RLock()  # engine and counters are not made for two at once
+        self._forked = False  # whether this process is a fork of the one that loaded the model
+        survive_forks(self)
         self._thinker: Thinker | None = None
         self.lists: ListRanker | None = None
         self._rows, self._bias = answer_rows(model, self.prompt.answer_ids)
@@ -83,38 +89,56 @@ class Scorer:
         progress: Callable[[int], None] | None = None,
     ) -> list[np.ndarray]:
         """Log-odds of each query's documents: one fp32 array a query, in input order. `progress(n)` hears of n more scored."""
-        return self._scored(queries, documents, instruction, batch_size, progress)[0]
+        options = RankOptions(batch_size=batch_size, instruction=instruction)
+        return self._scored(read_lists(queries, documents), options, progress)[0]
 
-    def _scored(self, queries, documents, instruction, batch_size, progress) -> tuple[list[np.ndarray], list[Sequence[Thought]]]:
+    def _scored(
+        self, lists: Lists, options: RankOptions, progress: Callable[[int], None] | None = None
+    ) -> tuple[list[np.ndarray], list[Sequence[Thought]]]:
         """(log-odds, thoughts if the model thinks) of each query's documents. Calls from several threads take turns."""
-        check_lists(queries, documents)
-        with self._turn:
-            return self._scored_now(queries, documents, instruction, batch_size, progress)
+        with self._own_turn():
+            return self._scored_now(lists.queries, lists.texts, options.instruction, options.batch_size, progress)
 
-    def _scored_now(self, queries, documents, instruction, batch_size, progress):
+    def _scored_now(self, queries, texts, instruction, batch_size, progress):
         begin = time.perf_counter()
-        if batch_size is not None and batch_size < 1:
-            raise DataError(f"batch_size must be at least 1, not {batch_size}; leave it out to choose by tokens")
-        thoughts: list[Sequence[Thought]] = [()] * len(documents)
+        thoughts: list[Sequence[Thought]] = [()] * len(texts)
         if self.lists:
-            orders = self.lists(queries, [[document_text(d) for d in some] for some in documents], instruction, progress)
+            orders = self.lists(queries, texts, instruction, progress)
             self.cost.seconds += time.perf_counter() - begin
             return [-np.argsort(order).astype(np.float32) for order in orders], thoughts
         with torch.inference_mode():
             if self._thinker:
-                rows, thoughts = self._thinker(self._asked(queries, documents, instruction), progress)
+                rows, thoughts = self._thinker(self._asked(queries, texts, instruction), progress)
             else:
-                found = self._batches(self._parts(queries, documents, instruction), batch_size)
-                rows = self._at_once(found, [0, *np.cumsum([len(some) for some in documents])], progress)
+                found = self._batches(self._parts(queries, texts, instruction), batch_size)
+                rows = self._at_once(found, [0, *np.cumsum([len(some) for some in texts])], progress)
         if not all(np.isfinite(row).all() for row in rows):
             raise ModelError(f"{self.name}: scores are not finite; the weights are damaged or its training diverged")
         for i, row in enumerate(rows):
             first: dict[str, int] = {}  # the same text ties exactly, though its places in the batches differ by float noise
-            same = [first.setdefault(document_text(document), j) for j, document in enumerate(documents[i])]
+            same = [first.setdefault(text, j) for j, text in enumerate(texts[i])]
             row[:] = row[same]
             thoughts[i] = [thoughts[i][j] for j in same] if thoughts[i] else ()
         self.cost.seconds += time.perf_counter() - begin
         return rows, thoughts
+
+    def after_fork(self) -> None:
+        """In a forked process: no compiled steps, which are made for a number of threads, and no thread for async calls."""
+        self._forked = True
+        self.__dict__.pop("_thread", None)
+        if self._engine:
+            self._engine.steps = Kernels(compiled=False)
+
+    @contextmanager
+    def _own_turn(self) -> Iterator[None]:
+        """Have the model for oneself. Raises ModelError in a forked process if its device does not work there."""
+        if self._forked and self.device.type != "cpu":
+            raise ModelError(
+                f"{self.name}: a model on {self.device.type} does not work in a forked process; load it in that process, or start "
+                "the process by multiprocessing.get_context('spawn')"
+            )
+        with self.turn:
+            yield
 
     @property
     def bound(self) -> BoundPrompt:
@@ -142,20 +166,22 @@ class Scorer:
                 progress(len(batch.owners))
         return np.split(flat, first[1:-1]) if len(first) > 1 else []
 
-    def _asked(self, queries, documents, instruction) -> list[tuple[list[Encoded], list[str]]]:
+    def _asked(self, queries, texts, instruction) -> list[tuple[list[Encoded], list[str]]]:
         """What a thinker takes: each query's prompts, and keys of chance that name query and document, not their places."""
-        return [
-            (self._encode(query, some, instruction, self._thinker.bound), [key_of(query, document_text(d)) for d in some])
-            for query, some in zip(queries, documents)
-        ]
+        found = []
+        for query, some in zip(queries, texts):
+            prompts = self._encode(query, some, instruction, self._thinker.bound)
+            self.cuts.count(prompts)
+            found.append((prompts, [key_of(query, text) for text in some]))
+        return found
 
     def likelihood(
         self, queries: Sequence[str], documents: Sequence[Sequence[Document]], progress: Callable[[int], None] | None = None
     ) -> list[np.ndarray]:
         """Query likelihood under the same weights, see `rank.likelihood`: one fp32 array a query."""
-        check_lists(queries, documents)
-        texts = [[document_text(d) for d in some] for some in documents]
-        return query_likelihood(self.model, self.tokenizer, queries, texts, self.prompt.longest, progress)
+        lists = read_lists(queries, documents)
+        with self._own_turn():
+            return query_likelihood(self.model, self.tokenizer, lists.queries, lists.texts, self.prompt.longest, progress)
 
     @property
     def thinks(self) -> bool:
@@ -198,10 +224,10 @@ class Scorer:
     def diagnose(self, queries: Sequence[str], documents: Sequence[Sequence[Document]]) -> Diagnosis:
         """Look at the answer position of every pair, a thinking model asked at once: see Diagnosis. Costs the whole output
         matrix."""
-        check_lists(queries, documents)
-        with torch.inference_mode():
-            seen = ((batch, self._hidden(batch)) for batch in self._batches(self._parts(queries, documents, None)))
-            return diagnosis(self.model, self.prompt.answer_ids, seen, sum(map(len, documents)))
+        lists = read_lists(queries, documents)
+        with self._own_turn(), torch.inference_mode():
+            seen = ((batch, self._hidden(batch)) for batch in self._batches(self._parts(lists.queries, lists.texts, None)))
+            return diagnosis(self.model, self.prompt.answer_ids, seen, sum(map(len, lists.texts)))
 
     def _hidden(self, batch: Batch) -> torch.Tensor:
         return self._engine(batch) if self._engine else last_hidden(self.model, batch)
@@ -210,20 +236,22 @@ class Scorer:
         """Forwards for `parts`, with at most so many documents each, see `windows`."""
         return batches(parts, self.model, self.tokenizer.pad_token_id, most, trim if self._engine else None)
 
-    def _parts(self, queries, documents, instruction) -> Iterator[tuple[int, list[Encoded]]]:
+    def _parts(self, queries, texts, instruction) -> Iterator[tuple[int, list[Encoded]]]:
         """(owner of the first, prompts) of each query, no more than a window of them at a time."""
         first = 0
-        for query, some in zip(queries, documents):
+        for query, some in zip(queries, texts):
+            query_cut = 0
             for at in range(0, len(some), WINDOW):
-                yield first + at, self._encode(query, some[at : at + WINDOW], instruction)
+                prompts = self._encode(query, some[at : at + WINDOW], instruction)
+                query_cut = self.cuts.count(prompts, query_cut)
+                yield first + at, prompts
             first += len(some)
 
     def _encode(
-        self, query: str, documents: Sequence[Document], instruction: str | None, bound: BoundPrompt | None = None
+        self, query: str, texts: list[str], instruction: str | None, bound: BoundPrompt | None = None
     ) -> list[Encoded]:
-        prompts = (bound or self.prompt).encode_many(query, [document_text(d) for d in documents], instruction)
+        prompts = (bound or self.prompt).encode_many(query, texts, instruction)
         for prompt in prompts:
-            self.cuts.count(prompt)
             self.cost.calls += 1
             self.cost.prompt_tokens += len(prompt.ids)
         return prompts

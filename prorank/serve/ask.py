@@ -48,6 +48,9 @@ class Refused(Exception):
         super().__init__(message)
         self.kind, self.message, self.where, self.details, self.retry_after = kind, message, where, list(details), retry_after
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.kind, self.message, self.where, self.details, self.retry_after)
+
 
 @dataclass(frozen=True)
 class Ask:

@@ -1,0 +1,77 @@
+"""The public names of the package: in any order of imports, and after any of them.
+
+Row 24 of the faults found by trying what users of rerankers report: importing a subpackage bound it over the function of its name.
+"""
+
+import inspect
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import prorank
+
+ROOT = Path(prorank.__file__).parent.parent
+LINES = [
+    "from prorank import load_settings, train",
+    "from prorank import Reranker, evaluate",
+    "import prorank.train.run",
+    "import prorank.evaluate.benchmark",
+    "from prorank import train, evaluate, Hit, Prompt, ProRankError",
+    "from prorank import *",
+    "from prorank.train.run import train as train_function",
+]
+CHECK = """
+import prorank
+from prorank.errors import ConfigError
+for call, words in ((prorank.evaluate, ([],)), (prorank.train, (prorank.load_settings,))):
+    assert callable(call), call
+    try:
+        call(*words)
+    except (ConfigError, AttributeError) as error:  # it was called
+        print(type(error).__name__, error)
+assert prorank.evaluate.Scorer and prorank.train.run.train and prorank.evaluate.evaluate
+assert all(getattr(prorank, name) is not None for name in prorank.__all__) and set(prorank.__all__) <= set(dir(prorank))
+"""
+
+
+@pytest.mark.parametrize("order", [LINES, LINES[::-1]], ids=["down", "up"])
+def test_names_work_in_any_order_of_imports(order):
+    """Row 24: in a process of its own, where nothing was imported before."""
+    code = "\n".join(["import sys", *order, CHECK])
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, cwd=ROOT)
+    assert said.returncode == 0, said.stderr
+    first, second = said.stdout.splitlines()
+    assert first == "ConfigError name at least one dataset folder" and "check" in second
+
+
+@pytest.mark.parametrize("names", list(itertools.permutations(["train", "evaluate", "load_settings"], 2)))
+def test_names_are_what_they_say_here(names):
+    """Row 24: also where everything has been imported long since."""
+    space: dict = {}
+    exec(f"import prorank.train.run, prorank.evaluate.benchmark\nfrom prorank import {', '.join(names)}", space)
+    assert all(callable(space[name]) for name in names)
+
+
+def test_functions_keep_their_signatures_and_travel():
+    """Row 24."""
+    import copy
+    import pickle
+
+    from prorank.evaluate.benchmark import evaluate
+    from prorank.train.run import train
+
+    assert inspect.signature(prorank.train) == inspect.signature(train)
+    assert inspect.signature(prorank.evaluate) == inspect.signature(evaluate)
+    for module in (prorank.train, prorank.evaluate):
+        assert pickle.loads(pickle.dumps(module)) is module is copy.deepcopy(module)
+        assert inspect.ismodule(module)
+
+
+def test_importing_the_package_loads_no_library():
+    """Row 24: names arrive when they are first used."""
+    code = "import sys, prorank\nprint([name for name in ('torch', 'numpy', 'transformers') if name in sys.modules])"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, cwd=ROOT)
+    assert said.stdout.strip() == "[]", said.stderr

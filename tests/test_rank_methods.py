@@ -1,0 +1,97 @@
+"""Methods of lists and checkpoints that were not trained for them: refused, or tried with a warning.
+
+Row 30 of the faults found by trying what users of rerankers report: such an order means nothing, and nothing was said.
+"""
+
+import logging
+
+import pytest
+
+from prorank import cli
+from prorank.errors import ConfigError
+from prorank.prompt import Prompt
+from prorank.rank.methods import METHODS, prompt_for
+from prorank.reranker import Reranker
+from prorank.saving import save_checkpoint
+from tests.test_reranker import DOCUMENTS, QUERY
+from tests.tiny import byte_tokenizer, tiny_llama
+
+LISTS = ("setwise", "listwise")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A function that gives a checkpoint saved with a preset."""
+    root, tokenizer = tmp_path_factory.mktemp("trained"), byte_tokenizer("smollm")
+
+    def made(preset: str):
+        prompt = Prompt.preset(preset)
+        bound = prompt.bind_list(tokenizer) if prompt.lists else prompt.bind(tokenizer)
+        return root / preset if (root / preset).exists() else save_checkpoint(root / preset, tiny_llama(tokenizer), bound)
+
+    return made
+
+
+@pytest.mark.parametrize("preset", ["prorank", "echo", "document-first", "rerank-r0", "mxbai"])
+@pytest.mark.parametrize("method", LISTS)
+def test_a_checkpoint_trained_on_single_documents_is_refused(method, preset, trained, monkeypatch):
+    """Row 30: before its weights are read."""
+    monkeypatch.setattr("prorank.reranker.load_model", lambda *_, **__: pytest.fail("weights were read"))
+    with pytest.raises(ConfigError) as caught:
+        Reranker(trained(preset), method=method)
+    kind = Prompt.preset(preset).kind
+    assert f"was trained to judge one document at a time (its prompt is of kind {kind})" in str(caught.value)
+    assert "prompt='setwise'" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("method", LISTS)
+def test_a_prompt_that_is_asked_for_is_tried_with_a_warning(method, trained, caplog):
+    """Row 30."""
+    with caplog.at_level(logging.WARNING, "prorank"):
+        hits = Reranker(trained("prorank"), dtype="fp32", method=method, prompt="setwise").rank(QUERY, DOCUMENTS)
+    assert len(hits) == len(DOCUMENTS)
+    assert "was not trained with prompts of kind setwise; its order of several documents may mean little" in caplog.text
+
+
+@pytest.mark.parametrize("method", LISTS)
+def test_a_base_model_is_tried_with_a_warning(method, tiny_llama_dir, caplog):
+    """Row 30."""
+    with caplog.at_level(logging.WARNING, "prorank"):
+        assert len(Reranker(tiny_llama_dir, dtype="fp32", method=method).rank(QUERY, DOCUMENTS)) == len(DOCUMENTS)
+    assert caplog.text.count("was not trained with prompts of kind setwise") == 1
+
+
+@pytest.mark.parametrize("preset", ["setwise", "setwise-echo"])
+@pytest.mark.parametrize("method", LISTS)
+def test_a_checkpoint_trained_for_lists_needs_no_warning(method, preset, trained, caplog):
+    """Row 30."""
+    with caplog.at_level(logging.WARNING, "prorank"):
+        assert Reranker(trained(preset), dtype="fp32", method=method).prompt.prompt.name == preset
+    assert "was not trained" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "own, given, warned",
+    [
+        ("setwise", "rank-r1", "thinking"), ("rank-r1", "setwise", "setwise"), ("listwise", "setwise", "setwise"),
+        ("rank-r1", None, None), ("listwise", None, None), ("setwise", "setwise-echo", None), (None, "rank-r1", "thinking"),
+    ],
+)  # fmt: skip
+def test_a_mode_that_the_weights_do_not_have_is_told_of(own, given, warned, caplog):
+    """Row 30: another kind of prompt than the one that was trained with."""
+    saved = Prompt.preset(own) if own else None
+    with caplog.at_level(logging.WARNING, "prorank"):
+        prompt_for(METHODS["setwise"](), given, saved or Prompt(), "runs/x", saved)
+    assert caplog.text.count(f"runs/x was not trained with prompts of kind {warned}") == (warned is not None)
+
+
+def test_the_command_refuses_it_in_one_line(trained, tmp_path, monkeypatch, capsys):
+    """Row 30."""
+    (tmp_path / "docs.txt").write_text("the garden\nthe river\n")
+    words = ["rerank", tmp_path / "docs.txt", "-q", "garden", "--model", trained("prorank"), "--method", "listwise"]
+    monkeypatch.setattr("sys.argv", ["prorank", *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = capsys.readouterr()
+    assert ended.value.code == 2 and said.out == "" and len(said.err.strip().splitlines()) == 1
+    assert "was trained to judge one document at a time" in said.err
