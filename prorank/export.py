@@ -55,7 +55,7 @@ class Exported:
 
 def export(
     model: str | Path, out: str | Path, format: str = "seq-cls", dtype: str = "fp32", template: bool = True, prompt: Any = None,
-    instruction: str | None = None, max_length: int | None = None,
+    instruction: str | None = None, max_length: int | None = None, base: str | Path | None = None, trust_remote_code: bool = False,
 ) -> Exported:  # fmt: skip
     """Write a checkpoint into a new folder for other libraries and servers.
 
@@ -65,7 +65,7 @@ def export(
         format: "seq-cls" (a ...ForSequenceClassification whose one logit is the score) or "merged" (a causal LM, no adapter).
         dtype: "fp32" or "bf16" of the weights written.
         template: bake the Prompt into the tokenizer of a classifier; without, callers have to render it.
-        prompt, max_length: as `Reranker` takes them.
+        prompt, max_length, base, trust_remote_code: as `Reranker` takes them.
         instruction: in place of the Prompt's default one.
 
     Raises:
@@ -74,7 +74,7 @@ def export(
     """
     folder = Path(out)
     _check(folder, format, dtype)
-    resolved, changes = resolve(model), {"instruction": instruction, "max_length": max_length}
+    resolved, changes = resolve(model, base, trust_remote_code), {"instruction": instruction, "max_length": max_length}
     chosen = Prompt.of(prompt or prompt_of(resolved), **{key: value for key, value in changes.items() if value is not None})
     if format == "seq-cls" and chosen.lists:
         raise ConfigError(f"prompt {chosen.name} shows several documents, and a classifier reads one; take --format merged")
