@@ -177,7 +177,7 @@ def test_a_report_passes_only_where_nothing_is_left(names):
     "file, content, part",
     [
         ("config.json", "{", "config.json: cannot be read"),
-        ("config.json", "[1]", "config.json: cannot be read"),
+        ("config.json", "[1]", "config.json: expected an object"),
         ("tokenizer.json", '{"model": 3}', "its tokenizer cannot be read"),
     ],
 )

@@ -5,6 +5,7 @@ Merging is checked by a forward before and after it, so whatever peft learns to 
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ CONFIG = "adapter_config.json"
 HEADS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "SEQ_2_SEQ_LM")
 # Methods that put vectors before the prompt or into attention in place of changing weights.
 PROMPT_METHODS = ("PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "ADAPTION_PROMPT", "CARTRIDGE", "CPT")
+SHARED = re.compile(r"vblora_vector_bank|unilora_theta_d|\.tinylora_v\.")  # weights that layers share: stored once, elsewhere
+SAVED = ".modules_to_save"
+WRAPPED = re.compile(r"(\.(token_adapter|base_layer|original_module|modules_to_save|lora_B))+$")  # parts of a module that peft wraps
 TOLERANCE = 1e-3  # of the largest logit, between the merged model and peft's own
 PROBE = 8  # tokens
 
@@ -62,9 +66,21 @@ def _applied(model: torch.nn.Module, folder: Path, train: bool) -> torch.nn.Modu
             raise ModelError(f"{folder / ADAPTER}: lacks the weight '{error.args[0]}'; copy the adapter again") from error
         except Exception as error:
             raise ModelError(f"{folder}: the adapter does not fit its base ({_reason(error)})") from error
-    names = {key: [name.replace(".default", "") for name in getattr(report, key)] for key in ("missing_keys", "unexpected_keys")}
-    check_report(folder / ADAPTER, names)
+    missing = [name.replace(".default", "") for name in report.missing_keys if not SHARED.search(name)]
+    unexpected = set(report.unexpected_keys)
+    if any(SAVED in name for name in unexpected):  # peft writes some twice: as such, and under the module's own name
+        held = set(_shapes(folder / ADAPTER))
+        unexpected = {name for name in unexpected if SAVED not in name or name.replace(SAVED, "") not in held}
+    check_report(folder / ADAPTER, {"missing_keys": missing, "unexpected_keys": unexpected})
     return model
+
+
+def _shapes(file: Path) -> dict[str, list[int]]:
+    """Shapes by name of the weights in a file."""
+    from safetensors import safe_open
+
+    with readable(file), safe_open(file, framework="pt") as handle:
+        return {key: handle.get_slice(key).get_shape() for key in handle.keys()}
 
 
 def _reason(error: Exception) -> str:
@@ -75,13 +91,9 @@ def _reason(error: Exception) -> str:
 
 def _fit_vocabulary(model: torch.nn.Module, folder: Path) -> None:
     """Give the base as many rows of embeddings as an adapter has that was trained after tokens were added."""
-    from safetensors import safe_open
-
     embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
     names = [name for name, module in model.named_modules() if module is embeddings or (head is not None and module is head)]
-    with readable(folder / ADAPTER), safe_open(folder / ADAPTER, framework="pt") as handle:
-        shapes = {key: handle.get_slice(key).get_shape() for key in handle.keys()}
-    rows = {_rows(key, shape, names) for key, shape in shapes.items()} - {0, embeddings.weight.shape[0]}
+    rows = {_rows(key, shape, names) for key, shape in _shapes(folder / ADAPTER).items()} - {0, embeddings.weight.shape[0]}
     if len(rows) > 1:
         raise ModelError(f"{folder / ADAPTER}: its embeddings have {' and '.join(map(str, sorted(rows)))} rows; copy it again")
     if rows:
@@ -93,8 +105,7 @@ def _rows(key: str, shape: list[int], names: list[str]) -> int:
     module, _, weight = key.removeprefix("base_model.model.").rpartition(".")
     if weight == "lora_embedding_A" and module in names:
         return shape[1]
-    plain = module.removesuffix(".base_layer").removesuffix(".lora_B")
-    return shape[0] if weight == "weight" and plain in names else 0
+    return shape[0] if weight == "weight" and WRAPPED.sub("", module) in names else 0
 
 
 def _merged(model: torch.nn.Module, folder: Path) -> torch.nn.Module:
