@@ -16,6 +16,7 @@ import torch
 from .bound import BoundPrompt
 from .checkpoint import licence_of, prompt_of, resolve
 from .checkpoints.card import hub_base, merged_card, read_card
+from .checkpoints.lock import one_at_a_time
 from .errors import ConfigError, ModelError, nearest
 from .export_notes import causal_command, classifier_notes, serve_command
 from .files import atomic_folder
@@ -184,6 +185,7 @@ def _scores(model: torch.nn.Module, bound: BoundPrompt, pairs: list[tuple[str, s
     return torch.from_numpy(Reranker.of(model, bound.tokenizer, bound.prompt).score(pairs))
 
 
+@one_at_a_time
 @torch.inference_mode()
 def _logits(folder: Path, bound: BoundPrompt, pairs: list[tuple[str, str]], template: bool) -> torch.Tensor:
     """The written classifier's logits of pairs [n], read as any library would read it."""

@@ -26,7 +26,7 @@ PRESET_OF = (
 # Presets by the first sentence of their task, which some chat templates hold.
 PHRASE_OF = ((MXBAI_TASK.split(". ")[0], "mxbai"), (QWEN3_SYSTEM.split(". ")[0], "qwen3-reranker"))
 RERANKER = re.compile(
-    r"re-?rank|(^|[-/])((ze|rea|reason|lim|e)-?rank|rank-?(1|k1|llama|zephyr|vicuna|gpt|mistral))|text-ranking|mono-?(qwen|t5)"
+    r"re-?rank|(^|[-/])((ze|rea|reason|lim|e)-?rank|rank-?(k?1(?!\d)|llama|zephyr|vicuna|gpt|mistral))|text-ranking|mono-?(qwen|t5)"
 )
 told: set[tuple[Path, str]] = set()  # what was logged of which folder: once a process
 

@@ -33,6 +33,8 @@ def readable(what: str | Path, remedy: str = "", part: str = "") -> Iterator[Non
     except ProRankError:
         raise
     except Exception as error:  # damaged files make the libraries raise errors of every kind
+        if "trust_remote_code" in str(error):
+            remedy = "; trust_remote_code=True or --trust-remote-code runs the code that it brings"
         raise ModelError(f"{what}: {part + ' ' if part else ''}cannot be read ({first_line(error)}){remedy}") from error
 
 
