@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .checkpoint import Resolved
-from .checkpoints.adapters import with_adapter
+from .checkpoints.adapters import merge, with_adapter
 from .checkpoints.lock import one_at_a_time
 from .checkpoints.vocabulary import check_vocabulary
 from .checkpoints.weights import check_report, readable
@@ -119,7 +119,7 @@ def cast_weights(model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
 def merged_copy(model: PreTrainedModel) -> PreTrainedModel:
     """A copy of the model with its adapter, if it has one, merged into its weights."""
     model = copy.deepcopy(model)
-    return model.merge_and_unload() if hasattr(model, "peft_config") else model
+    return merge(model) if hasattr(model, "peft_config") else model
 
 
 @contextmanager

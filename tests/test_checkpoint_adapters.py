@@ -30,7 +30,7 @@ from prorank.checkpoint import resolve
 from prorank.cli import app
 from prorank.errors import ModelError
 from prorank.export import export
-from prorank.model import load_model
+from prorank.model import load_model, merged_copy
 from prorank.prompt import Prompt
 from prorank.reranker import Reranker
 from tests.tiny import save_adapter, save_tiny
@@ -174,6 +174,22 @@ def test_training_goes_on_from_an_adapter_with_more_tokens(tmp_path):
     adapter, _ = made(tmp_path, lora(), tokens=3)
     model = load_model(resolve(adapter), torch.float32, CPU, train=True)
     assert model.config.vocab_size == len(AutoTokenizer.from_pretrained(adapter)) and hasattr(model, "peft_config")
+
+
+def test_a_copy_in_training_is_merged_in_the_same_way(tmp_path):
+    """Row 5: dev measures and references of a training use merged copies."""
+    adapter, base = made(tmp_path, lora("embed_tokens"))
+    model, tokenizer = load_model(resolve(adapter), torch.float32, CPU, train=True), AutoTokenizer.from_pretrained(base)
+    scores = Reranker.of(merged_copy(model), tokenizer, Prompt.preset("prorank")).score(PAIRS)
+    np.testing.assert_allclose(scores, peft_scores(adapter, base), atol=1e-3)
+
+
+@pytest.mark.parametrize("config", [lora("lm_head"), lora(modules_to_save=["lm_head"])], ids=["low rank", "whole"])
+def test_training_goes_not_on_from_an_adapter_of_the_output_matrix(tmp_path, config):
+    """Row 5: stages read that matrix without the adapter, so what they learn and measure would be another model's."""
+    adapter, _ = made(tmp_path, config)
+    with pytest.raises(ModelError, match="changes the output matrix"):
+        load_model(resolve(adapter), torch.float32, CPU, train=True)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Weights of checkpoints: each is in the files, in its shape, and nothing is left over, or the checkpoint is refused by every verb."""
+"""Weights of checkpoints: each is in the files, in its shape, and nothing is left over, or every verb refuses the checkpoint."""
 
 import json
 import re
@@ -14,13 +14,13 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from prorank.checkpoint import resolve
-from prorank.checkpoints.weights import NO_WEIGHT, check_report
+from prorank.checkpoints.weights import NO_WEIGHT, check_report, check_resumable
 from prorank.cli import app
 from prorank.errors import ModelError
 from prorank.model import load_model
 from prorank.reranker import Reranker
 from tests.evaluate_toy import write_beir
-from tests.tiny import byte_tokenizer, save_adapter, save_tiny, tiny_llama, write_jsonl
+from tests.tiny import byte_tokenizer, save_adapter, save_tiny, tiny_llama
 
 CPU = torch.device("cpu")
 PAIRS = [("garden", "we saw the garden today"), ("garden", "bread")]
@@ -66,7 +66,7 @@ MISFITS = {
     "no layer": (without(LAYER), [f"'{LAYER}input_layernorm.weight' (and 8 more) is missing"]),
     "renamed": (renamed("q_proj", "query"), ["q_proj.weight' (and 1 more) is missing", "query.weight' (and 1 more) has no place"]),
     "other prefix": (renamed("model.", "decoder."), ["is missing", "has no place in the model"]),
-    "one layer more": (lambda w: {**w, "model.layers.2.mlp.up_proj.weight": torch.ones(2, 2)}, ["layers.2.mlp.up_proj.weight' has no place"]),
+    "a layer more": (lambda w: {**w, "model.layers.2.mlp.up_proj.weight": torch.ones(2)}, ["up_proj.weight' has no place"]),
     "a bias more": (lambda w: {**w, LAYER + "self_attn.q_proj.bias": torch.ones(64)}, ["q_proj.bias' has no place"]),
     "wrong shape": (
         lambda w: {**w, LAYER + "mlp.up_proj.weight": torch.ones(8, 8)},
@@ -128,7 +128,7 @@ def test_a_damaged_file_is_refused_before_anything_is_loaded(folder, tmp_path, c
 @pytest.mark.parametrize(
     "content, part",
     [
-        ('{"weight_map": {"a": "model-1.safetensors"}}', "model-1.safetensors: is missing, and model.safetensors.index.json names it"),
+        ('{"weight_map": {"a": "m-1.safetensors"}}', "m-1.safetensors: is missing, and model.safetensors.index.json names"),
         ("{", "model.safetensors.index.json: cannot be read"),
         ("[]", "expected an object in braces, found list"),
         ('{"weight_map": {}}', "has no weight_map"),
@@ -238,7 +238,7 @@ def test_every_verb_refuses_it(folder, tmp_path, toy_file, verb, fault):
         (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-9])
     else:
         rewrite(folder, without("lm_head"))
-    lists, out = str(write_jsonl(tmp_path / "l.jsonl", [json.loads(x) for x in toy_file.read_text().splitlines()])), tmp_path / "out"
+    lists, out = shutil.copy(toy_file, tmp_path / "l.jsonl"), tmp_path / "out"
     (tmp_path / "x.yaml").write_text(f"stage: score\nbase: {folder}\ndata: {lists}\nout: {out}\nsteps: 1\ndevice: cpu\n")
     (tmp_path / "docs.txt").write_text("bread\n")
     words = {
@@ -253,3 +253,16 @@ def test_every_verb_refuses_it(folder, tmp_path, toy_file, verb, fault):
     result = CliRunner().invoke(app, [verb, *map(str, words)])
     assert isinstance(result.exception, ModelError), result.output
     assert ("cut or damaged" if fault == "cut" else "'lm_head.weight' is missing") in str(result.exception)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "value_head.pt", "optimizer.pt", "rng_state.pth", "run.json"])
+def test_a_training_does_not_go_on_from_a_damaged_checkpoint(tmp_path, name):
+    """Row 1: what a training resumes from is read by loaders as well."""
+    save_file({"x": torch.ones(9)}, tmp_path / "model.safetensors")
+    for other in ("value_head.pt", "optimizer.pt", "rng_state.pth"):
+        torch.save({"x": torch.ones(9)}, tmp_path / other)
+    (tmp_path / "run.json").write_text('{"minutes": 1, "best": {}}')
+    check_resumable(tmp_path)
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-5])
+    with pytest.raises(ModelError, match=re.escape(str(tmp_path / name))):
+        check_resumable(tmp_path)

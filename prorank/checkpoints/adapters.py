@@ -22,7 +22,7 @@ HEADS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "SEQ_2_SEQ_LM")
 PROMPT_METHODS = ("PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "ADAPTION_PROMPT", "CARTRIDGE", "CPT")
 SHARED = re.compile(r"vblora_vector_bank|unilora_theta_d|\.tinylora_v\.")  # weights that layers share: stored once, elsewhere
 SAVED = ".modules_to_save"
-WRAPPED = re.compile(r"(\.(token_adapter|base_layer|original_module|modules_to_save|lora_B))+$")  # parts of a module that peft wraps
+WRAPPED = re.compile(r"(\.(token_adapter|base_layer|original_module|modules_to_save|lora_B))+$")  # inside a module that peft wraps
 TOLERANCE = 1e-3  # of the largest logit, between the merged model and peft's own
 PROBE = 8  # tokens
 
@@ -50,7 +50,25 @@ def with_adapter(model: torch.nn.Module, folder: Path, base: Path, train: bool) 
     model = _applied(model, folder, train)
     for config in model.peft_config.values():  # where peft looks when it saves; a bare name it would ask a hub for
         config.base_model_name_or_path = str(base)
+    if train:
+        check_head(model)
     return model if train else _merged(model, folder)
+
+
+def check_head(model: torch.nn.Module) -> None:
+    """Raise ModelError for an adapter on the output matrix of a model in training, which stages read without it."""
+    head = model.get_base_model().get_output_embeddings()
+    if any(hasattr(head, name) for name in ("base_layer", "original_module")):
+        why = "the adapter changes the output matrix, which is read directly in training"
+        raise ModelError(f"{why}; leave it out of the targets, or merge the adapter first (prorank export --format merged)")
+
+
+def merge(model: torch.nn.Module) -> torch.nn.Module:
+    """The base of peft's model with the adapter in its weights, in place; peft's errors are raised as they are."""
+    _untie(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of tied embeddings, which are not tied any more
+        return model.merge_and_unload()
 
 
 def _applied(model: torch.nn.Module, folder: Path, train: bool) -> torch.nn.Module:
@@ -113,11 +131,8 @@ def _merged(model: torch.nn.Module, folder: Path) -> torch.nn.Module:
     want = _logits(model)
     if not torch.isfinite(want).all():
         raise ModelError(f"{folder}: its logits are not finite; the weights are damaged or its training diverged")
-    _untie(model)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of tied embeddings, which are not tied any more
-            model = model.merge_and_unload()
+        model = merge(model)
     except Exception as error:  # methods that cannot be merged raise errors of many kinds
         why = f"this adapter cannot be merged ({first_line(error)})"
         raise ModelError(f"{folder}: {why}; train one that can, such as LORA") from error

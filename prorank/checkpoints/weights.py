@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,9 @@ from ..errors import ModelError, ProRankError
 SINGLE, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"
 LFS_POINTER = b"version https://git-lfs"
 # Names in files for which a causal model needs no place: buffers that it computes itself, and the value head of a training.
-NO_WEIGHT = re.compile(r"(\.rotary_emb\.inv_freq|\.attn(ention)?\.(masked_)?bias|position_ids|(^|\.)v(alue)?_head\.[\w.]+)$")
+NO_WEIGHT = re.compile(
+    r"(rope_freqs\.weight|\.rotary_emb\.inv_freq|\.attn(ention)?\.(masked_)?bias|position_ids|(^|\.)v(alue)?_head\.[\w.]+)$"
+)
 
 
 def first_line(error: BaseException) -> str:
@@ -93,6 +96,17 @@ def _check_file(file: Path) -> None:
         raise ModelError(f"{file}: is empty; copy or download it again")
     with readable(file, "; it is cut or damaged, copy or download it again"), safe_open(file, framework="pt"):
         pass
+
+
+def check_resumable(folder: Path) -> None:
+    """Raise ModelError for a training's checkpoint with a file that is not whole: weights, optimiser, chance, value head."""
+    remedy = f"; remove {folder.name} and resume from the checkpoint before it"
+    read_json(folder / "run.json")
+    for file in sorted(folder.glob("*.safetensors")):
+        _check_file(file)
+    for file in sorted([*folder.glob("*.pt"), *folder.glob("*.pth")]):
+        if not zipfile.is_zipfile(file):  # what torch writes is one, and a cut one has lost its end
+            raise ModelError(f"{file}: is cut or damaged{remedy}")
 
 
 def check_report(where: Path, report: dict[str, Any]) -> None:
