@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from .calibration import AUTO, METHODS, Calibration, choose, fit, out_of_fold
-from .checkpoint import prompt_of, resolve
+from .checkpoint import Resolved, prompt_of, resolve
 from .checkpoints.card import calibrated
 from .data.examples import Group, query_key
 from .data.formats import read_groups
@@ -68,7 +68,8 @@ def calibrate(
     Raises:
         ConfigError, DataError, ModelError: before any weights are read, but for scores that do not rise with relevance (DataError).
     """
-    folder, copy = _folders(model, how.get("prompt"), copy)
+    resolved = resolve(model, how.get("base"), how.get("trust_remote_code", False))
+    folder, copy = _folders(resolved, model, how.get("prompt"), copy)
     _check(method, folds, out)
     groups = read_groups(data, split)
     labels, fold = _labels(groups, min_rel, data), _folds(groups, min_rel, folds, seed, data)
@@ -90,9 +91,9 @@ def calibrate(
     return found, path, picture
 
 
-def _folders(model: str | Path, prompt: Any, copy: str | Path | None) -> tuple[Path, Path | None]:
+def _folders(resolved: Resolved, model: str | Path, prompt: Any, copy: str | Path | None) -> tuple[Path, Path | None]:
     """(the checkpoint's folder, that of the copy to write into or None); it must be asked about one document at a time."""
-    resolved, path = resolve(model), Path(model).expanduser()
+    path = Path(model).expanduser()
     target = Path(copy) if copy else None if resolved.folder in (path, path / "model") else COPY
     if target and target.exists():
         raise ConfigError(f"{target}: is there already; calibrate that one (MODEL {target}), or name another folder by --copy")

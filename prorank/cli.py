@@ -16,7 +16,7 @@ import typer
 from . import __version__
 from .cli_data import add_data_verbs
 from .cli_export import export
-from .cli_options import Compile, Device, Dtype, Gain, Length, Method, PromptName
+from .cli_options import Base, Compile, Device, Dtype, Gain, Length, Method, PromptName, RemoteCode
 from .cli_own import adapt, calibrate
 from .cli_rerank import rerank
 from .cli_serve import serve
@@ -51,11 +51,14 @@ app.command()(serve)
 
 
 @app.command()
-def pull(name: Annotated[str, typer.Argument(help="A hub id, a GGUF file, smollm2-135m.")] = DEFAULT) -> None:
+def pull(
+    name: Annotated[str, typer.Argument(help="A hub id, a GGUF file, smollm2-135m.")] = DEFAULT,
+    trust_remote_code: RemoteCode = False,
+) -> None:
     """Fetch and convert what a checkpoint needs; print its folder."""
     from .checkpoint import resolve
 
-    print(resolve(name).folder)
+    print(resolve(name, trust_remote_code=trust_remote_code).folder)
 
 
 @app.command()
@@ -110,9 +113,11 @@ def evaluate(
     compile: Compile = False,
     max_length: Length = None,
     prompt: PromptName = None,
+    base: Base = None,
+    trust_remote_code: RemoteCode = False,
 ) -> None:
     """Measure a first stage and models on judged datasets, with significance; without --model the first stage alone."""
-    from .checkpoint import resolve
+    from .checkpoint import is_adapter, resolve
     from .evaluate import Scorer
     from .evaluate import evaluate as measure
     from .evaluate.report import bars, show
@@ -123,8 +128,10 @@ def evaluate(
 
     names = model or []
     checkpoints = [name for name in names if not name.startswith(KIND)]
+    bases = {name: base if len(checkpoints) == 1 or is_adapter(name) else None for name in checkpoints}
+    at = {name: {"base": place, "trust_remote_code": trust_remote_code} for name, place in bases.items()}
     for name in names:  # a wrong one fails before the datasets are read
-        (resolve if name in checkpoints else folder_of)(name)
+        resolve(name, **at[name]) if name in checkpoints else folder_of(name)
     pick_dtype(dtype, pick_device(device))
     Prompt.of(prompt)
     how = read_method(method)
@@ -136,7 +143,8 @@ def evaluate(
 
         if name not in checkpoints:
             return Scorer(name, bi_encoder(name, device), fingerprint_of(name, device))
-        return Reranker(name, device=device, dtype=dtype, max_length=max_length, prompt=prompt, compile=compile, **how)
+        how_here = {**how, **at[name], "prompt": prompt, "compile": compile}
+        return Reranker(name, device=device, dtype=dtype, max_length=max_length, **how_here)
 
     def likelihood_of(name: str) -> Scorer:
         one = load(name)

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from .cli_options import Length, PromptName
+from .cli_options import Base, Length, PromptName, RemoteCode
 
 
 def export(
@@ -22,11 +22,13 @@ def export(
     instruction: Annotated[str | None, typer.Option(help="In place of the prompt's default one.")] = None,
     max_length: Length = None,
     prompt: PromptName = None,
+    base: Base = None,
+    trust_remote_code: RemoteCode = False,
 ) -> None:
     """Write a checkpoint for other servers: a classifier with the prompt in its tokenizer, or a model without adapter."""
     from .export import export as write
 
-    found = write(model, out, format, dtype, template, prompt, instruction, max_length)
+    found = write(model, out, format, dtype, template, prompt, instruction, max_length, base, trust_remote_code)
     print(found)
     if found.command:
         print(f"vLLM: {found.command}")

@@ -10,6 +10,8 @@ from typing import Annotated
 import typer
 
 Model = Annotated[str, typer.Option("--model", "-m", help="Checkpoint: folder, adapter, GGUF file, hub id or smollm2-135m.")]
+Base = Annotated[str | None, typer.Option(help="Where an adapter's base is, in place of what the adapter calls it.")]
+RemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Fetch and run the Python files that a model brings.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; the best there is by default.")]
 Dtype = Annotated[str, typer.Option(help="auto, bf16, fp32, or int8 (CPU).")]
 Compile = Annotated[bool, typer.Option("--compile", help="Fuse steps on a CPU: faster after some seconds.")]

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from .cli_options import Compile, Device, Dtype, Gain, Length, PromptName, Think
+from .cli_options import Base, Compile, Device, Dtype, Gain, Length, PromptName, RemoteCode, Think
 from .shipped import DEFAULT
 
 
@@ -51,6 +51,8 @@ def calibrate(
     compile: Compile = False,
     max_length: Length = None,
     prompt: PromptName = None,
+    base: Base = None,
+    trust_remote_code: RemoteCode = False,
 ) -> None:
     """Fit probabilities on held-out labels and write them into the checkpoint or a copy; its hits then carry them."""
     from .calibrate import calibrate as fit_and_save
@@ -58,6 +60,7 @@ def calibrate(
     from .reliability import NAMES
 
     how = {"think": think, "device": device, "dtype": dtype, "compile": compile, "max_length": max_length, "prompt": prompt}
+    how |= {"base": base, "trust_remote_code": trust_remote_code}
     with Progress("calibrate") as report:
         found, path, picture = fit_and_save(model, data, split, method, folds, seed, min_rel, out, report, copy, **how)
     print(f"{found}; fitted on {found.pairs} pairs of {found.queries} queries, {100 * found.relevant:.1f} % relevant")

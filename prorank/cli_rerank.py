@@ -12,12 +12,13 @@ from typing import Annotated, Any
 
 import typer
 
-from .cli_options import Compile, Device, Dtype, Length, Method, Model, PromptName, Samples, Think, ThinkTokens
+from .cli_options import Base, Compile, Device, Dtype, Length, Method, Model, PromptName, RemoteCode, Samples, Think, ThinkTokens
 from .errors import ConfigError, DataError
 from .remote_forms import LOG_ODDS
 from .shipped import DEFAULT
 
-HERE = ("think", "samples", "max_think_tokens", "method", "device", "dtype", "compile", "max_length", "prompt")
+HERE = ("think", "samples", "max_think_tokens", "method", "device", "dtype", "compile", "max_length", "prompt", "base",
+        "trust_remote_code")  # fmt: skip
 
 
 def rerank(
@@ -45,6 +46,8 @@ def rerank(
     compile: Compile = False,
     max_length: Length = None,
     prompt: PromptName = None,
+    base: Base = None,
+    trust_remote_code: RemoteCode = False,
 ) -> None:
     """Rerank documents for a query, or a whole TREC run."""
     from .rank import files as rerank_files
@@ -69,6 +72,7 @@ def rerank(
         ranker: Any = _remote(context, server, dialect, model, api_key_env)
     else:
         how = {"think": think, "samples": samples, "max_think_tokens": max_think_tokens}
+        how |= {"base": base, "trust_remote_code": trust_remote_code}
         ranker = _local(model, method, show_thoughts, how, device, dtype, max_length, prompt, compile)
     with ranker if server else contextlib.nullcontext():
         if run:

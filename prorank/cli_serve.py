@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from .cli_options import Compile, Device, Dtype, Length, Method, Model, PromptName, Samples, Think, ThinkTokens
+from .cli_options import Base, Compile, Device, Dtype, Length, Method, Model, PromptName, RemoteCode, Samples, Think, ThinkTokens
 from .shipped import DEFAULT
 from .utils.threads import share_processors
 
@@ -41,6 +41,8 @@ def serve(
     compile: Compile = False,
     max_length: Length = None,
     prompt: PromptName = None,
+    base: Base = None,
+    trust_remote_code: RemoteCode = False,
 ) -> None:
     """Serve a checkpoint over HTTP, for clients of TEI, Jina, Cohere and vLLM."""
     share_processors()  # before PyTorch is imported
@@ -51,9 +53,10 @@ def serve(
     from .serve.limits import Limits
     from .serve.run import serve
 
-    resolve(model)  # a wrong name fails before anybody is let in
+    resolve(model, base, trust_remote_code)  # a wrong name fails before anybody is let in
     pick_dtype(dtype, pick_device(device))
     how = {"think": think, "samples": samples, "max_think_tokens": max_think_tokens, **read_method(method)}
+    how |= {"base": base, "trust_remote_code": trust_remote_code}
     limits = Limits(
         body_bytes=max_body_bytes, documents=max_documents, characters=max_characters, tokens_per_doc=max_tokens_per_doc,
         chunks=max_chunks, requests=max_requests, waiting=max_waiting, held_bytes=max_held_bytes, seconds=max_seconds,

@@ -16,6 +16,7 @@ import torch
 from .bound import BoundPrompt
 from .checkpoint import licence_of, prompt_of, resolve
 from .checkpoints.card import hub_base, merged_card, read_card
+from .checkpoints.lock import one_at_a_time
 from .errors import ConfigError, ModelError, nearest
 from .export_notes import causal_command, classifier_notes, serve_command
 from .files import atomic_folder
@@ -55,7 +56,7 @@ class Exported:
 
 def export(
     model: str | Path, out: str | Path, format: str = "seq-cls", dtype: str = "fp32", template: bool = True, prompt: Any = None,
-    instruction: str | None = None, max_length: int | None = None,
+    instruction: str | None = None, max_length: int | None = None, base: str | Path | None = None, trust_remote_code: bool = False,
 ) -> Exported:  # fmt: skip
     """Write a checkpoint into a new folder for other libraries and servers.
 
@@ -65,7 +66,7 @@ def export(
         format: "seq-cls" (a ...ForSequenceClassification whose one logit is the score) or "merged" (a causal LM, no adapter).
         dtype: "fp32" or "bf16" of the weights written.
         template: bake the Prompt into the tokenizer of a classifier; without, callers have to render it.
-        prompt, max_length: as `Reranker` takes them.
+        prompt, max_length, base, trust_remote_code: as `Reranker` takes them.
         instruction: in place of the Prompt's default one.
 
     Raises:
@@ -74,7 +75,7 @@ def export(
     """
     folder = Path(out)
     _check(folder, format, dtype)
-    resolved, changes = resolve(model), {"instruction": instruction, "max_length": max_length}
+    resolved, changes = resolve(model, base, trust_remote_code), {"instruction": instruction, "max_length": max_length}
     chosen = Prompt.of(prompt or prompt_of(resolved), **{key: value for key, value in changes.items() if value is not None})
     if format == "seq-cls" and chosen.lists:
         raise ConfigError(f"prompt {chosen.name} shows several documents, and a classifier reads one; take --format merged")
@@ -184,6 +185,7 @@ def _scores(model: torch.nn.Module, bound: BoundPrompt, pairs: list[tuple[str, s
     return torch.from_numpy(Reranker.of(model, bound.tokenizer, bound.prompt).score(pairs))
 
 
+@one_at_a_time
 @torch.inference_mode()
 def _logits(folder: Path, bound: BoundPrompt, pairs: list[tuple[str, str]], template: bool) -> torch.Tensor:
     """The written classifier's logits of pairs [n], read as any library would read it."""

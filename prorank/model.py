@@ -6,7 +6,6 @@ Hard fact: `model.to(bf16)` would round the rotary frequencies too and turn far 
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,9 +13,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .checkpoint import Resolved
+from .checkpoints.adapters import merge, with_adapter
+from .checkpoints.lock import one_at_a_time
+from .checkpoints.vocabulary import check_vocabulary
+from .checkpoints.weights import check_report, readable
 from .errors import ModelError, nearest
 from .rank import flat
-from .sources import first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -51,14 +53,15 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
+@one_at_a_time
 def load_tokenizer(resolved: Resolved) -> Any:
     """The checkpoint's tokenizer, padding on the left, with a pad token."""
     from transformers import AutoTokenizer
 
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(resolved.tokenizer, padding_side="left", local_files_only=True)
-    except (ValueError, OSError, KeyError) as error:
-        raise ModelError(f"{resolved.tokenizer}: its tokenizer cannot be read ({first_line(error)})") from error
+    with readable(resolved.tokenizer, "; copy its base's tokenizer files into it", "its tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(
+            resolved.tokenizer, padding_side="left", local_files_only=True, trust_remote_code=resolved.trust_remote_code
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = pad_token(tokenizer)
     return tokenizer
@@ -69,37 +72,39 @@ def pad_token(tokenizer: Any) -> str:
     return tokenizer.eos_token or tokenizer.bos_token or tokenizer.convert_ids_to_tokens(0)
 
 
-def load_model(
-    resolved: Resolved, dtype: torch.dtype, device: torch.device, train: bool = False, trust_remote_code: bool = False
-) -> torch.nn.Module:
-    """Load the causal LM; an adapter is merged into it for use and kept apart (trainable) with `train`."""
+@one_at_a_time
+def load_model(resolved: Resolved, dtype: torch.dtype, device: torch.device, train: bool = False) -> torch.nn.Module:
+    """Load the causal LM; an adapter is merged into it for use and kept apart (trainable) with `train`.
+
+    Raises:
+        ModelError: it is no causal model, a file is damaged, or a weight is missing, left over or of another shape.
+    """
+    model = _load_causal(resolved, torch.float32 if resolved.adapter else dtype)  # merge in fp32, round once
+    if resolved.adapter:
+        model = with_adapter(model, resolved.adapter, resolved.path, train)
+        if not train:
+            cast_weights(model, dtype)
+    check_vocabulary(model.get_input_embeddings().weight.shape[0], resolved.tokenizer)
+    model = model.to(device)
+    flat.enable(model.get_base_model() if hasattr(model, "peft_config") else model)
+    return model
+
+
+def _load_causal(resolved: Resolved, dtype: torch.dtype) -> torch.nn.Module:
+    """The model in `resolved.path`, with every weight from its files."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    try:
-        config = AutoConfig.from_pretrained(resolved.path, trust_remote_code=trust_remote_code, local_files_only=True)
-    except (ValueError, OSError, KeyError) as error:
-        raise ModelError(f"{resolved.path}/config.json: cannot be read ({first_line(error)})") from error
+    how = {"trust_remote_code": resolved.trust_remote_code, "local_files_only": True}
+    with readable(resolved.path / "config.json"):
+        config = AutoConfig.from_pretrained(resolved.path, **how)
     kinds = config.architectures or []
     if kinds and not any("CausalLM" in kind or "ConditionalGeneration" in kind for kind in kinds):
         raise ModelError(f"{resolved.path}: {kinds[0]} is no causal language model, so it has no answer tokens to score")
-    first = torch.float32 if resolved.adapter else dtype  # merge in fp32, round once
-    with without_bars():
-        model = AutoModelForCausalLM.from_pretrained(
-            resolved.path, dtype=first, use_safetensors=True, trust_remote_code=trust_remote_code, local_files_only=True
+    with readable(resolved.path), without_bars():
+        model, report = AutoModelForCausalLM.from_pretrained(
+            resolved.path, dtype=dtype, use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True, **how
         )
-    if resolved.adapter:
-        from peft import PeftModel
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # of peft about transformers: nothing that a user could mend
-            model = PeftModel.from_pretrained(model, resolved.adapter, is_trainable=train)
-        for config in model.peft_config.values():  # where peft looks when it saves; a bare name it would ask a hub for
-            config.base_model_name_or_path = str(resolved.path)
-        if not train:
-            model = model.merge_and_unload().requires_grad_(True)  # peft froze what lies below an adapter
-            cast_weights(model, dtype)
-    model = model.to(device)
-    flat.enable(model.get_base_model() if hasattr(model, "peft_config") else model)
+    check_report(resolved.path, report)  # which names a wrong shape, too
     return model
 
 
@@ -114,7 +119,7 @@ def cast_weights(model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
 def merged_copy(model: PreTrainedModel) -> PreTrainedModel:
     """A copy of the model with its adapter, if it has one, merged into its weights."""
     model = copy.deepcopy(model)
-    return model.merge_and_unload() if hasattr(model, "peft_config") else model
+    return merge(model) if hasattr(model, "peft_config") else model
 
 
 @contextmanager

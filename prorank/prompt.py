@@ -195,7 +195,7 @@ class Prompt:
             return None
         try:
             return cls.preset("prorank", **json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError, PromptError) as error:
             raise PromptError(f"{path}: not a saved prompt ({error})") from error
 
     def fingerprint(self) -> str:

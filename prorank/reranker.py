@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .checkpoint import prompt_of, resolve
+from .checkpoint import prompt_of, resolve, trained_prompt
 from .errors import ConfigError, ModelError
 from .model import load_model, load_tokenizer, pick_device, pick_dtype
 from .prompt import Prompt
@@ -43,13 +43,14 @@ class Reranker(MadeByArguments, Scorer):
             twice as fast at a small loss, see docs/performance.md).
         max_length: tokens of a whole prompt; None takes the checkpoint's own.
         prompt: preset, mapping or Prompt for a checkpoint that has none of its own (or to override it).
-        trust_remote_code: run code that a hub repository brings. Off unless asked.
+        trust_remote_code: fetch and run the Python files that a model brings. Off unless asked.
         compile: fuse the element-wise steps on a CPU: seconds at the start for some per cent of speed. Needs a C++ compiler.
         think: let a thinking checkpoint think before it answers; False asks it at once, with an empty thought, in one forward.
         samples: thoughts a document, whose mean log-odds is the score. One takes the likeliest tokens, several are drawn.
         max_think_tokens: the thought's budget; None takes the checkpoint's own. A longer thought is closed and says so in its hit.
         method: "pointwise" scores each document alone; "setwise" and "listwise" show several at once and give an order without
             log-odds (a hit's score is minus its place), see `rank.methods`. `cost` counts what it took.
+        base: of an adapter, where its base is, in place of what the adapter calls it.
         options: of the method: see Setwise and Listwise there.
 
     Raises:
@@ -70,12 +71,14 @@ class Reranker(MadeByArguments, Scorer):
         samples: int = 1,
         max_think_tokens: int | None = None,
         method: str = "pointwise",
+        base: str | Path | None = None,
         **options: Any,
     ) -> None:
         chosen_method = method_of(method, options)
-        resolved = resolve(model)
-        chosen = prompt_for(chosen_method, prompt, prompt_of(resolved), str(model), Prompt.load(resolved.folder))
         max_length, max_think_tokens, samples = _checked_numbers(max_length, max_think_tokens, samples)
+        resolved = resolve(model, base, trust_remote_code)
+        own = Prompt.of(prompt) if prompt else prompt_of(resolved, "setwise" if chosen_method else None)
+        chosen = prompt_for(chosen_method, prompt, own, str(model), trained_prompt(resolved))
         if max_length is not None:
             chosen = Prompt.of(chosen, max_length=max_length)
         if max_think_tokens is not None:
@@ -88,7 +91,7 @@ class Reranker(MadeByArguments, Scorer):
         tokenizer = load_tokenizer(resolved)
         (chosen.bind_list if chosen_method else chosen.bind)(tokenizer)  # fails before the weights are read
         where = pick_device(device)
-        loaded = load_model(resolved, pick_dtype(dtype, where), where, trust_remote_code=trust_remote_code)
+        loaded = load_model(resolved, pick_dtype(dtype, where), where)
         super().__init__(str(model), loaded, tokenizer, chosen, resolved, engine_for(loaded, compile, dtype == "int8"))
         if chosen_method:
             self.take_lists(chosen_method)

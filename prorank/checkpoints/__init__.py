@@ -1,1 +1,1 @@
-"""What a checkpoint's folder says of itself."""
+"""Checkpoints: what a folder says of itself, its weights' check, adapters, prompts of known models, names, the loading lock."""

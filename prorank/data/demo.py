@@ -11,8 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import subprocess
-import sys
 import tarfile
 import tempfile
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from typing import Any
 
 from ..errors import DataError
 from ..files import atomic_folder, cache_dir
+from ..utils.packages import download
 from .examples import near_duplicates, normalised
 
 Texts = dict[str, tuple[str, str, set[str]]]  # (title, text, tags) by normalised title and text
@@ -76,13 +75,10 @@ def _downloaded() -> dict[str, Any]:
         # A hash in a requirements file makes pip check it before it runs the sdist's setup.py for its metadata.
         wanted = Path(folder) / "wanted.txt"
         wanted.write_text(f"{SDIST} --hash=sha256:{SHA256}\n", encoding="utf-8")
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        command += ["--no-binary", SDIST.split("==")[0], "--require-hashes", "--dest", folder, "-r", str(wanted)]
-        done = subprocess.run(command, capture_output=True, text=True)
+        why = download(["--no-binary", SDIST.split("==")[0], "--require-hashes", "-r", str(wanted)], Path(folder))
         found = sorted(Path(folder).glob("*.tar.gz"))
-        if done.returncode or not found:
-            said = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
-            raise DataError(f"{SDIST}: pip could not fetch the demo's data ({said}); the first run needs the network")
+        if why or not found:
+            raise DataError(f"{SDIST}: pip could not fetch the demo's data ({why or 'no file'}); the first run needs the network")
         return _raw(found[0])
 
 

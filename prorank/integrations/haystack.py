@@ -4,6 +4,7 @@ Hard fact: documents of one id are ranked once, as Haystack's own rankers do; th
 those that were given stay as they are.
 """
 
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,9 @@ from .shared import Model, reranker_of
 
 with extra("haystack"):
     from haystack import Document, component, default_from_dict, default_to_dict
+
+
+_WARMING_UP = threading.Lock()  # of all components: a component itself is copied and pickled, which locks are not
 
 
 @component
@@ -48,9 +52,10 @@ class ProRankRanker:
         self._reranker: Reranker | None = None
 
     def warm_up(self) -> None:
-        """Load the model."""
-        if self._reranker is None:
-            self._reranker = reranker_of(self.model, self.options)
+        """Load the model, once, however many requests come first."""
+        with _WARMING_UP:
+            if self._reranker is None:
+                self._reranker = reranker_of(self.model, self.options)
 
     def to_dict(self) -> dict[str, Any]:
         """Settings as a dictionary, for pipelines in YAML; a Reranker is named by its checkpoint."""

@@ -8,9 +8,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from ..checkpoints.lock import one_at_a_time
+from ..checkpoints.names import similar
+from ..checkpoints.weights import check_report, readable
 from ..errors import ModelError, extra
 
 KIND = "bi-encoder:"  # before a folder's name
@@ -20,9 +24,34 @@ WINDOW = 16  # queries whose texts are encoded in one call: enough to sort them 
 def folder_of(name: str) -> Path:
     """The folder that `bi-encoder:FOLDER` names. Raises ModelError where there is no sentence-transformers model."""
     folder = Path(name.removeprefix(KIND))
+    if not folder.exists():
+        raise ModelError(f"{name}: no such folder{similar(folder)}")
     if not (folder / "modules.json").is_file():
         raise ModelError(f"{name}: {folder} holds no sentence-transformers model (modules.json is missing); name its folder")
     return folder
+
+
+@one_at_a_time
+def _load(name: str, folder: Path, device: str | None) -> Any:
+    """The SentenceTransformer in a folder. Raises ModelError for files that are damaged or do not hold all of its weights."""
+    with extra("teacher"):
+        from sentence_transformers import SentenceTransformer
+    with readable(name):
+        encoder = SentenceTransformer(str(folder), local_files_only=True, device=device)
+        _check(folder, encoder)
+    return encoder
+
+
+def _check(folder: Path, encoder: Any) -> None:
+    """Raise ModelError where the transformer's files lack weights, which sentence-transformers fills with random numbers: its own
+    load says nothing of them, so the files are read once more."""
+    for module in encoder:
+        model, place = getattr(module, "auto_model", None), folder / getattr(module, "path", "")
+        if model is None or not (place / "config.json").is_file():
+            continue
+        _, report = type(model).from_pretrained(place, local_files_only=True, output_loading_info=True)
+        missing = {key for key in report["missing_keys"] if "pooler." not in key}  # BERT's, which a mean of its states lacks
+        check_report(place, {**report, "missing_keys": missing, "unexpected_keys": ()})
 
 
 def fingerprint_of(name: str, device: str | None = None) -> str:
@@ -44,10 +73,7 @@ def bi_encoder(name: str, device: str | None = None) -> Callable[..., list[np.nd
     Raises:
         ModelError: there is no such model. ImportError: sentence-transformers is not installed (extra `teacher`).
     """
-    folder = folder_of(name)
-    with extra("teacher"):
-        from sentence_transformers import SentenceTransformer
-    encoder = SentenceTransformer(str(folder), local_files_only=True, device=device)
+    encoder = _load(name, folder_of(name), device)
 
     def scores(queries: Sequence[str], documents: Sequence[Sequence[str]], progress: Callable[[int], None] | None = None):
         vectors: dict[str, np.ndarray] = {}  # [d] by text

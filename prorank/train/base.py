@@ -18,6 +18,8 @@ import torch
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from ..checkpoints.adapters import check_head
+from ..checkpoints.weights import check_resumable
 from ..errors import ModelError
 from ..model import freeze_head_fp32, without_bars
 from .batches import Stage, Steps, micro_of, share_of, total_steps, whole
@@ -192,6 +194,7 @@ class StageTrainer(Trainer):
         """Train to the end of the budget, from the newest whole checkpoint with `resume`."""
         last = (checkpoints(self.run) or [None])[-1] if resume else None
         if last:
+            check_resumable(last)
             stored = json.loads((last / "run.json").read_text(encoding="utf-8"))
             self.clock.spent, self.best = stored["minutes"] * 60, stored["best"]
             for name in LOGS if is_main() else ():
@@ -220,7 +223,7 @@ def add_adapter(model: torch.nn.Module, settings: Settings) -> torch.nn.Module:
     lora = settings.lora
     torch.manual_seed(settings.seed)  # the adapter's first weights belong to the run's seed
     try:
-        return get_peft_model(
+        model = get_peft_model(
             model,
             LoraConfig(
                 r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.targets, task_type="CAUSAL_LM"
@@ -228,3 +231,5 @@ def add_adapter(model: torch.nn.Module, settings: Settings) -> torch.nn.Module:
         )
     except ValueError as error:
         raise ModelError(f"lora.targets {lora.targets!r} do not fit this model: {str(error).splitlines()[0]}") from error
+    check_head(model)
+    return model

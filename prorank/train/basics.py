@@ -46,6 +46,7 @@ class Settings:
         save_every: steps between checkpoints to resume from (0: none). keep: how many to keep.
         log_every: steps between log lines.
         seed: for data order, sampling, adapter initialisation.
+        trust_remote_code: fetch and run the Python files that the base brings.
     """
 
     stage: str = ""
@@ -78,6 +79,7 @@ class Settings:
     log_every: int = 5
     seed: int = 0
     tensorboard: bool = False
+    trust_remote_code: bool = False
 
     def check(self) -> None:
         """Raise ConfigError for values that cannot work."""

@@ -60,7 +60,7 @@ def train(settings: Settings, resume: bool = False, report: Callable[[float, dic
     _check(examples, settings)
     if settings.stage in ("warmup", "score", "order"):
         check_dev(held_out, settings.gain)
-    resolved = resolve(settings.base)
+    resolved = resolve(settings.base, trust_remote_code=settings.trust_remote_code)
     tokenizer = load_tokenizer(resolved)
     prompt = _prompt(resolved, settings)
     prompt = replace(prompt, **_changes(prompt, settings))

@@ -5,11 +5,13 @@ Hard fact: the documents that go in are compared with copies made before.
 
 import asyncio
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from haystack import Document, Pipeline
 
 from prorank.integrations.haystack import ProRankRanker
+from prorank.integrations.shared import reranker_of
 from tests.integrations.conftest import QUERY, TEXTS
 
 
@@ -39,6 +41,17 @@ def test_arguments_go_before_settings(reranker, wanted, documents):
     assert len(ranker.run(query=QUERY, documents=documents)["documents"]) == 1
     assert len(ranker.run(query=QUERY, documents=documents, top_k=5)["documents"]) == 3
     assert len(ranker.run(query=QUERY, documents=documents, top_k=5, score_threshold=-1e9)["documents"]) == 5
+
+
+def test_first_requests_at_once_load_one_model(checkpoint, wanted, documents, monkeypatch):
+    """Row 2: whoever comes second waits for the model of the first."""
+    made = []
+    monkeypatch.setattr("prorank.integrations.haystack.reranker_of", lambda *asked: made.append(asked) or reranker_of(*asked))
+    ranker = ProRankRanker(str(checkpoint), options={"dtype": "fp32"})
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: ranker.run(query=QUERY, documents=documents)["documents"], range(4)))
+    assert len(made) == 1 and found == found[:1] * 4
+    assert [document.id for document in found[0]] == [f"d{hit.index}" for hit in wanted]
 
 
 def test_metadata_is_read_where_asked(reranker, documents):

@@ -1,0 +1,43 @@
+"""Vocabulary: whether a model has a row of embeddings for each token that its tokenizer can give."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from ..errors import ModelError
+from .weights import read_json
+
+log = logging.getLogger("prorank")
+
+
+def check_vocabulary(rows: int, folder: Path) -> None:
+    """Compare a tokenizer's ids with a model's rows of embeddings.
+
+    Some published models name tokens, added for pictures and the like, that texts never hold and that have no row. Those are only
+    logged, unless an adapter brought them.
+
+    Raises:
+        ModelError: a token of the vocabulary itself, or one that an adapter's tokenizer adds, has no row.
+    """
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        return
+    values = read_json(path)
+    added = [(one.get("id", 0), one.get("content")) for one in values.get("added_tokens") or [] if one.get("id", 0) >= rows]
+    beyond = [(index, token) for token, index in _vocabulary(values).items() if index >= rows and (index, token) not in added]
+    if not beyond and not added:
+        return
+    index, token = min(beyond or added)
+    what = f"{path}: token {token!r} has the id {index}, and the model has {rows} rows of embeddings"
+    if beyond or (folder / "adapter_config.json").is_file():
+        raise ModelError(f"{what}; copy the tokenizer that it was trained with, or the weights of the tokens that were added")
+    log.warning("%s; texts must not hold it", what)
+
+
+def _vocabulary(values: dict) -> dict[str, int]:
+    """Ids by token: a mapping, or a list of (token, score) in the order of ids; nothing where it is of another form."""
+    found = (values.get("model") or {}).get("vocab") or {}
+    if isinstance(found, list):
+        return {str(one[0]): index for index, one in enumerate(found)}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,133 @@
+"""Weights: whether their files are whole, and whether a model was given each weight that it has, and no other.
+
+transformers and peft fill what a file lacks with random numbers, drop what a model has no place for, and only warn of both.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..errors import ModelError, ProRankError
+
+SINGLE, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"
+LFS_POINTER = b"version https://git-lfs"
+# Names in files for which a causal model needs no place: buffers that it computes itself, and the value head of a training.
+NO_WEIGHT = re.compile(
+    r"(rope_freqs\.weight|\.rotary_emb\.inv_freq|\.attn(ention)?\.(masked_)?bias|position_ids|(^|\.)v(alue)?_head\.[\w.]+)$"
+)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its kind."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+@contextmanager
+def readable(what: str | Path, remedy: str = "", part: str = "") -> Iterator[None]:
+    """Turn whatever a library raises inside into a ModelError of one line that names `what`, or `part` of it."""
+    try:
+        yield
+    except ProRankError:
+        raise
+    except Exception as error:  # damaged files make the libraries raise errors of every kind
+        if "trust_remote_code" in str(error):
+            remedy = "; trust_remote_code=True or --trust-remote-code runs the code that it brings"
+        raise ModelError(f"{what}: {part + ' ' if part else ''}cannot be read ({first_line(error)}){remedy}") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises ModelError naming the file for anything else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, OSError) as error:
+        raise ModelError(f"{path}: cannot be read ({first_line(error)}); copy the file again") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{path}: expected an object in braces, found {type(value).__name__}; copy the file again")
+    return value
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold a folder's weights, as transformers chooses them; an adapter's where it is one.
+
+    Raises:
+        ModelError: there are none, or the index is damaged or names a file that is not there.
+    """
+    name = ADAPTER if (folder / "adapter_config.json").is_file() else SINGLE
+    if (folder / name).is_file():
+        return [folder / name]
+    if name == SINGLE and (folder / INDEX).is_file():
+        return _shards(folder / INDEX)
+    raise ModelError(f"{folder}: no .safetensors weights ({name}); other formats can run code when read and are refused")
+
+
+def _shards(index: Path) -> list[Path]:
+    """The files that an index names, each once."""
+    named = read_json(index).get("weight_map")
+    if not isinstance(named, dict) or not named or not all(isinstance(file, str) for file in named.values()):
+        raise ModelError(f"{index}: has no weight_map from weights to files; copy the file again")
+    files = [index.parent / file for file in sorted(set(named.values()))]
+    missing = next((file for file in files if not file.is_file()), None)
+    if missing:
+        weight = next(weight for weight, file in named.items() if index.parent / file == missing)
+        raise ModelError(f"{missing}: is missing, and {index.name} names it for '{weight}'; copy it into the folder")
+    return files
+
+
+def check_files(folder: Path) -> None:
+    """Raise ModelError for weights that are not there or not whole. Reads the heads of the files alone."""
+    for file in weight_files(folder):
+        _check_file(file)
+
+
+def _check_file(file: Path) -> None:
+    from safetensors import safe_open
+
+    with readable(file), open(file, "rb") as handle:
+        head = handle.read(len(LFS_POINTER))
+    if head == LFS_POINTER:
+        raise ModelError(f"{file}: is a pointer of git-lfs, not the weights; run git lfs pull in its folder")
+    if not head:
+        raise ModelError(f"{file}: is empty; copy or download it again")
+    with readable(file, "; it is cut or damaged, copy or download it again"), safe_open(file, framework="pt"):
+        pass
+
+
+def check_resumable(folder: Path) -> None:
+    """Raise ModelError for a training's checkpoint with a file that is not whole: weights, optimiser, chance, value head."""
+    remedy = f"; remove {folder.name} and resume from the checkpoint before it"
+    read_json(folder / "run.json")
+    for file in sorted(folder.glob("*.safetensors")):
+        _check_file(file)
+    for file in sorted([*folder.glob("*.pt"), *folder.glob("*.pth")]):
+        if not zipfile.is_zipfile(file):  # what torch writes is one, and a cut one has lost its end
+            raise ModelError(f"{file}: is cut or damaged{remedy}")
+
+
+def check_report(where: Path, report: dict[str, Any]) -> None:
+    """Raise ModelError unless every weight of the model came from the files of `where`, in its shape, and none was left over.
+
+    Args:
+        report: as transformers gives it: "missing_keys" and "unexpected_keys", names; "mismatched_keys", (name, shape in the file,
+            shape of the model).
+    """
+    missing = sorted(report["missing_keys"])
+    unexpected = sorted(name for name in report["unexpected_keys"] if not NO_WEIGHT.search(name))
+    shapes = sorted(report.get("mismatched_keys", ()))
+    faults = [_named(missing, "is missing"), _named(unexpected, "has no place in the model")]
+    if shapes:
+        name, found, wanted = shapes[0]
+        faults.append(f"'{name}' has shape {list(found)} in place of {list(wanted)}")
+    if any(faults):
+        told = ", ".join(filter(None, faults))
+        raise ModelError(f"{where}: its weights do not fit its config: {told}; copy the checkpoint again")
+
+
+def _named(names: Iterable[str], what: str) -> str:
+    first, *more = [*names] or [""]
+    return first and f"'{first}'{f' (and {len(more)} more)' if more else ''} {what}"

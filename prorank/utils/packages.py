@@ -1,0 +1,87 @@
+"""Files of packages: downloaded by pip, with the indexes that the user has set up for pip or for uv.
+
+An environment made by uv has no pip; Python itself carries one (`ensurepip`), which is put into a temporary folder then.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+from typing import Any
+
+# Notices that pip writes behind the reason of a failure.
+NOTICE = re.compile(r"^(\[notice\]|notice:|WARNING: You are using pip|You should consider upgrading|hint:|$)", re.I)
+NAMED = re.compile(r"^[\w-]+=(?=\w+://)")  # uv may give an index a name: NAME=ADDRESS
+UV_VARIABLES = {"PIP_INDEX_URL": ("UV_DEFAULT_INDEX", "UV_INDEX_URL"), "PIP_EXTRA_INDEX_URL": ("UV_INDEX", "UV_EXTRA_INDEX_URL")}
+
+
+def download(arguments: list[str], into: Path) -> str | None:
+    """Run `pip download` with these arguments into a folder; None, or in one line why it failed."""
+    with tempfile.TemporaryDirectory() as own:
+        site = "" if importlib.util.find_spec("pip") else _carried(Path(own))
+        if site is None:
+            return "this environment has no pip, nor the ensurepip of Python to get it from; run 'uv pip install pip' or the like"
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input", "--no-deps"]
+        done = subprocess.run([*command, "-d", str(into), *arguments], capture_output=True, text=True, env=_environment(site))
+    return reason(done.stderr or done.stdout) if done.returncode else None
+
+
+def reason(said: str) -> str:
+    """Why pip failed, from what it wrote: its errors, and before them what became of the connection."""
+    lines = [line for line in map(str.strip, said.splitlines()) if not NOTICE.match(line)]
+    broken = [line for line in lines if "connection broken by" in line]
+    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR:")]
+    found = [line.removeprefix("WARNING: ") for line in broken[-1:]] + errors[:1]
+    return "; ".join(found or lines[-1:] or ["no message"])
+
+
+def _carried(folder: Path) -> str | None:
+    """Where the pip that Python carries was put below `folder`; None where it carries none."""
+    done = subprocess.run([sys.executable, "-m", "ensurepip", "--root", str(folder)], capture_output=True, text=True)
+    found = next(folder.rglob("pip/__main__.py"), None)
+    return None if done.returncode or found is None else str(found.parent.parent)
+
+
+def _environment(site: str) -> dict[str, str]:
+    """The variables for pip: ours, with `site` to import it from, and with uv's indexes where pip has none of its own."""
+    found = dict(os.environ)
+    if site:
+        found["PYTHONPATH"] = os.pathsep.join(filter(None, [site, found.get("PYTHONPATH")]))
+    for name, value in _uv_indexes(found).items():
+        found.setdefault(name, value)
+    return found
+
+
+def _uv_indexes(variables: dict[str, str]) -> dict[str, str]:
+    """PIP_INDEX_URL and PIP_EXTRA_INDEX_URL as uv's variables or else its uv.toml name them."""
+    given = {ours: next((variables[name] for name in theirs if variables.get(name)), "") for ours, theirs in UV_VARIABLES.items()}
+    given = {ours: " ".join(NAMED.sub("", part) for part in value.split()) for ours, value in given.items() if value}
+    return given or _uv_file(variables)
+
+
+def _uv_file(variables: dict[str, str]) -> dict[str, str]:
+    """The same from the first uv.toml of the user or the system that can be read."""
+    home = variables.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    for path in filter(None, (variables.get("UV_CONFIG_FILE"), f"{home}/uv/uv.toml", "/etc/uv/uv.toml")):
+        try:
+            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        return _of_toml(values)
+    return {}
+
+
+def _of_toml(values: dict[str, Any]) -> dict[str, str]:
+    """Of [[index]] tables, and of the older two keys: one address, and a list of more."""
+    indexes = [one for one in values.get("index", []) if isinstance(one, dict) and one.get("url")]
+    older = next((value for key, value in values.items() if key.startswith("index-")), None)
+    main = next((one["url"] for one in indexes if one.get("default")), older)
+    more = [one["url"] for one in indexes if not one.get("default")]
+    more += next((value for key, value in values.items() if key.startswith("extra-index-")), [])
+    return {name: value for name, value in (("PIP_INDEX_URL", main), ("PIP_EXTRA_INDEX_URL", " ".join(more))) if value}
