@@ -9,6 +9,7 @@ import functools
 import hashlib
 import json
 import logging
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,7 @@ def resolve(name: str | Path) -> Resolved:
     for part, licence in RESEARCH_ONLY.items():
         if part in text.lower():
             log.warning("%s: %s, research use only", text, licence)
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))
     if text == DEFAULT:
         return _adapter(text, shipped())
     if text == BUILT_IN:
