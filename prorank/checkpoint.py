@@ -9,7 +9,6 @@ import functools
 import hashlib
 import json
 import logging
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +64,7 @@ def resolve(name: str | Path) -> Resolved:
     for part, licence in RESEARCH_ONLY.items():
         if part in text.lower():
             log.warning("%s: %s, research use only", text, licence)
-    path = Path(os.path.expanduser(text))
+    path = Path(text).expanduser()
     if text == DEFAULT:
         return _adapter(text, shipped())
     if text == BUILT_IN:
