@@ -70,7 +70,7 @@ def visible(text: object) -> str:
 
 def one_line(text: object) -> str:
     """`visible` text on one line."""
-    return visible(" ".join(str(text).split()))
+    return visible(" ".join(filter(None, map(str.strip, str(text).splitlines()))))
 
 
 def plain(text: object, style: str = "") -> Text:
