@@ -41,8 +41,11 @@ READERS = {
 }
 
 
+SUFFIXES = {"documents": ".jsonl", "lists": ".jsonl", "triples": ".tsv", "settings": ".yaml", "prompt": ".yaml"}  # others: none
+
+
 def written(folder: Path, kind: str, content: bytes) -> str:
-    path = folder / ("in.tsv" if kind == "triples" else "in.yaml" if kind in ("settings", "prompt") else "in.jsonl")
+    path = folder / f"in{SUFFIXES.get(kind, '')}"
     path.write_bytes(content)
     return str(path)
 

@@ -40,7 +40,7 @@ def show(evaluation: "Evaluation", console: Any = None) -> None:
         console.print(_means(evaluation))
     if any(row.findings for row in evaluation.rows):
         console.print(_findings(evaluation))
-    console.print(f"  [dim]· {gain_note(evaluation)}[/dim]", highlight=False, soft_wrap=True)
+    console.print(plain(f"  · {gain_note(evaluation)}", "dim"), highlight=False, soft_wrap=True)
 
 
 def _table(title: Any, first: Iterable[str], figures: Iterable[str]) -> Any:
