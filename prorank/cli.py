@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -28,7 +28,7 @@ from .utils.terminal import guarded, past_typer, say, set_up_streams
 class Verbs(TyperGroup):
     """The verbs."""
 
-    def invoke(self, ctx: typer.Context) -> object:
+    def invoke(self, ctx: Any) -> Any:
         with past_typer():
             return super().invoke(ctx)
 

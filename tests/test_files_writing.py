@@ -281,10 +281,10 @@ def test_a_folder_that_cannot_be_moved_is_filled(tmp_path, monkeypatch):
 
 
 CACHES = [
-    ({"PRORANK_CACHE": "/a/b"}, "/a/b"), ({"PRORANK_CACHE": "~/b"}, "/home/me/b"), ({"PRORANK_CACHE": "b"}, "b"),
-    ({"PRORANK_CACHE": ""}, "/home/me/.cache/prorank"), ({}, "/home/me/.cache/prorank"),
-    ({"XDG_CACHE_HOME": "/x"}, "/x/prorank"), ({"XDG_CACHE_HOME": "~/x"}, "/home/me/x/prorank"),
-    ({"XDG_CACHE_HOME": "", "PRORANK_CACHE": ""}, "/home/me/.cache/prorank"), ({"HOME": "", "PRORANK_CACHE": "/a"}, "/a"),
+    ({"PRORANK_CACHE": "/a/b"}, "/a/b"), ({"PRORANK_CACHE": "~/b"}, "/users/me/b"), ({"PRORANK_CACHE": "b"}, "b"),
+    ({"PRORANK_CACHE": ""}, "/users/me/.cache/prorank"), ({}, "/users/me/.cache/prorank"),
+    ({"XDG_CACHE_HOME": "/x"}, "/x/prorank"), ({"XDG_CACHE_HOME": "~/x"}, "/users/me/x/prorank"),
+    ({"XDG_CACHE_HOME": "", "PRORANK_CACHE": ""}, "/users/me/.cache/prorank"), ({"HOME": "", "PRORANK_CACHE": "/a"}, "/a"),
 ]  # fmt: skip
 
 
@@ -293,7 +293,7 @@ def test_the_cache_folder(variables, wanted, monkeypatch):
     """Row 11."""
     for name in ("PRORANK_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    for name, value in {"HOME": "/home/me", **variables}.items():
+    for name, value in {"HOME": "/users/me", **variables}.items():
         monkeypatch.setenv(name, value)
     assert cache_dir() == Path(wanted)
 

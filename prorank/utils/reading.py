@@ -88,9 +88,9 @@ def text_lines(source: str | Path, errors: str = "strict", raised: type[ProRankE
     """
     name, number = source_name(source), 0
     try:
-        with _opened(source, raised) as stream:
-            _check_format(head := stream.read(HEAD_BYTES), name, raised)
-            stream = io.BufferedReader(_Rejoined(head, stream))
+        with _opened(source, raised) as opened:
+            _check_format(head := opened.read(HEAD_BYTES), name, raised)
+            stream: Any = io.BufferedReader(_Rejoined(head, opened))
             if head.startswith(GZIP):
                 stream = gzip.GzipFile(fileobj=stream)
                 _check_format(head := stream.read(HEAD_BYTES), name, raised, unpacked=True)
