@@ -27,7 +27,7 @@ from .evaluate.gains import FORMULA, LINEAR, check_gain
 from .evaluate.listwise import log_likelihood
 from .evaluate.measures import MAIN, ndcg_of
 from .evaluate.significance import randomisation_test
-from .files import atomic_file
+from .files import atomic_file, check_folder
 from .prompt import Prompt
 from .reranker import Reranker
 from .shipped import DEFAULT
@@ -112,6 +112,7 @@ def adapt(
     out = Path(out)
     if (out / "adapted.json").is_file():
         raise ConfigError(f"{out}: holds an adapted model already; choose another folder")
+    check_folder(out)
     start = resolve(model)
     check_gain(gain)
     chosen, shares = _settings(start, {"gain": gain, **settings}), _shares(start, blend)

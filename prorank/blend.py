@@ -8,7 +8,6 @@ Source: Wortsman et al., Robust fine-tuning of zero-shot models (2022); for retr
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from .checkpoint import Resolved
 from .checkpoints.card import FILE as CARD
 from .checkpoints.card import LIBRARIES, read_card, section_of, with_section, write_card
 from .errors import ModelError
-from .files import atomic_folder
+from .files import atomic_folder, copy_folder
 from .model import load_model
 
 
@@ -39,7 +38,7 @@ def blend(start: Resolved, trained: Path | Sequence[Path], out: Path, share: flo
     """
     first, *others = [trained] if isinstance(trained, Path) else trained
     with atomic_folder(out) as folder:
-        shutil.copytree(first, folder, dirs_exist_ok=True)
+        copy_folder(first, folder)
         about = section_of(read_card(folder), LIBRARIES)
         (folder / CARD).unlink(missing_ok=True)
         if card:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from .data.examples import Group, query_key
 from .data.formats import read_groups
 from .data.irds import is_irds
 from .errors import ConfigError, DataError, ModelError, nearest
-from .files import atomic_folder
+from .files import atomic_folder, check_folder, copy_folder
 from .prompt import Prompt
 from .reliability import draw, figures, pyplot, sigmoid
 from .settings import read_values
@@ -93,12 +92,13 @@ def calibrate(
 
 def _folders(resolved: Resolved, model: str | Path, prompt: Any, copy: str | Path | None) -> tuple[Path, Path | None]:
     """(the checkpoint's folder, that of the copy to write into or None); it must be asked about one document at a time."""
-    path = Path(model).expanduser()
+    path = Path(os.path.expanduser(model))
     target = Path(copy) if copy else None if resolved.folder in (path, path / "model") else COPY
     if target and target.exists():
         raise ConfigError(f"{target}: is there already; calibrate that one (MODEL {target}), or name another folder by --copy")
     if not target and not os.access(resolved.folder, os.W_OK):
         raise ModelError(f"{resolved.folder}: cannot be written, and calibrate writes into the checkpoint; name a --copy")
+    check_folder(target or resolved.folder)
     chosen = Prompt.of(prompt) if prompt else prompt_of(resolved)
     if chosen.lists:
         raise ConfigError(f"prompt {chosen.name} shows several documents and gives no log-odds, so there is nothing to calibrate")
@@ -112,7 +112,7 @@ def _write(found: Calibration, folder: Path, copy: Path | None) -> Path:
         calibrated(folder, found)
         return path
     with atomic_folder(copy) as beside:
-        shutil.copytree(folder, beside, dirs_exist_ok=True)
+        copy_folder(folder, beside)
         calibrated(beside, found, str(copy))
         return copy / found.save(beside).name
 
@@ -124,6 +124,8 @@ def _check(method: str, folds: int, out: str | Path | None) -> None:
         raise ConfigError(f"folds must be at least 2, not {folds}")
     if out and Path(out).exists() and not Path(out).is_dir():
         raise ConfigError(f"--out {out}: is a file, expected a folder")
+    if out:
+        check_folder(out)
 
 
 def _relevant(group: Group, min_rel: float | None) -> list[bool]:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from .errors import ConfigError, DataError, ModelError, nearest
-from .files import atomic_file
+from .files import atomic_file, parse_json, read_text
 from .reliability import figures, sigmoid
 
 log = logging.getLogger("prorank")
@@ -91,7 +91,7 @@ class Calibration:
         if not path.is_file():
             return None
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
+            return cls(**parse_json(read_text(path, raised=ModelError)))
         except (ModelError, TypeError, ValueError) as error:
             raise ModelError(f"{path}: not a saved calibration ({error}); delete it or run prorank calibrate again") from error
 

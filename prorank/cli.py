@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from . import __version__
 from .cli_data import add_data_verbs
@@ -20,18 +20,28 @@ from .cli_options import Base, Compile, Device, Dtype, Gain, Length, Method, Pro
 from .cli_own import adapt, calibrate
 from .cli_rerank import rerank
 from .cli_serve import serve
-from .errors import ConfigError, ProRankError
+from .errors import ConfigError
 from .shipped import DEFAULT
+from .utils.terminal import guarded, past_typer, say, set_up_streams
+
+
+class Verbs(TyperGroup):
+    """The verbs."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with past_typer():
+            return super().invoke(ctx)
+
 
 app = typer.Typer(
-    name="prorank", help="Train a small language model to rerank, then run it fast, anywhere.", no_args_is_help=True,
+    cls=Verbs, name="prorank", help="Train a small language model to rerank, then run it fast, anywhere.", no_args_is_help=True,
     add_completion=False, pretty_exceptions_enable=False,
 )
 
 
 def _version(asked: bool) -> None:
     if asked:
-        print(__version__)
+        say(__version__)
         raise typer.Exit
 
 
@@ -58,7 +68,7 @@ def pull(
     """Fetch and convert what a checkpoint needs; print its folder."""
     from .checkpoint import resolve
 
-    print(resolve(name, trust_remote_code=trust_remote_code).folder)
+    say(resolve(name, trust_remote_code=trust_remote_code).folder)
 
 
 @app.command()
@@ -75,7 +85,7 @@ def train(
     settings = load_settings(config, overrides)
     with Progress(settings.stage) as report:
         folder = run_stage(settings, resume, report)
-    print(f"checkpoint: {folder}\ncurves: {Path(settings.out) / 'train_curves.png'}")
+    say(f"checkpoint: {folder}\ncurves: {Path(settings.out) / 'train_curves.png'}")
 
 
 @app.command()
@@ -87,7 +97,7 @@ def plot(
     """Draw the curves of runs from their metrics.jsonl."""
     from .train.curves import plot as draw
 
-    print(draw(*runs, out=out, only=only or ()))
+    say(draw(*runs, out=out, only=only or ()))
 
 
 @app.command()
@@ -160,7 +170,7 @@ def evaluate(
         )
     show(found)
     if out:
-        print(f"report: {out / 'report.html'}")
+        say(f"report: {out / 'report.html'}")
 
 
 @app.command()
@@ -181,16 +191,10 @@ def main() -> None:
     # Bars and warnings of the libraries below would bury our own; both can be had back by setting these.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    set_up_streams()
     logging.getLogger("prorank").setLevel(logging.INFO)
-    try:
+    with guarded():
         app()
-    except ProRankError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError) as error:  # a path that cannot be written
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,14 @@ Hard fact: each verb writes its file whole or not at all, and its last line says
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from .errors import ConfigError
+from .files import atomic_file, check_file
+from .utils.terminal import print_lines, say
 
 
 def add_data_verbs(app: typer.Typer) -> None:
@@ -37,11 +38,12 @@ def mine(
     from .data.negatives import mine as mine_negatives
     from .data.negatives import write_groups
 
+    check_file(out)
     groups, report = mine_negatives(
         read_collection(dataset, split), depth, negatives, skip_top=skip_top, max_ratio=max_ratio, seed=seed, random=random
     )
     write_groups(out, groups)
-    print(f"{out}: {report}")
+    say(f"{out}: {report}", out)
 
 
 def convert(
@@ -53,7 +55,7 @@ def convert(
     """Turn labelled search logs into pairs with thought and answer (Rerank-R0)."""
     from .data.logs import convert as convert_log
 
-    print(convert_log(source, out, max_think_chars, skip_bad))
+    say(convert_log(source, out, max_think_chars, skip_bad), out)
 
 
 def pairs(
@@ -70,8 +72,9 @@ def pairs(
 
     if (clicks is None) == (run is None) or (run is None) != (dataset is None):
         raise ConfigError("give --run and --dataset, or --clicks")
+    check_file(out)
     rows = pairs_of_clicks(clicks, each, depth, seed) if clicks else pairs_of_run(run, dataset, each, depth, seed)
-    print(write_pairs(rows, out))
+    say(write_pairs(rows, out), out)
 
 
 def label(
@@ -92,12 +95,13 @@ def label(
     lists: Annotated[int | None, typer.Option(help="With --extractive: so many documents a thought, of which one is best.")] = None,
 ) -> None:
     """Label pairs with a teacher's thoughts and answers; stopped, it goes on where it was."""
+    check_file(out)
     if extractive:
         from .data.extractive import label_extractive, label_extractive_lists
         from .data.formats import read_groups
 
         groups = read_groups(source, split)
-        print(label_extractive_lists(groups, out, lists) if lists else label_extractive(groups, out))
+        say(label_extractive_lists(groups, out, lists) if lists else label_extractive(groups, out), out)
         return
     if lists:
         raise ConfigError("--lists goes with --extractive: teachers are asked about one document at a time")
@@ -111,7 +115,7 @@ def label(
     teacher = Endpoint(endpoint, model, key_env, patience, **{key: value for key, value in more.items() if value is not None})
     with Progress("label") as report:
         said = label_pairs(source, out, teacher, form, at_once, tries, again, lambda done, count: report(done / count, {}))
-    print(said)
+    say(said, out)
 
 
 def reward(
@@ -122,11 +126,12 @@ def reward(
 ) -> None:
     """Show what the rule reward gives for completions, part by part."""
     from .checkpoint import resolve
-    from .files import atomic_file
     from .model import load_tokenizer
     from .rewards import RuleReward, counter, judge_file, rules_of
     from .settings import read_values
 
+    if out:
+        check_file(out)
     values = read_values(config) if config else {}
     try:
         rules = rules_of(values)
@@ -136,9 +141,9 @@ def reward(
     if not base:
         raise ConfigError("whose tokens count? give --model, or a config with a base")
     rows = judge_file(completions, RuleReward(rules, counter(load_tokenizer(resolve(base)))))
-    lines = (json.dumps(row) + "\n" for row in rows)
+    lines = map(json.dumps, rows)
     if out is None:
-        sys.stdout.writelines(lines)
+        print_lines(lines)
         return
     with atomic_file(out) as handle:
-        handle.writelines(lines)
+        handle.writelines(f"{line}\n" for line in lines)

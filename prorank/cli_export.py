@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from .cli_options import Base, Length, PromptName, RemoteCode
+from .utils.terminal import say
 
 
 def export(
@@ -29,6 +30,6 @@ def export(
     from .export import export as write
 
     found = write(model, out, format, dtype, template, prompt, instruction, max_length, base, trust_remote_code)
-    print(found)
+    say(found)
     if found.command:
-        print(f"vLLM: {found.command}")
+        say(f"vLLM: {found.command}")

@@ -16,6 +16,7 @@ import typer
 from . import __version__
 from .cli_options import Device, Model
 from .shipped import DEFAULT
+from .utils.terminal import print_lines, say
 
 PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy")
 
@@ -29,12 +30,12 @@ def info(
     """Show device, dtype and why, versions, cache and default model."""
     found = gather(model, device, measure)
     if as_json:
-        print(json.dumps(found, indent=2))
+        print_lines([json.dumps(found, indent=2)])
         return
     for name, value in found.items():
         lines = [f"{key}: {one}" for key, one in value.items()] if isinstance(value, dict) else [value]
         for number, line in enumerate(lines):
-            print(f"{name if number == 0 else '':<14}{line}")
+            say(f"{name if number == 0 else '':<14}{line}")
 
 
 def gather(model: str = DEFAULT, device: str | None = None, measure: bool = False) -> dict[str, Any]:

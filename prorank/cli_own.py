@@ -12,6 +12,7 @@ import typer
 
 from .cli_options import Base, Compile, Device, Dtype, Gain, Length, PromptName, RemoteCode, Think
 from .shipped import DEFAULT
+from .utils.terminal import say
 
 
 def adapt(
@@ -32,7 +33,7 @@ def adapt(
 
     with Progress("adapt") as report:
         found = fine_tune(data, model, out, minutes, held_out, seed, report, blend, gain, device=device, compile=compile)
-    print(found)
+    say(found)
 
 
 def calibrate(
@@ -63,8 +64,8 @@ def calibrate(
     how |= {"base": base, "trust_remote_code": trust_remote_code}
     with Progress("calibrate") as report:
         found, path, picture = fit_and_save(model, data, split, method, folds, seed, min_rel, out, report, copy, **how)
-    print(f"{found}; fitted on {found.pairs} pairs of {found.queries} queries, {100 * found.relevant:.1f} % relevant")
-    print(f"{f'held out, {folds} folds':<22}{'before':>8}{'after':>8}")
+    say(f"{found}; fitted on {found.pairs} pairs of {found.queries} queries, {100 * found.relevant:.1f} % relevant")
+    say(f"{f'held out, {folds} folds':<22}{'before':>8}{'after':>8}")
     for key, name in NAMES.items():
-        print(f"{name:<22}{found.before[key]:8.4f}{found.after[key]:8.4f}")
-    print(f"calibration: {path}\nreliability: {picture}")
+        say(f"{name:<22}{found.before[key]:8.4f}{found.after[key]:8.4f}")
+    say(f"calibration: {path}\nreliability: {picture}")

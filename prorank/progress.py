@@ -21,11 +21,11 @@ class Progress:
 
         shown = ("dev_ndcg@10", "accuracy", "top1", "format_rate", "reward", "loss")
         self.bar = Bar(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(20),
             TextColumn("{task.percentage:>3.0f}%"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[figures]}", markup=False),
             console=Console(stderr=True),
         )
         task = self.bar.add_task(self.name, total=1.0, figures="")

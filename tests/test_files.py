@@ -1,7 +1,8 @@
-"""Files as users have them: byte order marks, other encodings, damage, pipes, links, full and read-only file systems."""
+"""Reading: byte order marks, other encodings and formats, damage, pipes and stdin."""
 
 import bz2
 import codecs
+import contextlib
 import gzip
 import io
 import lzma
@@ -17,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prorank.data.formats import read_groups, read_qrels, read_run
+from prorank.data.logs import convert
 from prorank.errors import ConfigError, DataError, PromptError
 from prorank.files import numbered_lines
 from prorank.prompt import Prompt
@@ -39,8 +41,11 @@ READERS = {
 }
 
 
+SUFFIXES = {"documents": ".jsonl", "lists": ".jsonl", "triples": ".tsv", "settings": ".yaml", "prompt": ".yaml"}  # others: none
+
+
 def written(folder: Path, kind: str, content: bytes) -> str:
-    path = folder / ("in.tsv" if kind == "triples" else "in.yaml" if kind in ("settings", "prompt") else "in.jsonl")
+    path = folder / f"in{SUFFIXES.get(kind, '')}"
     path.write_bytes(content)
     return str(path)
 
@@ -67,6 +72,12 @@ def test_other_encodings_are_named(kind, encoding, zipped, tmp_path):
     error = {"settings": ConfigError, "prompt": PromptError}.get(kind, DataError)
     with pytest.raises(error, match=rf"^{path}: is in the encoding {encoding[:6].upper()}; convert it: iconv "):
         reader(path)
+
+
+def test_a_zero_byte_in_text_is_no_other_encoding(tmp_path):
+    """Row 3."""
+    for text in ("a\0b", "\0", "a\0", "\0\0\0"):
+        assert read_documents(written(tmp_path, "text", f"{text}\nb\n".encode()))[0] == text
 
 
 def stdin_of(monkeypatch, content: bytes) -> None:
@@ -206,3 +217,48 @@ def test_lines_come_back(lines, block):
         assert list(numbered_lines(f"/dev/fd/{reading}")) == wanted
         feeder.join()
         os.close(reading)
+
+
+def test_a_log_through_a_pipe_is_converted_as_from_a_file(tmp_path):
+    """Row 12: a verb that goes through its input twice."""
+    line = '{"query": "q", "response": "a", "response_thinking": "t", "rejected_response": [{"document": "b", "thinking": "u"}]}\n'
+    (tmp_path / "log.jsonl").write_text(line)
+    with piped(line.encode()) as pipe:
+        convert(pipe, tmp_path / "piped.jsonl")
+    convert(tmp_path / "log.jsonl", tmp_path / "out.jsonl")
+    assert (tmp_path / "piped.jsonl").read_text() == (tmp_path / "out.jsonl").read_text() != ""
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_pipes_are_read(kind, tmp_path):
+    """Row 12: process substitution, and a named pipe, which can be opened once only."""
+    reader, text = READERS[kind]
+    if kind != "triples":  # told by their name
+        with piped(text.encode()) as pipe:
+            assert reader(pipe) == reader(written(tmp_path, kind, text.encode()))
+    fifo = tmp_path / f"fifo{'.tsv' * (kind == 'triples')}{'.yaml' * (kind == 'prompt')}"
+    os.mkfifo(fifo)
+    feeder = threading.Thread(target=fifo.write_bytes, args=(text.encode(),))
+    feeder.start()
+    assert reader(str(fifo)) == reader(written(tmp_path, kind, text.encode()))
+    feeder.join()
+
+
+@contextlib.contextmanager
+def piped(content: bytes):
+    """The path of a pipe from which `content` comes, as a shell gives it for <(…)."""
+    reading, writing = os.pipe()
+    os.write(writing, content)
+    os.close(writing)
+    yield f"/dev/fd/{reading}"
+    os.close(reading)
+
+
+def test_missing_files_and_folders_are_named(tmp_path):
+    """Rows 10, 12."""
+    for name, wanted in (("none", "no such file"), (".", "is a folder, expected a file"), ("a\0b", "cannot be read")):
+        with pytest.raises(DataError, match=wanted):
+            list(numbered_lines(tmp_path / name))
+    (tmp_path / "f").touch()
+    with pytest.raises(DataError, match="f/g: cannot be read .Not a directory."):
+        list(numbered_lines(tmp_path / "f" / "g"))

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ..files import atomic_folder, cache_dir
+from ..files import atomic_folder, cache_dir, check_folder
 from ..utils.packages import download
 from .examples import near_duplicates, normalised
 
@@ -56,6 +56,7 @@ def semanlink(cache: str | Path | None = None, source: str | Path | None = None)
     """
     root = Path(cache or cache_dir()) / "semanlink"
     if not _is_built(root):
+        check_folder(root)
         raw = _raw(Path(source)) if source else _downloaded()
         with atomic_folder(root) as folder:
             _write(folder, build(raw))

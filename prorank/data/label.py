@@ -16,10 +16,10 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ..errors import ConfigError, DataError
-from ..files import atomic_file
+from ..files import append_text, atomic_file, check_file, check_neighbour
 from .ask import Endpoint
 from .jsonl import digest, filled, line_of, objects
 from .thoughts import thought_row
@@ -80,21 +80,22 @@ def label(
         raise ConfigError(f"--form {form}: expected {' or '.join(FORMS)}")
     if at_once < 1 or tries < 1:
         raise ConfigError("--at-once and --tries must be at least 1")
+    check_file(out)
+    check_neighbour(out, "its ledger")
     todo = {pair.key: pair for pair in read_pairs(pairs, endpoint.model)}
     ledger = Path(f"{out}.ledger.jsonl")
     known = {key: row for key, row in _entries(ledger) if key in todo and (row["answer"] or not again)}
     open_pairs = [pair for key, pair in todo.items() if key not in known]
     ledger.parent.mkdir(parents=True, exist_ok=True)
-    with closing(endpoint), open(ledger, "a+", encoding="utf-8") as journal:
-        _end_line(journal)
+    _end_line(ledger)
+    with closing(endpoint):
         lock = threading.Lock()
 
         def one(pair: Pair) -> None:
             row = _ask(pair, endpoint, tries)
             with lock:
                 known[pair.key] = row
-                journal.write(json.dumps({"key": pair.key, **row}) + "\n")
-                journal.flush()
+                append_text(ledger, json.dumps({"key": pair.key, **row}) + "\n")
                 if report:
                     report(len(known), len(todo))
 
@@ -163,12 +164,10 @@ def _entries(ledger: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             continue
 
 
-def _end_line(journal: IO[str]) -> None:
+def _end_line(ledger: Path) -> None:
     """A line that was cut short ends here, so that the next one does not go on behind it."""
-    place = journal.tell()
-    journal.seek(max(0, place - 1))
-    if journal.read() not in ("", "\n"):
-        journal.write("\n")
+    if ledger.exists() and not ledger.read_bytes().endswith(b"\n"):
+        append_text(ledger, "\n")
 
 
 def _training_row(labelled: tuple[Pair, dict[str, Any]]) -> dict[str, Any]:

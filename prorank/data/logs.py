@@ -12,17 +12,16 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ..files import atomic_file
+from ..files import atomic_file, check_file, check_neighbour, repeatable_lines, source_name
 from .jsonl import digest, filled, get, line_of, parsed
 from .thoughts import thought_row
-from .trec import numbered_lines
 
 # Ends of sentences: marks and closing quotes before a blank, or the marks of scripts that write no blanks; or the end of a line.
 SENTENCE = re.compile(r"[.!?…][\"')\]’”»]*(?=\s|$)|[。！？｡।۔][」』”’]*|(?=\n)")
@@ -58,7 +57,7 @@ def convert(source: str | Path, out: str | Path, max_think_chars: int | None = N
     """Write the training form of a log, whole or not at all. Both may be gzip (the output by its name).
 
     Args:
-        source: JSONL in the log form, read twice.
+        source: JSONL in the log form, read twice; of a pipe the lines are kept.
         out: JSONL to write.
         max_think_chars: longer thoughts are cut at the end of a sentence or word.
         skip_bad: write bad lines and their errors to `side_file(out)` and go on.
@@ -69,11 +68,16 @@ def convert(source: str | Path, out: str | Path, max_think_chars: int | None = N
     if max_think_chars is not None and max_think_chars < 1:
         raise DataError(f"at most {max_think_chars} characters leave no thought; give 1 or more, or no limit to cut nothing")
     labels: dict[bytes, int] = {}  # of each pair, or MIXED, or WRITTEN
-    for _, row in _rows(source, (lambda *_: None) if skip_bad else None):
+    check_file(out)
+    if skip_bad:
+        check_neighbour(out, "the file of bad lines")
+    lines = repeatable_lines(source, errors="surrogateescape")
+    name = source_name(source)
+    for _, row in _rows(lines(), name, (lambda *_: None) if skip_bad else None):
         key = _key(row)
         labels[key] = row["label"] if labels.get(key, row["label"]) == row["label"] else MIXED
     if not labels:
-        raise DataError(f"{source}: no line in the log form (query, response, response_thinking, rejected_response)")
+        raise DataError(f"{name}: no line in the log form (query, response, response_thinking, rejected_response)")
     report = Report(str(out), contradictions=sum(label == MIXED for label in labels.values()))
     with atomic_file(out) as handle, atomic_file(side_file(out)) if skip_bad else nullcontext() as side:
 
@@ -83,7 +87,7 @@ def convert(source: str | Path, out: str | Path, max_think_chars: int | None = N
                 side.write(json.dumps({"line": number, "error": str(error), "text": line}) + "\n")
 
         last = 0
-        for number, row in _rows(source, bad if skip_bad else None):
+        for number, row in _rows(lines(), name, bad if skip_bad else None):
             report.lines, last = report.lines + (number != last), number
             key = _key(row)
             if labels[key] == WRITTEN:
@@ -96,11 +100,11 @@ def convert(source: str | Path, out: str | Path, max_think_chars: int | None = N
     return report
 
 
-def _rows(source: str | Path, bad: Bad | None) -> Iterator[tuple[int, dict[str, Any]]]:
+def _rows(lines: Iterable[tuple[int, str]], name: str, bad: Bad | None) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number, pair in the training form) of each pair of the log; bad lines go to `bad`, or raise where it is None."""
-    for number, line in numbered_lines(source, errors="surrogateescape"):
+    for number, line in lines:
         try:
-            rows = list(_pairs(line, f"{source}:{number}"))
+            rows = list(_pairs(line, f"{name}:{number}"))
         except DataError as error:
             if bad is None:
                 raise

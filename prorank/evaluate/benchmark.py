@@ -17,6 +17,7 @@ import numpy as np
 
 from ..data.trec import write_run
 from ..errors import ConfigError
+from ..files import check_folder
 from .candidates import Options, Task, prepare
 from .diagnostics import tie_share
 from .gains import LINEAR, check_gain
@@ -101,6 +102,8 @@ def evaluate(
     out = Path(out) if out else None
     if out and out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out}: is a file, expected a folder")
+    if out:
+        check_folder(out)
     tasks = _named([prepare(d, options, alone=len(datasets) == 1) for d in datasets])
     result = Evaluation(settings=asdict(options) | {"sample": sample, "datasets": [t.name for t in tasks]})
     bench = _Bench(result, options, out)

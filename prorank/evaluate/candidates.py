@@ -15,6 +15,7 @@ from ..data.bm25 import Bm25
 from ..data.formats import Collection, is_collection, read_collection
 from ..data.trec import drop_pairs, read_run
 from ..errors import ConfigError, DataError
+from ..files import can_be_read
 from .gains import LINEAR, check_labels
 from .measures import Ranking, ranking_of, with_positive
 
@@ -123,7 +124,7 @@ def _find(folder: Path, kind: str, name: str, alone: bool) -> Path:
     """A file of the dataset's folder, or one given by path when no other dataset could be meant. Raises DataError."""
     if not Path(name).is_absolute() and (folder / name).is_file():
         return folder / name
-    if not Path(name).is_file():
+    if not can_be_read(name):
         raise DataError(f"--{kind} {name}: no such file, neither in {folder} nor as given")
     if not alone:
         raise DataError(f"--{kind} {name}: one file cannot serve several datasets; name a file that each folder has")

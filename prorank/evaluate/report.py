@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..files import atomic_file
+from ..utils.terminal import plain, stdout_console, visible
 from .gains import FORMULA, LINEAR
 from .measures import MAIN
 from .results import ANSWERS
@@ -29,22 +30,20 @@ PACKAGES = ("prorank", "torch", "transformers", "numpy", "ir-measures", "pytrec-
 
 def show(evaluation: "Evaluation", console: Any = None) -> None:
     """Print one table a dataset, the means over several, what the models do at the answer position, and the notes."""
-    from rich.console import Console
-
-    console = console or Console()
+    console = console or stdout_console()
     for dataset in evaluation.datasets:
         console.print(_results(evaluation, dataset))
         for note in evaluation.notes[dataset]:
-            console.print(f"  [dim]· {_escaped(note)}[/dim]", highlight=False, soft_wrap=True)
+            console.print(plain(f"  · {note}", "dim"), highlight=False, soft_wrap=True)
         console.print()
     if len(evaluation.datasets) > 1:
         console.print(_means(evaluation))
     if any(row.findings for row in evaluation.rows):
         console.print(_findings(evaluation))
-    console.print(f"  [dim]· {gain_note(evaluation)}[/dim]", highlight=False, soft_wrap=True)
+    console.print(plain(f"  · {gain_note(evaluation)}", "dim"), highlight=False, soft_wrap=True)
 
 
-def _table(title: str, first: Iterable[str], figures: Iterable[str]) -> Any:
+def _table(title: Any, first: Iterable[str], figures: Iterable[str]) -> Any:
     """A table that fits 80 columns: text columns, then figures."""
     from rich import box
     from rich.table import Table
@@ -65,14 +64,14 @@ def _shown(row: "Row") -> dict[str, float]:
 
 def _results(evaluation: "Evaluation", dataset: str) -> Any:
     rows = [r for r in evaluation.rows if r.dataset == dataset]
-    title = f"{_escaped(dataset)} · {rows[0].queries} queries"
+    title = plain(f"{dataset} · {rows[0].queries} queries", "bold")
     table = _table(title, ["system"], [*_shown(rows[0]), "diff", "p", "docs/s", "tokens/q"])
     best = max(r.measures["nDCG@10"] for r in rows)
     for row in rows:
         main, *others = _shown(row).values()
         cells = [figure(main), *map(figure, others), signed(row.difference), p_value(row), speed(row), tokens(row)]
         cells[0] = f"[bold]{cells[0]}[/bold]" if main == best else cells[0]
-        table.add_row(_escaped(shown_name(row.system, row.kind)), *cells, style="dim" if row.kind == ANSWERS else None)
+        table.add_row(plain(shown_name(row.system, row.kind)), *cells, style="dim" if row.kind == ANSWERS else None)
     return table
 
 
@@ -82,7 +81,7 @@ def _means(evaluation: "Evaluation") -> Any:
     for system, found in evaluation.means().items():
         kept = [found[name] for name in _shown(evaluation.rows[0])]
         kind = next(r.kind for r in evaluation.rows if r.system == system)
-        table.add_row(_escaped(shown_name(system, kind)), *map(figure, kept), style="dim" if kind == ANSWERS else None)
+        table.add_row(plain(shown_name(system, kind)), *map(figure, kept), style="dim" if kind == ANSWERS else None)
     return table
 
 
@@ -92,7 +91,7 @@ def _findings(evaluation: "Evaluation") -> Any:
     table = _table(f"at the answer position of {pairs} pairs", ("dataset", "system"), figures)
     for row in evaluation.rows:
         if row.findings:
-            table.add_row(_escaped(row.dataset), _escaped(row.system), *findings_cells(row)[1:])
+            table.add_row(plain(row.dataset), plain(row.system), *findings_cells(row)[1:])
     return table
 
 
@@ -112,12 +111,6 @@ def findings_cells(row: "Row") -> list[str]:
     found = row.findings
     shares = [percent(found["format_rate"]), percent(found["format_mass"]), percent(row.tie_share)]
     return [str(found["pairs"]), *shares, f"{found['effective_rank']:.1f}", f"{found['mean_cosine']:.3f}"]
-
-
-def _escaped(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
 
 
 def figure(value: float | None) -> str:
@@ -237,13 +230,13 @@ def bars() -> Iterator[Callable[[str, int, int], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn())
     tasks: dict[str, Any] = {}
     with Progress(*columns, console=Console(stderr=True)) as bar:
 
         def hear(what: str, done: int, total: int) -> None:
             if what not in tasks:
-                tasks[what] = bar.add_task(_escaped(what), total=total)
+                tasks[what] = bar.add_task(visible(what), total=total)
             bar.update(tasks[what], completed=done)
 
         yield hear

@@ -5,7 +5,6 @@ Documents below the reranked head of a run keep their order behind it, so nothin
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 from ..data.formats import read_collection_texts, read_run, write_run
 from ..data.trec import Run
 from ..errors import DataError
+from ..utils.terminal import json_line, plain, print_lines, stdout_console
 from .document_files import read_documents
 from .documents import Hit
 
@@ -33,10 +33,8 @@ def show(hits: Sequence[Hit], as_json: bool, thoughts: bool = False) -> None:
             line = {"rank": rank, "index": hit.index, "score": hit.score, "document": hit.document}
             line |= {} if hit.probability is None else {"probability": hit.probability}
             line |= {"thought": hit.thought, "thought_cut": hit.thought_cut} if thoughts else {}
-            print(json.dumps(line, ensure_ascii=False))
+            print_lines([json_line(line)])
         return
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
     sure = any(hit.probability is not None for hit in hits)
@@ -45,10 +43,10 @@ def show(hits: Sequence[Hit], as_json: bool, thoughts: bool = False) -> None:
         name = hit.document.get("id", hit.document.get("_id")) if isinstance(hit.document, dict) else None
         text = " ".join(hit.text.split())
         shown = text if len(text) <= 160 else text[:159] + "…"
-        said = [escape(f"{hit.thought}{' […]' if hit.thought_cut else ''}")] if thoughts else []
+        said = [plain(f"{hit.thought}{' […]' if hit.thought_cut else ''}")] if thoughts else []
         figures = [f"{hit.score:+.3f}", *([f"{hit.probability:.3f}"] if sure else []), str(hit.index)]
-        table.add_row(str(rank), *figures, escape(f"[{name}] {shown}" if name else shown), *said)
-    Console().print(table)
+        table.add_row(str(rank), *figures, plain(f"[{name}] {shown}" if name else shown), *said)
+    stdout_console().print(table)
 
 
 @dataclass

@@ -21,6 +21,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from ..checkpoints.adapters import check_head
 from ..checkpoints.weights import check_resumable
 from ..errors import ModelError
+from ..files import append_text, set_modes
 from ..model import freeze_head_fp32, without_bars
 from .batches import Stage, Steps, micro_of, share_of, total_steps, whole
 from .config import Settings
@@ -145,8 +146,7 @@ class StageTrainer(Trainer):
         """One line of `metrics.jsonl`."""
         if self.is_world_process_zero():
             line = {"step": self.state.global_step, "minutes": round(self.clock.minutes(), 4), **figures}
-            with open(self.run / "metrics.jsonl", "a", encoding="utf-8") as handle:
-                handle.write(json.dumps(line) + "\n")
+            append_text(self.run / "metrics.jsonl", json.dumps(line) + "\n")
 
     def checkpoint(self) -> None:
         """Write all that resuming needs beside its place, then rename: `checkpoint-<step>` exists whole or not at all."""
@@ -170,6 +170,7 @@ class StageTrainer(Trainer):
             torch.save(self.model.value_head.state_dict(), folder / VALUE_HEAD)
         (folder / "run.json").write_text(json.dumps({"minutes": self.clock.minutes(), "best": self.best}))
         (folder / COMPLETE).touch()
+        set_modes(folder, folder.stat().st_mode & 0o777)  # safetensors writes what its owner alone can read
         shutil.rmtree(self.run / step, ignore_errors=True)
         os.replace(folder, self.run / step)
         shutil.rmtree(staging, ignore_errors=True)

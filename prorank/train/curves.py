@@ -5,12 +5,12 @@ Hard fact: every figure that the log holds for at least two steps is drawn; trai
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..data.jsonl import parsed
 from ..errors import DataError, extra, nearest
-from ..files import atomic_file
+from ..files import atomic_file, numbered_lines
 
 # The policy loss is 0 in value on the first pass, whatever its gradient, so a picture of it says nothing.
 SKIPPED = {"step", "minutes", "documents", "tokens", "dev_score", "loss_policy"}
@@ -24,7 +24,7 @@ def read_metrics(run: str | Path) -> list[dict[str, float]]:
     path = Path(run) / "metrics.jsonl"
     if not path.is_file():
         raise DataError(f"{path}: no such file; is this a run folder?")
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    lines = [parsed(line, f"{path}:{number}") for number, line in numbered_lines(path) if line.endswith("}")]
     if not lines:
         raise DataError(f"{path}: holds no figures yet")
     return lines

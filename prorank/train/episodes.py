@@ -6,7 +6,6 @@ resume.
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,8 @@ from pathlib import Path
 
 import torch
 
+from ..data.jsonl import line_of
+from ..files import append_text
 from ..prompt import AnyPrompt
 from ..rank.generate import Row, Sampling, Writer, pen_in_training, write
 from ..rewards import Verdict
@@ -102,11 +103,12 @@ class Rollouts:
         s = self.settings
         if not s.completions_every or ((step - 1) // s.updates) % s.completions_every or place()[0]:
             return
-        with open(Path(s.out) / "completions.jsonl", "a", encoding="utf-8") as handle:
-            for unit, episode in zip(units, episodes):
-                for text, verdict, finished in zip(episode.texts, episode.verdicts, episode.finished):
-                    line = {"step": step, **unit.shown, "completion": text, "finished": finished, **vars(verdict)}
-                    handle.write(json.dumps(line, ensure_ascii=False) + "\n")
+        lines = [
+            {"step": step, **unit.shown, "completion": text, "finished": finished, **vars(verdict)}
+            for unit, episode in zip(units, episodes)
+            for text, verdict, finished in zip(episode.texts, episode.verdicts, episode.finished)
+        ]
+        append_text(Path(s.out) / "completions.jsonl", "".join(map(line_of, lines)))
 
 
 def figures_of(episodes: list[Episode]) -> dict[str, float]:

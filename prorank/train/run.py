@@ -23,7 +23,7 @@ from ..data.examples import balanced_pairs, split_groups
 from ..data.formats import read_groups
 from ..data.thoughts import ListThought, read_thoughts, split_thoughts
 from ..errors import ConfigError, extra
-from ..files import atomic_file
+from ..files import atomic_file, check_folder
 from ..model import load_model, load_tokenizer, pick_device, pick_dtype
 from ..prompt import AnyPrompt, BoundListPrompt, BoundPrompt, Prompt
 from ..rank.engine import check_compiled
@@ -109,7 +109,8 @@ def is_done(out: str | Path) -> bool:
 
 
 def _claim(run: Path, settings: Settings, resume: bool) -> None:
-    """A run folder is used again only to go on with the very same settings."""
+    """A run folder is used again only to go on with the very same settings; it must be one that can be written."""
+    check_folder(run)
     stored = run / "config.yaml"
     if not stored.is_file():
         return

@@ -19,7 +19,7 @@ import torch
 
 from ..data.examples import Group
 from ..data.jsonl import line_of
-from ..files import atomic_file
+from ..files import append_text, atomic_file
 from ..prompt import BoundPrompt, Encoded
 from ..rank.generate import Row, Sampling, Writer, pen_in_training
 from ..rank.thinking import thought_of, with_room, written
@@ -84,8 +84,7 @@ class OwnThoughts:
         rows = _together(self._rows(number, [(query, list(some)) for query, some in todo.items() if some][rank::world]))
         self.known.update(map(_entry, rows))
         if is_main():
-            with open(self.path, "ab", buffering=0) as handle:
-                handle.write("".join(map(line_of, rows)).encode())
+            append_text(self.path, "".join(map(line_of, rows)))
 
     def _rows(self, number: int, lists: list[tuple[str, list[str]]]) -> list[dict[str, Any]]:
         """Lines of the file for these queries and their documents."""

@@ -1,1 +1,1 @@
-"""Helpers that know nothing of reranking: reading and writing files, text for a terminal."""
+"""Helpers without knowledge of models."""

@@ -10,10 +10,11 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import re
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -37,21 +38,32 @@ FORMATS = {
     "Parquet": (rb"PAR1", (".parquet",)),
     "Arrow": (rb"ARROW1", (".arrow", ".feather")),
 }
-# With the byte order mark, or told by the zero bytes that ASCII has in these encodings.
+# With the byte order mark, or by the zero bytes of two characters of ASCII.
 ENCODINGS = {
-    "UTF-32": rb"\xff\xfe\x00\x00|\x00\x00\xfe\xff|[^\x00]\x00\x00\x00|\x00\x00\x00[^\x00]",
-    "UTF-16": rb"\xff\xfe|\xfe\xff|[^\x00]\x00|\x00[^\x00]",
+    "UTF-32": rb"\xff\xfe\x00\x00|\x00\x00\xfe\xff|([^\x00]\x00\x00\x00){2}|(\x00\x00\x00[^\x00]){2}",
+    "UTF-16": rb"\xff\xfe|\xfe\xff|([^\x00]\x00){2}|(\x00[^\x00]){2}",
 }
 
 
 def source_name(source: str | Path) -> str:
     """What messages call a source."""
-    return "<stdin>" if source == STDIN else str(source) or "''"
+    return "<stdin>" if str(source) == STDIN else str(source) or "''"
 
 
-def numbered_lines(
-    source: str | Path, errors: str = "strict", raised: type[ProRankError] = DataError
-) -> Iterator[tuple[int, str]]:
+def can_be_read(source: str | Path) -> bool:
+    """Whether a source is there and no folder: a file, a pipe, stdin."""
+    return str(source) == STDIN or os.path.exists(source) and not os.path.isdir(source)
+
+
+def repeatable_lines(source: str | Path, errors: str = "strict") -> Callable[[], Iterable[tuple[int, str]]]:
+    """A function that gives `numbered_lines` anew at each call; those of a pipe are kept in memory, as it can be read once."""
+    if os.path.isfile(source) and str(source) != STDIN:
+        return lambda: numbered_lines(source, errors)
+    lines = list(numbered_lines(source, errors))
+    return lambda: lines
+
+
+def numbered_lines(source: str | Path, errors: str = "strict", raised: type[ProRankError] = DataError) -> Iterator[tuple[int, str]]:
     """The lines that are not blank, with their numbers from 1 and without line ends; arguments and errors as in `text_lines`."""
     for number, line in enumerate(text_lines(source, errors, raised), 1):
         if line.strip():
@@ -76,9 +88,9 @@ def text_lines(source: str | Path, errors: str = "strict", raised: type[ProRankE
     """
     name, number = source_name(source), 0
     try:
-        with _opened(source, raised) as stream:
-            _check_format(head := stream.read(HEAD_BYTES), name, raised)
-            stream = io.BufferedReader(_Rejoined(head, stream))
+        with _opened(source, raised) as opened:
+            _check_format(head := opened.read(HEAD_BYTES), name, raised)
+            stream: Any = io.BufferedReader(_Rejoined(head, opened))
             if head.startswith(GZIP):
                 stream = gzip.GzipFile(fileobj=stream)
                 _check_format(head := stream.read(HEAD_BYTES), name, raised, unpacked=True)
@@ -104,7 +116,7 @@ def parse_json(text: str) -> Any:
 @contextmanager
 def _opened(source: str | Path, raised: type[ProRankError]) -> Iterator[BinaryIO]:
     """A source as bytes; stdin is left open."""
-    if source != STDIN:
+    if str(source) != STDIN:
         with _open_file(Path(source), raised) as stream:
             yield stream
     elif sys.stdin is None:

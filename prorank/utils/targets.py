@@ -1,0 +1,161 @@
+"""Where output goes: what a path leads to, whether it can be written, and errors that name it.
+
+`check_file` and `check_folder` try a place before long work that ends there, and leave nothing behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+from ..errors import ConfigError, DataError
+
+STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES)
+FULL_BYTES = 1 << 20  # a file system with less is full
+TEMPORARY = ".tmp"
+RUST_ERROR = re.compile(r"\(os error (\d+)\)")  # an OSError, as safetensors tells of it
+TORCH_ERROR = re.compile(r"inline_container|PytorchStreamWriter", re.IGNORECASE)
+
+
+def check_file(path: str | Path) -> None:
+    """Raise OSError, naming `path`, if a file could not be written there. Leaves nothing behind."""
+    with write_errors(path):
+        if (number := descriptor(path)) is not None:
+            os.fstat(number)
+        elif is_special(path):
+            check_access(Path(path))
+        else:
+            _probe(file_target(path).parent)
+
+
+def check_neighbour(path: str | Path, what: str) -> None:
+    """Raise ConfigError if `what`, which lies beside the output `path`, cannot, as that is no plain file."""
+    if is_special(path):
+        raise ConfigError(f"{path}: is no plain file, and {what} lies beside it; name a file")
+
+
+def check_folder(path: str | Path) -> None:
+    """Raise OSError, naming `path`, if files could not be written into a folder there. Leaves nothing behind."""
+    with write_errors(path):
+        _probe(folder_target(path))
+
+
+def is_stdout(path: str | Path | None) -> bool:
+    """Whether what is written to `path` comes out at stdout, /dev/null aside."""
+    try:
+        place = os.stat(path or os.devnull)
+        return os.path.samestat(place, os.fstat(sys.stdout.fileno())) and not os.path.samestat(place, os.stat(os.devnull))
+    except (OSError, ValueError, AttributeError):  # no such file yet; stdout is closed or no file
+        return False
+
+
+@contextmanager
+def write_errors(path: str | Path) -> Iterator[None]:
+    """Let errors of storage name `path`, also those that libraries raise as another class."""
+    try:
+        yield
+    except UnicodeEncodeError as error:
+        raise DataError(f"{path}: cannot hold the text {error.object[error.start : error.end]!r} as UTF-8") from error
+    except OSError as error:
+        if _is_temporary(error.filename) or error.filename is None and error.errno in STORAGE_ERRORS:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+    except Exception as error:
+        number = _storage_error(error, path)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def _is_temporary(name: str | bytes | int | None) -> bool:
+    return isinstance(name, (str, bytes)) and any(part.endswith(TEMPORARY) for part in Path(os.fsdecode(name)).parts)
+
+
+def _storage_error(error: Exception, path: str | Path) -> int | None:
+    """The number of the OSError behind an exception of safetensors or torch, or None."""
+    found = RUST_ERROR.search(str(error))
+    if found and int(found[1]) in STORAGE_ERRORS:
+        return int(found[1])
+    if isinstance(error, RuntimeError) and TORCH_ERROR.search(str(error)):
+        return errno.ENOSPC if shutil.disk_usage(_nearest(path)).free < FULL_BYTES else errno.EIO
+    return None
+
+
+def descriptor(path: str | Path) -> int | None:
+    """The number of the open file that /dev/stdout, /dev/fd/N or a link to them stands for. Opened by name, it would begin at 0."""
+    for _ in range(40):
+        folder, name = os.path.split(os.path.abspath(path))
+        if name.isdecimal() and os.path.realpath(folder) in (f"/proc/{os.getpid()}/fd", "/dev/fd"):
+            return int(name)
+        if not os.path.islink(path):
+            return None
+        path = os.path.join(folder, os.readlink(path))
+    return None
+
+
+def is_special(path: str | Path) -> bool:
+    """Whether to write through: `path` is there and is no plain file, or its folder takes no new files."""
+    if descriptor(path) is not None:
+        return True
+    try:
+        kind = os.stat(path).st_mode
+    except FileNotFoundError:
+        return False
+    in_place = stat.S_ISREG(kind) and not os.access(os.path.dirname(os.path.realpath(path)), os.W_OK)
+    return in_place or not (stat.S_ISREG(kind) or stat.S_ISDIR(kind))
+
+
+def file_target(path: str | Path) -> Path:
+    """The plain file that `path` leads to, there or not."""
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if target.exists():
+        check_access(target)
+    return target
+
+
+def folder_target(path: str | Path) -> Path:
+    """The folder that `path` leads to, there or not."""
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+    return target
+
+
+def check_access(path: Path) -> None:
+    """Raise PermissionError for what may not be written, or lies on a read-only file system."""
+    if not os.access(path, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+
+def _probe(folder: Path) -> None:
+    """Write a block into a folder, or into the nearest one that is there, and remove it."""
+    probe = _nearest(folder) / temporary_name("probe")
+    try:
+        probe.write_bytes(bytes(4096))
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()
+
+
+def _nearest(path: str | Path) -> Path:
+    """`path`, or the nearest folder above that is there."""
+    path = Path(os.path.abspath(path))
+    while not os.path.lexists(path):
+        path = path.parent
+    return path
+
+
+def temporary_name(name: str) -> str:
+    """A hidden name for what is not whole yet, however long `name` is."""
+    return f".{name[:40]}.{uuid4().hex[:8]}{TEMPORARY}"
