@@ -6,7 +6,6 @@ resume.
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ import torch
 from ..prompt import AnyPrompt
 from ..rank.generate import Row, Sampling, Writer, pen_in_training, write
 from ..rewards import Verdict
+from ..utils.strict_json import dumps
 from .config import Reason
 from .processes import place
 from .tasks import Task, Unit
@@ -106,7 +106,7 @@ class Rollouts:
             for unit, episode in zip(units, episodes):
                 for text, verdict, finished in zip(episode.texts, episode.verdicts, episode.finished):
                     line = {"step": step, **unit.shown, "completion": text, "finished": finished, **vars(verdict)}
-                    handle.write(json.dumps(line, ensure_ascii=False) + "\n")
+                    handle.write(dumps(line, ensure_ascii=False) + "\n")
 
 
 def figures_of(episodes: list[Episode]) -> dict[str, float]:
