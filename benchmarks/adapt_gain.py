@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from common import data_folder, machine
+from jobs import Failures
 from protocol import task_of
 from recipe_lists import labelled, pool_groups
 
@@ -101,18 +102,21 @@ def main() -> None:
     print("| " + " | ".join(heading) + " |\n|" + "---|" * len(heading))
     results: dict[str, Any] = {}
     always = values(options.model, there)
+    failures = Failures()
     for seed in options.seeds:
-        some, others = drawn(groups, options.labels, options.others, seed)
-        found, minutes = run(some, options.out / f"{options.data}-{options.labels}-{seed}", seed, options)
-        before = values(options.model, {"others": others}) | always
-        after = values(found.model, {"others": others, **there}) if found.better else before
-        own = f"{found.before:.4f} to {found.after:.4f} (p {found.p:.3f})"
-        drew = [seed, sum(len(g.documents) for g in some), len(some), f"{minutes:.1f}"]
-        said = [*drew, f"{found.likelihood:+.4f}", own, "yes" if found.better else "no"]
-        print("| " + " | ".join(map(str, [*said, *(cell(before[name], after[name]) for name in names)])) + " |", flush=True)
-        results[str(seed)] = {name: [before[name].tolist(), after[name].tolist()] for name in names}
+        with failures.arm(f"seed {seed}"):
+            some, others = drawn(groups, options.labels, options.others, seed)
+            found, minutes = run(some, options.out / f"{options.data}-{options.labels}-{seed}", seed, options)
+            before = values(options.model, {"others": others}) | always
+            after = values(found.model, {"others": others, **there}) if found.better else before
+            own = f"{found.before:.4f} to {found.after:.4f} (p {found.p:.3f})"
+            drew = [seed, sum(len(g.documents) for g in some), len(some), f"{minutes:.1f}"]
+            said = [*drew, f"{found.likelihood:+.4f} (p {found.likelihood_p:.3f})", own, "yes" if found.better else "no"]
+            print("| " + " | ".join(map(str, [*said, *(cell(before[name], after[name]) for name in names)])) + " |", flush=True)
+            results[str(seed)] = {name: [before[name].tolist(), after[name].tolist()] for name in names}
     with atomic_file(options.out / f"{options.data}-{options.labels}.json") as handle:
         json.dump({"values": results, **machine()}, handle)
+    failures.finish()
 
 
 if __name__ == "__main__":

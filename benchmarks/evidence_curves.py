@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 from common import MAIN, compare, data_folder, loader, per_query
-from jobs import Job, claimed, work
+from jobs import Failures, Job, claimed, work
 from protocol import ndcg_of, parsed, score_all, scored
 from recipe import RECIPE, TRAIN_LENGTH
 from recipe_lists import labelled, pool_groups
@@ -110,13 +110,15 @@ def measured(options: argparse.Namespace, held: set[str]) -> Task:
     return task
 
 
-def table(task: Task, points: dict[str, tuple[Base, int, Path | None]], options: argparse.Namespace) -> dict[str, np.ndarray]:
-    """Score what is missing, print a row a point, return each point's values of the queries."""
-    systems = [loader(name, run or base.checkpoint, options.length, "echo") for name, (base, _, run) in points.items()]
-    score_all([task], systems, options.out, options.top_k)
+def table(
+    task: Task, points: dict[str, tuple[Base, int, Path | None]], options: argparse.Namespace, failures: Failures
+) -> dict[str, np.ndarray]:
+    """Score what is missing, print a row a point, return each point's values of the queries; points that fail are left out."""
+    systems = {name: loader(name, run or base.checkpoint, options.length, "echo") for name, (base, _, run) in points.items()}
+    systems = score_all([task], systems, options.out, failures, options.top_k)
     values = {task.name: {n: {MAIN: ndcg_of(task, scored(task, load(), options.out, options.top_k), options.top_k)}
-                          for n, load in zip(points, systems)}}  # fmt: skip
-    rows, first = per_query(values, points), ndcg_of(task)
+                          for n, load in systems.items()}}  # fmt: skip
+    rows, first = per_query(values, systems), ndcg_of(task)
     print(f"| {task.name}, {len(task.queries)} queries | labels | queries | steps | minutes | {MAIN} | runs |\n|" + "---|" * 7)
     print(f"| {task.first} | | | | | {np.mean(list(first.values())):.4f} | |")
     for arm, row in rows.items():
@@ -158,7 +160,7 @@ def point(base: Base, size: int) -> str:
     return f"{base.name}, {size} labels" if size else base.name
 
 
-def show(options: argparse.Namespace, bases: Sequence[Base], held: set[str]) -> None:
+def show(options: argparse.Namespace, bases: Sequence[Base], held: set[str], failures: Failures) -> None:
     """Table, tests and picture of the runs that are complete."""
     points: dict[str, tuple[Base, int, Path | None]] = {point(base, 0): (base, 0, None) for base in bases}
     for base, size, seed in product(bases, options.sizes, options.seeds):
@@ -166,8 +168,8 @@ def show(options: argparse.Namespace, bases: Sequence[Base], held: set[str]) -> 
         if is_done(out):
             points[f"{point(base, size)} #{seed}"] = (base, size, out)
     task = measured(options, held)
-    rows = table(task, points, options)
-    compare(rows, [(point(b, n), point(b, 0)) for b in bases for n in options.sizes if point(b, n) in rows])
+    rows = table(task, points, options, failures)
+    compare(rows, [(point(b, n), point(b, 0)) for b in bases for n in options.sizes if {point(b, n), point(b, 0)} <= rows.keys()])
     print(picture(task, bases, options.sizes, rows, options.out / "curves.png"))
 
 
@@ -191,8 +193,10 @@ def main() -> None:
     judged, groups = read_beir(data_folder() / options.data, options.split).qrels, read_groups(lists)
     runs = list(product(bases, options.sizes, options.seeds))
     outs = {one: folder(options.out, *one) for one in runs}
-    work([Job(out, partial(is_done, out), partial(run, *one, options, groups, judged)) for one, out in outs.items()])
-    show(options, bases, held)
+    failures = Failures()
+    work([Job(out, partial(is_done, out), partial(run, *one, options, groups, judged)) for one, out in outs.items()], failures)
+    show(options, bases, held, failures)
+    failures.finish()
 
 
 if __name__ == "__main__":

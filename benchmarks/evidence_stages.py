@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from common import MAIN, compare, loader, per_query
+from jobs import Failures
 from protocol import SAMPLE, ndcg_of, pairs_of, parsed, score_all, scored, tasks_of
 from recipe import folder
 
@@ -69,8 +70,10 @@ def table(kind: str, tasks: list[Task], options: argparse.Namespace) -> None:
     rows: dict[tuple[str, str], list[dict[str, float]]] = {}
     values: dict[str, dict[str, dict[str, dict[str, float]]]] = {task.name: {} for task in tasks}
     stages = systems(options)
-    every = [load for loaders in stages.values() for load in loaders]
-    score_all(tasks, every, options.out / kind, options.top_k, SAMPLE)
+    every = {f"{name} {i}": load for name, loaders in stages.items() for i, load in enumerate(loaders)}
+    failures = Failures()
+    score_all(tasks, every, options.out / kind, failures, options.top_k, SAMPLE)
+    failures.finish()  # a row is a mean over all runs
     for name, loaders in stages.items():
         for model in (load() for load in loaders):
             for task in tasks:

@@ -83,6 +83,7 @@ def main() -> None:
         point(options)
         return
     from common import machine, say
+    from jobs import Failures
 
     series = {
         "documents of 20 words": (options.documents, lambda n: (n, 20, 5, 0)),
@@ -91,14 +92,16 @@ def main() -> None:
         "documents a forward, 200 documents": (options.batch, lambda n: (200, 20, 5, n)),
     }
     found: dict[str, Any] = {}
+    failures = Failures()
     for name, (sizes, make) in series.items():
         if not sizes:
             continue
         rows = {}
         for size in sizes:
-            rows[size] = measured(options, *make(size))
-            say(f"{name}: {size} in {rows[size]['seconds']:.1f} s")
-        found[name] = {"rows": rows, "slope": slope(sizes, [r["seconds"] for r in rows.values()]) if len(sizes) > 1 else None}
+            with failures.arm(f"{name}: {size}"):
+                rows[size] = measured(options, *make(size))
+                say(f"{name}: {size} in {rows[size]['seconds']:.1f} s")
+        found[name] = {"rows": rows, "slope": slope(list(rows), [r["seconds"] for r in rows.values()]) if len(rows) > 1 else None}
     for name, one in found.items():
         print(f"\n{name:<36}{'seconds':>9}{'ms each':>9}{'peak MB':>9}")
         for size, row in one["rows"].items():
@@ -106,6 +109,7 @@ def main() -> None:
         if one["slope"] is not None:
             print(f"slope {one['slope']:.3f}")
     print("\n" + json.dumps({**found, **vars(options), **machine()}))
+    failures.finish()
 
 
 if __name__ == "__main__":

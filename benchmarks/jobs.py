@@ -3,11 +3,15 @@
 Hard fact: a claim is the operating system's lock on a file beside the result, so it ends with the process that holds it, however
 that ends; nothing stale is left behind. It holds among processes of one machine.
 
-    work([Job(folder, is_done, train) for folder in folders])    # the same in as many processes as wanted
+    failures = Failures()
+    work([Job(folder, is_done, train) for folder in folders], failures)    # the same in as many processes as wanted
+    failures.finish()
 """
 
 from __future__ import annotations
 
+import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +20,37 @@ from typing import Any
 
 from common import say
 from filelock import FileLock, Timeout
+
+from prorank.errors import ProRankError
+
+
+class Failures:
+    """Arms of a benchmark that failed: told when they do, and again at the end, while the others go on."""
+
+    def __init__(self) -> None:
+        self.reasons: dict[str, str] = {}
+
+    @contextmanager
+    def arm(self, name: object) -> Iterator[None]:
+        """Keep what an arm raises from ending the others; Ctrl-C ends all."""
+        try:
+            yield
+        except (Exception, SystemExit) as error:
+            if not isinstance(error, (ProRankError, SystemExit)):
+                traceback.print_exc()
+            last = (str(error).strip().splitlines() or [""])[-1]
+            self.reasons[str(name)] = f"{type(error).__name__}: {last}"
+            say(f"{name}: failed ({self.reasons[str(name)]}); the others go on")
+
+    def __contains__(self, name: object) -> bool:
+        return str(name) in self.reasons
+
+    def finish(self) -> None:
+        """Exit with status 1 and one line for each arm that failed, if any did."""
+        if self.reasons:
+            lines = [f"{len(self.reasons)} failed:", *(f"  {name}: {why}" for name, why in self.reasons.items())]
+            print("\n".join(lines), file=sys.stderr)
+            raise SystemExit(1)
 
 
 @dataclass(frozen=True)
@@ -43,16 +78,16 @@ def claimed(path: Path, wait: bool = False) -> Iterator[bool]:
         lock.release()
 
 
-def work(jobs: Iterable[Job]) -> list[Path]:
+def work(jobs: Iterable[Job], failures: Failures) -> list[Path]:
     """Do in order what is neither done nor claimed; returns what others are still at.
 
-    A job that raises ends the call and gives its claim back, so the next call goes on with it.
+    A job that raises is noted in `failures` and gives its claim back, so the next call goes on with it; the jobs after it are done.
     """
     left = []
     for job in jobs:
         if job.done():
             continue
-        with claimed(job.path) as mine:
+        with failures.arm(job.path), claimed(job.path) as mine:
             if not mine:
                 say(f"{job.path}: another process is at it")
                 left.append(job.path)

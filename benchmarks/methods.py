@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from common import compare, data_folder, loader, per_query
+from jobs import Failures
 
+from prorank.checkpoint import resolve
 from prorank.evaluate import evaluate
 from prorank.evaluate.report import bars, show
 from prorank.evaluate.results import ANSWERS, MODEL
@@ -51,10 +53,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args()
     folder = data_folder()
+    systems, failures = [], Failures()
+    for text in options.systems:
+        with failures.arm(text):
+            resolve(text.partition("=")[2].partition("@")[0])  # one that is missing fails before any other is run
+            systems.append(system(text, options))
     candidates: dict[str, Any] = {"split": options.split, "pool": True} if options.pool else {"run": "protocol"}
     with bars() as heard:
         report = evaluate(
-            [folder / name for name in options.data], [system(text, options) for text in options.systems], top_k=options.top_k,
+            [folder / name for name in options.data], systems, top_k=options.top_k,
             limit=options.limit, out=options.out, sample=0, progress=heard, command="benchmarks/methods.py", **candidates,
         )  # fmt: skip
     show(report)
@@ -67,8 +74,9 @@ def main() -> None:
         each = [f"{spent.get(key, 0) / len(values):.1f}" for key in ("calls", "prompt_tokens", "generated_tokens", "seconds")]
         print(f"| {row.dataset} | {row.system} | {sum(values) / len(values):.4f} | {' | '.join(each)} |")
     pooled = per_query(report.values, dict.fromkeys(row.system for row in rows))
-    first, one, *others = pooled
-    compare(pooled, [(name, first) for name in (one, *others)] + [(one, name) for name in others])
+    first, *others = pooled
+    compare(pooled, [(name, first) for name in others] + [(others[0], name) for name in others[1:]])
+    failures.finish()
 
 
 if __name__ == "__main__":

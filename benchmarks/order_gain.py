@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from common import compare, data_folder, loader, means_table, per_query
-from jobs import Job, work
+from jobs import Failures, Job, work
 from protocol import DEV
 from recipe import RECIPE, TRAIN_LENGTH
 from recipe_lists import lists
@@ -103,7 +103,9 @@ def main() -> None:
     files = lists(data_folder(), options.out, 0)
     runs = [(arm, rate, seed) for seed, arm, rate in product(options.seeds, options.arms, options.rates)]
     outs = {one: folder(options.out, *one) for one in runs}
-    work([Job(out, partial(is_done, out), partial(run, *one, options, files)) for one, out in outs.items()])
+    failures = Failures()
+    work([Job(out, partial(is_done, out), partial(run, *one, options, files)) for one, out in outs.items()], failures)
+    failures.finish()
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from common import MAIN, data_folder, say
-from jobs import claimed
+from jobs import Failures, claimed
 
 from prorank.evaluate.benchmark import slug
 from prorank.evaluate.candidates import Options, Task, prepare
@@ -94,14 +94,19 @@ def scored(task: Task, model: Any, out: Path, top_k: int = 100, sample: int = 0,
     return found
 
 
-def score_all(tasks: Sequence[Task], systems: Sequence[Callable[[], Any]], out: Path, top_k: int = 100, sample: int = 0) -> None:
-    """Score every list by every system. Processes that do the same share the work and wait for each other at the end."""
-    left = [(load, list(tasks)) for load in systems]
+def score_all(
+    tasks: Sequence[Task], systems: dict[str, Callable[[], Any]], out: Path, failures: Failures, top_k: int = 100, sample: int = 0
+) -> dict[str, Callable[[], Any]]:
+    """Score every list by every system; returns the systems that did not fail. Processes that do the same share the work and wait
+    for each other at the end."""
+    left = [(name, list(tasks)) for name in systems]
     for wait in (False, True):
         again = []
-        for load, some in left:
-            model = load()
-            missing = [task for task in some if scored(task, model, out, top_k, sample, wait) is None]
-            del model  # before the next one is loaded
-            again += [(load, missing)] if missing else []
+        for name, some in left:
+            with failures.arm(name):
+                model = systems[name]()
+                missing = [task for task in some if scored(task, model, out, top_k, sample, wait) is None]
+                del model  # before the next one is loaded
+                again += [(name, missing)] if missing else []
         left = again
+    return {name: load for name, load in systems.items() if name not in failures}

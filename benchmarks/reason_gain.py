@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from common import machine, say
+from jobs import Failures
 
 from prorank.checkpoint import prompt_of, resolve
 from prorank.data.examples import Group
@@ -60,15 +61,18 @@ def main() -> None:
     table: dict[str, Any] = {}
     print(f"{'checkpoint':<28}" + "".join(f"{name:>14}" for name in SHOWN) + f"{'p':>9}")
     base: list[float] = []
+    failures = Failures()
     for name in [options.start, *options.runs]:
-        rewards, figures = written(name, groups, settings, options.prompts)
-        base = base or rewards
-        p = None if name == options.start else randomisation_test(rewards, base)
-        table[name] = {**{key: figures[key] for key in SHOWN}, "p": p}
-        shown = "".join(f"{figures[key]:>14.4f}" for key in SHOWN)
-        print(f"{name[-27:]:<28}{shown}" + ("" if p is None else f"{p:>9.4f}"), flush=True)
+        with failures.arm(name):
+            rewards, figures = written(name, groups, settings, options.prompts)
+            base = rewards if name == options.start else base
+            p = randomisation_test(rewards, base) if base and name != options.start else None
+            table[name] = {**{key: figures[key] for key in SHOWN}, "p": p}
+            shown = "".join(f"{figures[key]:>14.4f}" for key in SHOWN)
+            print(f"{name[-27:]:<28}{shown}" + ("" if p is None else f"{p:>9.4f}"), flush=True)
     say(f"{len(base)} prompts")
     print(json.dumps({"reason_gain": table, **vars(options), **machine()}))
+    failures.finish()
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
+import math
 import os
 import sys
 import tempfile
@@ -27,6 +27,7 @@ from unittest import mock
 import torch
 import transformers
 from common import machine, say
+from jobs import Failures
 from warmup_vs_trl import make_groups
 
 from prorank.checkpoint import Resolved, resolve
@@ -38,6 +39,7 @@ from prorank.rewards import RuleReward, Rules, counter
 from prorank.train.base import StageTrainer
 from prorank.train.config import Grpo, Reason
 from prorank.train.reason import ReasonStage
+from prorank.utils.strict_json import dumps
 
 WANTED = 1.5
 SYSTEM = "Decide whether the document answers the query. Think in <think> tags, then answer yes or no in <answer> tags."
@@ -138,19 +140,22 @@ def main() -> None:
     if options.bf16:
         arms["TRL, bf16 weights"] = lambda out: trl(options, resolved, bound, groups, out, "bfloat16")
     arms["ours, after"] = arms["ours"]
-    speeds = {}
+    speeds, failures = {}, Failures()
     with tempfile.TemporaryDirectory() as folder:
         for name, arm in arms.items():
-            speeds[name] = arm(str(Path(folder) / name.replace(", ", "-")))
-            say(f"{name}: {speeds[name]:.3f} completions/s")
+            with failures.arm(name):
+                speeds[name] = arm(str(Path(folder) / name.replace(", ", "-")))
+                say(f"{name}: {speeds[name]:.3f} completions/s")
             gc.collect()
-    best = max(speed for name, speed in speeds.items() if name.startswith("TRL"))
-    ratio = (speeds["ours"] + speeds["ours, after"]) / 2 / best
+    best = max((speed for name, speed in speeds.items() if name.startswith("TRL")), default=math.nan)
+    own = [speed for name, speed in speeds.items() if name.startswith("ours")]
+    ratio = sum(own) / len(own) / best if own else math.nan
     print(f"\n{'GRPO on thoughts':<22}{'completions/s':>15}{'times the best of TRL':>24}")
     for name, speed in speeds.items():
         print(f"{name:<22}{speed:>15.3f}{speed / best:>24.2f}")
     print(f"\nratio {ratio:.2f} (wanted at least {WANTED})")
-    print(json.dumps({"completions_per_second": speeds, "ratio": ratio, **vars(options), **machine("trl")}))
+    print(dumps({"completions_per_second": speeds, "ratio": ratio, **vars(options), **machine("trl")}))
+    failures.finish()
     sys.exit(0 if ratio >= WANTED else 1)
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from common import compare, data_folder, loader, means_table, per_query
-from jobs import Job, work
+from jobs import Failures, Job, work
 from protocol import FIXED, POOL, SAMPLE, parsed, score_all, task_of
 from recipe_lists import lists, warmup_lists
 
@@ -129,17 +129,20 @@ def tables(options: argparse.Namespace) -> None:
             runs[f"{arm} #{seed}"] = out
         else:
             print(f"{out}: not complete, left out")
-    systems = [loader(name, checkpoint, options.length, "echo", compile=options.compile) for name, checkpoint in runs.items()]
+    systems = {name: loader(name, run, options.length, "echo", compile=options.compile) for name, run in runs.items()}
+    failures = Failures()
     for names, kind, pool in ((options.dev, "dev", True), (options.lists, "lists", False)):
         if names:
-            values = _evaluated(names, pool, systems, options.out / kind, options)
-            means_table(values, runs)
-            _against(per_query(values, runs), options.arms)
+            tasks = [task_of(name, pool, options.top_k, options.limit) for name in names]
+            systems = score_all(tasks, systems, options.out / kind, failures, options.top_k, SAMPLE)
+            values = _evaluated(names, pool, list(systems.values()), options.out / kind, options)
+            means_table(values, systems)
+            _against(per_query(values, systems), options.arms)
+    failures.finish()
 
 
 def _evaluated(names: Sequence[str], pool: bool, systems: list[Any], out: Path, options: argparse.Namespace) -> Any:
-    """Every system's values on every list, shared with other processes, then shown and written as a report."""
-    score_all([task_of(name, pool, options.top_k, options.limit) for name in names], systems, out, options.top_k, SAMPLE)
+    """Every system's values on every list, from the scores that are there, shown and written as a report."""
     with bars() as progress:
         report = evaluate(
             [data_folder() / name for name in names], systems, top_k=options.top_k, limit=options.limit, sample=SAMPLE, out=out,
@@ -172,8 +175,11 @@ def main() -> None:
     files = lists(data_folder(), options.out, 0)
     print(f"{len(read_groups(files[0]))} training lists, {len(read_groups(files[1]))} dev lists")
     outs = {(arm, seed): folder(options.out, arm, seed) for seed, arm in product(options.seeds, options.arms)}
-    left = work([Job(out, partial(is_done, out), partial(run, *one, options, files)) for one, out in outs.items()])
-    print(f"{len(outs) - len(left)} of {len(outs)} runs are complete" + (", others are being trained elsewhere" if left else ""))
+    failures = Failures()
+    left = work([Job(out, partial(is_done, out), partial(run, *one, options, files)) for one, out in outs.items()], failures)
+    complete = len(outs) - len(left) - len(failures.reasons)
+    print(f"{complete} of {len(outs)} runs are complete" + (", others are being trained elsewhere" if left else ""))
+    failures.finish()
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ ceiling, and one JSON line. Needs PRORANK_DATA.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -29,6 +30,7 @@ from typing import Any
 
 import torch
 from common import ceiling, layer_flops, machine, ndcg, real_lists, say
+from jobs import Failures
 from scipy.stats import kendalltau
 
 from prorank import Reranker
@@ -95,18 +97,21 @@ def tokens_a_pair(folder: str, prompt: str, lists: Any) -> float:
     return sum(counts) / len(counts)
 
 
-def measure(lists: Any, workers: list[Worker]) -> dict[str, dict[str, Any]]:
-    """Seconds and scores of every system for each query, systems in turn."""
+def measure(lists: Any, workers: list[Worker], failures: Failures) -> dict[str, dict[str, Any]]:
+    """Seconds and scores of every system for each query, systems in turn; one that fails is left out."""
     found: dict[str, dict[str, Any]] = {w.name: {"seconds": [], "scores": []} for w in workers}
     for worker in workers:  # the first call pays for loading and warming up
-        say(f"{lists.name}: {worker.name} is ready after {worker.ask(lists.queries[0], lists.documents[0][:20])['seconds']:.1f} s")
+        with failures.arm(worker.name):
+            first = worker.ask(lists.queries[0], lists.documents[0][:20])
+            say(f"{lists.name}: {worker.name} is ready after {first['seconds']:.1f} s")
     for number, (query, documents) in enumerate(zip(lists.queries, lists.documents), 1):
-        for worker in workers:
-            answer = worker.ask(query, documents)
-            found[worker.name]["seconds"].append(answer["seconds"])
-            found[worker.name]["scores"].append(answer["scores"])
+        for worker in (one for one in workers if one.name not in failures):
+            with failures.arm(worker.name):
+                answer = worker.ask(query, documents)
+                found[worker.name]["seconds"].append(answer["seconds"])
+                found[worker.name]["scores"].append(answer["scores"])
         say(f"{lists.name}: query {number} of {len(lists.queries)}")
-    return found
+    return {name: row for name, row in found.items() if name not in failures}
 
 
 def summary(lists: Any, found: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
@@ -170,15 +175,17 @@ def main() -> None:
         pythons = {"mxbai-rerank": options.peers_python}
         at = options.device, options.threads
         workers = [Worker(n, pythons.get(n) or sys.executable, folders.get(n, folders[""]), *at) for n in names]
+        failures = Failures()
         for one in lists:
-            found = measure(one, workers)
+            found = measure(one, [worker for worker in workers if worker.name not in failures], failures)
             rows = summary(one, found)
             for name, row in rows.items():
                 row["tokens"] = tokens_a_pair(folders[""], SYSTEMS[name][0], one)
             ratios = {f"{a} / {b}": ratio(one, found, a, b) for a, b in PAIRS if a in found and b in found}
             everything[one.name] = {"systems": rows, "ratios": ratios}
         for worker in workers:
-            worker.process.stdin.close()  # type: ignore[union-attr]
+            with contextlib.suppress(BrokenPipeError):  # of one that failed
+                worker.process.stdin.close()  # type: ignore[union-attr]
             worker.process.wait()
         for one in lists:
             share = shares(folders[""], one, everything[one.name]["systems"], options.device, options.threads)
@@ -186,6 +193,7 @@ def main() -> None:
             show(one.name, everything[one.name]["systems"], everything[one.name]["ratios"], share["shares"])
             print(f"ceiling: {share['ceiling'] / 1e9:.0f} Gflop/s of the layers' matrix products in bf16")
     print("\n" + json.dumps({**everything, **vars(options), **machine("sentence-transformers")}))
+    failures.finish()
 
 
 def shares(folder: str, lists: Any, rows: dict[str, dict[str, float]], device: str, threads: int) -> dict[str, Any]:

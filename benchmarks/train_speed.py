@@ -21,6 +21,7 @@ import time
 
 import torch
 from common import data_folder, machine, say
+from jobs import Failures
 
 from prorank.checkpoint import BUILT_IN, resolve
 from prorank.data.beir import read_beir
@@ -89,17 +90,20 @@ def main() -> None:
     arms = [Arm("plain step", options, groups, plain=True), Arm("answers only", options, groups, plain=True)]
     arms[1].stage.logits.every = False
     arms.append(Arm("prorank", options, groups, compile=options.compile))
+    failures = Failures()
     for number in range(options.steps):
         for arm in arms:
-            arm.step(number)
+            with failures.arm(arm.name):
+                arm.step(number)
+        arms = [arm for arm in arms if arm.name not in failures]
         say(f"step {number + 1}: " + ", ".join(f"{arm.name} {arm.seconds[-1]:.2f} s, loss {arm.losses[-1]:.4f}" for arm in arms))
-    ours = arms[-1]
+    ours = next((arm for arm in arms if arm.name == "prorank"), None)
     print(f"\n{'stage score':<14}{'documents/s':>12}{'tokens/s':>10}{'s a step':>10}")
     for arm in arms:
         total = sum(arm.seconds[1:])
         print(f"{arm.name:<14}{arm.documents / total:>12.2f}{arm.tokens / total:>10.0f}{total / len(arm.seconds[1:]):>10.2f}")
     rows = {a.name: {"documents_per_second": a.documents / sum(a.seconds[1:]), "losses": a.losses} for a in arms}
-    for arm in arms[:-1]:
+    for arm in (arm for arm in arms if ours and arm is not ours):
         ratio = statistics.median(a / b for a, b in zip(arm.seconds[1:], ours.seconds[1:]))
         apart = [a - b for a, b in zip(ours.losses, arm.losses)]
         most, mean = max(map(abs, apart)), statistics.mean(apart)
@@ -107,6 +111,7 @@ def main() -> None:
               f"by {mean:+.1e} in the mean of {len(apart)} steps")  # fmt: skip
         rows[arm.name] |= {"ratio": ratio, "losses_apart": most, "mean_apart": mean}
     print(json.dumps({"arms": rows, **vars(options), **machine()}))
+    failures.finish()
 
 
 if __name__ == "__main__":

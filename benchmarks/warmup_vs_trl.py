@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
+import math
 import os
 import random
 import sys
@@ -31,6 +31,7 @@ from unittest import mock
 import torch
 import transformers
 from common import machine, say
+from jobs import Failures
 
 from prorank.checkpoint import Resolved, resolve
 from prorank.data.examples import Group
@@ -39,6 +40,7 @@ from prorank.prompt import BoundPrompt, Prompt
 from prorank.train import policy, warmup
 from prorank.train.base import StageTrainer
 from prorank.train.config import Warmup
+from prorank.utils.strict_json import dumps
 
 WORDS = (
     "water city music light animal river engine history garden school bridge winter metal forest island machine doctor "
@@ -221,8 +223,8 @@ def compare_gradients(task: Task, folder: Path) -> dict[str, float]:
     return {"norm": total, "relative": sum(a**2 for a in apart.values()) ** 0.5 / total, "worst_tensor": worst}
 
 
-def speeds(task: Task, bf16: bool, folder: Path, default_prompts: int) -> dict[str, dict[str, float]]:
-    """Prompts a second and processor seconds a prompt of each side, by name."""
+def speeds(task: Task, bf16: bool, folder: Path, default_prompts: int, failures: Failures) -> dict[str, dict[str, float]]:
+    """Prompts a second and processor seconds a prompt of each side, by name; a side of TRL that fails is left out."""
     found = {}
 
     def record(name: str, count: int, outcome: Outcome) -> None:
@@ -234,7 +236,8 @@ def speeds(task: Task, bf16: bool, folder: Path, default_prompts: int) -> dict[s
     before = train_ours(task, bf16, str(folder / "before"))
     record("ours, exact", count, train_ours(task, bf16, str(folder / "exact"), exact=True))
     say(f"TRL with the same settings, {count} prompts (about half a minute each)")
-    record("TRL, same settings", count, train_trl(task, bf16, str(folder / "trl")))
+    with failures.arm("TRL, same settings"):
+        record("TRL, same settings", count, train_trl(task, bf16, str(folder / "trl")))
     # Once more after TRL's minutes: other work on the machine that came or went meanwhile shows as a drift.
     after = train_ours(task, bf16, str(folder / "after"))
     both = Outcome(before.seconds + after.seconds, before.processor + after.processor)
@@ -243,14 +246,14 @@ def speeds(task: Task, bf16: bool, folder: Path, default_prompts: int) -> dict[s
     if default_prompts:
         say(f"TRL at its defaults, {default_prompts} prompts")
         few = Task(task.resolved, task.bound, task.groups[:default_prompts], task.group_size, task.beta, 1)
-        outcome = train_trl(few, bf16, str(folder / "defaults"), defaults=True)
-        record("TRL, defaults", default_prompts, outcome)
+        with failures.arm("TRL, defaults"):
+            record("TRL, defaults", default_prompts, train_trl(few, bf16, str(folder / "defaults"), defaults=True))
     return found
 
 
 def show(found: dict[str, dict[str, float]], gradients: dict[str, float], facts: dict[str, Any]) -> bool:
     """Print table and JSON line; whether both aims are met."""
-    base = found["TRL, same settings"]["prompts_per_second"]
+    base = found.get("TRL, same settings", {}).get("prompts_per_second", math.nan)
     ratio = found["ours, sampled"]["prompts_per_second"] / base
     print(f"\n{'one-token GRPO':<22}{'prompts/s':>11}{'times TRL':>11}{'CPU s/prompt':>14}")
     for name, row in found.items():
@@ -263,7 +266,7 @@ def show(found: dict[str, dict[str, float]], gradients: dict[str, float], facts:
     if not 0.8 < drift < 1.25:
         print(f"WARNING: ours took {drift:.2f} times as long after TRL as before: the machine was not idle, so the ratio "
               "means little")  # fmt: skip
-    print(json.dumps({"speeds": found, "ratio": ratio, "gradients": gradients, **facts}))
+    print(dumps({"speeds": found, "ratio": ratio, "gradients": gradients, **facts}))
     return ratio >= WANTED_RATIO and gradients["relative"] <= WANTED_DIFFERENCE
 
 
@@ -294,12 +297,17 @@ def main() -> None:
     bf16 = pick_dtype(options.dtype, pick_device("cpu")) == torch.bfloat16
     with tempfile.TemporaryDirectory() as folder:
         say("gradients of both for the same samples, fp32")
-        gradients = compare_gradients(task, Path(folder))
+        failures = Failures()
+        gradients = dict.fromkeys(("norm", "relative", "worst_tensor"), math.nan)
+        with failures.arm("gradients"):
+            gradients = compare_gradients(task, Path(folder))
         gc.collect()
-        found = speeds(task, bf16, Path(folder), options.default_prompts)
+        found = speeds(task, bf16, Path(folder), options.default_prompts, failures)
     facts = {**vars(options), "dtype": "bf16 autocast" if bf16 else "fp32", **machine("trl")}
     facts["mean_prompt_tokens"] = sum(map(len, task.ids)) / len(task.ids)
-    sys.exit(0 if show(found, gradients, facts) else 1)
+    met = show(found, gradients, facts)
+    failures.finish()
+    sys.exit(0 if met else 1)
 
 
 if __name__ == "__main__":

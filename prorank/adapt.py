@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .adapt_result import SURE, Adapted
 from .blend import blend as blend_weights
 from .checkpoint import Resolved, licence_of, prompt_of, resolve
 from .checkpoints.card import adapted_card, command_line, hub_base
@@ -23,9 +24,9 @@ from .data.examples import Group, fold_groups, list_groups, query_key, split_gro
 from .data.formats import is_collection, read_collection, read_groups, write_groups
 from .data.negatives import mine
 from .errors import ConfigError, DataError
-from .evaluate.gains import FORMULA, LINEAR, check_gain
+from .evaluate.gains import LINEAR, check_gain
 from .evaluate.listwise import log_likelihood
-from .evaluate.measures import MAIN, ndcg_of
+from .evaluate.measures import ndcg_of
 from .evaluate.significance import randomisation_test
 from .files import atomic_file, check_folder
 from .prompt import Prompt
@@ -41,53 +42,18 @@ FEW, FOLDS = 150, 3  # below so many queries each is held out once, by one of so
 PASSES = 4.0  # over the documents, at most
 RATES = {"adapter": 5e-4, "weights": 3e-5}  # learning rates
 SHARE, OF_MEAN = 0.5, 0.75  # of the weights of one training, or of the mean of several, where the start has learnt to rank
-SURE = 0.05  # a p below it is no chance
-
-
-@dataclass(frozen=True)
-class Adapted:
-    """What came of it. `before`, `after`: nDCG@10 over the `queries` that decide; `p`: of their difference (paired randomisation);
-    `likelihood`: what the log-likelihood of their relevant documents gained, and `likelihood_p`; `better`: whether the new
-    checkpoint is kept; `model`: the one to use; `trainings`: one that left those queries out, or several that each left out a part
-    of them, whose mean is the new checkpoint; `gain`: of a label in nDCG and in the likelihood."""
-
-    before: float
-    after: float
-    p: float
-    likelihood: float
-    likelihood_p: float
-    queries: int
-    trained_on: int
-    better: bool
-    model: str
-    trainings: int = 1
-    gain: str = LINEAR
-
-    def __str__(self) -> str:
-        kept = f"kept: {self.model}" if self.better else f"not better, so the model stays {self.model}"
-        where = f"on {self.queries} held-out queries, trained on {self.trained_on}"
-        if self.trainings > 1:
-            where = f"on {self.queries} queries, each held out by one of {self.trainings} trainings"
-        gain = _told(self.after - self.before, self.p)
-        heard = f"log-likelihood of their relevant documents {_told(self.likelihood, self.likelihood_p)}"
-        measure = MAIN if self.gain == LINEAR else f"{MAIN} with gains {FORMULA[self.gain]}"
-        return f"{measure} before {self.before:.4f}, after {self.after:.4f} ({gain}) {where}\n{heard}\n{kept}"
-
-
-def _told(gain: float, p: float) -> str:
-    return f"{gain:+.4f}, p {p:.4f}" + ("" if p < SURE else ", which may be chance")
 
 
 def adapt(
     data: str | Path | Sequence[str | Path], model: str = DEFAULT, out: str | Path = "runs/adapted", minutes: float = 7.0,
     held_out: int | None = None, seed: int = 0, report: Callable[[float, dict], None] | None = None, blend: float | None = None,
-    gain: str = LINEAR, **settings: object,
+    gain: str = LINEAR, keep_anyway: bool = False, **settings: object,
 ) -> Adapted:  # fmt: skip
     """Train `model` by stage `score` on labelled data, and copy the result to `<out>/model` if it ranks held-out queries better.
 
     An adapter goes on being trained as it is; of another checkpoint all weights are. What decides is the log-likelihood of the
-    held-out relevant documents: with few queries nDCG moves more by chance than by training. One that loses nDCG beyond chance is
-    not kept either.
+    held-out relevant documents, which must gain beyond chance (two-sided p below .05): with few queries nDCG moves more by chance
+    than by training. One that loses nDCG beyond chance is not kept either.
 
     Args:
         data: labels or logs: BEIR folders or ir_datasets:NAME (negatives are mined beside those judged), JSONL pairs or lists.
@@ -103,24 +69,27 @@ def adapt(
             to rank, and all for others.
         gain: of a label in the losses, in the nDCG that is printed and in the likelihood that decides: "linear", the label, or
             "exponential", 2^label - 1.
-        settings: of stage `score`, see docs/training.md.
+        keep_anyway: keep the new checkpoint without evidence that it is better, too; for a finished `out` that kept none, it is
+            taken from there.
+        settings: of stage `score`, see docs/training.md; `device`, `dtype` and `compile` are those of the measures, too.
 
     Raises:
         DataError: fewer than 10 queries with a relevant and another document could decide. ConfigError: `out` holds a finished
         run; `model` is shown several documents at once.
     """
     out = Path(out)
-    if (out / "adapted.json").is_file():
-        raise ConfigError(f"{out}: holds an adapted model already; choose another folder")
+    finished = _finished(out, model, keep_anyway)
     check_folder(out)
     start = resolve(model)
     check_gain(gain)
     chosen, shares = _settings(start, {"gain": gain, **settings}), _shares(start, blend)
-    groups = _groups([data] if isinstance(data, (str, Path)) else data)
+    sources = [data] if isinstance(data, (str, Path)) else data
+    keep = partial(_keep, model, start, shares, out, sources, {"minutes": minutes, "seed": seed, **chosen})
+    if finished:
+        return keep(finished)
+    groups = _groups(sources)
     folds = _folds(groups, held_out, seed)
-    share = shares[len(folds) > 1]
-    # Chance moves one training's weights so much more than the mean of several. Of a start that cannot rank nothing is kept.
-    alone = share / len(folds) ** 0.5 if share < 1 else 1.0
+    alone = _alone(shares[len(folds) > 1], len(folds))
     decided = [group for _, decide in folds for group in decide]
     runs, after = [], []
     for place, (train_on, decide) in enumerate(folds):
@@ -128,20 +97,60 @@ def adapt(
         stage = _stage(folder, model, train_on, decide, {"minutes": minutes / len(folds), "seed": seed, **chosen})
         runs.append(_trained(stage, report and partial(_share_of, report, place, len(folds))))
         made = blend_weights(start, runs[-1], folder / "made", alone)
-        after += scores_of(made, decide, stage.prompt)
+        after += scores_of(made, decide, stage.prompt, **_computed(stage))
         shutil.rmtree(made)
-    before = scores_of(model, decided, chosen["prompt"])
+    before = scores_of(model, decided, chosen["prompt"], **_computed(stage))
     trained_on = len(folds[0][0] if len(folds) == 1 else groups)
     found = _found(decided, before, after, (model, str(out / "model")), gain, trained_on=trained_on, trainings=len(folds))
-    if found.better:
-        told = {"minutes": minutes, "seed": seed, **{k: asdict(v) if isinstance(v, Lora) else v for k, v in chosen.items()}}
-        sources = [str(one) for one in ([data] if isinstance(data, (str, Path)) else data)]
-        about = (model, hub_base(model, start.folder), licence_of(model, start.folder))
-        command = command_line("prorank.adapt.adapt")
-        card = adapted_card(str(out), *about, sources, told, asdict(found), (share, alone), command)
-        blend_weights(start, runs, out / "model", share, card)
+    return keep(found) if found.better or keep_anyway else _noted(out, found)
+
+
+def _computed(stage: Score) -> dict[str, Any]:
+    """How a training computes, for the Rerankers that measure what came of it."""
+    return {"device": stage.device, "dtype": stage.dtype, "compile": stage.compile}
+
+
+def _noted(out: Path, found: Adapted) -> Adapted:
+    """The result, written to `adapted.json`."""
     with atomic_file(out / "adapted.json") as handle:
-        json.dump(asdict(found), handle, indent=2)
+        json.dump(asdict(found), handle, indent=2, allow_nan=False)
+    return found
+
+
+def _keep(
+    model: str, start: Resolved, shares: tuple[float, float], out: Path, data: Sequence[str | Path], told: dict[str, Any],
+    found: Adapted,
+) -> Adapted:  # fmt: skip
+    """Write the new weights to `<out>/model`, with a card; where they are not better, the result says so."""
+    found = replace(found, model=str(out / "model"), kept_anyway=not found.better)
+    share = shares[found.trainings > 1]
+    folders = [out] if found.trainings == 1 else [out / f"fold-{place + 1}" for place in range(found.trainings)]
+    about = (model, hub_base(model, start.folder), licence_of(model, start.folder))
+    settings = {key: asdict(value) if isinstance(value, Lora) else value for key, value in told.items()}
+    measured = (share, _alone(share, found.trainings))
+    command = command_line("prorank.adapt.adapt")
+    card = adapted_card(found.model, *about, list(map(str, data)), settings, asdict(found), measured, command)
+    blend_weights(start, [folder / "run" / "model" for folder in folders], out / "model", share, card)
+    return _noted(out, found)
+
+
+def _alone(share: float, trainings: int) -> float:
+    """The share of its weights that each training is measured with: chance moves one so much more than the mean of several. Of a
+    start that cannot rank nothing is kept."""
+    return share / trainings**0.5 if share < 1 else 1.0
+
+
+def _finished(out: Path, model: str, keep_anyway: bool) -> Adapted | None:
+    """What an earlier call found without keeping its weights, which are wanted now; None where there was none. Raises ConfigError
+    where there is nothing to keep."""
+    if not (out / "adapted.json").is_file():
+        return None
+    found = Adapted(**json.loads((out / "adapted.json").read_text(encoding="utf-8")))
+    if found.better or found.kept_anyway:
+        raise ConfigError(f"{out}: holds an adapted model already; choose another folder")
+    if not keep_anyway or found.model != model:
+        remedy = "choose another folder, or keep its weights by --keep-anyway"
+        raise ConfigError(f"{out}: holds a run from {found.model} that ended without a significant gain; {remedy}")
     return found
 
 
@@ -174,10 +183,11 @@ def _found(groups: list[Group], before: Rows, after: Rows, models: tuple[str, st
     old, new = (ndcg_of(labels, scores, gain) for scores in (before, after))
     unlikely, likely = (log_likelihood(scores, labels, gain) for scores in (before, after))
     p, gained = randomisation_test(new, old), float((likely - unlikely).mean())
-    better = gained > 0 and bool(new.mean() >= old.mean() or p >= SURE)
+    gained_p = randomisation_test(likely, unlikely)
+    better = gained > 0 and gained_p < SURE and bool(new.mean() >= old.mean() or p >= SURE)
     return Adapted(
-        float(old.mean()), float(new.mean()), p, gained, randomisation_test(likely, unlikely), len(groups), better=better,
-        model=models[better], gain=gain, **about,
+        float(old.mean()), float(new.mean()), p, gained, gained_p, len(groups), better=better, model=models[better], gain=gain,
+        **about,
     )  # fmt: skip
 
 
@@ -224,7 +234,7 @@ def _folds(groups: list[Group], held_out: int | None, seed: int) -> list[tuple[l
     return folds
 
 
-def scores_of(checkpoint: str | Path, groups: Sequence[Group], prompt: Any) -> Rows:
-    """Scores of each group's own documents by a checkpoint, with the prompt it has or else `prompt`."""
-    reranker = Reranker(checkpoint, prompt=prompt_of(resolve(checkpoint), prompt))
+def scores_of(checkpoint: str | Path, groups: Sequence[Group], prompt: Any, **how: Any) -> Rows:
+    """Scores of each group's own documents by a checkpoint, with the prompt it has or else `prompt`; `how`: of Reranker."""
+    reranker = Reranker(checkpoint, prompt=prompt_of(resolve(checkpoint), prompt), **how)
     return reranker.score_lists([g.query for g in groups], [list(g.documents) for g in groups])

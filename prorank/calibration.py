@@ -80,7 +80,7 @@ class Calibration:
         """Write `calibration.json` into a checkpoint's folder, whole or not at all."""
         path = Path(folder) / FILE
         with atomic_file(path) as handle:
-            json.dump(asdict(self), handle, indent=2)
+            json.dump(asdict(self), handle, indent=2, allow_nan=False)
             handle.write("\n")
         return path
 

@@ -80,12 +80,15 @@ def train(
     """Run the stage that CONFIG names: warmup, score, order, sft or reason."""
     from .progress import Progress
     from .train.config import load_settings
+    from .train.processes import is_main
     from .train.run import train as run_stage
+    from .train.summary import summary
 
     settings = load_settings(config, overrides)
     with Progress(settings.stage) as report:
-        folder = run_stage(settings, resume, report)
-    say(f"checkpoint: {folder}\ncurves: {Path(settings.out) / 'train_curves.png'}")
+        run_stage(settings, resume, report)
+    if is_main():
+        say(summary(settings.out))
 
 
 @app.command()

@@ -24,15 +24,17 @@ def adapt(
     seed: Annotated[int, typer.Option(help="Of the split and the training.")] = 0,
     blend: Annotated[float | None, typer.Option(help="Share of the trained weights; of a reranker .5 or .75 by default.")] = None,
     gain: Gain = "linear",
+    keep_anyway: Annotated[bool, typer.Option("--keep-anyway", help="Keep the new model without evidence, too.")] = False,
     device: Device = None,
     compile: Compile = False,
 ) -> None:
-    """Fine-tune on your own labels; the old model stays unless the new one ranks held-out queries better."""
+    """Fine-tune on your own labels; the old model stays unless the new one ranks held-out queries better, beyond chance."""
     from .adapt import adapt as fine_tune
     from .progress import Progress
 
     with Progress("adapt") as report:
-        found = fine_tune(data, model, out, minutes, held_out, seed, report, blend, gain, device=device, compile=compile)
+        how = {"keep_anyway": keep_anyway, "device": device, "compile": compile}
+        found = fine_tune(data, model, out, minutes, held_out, seed, report, blend, gain, **how)
     say(found)
 
 

@@ -5,7 +5,6 @@ Hard fact: no score of any row mixes in BM25; BM25 only chooses the candidates, 
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
@@ -21,6 +20,7 @@ from .errors import ConfigError
 from .files import atomic_file, check_folder
 from .train.config import Score, Settings, Warmup
 from .train.run import is_done, train
+from .utils.strict_json import dumps
 from .utils.terminal import plain, stdout_console
 
 LENGTH, TRAIN_LENGTH = 256, 144  # tokens of a prompt: short ones buy steps, and what was learnt holds for longer ones
@@ -150,7 +150,7 @@ def _table(found: Any, out: Path) -> None:
         kept[row.system] = {**row.measures, "format_rate": row.format_rate, "p_holm": row.p_holm}
     stdout_console().print(table)
     with atomic_file(out / "table.json") as handle:
-        json.dump(kept, handle, indent=2)
+        handle.write(dumps(kept, indent=2))
 
 
 def _example(fine: Score) -> None:

@@ -32,6 +32,11 @@ class PromptError(ProRankError):
     """Prompt and tokenizer do not fit together, or a template is malformed."""
 
 
+class TrainingError(ProRankError):
+    """A run cannot go on: a loss, gradients or weights that are not finite, or a file that cannot be written. The message names the
+    step and what is saved."""
+
+
 class ServerError(ProRankError):
     """A server that was asked to rank did not; the message names its address. `status`: of its answer, if there was one."""
 

@@ -180,4 +180,4 @@ def same_ids(tokenizer: Any, bound: BoundPrompt, texts: Sequence[str]) -> bool:
 
 
 def write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")

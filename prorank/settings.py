@@ -5,6 +5,7 @@ Hard fact: YAML 1.1 reads `6e-6` as a string; a field of type float takes it as 
 
 from __future__ import annotations
 
+import math
 import os
 import types
 import typing
@@ -70,9 +71,12 @@ def _convert(value: Any, hint: Any, key: str) -> Any:
         plain = typing.get_origin(option) or option
         if plain is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
             try:
-                return float(value)
+                number = float(value)
             except ValueError:
                 continue
+            if math.isfinite(number):
+                return number
+            raise ConfigError(f"key '{key}' is {value!r}; expected a finite number")
         if plain is int and isinstance(value, int) and not isinstance(value, bool):
             return value
         if plain is str and isinstance(value, str):

@@ -9,9 +9,12 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from prorank import adapt as module
+from prorank import cli
 from prorank.adapt import PASSES, RATES, Adapted, _found, _shares, adapt
 from prorank.checkpoint import resolve
 from prorank.checkpoints.card import HUB_BASE, LIBRARIES, front_matter, section_of
@@ -35,7 +38,7 @@ def lists(tmp_path, count=60):
 def told(base, share):
     """A stand-in for `scores_of`: noise, and of what is relevant .5 by `base`, but `share` times that by what came of it."""
 
-    def scores(path, groups, prompt):
+    def scores(path, groups, prompt, **how):
         rng = np.random.default_rng(0)
         clear = 0.5 if path == base else 0.5 * share
         return [rng.normal(size=len(group.labels)) + clear * np.array(group.labels) for group in groups]
@@ -55,7 +58,7 @@ def test_a_model_is_adapted_and_judged_on_queries_it_has_not_seen(tmp_path, tiny
     parts = {name: queries(out / f"{name}.jsonl") for name in ("train", "held-out")}
     assert sum(map(len, parts.values())) == 60 and len(set.union(*parts.values())) == 60
     assert (found.queries, found.trained_on, found.trainings) == (12, len(parts["train"]), 1) and heard[-1] >= 1
-    assert found.better == (found.likelihood > 0) and 0 < found.p <= 1
+    assert found.better == (found.likelihood > 0 and found.likelihood_p < 0.05) and 0 < found.p <= 1
     kept = json.loads((out / "adapted.json").read_text(encoding="utf-8"))
     assert Adapted(**kept) == found and (out / "model").is_dir() == found.better
     held = read_groups(out / "held-out.jsonl")
@@ -63,13 +66,14 @@ def test_a_model_is_adapted_and_judged_on_queries_it_has_not_seen(tmp_path, tiny
     firsts = [g.labels[reranker.rank(g.query, list(g.documents))[0].index] for g in held]
     assert found.after >= sum(firsts) / len(firsts)  # the first place alone earns 1
     assert Prompt.load(out / "run" / "model").name == "echo" and not (out / "made").exists()
-    with pytest.raises(ConfigError, match="holds an adapted model already"):
+    ended = "holds an adapted model already" if found.better else "holds a run from .* that ended without a significant gain"
+    with pytest.raises(ConfigError, match=ended):
         adapt(data, str(tiny_llama_dir), out, minutes=0.03)
 
 
 def test_few_queries_all_decide_and_the_mean_of_the_trainings_is_kept(tmp_path, tiny_llama_dir, monkeypatch):
     heard, base = [], str(tiny_llama_dir)
-    monkeypatch.setattr(module, "scores_of", told(base, 2.0))
+    monkeypatch.setattr(module, "scores_of", told(base, 4.0))
     out = tmp_path / "out"
     data = lists(tmp_path, 31)
     found = adapt(data, base, out, minutes=0.03, report=lambda share, figures: heard.append(share), **SMALL)
@@ -114,14 +118,72 @@ def test_a_command_that_was_stopped_goes_on_with_the_training_it_had_come_to(tmp
     assert begun == runs and found.trainings == 3
 
 
-@pytest.mark.parametrize(("share", "better"), [(1.5, True), (1.0, False), (0.0, False), (-1.0, False)])
+@pytest.mark.parametrize(("share", "better"), [(4.0, True), (1.0, False), (0.0, False), (-1.0, False)])
 def test_the_old_model_stays_unless_the_new_one_is_better(tmp_path, tiny_llama_dir, monkeypatch, share, better):
     base = str(tiny_llama_dir)
     monkeypatch.setattr(module, "scores_of", told(base, share))
     found = adapt(lists(tmp_path), base, tmp_path / "out", minutes=0.01, held_out=12, **SMALL)
-    assert found.better == better == (found.likelihood > 0) and found.model == (str(tmp_path / "out" / "model") if better else base)
+    assert found.better == better == (found.likelihood > 0 and found.likelihood_p < 0.05)
+    assert found.model == (str(tmp_path / "out" / "model") if better else base)
     assert (tmp_path / "out" / "model" / "prompt.json").is_file() == better and not (tmp_path / "out" / "made").exists()
     assert ("kept: " in str(found)) == better and f"{found.likelihood:+.4f}" in str(found)
+    assert better or (f"so the model stays {base}; label more queries" in str(found) and "--keep-anyway" in str(found))
+
+
+def test_what_shows_no_gain_is_kept_on_demand_alone(tmp_path, tiny_llama_dir, monkeypatch, capsys):
+    """Row 28: by the command line, exit code 0 where the old model stays; then its weights are taken without another training."""
+    base, out = str(tiny_llama_dir), tmp_path / "out"
+    monkeypatch.setattr(module, "scores_of", told(base, 1.0))
+    monkeypatch.setattr(module, "_settings", lambda start, given, real=module._settings: real(start, given | SMALL))
+    words = ["prorank", "adapt", "--data", str(lists(tmp_path)), "-m", base, "--out", str(out)]
+    words += ["--minutes", "0.01", "--held-out", "12"]
+
+    def run(*more) -> int:
+        monkeypatch.setattr("sys.argv", [*words, *more])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return end.value.code
+
+    assert run() == 0 and not (out / "model").exists()
+    said = capsys.readouterr().out
+    assert "no significant gain (p 1.0000, needed below 0.05), so the model stays " + base in said and "kept" not in said
+    assert run() == 2
+    assert "ended without a significant gain; choose another folder, or keep its weights by" in capsys.readouterr().err
+    monkeypatch.setattr(module, "train", lambda *_, **__: pytest.fail("trained again"))
+    assert run("--keep-anyway") == 0
+    assert f"no significant gain (p 1.0000, needed below 0.05); kept anyway: {out / 'model'}" in capsys.readouterr().out
+    kept, trained = (load_file(folder / "model" / "model.safetensors") for folder in (out, out / "run"))
+    assert all(torch.equal(kept[key], trained[key]) for key in trained)
+    found = Adapted(**json.loads((out / "adapted.json").read_text(encoding="utf-8")))
+    assert found.kept_anyway and not found.better and found.model == str(out / "model")
+    assert run("--keep-anyway") == 2 and "holds an adapted model already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("few", [11, 31])
+def test_without_evidence_all_the_same_is_one_call(tmp_path, tiny_llama_dir, monkeypatch, few):
+    """Row 28: of one training and of the mean of three."""
+    base, out = str(tiny_llama_dir), tmp_path / "out"
+    monkeypatch.setattr(module, "scores_of", told(base, 1.0))
+    held = {"held_out": 12} if few == 11 else {}
+    found = adapt(lists(tmp_path, 60 if held else few), base, out, minutes=0.01, keep_anyway=True, **held, **SMALL)
+    assert found.kept_anyway and not found.better and found.model == str(out / "model") and resolve(found.model)
+    assert found.trainings == (1 if held else 3)
+
+
+def test_all_that_is_loaded_is_where_it_is_asked_for(tmp_path, tiny_llama_dir, monkeypatch):
+    """Row 20: on a machine whose best device is another one, `device` reaches the training and every Reranker that measures."""
+    made, real = [], Reranker
+
+    def loaded(*given, **how):
+        made.append(how)
+        return real(*given, **how)
+
+    monkeypatch.setattr(module, "Reranker", loaded)
+    monkeypatch.setattr("prorank.model.pick_device", lambda device: torch.device(device or "meta"))  # as a GPU would be
+    monkeypatch.setattr("prorank.reranker.pick_device", lambda device: torch.device(device or "meta"))
+    adapt(lists(tmp_path), str(tiny_llama_dir), tmp_path / "out", minutes=0.01, held_out=12, **SMALL)
+    assert [(how["device"], how["dtype"], how["compile"]) for how in made] == 2 * [("cpu", "fp32", False)]
+    assert read_values(tmp_path / "out" / "run" / "config.yaml")["device"] == "cpu"
 
 
 def verdict(before, after, labels=(1.0, 0.0, 0.0)):
@@ -151,6 +213,29 @@ def test_few_changes_of_place_do_not_outweigh_what_all_scores_say():
     second = 1 / np.log2(3)  # nDCG of the second place
     assert (found.before, found.after) == pytest.approx(((18 + 2 * second) / 20, (17 + 3 * second) / 20))
     assert found.after < found.before and found.p >= 0.05 and found.likelihood > 0 and found.better and found.model == "new"
+
+
+def test_a_gain_that_may_be_chance_is_none():
+    """Row 28: .9725 before and after and a likelihood that rose by luck (p .64) was called better."""
+    before = [[1.0, 0.0, 0.0]] * 20
+    found = verdict(before, [[1.2, 0.0, 0.0]] * 11 + [[0.8, 0.0, 0.0]] * 9)
+    assert found.after == found.before == 1 and found.p == 1 and found.likelihood_p > 0.05
+    assert not found.better and found.model == "old" and "no significant gain" in str(found)
+
+
+@given(st.integers(0, 10_000), st.floats(-0.5, 0.5), st.integers(10, 40))
+def test_better_means_that_the_paired_test_says_so(seed, lift, queries):
+    """Row 28: whatever the scores, nothing is kept without a significant gain, nor with a significant loss of nDCG."""
+    rng = np.random.default_rng(seed)
+    before = rng.normal(size=(queries, 3))
+    found = verdict(before.tolist(), (before + rng.normal(size=before.shape) + [lift, 0, 0]).tolist())
+    assert found.better == (found.model == "new")
+    if found.better:
+        assert found.likelihood > 0 and found.likelihood_p < 0.05 and (found.after >= found.before or found.p >= 0.05)
+    elif found.likelihood > 0 and found.likelihood_p < 0.05:
+        assert found.after < found.before and found.p < 0.05 and "nDCG@10 fell beyond chance" in str(found)
+    else:
+        assert "no significant gain" in str(found)
 
 
 def test_what_loses_ndcg_beyond_chance_is_not_kept():
@@ -184,7 +269,7 @@ def test_a_prompt_of_several_documents_is_refused_before_training(tmp_path, tiny
 
 
 def test_the_default_model_stays_an_adapter_and_keeps_half_of_what_it_was(tmp_path, standin, monkeypatch):
-    monkeypatch.setattr(module, "scores_of", told(DEFAULT, 2.0))
+    monkeypatch.setattr(module, "scores_of", told(DEFAULT, 4.0))
     found = adapt(lists(tmp_path), out=tmp_path / "out", minutes=0.03, held_out=12, **SMALL | {"max_length": 192})
     start, run, kept = (resolve(path) for path in (DEFAULT, tmp_path / "out" / "run", found.model))
     assert (kept.path, kept.base) == (start.path, "smollm2-135m") and kept.adapter == tmp_path / "out" / "model"

@@ -109,7 +109,7 @@ SETTINGS = {
     ),
     "refreshed without thoughts": (["refresh_thoughts=1"], r"c\.yaml: key 'refresh_thoughts' needs thoughts: true"),
     "refreshed below 0": (["thoughts=true", "refresh_thoughts=-1"], r"c\.yaml: key 'refresh_thoughts' must not be negative"),
-    "minutes and steps": (["minutes=3"], r"c\.yaml: key 'minutes' and steps exclude each other; give one"),
+    "minutes of no length": (["minutes=.nan"], r"c\.yaml: key 'minutes' is nan; expected a finite number"),
     "passes at most of steps": (["max_epochs=3"], r"c\.yaml: key 'max_epochs' is for a budget in minutes; give epochs"),
     "passes at most": (["steps=", "minutes=1", "max_epochs=0"], r"c\.yaml: key 'max_epochs' must be above 0"),
     "micro_batch": (["micro_batch=3", "batch_size=4"], r"c\.yaml: key 'micro_batch' must divide batch_size"),

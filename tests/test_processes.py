@@ -44,17 +44,20 @@ def values_of(stage: str, tmp_path: Path, base: Path) -> dict:
     return values
 
 
-def started(tmp_path: Path, name: str, processes: int, values: dict, zero2: bool = False) -> list[dict]:
-    """Figures of a run by so many processes."""
+def started(
+    tmp_path: Path, name: str, processes: int, values: dict, zero2: bool = False, module: str = "prorank"
+) -> list[dict]:  # fmt: skip
+    """Figures of a run by so many processes of the command that a module is."""
     settings = make_settings(values | {"out": str(tmp_path / name)})
     config = tmp_path / f"{name}.yaml"
     config.write_text(dump_settings(settings))
     command = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
     command = [*LAUNCH, f"--num_processes={processes}"] if zero2 else command
     done = subprocess.run(
-        [sys.executable, *command, "-m", "prorank", "train", str(config)], capture_output=True, text=True, timeout=400, check=False
+        [sys.executable, *command, "-m", module, "train", str(config)], capture_output=True, text=True, timeout=400, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    (tmp_path / name / "stdout").write_text(done.stdout)
     return read_metrics(tmp_path / name)
 
 
@@ -71,6 +74,33 @@ def test_two_processes_give_the_losses_of_one(tmp_path, tiny_llama_dir, stage):
     if stage == "score":
         assert thoughts(tmp_path / "1") == thoughts(tmp_path / "2")
         assert {number for number, *_ in thoughts(tmp_path / "1")} == {0, 1}  # five steps a pass
+
+
+def test_two_processes_with_a_strict_backend_take_the_steps_of_one(tmp_path, tiny_llama_dir):
+    """Row 20: every tensor of a collective lies on the process's device, as NCCL wants it."""
+    values = values_of("sft", tmp_path, tiny_llama_dir) | {"save_every": 2}
+    one, two = (started(tmp_path, str(n), n, values, module="tests.nccl") for n in (1, 2))
+    losses = [[line["loss"] for line in lines if "loss" in line] for lines in (one, two)]
+    assert len(losses[0]) == 4 and losses[0] == pytest.approx(losses[1], rel=0, abs=1e-4)
+    said = (tmp_path / "2" / "stdout").read_text()
+    assert "'all_reduce'" in said and "'barrier'" in said and said.count("checkpoint: ") == 1
+    done = [json.loads((tmp_path / str(n) / "done.json").read_text()) for n in (1, 2)]
+    assert done[0]["documents"] == done[1]["documents"] == 16  # all processes' together
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_loss_that_is_not_finite_ends_all_processes(tmp_path, tiny_llama_dir, processes):
+    """Row 6: the process that has it and the one that has not stop with the same words, and torchrun with a code that is not 0."""
+    values = values_of("sft", tmp_path, tiny_llama_dir) | {"learning_rate": 1e30, "out": str(tmp_path / "run")}
+    config = tmp_path / "c.yaml"
+    config.write_text(dump_settings(make_settings(values)))
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"] if processes > 1 else []
+    words = [sys.executable, *command, "-m", "prorank", "train", str(config)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == (2 if processes == 1 else 1), done.stderr[-3000:]
+    told = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert told and len(set(told)) == 1 and "step 2: the " in told[0] and "lower learning_rate" in told[0]
+    assert not list((tmp_path / "run").rglob("*.safetensors"))
 
 
 def thoughts(run: Path) -> list[tuple]:

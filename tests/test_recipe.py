@@ -5,7 +5,9 @@ Hard fact: the scripts run here from their command lines, on a tiny random model
 
 import json
 import os
+import shutil
 import signal
+import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -24,6 +26,7 @@ import yaml
 from prorank.checkpoint import resolve
 from prorank.data.examples import Group
 from prorank.data.formats import read_groups, write_groups
+from prorank.errors import ConfigError
 from prorank.model import load_model, load_tokenizer
 from prorank.prompt import Prompt
 from prorank.reranker import Reranker
@@ -65,24 +68,45 @@ def test_work_does_what_is_missing_and_leaves_what_is_claimed(tmp_path):
     def job(name):
         return jobs.Job(tmp_path / name, lambda: name in done, lambda: (did.append(name), done.add(name)))
 
+    failures = jobs.Failures()
     with jobs.claimed(tmp_path / "b"):
-        assert jobs.work([job("a"), job("b"), job("c")]) == [tmp_path / "b"]
+        assert jobs.work([job("a"), job("b"), job("c")], failures) == [tmp_path / "b"]
     assert did == ["c"]
-    assert jobs.work([job("a"), job("b"), job("c")]) == [] and did == ["c", "b"]
+    assert jobs.work([job("a"), job("b"), job("c")], failures) == [] and did == ["c", "b"]
+    failures.finish()  # none
 
 
-def test_a_job_that_fails_is_begun_again(tmp_path):
+WRONG = [OSError("disk full"), ImportError("No module named 'trl'"), SystemExit("a\nit died"), ConfigError("key 'x' is unknown")]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: type(wrong).__name__)
+def test_a_job_that_fails_is_told_and_the_others_are_done(tmp_path, wrong, capsys):
+    """Row 23: one arm that fails ends neither the queue nor in silence, and is begun again by the next call."""
     tries = []
 
     def fail():
-        tries.append(1)
-        if len(tries) == 1:
-            raise OSError("disk full")
+        tries.append("a")
+        if tries.count("a") == 1:
+            raise wrong
 
-    job = jobs.Job(tmp_path / "a", lambda: False, fail)
-    with pytest.raises(OSError):
-        jobs.work([job])
-    assert jobs.work([job]) == [] and len(tries) == 2
+    some = [jobs.Job(tmp_path / "a", lambda: False, fail), jobs.Job(tmp_path / "b", lambda: False, lambda: tries.append("b"))]
+    failures = jobs.Failures()
+    assert jobs.work(some, failures) == [] and tries == ["a", "b"]
+    with pytest.raises(SystemExit) as end:
+        failures.finish()
+    told = capsys.readouterr().err
+    assert end.value.code == 1 and f"1 failed:\n  {tmp_path / 'a'}: {type(wrong).__name__}: " in told
+    assert ("Traceback" in told) == (type(wrong) in (OSError, ImportError))  # of what nobody foresaw
+    assert jobs.work(some, jobs.Failures()) == [] and tries == ["a", "b", "a", "b"]
+
+
+def test_ctrl_c_ends_the_queue(tmp_path):
+    def stop():
+        raise KeyboardInterrupt
+
+    later = jobs.Job(tmp_path / "b", lambda: False, lambda: pytest.fail("went on"))
+    with pytest.raises(KeyboardInterrupt):
+        jobs.work([jobs.Job(tmp_path / "a", lambda: False, stop), later], jobs.Failures())
 
 
 def test_scores_that_another_process_makes_are_left_to_it(collections, monkeypatch, tmp_path):
@@ -182,6 +206,24 @@ def test_the_queue_trains_what_is_missing_and_the_tables_follow(script, tmp_path
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| mean | ")]
     assert [row.split(" | ")[1] for row in rows] == 2 * list(evidence_stages.NAMES)
     assert len(rows[0].split(" | ")) == 2 + len(evidence_stages.COLUMNS)
+
+
+def test_an_arm_without_its_library_is_told_and_the_rest_is_trained_and_measured(script, tmp_path, monkeypatch, capsys):
+    """Row 23: the peer's library is missing, and a system's checkpoint is damaged."""
+    monkeypatch.setitem(sys.modules, "peer_training", None)  # importing it raises ImportError
+    arms = ["sentence-transformers", "SFT"]
+    words = ["--base", script.base, "--documents", 32, "--out", tmp_path, "--seeds", 0, "--arms", *arms, *SETS]
+    with pytest.raises(SystemExit) as end:
+        script(recipe, *words)
+    out, err = capsys.readouterr()
+    assert end.value.code == 1 and is_done(tmp_path / "SFT-0") and "1 of 2 runs are complete" in out
+    assert "1 failed:" in err and "sentence-transformers-0: ModuleNotFoundError" in err
+    broken = shutil.copytree(tmp_path / "SFT-0", tmp_path / "score-only-0")
+    (broken / "model" / "model.safetensors").unlink()
+    with pytest.raises(SystemExit) as end:
+        script(recipe, *words[:-len(SETS)], "score only", *SETS, "--evaluate")
+    out, err = capsys.readouterr()
+    assert end.value.code == 1 and "SFT against zero-shot" in out and "1 failed:" in err and "score only #0: " in err
 
 
 def test_order_gain_trains_its_arms_once_and_compares_them(script, tmp_path, monkeypatch, capsys):

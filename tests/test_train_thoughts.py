@@ -168,7 +168,7 @@ def test_a_run_learns_behind_thoughts_and_is_measured_as_in_use(llama, lists, tm
     given = values(llama, lists, tmp_path / "run", steps=6, stage=stage, learning_rate=3e-3, evals=1, dev_queries=2)
     folder = train(make_settings(given | {"lora": {"r": 4, "alpha": 8}}))
     lines = read_metrics(tmp_path / "run")
-    trained, dev = lines[0], next(line for line in lines if "dev_ndcg@10" in line)
+    trained, dev = (next(line for line in lines if key in line and line["step"]) for key in ("loss", "dev_ndcg@10"))
     assert 0 < trained["think_tokens"] and 0 <= trained["thoughts_cut"] <= 1 and "dev_thoughts_cut" in dev
     reranker = Reranker(folder, device="cpu", dtype="fp32")
     assert reranker.thinks and Prompt.load(folder).max_think_tokens == THINKS["max_think_tokens"]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
+from ..utils.strict_json import dumps
 from ..utils.texts import SURROGATE
 from .trec import numbered_lines
 
@@ -72,7 +73,7 @@ def filled(row: dict, key: str, where: str, name: str = "") -> str:
 
 def line_of(row: dict[str, Any]) -> str:
     """An object as a line, letters of all scripts as they are."""
-    return json.dumps(row, ensure_ascii=False) + "\n"
+    return dumps(row, ensure_ascii=False) + "\n"
 
 
 def digest(*texts: str) -> bytes:

@@ -5,7 +5,6 @@ Hard fact: results.json holds every figure of the page, every query's values inc
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import platform
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..files import atomic_file
+from ..utils.strict_json import dumps
 from ..utils.terminal import plain, stdout_console, visible
 from .gains import FORMULA, LINEAR
 from .measures import MAIN
@@ -209,19 +209,9 @@ def write(evaluation: "Evaluation", out: str | Path) -> None:
 
     out = Path(out)
     with atomic_file(out / "results.json") as handle:
-        json.dump(_plain(evaluation.to_dict()), handle, indent=1, ensure_ascii=False, allow_nan=False)
-        handle.write("\n")
+        handle.write(dumps(evaluation.to_dict(), indent=1, ensure_ascii=False) + "\n")
     with atomic_file(out / "report.html") as handle:
         handle.write(page(evaluation))
-
-
-def _plain(value: Any) -> Any:
-    """NaN, which JSON has not, as null."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextmanager

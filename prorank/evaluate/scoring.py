@@ -18,6 +18,7 @@ import numpy as np
 
 from ..errors import ModelError
 from ..files import atomic_file
+from ..utils.strict_json import dumps
 from .candidates import Task, by_hash
 from .diagnostics import answers_only, diagnose
 from .measures import Ranking
@@ -165,4 +166,4 @@ def _keep(path: Path, key: str | None, sample: list[int], scored: Scored) -> Non
     kept = {name: getattr(scored, name) for name in ("seconds", "cuts", "cost", "findings", "scores")}
     kept |= {"key": key, "sample": sample}
     with atomic_file(path) as handle:
-        json.dump(kept, handle)
+        handle.write(dumps(kept))

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ..bound_list import BoundListPrompt, EncodedList
+from ..errors import ModelError
 from ..prompt import Cuts, Encoded
 from .batching import Batch, batches_of, collate, pack
 from .documents import Cost
@@ -50,6 +51,8 @@ class LabelReader:
                 logits = self.hidden(batch).float() @ self.rows.T + self.bias  # [B, 20]
             for i, row in zip(batch.owners, logits):
                 out[i] = row[: counts[i]].log_softmax(-1).cpu().numpy()
+                if not np.isfinite(out[i]).all():
+                    raise ModelError("scores are not finite; the weights are damaged or their training diverged")
         return out
 
 

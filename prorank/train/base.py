@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
+import math
 import os
 import shutil
 from pathlib import Path
@@ -18,16 +20,18 @@ import torch
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from ..checkpoints.adapters import check_head
 from ..checkpoints.weights import check_resumable
-from ..errors import ModelError
+from ..errors import ModelError, TrainingError
 from ..files import append_text, set_modes
 from ..model import freeze_head_fp32, without_bars
+from ..utils.strict_json import dumps
 from .batches import Stage, Steps, micro_of, share_of, total_steps, whole
 from .config import Settings
 from .course import COMPLETE, Clock, Milestones, checkpoints, cut_metrics
-from .processes import average_gradients, is_main, place, wait
+from .health import damaged_weight, gradient_norm, saved
+from .processes import average_gradients, is_main, mean_of_processes, place, sum_of_processes, wait
 
+log = logging.getLogger("prorank")
 VALUE_HEAD = "value_head.pt"  # of stage reason with PPO
 LOGS = ("metrics.jsonl", "completions.jsonl")  # lines with their step
 
@@ -51,7 +55,11 @@ class StageTrainer(Trainer):
         self.micro = settings.micro_batch or micro_of(self.share, stage.cpu_units if _on_cpu(model) else 64)
         self.repeat, self.total = repeat, total_steps(settings, len(stage), repeat)
         self.clock = Clock(settings.minutes)
+        self.before: dict[str, float] = {}  # dev figures before the first step
         self.best: dict[str, float] = {}
+        self.documents = 0.0  # that this process has trained on
+        self._idle = False  # a step without a gradient was told of
+        self._losses: list[float] = []  # of the step's micro-batches so far
         self._sums: dict[str, float] = {}
         self._count = 0
         self._seen = 0.0  # the clock at the last log line
@@ -79,6 +87,7 @@ class StageTrainer(Trainer):
             bf16=bf16,
             use_cpu=_on_cpu(model),
             logging_steps=min(s.log_every, self.total),
+            logging_nan_inf_filter=False,  # it would log the last finite loss in place of one that is not
             save_strategy="no",
             report_to=["tensorboard"] if s.tensorboard else [],
             disable_tqdm=True,
@@ -115,14 +124,40 @@ class StageTrainer(Trainer):
 
     def training_step(self, *given: Any, **named: Any) -> torch.Tensor:
         loss = super().training_step(*given, **named)
-        if place()[1] > 1 and self.accelerator.sync_gradients and not self.is_deepspeed_enabled:
-            average_gradients(self.model)
+        if self.accelerator.sync_gradients:
+            if place()[1] > 1 and not self.is_deepspeed_enabled:
+                average_gradients(self.model)
+            self._check_step()
         return loss
+
+    def _check_step(self) -> None:
+        """Raise TrainingError, in all processes alike, where the step's loss or gradients are not finite; the weights still are
+        those of the step before."""
+        step = self.state.global_step + 1
+        value = mean_of_processes(sum(self._losses) / max(1, len(self._losses)))
+        self._losses = []
+        norm = gradient_norm(self.model)
+        for name, number in (("loss", value), ("gradient norm", norm)):
+            if not math.isfinite(number):
+                why = f"the {name} is {number} (loss {value:.4g}, gradient norm {norm:.4g})"
+                raise self.stopped(why, step)
+        if not (norm or self.is_deepspeed_enabled or self._idle):
+            self._idle = True
+            log.warning("step %d: the gradient is exactly 0, so nothing is learned; if it stays so, lower learning_rate", step)
+
+    def stopped(self, why: str, step: int | None = None) -> TrainingError:
+        """The error of a run that cannot go on: the step, what is wrong, what to do, what is saved."""
+        step = self.state.global_step if step is None else step
+        remedy = f"begin again in another 'out' with a lower learning_rate (now {self.settings.learning_rate:g})"
+        remedy += "" if self.settings.dtype == "fp32" else " or dtype=fp32"
+        return TrainingError(f"{self.run}: step {step}: {why}, so training stops; {remedy}. {saved(self.run, self.best)}")
 
     def compute_loss(self, model: torch.nn.Module, inputs: list[Any], return_outputs: bool = False, **_: Any):
         # Without the wrapper of several processes, whose own averaging only serves forwards through itself.
         model = model if self.is_deepspeed_enabled else self.accelerator.unwrap_model(model)
         loss, figures = self.stage.loss(model, inputs)
+        self._losses.append(float(loss.detach()))
+        self.documents += figures.get("documents", 1.0) * len(inputs)
         for key, value in figures.items():
             self._sums[key] = self._sums.get(key, 0.0) + value
         self._count += 1
@@ -146,50 +181,76 @@ class StageTrainer(Trainer):
         """One line of `metrics.jsonl`."""
         if self.is_world_process_zero():
             line = {"step": self.state.global_step, "minutes": round(self.clock.minutes(), 4), **figures}
-            append_text(self.run / "metrics.jsonl", json.dumps(line) + "\n")
+            append_text(self.run / "metrics.jsonl", dumps(line) + "\n")
 
     def checkpoint(self) -> None:
         """Write all that resuming needs beside its place, then rename: `checkpoint-<step>` exists whole or not at all."""
         step = f"checkpoint-{self.state.global_step}"
         staging = self.run / ".saving"
+        self.check_weights()
+        documents = sum_of_processes(self.documents)
         with self.clock.paused(), without_bars():
             if is_main():
                 shutil.rmtree(staging, ignore_errors=True)
             wait()
             self._get_output_dir = lambda *_, **__: str(staging)
-            self._save_checkpoint(self.model, None)
-            wait()
-            if is_main():
-                self._publish(staging, step)
+            try:
+                self._save_checkpoint(self.model, None)
+                wait()
+                if is_main():
+                    self._publish(staging, step, documents)
+            finally:  # half of one would fill the disk
+                if is_main():
+                    shutil.rmtree(staging, ignore_errors=True)
             wait()
 
-    def _publish(self, staging: Path, step: str) -> None:
+    def check_weights(self) -> None:
+        """Raise TrainingError for weights that are not finite: they are never saved."""
+        if name := damaged_weight(self.model):
+            raise self.stopped(f"weight '{name}' is not finite")
+
+    def _publish(self, staging: Path, step: str, documents: float) -> None:
         """Complete a checkpoint, put it into its place and let older ones go."""
         folder = staging / step
         if hasattr(self.model, "value_head"):  # an adapter's checkpoint leaves it out
             torch.save(self.model.value_head.state_dict(), folder / VALUE_HEAD)
-        (folder / "run.json").write_text(json.dumps({"minutes": self.clock.minutes(), "best": self.best}))
+        counted = {"minutes": self.clock.minutes(), "documents": documents, "before": self.before, "best": self.best}
+        (folder / "run.json").write_text(dumps(counted), encoding="utf-8")
         (folder / COMPLETE).touch()
         set_modes(folder, folder.stat().st_mode & 0o777)  # safetensors writes what its owner alone can read
         shutil.rmtree(self.run / step, ignore_errors=True)
         os.replace(folder, self.run / step)
-        shutil.rmtree(staging, ignore_errors=True)
         for old in checkpoints(self.run)[: -self.settings.keep]:
             shutil.rmtree(old, ignore_errors=True)
 
     def measure(self) -> None:
-        """Dev measures now; better weights than before are kept."""
+        """Dev measures now; better weights than before are kept, those before the first step apart."""
         with self.clock.paused():
-            self.model.eval()
-            found = self.stage.evaluate(self.model)
-            self.model.train()
+            found = self._measured()
             if not found:
                 return
             self._append({f"dev_{key}": value for key, value in found.items()})
-            if not self.best or found["score"] > self.best["score"]:
-                self.best = {**found, "step": self.state.global_step}
+            if not self.state.global_step:
+                self.before = found
+            elif not self.best or found["score"] > self.best["score"]:
+                best = {**found, "step": self.state.global_step}
                 if is_main():
-                    self.save_best(self.model, self.best)
+                    self.save_best(self.model, best)
+                self.best = best  # now that they are there
+
+    def _measured(self) -> dict[str, float]:
+        """Dev measures. Raises TrainingError for weights, scores or measures that are not finite."""
+        self.check_weights()
+        self.model.eval()
+        try:
+            found = self.stage.evaluate(self.model)
+        except ModelError as error:
+            raise self.stopped(str(error)) from error
+        self.model.train()
+        for key, value in found.items():
+            if not math.isfinite(value):
+                raise self.stopped(f"the dev measure {key} is {value}")
+        return found
 
     def fit(self, resume: bool) -> None:
         """Train to the end of the budget, from the newest whole checkpoint with `resume`."""
@@ -198,6 +259,7 @@ class StageTrainer(Trainer):
             check_resumable(last)
             stored = json.loads((last / "run.json").read_text(encoding="utf-8"))
             self.clock.spent, self.best = stored["minutes"] * 60, stored["best"]
+            self.before, self.documents = stored.get("before", {}), stored.get("documents", 0.0) if is_main() else 0.0
             for name in LOGS if is_main() else ():
                 cut_metrics(self.run / name, int(last.name.split("-")[1]))
             if (last / VALUE_HEAD).is_file():
@@ -213,24 +275,3 @@ class StageTrainer(Trainer):
 
 def _on_cpu(model: torch.nn.Module) -> bool:
     return next(model.parameters()).device.type == "cpu"
-
-
-def add_adapter(model: torch.nn.Module, settings: Settings) -> torch.nn.Module:
-    """Wrap the model in a fresh LoRA adapter (or keep the one it has). Raises ModelError for targets that do not exist."""
-    from peft import LoraConfig, get_peft_model
-
-    if hasattr(model, "peft_config"):
-        return model
-    lora = settings.lora
-    torch.manual_seed(settings.seed)  # the adapter's first weights belong to the run's seed
-    try:
-        model = get_peft_model(
-            model,
-            LoraConfig(
-                r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.targets, task_type="CAUSAL_LM"
-            ),
-        )
-    except ValueError as error:
-        raise ModelError(f"lora.targets {lora.targets!r} do not fit this model: {str(error).splitlines()[0]}") from error
-    check_head(model)
-    return model

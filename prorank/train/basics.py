@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from ..errors import ConfigError
 
+BUDGETS = ("steps", "epochs", "minutes")  # of a run, one at a time
+
 
 @dataclass
 class Lora:
@@ -34,7 +36,8 @@ class Settings:
         prompt: preset, mapping or file for a base without a prompt of its own, or with none of this kind.
         max_length: tokens of a prompt; None leaves the prompt's own.
         train_length: tokens of a prompt in training only; None: max_length.
-        steps, minutes, epochs: the budget: optimiser steps, or minutes of training (evaluation not counted), or passes.
+        steps, minutes, epochs: the budget, one of them: optimiser steps, or minutes of training (evaluation not counted), or
+            passes; one pass where all are None.
         max_epochs: passes after which a budget in minutes ends too, however many are left: few lists are soon known by heart.
         batch_size: units (prompts, or queries with their lists) an optimiser step.
         micro_batch: units a forward; None chooses by stage and device.
@@ -42,7 +45,7 @@ class Settings:
         lora: None trains all weights.
         dtype: "auto", "bf16" (autocast over fp32 weights) or "fp32".
         compile: fuse the element-wise steps on a CPU; half a minute at the start, and a C++ compiler.
-        evals: dev evaluations, evenly spaced; the last is at the end.
+        evals: dev evaluations, evenly spaced, the last at the end, and one before training; 0: none.
         save_every: steps between checkpoints to resume from (0: none). keep: how many to keep.
         log_every: steps between log lines.
         seed: for data order, sampling, adapter initialisation.
@@ -60,7 +63,7 @@ class Settings:
     train_length: int | None = None
     steps: int | None = None
     minutes: float | None = None
-    epochs: float = 1.0
+    epochs: float | None = None
     max_epochs: float | None = None
     batch_size: int = 16
     micro_batch: int | None = None
@@ -92,7 +95,8 @@ class Settings:
         for key in ("steps", "minutes", "epochs", "max_epochs", "learning_rate", "max_grad_norm"):
             require(getattr(self, key) is None or getattr(self, key) > 0, key, "must be above 0")
         require(0 <= self.warmup < 1, "warmup", "must lie in 0..1 (a share of the budget)")
-        require(self.steps is None or self.minutes is None, "minutes", "and steps exclude each other; give one")
+        given = [key for key in BUDGETS if getattr(self, key) is not None]
+        require(len(given) < 2, given[-1] if given else "", f"and {given[0] if given else ''} exclude each other; give one")
         require(self.max_epochs is None or self.minutes is not None, "max_epochs", "is for a budget in minutes; give epochs")
         require(self.max_length is None or self.max_length >= 16, "max_length", "must be at least 16 tokens")
         require(self.train_length is None or self.train_length >= 16, "train_length", "must be at least 16 tokens")

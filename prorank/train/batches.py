@@ -43,6 +43,7 @@ class Steps(Dataset):
 
     def __init__(self, stage: Stage, steps: int, batch: int, micro: int, repeat: int) -> None:
         self.stage, self.steps, self.batch, self.micro, self.repeat = stage, steps, batch, micro, repeat
+        self._kept: tuple[int, list[Any]] = (-1, [])  # first unit of a batch, and the batch
 
     def __len__(self) -> int:
         return self.steps * self.batch // self.micro
@@ -50,10 +51,15 @@ class Steps(Dataset):
     def __getitem__(self, item: int) -> list[Any]:
         per_step = self.batch // self.micro
         step, part = divmod(item, per_step)
-        first = step // self.repeat * self.batch
-        units = [self.stage.unit(first + i) for i in range(self.batch)]
-        units.sort(key=lambda unit: unit.length)
+        units = self._batch(step // self.repeat * self.batch)
         return units[part * self.micro : (part + 1) * self.micro]
+
+    def _batch(self, first: int) -> list[Any]:
+        """Units of the batch that begins at unit `first`, encoded once for all of its micro-batches."""
+        if self._kept[0] != first:
+            units = [self.stage.unit(first + i) for i in range(self.batch)]
+            self._kept = (first, sorted(units, key=lambda unit: unit.length))
+        return self._kept[1]
 
 
 def total_steps(settings: Settings, units: int, repeat: int) -> int:
@@ -68,7 +74,12 @@ def total_steps(settings: Settings, units: int, repeat: int) -> int:
         return settings.steps
     if not units:
         raise ConfigError("the training data hold no usable units")
-    return max(1, round((settings.max_epochs or settings.epochs) * units / settings.batch_size)) * repeat
+    return max(1, round((settings.max_epochs or settings.epochs or 1.0) * units / settings.batch_size)) * repeat
+
+
+def comes_again(settings: Settings, units: int, repeat: int) -> bool:
+    """Whether a run reads a unit more than once, whatever its budget is given in. Arguments as `total_steps`."""
+    return repeat > 1 or total_steps(settings, units, repeat) * settings.batch_size > units
 
 
 def share_of(settings: Settings) -> int:

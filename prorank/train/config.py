@@ -5,6 +5,8 @@ Hard fact: every value that cannot work is refused by `check`, before data and w
 
 from __future__ import annotations
 
+import logging
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,12 @@ from ..bound_list import MOST
 from ..errors import ConfigError, nearest
 from ..evaluate.gains import LINEAR, check_gain
 from ..settings import fill, override, read_values
-from .basics import Lora, Settings, check_list_size, largest, require, teachers_of
+from .basics import BUDGETS, Lora, Settings, check_list_size, largest, require, teachers_of
 from .losses import LOSSES, TAUGHT
 from .orders import MOST_EXACT, REWARDS
 from .reason_config import Grpo, Ppo, Reason
+
+log = logging.getLogger("prorank")
 
 __all__ = [
     "Grpo", "Lora", "Order", "Ppo", "Reason", "Score", "Settings", "Sft", "Warmup", "dump_settings", "load_settings",
@@ -109,7 +113,8 @@ class Score(Settings):
         require(bool(self.loss) or self.stage == "order", "loss", "names no loss")
         for key, weight in self.loss.items():
             require(key in LOSSES, f"loss.{key}", f"is no known loss{nearest(key, LOSSES)}")
-            require(isinstance(weight, (int, float)) and weight >= 0, f"loss.{key}", "needs a weight of 0 or more")
+            fits = isinstance(weight, (int, float)) and 0 <= weight < math.inf
+            require(fits, f"loss.{key}", "needs a weight of 0 or more")
         check_list_size(self.list_size)
         for key in sorted(TAUGHT & set(self.loss)):
             require(bool(self.teacher), "teacher", f"is needed by loss {key} (data, query-likelihood, bm25)")
@@ -193,11 +198,34 @@ NOTE_BASE = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"  # of Rerank-R0's own fi
 
 
 def load_settings(path: str | Path, overrides: list[str] | None = None) -> Settings:
-    """Read a YAML file and `key=value` overrides (dots reach into mappings). Raises ConfigError naming file and key."""
-    values = read_values(path)
-    for text in overrides or []:
+    """Settings of a YAML file, changed by texts `key=value` (dots reach into mappings). Of several budgets (steps, minutes, epochs)
+    the last one given in a text counts, and takes the place of the file's.
+
+    Raises:
+        ConfigError: naming file and key.
+    """
+    values, notes = read_values(path), []
+    for number, text in enumerate(texts := overrides or []):
+        key = text.partition("=")[0]
+        before = [earlier for earlier in texts[:number] if earlier.partition("=")[0] == key]
+        notes += [f"{text} takes the place of {before[-1]}"] if before else []
         override(values, text)
-    return make_settings(values, str(path))
+        notes += _take_budget(values, key, texts[:number])
+    settings = make_settings(values, str(path))
+    for note in notes:
+        log.warning("%s: %s", path, note)
+    return settings
+
+
+def _take_budget(values: dict[str, Any], key: str, earlier: list[str]) -> list[str]:
+    """Where `key` is a budget that was set just now, drop the others; returns a line about it."""
+    if key not in BUDGETS or values[key] is None:
+        return []
+    others = [other for other in BUDGETS if other != key and values.get(other) is not None]
+    if key != "minutes" and not any(text.startswith("max_epochs=") for text in earlier):  # a bound of minutes goes with them
+        others += ["max_epochs"] * (values.get("max_epochs") is not None)
+    dropped = [f"{other}={values.pop(other)}" for other in others]
+    return [f"{key}={values[key]} takes the place of {', '.join(dropped)}"] if dropped else []
 
 
 def make_settings(values: dict[str, Any], where: str = "settings") -> Settings:

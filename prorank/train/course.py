@@ -40,13 +40,16 @@ class Clock:
 
 
 class Milestones(TrainerCallback):
-    """Evaluations evenly spaced over the budget, checkpoints every `save_every` steps, the end of a budget in minutes."""
+    """Evaluations before the first step and evenly spaced over the budget, checkpoints every `save_every` steps, the end of a
+    budget in minutes."""
 
     def __init__(self, trainer: Any) -> None:
         self.trainer, self.evaluated, self.interrupted, self.due = trainer, None, False, False
 
     def on_train_begin(self, args, state, control, **_):
         self.evaluated = self._milestone(state.global_step)
+        if self.trainer.settings.evals and not state.global_step:
+            self.trainer.measure()
 
     def on_step_end(self, args, state, control, **_):
         trainer, settings = self.trainer, self.trainer.settings
@@ -55,6 +58,7 @@ class Milestones(TrainerCallback):
         self.due |= stop or bool(settings.save_every and state.global_step % settings.save_every == 0)
         if trainer.progress(state.global_step) >= 1 or stop:
             control.should_training_stop = True
+            control.should_log = True  # what came since the last line
         if settings.evals and self._milestone(state.global_step) > self.evaluated:
             self.evaluated = self._milestone(state.global_step)
             trainer.measure()

@@ -1,6 +1,6 @@
 """Pictures of a run from its `metrics.jsonl`.
 
-Hard fact: every figure that the log holds for at least two steps is drawn; train and dev values of the same name share a panel.
+Hard fact: every figure of the log is drawn, a single value as a mark; train and dev values of the same name share a panel.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def _panels(lines: list[dict[str, float]]) -> dict[str, Sides]:
                 continue
             side = "dev" if key.startswith("dev_") else "train"
             panels.setdefault(key.removeprefix("dev_"), {}).setdefault(side, []).append((line["step"], value))
-    return {name: sides for name, sides in panels.items() if any(len(points) > 1 for points in sides.values())} or panels
+    return panels
 
 
 def _lines(axis, series: Sides, name: str, color: str | None) -> None:
@@ -113,7 +113,9 @@ def _lines(axis, series: Sides, name: str, color: str | None) -> None:
         if smooth and not color:
             axis.plot(steps, values, color="#93a5c4", linewidth=0.9)
         shown = _smooth(values) if smooth else values
-        axis.plot(steps, shown, color=color or "#1d4ed8", linewidth=1.8, label=f"{label}, smoothed" if smooth else label)
+        mark = "" if smooth else "o"  # a line through one point is nothing
+        name_of = f"{label}, smoothed" if smooth else label
+        axis.plot(steps, shown, marker=mark, color=color or "#1d4ed8", linewidth=1.8, markersize=3, label=name_of)
 
 
 def _smooth(values: tuple[float, ...], keep: float = 0.8) -> list[float]:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ..data.examples import Group
+from ..errors import ModelError
 from ..evaluate.gains import LINEAR, check_labels
 from ..evaluate.measures import ndcg_of
 from ..model import cast_weights
@@ -40,6 +41,7 @@ class Dev:
     def __init__(self, groups: list[Group], prompt: Prompt, tokenizer, bf16: bool, limit: int = 20, gain: str = LINEAR) -> None:
         self.groups = [_turned(_limited(g, limit)) for g in groups if max(g.labels, default=0) > 0]
         self.prompt, self.tokenizer, self.bf16, self.gain = prompt, tokenizer, bf16, gain
+        self._differed = False  # whether scores of any measure told documents apart
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -74,9 +76,21 @@ class Dev:
         return float(np.mean([said[good].mean(), (~said[~good]).mean()])) if not good.all() else float(said.mean())
 
     def _ndcg(self, scores: np.ndarray) -> float:
-        """Mean nDCG@10 of scores [n] of all groups' documents, one group after another."""
+        """Mean nDCG@10 of scores [n] of all groups' documents, one group after another.
+
+        Raises:
+            ModelError: scores that are not finite, or that are all alike where they were not before. They have an nDCG, but it
+                means nothing.
+        """
         ends = np.cumsum([len(group.documents) for group in self.groups])
-        return float(ndcg_of([group.labels for group in self.groups], np.split(scores, ends[:-1]), self.gain).mean())
+        rows = np.split(scores, ends[:-1])
+        if not np.isfinite(scores).all():
+            raise ModelError("scores of the dev set are not finite")
+        differ = any(np.ptp(row) > 0 for row in rows)
+        if self._differed and not differ:
+            raise ModelError("all documents of the dev set get the same score, so the weights have collapsed")
+        self._differed |= differ
+        return float(ndcg_of([group.labels for group in self.groups], rows, self.gain).mean())
 
 
 def _turned(group: Group) -> Group:

@@ -141,7 +141,8 @@ def forced(log_p: torch.Tensor, force: float, counts: torch.Tensor | None = None
 
 def draw(logits: torch.Tensor, size: int, generator: torch.Generator, answer_ids: Sequence[int], force: float) -> torch.Tensor:
     """A group of tokens [G] from one row of logits [V]; each is forced to a random answer with chance `force`."""
-    p = logits.detach().float().cpu().softmax(-1)
+    # Logits that are not finite give a loss that is not, which ends the run with its own words: drawing must not fail before.
+    p = logits.detach().float().cpu().softmax(-1).nan_to_num(1.0)
     tokens = torch.multinomial(p, size, replacement=True, generator=generator)
     if force:
         swap = torch.rand(size, generator=generator) < force

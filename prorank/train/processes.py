@@ -1,7 +1,7 @@
 """Several processes of one run, as `torchrun` or `accelerate launch` start them.
 
 Hard fact: each process has its share of every batch and the trainer averages the gradients itself, so a run of two processes takes
-the very steps of a run of one.
+the very steps of a run of one. NCCL takes part only with tensors on the process's GPU, so every tensor made here lies there.
 """
 
 from __future__ import annotations
@@ -21,27 +21,58 @@ def is_main() -> bool:
     return place()[0] == 0
 
 
-def join(cpu: bool) -> None:
-    """Let the processes of a run find each other; nothing happens where there is one."""
-    if place()[1] > 1:
-        from accelerate import PartialState
+def join(device: torch.device) -> torch.device:
+    """Let the processes of a run find each other; nothing happens where there is one.
 
-        PartialState(cpu=cpu)
+    Args:
+        device: what the settings ask for.
+
+    Returns:
+        The process's own device: of several processes on GPUs each has another one.
+    """
+    if place()[1] == 1:
+        return device
+    from accelerate import PartialState
+
+    PartialState(cpu=device.type == "cpu")
+    return collective_device()
+
+
+def collective_device() -> torch.device:
+    """Where tensors of a collective call must lie: the process's own device."""
+    from accelerate import PartialState
+
+    return PartialState().device
 
 
 def wait() -> None:
     """Go on when all have come here."""
     if place()[1] > 1:
-        torch.distributed.barrier()
+        device = collective_device()
+        torch.distributed.barrier(device_ids=None if device.index is None else [device.index])
 
 
 def any_process(flag: bool) -> bool:
     """Whether the flag is up in any of them; all have to ask."""
+    return _reduced(float(flag), torch.distributed.ReduceOp.MAX) > 0
+
+
+def mean_of_processes(value: float) -> float:
+    """The mean of all processes' values; all have to ask. NaN or infinite where one of them is."""
+    return sum_of_processes(value) / place()[1]
+
+
+def sum_of_processes(value: float) -> float:
+    """The sum of all processes' values; all have to ask."""
+    return _reduced(value, torch.distributed.ReduceOp.SUM)
+
+
+def _reduced(value: float, how: torch.distributed.ReduceOp) -> float:
     if place()[1] == 1:
-        return flag
-    shared = torch.tensor(int(flag))
-    torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
-    return bool(shared)
+        return value
+    shared = torch.tensor(value, dtype=torch.float64, device=collective_device())
+    torch.distributed.all_reduce(shared, how)
+    return float(shared)
 
 
 @torch.no_grad()

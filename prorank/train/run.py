@@ -6,7 +6,6 @@ run folder is always a whole checkpoint, the best on the dev set so far (the las
 
 from __future__ import annotations
 
-import json
 import logging
 import signal
 from collections.abc import Callable
@@ -28,11 +27,14 @@ from ..model import load_model, load_tokenizer, pick_device, pick_dtype
 from ..prompt import AnyPrompt, BoundListPrompt, BoundPrompt, Prompt
 from ..rank.engine import check_compiled
 from ..saving import save_checkpoint
+from ..utils.strict_json import dumps
 from .basics import check_list_size
 from .config import Settings, dump_settings
 from .curves import plot
 from .dev import Dev, check_dev
-from .processes import is_main, join, wait
+from .health import check_base, disk_errors, saved
+from .processes import is_main, join, sum_of_processes, wait
+from .summary import count_queries, warn_of_few
 
 log = logging.getLogger("prorank")
 
@@ -47,11 +49,14 @@ def train(settings: Settings, resume: bool = False, report: Callable[[float, dic
 
     Raises:
         ConfigError, DataError, PromptError, ModelError: before any long work.
+        TrainingError: a loss, gradients, weights or dev scores that are not finite, or a file that cannot be written. What was
+            saved before stays whole.
     """
     with extra("train"):
         import accelerate  # noqa: F401
 
-        from .base import StageTrainer, add_adapter
+        from .adapter import add_adapter
+        from .base import StageTrainer
     settings.check()
     run = Path(settings.out)
     if is_main():
@@ -69,38 +74,52 @@ def train(settings: Settings, resume: bool = False, report: Callable[[float, dic
     short = _bound(replace(prompt, max_length=settings.train_length), tokenizer, settings) if settings.train_length else bound
     device = pick_device(settings.device)
     bf16 = pick_dtype(settings.dtype, device) == torch.bfloat16
-    join(device.type == "cpu")
+    device = join(device)
     torch.manual_seed(settings.seed)
     model = load_model(resolved, torch.float32, device, train=settings.lora is not None)
     if settings.lora:
         model = add_adapter(model, settings)
+    check_base(model, settings.base)
     if settings.compile:
         check_compiled(model)
     if is_main():
-        with atomic_file(run / "config.yaml") as handle:  # from here on the folder holds a run
-            handle.write(dump_settings(settings))
-    wait()
-    model.config.use_cache = False
-    if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
-        model.enable_input_require_grads()  # else an adapter over frozen embeddings would get no gradient
-    stage = _stage(settings, examples, held_out, short, bound, model, bf16)
-    save = _saver(settings, run, bound, resolved)
-    trainer = StageTrainer(stage, settings, model, bf16, save, getattr(settings, "updates", 1))
-    _show(trainer, report)
-    with _interrupt(trainer) as stopped:
-        trainer.fit(resume)
-    if is_main() and (run / "metrics.jsonl").is_file():
-        plot(run)
+        warn_of_few(settings, held_out)
+    with disk_errors(run, lambda: saved(run)):
+        if is_main():
+            with atomic_file(run / "config.yaml") as handle:  # from here on the folder holds a run
+                handle.write(dump_settings(settings))
+        wait()
+        model.config.use_cache = False
+        if settings.gradient_checkpointing:
+            model.gradient_checkpointing_enable()
+            model.enable_input_require_grads()  # else an adapter over frozen embeddings would get no gradient
+        stage = _stage(settings, examples, held_out, short, bound, model, bf16)
+        save = _saver(settings, run, bound, resolved)
+        trainer = StageTrainer(stage, settings, model, bf16, save, getattr(settings, "updates", 1))
+        _show(trainer, report)
+        with _interrupt(trainer) as stopped:
+            trainer.fit(resume)
+        if not stopped():
+            _finish(trainer, count_queries(held_out))
+        if is_main() and (run / "metrics.jsonl").is_file():
+            plot(run)
     if stopped():
         raise KeyboardInterrupt
+    return run / "model"
+
+
+def _finish(trainer: Any, dev_queries: int) -> None:
+    """Save the last weights where no dev measure chose others, then say in `done.json` what the run was."""
+    documents = sum_of_processes(trainer.documents)
     if is_main():
         if not trainer.best:
-            save(trainer.model, {})
-        with atomic_file(run / "done.json") as handle:
-            json.dump({"step": trainer.state.global_step, "minutes": trainer.clock.minutes(), "best": trainer.best}, handle)
+            trainer.check_weights()
+            trainer.save_best(trainer.model, {})
+        about = {"step": trainer.state.global_step, "minutes": trainer.clock.minutes(), "documents": round(documents)}
+        about |= {"dev_queries": dev_queries, "before": trainer.before, "best": trainer.best}
+        with atomic_file(trainer.run / "done.json") as handle:
+            handle.write(dumps(about))
     wait()
-    return run / "model"
 
 
 def is_done(out: str | Path) -> bool:

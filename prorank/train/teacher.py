@@ -18,7 +18,7 @@ import torch
 
 from ..checkpoint import resolve
 from ..data.examples import Group
-from ..errors import DataError
+from ..errors import DataError, ModelError
 from ..files import atomic_file
 from ..rank.bi_encoder import KIND, bi_encoder, folder_of
 from ..rank.documents import Progress
@@ -42,11 +42,18 @@ def with_teacher(
         stored = json.loads(kept.read_text(encoding="utf-8"))
         if (stored["teacher"], stored.get("texts")) == (teacher, texts):
             return _join(groups, stored["scores"])
-    parts = [_compute(groups, part, model, tokenizer, progress) for part in teachers_of(teacher)]
+    parts = [_finite(_compute(groups, part, model, tokenizer, progress), part) for part in teachers_of(teacher)]
     scores = _mean(parts) if len(parts) > 1 else parts[0]
     with atomic_file(kept) as handle:
-        json.dump({"teacher": teacher, "texts": texts, "scores": scores}, handle)
+        json.dump({"teacher": teacher, "texts": texts, "scores": scores}, handle, allow_nan=False)
     return _join(groups, scores)
+
+
+def _finite(scores: Scores, teacher: str) -> Scores:
+    """The scores. Raises ModelError where one is not finite, which a student would learn nothing from."""
+    if not all(np.isfinite(row).all() for row in scores):
+        raise ModelError(f"teacher {teacher}: a score is not finite; its weights are damaged, take another teacher")
+    return scores
 
 
 def _mean(parts: list[Scores]) -> Scores:
@@ -72,10 +79,13 @@ def check_teacher(groups: list[Group], teacher: str | None) -> None:
 
 
 def check_given(groups: list[Group]) -> None:
-    """Raise DataError if the data lack teacher scores."""
+    """Raise DataError if the data lack teacher scores, or have some that are not finite."""
     missing = next((g for g in groups if g.teacher is None), None)
     if missing:
         raise DataError(f"teacher: data, but query '{missing.query[:60]}' has no scores; add pos_scores and neg_scores")
+    broken = next((g for g in groups if not np.isfinite(g.teacher).all()), None)
+    if broken:
+        raise DataError(f"teacher: data, but query '{broken.query[:60]}' has scores that are not finite (pos_scores, neg_scores)")
 
 
 def _join(groups: list[Group], scores: Scores) -> list[Group]:
@@ -86,7 +96,8 @@ def _compute(groups: list[Group], teacher: str, model, tokenizer, progress) -> S
     if teacher == "bm25":
         return _bm25(groups)
     if teacher.startswith(KIND):
-        return [row.tolist() for row in bi_encoder(teacher)([g.query for g in groups], [g.documents for g in groups], progress)]
+        encoder = bi_encoder(teacher, str(next(model.parameters()).device))
+        return [row.tolist() for row in encoder([g.query for g in groups], [g.documents for g in groups], progress)]
     if teacher.startswith(RERANKER):
         return _reranker(groups, teacher.removeprefix(RERANKER), str(next(model.parameters()).device))
     from ..rank.likelihood import query_likelihood

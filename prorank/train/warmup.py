@@ -15,6 +15,7 @@ from ..data.examples import Group, balanced_pairs, list_groups, sample_lists
 from ..prompt import AnyPrompt, BoundListPrompt, Encoded
 from ..rank.batching import collate, pack
 from ..rank.flat import is_flat
+from .batches import comes_again
 from .config import Warmup
 from .dev import Dev
 from .forward import Logits
@@ -77,6 +78,8 @@ class WarmupStage:
         self.rewards = Rewards(settings.format_reward, settings.relevance_reward, settings.near)
         self.near = near_tokens(bound.tokenizer, bound.answer_ids)
         self.reference = Reference(model, settings, bf16, self.logits) if settings.kl else None
+        again = not self.listed and comes_again(settings, len(self.data), settings.updates)
+        self.keeps_reference = again and len(self.data) <= CACHED_REFERENCES
         self._known: dict[int, torch.Tensor] = {}
         self._old: dict[int, torch.Tensor] = {}
         self._pass: tuple[int, list[Group]] = (-1, [])
@@ -115,7 +118,8 @@ class WarmupStage:
             divergence = exact_kl(logits, self._reference_logits(model, units, batch)).mean()
             loss = loss + self.settings.kl * divergence
             figures["kl"] = float(divergence.detach())
-        return loss, figures | {"loss_policy": float(-objective.detach())}
+        documents = sum(u.answers if u.row < 0 else 1 for u in units) / len(units)
+        return loss, figures | {"loss_policy": float(-objective.detach()), "documents": documents}
 
     def _exact(
         self, units: list[Unit], log_p: torch.Tensor, values: torch.Tensor, counts: torch.Tensor
@@ -177,7 +181,7 @@ class WarmupStage:
             return torch.stack([self._known[u.row] for u in units]).to(batch.rows.device).float()
         with self.reference.of(model) as (reference, forward):
             logits = forward(reference, batch)
-        if not self.listed and len(self.data) <= CACHED_REFERENCES and self.settings.updates * self.settings.epochs > 1:
+        if self.keeps_reference:
             self._known.update({u.row: row.half().cpu() for u, row in zip(units, logits)})
         return logits
 

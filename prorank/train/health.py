@@ -1,0 +1,73 @@
+"""What ends a training run: numbers that are not finite, and files that cannot be written.
+
+Hard fact: a run that fails leaves what it saved before as it was, and its error names that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+
+from ..errors import ModelError, TrainingError
+from .course import checkpoints
+
+TORCH_WRITER = ("inline_container", "PytorchStreamWriter", "iostream")  # how torch.save says that a disk is full
+
+
+def damaged_weight(model: torch.nn.Module) -> str | None:
+    """Name of the first weight that has a NaN or an infinity, None where all are finite."""
+    for name, weight in model.named_parameters():
+        if not bool(torch.isfinite(weight).all()):
+            return name
+    return None
+
+
+def check_base(model: torch.nn.Module, base: str) -> None:
+    """Raise ModelError where the checkpoint that a run is to start from has weights that are not finite."""
+    if name := damaged_weight(model):
+        raise ModelError(f"base {base}: weight '{name}' has values that are not finite; the checkpoint is damaged, take another")
+
+
+def gradient_norm(model: torch.nn.Module) -> float:
+    """Length of all gradients together, 0 where there are none."""
+    gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+    return float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
+
+
+def saved(run: Path, best: Mapping[str, float] | None = None) -> str:
+    """What of a run is whole, for the end of an error. `best`: dev figures of its best weights, with their step."""
+    of_step = f", of step {best['step']}" if best else ""
+    kept = [f"{run / 'model'} holds the best weights so far{of_step}"] if (run / "model").is_dir() else []
+    kept += [f"{folder} is a whole checkpoint" for folder in checkpoints(run)[-1:]]
+    return "; ".join(kept) if kept else "No weights of this run are saved"
+
+
+@contextmanager
+def disk_errors(folder: Path, told: Callable[[], str]) -> Iterator[None]:
+    """Turn a write that fails into one TrainingError.
+
+    Args:
+        folder: the run's folder, named where the error names no file.
+        told: says what of the run is whole.
+
+    Raises:
+        TrainingError: a full or read-only disk, a missing folder, a quota.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        where = getattr(error, "filename", None) or folder
+        raise _unwritable(where, getattr(error, "strerror", None) or str(error), told()) from error
+    except RuntimeError as error:
+        if not any(word in str(error) for word in TORCH_WRITER):
+            raise
+        raise _unwritable(folder, "torch could not write a file; is the disk full?", told()) from error
+
+
+def _unwritable(where: object, why: str, told: str) -> TrainingError:
+    remedy = "mend that and go on with the same command (train: add --resume)"
+    return TrainingError(f"{where}: cannot be read or written ({why}); {remedy}. {told}")

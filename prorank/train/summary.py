@@ -1,0 +1,59 @@
+"""What a training run came to: a warning where its dev set is too small to tell anything, and the last lines of the command line.
+
+Hard fact: the figures are those of `done.json`; the ones before training are of the same dev set.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .config import Settings
+
+log = logging.getLogger("prorank")
+FEW_QUERIES = 20  # below so many one query moves a mean by more than training usually does
+SHOWN = ("ndcg@10", "accuracy", "format_rate", "loss", "reward")
+
+
+def count_queries(held_out: Sequence[Any]) -> int:
+    """Queries of a dev set that are measured: groups need a relevant document, thoughts count each."""
+    return sum(max(getattr(one, "labels", None) or (1.0,)) > 0 for one in held_out)
+
+
+def warn_of_few(settings: Settings, held_out: Sequence[Any]) -> None:
+    """Log one line where a dev set was wanted and is too small for its figures to mean anything."""
+    count = count_queries(held_out)
+    if not settings.evals or not (settings.dev or settings.dev_queries) or count >= FEW_QUERIES:
+        return
+    remedy = "label more, or name held-out data by 'dev'"
+    if count:
+        one = "1 query" if count == 1 else f"{count} queries"
+        log.warning("the dev set has only %s, so its figures mean little and choose the weights by chance; %s", one, remedy)
+    else:
+        log.warning("there is no dev set, as the data have too few queries; the last weights are kept, unmeasured; %s", remedy)
+
+
+def summary(run: str | Path) -> str:
+    """The lines that end a run: its checkpoint, dev figures before and after, how long it trained, its curves.
+
+    Args:
+        run: folder of a run that came to its end.
+    """
+    run = Path(run)
+    done = json.loads((run / "done.json").read_text(encoding="utf-8"))
+    spent = f"trained {done['step']:,} steps on {done['documents']:,} documents in {done['minutes']:.1f} minutes"
+    return f"checkpoint: {run / 'model'}\n{_dev(done)}\n{spent}\ncurves: {run / 'train_curves.png'}"
+
+
+def _dev(done: dict[str, Any]) -> str:
+    """Dev figures before training and of the weights that are kept."""
+    before, best = done["before"], done["best"]
+    if not best:
+        return "dev: not measured, so the last weights are kept"
+    shown = ", ".join(f"{key} {before.get(key, float('nan')):.4f} -> {best[key]:.4f}" for key in SHOWN if key in best)
+    better = best["score"] > before["score"] if before else True
+    warned = "" if better else "; no better than before training"
+    return f"dev, {done['dev_queries']} queries, before -> after (step {best['step']}): {shown}{warned}"
