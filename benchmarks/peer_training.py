@@ -31,9 +31,11 @@ from prorank.bound import BoundPrompt
 from prorank.checkpoint import resolve
 from prorank.data.examples import Group, list_groups, sample_lists
 from prorank.data.formats import read_groups
+from prorank.engine.auto import pick_dtype
+from prorank.engine.layer_speed import TRAINING
 from prorank.errors import ConfigError
 from prorank.files import atomic_file
-from prorank.model import freeze_head_fp32, load_tokenizer, pick_device, pick_dtype
+from prorank.model import freeze_head_fp32, load_tokenizer, pick_device
 from prorank.prompt import Prompt
 from prorank.saving import save_checkpoint
 from prorank.train.batches import LONG_RUN
@@ -176,10 +178,11 @@ def _loss(model: CrossEncoder, settings: Peer) -> torch.nn.Module:
 
 def _arguments(settings: Peer, model: CrossEncoder) -> CrossEncoderTrainingArguments:
     documents = settings.lists * (1 if settings.loss == "lambda" else settings.list_size)  # rows of the dataset a step
+    bf16 = pick_dtype(settings.dtype, model.device, model.config, TRAINING) == torch.bfloat16
     return CrossEncoderTrainingArguments(
         output_dir=settings.out, max_steps=settings.steps or LONG_RUN, per_device_train_batch_size=documents,
         learning_rate=settings.learning_rate, warmup_steps=RISE, seed=settings.seed, data_seed=settings.seed,
-        bf16=pick_dtype(settings.dtype, model.device) == torch.bfloat16, use_cpu=model.device.type == "cpu", logging_steps=10,
+        bf16=bf16, use_cpu=model.device.type == "cpu", logging_steps=10,
         save_strategy="steps", save_steps=settings.save_every, save_total_limit=2, report_to=[], disable_tqdm=True,
         dataloader_pin_memory=False,
     )  # fmt: skip

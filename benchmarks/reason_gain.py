@@ -24,8 +24,9 @@ from jobs import Failures
 from prorank.checkpoint import prompt_of, resolve
 from prorank.data.examples import Group
 from prorank.data.formats import read_groups
+from prorank.engine.auto import pick_dtype
 from prorank.evaluate.significance import randomisation_test
-from prorank.model import load_model, load_tokenizer, pick_dtype
+from prorank.model import load_config, load_model, load_tokenizer
 from prorank.train.config import Reason, load_settings
 from prorank.train.episodes import Rollouts, figures_of
 from prorank.train.tasks import task_of
@@ -36,7 +37,7 @@ SHOWN = ("reward", "format_rate", "accuracy", "think_tokens", "finished")
 def written(checkpoint: str, groups: list[Group], settings: Reason, prompts: int) -> tuple[list[float], dict[str, float]]:
     """(rewards, figures) of one completion for each prompt."""
     resolved, device = resolve(checkpoint), torch.device("cpu")
-    bf16 = pick_dtype(settings.dtype, device) == torch.bfloat16
+    bf16 = pick_dtype(settings.dtype, device, load_config(resolved)) == torch.bfloat16
     prompt, tokenizer = prompt_of(resolved), load_tokenizer(resolved)
     bound = prompt.bind_list(tokenizer) if prompt.lists else prompt.bind(tokenizer)
     model = load_model(resolved, torch.float32, device).eval()

@@ -32,7 +32,9 @@ from warmup_vs_trl import make_groups
 
 from prorank.checkpoint import Resolved, resolve
 from prorank.data.examples import Group
-from prorank.model import load_model, load_tokenizer, pick_device, pick_dtype
+from prorank.engine.auto import pick_dtype
+from prorank.engine.layer_speed import TRAINING
+from prorank.model import load_config, load_model, load_tokenizer, pick_device
 from prorank.prompt import BoundPrompt, Prompt
 from prorank.rank.generate import Row, Writer
 from prorank.rewards import RuleReward, Rules, counter
@@ -134,7 +136,7 @@ def main() -> None:
     preset = Prompt.preset("rerank-r0", system=SYSTEM, max_length=2 * options.tokens)
     bound = preset.bind(load_tokenizer(resolved))
     groups = make_groups(bound, options.prompts, options.tokens, options.seed)
-    options.bf16 = pick_dtype(options.dtype, pick_device("cpu")) == torch.bfloat16
+    options.bf16 = pick_dtype(options.dtype, pick_device("cpu"), load_config(resolved), TRAINING) == torch.bfloat16
     arms: dict[str, Any] = {"ours": lambda out: ours(options, resolved, bound, groups, out, options.bf16)}
     arms["TRL, fp32 weights"] = lambda out: trl(options, resolved, bound, groups, out, "float32")
     if options.bf16:

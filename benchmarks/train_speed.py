@@ -26,7 +26,9 @@ from jobs import Failures
 from prorank.checkpoint import BUILT_IN, resolve
 from prorank.data.beir import read_beir
 from prorank.data.negatives import mine
-from prorank.model import freeze_head_fp32, load_model, load_tokenizer, pick_device, pick_dtype
+from prorank.engine.auto import pick_dtype
+from prorank.engine.layer_speed import TRAINING
+from prorank.model import freeze_head_fp32, load_config, load_model, load_tokenizer, pick_device
 from prorank.prompt import Prompt
 from prorank.train.config import Score
 from prorank.train.score import ScoreStage
@@ -39,7 +41,7 @@ class Arm:
         self.name, self.batch = name, options.batch
         resolved = resolve(options.model)
         self.device = pick_device(options.device)
-        self.half = pick_dtype(options.dtype, self.device) == torch.bfloat16
+        self.half = pick_dtype(options.dtype, self.device, load_config(resolved), TRAINING) == torch.bfloat16
         self.model = load_model(resolved, torch.float32, self.device).train()
         freeze_head_fp32(self.model)  # as the stages do
         bound = Prompt.preset(options.prompt, max_length=options.length).bind(load_tokenizer(resolved))

@@ -35,7 +35,9 @@ from jobs import Failures
 
 from prorank.checkpoint import Resolved, resolve
 from prorank.data.examples import Group
-from prorank.model import load_model, load_tokenizer, pick_device, pick_dtype
+from prorank.engine.auto import pick_dtype
+from prorank.engine.layer_speed import TRAINING
+from prorank.model import load_config, load_model, load_tokenizer, pick_device
 from prorank.prompt import BoundPrompt, Prompt
 from prorank.train import policy, warmup
 from prorank.train.base import StageTrainer
@@ -294,7 +296,7 @@ def main() -> None:
     bound = Prompt.preset("prorank", max_length=2 * options.tokens).bind(load_tokenizer(resolved))
     groups = make_groups(bound, options.prompts, options.tokens, options.seed)
     task = Task(resolved, bound, groups, options.group, options.beta, options.batch)
-    bf16 = pick_dtype(options.dtype, pick_device("cpu")) == torch.bfloat16
+    bf16 = pick_dtype(options.dtype, pick_device("cpu"), load_config(resolved), TRAINING) == torch.bfloat16
     with tempfile.TemporaryDirectory() as folder:
         say("gradients of both for the same samples, fp32")
         failures = Failures()

@@ -16,13 +16,16 @@ from typer.core import TyperGroup
 from . import __version__
 from .cli_data import add_data_verbs
 from .cli_export import export
-from .cli_options import Base, Compile, Device, Dtype, Gain, Length, Method, PromptName, RemoteCode
+from .cli_info import info
+from .cli_options import Base, Compile, Device, Dtype, Gain, Length, Method, PromptName, RemoteCode, compile_of
 from .cli_own import adapt, calibrate
 from .cli_rerank import rerank
 from .cli_serve import serve
 from .errors import ConfigError
 from .shipped import DEFAULT
+from .utils.memory import steady_memory
 from .utils.terminal import guarded, past_typer, say, set_up_streams
+from .utils.threads import share_processors
 
 
 class Verbs(TyperGroup):
@@ -48,14 +51,18 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more, such as the dtype that was taken and why.")] = False,
 ) -> None:
     """Options without a verb."""
+    if verbose:
+        logging.getLogger("prorank").setLevel(logging.DEBUG)
 
 
 add_data_verbs(app)
 app.command()(adapt)
 app.command()(calibrate)
 app.command()(export)
+app.command()(info)
 app.command()(rerank)
 app.command()(serve)
 
@@ -123,7 +130,7 @@ def evaluate(
     method: Method = "pointwise",
     device: Device = None,
     dtype: Dtype = "auto",
-    compile: Compile = False,
+    compile: Compile = None,
     max_length: Length = None,
     prompt: PromptName = None,
     base: Base = None,
@@ -131,10 +138,11 @@ def evaluate(
 ) -> None:
     """Measure a first stage and models on judged datasets, with significance; without --model the first stage alone."""
     from .checkpoint import is_adapter, resolve
+    from .engine.auto import check_dtype
     from .evaluate import Scorer
     from .evaluate import evaluate as measure
     from .evaluate.report import bars, show
-    from .model import pick_device, pick_dtype
+    from .model import pick_device
     from .prompt import Prompt
     from .rank.bi_encoder import KIND, bi_encoder, fingerprint_of, folder_of
     from .rank.methods import read_method
@@ -145,7 +153,7 @@ def evaluate(
     at = {name: {"base": place, "trust_remote_code": trust_remote_code} for name, place in bases.items()}
     for name in names:  # a wrong one fails before the datasets are read
         resolve(name, **at[name]) if name in checkpoints else folder_of(name)
-    pick_dtype(dtype, pick_device(device))
+    check_dtype(dtype, pick_device(device))
     Prompt.of(prompt)
     how = read_method(method)
     if likelihood and not checkpoints:
@@ -156,7 +164,7 @@ def evaluate(
 
         if name not in checkpoints:
             return Scorer(name, bi_encoder(name, device), fingerprint_of(name, device))
-        how_here = {**how, **at[name], "prompt": prompt, "compile": compile}
+        how_here = {**how, **at[name], "prompt": prompt, "compile": compile_of(compile)}
         return Reranker(name, device=device, dtype=dtype, max_length=max_length, **how_here)
 
     def likelihood_of(name: str) -> Scorer:
@@ -194,6 +202,8 @@ def main() -> None:
     # Bars and warnings of the libraries below would bury our own; both can be had back by setting these.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    share_processors()
+    steady_memory()
     set_up_streams()
     logging.getLogger("prorank").setLevel(logging.INFO)
     with guarded():

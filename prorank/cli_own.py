@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from .cli_options import Base, Compile, Device, Dtype, Gain, Length, PromptName, RemoteCode, Think
+from .cli_options import Base, Compile, Device, Dtype, Gain, Length, PromptName, RemoteCode, Think, compile_of
 from .shipped import DEFAULT
 from .utils.terminal import say
 
@@ -26,14 +26,14 @@ def adapt(
     gain: Gain = "linear",
     keep_anyway: Annotated[bool, typer.Option("--keep-anyway", help="Keep the new model without evidence, too.")] = False,
     device: Device = None,
-    compile: Compile = False,
+    compile: Compile = None,
 ) -> None:
     """Fine-tune on your own labels; the old model stays unless the new one ranks held-out queries better, beyond chance."""
     from .adapt import adapt as fine_tune
     from .progress import Progress
 
     with Progress("adapt") as report:
-        how = {"keep_anyway": keep_anyway, "device": device, "compile": compile}
+        how = {"keep_anyway": keep_anyway, "device": device, "compile": compile_of(compile)}
         found = fine_tune(data, model, out, minutes, held_out, seed, report, blend, gain, **how)
     say(found)
 
@@ -51,7 +51,7 @@ def calibrate(
     think: Think = True,
     device: Device = None,
     dtype: Dtype = "auto",
-    compile: Compile = False,
+    compile: Compile = None,
     max_length: Length = None,
     prompt: PromptName = None,
     base: Base = None,
@@ -62,7 +62,8 @@ def calibrate(
     from .progress import Progress
     from .reliability import NAMES
 
-    how = {"think": think, "device": device, "dtype": dtype, "compile": compile, "max_length": max_length, "prompt": prompt}
+    how = {"think": think, "device": device, "dtype": dtype, "compile": compile_of(compile)}
+    how |= {"max_length": max_length, "prompt": prompt}
     how |= {"base": base, "trust_remote_code": trust_remote_code}
     with Progress("calibrate") as report:
         found, path, picture = fit_and_save(model, data, split, method, folds, seed, min_rel, out, report, copy, **how)

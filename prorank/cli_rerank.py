@@ -12,7 +12,21 @@ from typing import Annotated, Any
 
 import typer
 
-from .cli_options import Base, Compile, Device, Dtype, Length, Method, Model, PromptName, RemoteCode, Samples, Think, ThinkTokens
+from .cli_options import (
+    Base,
+    Compile,
+    Device,
+    Dtype,
+    Length,
+    Method,
+    Model,
+    PromptName,
+    RemoteCode,
+    Samples,
+    Think,
+    ThinkTokens,
+    compile_of,
+)
 from .errors import ConfigError, DataError
 from .files import check_file
 from .remote_forms import LOG_ODDS
@@ -45,7 +59,7 @@ def rerank(
     api_key_env: Annotated[str | None, typer.Option(help="Environment variable with the key of --server.")] = None,
     device: Device = None,
     dtype: Dtype = "auto",
-    compile: Compile = False,
+    compile: Compile = None,
     max_length: Length = None,
     prompt: PromptName = None,
     base: Base = None,
@@ -118,7 +132,7 @@ def _local(
     from .reranker import Reranker
 
     how |= read_method(method)
-    reranker = Reranker(model, device=device, dtype=dtype, max_length=length, prompt=prompt, compile=compile, **how)
+    reranker = Reranker(model, device=device, dtype=dtype, max_length=length, prompt=prompt, compile=compile_of(compile), **how)
     if thoughts and not reranker.thinks:
         raise ConfigError(f"--show-thoughts: {model} is asked at once and has no thoughts")
     return reranker

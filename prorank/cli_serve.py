@@ -9,7 +9,21 @@ from typing import Annotated
 
 import typer
 
-from .cli_options import Base, Compile, Device, Dtype, Length, Method, Model, PromptName, RemoteCode, Samples, Think, ThinkTokens
+from .cli_options import (
+    Base,
+    Compile,
+    Device,
+    Dtype,
+    Length,
+    Method,
+    Model,
+    PromptName,
+    RemoteCode,
+    Samples,
+    Think,
+    ThinkTokens,
+    compile_of,
+)
 from .shipped import DEFAULT
 from .utils.threads import share_processors
 
@@ -38,7 +52,7 @@ def serve(
     method: Method = "pointwise",
     device: Device = None,
     dtype: Dtype = "auto",
-    compile: Compile = False,
+    compile: Compile = None,
     max_length: Length = None,
     prompt: PromptName = None,
     base: Base = None,
@@ -47,14 +61,15 @@ def serve(
     """Serve a checkpoint over HTTP, for clients of TEI, Jina, Cohere and vLLM."""
     share_processors()  # before PyTorch is imported
     from .checkpoint import resolve
+    from .engine.auto import check_dtype
     from .keys import key_of
-    from .model import pick_device, pick_dtype
+    from .model import pick_device
     from .rank.methods import read_method
     from .serve.limits import Limits
     from .serve.run import serve
 
     resolve(model, base, trust_remote_code)  # a wrong name fails before anybody is let in
-    pick_dtype(dtype, pick_device(device))
+    check_dtype(dtype, pick_device(device))
     how = {"think": think, "samples": samples, "max_think_tokens": max_think_tokens, **read_method(method)}
     how |= {"base": base, "trust_remote_code": trust_remote_code}
     limits = Limits(
@@ -66,7 +81,7 @@ def serve(
     def load():
         from .reranker import Reranker
 
-        return Reranker(model, device=device, dtype=dtype, max_length=max_length, prompt=prompt, compile=compile, **how)
+        return Reranker(model, device=device, dtype=dtype, max_length=max_length, prompt=prompt, compile=compile_of(compile), **how)
 
     served, *others = name or [model]
     serve(load, served, host, port, limits, key_of(api_key_env), cors_origin or (), others, batch_tokens)

@@ -17,11 +17,11 @@ from .checkpoints.adapters import merge, with_adapter
 from .checkpoints.lock import one_at_a_time
 from .checkpoints.vocabulary import check_vocabulary
 from .checkpoints.weights import check_report, readable
-from .errors import ModelError, nearest
+from .errors import ModelError
 from .rank import flat
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 
 def pick_device(device: str | None) -> torch.device:
@@ -33,24 +33,6 @@ def pick_device(device: str | None) -> torch.device:
             raise ModelError(f"device '{device}' is not available here; present: {', '.join(k for k, v in there.items() if v)}")
         return torch.device(device)
     return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """"auto" is bf16 where the hardware computes in it (AMX or AVX512-BF16, Ampere and later), fp32 elsewhere; so is "int8", which
-    only concerns the matrix products of the CPU engine."""
-    if dtype == "int8":
-        if device.type != "cpu":
-            raise ModelError(f"dtype int8 runs on CPUs only, not on {device.type}; take bf16 or fp32")
-        dtype = "auto"
-    named = {"fp32": torch.float32, "float32": torch.float32, "bf16": torch.bfloat16, "bfloat16": torch.bfloat16}
-    if dtype != "auto":
-        if dtype not in named:
-            raise ModelError(f"unknown dtype '{dtype}'{nearest(dtype, [*named, 'auto', 'int8'])}")
-        return named[dtype]
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    fast = device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-    return torch.bfloat16 if fast else torch.float32
 
 
 @one_at_a_time
@@ -90,16 +72,27 @@ def load_model(resolved: Resolved, dtype: torch.dtype, device: torch.device, tra
     return model
 
 
-def _load_causal(resolved: Resolved, dtype: torch.dtype) -> torch.nn.Module:
-    """The model in `resolved.path`, with every weight from its files."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+@one_at_a_time
+def load_config(resolved: Resolved) -> PretrainedConfig:
+    """The configuration (of transformers) of a checkpoint's model. Raises ModelError if it cannot be read or is of another kind."""
+    from transformers import AutoConfig
 
-    how = {"trust_remote_code": resolved.trust_remote_code, "local_files_only": True}
     with readable(resolved.path / "config.json"):
-        config = AutoConfig.from_pretrained(resolved.path, **how)
+        config = AutoConfig.from_pretrained(
+            resolved.path, trust_remote_code=resolved.trust_remote_code, local_files_only=True
+        )
     kinds = config.architectures or []
     if kinds and not any("CausalLM" in kind or "ConditionalGeneration" in kind for kind in kinds):
         raise ModelError(f"{resolved.path}: {kinds[0]} is no causal language model, so it has no answer tokens to score")
+    return config
+
+
+def _load_causal(resolved: Resolved, dtype: torch.dtype) -> torch.nn.Module:
+    """The model in `resolved.path`, with every weight from its files."""
+    from transformers import AutoModelForCausalLM
+
+    load_config(resolved)  # which refuses what is no causal language model
+    how = {"trust_remote_code": resolved.trust_remote_code, "local_files_only": True}
     with readable(resolved.path), without_bars():
         model, report = AutoModelForCausalLM.from_pretrained(
             resolved.path, dtype=dtype, use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True, **how

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,8 +18,10 @@ import numpy as np
 import torch
 
 from .checkpoint import prompt_of, resolve, trained_prompt
+from .engine.auto import check_compile, check_dtype, choose_dtype
+from .engine.layer_speed import DTYPES
 from .errors import ConfigError, ModelError
-from .model import load_model, load_tokenizer, pick_device, pick_dtype
+from .model import load_config, load_model, load_tokenizer, pick_device
 from .prompt import Prompt
 from .rank.documents import Document, Hit, Progress, hits
 from .rank.engine import engine_for
@@ -29,6 +32,7 @@ from .rank.scorer import Scorer
 from .shipped import DEFAULT
 from .utils.pickling import MadeByArguments
 
+log = logging.getLogger("prorank")
 
 class Reranker(MadeByArguments, Scorer):
     """A checkpoint ready to rank.
@@ -39,12 +43,13 @@ class Reranker(MadeByArguments, Scorer):
         model: `prorank-smollm2-135m`, which comes with the package, `smollm2-135m`, a folder, a LoRA adapter's folder, a GGUF file
             or a hub id.
         device: "cpu", "cuda", "mps"; None takes the best there is.
-        dtype: "auto" (bf16 where the hardware computes in it), "fp32", "bf16", or "int8" (matrix products in int8 on a CPU: up to
-            twice as fast at a small loss, see docs/performance.md).
+        dtype: "auto" (what was faster in a measurement on this machine, see docs/performance.md), "fp32", "bf16", or "int8" (matrix
+            products in int8 on a CPU: up to twice as fast at a small loss). `choices` says what auto took, and why.
         max_length: tokens of a whole prompt; None takes the checkpoint's own.
         prompt: preset, mapping or Prompt for a checkpoint that has none of its own (or to override it).
         trust_remote_code: fetch and run the Python files that a model brings. Off unless asked.
-        compile: fuse the element-wise steps on a CPU: seconds at the start for some per cent of speed. Needs a C++ compiler.
+        compile: fuse the element-wise steps on a CPU: seconds at the start for some per cent of speed. Needs a C++ compiler. "auto"
+            does it when a call is long enough to pay for it.
         think: let a thinking checkpoint think before it answers; False asks it at once, with an empty thought, in one forward.
         samples: thoughts a document, whose mean log-odds is the score. One takes the likeliest tokens, several are drawn.
         max_think_tokens: the thought's budget; None takes the checkpoint's own. A longer thought is closed and says so in its hit.
@@ -66,7 +71,7 @@ class Reranker(MadeByArguments, Scorer):
         max_length: int | None = None,
         prompt: Any = None,
         trust_remote_code: bool = False,
-        compile: bool = False,
+        compile: bool | str = "auto",
         think: bool = True,
         samples: int = 1,
         max_think_tokens: int | None = None,
@@ -74,6 +79,8 @@ class Reranker(MadeByArguments, Scorer):
         base: str | Path | None = None,
         **options: Any,
     ) -> None:
+        check_compile(compile)
+        check_dtype(dtype, pick_device(device))
         chosen_method = method_of(method, options)
         max_length, max_think_tokens, samples = _checked_numbers(max_length, max_think_tokens, samples)
         resolved = resolve(model, base, trust_remote_code)
@@ -91,14 +98,19 @@ class Reranker(MadeByArguments, Scorer):
         tokenizer = load_tokenizer(resolved)
         (chosen.bind_list if chosen_method else chosen.bind)(tokenizer)  # fails before the weights are read
         where = pick_device(device)
-        loaded = load_model(resolved, pick_dtype(dtype, where), where)
-        super().__init__(str(model), loaded, tokenizer, chosen, resolved, engine_for(loaded, compile, dtype == "int8"))
+        config = load_config(resolved)
+        choice = choose_dtype(dtype, where, config)
+        loaded = load_model(resolved, DTYPES[choice.value], where)
+        super().__init__(str(model), loaded, tokenizer, chosen, resolved, engine_for(loaded, compile is True, dtype == "int8"))
+        self.choices["dtype"] = choice
+        log.debug("%s: dtype %s", model, choice)
         if chosen_method:
             self.take_lists(chosen_method)
         if thinks:
             self.take_thoughts(pen_of(loaded, self._engine), chosen, samples)
-        if compile and not chosen_method:
+        if compile is True and not chosen_method:
             self._warm_up()
+        self._compile_for = config if compile == "auto" and not (chosen_method or thinks) else None
 
     @classmethod
     def of(

@@ -178,7 +178,7 @@ def test_int8_is_a_dtype_of_the_reranker(loaded):
 
 def test_an_engine_leaves_the_process_as_it_is(loaded, monkeypatch):
     before = dict(os.environ)
-    monkeypatch.setattr("prorank.rank.engine._glibc", lambda name, *given: pytest.fail(f"{name}{given}"))
+    monkeypatch.setattr("prorank.utils.memory._glibc", lambda name, *arguments: pytest.fail(f"{name}{arguments}"))
     Engine(loaded[1])
     assert dict(os.environ) == before
 
@@ -203,11 +203,11 @@ def test_a_missing_compiler_is_said(loaded, monkeypatch):
 
 
 def test_int8_is_refused_off_the_cpu():
-    from prorank.model import pick_dtype
+    from prorank.engine.auto import check_dtype
 
-    assert pick_dtype("int8", CPU) == pick_dtype("auto", CPU)
+    check_dtype("int8", CPU)
     with pytest.raises(ModelError, match="dtype int8 runs on CPUs only, not on cuda; take bf16 or fp32"):
-        pick_dtype("int8", torch.device("cuda"))
+        check_dtype("int8", torch.device("cuda"))
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaF
 from prorank import sources as module
 from prorank.checkpoint import prompt_of, resolve, weight_hash
 from prorank.errors import ModelError
-from prorank.model import body, cast_weights, freeze_head_fp32, load_model, load_tokenizer, pick_device, pick_dtype
+from prorank.model import body, cast_weights, freeze_head_fp32, load_model, load_tokenizer, pick_device
 from prorank.prompt import Prompt
 from prorank.sources import convert_gguf
 from tests.tiny import byte_tokenizer, save_tiny, tiny_llama, tiny_qwen2
@@ -137,14 +137,6 @@ def test_devices():
     for name in ["tpu", "cuda" if not torch.cuda.is_available() else "mps"]:
         with pytest.raises(ModelError, match=f"device '{name}' is not available here; present: cpu"):
             pick_device(name)
-
-
-def test_dtypes():
-    assert pick_dtype("fp32", CPU) == pick_dtype("float32", CPU) == torch.float32
-    assert pick_dtype("bf16", CPU) == torch.bfloat16
-    assert pick_dtype("auto", CPU) in (torch.float32, torch.bfloat16)
-    with pytest.raises(ModelError, match="unknown dtype 'fp23'; did you mean 'fp32'?"):
-        pick_dtype("fp23", CPU)
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])

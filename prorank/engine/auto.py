@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from ..errors import ModelError, nearest
+from ..checkpoints.weights import first_line
+from ..errors import ConfigError, ModelError, nearest
 from .layer_speed import DTYPES, RANKING, LayerSpeed, compiled_speed, layer_speed
 
 NAMES = {"fp32": "fp32", "float32": "fp32", "bf16": "bf16", "bfloat16": "bf16"}
@@ -16,12 +17,14 @@ TIE = 0.05  # bf16 has to be faster by this share, for fp32 is exact
 SMALL = 1_000_000  # weights of a layer below which no dtype is worth a measurement
 # A job of fewer seconds is not worth measuring what compiling gains, which takes as long as compiling itself.
 UNKNOWN_JOB, KNOWN_JOB = 300.0, 30.0
+SHORT_JOB = 3e12  # operations, which take no processor half a minute
+COMPILED, PLAIN = "compiled", "plain"
 COMPILERS = ("g++", "clang++", "c++")
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What was taken for a setting, and why: `value` is a dtype's name, or "compiled" or "plain"."""
+    """What was taken for a setting, and why: `value` is a dtype's name, or COMPILED or PLAIN."""
 
     value: str
     reason: str
@@ -61,14 +64,23 @@ def choose_dtype(dtype: str, device: torch.device, config: Any, purpose: str = R
     weights = layer_weights(config)
     if weights < SMALL:
         return Choice("fp32", f"a layer of {weights:,} weights is too small for the dtype to matter")
-    speed = layer_speed(config, purpose)
+    try:
+        speed = layer_speed(config, purpose)
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:  # of an architecture that is not known
+        return Choice("fp32", f"one layer of {getattr(config, 'model_type', 'the model')} cannot be measured: {first_line(error)}")
     faster = speed.seconds["bf16"] < (1 - TIE) * speed.seconds["fp32"]
     return Choice("bf16" if faster else "fp32", _measured(speed))
 
 
-def torch_dtype(choice: Choice) -> torch.dtype:
-    """The dtype of a choice that `choose_dtype` made."""
-    return DTYPES[choice.value]
+def pick_dtype(dtype: str, device: torch.device, config: Any, purpose: str = RANKING) -> torch.dtype:
+    """`choose_dtype` as a dtype of torch."""
+    return DTYPES[choose_dtype(dtype, device, config, purpose).value]
+
+
+def check_compile(compile: bool | str) -> None:
+    """Raise ConfigError for anything but True, False and "auto"."""
+    if compile not in (True, False, "auto"):
+        raise ConfigError(f"compile must be true, false or auto, not {compile!r}")
 
 
 def choose_compile(config: Any, purpose: str, dtype: str, seconds: float) -> Choice:
@@ -79,24 +91,33 @@ def choose_compile(config: Any, purpose: str, dtype: str, seconds: float) -> Cho
         seconds: how long the job takes with plain steps.
     """
     if seconds < KNOWN_JOB:
-        return Choice("plain", f"about {seconds:.0f} s of work do not pay for compiling")
+        return Choice(PLAIN, f"about {seconds:.0f} s of work do not pay for compiling")
     if not any(map(shutil.which, COMPILERS)):
-        return Choice("plain", "there is no C++ compiler")
+        return Choice(PLAIN, "there is no C++ compiler")
     speed = layer_speed(config, purpose)
     if dtype not in speed.compiled:
         if seconds < UNKNOWN_JOB:
-            return Choice("plain", f"about {seconds:.0f} s of work do not pay for measuring what compiling gains")
-        speed = compiled_speed(config, purpose, dtype)
+            return Choice(PLAIN, f"about {seconds:.0f} s of work do not pay for measuring what compiling gains")
+        try:
+            speed = compiled_speed(config, purpose, dtype)
+        except ModelError as error:
+            return Choice(PLAIN, str(error))
     share = 1 - speed.compiled[dtype] / speed.seconds[dtype]
     saved, cost = share * seconds, speed.compile_seconds[dtype]
     told = f"it saves {share:.0%} of about {seconds:.0f} s and takes {cost:.0f} s"
-    return Choice("compiled" if saved > 2 * cost else "plain", told)
+    return Choice(COMPILED if saved > 2 * cost else PLAIN, told)
+
+
+def choose_compile_for(config: Any, purpose: str, dtype: str, tokens: float) -> Choice:
+    """`choose_compile` for a job of so many tokens; a short one is not worth measuring how long it takes."""
+    operations = 2 * tokens * config.num_hidden_layers * layer_weights(config)
+    if layer_weights(config) < SMALL or operations < SHORT_JOB:
+        return Choice(PLAIN, f"about {tokens:.0f} tokens do not pay for compiling")
+    return choose_compile(config, purpose, dtype, job_seconds(config, purpose, dtype, tokens))
 
 
 def job_seconds(config: Any, purpose: str, dtype: str, tokens: float) -> float:
-    """Seconds that a model's layers take for so many tokens, by the measured speed of one layer. 0.0 for small layers."""
-    if layer_weights(config) < SMALL:
-        return 0.0
+    """Seconds that a model's layers take for so many tokens, by the measured speed of one layer."""
     speed = layer_speed(config, purpose)
     return config.num_hidden_layers * speed.seconds[dtype] / speed.tokens * tokens
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from ..checkpoints.lock import one_at_a_time
 from ..files import atomic_file, cache_dir
 from ..model import body, cast_weights
 from ..rank import flat
@@ -63,6 +64,7 @@ class LayerSpeed:
     disturbed: bool = False
 
 
+@one_at_a_time
 def layer_speed(config: Any, purpose: str = RANKING, anew: bool = False) -> LayerSpeed:
     """The speed of a layer of the model that `config` (of transformers) describes, on this CPU with the threads of now.
 
@@ -76,6 +78,7 @@ def layer_speed(config: Any, purpose: str = RANKING, anew: bool = False) -> Laye
         return _keep(path, _measured(config, purpose))
 
 
+@one_at_a_time
 def compiled_speed(config: Any, purpose: str, dtype: str) -> LayerSpeed:
     """`layer_speed` with the figures of compiled steps in this dtype, which take as long to measure as compiling takes."""
     known = layer_speed(config, purpose)

@@ -6,8 +6,6 @@ prefix once), and keeps nothing but the answers' rows after the last attention.
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -29,30 +27,7 @@ if TYPE_CHECKING:
 
 Look = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]  # an attention, see Engine.run
 KINDS = ("llama", "mistral", "qwen2", "qwen3")
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 NEEDS = f"a CPU with oneDNN and plain layers of {', '.join(KINDS)}"
-
-
-def steady_memory() -> None:
-    """Keep freed buffers for the next layer, for the whole process (glibc alone does it).
-
-    Fetched from the kernel anew, page by page, they take up to a tenth of the time of a forward. The command line calls this; a
-    program that uses the library may."""
-    _glibc("mallopt", M_MMAP_MAX, 0)
-    _glibc("mallopt", M_TRIM_THRESHOLD, 512 << 20)
-
-
-def trim() -> None:
-    """Give freed memory back to the kernel (glibc alone does it): what lies in holes between buffers of other sizes adds up over
-    thousands of documents."""
-    _glibc("malloc_trim", 0)
-
-
-def _glibc(name: str, *given: int) -> None:
-    """Call one of its functions; nothing happens under other C libraries."""
-    function = getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
-    if function:
-        function(*given)
 
 
 def usable(model: PreTrainedModel) -> bool:

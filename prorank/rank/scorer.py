@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,14 +22,17 @@ from ..bound import BoundPrompt, Encoded
 from ..bound_list import MOST
 from ..calibration import Calibration, calibration_for
 from ..checkpoint import Resolved, weight_hash
+from ..engine.auto import COMPILED, Choice, choose_compile_for
+from ..engine.layer_speed import RANKING
 from ..errors import ModelError
 from ..model import room_for_prompts
 from ..prompt import Cuts, Prompt
 from ..utils.forking import survive_forks
+from ..utils.memory import trim
 from .batching import Batch
 from .diagnosis import Diagnosis, diagnosis
 from .documents import Cost, Document
-from .engine import Engine, trim
+from .engine import Engine
 from .generate import Pen, pen_of
 from .inputs import Lists, RankOptions, read_lists
 from .kernels import Kernels
@@ -38,6 +42,9 @@ from .methods import Listwise, Setwise
 from .pointwise import answer_rows, last_hidden, log_odds
 from .thinking import Thinker, Thought, key_of, with_room
 from .windows import WINDOW, batches
+
+log = logging.getLogger("prorank")
+CHARACTERS = 4  # of a token, for an estimate of how long a call takes
 
 
 class Scorer:
@@ -58,6 +65,8 @@ class Scorer:
         self.device = next(model.parameters()).device
         self.cuts, self.cost = Cuts(), Cost()  # counted up over all calls
         self.turn = threading.RLock()  # engine and counters are not made for two at once
+        self.choices: dict[str, Choice] = {}  # what "auto" took, and why
+        self._compile_for: Any = None  # the model's configuration while it is open whether steps get compiled
         self._forked = False  # whether this process is a fork of the one that loaded the model
         survive_forks(self)
         self._thinker: Thinker | None = None
@@ -110,6 +119,7 @@ class Scorer:
             if self._thinker:
                 rows, thoughts = self._thinker(self._asked(queries, texts, instruction), progress)
             else:
+                self._compile_if_it_pays(texts)
                 found = self._batches(self._parts(queries, texts, instruction), batch_size)
                 rows = self._at_once(found, [0, *np.cumsum([len(some) for some in texts])], progress)
         if not all(np.isfinite(row).all() for row in rows):
@@ -121,6 +131,18 @@ class Scorer:
             thoughts[i] = [thoughts[i][j] for j in same] if thoughts[i] else ()
         self.cost.seconds += time.perf_counter() - begin
         return rows, thoughts
+
+    def _compile_if_it_pays(self, texts: Sequence[Sequence[str]]) -> None:
+        """With compile "auto": have the engine's steps compiled before a call that is long enough."""
+        if self._compile_for is None or self._engine is None or self._forked:
+            return
+        characters = sum(min(len(text), CHARACTERS * self.prompt.longest) for some in texts for text in some)
+        dtype = self.choices["dtype"].value
+        choice = choose_compile_for(self._compile_for, RANKING, dtype, characters / CHARACTERS)
+        self.choices["compile"] = choice
+        log.debug("%s: steps %s", self.name, choice)
+        if choice.value == COMPILED:
+            self._engine.steps, self._compile_for = Kernels(compiled=True), None
 
     def after_fork(self) -> None:
         """In a forked process: no compiled steps, which are made for a number of threads, and no thread for async calls."""

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import ProRankError
-from ..rank.engine import trim
 from ..reliability import sigmoid
 from ..reranker import Reranker
+from ..utils.memory import trim
 from .ask import Answer, Ask, Refused
 from .limits import Limits, Room
 from .logs import failure, log

@@ -43,8 +43,8 @@ class Settings:
         micro_batch: units a forward; None chooses by stage and device.
         learning_rate, warmup, weight_decay, max_grad_norm: AdamW; linear warm-up over the share `warmup`, then linear to a tenth.
         lora: None trains all weights.
-        dtype: "auto", "bf16" (autocast over fp32 weights) or "fp32".
-        compile: fuse the element-wise steps on a CPU; half a minute at the start, and a C++ compiler.
+        dtype: "auto" (what was faster in a measurement here), "bf16" (autocast over fp32 weights) or "fp32".
+        compile: fuse the element-wise steps on a CPU; half a minute at the start, and a C++ compiler; "auto" where it pays.
         evals: dev evaluations, evenly spaced, the last at the end, and one before training; 0: none.
         save_every: steps between checkpoints to resume from (0: none). keep: how many to keep.
         log_every: steps between log lines.
@@ -75,7 +75,7 @@ class Settings:
     lora: Lora | None = None
     dtype: str = "auto"
     device: str | None = None
-    compile: bool = False
+    compile: bool | str = "auto"
     evals: int = 4
     save_every: int = 100
     keep: int = 1
@@ -107,7 +107,8 @@ class Settings:
         micro = self.micro_batch
         require(micro is None or (micro >= 1 and self.batch_size % micro == 0), "micro_batch", "must divide batch_size")
         require(self.dtype in ("auto", "bf16", "fp32"), "dtype", "must be auto, bf16 or fp32")
-        require(not (self.compile and self.gradient_checkpointing), "compile", "does not go with gradient_checkpointing")
+        require(self.compile in (True, False, "auto"), "compile", "must be true, false or auto")
+        require(not (self.compile is True and self.gradient_checkpointing), "compile", "does not go with gradient_checkpointing")
 
 
 def require(holds: bool, key: str, why: str) -> None:

@@ -124,7 +124,7 @@ class Score(Settings):
         valid = "data, query-likelihood, bm25, bi-encoder:FOLDER, reranker:FOLDER"
         require(known, "teacher", f"'{self.teacher}' is not known; valid: {valid}")
         require(self.teacher_temperature > 0, "teacher_temperature", "must be above 0")
-        require(not (self.compile and self.plain), "compile", "does not go with plain")
+        require(not (self.compile is True and self.plain), "compile", "does not go with plain")
         require(self.refresh_thoughts >= 0, "refresh_thoughts", "must not be negative")
         require(self.thoughts or not self.refresh_thoughts, "refresh_thoughts", "needs thoughts: true")
 

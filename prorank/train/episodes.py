@@ -85,7 +85,7 @@ class Rollouts:
     def _rows(self, model: torch.nn.Module, units: Sequence[Unit], keys: list[list[str]]) -> list[list[Row]]:
         s = self.settings
         sampling = Sampling(s.temperature, s.top_p, s.max_new_tokens, s.max_think_tokens)
-        writer = Writer(pen_in_training(model, self.bf16, s.compile), self.bound, sampling)
+        writer = Writer(pen_in_training(model, self.bf16, s.compile is True), self.bound, sampling)
         return write(writer, [u.prompt for u in units], keys)
 
     def _judged(self, unit: Unit, rows: list[Row]) -> Episode:

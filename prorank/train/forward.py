@@ -25,7 +25,7 @@ class Logits:
     def __init__(self, settings: Settings, bf16: bool) -> None:
         self.every = getattr(settings, "plain", False)  # logits at every position, as transformers makes them unless told otherwise
         self.own = not (settings.gradient_checkpointing or self.every)
-        self.compiled, self.dtype = settings.compile, torch.bfloat16 if bf16 else torch.float32
+        self.compiled, self.dtype = settings.compile is True, torch.bfloat16 if bf16 else torch.float32
         self._seen: tuple[torch.nn.Module | None, Engine | None] = (None, None)
 
     def __call__(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:

@@ -23,12 +23,13 @@ from ..data.formats import read_groups
 from ..data.thoughts import ListThought, read_thoughts, split_thoughts
 from ..errors import ConfigError, extra
 from ..files import atomic_file, check_folder
-from ..model import load_model, load_tokenizer, pick_device, pick_dtype
+from ..model import load_config, load_model, load_tokenizer, pick_device
 from ..prompt import AnyPrompt, BoundListPrompt, BoundPrompt, Prompt
 from ..rank.engine import check_compiled
 from ..saving import save_checkpoint
 from ..utils.strict_json import dumps
 from .basics import check_list_size
+from .choices import choices_of, chosen_settings, keep_choices
 from .config import Settings, dump_settings
 from .curves import plot
 from .dev import Dev, check_dev
@@ -73,8 +74,11 @@ def train(settings: Settings, resume: bool = False, report: Callable[[float, dic
     _check_form(examples, bound, settings)
     short = _bound(replace(prompt, max_length=settings.train_length), tokenizer, settings) if settings.train_length else bound
     device = pick_device(settings.device)
-    bf16 = pick_dtype(settings.dtype, device) == torch.bfloat16
+    config = load_config(resolved)
     device = join(device)
+    chosen = choices_of(settings, config, device, short.longest, len(examples), resume)
+    asked, settings = settings, chosen_settings(settings, chosen)
+    bf16 = settings.dtype == "bf16"
     torch.manual_seed(settings.seed)
     model = load_model(resolved, torch.float32, device, train=settings.lora is not None)
     if settings.lora:
@@ -87,14 +91,15 @@ def train(settings: Settings, resume: bool = False, report: Callable[[float, dic
     with disk_errors(run, lambda: saved(run)):
         if is_main():
             with atomic_file(run / "config.yaml") as handle:  # from here on the folder holds a run
-                handle.write(dump_settings(settings))
+                handle.write(dump_settings(asked))
+            keep_choices(chosen, settings.out)
         wait()
         model.config.use_cache = False
         if settings.gradient_checkpointing:
             model.gradient_checkpointing_enable()
             model.enable_input_require_grads()  # else an adapter over frozen embeddings would get no gradient
         stage = _stage(settings, examples, held_out, short, bound, model, bf16)
-        save = _saver(settings, run, bound, resolved)
+        save = _saver(asked, run, bound, resolved)
         trainer = StageTrainer(stage, settings, model, bf16, save, getattr(settings, "updates", 1))
         _show(trainer, report)
         with _interrupt(trainer) as stopped:

@@ -91,7 +91,7 @@ class OwnThoughts:
         sampling = Sampling(0.0, most=self.bound.prompt.max_think_tokens)
         training = self.model.training
         self.model.eval()
-        writer = Writer(pen_in_training(self.model, self.bf16, self.settings.compile), self.bound, sampling, to_answer=True)
+        writer = Writer(pen_in_training(self.model, self.bf16, self.settings.compile is True), self.bound, sampling, to_answer=True)
         asked = [(self.bound.encode_many(query, some), some) for query, some in lists]
         out = []
         for some in written(writer, asked):

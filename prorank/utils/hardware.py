@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import platform
@@ -22,6 +23,7 @@ def processor_identity() -> str:
     return " ".join([processor_name(), hashlib.sha256(flags.encode()).hexdigest()[:8], *chosen])
 
 
+@functools.lru_cache
 def _cpuinfo(field: str) -> str:
     """The first value of a field of /proc/cpuinfo, or ""."""
     try:
