@@ -129,7 +129,7 @@ def _keep(
     settings = {key: asdict(value) if isinstance(value, Lora) else value for key, value in told.items()}
     measured = (share, _alone(share, found.trainings))
     command = command_line("prorank.adapt.adapt")
-    card = adapted_card(found.model, *about, list(map(str, data)), settings, asdict(found), measured, command)
+    card = adapted_card(str(out), *about, list(map(str, data)), settings, asdict(found), measured, command)
     blend_weights(start, [folder / "run" / "model" for folder in folders], out / "model", share, card)
     return _noted(out, found)
 

@@ -230,12 +230,10 @@ def test_better_means_that_the_paired_test_says_so(seed, lift, queries):
     before = rng.normal(size=(queries, 3))
     found = verdict(before.tolist(), (before + rng.normal(size=before.shape) + [lift, 0, 0]).tolist())
     assert found.better == (found.model == "new")
-    if found.better:
-        assert found.likelihood > 0 and found.likelihood_p < 0.05 and (found.after >= found.before or found.p >= 0.05)
-    elif found.likelihood > 0 and found.likelihood_p < 0.05:
-        assert found.after < found.before and found.p < 0.05 and "nDCG@10 fell beyond chance" in str(found)
-    else:
-        assert "no significant gain" in str(found)
+    gained, lost = found.likelihood > 0 and found.likelihood_p < 0.05, found.after < found.before and found.p < 0.05
+    assert found.better == (gained and not lost)
+    assert ("nDCG@10 fell beyond chance" in str(found)) == lost
+    assert ("no significant gain" in str(found)) == (not gained and not lost)
 
 
 def test_what_loses_ndcg_beyond_chance_is_not_kept():
