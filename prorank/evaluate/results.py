@@ -82,10 +82,15 @@ class Evaluation:
     def row(self, dataset: str, system: str) -> Row | None:
         return next((r for r in self.rows if (r.dataset, r.system) == (dataset, system)), None)
 
+    def rows_of(self, system: str) -> list[Row]:
+        """The rows of a system, in the order of the datasets."""
+        rows = (self.row(dataset, system) for dataset in self.datasets)
+        return [row for row in rows if row is not None]
+
     def mean(self, system: str) -> dict[str, float] | None:
         """Mean over the datasets of each measure (every set weighs the same); None where a set lacks the system."""
-        rows = [self.row(dataset, system) for dataset in self.datasets]
-        if any(r is None for r in rows):
+        rows = self.rows_of(system)
+        if len(rows) < len(self.datasets):
             return None
         return {name: float(np.mean([r.measures[name] for r in rows])) for name in rows[0].measures}
 
