@@ -70,10 +70,13 @@ def pairs(
     """Draw (query, document) pairs to label, from a run or a click log."""
     from .data.pairs import pairs_of_clicks, pairs_of_run, write_pairs
 
-    if (clicks is None) == (run is None) or (run is None) != (dataset is None):
-        raise ConfigError("give --run and --dataset, or --clicks")
     check_file(out)
-    rows = pairs_of_clicks(clicks, each, depth, seed) if clicks else pairs_of_run(run, dataset, each, depth, seed)
+    if clicks and not (run or dataset):
+        rows = pairs_of_clicks(clicks, each, depth, seed)
+    elif run and dataset and not clicks:
+        rows = pairs_of_run(run, dataset, each, depth, seed)
+    else:
+        raise ConfigError("give --run and --dataset, or --clicks")
     say(write_pairs(rows, out), out)
 
 

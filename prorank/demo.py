@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,13 +76,14 @@ def settings(minutes: float, out: Path, lists: dict[str, Path], seed: int) -> tu
     first = min(minutes / 8, 4.0)
     data = {"data": str(lists["train"]), "dev": str(lists["dev"])}
     common: dict[str, Any] = {**data, "prompt": PROMPT, "max_length": LENGTH, "train_length": TRAIN_LENGTH, "seed": seed}
-    quick = {"evals": 1, "save_every": 0, "learning_rate": 1e-5, "log_every": 1}
-    warm = Warmup(base=BUILT_IN, out=str(out / "warmup"), minutes=first, **quick, **common)
-    # Short lists and many steps: what the budget buys is steps, and the order begins to move after some thirty of them.
-    lists4 = {"learning_rate": 1e-4, "batch_size": 4, "list_size": 4, "loss": {"softmax": 1.0, "bce": 0.1}}
-    fine = Score(
-        base=str(out / "warmup"), out=str(out / "score"), minutes=minutes - first, evals=2, save_every=50, **lists4, **common
+    warm = Warmup(
+        base=BUILT_IN, out=str(out / "warmup"), minutes=first, evals=1, save_every=0, learning_rate=1e-5, log_every=1, **common
     )
+    # Short lists and many steps: what the budget buys is steps, and the order begins to move after some thirty of them.
+    fine = Score(
+        base=str(out / "warmup"), out=str(out / "score"), minutes=minutes - first, evals=2, save_every=50, learning_rate=1e-4,
+        batch_size=4, list_size=4, loss={"softmax": 1.0, "bce": 0.1}, **common,
+    )  # fmt: skip
     return warm, fine
 
 
@@ -118,8 +120,10 @@ def _evaluate(paths: SemanlinkPaths, warm: Warmup, fine: Score, out: Path, seed:
     def likelihood() -> Scorer:
         return Scorer("query likelihood", zero_shot().likelihood)
 
-    systems = [zero_shot, likelihood]
-    systems += [lambda s=s, name=name: _named(Reranker(s.out), name) for s, name in ((warm, ROWS[3]), (fine, ROWS[4]))]
+    def trained(stage: Settings, name: str) -> Callable[[], Reranker]:
+        return lambda: _named(Reranker(stage.out), name)
+
+    systems = [zero_shot, likelihood, trained(warm, ROWS[3]), trained(fine, ROWS[4])]
     with bars() as progress:
         return evaluate(
             [paths.test], systems, split="test", top_k=CANDIDATES, limit=QUERIES, out=out / "report", seed=seed, progress=progress,
@@ -168,7 +172,7 @@ def _example(fine: Score) -> None:
     show(Reranker(fine.out).rank("representing words as vectors", documents), False)
 
 
-def _speaker(began: float):
+def _speaker(began: float) -> Callable[[str], None]:
     def say(text: str) -> None:
         spent = time.monotonic() - began
         print(f"[{int(spent // 60):2d}:{int(spent % 60):02d}] {text}", flush=True)

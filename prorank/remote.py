@@ -50,10 +50,11 @@ class Remote(MadeByArguments):
         timeout: float = 300,
     ) -> None:  # fmt: skip
         self.url, told = split(url)
-        self.dialect, self.model, self.patience, self.cuts = dialect_of(dialect) or told, model, patience, Cuts()
+        self.model, self.patience, self.cuts = model, patience, Cuts()
+        asked = dialect_of(dialect) or told
         self.connection = Connection(self.url, "--server", "client", key, timeout)
         try:
-            self._meet()
+            self._meet(asked)
         except BaseException:
             self.connection.close()
             raise
@@ -89,18 +90,15 @@ class Remote(MadeByArguments):
 
     # What the server is.
 
-    def _meet(self) -> None:
+    def _meet(self, asked: str | None) -> None:
         """Learn from /info, which ours and TEI have, and from the list of models, which vLLM has, who answers."""
         info = self._told("/info")
         self.ours = {"scores", "prompt", "model_type"} <= set(info)
         self.most = _positive(info.get("max_client_batch_size")) or MOST
         self.longest = info.get("max_input_length")
         self.lists, self.thinks = self.ours and info["scores"] == "place", self.ours and bool(info.get("thinks"))
-        self.guesses: list[str] = []
-        if not self.dialect:
-            self.dialect = "jina" if self.ours else "tei" if "model_type" in info else "vllm" if self._is_vllm() else None
-        if not self.dialect:
-            self.dialect, *self.guesses = GUESSES
+        known = asked or ("jina" if self.ours else "tei" if "model_type" in info else "vllm" if self._is_vllm() else None)
+        self.dialect, *self.guesses = [known] if known else GUESSES
         self.meaning = ("minus the place" if self.lists else LOG_ODDS) if self.ours else DIALECTS[self.dialect].meaning
 
     def _told(self, path: str) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def write(path: Path, text: str | bytes) -> Path:
     ("l.csv", "query\tdocument\tlabel\nq\td1\t2\nq\td2\t0\n", PAIRS),
     ("l.tsv", "query,document,label\nq,d1,2\nq,d2,0\n", PAIRS),
     ("L.CSV", "\n\nLabel, Document ,QUERY\n2,d1,q\n\n0.0,d2,q\n", PAIRS),
-    ("l.csv.gz", gzip.compress(b"query,document,label\nq,d1,2\nq,d2,0\n"), PAIRS),
+    ("l.csv.gz", gzip.compress(b"query,document,label\nq,d1,2\nq,d2,0\n", mtime=0), PAIRS),
     ("l.csv", '"query","document","label"\n"q","d1","2e0"\n"q","d2"," 0 "\n', PAIRS),
     ("l.csv", "query,document,label\nq,d1,2", [Group("q", ("d1",), (2.0,))]),
     ("l.csv", 'query,document,label\nq,"a ""b"", c\nd;e\tf",1\n', [Group("q", ('a "b", c\nd;e\tf',), (1.0,))]),

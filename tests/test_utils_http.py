@@ -5,7 +5,6 @@ Proxies are small HTTP servers on this machine; dead ones are ports that nobody 
 
 import os
 import threading
-from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -207,11 +206,7 @@ def test_the_commands_end_with_one_line(monkeypatch, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def date(seconds: float) -> str:
-    return format_datetime(datetime.now(UTC) + timedelta(seconds=seconds), usegmt=True)
-
-
-AT_ONCE = ["0", "0.0", "-1", "-inf", "nan", "NaN", "soon", "", date(-1e6), "Wed, 21 Oct 99999 07:28:00 GMT"]
+AT_ONCE = ["0", "0.0", "-1", "-inf", "nan", "NaN", "soon", "", "Wed, 21 Oct 2015 07:28:00 GMT", "Wed, 21 Oct 99999 07:28:00 GMT"]
 
 
 class Clock:
@@ -255,7 +250,10 @@ def test_a_teacher_that_says_at_once_is_not_asked_in_a_hot_loop(monkeypatch, web
     assert min(clock.slept) >= 0.5 and len(server.paths) <= 20
 
 
-@pytest.mark.parametrize("header", ["3600", "1e300", "inf", "9" * 400, date(1e7), "Fri, 31 Dec 9999 23:59:59 GMT"])
+LATER = ["3600", "1e300", "inf", "9" * 400, "Fri, 21 Oct 2150 07:28:00 GMT", "Fri, 31 Dec 9999 23:59:59 GMT"]
+
+
+@pytest.mark.parametrize("header", LATER)
 def test_who_asks_for_more_than_patience_is_not_waited_for(monkeypatch, web, header):
     """Row 20: nor does any clock overflow, nor do other threads wait for that long."""
     clock, server = Clock(), web(429, {"Retry-After": header})

@@ -55,14 +55,14 @@ class Endpoint:
     def ask(self, text: str) -> Reply:
         """The answer to a user's message. Raises DataError where the endpoint refuses it, or stays away for too long."""
         body = {"model": self.model, "messages": [{"role": "user", "content": text}], "stream": False, **self.more}
-        begin = time.monotonic()
-        for pause in pauses(1.0, 60.0):
+        begin, waits = time.monotonic(), pauses(1.0, 60.0)
+        while True:
             self._wait_until(self.open_at)
             answer, reason = self._try(body)
             if answer is not None and answer.status_code == 200:
                 return _reply(answer, self.url)
             asked = 0.0 if answer is None else retry_after(answer.headers.get("retry-after")) or 0.0
-            wait = max(pause * random.uniform(0.5, 1.0), asked + random.uniform(0, 0.5) if asked else 0.0)
+            wait = max(next(waits) * random.uniform(0.5, 1.0), asked + random.uniform(0, 0.5) if asked else 0.0)
             if time.monotonic() - begin + wait > self.patience:
                 raise DataError(f"{self.connection.where}: no answer for {self.patience:.0f} seconds; last: {reason}")
             with self.lock:

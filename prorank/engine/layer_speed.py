@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -26,6 +26,9 @@ from ..rank import flat
 from ..rank.batching import Batch, Pack, collate
 from ..rank.engine import Engine, usable
 from ..utils.hardware import processor_identity
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 log = logging.getLogger("prorank")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -166,7 +169,9 @@ class _Layer:
     def runner(self, dtype: torch.dtype, tokens: int, compiled: bool = False) -> Callable[[], float]:
         """A function that runs the layer over `tokens` tokens and returns the seconds that took."""
         training = self.purpose == TRAINING
-        model = self.model if training else cast_weights(copy.deepcopy(self.model), dtype)
+        model = self.model if training else copy.deepcopy(self.model)
+        if not training:
+            cast_weights(model, dtype)
         batch = _batch(tokens, flat.is_flat(model))
         forward = _forward(model, dtype if training else None, compiled)
 
@@ -185,7 +190,7 @@ class _Layer:
         return timed
 
 
-def _forward(model: torch.nn.Module, live: torch.dtype | None, compiled: bool) -> Callable[[Batch], torch.Tensor]:
+def _forward(model: PreTrainedModel, live: torch.dtype | None, compiled: bool) -> Callable[[Batch], torch.Tensor]:
     """What ranks or (with the dtype of the products `live`) trains: the engine, or transformers' layers where it has to be them."""
     if usable(model):
         return Engine(model, compiled, live=live)

@@ -188,7 +188,8 @@ class _Bench:
         """Holm's correction: models against the first stage are one family a dataset, pairs of models another."""
         for dataset in self.result.datasets:
             rows = [r for r in self.result.rows if r.dataset == dataset and r.kind == MODEL]
-            for row, p in zip(rows, holm([r.p for r in rows])):
+            tested = [(row, row.p) for row in rows if row.p is not None]
+            for (row, _), p in zip(tested, holm([p for _, p in tested])):
                 row.p_holm = p
             pairs = [(later.system, row.system) for i, row in enumerate(rows) for later in rows[i + 1 :]]
             found = [self._against(dataset, a, b) for a, b in pairs]

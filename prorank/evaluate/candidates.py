@@ -7,7 +7,7 @@ other first stage a judged query that the run lacks counts 0.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -172,6 +172,7 @@ def _bm25(task: Task, options: Options, excluded: frozenset[tuple[str, str]]) ->
     """BM25 over the corpus, or of each query's judged documents; excluded pairs and the query as a document go."""
     index = Bm25(task.collection.corpus, **BM25)
     depth = max(DEPTH, options.top_k)
+    lists: Mapping[str, Iterable[str]]  # documents, best first
     if options.pool:
         lists = {q: _pooled(index, task, q) for q in task.queries}
     else:

@@ -69,7 +69,7 @@ def tie_share(scores: Mapping[str, Sequence[float]]) -> float:
     return tied / total if total else 0.0
 
 
-def answers_only(scores: Sequence[float]) -> np.ndarray:
+def answers_only(scores: Sequence[float] | np.ndarray) -> np.ndarray:
     """Order of documents by the 0/1 answer alone (1 where log-odds > 0); ties keep first-stage order."""
     return np.argsort(-(np.asarray(scores) > 0).astype(np.int8), kind="stable")
 

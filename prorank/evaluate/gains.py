@@ -53,7 +53,7 @@ def check_labels(labels: Iterable[float], gain: str, where: str) -> None:
         raise DataError(f"{where}: label {top:g} is too large for nDCG with {gain} gains, {FORMULA[gain]}; {remedy}")
 
 
-def ndcg(labels: Sequence[float], gain: str = LINEAR, depth: int = 10) -> float:
+def ndcg(labels: Sequence[float] | np.ndarray, gain: str = LINEAR, depth: int = 10) -> float:
     """nDCG@depth of one list.
 
     Args:

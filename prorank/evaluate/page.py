@@ -77,7 +77,7 @@ def _summary(evaluation: "Evaluation") -> str:
     best = _best([m[MAIN] for m in means.values()])
     rows = []
     for system, mean in means.items():
-        each = [figure(evaluation.row(d, system).measures[MAIN]) for d in evaluation.datasets]
+        each = [figure(row.measures[MAIN]) for row in evaluation.rows_of(system)]
         rows.append((_css(evaluation, system), [_named(evaluation, system), _strong(mean[MAIN], best), *each]))
     return f"<h3>{MAIN}, mean over the sets</h3>" + table(["system", "mean", *evaluation.datasets], rows)
 
@@ -178,10 +178,13 @@ def _differences(evaluation: "Evaluation") -> str:
 
 
 def _findings(evaluation: "Evaluation") -> str:
-    rows = [r for r in evaluation.rows if r.findings]
+    rows = [(r, r.findings) for r in evaluation.rows if r.findings]
     if not rows:
         return ""
-    body = [("", [escape(r.dataset), _named(evaluation, r.system), *findings_cells(r), *_binary(evaluation, r)]) for r in rows]
+    body = [
+        ("", [escape(r.dataset), _named(evaluation, r.system), *findings_cells(r, found), *_binary(evaluation, r)])
+        for r, found in rows
+    ]
     head = [
         "dataset",
         "system",

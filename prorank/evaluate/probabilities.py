@@ -63,12 +63,11 @@ def section(evaluation: "Evaluation") -> str:
     """The page's section, or nothing where no row has probabilities."""
     from .page import _figure, _named, colour, table
 
-    rows = [r for r in evaluation.rows if r.probabilities]
+    rows = [(r, r.probabilities) for r in evaluation.rows if r.probabilities]
     if not rows:
         return ""
     body, parts = [], []
-    for row in rows:
-        found = row.probabilities
+    for row, found in rows:
         changes = [figure(found[side][key]) for key in SHOWN for side in ("before", "after")]
         cells = [escape(found["method"]), str(found["pairs"]), percent(found["relevant"]), *changes]
         body.append(("", [escape(row.dataset), _named(evaluation, row.system), *cells]))

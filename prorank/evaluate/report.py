@@ -91,7 +91,7 @@ def _findings(evaluation: "Evaluation") -> Any:
     table = _table(f"at the answer position of {pairs} pairs", ("dataset", "system"), figures)
     for row in evaluation.rows:
         if row.findings:
-            table.add_row(plain(row.dataset), plain(row.system), *findings_cells(row)[1:])
+            table.add_row(plain(row.dataset), plain(row.system), *findings_cells(row, row.findings)[1:])
     return table
 
 
@@ -106,9 +106,8 @@ def shown_name(system: str, kind: str) -> str:
     return "  └ 0/1 only" if kind == ANSWERS else system
 
 
-def findings_cells(row: "Row") -> list[str]:
-    """Pairs, format rate, answer mass, ties, effective rank, mean cosine of a row, as text."""
-    found = row.findings
+def findings_cells(row: "Row", found: dict[str, float]) -> list[str]:
+    """Pairs, format rate, answer mass, ties, effective rank, mean cosine of a row and its findings, as text."""
     shares = [percent(found["format_rate"]), percent(found["format_mass"]), percent(row.tie_share)]
     return [str(found["pairs"]), *shares, f"{found['effective_rank']:.1f}", f"{found['mean_cosine']:.3f}"]
 

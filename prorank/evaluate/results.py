@@ -102,6 +102,11 @@ class Evaluation:
         """The row of these names as the tables have them; None where there is none."""
         return next((r for r in self.rows if (r.dataset, r.system) == (dataset, system)), None)
 
+    def rows_of(self, system: str) -> list[Row]:
+        """The rows of a system, in the order of the datasets."""
+        rows = (self.find(dataset, system) for dataset in self.datasets)
+        return [row for row in rows if row is not None]
+
     def mean(self, system: str) -> dict[str, float]:
         """Mean over the datasets of each measure (every set weighs the same).
 

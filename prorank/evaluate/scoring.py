@@ -106,13 +106,13 @@ def _check(name: str, task: Task, texts: dict[str, list[str]], rows: Sequence[np
             raise ModelError(f"{name}: a score is not finite ({task.name}, query {query}); try dtype fp32")
 
 
-def _counted(model: Any, name: str) -> dict[str, float] | None:
+def _counted(model: Any, name: str) -> dict[str, Any] | None:
     """What a model has counted so far under this name."""
     counter = getattr(model, name, None)
-    return dict(asdict(counter)) if is_dataclass(counter) else None
+    return asdict(counter) if is_dataclass(counter) and not isinstance(counter, type) else None
 
 
-def _since(before: dict[str, float] | None, after: dict[str, float] | None) -> dict[str, float] | None:
+def _since(before: dict[str, Any] | None, after: dict[str, Any] | None) -> dict[str, Any] | None:
     return None if after is None else {name: value - (before or {}).get(name, 0) for name, value in after.items()}
 
 

@@ -53,9 +53,13 @@ class ProRankRanker:
 
     def warm_up(self) -> None:
         """Load the model, once, however many requests come first."""
+        self._loaded()
+
+    def _loaded(self) -> Reranker:
         with _WARMING_UP:
             if self._reranker is None:
                 self._reranker = reranker_of(self.model, self.options)
+            return self._reranker
 
     def to_dict(self) -> dict[str, Any]:
         """Settings as a dictionary, for pipelines in YAML; a Reranker is named by its checkpoint."""
@@ -76,7 +80,7 @@ class ProRankRanker:
     ) -> dict[str, list[Document]]:
         """{"documents": those that are kept, in order}; arguments go before the component's own settings."""
         unique, how = self._asked(documents, top_k, score_threshold)
-        return _found(unique, self._reranker.rank(query, self._texts(unique), **how) if unique else [])
+        return _found(unique, self._loaded().rank(query, self._texts(unique), **how) if unique else [])
 
     @component.output_types(documents=list[Document])
     async def run_async(
@@ -84,7 +88,7 @@ class ProRankRanker:
     ) -> dict[str, list[Document]]:
         """As `run`, off the event loop."""
         unique, how = self._asked(documents, top_k, score_threshold)
-        return _found(unique, await self._reranker.arank(query, self._texts(unique), **how) if unique else [])
+        return _found(unique, await self._loaded().arank(query, self._texts(unique), **how) if unique else [])
 
     def _asked(self, documents: list[Document], top_k: int | None, least: float | None) -> tuple[list[Document], dict[str, Any]]:
         """(documents of different ids, options of `rank`)."""

@@ -83,12 +83,14 @@ class CrossEncoder:
         """[{"corpus_id", "score", "text" if asked for}], best first; equal scores keep the order of the input."""
         documents, kept = items(documents, "documents"), RankOptions(top_k).top_k
         pairs = [(query, document) for document in documents]
-        scores = self.predict(pairs, prompt_name, prompt, **more).tolist()
+        scores: list[float] = torch.as_tensor(self.predict(pairs, prompt_name, prompt, **more)).tolist()
         order = sorted(range(len(scores)), key=lambda i: -scores[i])
         texts = [{"text": document} if return_documents else {} for document in documents]
         return [{"corpus_id": i, "score": scores[i], **texts[i]} for i in order[:kept]]
 
     def _instruction(self, name: str | None, prompt: str | None) -> str | None:
-        if prompt is None and name is not None and name not in self.prompts:
+        if prompt is not None or name is None:
+            return prompt
+        if name not in self.prompts:
             raise ConfigError(f"no prompt is called '{name}'{nearest(name, self.prompts)}")
-        return self.prompts.get(name) if prompt is None else prompt
+        return self.prompts[name]

@@ -75,7 +75,9 @@ def bi_encoder(name: str, device: str | None = None) -> Callable[..., list[np.nd
     """
     encoder = _load(name, folder_of(name), device)
 
-    def scores(queries: Sequence[str], documents: Sequence[Sequence[str]], progress: Callable[[int], None] | None = None):
+    def scores(
+        queries: Sequence[str], documents: Sequence[Sequence[str]], progress: Callable[[int], None] | None = None
+    ) -> list[np.ndarray]:
         vectors: dict[str, np.ndarray] = {}  # [d] by text
         pairs, found = list(zip(queries, documents)), []
         for start in range(0, len(pairs), WINDOW):

@@ -83,8 +83,8 @@ def _table_documents(name: str, lines: Sequence[str]) -> list[Document]:
     if "text" not in table.columns.values():
         expected = "expected a header such as id,title,text"
         raise DataError(f"{name}:{table.line}: no column text; found {shown_columns(table.columns)}; {expected}")
-    rows = [record for _, record in table.records(COLUMNS)]
-    return [row["text"] for row in rows] if len(table.columns) == 1 else rows
+    bare = len(table.columns) == 1
+    return [row["text"] if bare else row for _, row in table.records(COLUMNS)]
 
 
 def _json_values(name: str, kept: Lines) -> list[tuple[str, Any]]:
@@ -131,9 +131,10 @@ def _stream(name: str, kept: Lines) -> list[tuple[int, Any]]:
         starts.append(length)
         length += len(line) + 1
     decoder = json.JSONDecoder(parse_constant=_refuse_constant)
-    values, at = [], 0
+    values: list[tuple[int, Any]] = []
+    at = 0
     while at < len(text):
-        line = kept[bisect_right(starts, at) - 1][0]
+        number = kept[bisect_right(starts, at) - 1][0]
         try:
             value, end = decoder.raw_decode(text, at)
             if text[end : end + 1] not in ("", "\n"):
@@ -142,8 +143,8 @@ def _stream(name: str, kept: Lines) -> list[tuple[int, Any]]:
             place = bisect_right(starts, min(error.pos, len(text) - 1)) - 1
             _refuse_json(name, kept, kept[place][0], error.msg)
         except (ValueError, RecursionError) as error:
-            _refuse_json(name, kept, line, "nested too deeply" if isinstance(error, RecursionError) else str(error))
-        values.append((line, value))
+            _refuse_json(name, kept, number, "nested too deeply" if isinstance(error, RecursionError) else str(error))
+        values.append((number, value))
         at = end + 1
     return values
 

@@ -20,6 +20,7 @@ from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
+from starlette.routing import Route
 
 from .. import __version__
 from . import body, pages, schema
@@ -35,7 +36,6 @@ FORMS: dict[str, tuple[Form, ...]] = {
     "/score": (vllm.SCORE,),
     "/v1/score": (vllm.SCORE,),
 }
-HELD_SERVED = (vllm.RERANK, vllm.SCORE)  # whose `model` must be ours
 
 
 def create_app(service: Service, key: str | None = None, origins: Sequence[str] = (), names: Sequence[str] = ()) -> FastAPI:
@@ -69,7 +69,7 @@ def create_app(service: Service, key: str | None = None, origins: Sequence[str] 
         app.post(path, **schema.operation(path, FORMS[path], service.limits))(endpoint(path))
     pages.add(app, service, lambda request: check_key(request, key))
     add_head(app)
-    app.add_exception_handler(HTTPException, _http_error)
+    app.exception_handler(HTTPException)(_http_error)
     schema.complete(app, FORMS, service.limits)
     service.metrics.at_work.set_function(lambda: service.room.requests)
     service.metrics.waiting.set_function(lambda: service.room.documents)
@@ -90,7 +90,8 @@ def check_key(request: Request, key: str | None) -> None:
 
 async def _answered(request: Request, forms: tuple[Form, ...], service: Service, key: str | None, known: set[str]) -> Response:
     """The answer to a request, or its refusal; counted and logged."""
-    begin, form, told = time.perf_counter(), forms[0], {"id": uuid.uuid4().hex}
+    begin, form = time.perf_counter(), forms[0]
+    told: dict[str, Any] = {"id": uuid.uuid4().hex}
     try:
         check_key(request, key)
         service.check_ready()
@@ -101,7 +102,7 @@ async def _answered(request: Request, forms: tuple[Form, ...], service: Service,
             await body.check_values(sent)
             found, ask = await body.understand(value, form, service.limits)
             told |= {"documents": ask.count, "characters": ask.characters}
-            if form in HELD_SERVED and found.model and found.model not in known:
+            if isinstance(found, vllm.VllmFields) and found.model and found.model not in known:
                 raise Refused("model", f"The model is not served here; it is called {service.name}", "model")
             held.take_documents(ask.count)
             seconds = _seconds(request, service.limits.seconds)
@@ -207,14 +208,19 @@ async def _http_error(request: Request, error: HTTPException) -> Response:
     return Response(to_json(form.refuse(refused, error.status_code)), error.status_code, headers, "application/json")
 
 
+def _routes(app: FastAPI) -> list[Route]:
+    """Those that a path and methods lead to."""
+    return [route for route in app.routes if isinstance(route, Route)]
+
+
 def _methods(app: FastAPI, path: str) -> set[str]:
     """Methods that a path takes."""
-    return {method for route in app.routes if getattr(route, "path", None) == path for method in route.methods or ()}
+    return {method for route in _routes(app) if route.path == path for method in route.methods or ()}
 
 
 def add_head(app: FastAPI) -> None:
     """Let every path that takes GET take HEAD, as HTTP wants it: the same headers, no body."""
-    for route in list(app.routes):
+    for route in _routes(app):
         if "GET" in (route.methods or ()) and "HEAD" not in _methods(app, route.path):
             app.add_api_route(route.path, route.endpoint, methods=["HEAD"], include_in_schema=False)
 

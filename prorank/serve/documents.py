@@ -58,7 +58,8 @@ def _contents(document: TextDocument) -> list[str]:
     if isinstance(parts, str):
         return [parts]
     found = [part.get("text") if isinstance(part, dict) else None for part in parts] if isinstance(parts, list) else []
-    return found if all(isinstance(text, str) for text in found) else []
+    texts = [text for text in found if isinstance(text, str)]
+    return texts if len(texts) == len(found) else []
 
 
 def shown(document: DocumentField, text: str) -> dict[str, Any]:

@@ -65,8 +65,8 @@ def add(app: FastAPI, service: Service, check: Callable[[Request], None]) -> Non
     """Add the routes; `check` raises Refused for a request without the key."""
     playground.add(app)
     begun = int(time.time())
-    unready = {503: {"model": tei.TeiError, "description": "Not ready."}}
-    locked = {401: {"model": tei.TeiError, "description": "No key, or a wrong one."}}
+    unready: dict[int | str, dict[str, Any]] = {503: {"model": tei.TeiError, "description": "Not ready."}}
+    locked: dict[int | str, dict[str, Any]] = {401: {"model": tei.TeiError, "description": "No key, or a wrong one."}}
 
     def guarded(request: Request, form: Any, make: Callable[[], BaseModel]) -> Response:
         try:

@@ -11,17 +11,19 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, Self, TypeVar
 
 SHARE = 3  # tokens of new requests for each token of long ones, while both wait
 
+AnyJob = TypeVar("AnyJob", bound="Job")
+
 
 @dataclass(eq=False, slots=True)
-class Unit:
+class Unit(Generic[AnyJob]):
     """A piece of work that is not split: a prompt. `number`, `place`: of the list and the document it is about; `tokens`: what it
     costs behind the `prefix` that it shares with others of its list; `what`: the work itself."""
 
-    job: "Job"
+    job: AnyJob
     number: int
     place: int
     tokens: int
@@ -34,7 +36,7 @@ class Job:
 
     def __init__(self, finish: Callable[[Exception | None], None]) -> None:
         self.finish = finish
-        self.pending: deque[Unit] = deque()
+        self.pending: deque[Unit[Self]] = deque()
         self.flying = 0  # units taken and not answered
         self.more = True  # units are still to come
         self.served = 0  # tokens
@@ -42,9 +44,9 @@ class Job:
         self.put_at = self.taken_at = 0.0
         self.inference = 0.0  # seconds of the batches it was part of
 
-    def slice(self, room: int, at_least_one: bool) -> list[Unit]:
+    def slice(self, room: int, at_least_one: bool) -> list[Unit[Self]]:
         """Take units whose tokens fit into `room`."""
-        some: list[Unit] = []
+        some: list[Unit[Self]] = []
         while self.pending:
             unit = self.pending[0]
             cost = unit.tokens + (unit.prefix if not some or some[-1].number != unit.number else 0)
@@ -57,7 +59,7 @@ class Job:
         return some
 
 
-class Queue:
+class Queue(Generic[AnyJob]):
     """Jobs that wait for the model; safe between threads.
 
     Args:
@@ -67,14 +69,14 @@ class Queue:
     def __init__(self, budget: int) -> None:
         self.budget = budget
         self.changed = threading.Condition()
-        self.jobs: set[Job] = set()  # all that are at work
-        self.new: dict[Job, None] = {}  # that have units to take, in order of arrival
-        self.long: dict[Job, None] = {}  # in order of their turns
+        self.jobs: set[AnyJob] = set()  # all that are at work
+        self.new: dict[AnyJob, None] = {}  # that have units to take, in order of arrival
+        self.long: dict[AnyJob, None] = {}  # in order of their turns
         self.owed = 0.0  # tokens that the long jobs have to get before new ones are served again
         self.closed = False
         self.error: Exception | None = None  # with which jobs end from now on
 
-    def put(self, job: Job, units: Iterable[Unit], more: bool = False) -> None:
+    def put(self, job: AnyJob, units: Iterable[Unit[AnyJob]], more: bool = False) -> None:
         """Add units of a job; `more` says that there will be others."""
         with self.changed:
             if job.over:
@@ -93,7 +95,7 @@ class Queue:
         if done:
             job.finish(None)
 
-    def take(self) -> list[Unit]:
+    def take(self) -> list[Unit[AnyJob]]:
         """The next batch; waits for one. Empty once the queue is closed and nothing is left."""
         with self.changed:
             while not (self.new or self.long):
@@ -102,7 +104,7 @@ class Queue:
                 self.changed.wait()
             return self._batch()
 
-    def answered(self, units: Sequence[Unit], following: Iterable[Unit] = ()) -> list[Job]:
+    def answered(self, units: Sequence[Unit[AnyJob]], following: Iterable[Unit[AnyJob]] = ()) -> list[AnyJob]:
         """These units are done, and `following` come from them. Returns the jobs that this ends; the caller finishes them."""
         with self.changed:
             jobs = dict.fromkeys(unit.job for unit in units)
@@ -114,7 +116,7 @@ class Queue:
                     self._seat(unit.job)
             return [job for job in jobs if self._done(job)]
 
-    def drop(self, job: Job) -> None:
+    def drop(self, job: AnyJob) -> None:
         """Forget a job: what waits of it is not done any more."""
         with self.changed:
             job.over = True
@@ -144,27 +146,27 @@ class Queue:
         with self.changed:
             return sum(unit.tokens for job in (*self.new, *self.long) for unit in job.pending)
 
-    def _done(self, job: Job) -> bool:
+    def _done(self, job: AnyJob) -> bool:
         done = not (job.over or job.more or job.pending or job.flying)
         if done:
             job.over = True
             self.jobs.discard(job)
         return done
 
-    def _seat(self, job: Job) -> None:
+    def _seat(self, job: AnyJob) -> None:
         if job.pending and job not in self.new and job not in self.long:
             (self.new if job.served < self.budget else self.long)[job] = None
 
-    def _batch(self) -> list[Unit]:
+    def _batch(self) -> list[Unit[AnyJob]]:
         """Units within the budget: of new jobs first, or of long ones where they are owed; few are joined by others."""
         turn = bool(self.long) and (not self.new or self.owed >= self.budget)
-        units: list[Unit] = []
+        units: list[Unit[AnyJob]] = []
         room = self._fill(units, self.long if turn else self.new, self.budget)
         if room > self.budget // 2:  # in a longer batch those in it would wait for others and nothing be gained
             self._fill(units, self.new if turn else self.long, room)
         return units
 
-    def _fill(self, units: list[Unit], jobs: dict[Job, None], room: int) -> int:
+    def _fill(self, units: list[Unit[AnyJob]], jobs: dict[AnyJob, None], room: int) -> int:
         """Add units of these jobs in their order; the room that is left."""
         for job in list(jobs):
             if units and room < self.budget // 4:  # a job that is split for little reads its prefix again

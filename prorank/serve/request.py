@@ -37,7 +37,7 @@ class Request(Job):
         self.queries_cut: set[int] = set()
         self.sorters: dict[int, Any] = {}  # of lists that are ordered by comparisons
 
-    def by_document(self, values: Sequence[Any], number: int) -> list[Any]:
+    def by_document(self, values: Sequence[Any] | np.ndarray, number: int) -> list[Any]:
         """What is known of a list's texts, for each of its documents."""
         return [values[place] for place in self.same[number]]
 

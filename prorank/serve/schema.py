@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from .dialects import Form
@@ -64,12 +65,13 @@ def complete(app: FastAPI, forms: dict[str, tuple[Form, ...]], limits: Limits) -
         if app.openapi_schema is None:
             about = "Documents are scored by one language model; every dialect gives the same scores."
             found = get_openapi(title=app.title, version=app.version, routes=app.routes, description=about)
-            wanted = [(model, "validation") for model in sorted(models, key=lambda m: m.__name__)]
+            wanted: list[tuple[type[BaseModel], Literal["validation"]]] = [(model, "validation") for model in models]
+            wanted.sort(key=lambda one: one[0].__name__)
             found["components"]["schemas"] |= _bounded(models_json_schema(wanted, ref_template=REF)[1]["$defs"], limits)
             app.openapi_schema = found
         return app.openapi_schema
 
-    app.openapi = openapi
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way; its stub has a method there
 
 
 def _bounded(schema: Any, limits: Limits) -> Any:

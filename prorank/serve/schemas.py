@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError, WrapValidator
+from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
 
@@ -16,8 +17,8 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def undone(kind: Any, why: str) -> Any:
-    """The type of a field that asks for what is not done here; `kind` takes the values alone that ask for nothing."""
+def undone(why: str) -> WrapValidator:
+    """Marks a field that asks for what is not done here; its type takes the values alone that ask for nothing."""
 
     def check(value: Any, handler: Any) -> Any:
         try:
@@ -25,7 +26,7 @@ def undone(kind: Any, why: str) -> Any:
         except ValidationError:
             raise PydanticCustomError("not_done", why) from None
 
-    return Annotated[kind, WrapValidator(check)]
+    return WrapValidator(check)
 
 
 # Fields that clients send and that change no score here: taken with any value. docs/serve.md lists them.
@@ -40,7 +41,7 @@ CountOrAll = Annotated[int, Field(ge=-1), Strict(), BeforeValidator(_whole)]
 # What a blank query and an empty list are told is the dialect's to say, so these two are told to the document alone.
 # (Some patterns' \S takes the separators of ASCII and U+0085 for letters; to Python they are blanks.)
 Query = Annotated[Text, Field(json_schema_extra={"minLength": 1, "pattern": r"[^\s\x1c-\x1f\x85]"})]
-MANY = {"minItems": 1}
+MANY: JsonDict = {"minItems": 1}
 OWN_PROMPT = "the prompt is the checkpoint's own; use instruction, or leave it out"
 
 
@@ -60,10 +61,10 @@ class Ours(Body):
     )
     raw_scores: Flag | None = Field(None, description="Answer with log-odds in place of 0..1.")
     return_thoughts: Flag | None = Field(None, description="Answer with what a thinking model thought of each document.")
-    return_embeddings: undone(Literal[False] | None, "no embeddings are given here; leave it out") = None
-    chat_template: undone(None, OWN_PROMPT) = None
-    chat_template_kwargs: undone(Annotated[dict[str, Any], Field(max_length=0)] | None, OWN_PROMPT) = None
-    score_threshold: undone(None, "no hits are left out by score here; leave out those below it in the answer") = None
+    return_embeddings: Annotated[Literal[False] | None, undone("no embeddings are given here; leave it out")] = None
+    chat_template: Annotated[None, undone(OWN_PROMPT)] = None
+    chat_template_kwargs: Annotated[Annotated[dict[str, Any], Field(max_length=0)] | None, undone(OWN_PROMPT)] = None
+    score_threshold: Annotated[None, undone("no hits are left out by score here; leave out those below it in the answer")] = None
 
 
 class NoSpans(Body):
@@ -82,7 +83,7 @@ class Ranked(Ours):
     )
     max_chunks_per_doc: Count | None = Field(None, description='Above 1: as long_documents "chunk", with so many parts at most.')
     truncation: Flag | None = Field(None, description="false refuses texts that would be cut.")
-    relevant_spans: undone(NoSpans | None, "no spans are given here; leave it out") = None
+    relevant_spans: Annotated[NoSpans | None, undone("no spans are given here; leave it out")] = None
 
 
 class TextDocument(Body):

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 
@@ -52,12 +51,12 @@ class Service:
         self.room = Room(limits)
         self.state = "starting"  # ready, failed, draining
         self.waits_for = "the model is loading"  # while it is starting
-        self.error: Exception | None = None  # why it failed
+        self.error: BaseException | None = None  # why it failed
         self.on_failure: Callable[[], None] = lambda: None
         self.on_loaded: Callable[[], None] = lambda: None
-        self.reranker: Reranker | None = None
-        self.work: Documents | Comparisons | None = None
-        self.queue = Queue(1)
+        self.reranker: Reranker  # this and `work` are there once the model is loaded
+        self.work: Documents | Comparisons
+        self.queue: Queue[Request] = Queue(1)
         self.rate = 0.0  # units of the queue's tokens a second
         self.counts = Metrics()  # where answers and batches are counted: not among the metrics before the service is ready
         self.encoder = ThreadPoolExecutor(1, "encoder")
@@ -184,8 +183,8 @@ class Service:
         self.work = work_of(self.reranker, self.budget)
         self.queue.budget = self.work.budget
         _ = self.reranker.calibration  # reads all weights once, to know them
-        seconds = {"seconds": read - begin, "calibration_seconds": time.perf_counter() - read}
-        log("loaded", model=self.name, **{name: round(value, 3) for name, value in seconds.items()})
+        reading, calibrating = round(read - begin, 3), round(time.perf_counter() - read, 3)
+        log("loaded", model=self.name, seconds=reading, calibration_seconds=calibrating)
 
     def _give_up(self, error: BaseException) -> None:
         """Fail for good: nothing that waits is answered, and the server ends."""
@@ -195,7 +194,7 @@ class Service:
         self.queue.close()
         self.on_failure()
 
-    def _batch(self, units: list[Unit]) -> int:
+    def _batch(self, units: list[Unit[Request]]) -> int:
         """Answer a batch; returns its tokens."""
         begin, counts = time.perf_counter(), self.counts  # by its end others may be counted elsewhere
         self._answer_units(units)
@@ -204,9 +203,9 @@ class Service:
         counts.batch(units, seconds)
         return tokens
 
-    def _answer_units(self, units: list[Unit]) -> None:
+    def _answer_units(self, units: list[Unit[Request]]) -> None:
         jobs = [list(some) for _, some in groupby(units, key=lambda unit: id(unit.job))]
-        following: list[Unit] = []
+        following: list[Unit[Request]] = []
         begin = time.perf_counter()
         try:
             values = self.work.run(units)
@@ -228,7 +227,7 @@ class Service:
         for job in self.queue.answered(units, following):
             job.finish(None)
 
-    def _fail(self, job: Any, error: Exception) -> None:
+    def _fail(self, job: Request, error: Exception) -> None:
         if not isinstance(error, Refused):
             failure("batch", error)
             if not isinstance(error, ProRankError):

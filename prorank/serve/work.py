@@ -16,6 +16,7 @@ import numpy as np
 
 from ..errors import ModelError
 from ..parts import WHOLE, Parts
+from ..rank.listwise import ListRanker
 from ..rank.thinking import Thought, key_of
 from ..reranker import Reranker
 from ..tokens import free_tokens
@@ -63,7 +64,7 @@ class Documents:
             if some:
                 yield number, some
 
-    def encode(self, request: Request, number: int, places: list[int]) -> list[Unit]:
+    def encode(self, request: Request, number: int, places: list[int]) -> list[Unit[Request]]:
         """Units of these texts, the longest first. Raises Refused for a text that had to be cut and must not be, PromptError where
         there is no room."""
         ask, most = request.ask, self._letters(request)
@@ -78,22 +79,22 @@ class Documents:
             units += [self._unit(request, number, place, prompt, key_of(query, whole)) for prompt in prompts]
         return sorted(units, key=lambda unit: -unit.tokens)
 
-    def _unit(self, request: Request, number: int, place: int, prompt: Any, key: str) -> Unit:
+    def _unit(self, request: Request, number: int, place: int, prompt: Any, key: str) -> Unit[Request]:
         own = 1 if self.thinks else len(prompt.ids) - prompt.document_start
         return Unit(request, number, place, own, 0 if self.thinks else prompt.document_start, (prompt, key))
 
     def _letters(self, request: Request) -> int:
         return LETTERS * self.longest * request.ask.parts.chunks
 
-    def run(self, units: list[Unit]) -> list[Value]:
+    def run(self, units: list[Unit[Request]]) -> list[Value]:
         """(log-odds, thought) of each."""
         lists = [list(some) for _, some in groupby(units, key=lambda unit: (id(unit.job), unit.number))]
         asked = [([unit.what[0] for unit in some], [unit.what[1] for unit in some]) for some in lists]
         rows, thoughts = self.reranker.score_encoded(asked)
-        said = [thought for some in thoughts for thought in some] or [None] * len(units)
-        return list(zip(np.concatenate(rows).tolist(), said))
+        said: list[Thought | None] = [thought for some in thoughts for thought in some]
+        return list(zip(np.concatenate(rows).tolist(), said or [None] * len(units)))
 
-    def take(self, unit: Unit, value: Value) -> list[Unit]:
+    def take(self, unit: Unit[Request], value: Value) -> list[Unit[Request]]:
         """Note a score: a document's is the best of its parts. Raises ModelError for one that is not finite."""
         request, (score, thought) = unit.job, value
         if not math.isfinite(score):
@@ -108,13 +109,14 @@ class Comparisons:
 
     Args:
         reranker: one with a method of lists.
+        lists: that method, with its prompts and its reader.
         budget: questions of a batch; None chooses.
     """
 
     thinks, distinct = False, False
 
-    def __init__(self, reranker: Reranker, budget: int | None = None) -> None:
-        self.reranker, self.lists, self.budget = reranker, reranker.lists, budget or QUESTIONS
+    def __init__(self, reranker: Reranker, lists: ListRanker, budget: int | None = None) -> None:
+        self.reranker, self.lists, self.budget = reranker, lists, budget or QUESTIONS
         self.bound = copy.deepcopy(reranker.prompt)
         self.longest = self.bound.longest
 
@@ -122,7 +124,7 @@ class Comparisons:
         """Each list at once."""
         return ((number, list(range(len(texts)))) for number, texts in enumerate(request.texts) if texts)
 
-    def encode(self, request: Request, number: int, places: list[int]) -> list[Unit]:
+    def encode(self, request: Request, number: int, places: list[int]) -> list[Unit[Request]]:
         """The first question about a list. Raises Refused where its documents should be fitted in a way that it cannot."""
         parts = request.ask.parts
         if parts.chunks > 1 or parts.prompt or parts.query:
@@ -143,7 +145,7 @@ class Comparisons:
             request.heard(number, [place], False, 0)
         return kept
 
-    def run(self, units: list[Unit]) -> list[Any]:
+    def run(self, units: list[Unit[Request]]) -> list[Any]:
         """The method's answer to each question."""
         out: list[Any] = [None] * len(units)
         for instruction in dict.fromkeys(unit.job.ask.instruction for unit in units):
@@ -152,24 +154,24 @@ class Comparisons:
                 out[i] = value
         return out
 
-    def _asked(self, units: list[Unit], instruction: str | None) -> list[Any]:
+    def _asked(self, units: list[Unit[Request]], instruction: str | None) -> list[Any]:
         """(answer, what was cut of it and what it cost) of each."""
         heard: list[list[tuple]] = [[] for _ in units]
         rows = self.lists.values([self._shown(unit) for unit in units], instruction, lambda i, *what: heard[i].append(what))
         return [(self.lists.method.answer(row), some) for row, some in zip(rows, heard)]
 
-    def _shown(self, unit: Unit) -> tuple[str, list[str]]:
+    def _shown(self, unit: Unit[Request]) -> tuple[str, list[str]]:
         texts = unit.job.texts[unit.number]
         return unit.job.ask.lists[unit.number][0][: LETTERS * self.longest], [texts[place] for place in unit.what]
 
-    def take(self, unit: Unit, value: Any) -> list[Unit]:
+    def take(self, unit: Unit[Request], value: Any) -> list[Unit[Request]]:
         """The question that follows from an answer; none where the order is known."""
         answer, heard = value
         for places, query_cut, tokens in heard:
             unit.job.heard(unit.number, [unit.what[place] for place in places], query_cut, tokens)
         return self._next(unit.job, unit.number, answer)
 
-    def _next(self, request: Request, number: int, answer: Any) -> list[Unit]:
+    def _next(self, request: Request, number: int, answer: Any) -> list[Unit[Request]]:
         try:
             question = request.sorters[number].send(answer)
             return [Unit(request, number, 0, 1, 0, question)]
@@ -186,4 +188,4 @@ def _near(text: str, most: int, side: str) -> str:
 
 def work_of(reranker: Reranker, budget: int | None = None) -> Documents | Comparisons:
     """What a reranker's requests are made of."""
-    return Comparisons(reranker, budget) if reranker.lists else Documents(reranker, budget)
+    return Comparisons(reranker, reranker.lists, budget) if reranker.lists else Documents(reranker, budget)

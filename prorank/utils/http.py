@@ -54,29 +54,32 @@ class Connection:
         )
 
     def _transport(self, httpx: Any) -> Any:
+        setting = self.proxy
         try:
-            proxy = httpx.Proxy(self._checked(httpx)) if self.proxy else None
+            proxy = httpx.Proxy(self._checked(httpx, setting)) if setting else None
             with _certificates():
                 return httpx.HTTPTransport(proxy=proxy, limits=httpx.Limits(max_connections=None))
         except ImportError as error:
-            remedy = f"pip install 'httpx2[socks]', {self._without_proxy()}"
-            raise ConfigError(f"{self.proxy.variable} names a SOCKS proxy, which needs the package socksio: {remedy}") from error
+            if setting is None:
+                raise
+            remedy = f"pip install 'httpx2[socks]', {self._without(setting)}"
+            raise ConfigError(f"{setting.variable} names a SOCKS proxy, which needs the package socksio: {remedy}") from error
 
-    def _checked(self, httpx: Any) -> Any:
+    def _checked(self, httpx: Any, proxy: ProxySetting) -> Any:
         """The proxy's address. Raises ConfigError, which does not quote it: a password may stand in it."""
         try:
-            url = httpx.URL(self.proxy.address)
+            url = httpx.URL(proxy.address)
             if url.scheme in PROXY_SCHEMES and _is_host(url.host) and _is_port(url.port):
                 return url
         except (httpx.InvalidURL, ValueError):
             pass
         raise ConfigError(
-            f"{self.proxy.variable} is not the address of a proxy; expected http://HOST:PORT, https:// or socks5://: correct it, "
-            f"{self._without_proxy()}"
+            f"{proxy.variable} is not the address of a proxy; expected http://HOST:PORT, https:// or socks5://: correct it, "
+            f"{self._without(proxy)}"
         ) from None
 
-    def _without_proxy(self) -> str:
-        return f"or unset {self.proxy.variable} or add {self.host} to NO_PROXY to go without a proxy"
+    def _without(self, proxy: ProxySetting) -> str:
+        return f"or unset {proxy.variable} or add {self.host} to NO_PROXY to go without a proxy"
 
     def request(self, method: str, path: str = "", **more: Any) -> Any:
         """The answer, whatever its status. Raises one of `failures` where none came, DataError for a text that cannot be sent."""
@@ -92,7 +95,7 @@ class Connection:
             return f"{what}; {_tls_remedy(fault)}"
         if self.proxy:
             through = f"through the proxy {self.proxy.shown} that {self.proxy.variable} names"
-            return f"{what}, {through}; start or correct the proxy, {self._without_proxy()}"
+            return f"{what}, {through}; start or correct the proxy, {self._without(self.proxy)}"
         return f"{what}; is the server running?"
 
     def refused_by_proxy(self, status: int) -> str | None:

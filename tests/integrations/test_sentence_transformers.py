@@ -48,6 +48,15 @@ def test_rank_returns_what_the_real_one_does(both):
     assert list(ours.rank(QUERY, TEXTS)[0]) == list(real.rank(QUERY, TEXTS)[0]) == ["corpus_id", "score"]
 
 
+def test_rank_takes_every_form_that_predict_gives(both):
+    ours, real = both
+    want = ours.rank(QUERY, TEXTS)
+    for how in ({"convert_to_numpy": False}, {"convert_to_tensor": True}):
+        assert ours.rank(QUERY, TEXTS, **how) == want
+        assert [hit["corpus_id"] for hit in real.rank(QUERY, TEXTS, **how)] == [hit["corpus_id"] for hit in want]
+    assert ours.rank(QUERY, [], convert_to_numpy=False) == []
+
+
 def test_the_evaluator_takes_it(both):
     samples = [{"query": row["query"], "positive": row["pos"], "negative": row["neg"]} for row in toy_lists(8)]
     evaluator = CrossEncoderRerankingEvaluator(samples, write_csv=False)

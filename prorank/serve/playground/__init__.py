@@ -6,6 +6,7 @@ shows can never become one.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from importlib.resources import files
 
 from fastapi import FastAPI, Response
@@ -31,7 +32,7 @@ def add(app: FastAPI) -> None:
         app.add_api_route(path, _page(name, kind), include_in_schema=False)
 
 
-def _page(name: str, kind: str):
+def _page(name: str, kind: str) -> Callable[[], Awaitable[Response]]:
     content = files(__package__).joinpath(name).read_bytes()
 
     async def page() -> Response:
