@@ -65,7 +65,8 @@ class CrossEncoder:
             raise ConfigError(f"predict: '{key}' has no meaning for a Reranker; leave it out")
         given = items(inputs, "inputs")
         single = len(given) > 0 and isinstance(given[0], str)
-        scores = torch.from_numpy(self.reranker.score([given] if single else given, self._instruction(prompt_name, prompt)))
+        pairs: list[Any] = [given] if single else given
+        scores = torch.from_numpy(self.reranker.score(pairs, self._instruction(prompt_name, prompt)))
         scores = (activation_fn or self.activation_fn)(scores)
         out = scores if convert_to_tensor else scores.numpy() if convert_to_numpy else list(scores)
         return out[0] if single else out
