@@ -84,7 +84,7 @@ def resolve(name: str | Path, base: str | Path | None = None, trust_remote_code:
 
 def _folder_of(text: str, code: bool) -> Path:
     """The folder with the files of a checkpoint, made or fetched where it has to be."""
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))
     if text in (DEFAULT, BUILT_IN):
         return shipped() if text == DEFAULT else built_in()
     if text and os.path.isfile(path):
@@ -101,7 +101,7 @@ def _folder_of(text: str, code: bool) -> Path:
 
 def is_adapter(name: str | Path) -> bool:
     """Whether a name is that of an adapter here, without looking at what is in it."""
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     return str(name) == DEFAULT or (os.path.isdir(path) and (_checkpoint_in(path) / ADAPTER_CONFIG).is_file())
 
 
@@ -161,7 +161,7 @@ def _places(base: str, adapter: Path) -> list[str]:
     if base in (DEFAULT, BUILT_IN):
         return [base]
     around = [parent / base for parent in adapter.resolve().parents]
-    there = [place for place in (Path(base).expanduser(), *around) if os.path.exists(place)]
+    there = [place for place in (Path(os.path.expanduser(base)), *around) if os.path.exists(place)]
     others = [str(place) for place in there if place.resolve() != adapter.resolve()]
     return list(dict.fromkeys(others)) or [base]
 

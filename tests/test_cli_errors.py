@@ -423,7 +423,7 @@ ERRORS = {
 def test_what_the_system_refuses_is_one_line(error, place, monkeypatch):
     """Rows 10, 11: any OSError, with or without a path, and the EOFError that typer would end with "Aborted."."""
 
-    def fails(*_):
+    def fails(*_, **__):
         raise error
 
     monkeypatch.setattr("prorank.checkpoint.resolve", fails)
@@ -482,3 +482,11 @@ def test_the_version_is_printed(monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         main()
     assert not ended.value.code and capsys.readouterr().out == f"{prorank.__version__}\n"
+
+
+def test_a_home_that_is_not_known_is_no_crash(place, monkeypatch):
+    """Row 11: "~" is then the name of a folder."""
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("os.getuid", lambda: 987654321)
+    place.fails(["rerank", "docs.txt", "-q", "x", "--model", "~/none"], r"~/none: no such folder.*")
+    place.fails(["calibrate", "~/none", "--data", "lists.jsonl"], r"~/none: no such folder.*")

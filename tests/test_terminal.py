@@ -51,6 +51,7 @@ VERBS = [
     ["reward", "completions.jsonl", "--model", "模"],
     ["plot", "ré"],
     ["pull", "模"],
+    ["info", "--model", "模"],
     ["export", "模", "❤", "--format", "merged"],
     ["--help"],
     ["rerank", "--help"],
