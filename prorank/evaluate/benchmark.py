@@ -119,6 +119,8 @@ def evaluate(
             heard = _counter(progress, f"{task.name} · {model.name}", documents)
             keep = out / "scores" / f"{task.name}.{slug(model.name)}.json" if out else None
             bench.model(task, model, score(model, task, top_k, sample, seed, keep, heard))
+        for setting, choice in getattr(model, "choices", {}).items():
+            result.settings[f"{setting} of {model.name}"] = str(choice)
         del model
     bench.compare()
     result.settings |= {"flips": FLIPS, "level": LEVEL, "environment": environment(command or _command())}

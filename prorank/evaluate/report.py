@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..files import atomic_file
+from ..utils.hardware import processor_name
 from ..utils.strict_json import dumps
 from ..utils.terminal import plain, stdout_console, visible
 from .gains import FORMULA, LINEAR
@@ -170,7 +171,7 @@ def environment(command: str) -> dict[str, Any]:
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
+        "processor": processor_name(),
         "cores": os.cpu_count(),
         "accelerator": _accelerator(),
         "packages": {name: found for name, found in packages.items() if found},
@@ -182,16 +183,6 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
-
-
-def _processor() -> str:
-    """The processor's name: Linux keeps it in /proc, elsewhere `platform` knows."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as handle:
-            named = [line.split(":", 1)[1].strip() for line in handle if line.startswith("model name")]
-    except OSError:
-        named = []
-    return named[0] if named else platform.processor() or platform.machine()
 
 
 def _accelerator() -> str | None:
