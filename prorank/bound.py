@@ -6,82 +6,21 @@ share first), so the words that ask for the answer always survive. Each cut is c
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from .bound_thought import OPEN, SHUT, Thinking
+from .encoded import Around, Cuts, Encoded
 from .errors import PromptError
-from .marks import breaking, escaping, special_texts
+from .marks import pair_chat, special_texts
 from .parts import WHOLE, Parts
-from .template import SLOT, bounds, quoted, split
+from .template import SLOT, bounds, split
 from .tokens import answer_token
 
 if TYPE_CHECKING:
     from .prompt import Prompt
 
-
-@dataclass(frozen=True)
-class Encoded:
-    """One prompt as ids.
-
-    `ids`: the whole prompt. `document_start`, `document_end`: where the document segment stands in it; nothing before
-    `document_start` depends on the document, and where the document comes first nothing before `document_end` on the query.
-    `document_cut`, `query_cut`: tokens left out of each.
-    """
-
-    ids: list[int]
-    document_start: int
-    document_end: int
-    document_cut: int = 0
-    query_cut: int = 0
-
-
-@dataclass
-class Cuts:
-    """What did not fit: `total` prompts were built, `documents` of them with a document that was cut, for `queries` queries that
-    were cut, by `query_tokens` tokens in all. A query counts once, however many documents it was asked about."""
-
-    total: int = 0
-    documents: int = 0
-    queries: int = 0
-    query_tokens: int = 0
-
-    def count(self, prompts: Iterable[Encoded], query_cut: int = 0) -> int:
-        """Count prompts of one query, of which `query_cut` tokens were cut in prompts that were counted before.
-
-        Returns:
-            The tokens cut from the query so far: the most that a prompt lacks.
-        """
-        most = query_cut
-        for prompt in prompts:
-            self.total += 1
-            self.documents += prompt.document_cut > 0
-            most = max(most, prompt.query_cut)
-        self.count_query(most, query_cut)
-        return most
-
-    def count_query(self, tokens: int, before: int = 0) -> None:
-        """Count a query that lacks so many tokens, `before` of which were counted already."""
-        self.queries += tokens > 0 and not before
-        self.query_tokens += tokens - before
-
-    def __str__(self) -> str:
-        queries = f"{self.queries} {'query' if self.queries == 1 else 'queries'} cut"
-        lost = f" by {self.query_tokens} tokens{' in all' if self.queries > 1 else ''}" if self.query_tokens else ""
-        return f"{self.documents} of {self.total} documents cut, {queries}{lost}"
-
-
-@dataclass(frozen=True)
-class Around:
-    """Ids before and behind a document. `content`: how many of them are the instruction's and the query's; `cut`: tokens left out
-    of the query; `limit`: most tokens of one of its occurrences, None for no bound."""
-
-    head: list[int]
-    tail: list[int]
-    content: int
-    cut: int
-    limit: int | None
+__all__ = ["BoundPrompt", "Cuts", "Encoded"]
 
 
 @dataclass
@@ -106,7 +45,8 @@ class BoundPrompt(Thinking):
         self._lead = self._tokens(self.segments[self._document_at].partition("{document}")[0].rstrip())
         self._fixed = sum(len(ids) for ids in self._literal.values())
         self._max = self._content_room()
-        self.answer_ids = tuple(self._answer_id(answer) for answer in self.prompt.answers)
+        no, yes = self.prompt.answers
+        self.answer_ids = self._answer_id(no), self._answer_id(yes)
         if self.answer_ids[0] == self.answer_ids[1]:
             raise PromptError(f"this tokenizer has one token for both answers {self.prompt.answers}; choose others (key 'answers')")
 
@@ -168,30 +108,8 @@ class BoundPrompt(Thinking):
         """A Jinja chat template for messages of roles system (an instruction), query, document: this prompt as other libraries
         read it (sentence-transformers maps a pair to those roles). `escapes`, `breaks`: with the marks of `prorank.marks`, which
         the tokenizer has to drop."""
-        pick = (
-            "{{%- set ns = namespace(system=none, query='', document='') -%}}"
-            "{{%- for m in messages -%}}{{%- set c = m['content'] if m['content'] is string else m['content'][0]['text'] -%}}"
-            "{{%- if m['role'] == 'system' -%}}{{%- set ns.system = c -%}}{{%- elif m['role'] == 'document' -%}}"
-            "{{%- set ns.document = c -%}}{{%- else -%}}{{%- set ns.query = c -%}}{{%- endif -%}}{{%- endfor -%}}"
-        ).format()
-        pick += escaping(special_texts(self.tokenizer)) if escapes else ""
-        before, after = self._instruction_frame()
-        default = self._instruction(None)
-        slots = {
-            "query": "{{ ns.query }}",
-            "document": "{{ ns.document }}",
-            "instruction": "{%- if ns.system -%}{{ " + quoted(before) + " + ns.system + " + quoted(after)
-            + " }}{%- else -%}{{ " + quoted(default) + " }}{%- endif -%}",
-        }
-        out = []
-        for segment in self.segments:
-            edge = breaking(SLOT.findall(segment)) if breaks else ""
-            out.append(edge)
-            for part in split(segment):
-                found = SLOT.fullmatch(part)
-                out.append(slots[found.group(1)] if found else "{{ " + quoted(part) + " }}")
-            out.append(edge)
-        return pick + "".join(out)
+        instruction = (*self._instruction_frame(), self._instruction(None))
+        return pair_chat(self.segments, instruction, special_texts(self.tokenizer) if escapes else [], breaks)
 
     @property
     def longest(self) -> int:

@@ -74,14 +74,14 @@ class BoundListPrompt(Thinking):
         if not 0 < len(documents) <= MOST:
             raise PromptError(f"a prompt shows 1 to {MOST} documents, not {len(documents)}")
         whole, pieces, frames = self._batch([query])[0], self._batch(documents), self._frames[: len(documents)]
-        values = {"{query}": [], "{instruction}": self._told(instruction), "{documents}": []}
+        values: dict[str, list[int]] = {"{query}": [], "{instruction}": self._told(instruction), "{documents}": []}
         fixed = sum(map(len, chain(self._joined(values), *([part or [] for part in frame] for frame in frames))))
         places = self.repeats + len(documents) * self.prompt.document_format.count("{query}")
         asked = self._capped(whole, places, self.longest - fixed - sum(map(len, pieces)))
         shares = fair_shares([len(piece) for piece in pieces], self.longest - fixed - places * len(asked))
         values["{query}"] = asked
-        frames = [[asked if part is None else part for part in frame] for frame in frames]
-        for (before, *after), piece, share in zip(frames, pieces, shares):
+        filled = [[asked if part is None else part for part in frame] for frame in frames]
+        for (before, *after), piece, share in zip(filled, pieces, shares):
             values["{documents}"] += [*before, *piece[:share], *chain(*after)]
         ids = list(chain(*self._joined(values)))
         return EncodedList(ids, [len(piece) - share for piece, share in zip(pieces, shares)], len(whole) - len(asked))

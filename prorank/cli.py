@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -26,6 +28,9 @@ from .shipped import DEFAULT
 from .utils.memory import steady_memory
 from .utils.terminal import guarded, past_typer, say, set_up_streams
 from .utils.threads import share_processors
+
+if TYPE_CHECKING:
+    from .reranker import Reranker
 
 
 class Verbs(TyperGroup):
@@ -150,29 +155,33 @@ def evaluate(
     names = model or []
     checkpoints = [name for name in names if not name.startswith(KIND)]
     bases = {name: base if len(checkpoints) == 1 or is_adapter(name) else None for name in checkpoints}
-    at = {name: {"base": place, "trust_remote_code": trust_remote_code} for name, place in bases.items()}
     for name in names:  # a wrong one fails before the datasets are read
-        resolve(name, **at[name]) if name in checkpoints else folder_of(name)
+        resolve(name, bases[name], trust_remote_code) if name in checkpoints else folder_of(name)
     check_dtype(dtype, pick_device(device))
     Prompt.of(prompt)
     how = read_method(method)
     if likelihood and not checkpoints:
         raise ConfigError("--likelihood needs --model, whose weights it uses")
 
-    def load(name: str):
+    def reranker_of(name: str) -> Reranker:
         from .reranker import Reranker
 
-        if name not in checkpoints:
-            return Scorer(name, bi_encoder(name, device), fingerprint_of(name, device))
-        how_here = {**how, **at[name], "prompt": prompt, "compile": compile_of(compile)}
-        return Reranker(name, device=device, dtype=dtype, max_length=max_length, **how_here)
+        return Reranker(
+            name, device=device, dtype=dtype, max_length=max_length, prompt=prompt, compile=compile_of(compile), base=bases[name],
+            trust_remote_code=trust_remote_code, **how,
+        )  # fmt: skip
+
+    def load(name: str) -> Reranker | Scorer:
+        if name in checkpoints:
+            return reranker_of(name)
+        return Scorer(name, bi_encoder(name, device), fingerprint_of(name, device))
 
     def likelihood_of(name: str) -> Scorer:
-        one = load(name)
+        one = reranker_of(name)
         return Scorer(f"query likelihood ({name})", one.likelihood, f"likelihood {one.fingerprint}")
 
-    systems = [lambda name=name: load(name) for name in names]
-    systems += [lambda: likelihood_of(checkpoints[0])] if likelihood else []
+    systems: list[Callable[[], Any]] = [partial(load, name) for name in names]
+    systems += [partial(likelihood_of, checkpoints[0])] if likelihood else []
     with bars() as progress:
         found = measure(
             datasets, systems, run=run, qrels=qrels, top_k=top_k, split=split, min_rel=min_rel, pool=pool, exclude=exclude,

@@ -85,15 +85,15 @@ def rerank(
         texts = rerank_files.read_run_texts(run, dataset, top_k)
     elif not query or documents is None:
         raise DataError("give --query Q and DOCUMENTS (a file, or - for stdin), or --run, --dataset and --out")
-    items = rerank_files.read_documents(documents) if not run else []
+    items = [] if run or documents is None else rerank_files.read_documents(documents)
     if server:
         ranker: Any = _remote(context, server, dialect, model, api_key_env)
     else:
-        how = {"think": think, "samples": samples, "max_think_tokens": max_think_tokens}
+        how: dict[str, Any] = {"think": think, "samples": samples, "max_think_tokens": max_think_tokens}
         how |= {"base": base, "trust_remote_code": trust_remote_code}
         ranker = _local(model, method, show_thoughts, how, device, dtype, max_length, prompt, compile)
     with ranker if server else contextlib.nullcontext():
-        if run:
+        if run and out:
             say(rerank_files.rerank_run(ranker, texts, out, instruction), out)
         else:
             more = {"thoughts": show_thoughts} if server else {"show_progress": sys.stderr.isatty()}
@@ -114,7 +114,8 @@ def _check_place(context: typer.Context, server: str | None) -> None:
 
 
 def _given(context: typer.Context, name: str) -> bool:
-    return context.get_parameter_source(name).name == "COMMANDLINE"
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _remote(context: typer.Context, server: str, dialect: str, model: str, api_key_env: str | None) -> Any:
@@ -126,7 +127,7 @@ def _remote(context: typer.Context, server: str, dialect: str, model: str, api_k
 
 def _local(
     model: str, method: str, thoughts: bool, how: dict[str, Any], device: str | None, dtype: str, length: int | None,
-    prompt: str | None, compile: bool,
+    prompt: str | None, compile: bool | None,
 ) -> Any:  # fmt: skip
     from .rank.methods import read_method
     from .reranker import Reranker

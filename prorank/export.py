@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -25,6 +25,9 @@ from .pair_template import baked, rendering, room_of
 from .prompt import Prompt
 from .rank.pointwise import answer_rows
 from .saving import name_as_before, save_checkpoint, write_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 FORMATS = ("seq-cls", "merged")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -101,7 +104,7 @@ def _check(folder: Path, format: str, dtype: str) -> None:
     check_folder(folder)
 
 
-def _merged(folder: Path, model: torch.nn.Module, prompt: Prompt, tokenizer: Any, dtype: torch.dtype, card: str | None) -> Exported:
+def _merged(folder: Path, model: PreTrainedModel, prompt: Prompt, tokenizer: Any, dtype: torch.dtype, card: str | None) -> Exported:
     """Save the causal model, whose adapter was merged when it was loaded."""
     bound = (prompt.bind_list if prompt.lists else prompt.bind)(tokenizer, room_for_prompts(model))
     save_checkpoint(folder, cast_weights(model, dtype), bound, card=card)
@@ -109,7 +112,7 @@ def _merged(folder: Path, model: torch.nn.Module, prompt: Prompt, tokenizer: Any
 
 
 def _classifier(
-    folder: Path, model: torch.nn.Module, bound: BoundPrompt, dtype: torch.dtype, template: bool,
+    folder: Path, model: PreTrainedModel, bound: BoundPrompt, dtype: torch.dtype, template: bool,
     about: tuple[str, str | None, str],
 ) -> Exported:  # fmt: skip
     """Save the classifier with tokenizer, prompt and notes, once it was read back and tried.
@@ -145,7 +148,7 @@ def _probes(bound: BoundPrompt) -> list[tuple[str, str]]:
     return [pair for pair, encoded in found if not encoded.query_cut and (bound.repeats == 1 or len(encoded.ids) <= room_of(bound))]
 
 
-def classifier_of(model: torch.nn.Module, bound: BoundPrompt, pad_id: int) -> torch.nn.Module:
+def classifier_of(model: PreTrainedModel, bound: BoundPrompt, pad_id: int) -> PreTrainedModel:
     """A classifier around the body of a causal LM (shared, not copied). Raises ModelError where transformers has none for it, or
     the head has a bias."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING as KINDS
@@ -153,7 +156,7 @@ def classifier_of(model: torch.nn.Module, bound: BoundPrompt, pad_id: int) -> to
     rows, bias = answer_rows(model, bound.answer_ids)
     if float((bias[1] - bias[0]).detach()):
         raise ModelError(f"{type(model).__name__}: its head has a bias, which one row cannot hold; take --format merged")
-    kind = KINDS.get(type(model.config), None)
+    kind: Any = KINDS.get(type(model.config), None)
     if kind is None:
         raise ModelError(f"transformers has no classifier for {type(model).__name__}; take --format merged")
     config = copy.deepcopy(model.config)
@@ -179,7 +182,7 @@ def padding(bound: BoundPrompt) -> str:
     raise ModelError("the tokenizer has no special token to pad with but the one that its prompts end with")
 
 
-def _scores(model: torch.nn.Module, bound: BoundPrompt, pairs: list[tuple[str, str]]) -> torch.Tensor:
+def _scores(model: PreTrainedModel, bound: BoundPrompt, pairs: list[tuple[str, str]]) -> torch.Tensor:
     """Our scores of pairs, [n]."""
     from .reranker import Reranker
 

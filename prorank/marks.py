@@ -10,11 +10,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from .template import quoted
+from .template import SLOT, quoted, split
 
 VARIABLES = {"query": "query", "document": "document", "instruction": "system"}  # of the template, by slot
 ESCAPE = "\ufdd0"  # within a text that spells a special token; removed by the normalizer
 BREAK = "\ufdd1"  # between two pieces that share no token; removed by the pre-tokenizer
+PICK = (
+    "{%- set ns = namespace(system=none, query='', document='') -%}"
+    "{%- for m in messages -%}{%- set c = m['content'] if m['content'] is string else m['content'][0]['text'] -%}"
+    "{%- if m['role'] == 'system' -%}{%- set ns.system = c -%}{%- elif m['role'] == 'document' -%}"
+    "{%- set ns.document = c -%}{%- else -%}{%- set ns.query = c -%}{%- endif -%}{%- endfor -%}"
+)  # the messages' texts by role
 
 
 def special_texts(tokenizer: Any) -> list[str]:
@@ -55,3 +61,26 @@ def breaking(slots: list[str]) -> str:
     names = dict.fromkeys(VARIABLES[slot] for slot in slots)
     loose = " or ".join(f"(ns.{name} or '') != (ns.{name} or '') | trim" for name in names)
     return f"{{%- if {loose} -%}}{{{{ '{BREAK}' }}}}{{%- endif -%}}" if slots else ""
+
+
+def pair_chat(segments: list[str], instruction: tuple[str, str, str], specials: list[str], breaks: bool) -> str:
+    """A Jinja chat template that shows these segments of a prompt for messages of roles system, query and document.
+
+    Args:
+        instruction: what stands before and behind one, and the default one in its form.
+        specials: special tokens that get a mark where a text spells them.
+        breaks: with marks around texts that have white space at their ends.
+    """
+    before, after, default = map(quoted, instruction)
+    slots = {
+        "query": "{{ ns.query }}",
+        "document": "{{ ns.document }}",
+        "instruction": "{%- if ns.system -%}{{ " + f"{before} + ns.system + {after}"
+        + " }}{%- else -%}{{ " + default + " }}{%- endif -%}",
+    }
+    out = []
+    for segment in segments:
+        edge = breaking(SLOT.findall(segment)) if breaks else ""
+        shown = (slots[part[1:-1]] if SLOT.fullmatch(part) else "{{ " + quoted(part) + " }}" for part in split(segment))
+        out += [edge, *shown, edge]
+    return PICK + escaping(specials) + "".join(out)

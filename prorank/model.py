@@ -8,12 +8,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 
 from .checkpoint import Resolved
-from .checkpoints.adapters import merge, with_adapter
+from .checkpoints.adapters import base_of, merge, vocabulary_rows, with_adapter
 from .checkpoints.lock import one_at_a_time
 from .checkpoints.vocabulary import check_vocabulary
 from .checkpoints.weights import check_report, readable
@@ -21,7 +21,10 @@ from .errors import ModelError
 from .rank import flat
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PretrainedConfig, PreTrainedModel
+
+AnyModule = TypeVar("AnyModule", bound=torch.nn.Module)
 
 
 def pick_device(device: str | None) -> torch.device:
@@ -55,7 +58,7 @@ def pad_token(tokenizer: Any) -> str:
 
 
 @one_at_a_time
-def load_model(resolved: Resolved, dtype: torch.dtype, device: torch.device, train: bool = False) -> torch.nn.Module:
+def load_model(resolved: Resolved, dtype: torch.dtype, device: torch.device, train: bool = False) -> PreTrainedModel:
     """Load the causal LM; an adapter is merged into it for use and kept apart (trainable) with `train`.
 
     Raises:
@@ -66,9 +69,9 @@ def load_model(resolved: Resolved, dtype: torch.dtype, device: torch.device, tra
         model = with_adapter(model, resolved.adapter, resolved.path, train)
         if not train:
             cast_weights(model, dtype)
-    check_vocabulary(model.get_input_embeddings().weight.shape[0], resolved.tokenizer)
-    model = model.to(device)
-    flat.enable(model.get_base_model() if hasattr(model, "peft_config") else model)
+    check_vocabulary(vocabulary_rows(model), resolved.tokenizer)
+    model = model.to(device)  # type: ignore[arg-type]  # transformers' decorator hides that it is a method
+    flat.enable(base_of(model))
     return model
 
 
@@ -87,21 +90,22 @@ def load_config(resolved: Resolved) -> PretrainedConfig:
     return config
 
 
-def _load_causal(resolved: Resolved, dtype: torch.dtype) -> torch.nn.Module:
+def _load_causal(resolved: Resolved, dtype: torch.dtype) -> PreTrainedModel:
     """The model in `resolved.path`, with every weight from its files."""
     from transformers import AutoModelForCausalLM
 
     load_config(resolved)  # which refuses what is no causal language model
-    how = {"trust_remote_code": resolved.trust_remote_code, "local_files_only": True}
     with readable(resolved.path), without_bars():
-        model, report = AutoModelForCausalLM.from_pretrained(
-            resolved.path, dtype=dtype, use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True, **how
-        )
+        found = AutoModelForCausalLM.from_pretrained(
+            resolved.path, dtype=dtype, use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True,
+            trust_remote_code=resolved.trust_remote_code, local_files_only=True,
+        )  # fmt: skip
+    model, report = cast("tuple[PreTrainedModel, dict[str, Any]]", found)  # with the report asked for
     check_report(resolved.path, report)  # which names a wrong shape, too
     return model
 
 
-def cast_weights(model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
+def cast_weights(model: AnyModule, dtype: torch.dtype) -> AnyModule:
     """Round the weights, in place, and nothing else: `model.to(dtype)` would also round the rotary frequencies, which in bf16
     are wrong by up to 1 in 500, so that positions beyond a few dozen turn by a wrong angle."""
     for weight in model.parameters():
@@ -112,7 +116,7 @@ def cast_weights(model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
 def merged_copy(model: PreTrainedModel) -> PreTrainedModel:
     """A copy of the model with its adapter, if it has one, merged into its weights."""
     model = copy.deepcopy(model)
-    return merge(model) if hasattr(model, "peft_config") else model
+    return merge(cast("PeftModel", model)) if hasattr(model, "peft_config") else model
 
 
 @contextmanager
@@ -140,7 +144,7 @@ def body(model: torch.nn.Module) -> tuple[torch.nn.Module, torch.nn.Linear]:
 
     `base_model_prefix` cannot be trusted: for Llama4ForCausalLM it names the whole language model.
     """
-    inner = model.get_base_model() if hasattr(model, "peft_config") else model
+    inner = base_of(model)
     head = inner.get_output_embeddings()
     for name in ("model", "transformer", "gpt_neox", "backbone", "language_model"):
         part = getattr(inner, name, None)
@@ -154,7 +158,7 @@ def freeze_head_fp32(model: torch.nn.Module) -> Callable[[], None]:
 
     bf16 logits near 16 are 0.125 apart, which ties scores and starves the loss of gradient.
     """
-    _, head = body(model)
+    head: Any = body(model)[1]  # whose forward is replaced
     plain = head.forward
 
     def forward(hidden: torch.Tensor) -> torch.Tensor:

@@ -12,10 +12,9 @@ import logging
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from .checkpoint import prompt_of, resolve, trained_prompt
 from .engine.auto import check_compile, check_dtype, choose_dtype
@@ -31,6 +30,9 @@ from .rank.methods import method_of, prompt_for
 from .rank.scorer import Scorer
 from .shipped import DEFAULT
 from .utils.pickling import MadeByArguments
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 log = logging.getLogger("prorank")
 
@@ -114,7 +116,7 @@ class Reranker(MadeByArguments, Scorer):
 
     @classmethod
     def of(
-        cls, model: torch.nn.Module, tokenizer: Any, prompt: Prompt, name: str = "model", think: bool = False
+        cls, model: PreTrainedModel, tokenizer: Any, prompt: Prompt, name: str = "model", think: bool = False
     ) -> "Reranker":
         """A Reranker around a model in memory (used during training). With `think` it thinks, by the weights as they are now."""
         self = cls.__new__(cls)
@@ -181,9 +183,10 @@ class Reranker(MadeByArguments, Scorer):
         lists = read_lists(queries, documents)
         with Progress(show_progress, sum(map(len, lists.texts))) as progress:
             scores, thoughts = self._scored(lists, options, progress)
-        sure = [self.probabilities(row, options.instruction) for row in scores]
-        found = zip(lists.documents, scores, thoughts, sure)
-        return [hits(some, row, options.top_k, options.min_score, *more) for some, row, *more in found]
+        return [
+            hits(some, row, options.top_k, options.min_score, thought, self.probabilities(row, options.instruction))
+            for some, row, thought in zip(lists.documents, scores, thoughts)
+        ]
 
     async def arank(self, query: str, documents: Sequence[Document], *more: Any, **options: Any) -> list[Hit]:
         """`rank`, with its arguments, for async code: the event loop stays free, and calls are answered one after the other, in the

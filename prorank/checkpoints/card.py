@@ -63,7 +63,7 @@ def hub_base(name: str, folder: Path) -> str | None:
 
 def card_head(name: str, base: str | None, licence: str, library: str = "prorank") -> str:
     """Front matter, as hubs read it, and title of a card. `base`: a hub id, or None."""
-    values = {"library_name": library, **({"base_model": base} if base else {}), "license": licence}
+    values: dict[str, str | list[str]] = {"library_name": library, **({"base_model": base} if base else {}), "license": licence}
     values |= {"pipeline_tag": "text-ranking", "tags": ["reranker", "prorank"]}
     return f"---\n{yaml.safe_dump(values, sort_keys=False, default_flow_style=None, allow_unicode=True)}---\n# {Path(name).name}\n"
 

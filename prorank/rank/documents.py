@@ -102,9 +102,9 @@ def hits(
     and `probabilities` are theirs, if there are any."""
     order = np.argsort(-scores, kind="stable")
     least = -math.inf if min_score is None else min_score
-    said = [(thought.text, thought.cut) for thought in thoughts] or [(None, False)] * len(documents)
+    said: list[tuple[str | None, bool]] = [(thought.text, thought.cut) for thought in thoughts] or [(None, False)] * len(documents)
     sure = [None] * len(documents) if probabilities is None else probabilities.tolist()
-    found = [Hit(int(i), float(scores[i]), documents[i], *said[i], sure[i]) for i in order if scores[i] >= least]
+    found = [Hit(int(i), float(scores[i]), documents[i], said[i][0], said[i][1], sure[i]) for i in order if scores[i] >= least]
     return found[:top_k]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..data.formats import read_collection_texts, read_run, write_run
 from ..data.trec import Run
@@ -30,7 +30,7 @@ def show(hits: Sequence[Hit], as_json: bool, thoughts: bool = False) -> None:
     if asked."""
     if as_json:
         for rank, hit in enumerate(hits, 1):
-            line = {"rank": rank, "index": hit.index, "score": hit.score, "document": hit.document}
+            line: dict[str, Any] = {"rank": rank, "index": hit.index, "score": hit.score, "document": hit.document}
             line |= {} if hit.probability is None else {"probability": hit.probability}
             line |= {"thought": hit.thought, "thought_cut": hit.thought_cut} if thoughts else {}
             print_lines([json_line(line)])

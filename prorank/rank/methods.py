@@ -15,7 +15,7 @@ from ..bound_list import MOST
 from ..errors import ConfigError, nearest
 from ..prompt import Prompt
 from .labels import Labels
-from .sorting import bubblesort, heapsort, sliding
+from .sorting import Best, Order, bubblesort, heapsort, sliding
 
 log = logging.getLogger("prorank")
 SORTS = {"heapsort": heapsort, "bubblesort": bubblesort}
@@ -43,7 +43,7 @@ class Setwise:
         if self.k < 1 or self.permutations < 1:
             raise ConfigError("k and permutations must be at least 1")
 
-    def sorter(self, count: int):
+    def sorter(self, count: int) -> Best:
         return SORTS[self.sort](count, self.children, self.k)
 
     def answer(self, values: np.ndarray) -> int:
@@ -77,7 +77,7 @@ class Listwise:
         if self.passes < 1 or self.permutations < 1:
             raise ConfigError("passes and permutations must be at least 1")
 
-    def sorter(self, count: int):
+    def sorter(self, count: int) -> Order:
         return sliding(count, self.window, self.step, self.passes)
 
     def answer(self, values: np.ndarray) -> list[int]:
@@ -93,7 +93,7 @@ class Listwise:
         return 16 + 8 * count
 
 
-METHODS: dict[str, type | None] = {"pointwise": None, "setwise": Setwise, "listwise": Listwise}
+METHODS: dict[str, type[Setwise] | type[Listwise] | None] = {"pointwise": None, "setwise": Setwise, "listwise": Listwise}
 
 
 def read_method(text: str) -> dict[str, Any]:
@@ -113,14 +113,15 @@ def method_of(name: str, options: dict[str, Any]) -> Setwise | Listwise | None:
     """The method of this name, None for pointwise. Raises ConfigError for unknown names and options."""
     if name not in METHODS:
         raise ConfigError(f"method '{name}' is not known; valid: {', '.join(METHODS)}")
-    known = [f.name for f in fields(METHODS[name])] if METHODS[name] else []
+    kind = METHODS[name]
+    known = [f.name for f in fields(kind)] if kind else []
     for key in options:
         if key not in known:
             raise ConfigError(f"'{key}' is no option of method {name}{nearest(key, known) if known else ''}")
-        wanted = type(getattr(METHODS[name], key))
+        wanted = type(getattr(kind, key))
         if not isinstance(options[key], wanted) or isinstance(options[key], bool):
             raise ConfigError(f"option '{key}' of method {name} must be {wanted.__name__}, not {options[key]!r}")
-    method = METHODS[name](**options) if METHODS[name] else None
+    method = kind(**options) if kind else None
     if method:
         method.check()
     return method

@@ -6,22 +6,19 @@ in the batches differ by float noise.
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from ..bound import BoundPrompt, Encoded
-from ..bound_list import MOST
-from ..calibration import Calibration, calibration_for
-from ..checkpoint import Resolved, weight_hash
+from ..bound_list import MOST, BoundListPrompt
+from ..checkpoint import Resolved
 from ..engine.auto import COMPILED, Choice, choose_compile_for
 from ..engine.layer_speed import RANKING
 from ..errors import ModelError
@@ -34,20 +31,24 @@ from .diagnosis import Diagnosis, diagnosis
 from .documents import Cost, Document
 from .engine import Engine
 from .generate import Pen, pen_of
+from .identity import Identity
 from .inputs import Lists, RankOptions, read_lists
 from .kernels import Kernels
 from .likelihood import query_likelihood
-from .listwise import AnswerReader, LabelReader, ListRanker, most_written
+from .listwise import AnswerReader, LabelReader, ListRanker, Reader, most_written
 from .methods import Listwise, Setwise
 from .pointwise import answer_rows, last_hidden, log_odds
 from .thinking import Thinker, Thought, key_of, with_room
 from .windows import WINDOW, batches
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 log = logging.getLogger("prorank")
 CHARACTERS = 4  # of a token, for an estimate of how long a call takes
 
 
-class Scorer:
+class Scorer(Identity):
     """A model in memory that gives documents their scores.
 
     Args:
@@ -55,7 +56,7 @@ class Scorer:
     """
 
     def __init__(
-        self, name: str, model: torch.nn.Module, tokenizer: Any, prompt: Prompt, resolved: Resolved | None = None,
+        self, name: str, model: PreTrainedModel, tokenizer: Any, prompt: Prompt, resolved: Resolved | None = None,
         engine: Engine | None = None,
     ) -> None:  # fmt: skip
         self.name, self.model, self.tokenizer = name, model.eval(), tokenizer
@@ -80,14 +81,16 @@ class Scorer:
 
     def take_lists(self, method: Setwise | Listwise) -> None:
         """Rank by a method of lists from now on; the prompt must show several documents."""
-        if self.prompt.writes:
-            room = room_for_prompts(self.model, most_written(self.prompt, method, MOST))
-            self.prompt = self.prompt.prompt.bind_list(self.tokenizer, room)
-            read = AnswerReader(pen_of(self.model, self._engine), self.prompt, method, self.cost)
+        bound = self.prompt
+        assert isinstance(bound, BoundListPrompt)
+        if bound.writes:
+            room = room_for_prompts(self.model, most_written(bound, method, MOST))
+            self.prompt = bound = bound.prompt.bind_list(self.tokenizer, room)
+            read: Reader = AnswerReader(pen_of(self.model, self._engine), bound, method, self.cost)
         else:
             read = LabelReader(self.model, self._hidden, self._rows, self._bias, self.tokenizer.pad_token_id)
-        self.lists = ListRanker(method, self.prompt, read, self.cuts, self.cost)
-        self.diagnose = None  # there is no answer of yes or no to look at
+        self.lists = ListRanker(method, bound, read, self.cuts, self.cost)
+        vars(self)["diagnose"] = None  # there is no answer of yes or no to look at
 
     def score_lists(
         self,
@@ -108,7 +111,10 @@ class Scorer:
         with self._own_turn():
             return self._scored_now(lists.queries, lists.texts, options.instruction, options.batch_size, progress)
 
-    def _scored_now(self, queries, texts, instruction, batch_size, progress):
+    def _scored_now(
+        self, queries: Sequence[str], texts: Sequence[list[str]], instruction: str | None, batch_size: int | None,
+        progress: Callable[[int], None] | None,
+    ) -> tuple[list[np.ndarray], list[Sequence[Thought]]]:  # fmt: skip
         begin = time.perf_counter()
         thoughts: list[Sequence[Thought]] = [()] * len(texts)
         if self.lists:
@@ -117,7 +123,7 @@ class Scorer:
             return [-np.argsort(order).astype(np.float32) for order in orders], thoughts
         with torch.inference_mode():
             if self._thinker:
-                rows, thoughts = self._thinker(self._asked(queries, texts, instruction), progress)
+                rows, thoughts = self._thinker(self._asked(self._thinker.bound, queries, texts, instruction), progress)
             else:
                 self._compile_if_it_pays(texts)
                 found = self._batches(self._parts(queries, texts, instruction), batch_size)
@@ -162,11 +168,6 @@ class Scorer:
         with self.turn:
             yield
 
-    @property
-    def bound(self) -> BoundPrompt:
-        """The prompt whose encodings `score_encoded` takes; not for methods of lists."""
-        return self._thinker.bound if self._thinker else self.prompt
-
     def score_encoded(
         self, lists: Sequence[tuple[Sequence[Encoded], Sequence[str]]]
     ) -> tuple[list[np.ndarray], list[Sequence[Thought]]]:
@@ -179,7 +180,9 @@ class Scorer:
             found = self._batches((at, list(prompts)) for at, (prompts, _) in zip(first, lists))
             return self._at_once(found, first), []
 
-    def _at_once(self, found: Iterable[Batch], first, progress=None) -> list[np.ndarray]:
+    def _at_once(
+        self, found: Iterable[Batch], first: Sequence[int], progress: Callable[[int], None] | None = None
+    ) -> list[np.ndarray]:
         """Log-odds by one forward a document; those of list i begin at `first[i]`, and the last of these is their number."""
         flat = np.empty(first[-1], np.float32)
         for batch in found:
@@ -188,11 +191,13 @@ class Scorer:
                 progress(len(batch.owners))
         return np.split(flat, first[1:-1]) if len(first) > 1 else []
 
-    def _asked(self, queries, texts, instruction) -> list[tuple[list[Encoded], list[str]]]:
+    def _asked(
+        self, bound: BoundPrompt, queries: Sequence[str], texts: Sequence[list[str]], instruction: str | None
+    ) -> list[tuple[list[Encoded], list[str]]]:
         """What a thinker takes: each query's prompts, and keys of chance that name query and document, not their places."""
         found = []
         for query, some in zip(queries, texts):
-            prompts = self._encode(query, some, instruction, self._thinker.bound)
+            prompts = self._encode(bound, query, some, instruction)
             self.cuts.count(prompts)
             found.append((prompts, [key_of(query, text) for text in some]))
         return found
@@ -204,44 +209,6 @@ class Scorer:
         lists = read_lists(queries, documents)
         with self._own_turn():
             return query_likelihood(self.model, self.tokenizer, lists.queries, lists.texts, self.prompt.longest, progress)
-
-    @property
-    def thinks(self) -> bool:
-        """Whether it thinks of each document before it answers."""
-        return self._thinker is not None
-
-    @functools.cached_property
-    def calibration(self) -> Calibration | None:
-        """The checkpoint's calibration, None where it has none for this prompt and these weights; see `calibration_for`."""
-        return calibration_for(self._resolved.folder, self.asked, lambda: self.weights) if self._resolved else None
-
-    @property
-    def asked(self) -> str:
-        """How documents are asked about: the prompt's fingerprint, and how many thoughts there are of each."""
-        if self._thinker:
-            return f"{self._thinker.bound.prompt.fingerprint()}, {self._thinker.samples} thoughts"
-        return self.prompt.prompt.fingerprint()
-
-    @functools.cached_property
-    def weights(self) -> list[str]:
-        """SHA-256 of the checkpoint's weights (an adapter's, and its base's); none for a model in memory."""
-        if self._resolved is None:
-            return []
-        return sorted(weight_hash(folder) for folder in {self._resolved.path, self._resolved.folder})
-
-    @functools.cached_property
-    def fingerprint(self) -> str | None:
-        """Changes with weights, prompt, dtype and device; None for a model in memory."""
-        if self._resolved is None:
-            return None
-        parts = [*self.weights]
-        if self._thinker:
-            parts.append(f"{self._thinker.samples} thoughts")
-        if self.lists:
-            parts.append(repr(self.lists.method))
-        numbers = "int8" if self._engine and self._engine.int8 else str(self.model.dtype)
-        parts += [self.prompt.prompt.fingerprint(), str(self.prompt.longest), numbers, self.device.type]
-        return hashlib.sha256(" ".join(sorted(parts)).encode()).hexdigest()
 
     def diagnose(self, queries: Sequence[str], documents: Sequence[Sequence[Document]]) -> Diagnosis:
         """Look at the answer position of every pair, a thinking model asked at once: see Diagnosis. Costs the whole output
@@ -258,21 +225,22 @@ class Scorer:
         """Forwards for `parts`, with at most so many documents each, see `windows`."""
         return batches(parts, self.model, self.tokenizer.pad_token_id, most, trim if self._engine else None)
 
-    def _parts(self, queries, texts, instruction) -> Iterator[tuple[int, list[Encoded]]]:
+    def _parts(
+        self, queries: Sequence[str], texts: Sequence[list[str]], instruction: str | None
+    ) -> Iterator[tuple[int, list[Encoded]]]:
         """(owner of the first, prompts) of each query, no more than a window of them at a time."""
-        first = 0
+        bound, first = self.prompt, 0
+        assert isinstance(bound, BoundPrompt)
         for query, some in zip(queries, texts):
             query_cut = 0
             for at in range(0, len(some), WINDOW):
-                prompts = self._encode(query, some[at : at + WINDOW], instruction)
+                prompts = self._encode(bound, query, some[at : at + WINDOW], instruction)
                 query_cut = self.cuts.count(prompts, query_cut)
                 yield first + at, prompts
             first += len(some)
 
-    def _encode(
-        self, query: str, texts: list[str], instruction: str | None, bound: BoundPrompt | None = None
-    ) -> list[Encoded]:
-        prompts = (bound or self.prompt).encode_many(query, texts, instruction)
+    def _encode(self, bound: BoundPrompt, query: str, texts: list[str], instruction: str | None) -> list[Encoded]:
+        prompts = bound.encode_many(query, texts, instruction)
         for prompt in prompts:
             self.cost.calls += 1
             self.cost.prompt_tokens += len(prompt.ids)

@@ -59,19 +59,25 @@ class Thinker:
 
     def __call__(
         self, lists: Sequence[tuple[list[Encoded], list[str]]], progress: Callable[[int], None] | None = None
-    ) -> tuple[list[np.ndarray], list[list[Thought]]]:
+    ) -> tuple[list[np.ndarray], list[Sequence[Thought]]]:
         """(scores fp32, thoughts) of each query's list (prompts, keys of chance); with several samples the thought is the first."""
         scores = [np.empty(len(prompts), np.float32) for prompts, _ in lists]
         thoughts: list[list[Thought]] = [[Thought("", False)] * len(prompts) for prompts, _ in lists]
         for some in written(self.writer, lists, self.samples):
             for number, at, rows in some:
-                states = torch.stack([row.state for row in rows])
+                states = torch.stack([_state(row) for row in rows])
                 scores[number][at] = log_odds(states, self.rows, self.bias).mean().item()
                 thoughts[number][at] = thought_of(self.bound, rows[0])
                 self.cost.generated_tokens += sum(len(row.ids) - len(row.put) for row in rows)
             if progress:
                 progress(len(some))
-        return scores, thoughts
+        return scores, list(thoughts)
+
+
+def _state(row: Row) -> torch.Tensor:
+    """The hidden state at the answer of a row that was written to that place."""
+    assert row.state is not None
+    return row.state
 
 
 def written(
