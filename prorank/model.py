@@ -55,7 +55,7 @@ def pad_token(tokenizer: Any) -> str:
 
 
 @one_at_a_time
-def load_model(resolved: Resolved, dtype: torch.dtype, device: torch.device, train: bool = False) -> torch.nn.Module:
+def load_model(resolved: Resolved, dtype: torch.dtype, device: torch.device, train: bool = False) -> PreTrainedModel:
     """Load the causal LM; an adapter is merged into it for use and kept apart (trainable) with `train`.
 
     Raises:
@@ -87,7 +87,7 @@ def load_config(resolved: Resolved) -> PretrainedConfig:
     return config
 
 
-def _load_causal(resolved: Resolved, dtype: torch.dtype) -> torch.nn.Module:
+def _load_causal(resolved: Resolved, dtype: torch.dtype) -> PreTrainedModel:
     """The model in `resolved.path`, with every weight from its files."""
     from transformers import AutoModelForCausalLM
 
