@@ -36,7 +36,7 @@ from .train.basics import Lora, largest
 from .train.config import Score
 from .train.run import is_done, train
 
-Rows = Sequence[Sequence[float]]  # scores of the documents of each list
+Rows = Sequence[Sequence[float] | np.ndarray]  # scores of the documents of each list
 LEAST = 10  # queries that decide
 FEW, FOLDS = 150, 3  # below so many queries each is held out once, by one of so many trainings
 PASSES = 4.0  # over the documents, at most
@@ -47,7 +47,7 @@ SHARE, OF_MEAN = 0.5, 0.75  # of the weights of one training, or of the mean of 
 def adapt(
     data: str | Path | Sequence[str | Path], model: str = DEFAULT, out: str | Path = "runs/adapted", minutes: float = 7.0,
     held_out: int | None = None, seed: int = 0, report: Callable[[float, dict], None] | None = None, blend: float | None = None,
-    gain: str = LINEAR, keep_anyway: bool = False, **settings: object,
+    gain: str = LINEAR, keep_anyway: bool = False, **settings: Any,
 ) -> Adapted:  # fmt: skip
     """Train `model` by stage `score` on labelled data, and copy the result to `<out>/model` if it ranks held-out queries better.
 
@@ -91,7 +91,8 @@ def adapt(
     folds = _folds(groups, held_out, seed)
     alone = _alone(shares[len(folds) > 1], len(folds))
     decided = [group for _, decide in folds for group in decide]
-    runs, after = [], []
+    runs: list[Path] = []
+    after: list[Sequence[float] | np.ndarray] = []
     for place, (train_on, decide) in enumerate(folds):
         folder = out if len(folds) == 1 else out / f"fold-{place + 1}"
         stage = _stage(folder, model, train_on, decide, {"minutes": minutes / len(folds), "seed": seed, **chosen})
@@ -154,7 +155,7 @@ def _finished(out: Path, model: str, keep_anyway: bool) -> Adapted | None:
     return found
 
 
-def _stage(folder: Path, model: str, train_on: list[Group], decide: list[Group], chosen: dict[str, object]) -> Score:
+def _stage(folder: Path, model: str, train_on: list[Group], decide: list[Group], chosen: dict[str, Any]) -> Score:
     """Settings of one training in `folder`, where its lists and those that decide are written. A pass over lists that are longer
     than what is drawn of them is a part of one over their documents."""
     for name, groups in (("train", train_on), ("held-out", decide)):
@@ -177,7 +178,10 @@ def _share_of(report: Callable[[float, dict], None], place: int, count: int, sha
     report((place + share) / count, figures)
 
 
-def _found(groups: list[Group], before: Rows, after: Rows, models: tuple[str, str], gain: str = LINEAR, **about: int) -> Adapted:
+def _found(
+    groups: list[Group], before: Rows, after: Rows, models: tuple[str, str], gain: str = LINEAR, *, trained_on: int,
+    trainings: int = 1,
+) -> Adapted:  # fmt: skip
     """What the scores of those that decide say, before and after, of the old and the new of `models`."""
     labels = [group.labels for group in groups]
     old, new = (ndcg_of(labels, scores, gain) for scores in (before, after))
@@ -186,8 +190,7 @@ def _found(groups: list[Group], before: Rows, after: Rows, models: tuple[str, st
     gained_p = randomisation_test(likely, unlikely)
     better = gained > 0 and gained_p < SURE and bool(new.mean() >= old.mean() or p >= SURE)
     return Adapted(
-        float(old.mean()), float(new.mean()), p, gained, gained_p, len(groups), better=better, model=models[better], gain=gain,
-        **about,
+        float(old.mean()), float(new.mean()), p, gained, gained_p, len(groups), trained_on, better, models[better], trainings, gain,
     )  # fmt: skip
 
 
@@ -200,7 +203,7 @@ def _shares(start: Resolved, blend: float | None) -> tuple[float, float]:
     return blend, blend
 
 
-def _settings(start: Resolved, given: dict[str, object]) -> dict[str, object]:
+def _settings(start: Resolved, given: dict[str, Any]) -> dict[str, Any]:
     """Settings of the stage for this start. Raises ConfigError for prompts of several documents, which cannot be measured here."""
     own = {"lora": Lora(), "learning_rate": RATES["adapter"]} if start.adapter else {"learning_rate": RATES["weights"]}
     chosen = {"list_size": 6, "prompt": "echo", "dev_queries": 0, "evals": 0, **own, **given}

@@ -6,7 +6,7 @@ Hard fact: the figures of both are of held-out queries, and their last lines nam
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -33,8 +33,8 @@ def adapt(
     from .progress import Progress
 
     with Progress("adapt") as report:
-        how = {"keep_anyway": keep_anyway, "device": device, "compile": compile_of(compile)}
-        found = fine_tune(data, model, out, minutes, held_out, seed, report, blend, gain, **how)
+        computed = {"device": device, "compile": compile_of(compile)}
+        found = fine_tune(data, model, out, minutes, held_out, seed, report, blend, gain, keep_anyway, **computed)
     say(found)
 
 
@@ -62,7 +62,7 @@ def calibrate(
     from .progress import Progress
     from .reliability import NAMES
 
-    how = {"think": think, "device": device, "dtype": dtype, "compile": compile_of(compile)}
+    how: dict[str, Any] = {"think": think, "device": device, "dtype": dtype, "compile": compile_of(compile)}
     how |= {"max_length": max_length, "prompt": prompt}
     how |= {"base": base, "trust_remote_code": trust_remote_code}
     with Progress("calibrate") as report:

@@ -84,5 +84,5 @@ def rearank_parts(completion: str, grades: Sequence[float], depth: int = 10, gai
         first = now = 1.0
     else:
         first, now = (ndcg(row, gain, depth) for row in (grades, [grades[i] for i in said.order]))
-    gain = (now - first) / (1 - first) if first < 1 else float(now >= 1)
-    return {"gain": 0.8 * gain, "tags": 0.1, "order": 0.1 * (not said.repairs)}
+    gained = (now - first) / (1 - first) if first < 1 else float(now >= 1)
+    return {"gain": 0.8 * gained, "tags": 0.1, "order": 0.1 * (not said.repairs)}

@@ -95,7 +95,7 @@ def _pair(name: str, begins: list[re.Match], tags: list[re.Match]) -> tuple[re.M
     """The first opening tag of this name among `begins`, and the first of `tags` that closes it; None where either is missing."""
     begin = next((tag for tag in begins if tag[0] == f"<{name}>"), None)
     close = begin and next((tag for tag in tags if tag[0] == f"</{name}>" and tag.start() >= begin.end()), None)
-    return (begin, close) if close else None
+    return (begin, close) if begin and close else None
 
 
 @dataclass(frozen=True)

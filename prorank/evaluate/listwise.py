@@ -17,7 +17,9 @@ from .gains import LINEAR, gains_of
 HALVINGS = 60
 
 
-def log_likelihood(scores: Sequence[Sequence[float]], labels: Sequence[Sequence[float]], gain: str = LINEAR) -> np.ndarray:
+def log_likelihood(
+    scores: Sequence[Sequence[float] | np.ndarray], labels: Sequence[Sequence[float]], gain: str = LINEAR
+) -> np.ndarray:
     """Mean log-chance of each list's relevant documents [n]: chances are softmax(slope x score), documents weigh by their gains.
 
     Args:
@@ -52,7 +54,7 @@ def _slope(rises: Callable[[float], bool], spread: float) -> float:
 
 
 def _padded(
-    scores: Sequence[Sequence[float]], labels: Sequence[Sequence[float]], gain: str
+    scores: Sequence[Sequence[float] | np.ndarray], labels: Sequence[Sequence[float]], gain: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(scores, gains, whether there is a document) [n, longest]: gains of a list sum to 1, or 0 where none is relevant. A list's
     scores have mean 0, as only their differences count."""

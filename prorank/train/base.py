@@ -11,23 +11,23 @@ import io
 import json
 import logging
 import math
-import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from transformers import Trainer, TrainingArguments
+from transformers import PreTrainedModel, Trainer
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from ..checkpoints.weights import check_resumable
 from ..errors import ModelError, TrainingError
-from ..files import append_text, set_modes
+from ..files import append_text
 from ..model import freeze_head_fp32, without_bars
 from ..utils.strict_json import dumps
+from .arguments import Rise, arguments_of
 from .batches import Stage, Steps, micro_of, share_of, total_steps, whole
 from .config import Settings
-from .course import COMPLETE, Clock, Milestones, checkpoints, cut_metrics
+from .course import Clock, Milestones, checkpoints, complete, cut_metrics
 from .health import damaged_weight, gradient_norm, saved
 from .processes import average_gradients, is_main, mean_of_processes, place, sum_of_processes, wait
 
@@ -48,7 +48,9 @@ class StageTrainer(Trainer):
         repeat: optimiser steps on each batch.
     """
 
-    def __init__(self, stage: Stage, settings: Settings, model: torch.nn.Module, bf16: bool, save_best: Any, repeat: int = 1):
+    model: PreTrainedModel
+
+    def __init__(self, stage: Stage, settings: Settings, model: PreTrainedModel, bf16: bool, save_best: Any, repeat: int = 1):
         self.stage, self.settings, self.save_best = stage, settings, save_best
         self.run = Path(settings.out)
         self.share = share_of(settings)
@@ -64,58 +66,26 @@ class StageTrainer(Trainer):
         self._count = 0
         self._seen = 0.0  # the clock at the last log line
         freeze_head_fp32(model)
+        self.items = Steps(stage, self.total, settings.batch_size, self.micro, repeat)
+        arguments = arguments_of(settings, self.total, self.share // self.micro, bf16, _on_cpu(model))
         quiet = contextlib.redirect_stdout(io.StringIO())
         with quiet:
-            super().__init__(model=model, args=self._arguments(bf16, model), train_dataset=self._steps(), data_collator=whole)
+            super().__init__(model=model, args=arguments, train_dataset=self.items, data_collator=whole)
         self.model_accepts_loss_kwargs = False  # the loss is a mean, so micro-batches are averaged
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
         self.add_callback(Milestones(self))
 
-    def _arguments(self, bf16: bool, model: torch.nn.Module) -> TrainingArguments:
-        s = self.settings
-        return TrainingArguments(
-            output_dir=str(self.run),
-            max_steps=self.total,
-            per_device_train_batch_size=1,
-            gradient_accumulation_steps=self.share // self.micro,
-            learning_rate=s.learning_rate,
-            weight_decay=s.weight_decay,
-            max_grad_norm=s.max_grad_norm,
-            adam_beta2=0.98,  # runs are short and gradients shrink tenfold within them; .999 would remember the first for too long
-            lr_scheduler_type="constant",
-            bf16=bf16,
-            use_cpu=_on_cpu(model),
-            logging_steps=min(s.log_every, self.total),
-            logging_nan_inf_filter=False,  # it would log the last finite loss in place of one that is not
-            save_strategy="no",
-            report_to=["tensorboard"] if s.tensorboard else [],
-            disable_tqdm=True,
-            remove_unused_columns=False,
-            dataloader_num_workers=0,
-            dataloader_pin_memory=False,
-            seed=s.seed,
-            log_level="error",
-        )
-
-    def _steps(self) -> Steps:
-        return Steps(self.stage, self.total, self.settings.batch_size, self.micro, self.repeat)
-
     def _get_train_sampler(self, *_: Any) -> torch.utils.data.Sampler:
-        return torch.utils.data.SequentialSampler(self.train_dataset)
+        return torch.utils.data.SequentialSampler(self.items)
 
-    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
-        """Linear warm-up, then linear to a tenth, over the share of the budget that is spent (steps or minutes)."""
-        rise = self.settings.warmup
-
-        def factor(step: int) -> float:
-            spent = self.progress(step)
-            first = max(rise, 1 / self.total) if self.settings.minutes is None else rise
-            # The first step already learns a little: (step + 1) / steps of the rise.
-            begun = (step + 1) / (first * self.total) if self.settings.minutes is None else (spent + 1e-3) / max(first, 1e-3)
-            return min(1.0, begun, 1.0 - 0.9 * max(0.0, spent - first) / max(1 - first, 1e-9))
-
-        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """See `Rise`."""
+        made = optimizer or self.optimizer
+        assert made is not None  # the Trainer makes it first
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(made, Rise(self.settings, self.total, self.progress))
         return self.lr_scheduler
 
     def progress(self, step: int) -> float:
@@ -152,10 +122,14 @@ class StageTrainer(Trainer):
         remedy += "" if self.settings.dtype == "fp32" else " or dtype=fp32"
         return TrainingError(f"{self.run}: step {step}: {why}, so training stops; {remedy}. {saved(self.run, self.best)}")
 
-    def compute_loss(self, model: torch.nn.Module, inputs: list[Any], return_outputs: bool = False, **_: Any):
+    def compute_loss(
+        self, model: torch.nn.Module, inputs: Any, return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, Any]:  # fmt: skip
+        """The stage's loss of a micro-batch; `inputs` is the list of its units."""
         # Without the wrapper of several processes, whose own averaging only serves forwards through itself.
-        model = model if self.is_deepspeed_enabled else self.accelerator.unwrap_model(model)
-        loss, figures = self.stage.loss(model, inputs)
+        policy = model if self.is_deepspeed_enabled else self.accelerator.unwrap_model(model)
+        loss, figures = self.stage.loss(cast(PreTrainedModel, policy), inputs)
         self._losses.append(float(loss.detach()))
         self.documents += figures.get("documents", 1.0) * len(inputs)
         for key, value in figures.items():
@@ -186,14 +160,13 @@ class StageTrainer(Trainer):
     def checkpoint(self) -> None:
         """Write all that resuming needs beside its place, then rename: `checkpoint-<step>` exists whole or not at all."""
         step = f"checkpoint-{self.state.global_step}"
-        staging = self.run / ".saving"
+        staging = Path(self._get_output_dir())
         self.check_weights()
         documents = sum_of_processes(self.documents)
         with self.clock.paused(), without_bars():
             if is_main():
                 shutil.rmtree(staging, ignore_errors=True)
             wait()
-            self._get_output_dir = lambda *_, **__: str(staging)
             try:
                 self._save_checkpoint(self.model, None)
                 wait()
@@ -204,24 +177,23 @@ class StageTrainer(Trainer):
                     shutil.rmtree(staging, ignore_errors=True)
             wait()
 
+    def _get_output_dir(self, trial: Any = None) -> str:
+        """Where the Trainer writes a checkpoint."""
+        return str(self.run / ".saving")
+
     def check_weights(self) -> None:
         """Raise TrainingError for weights that are not finite: they are never saved."""
         if name := damaged_weight(self.model):
             raise self.stopped(f"weight '{name}' is not finite")
 
     def _publish(self, staging: Path, step: str, documents: float) -> None:
-        """Complete a checkpoint, put it into its place and let older ones go."""
+        """Write what the Trainer does not, then put the checkpoint into its place."""
         folder = staging / step
-        if hasattr(self.model, "value_head"):  # an adapter's checkpoint leaves it out
-            torch.save(self.model.value_head.state_dict(), folder / VALUE_HEAD)
+        if head := getattr(self.model, "value_head", None):  # an adapter's checkpoint leaves it out
+            torch.save(head.state_dict(), folder / VALUE_HEAD)
         counted = {"minutes": self.clock.minutes(), "documents": documents, "before": self.before, "best": self.best}
         (folder / "run.json").write_text(dumps(counted), encoding="utf-8")
-        (folder / COMPLETE).touch()
-        set_modes(folder, folder.stat().st_mode & 0o777)  # safetensors writes what its owner alone can read
-        shutil.rmtree(self.run / step, ignore_errors=True)
-        os.replace(folder, self.run / step)
-        for old in checkpoints(self.run)[: -self.settings.keep]:
-            shutil.rmtree(old, ignore_errors=True)
+        complete(folder, self.run, self.settings.keep)
 
     def measure(self) -> None:
         """Dev measures now; better weights than before are kept, those before the first step apart."""
@@ -254,7 +226,8 @@ class StageTrainer(Trainer):
 
     def fit(self, resume: bool) -> None:
         """Train to the end of the budget, from the newest whole checkpoint with `resume`."""
-        last = (checkpoints(self.run) or [None])[-1] if resume else None
+        whole_ones = checkpoints(self.run) if resume else []
+        last = whole_ones[-1] if whole_ones else None
         if last:
             check_resumable(last)
             stored = json.loads((last / "run.json").read_text(encoding="utf-8"))
@@ -263,7 +236,7 @@ class StageTrainer(Trainer):
             for name in LOGS if is_main() else ():
                 cut_metrics(self.run / name, int(last.name.split("-")[1]))
             if (last / VALUE_HEAD).is_file():
-                self.model.value_head.load_state_dict(torch.load(last / VALUE_HEAD, weights_only=True))
+                self.model.get_submodule("value_head").load_state_dict(torch.load(last / VALUE_HEAD, weights_only=True))
         else:
             for name in LOGS if is_main() else ():
                 (self.run / name).unlink(missing_ok=True)
@@ -273,5 +246,5 @@ class StageTrainer(Trainer):
             self.train(resume_from_checkpoint=str(last) if last else None)
 
 
-def _on_cpu(model: torch.nn.Module) -> bool:
+def _on_cpu(model: PreTrainedModel) -> bool:
     return next(model.parameters()).device.type == "cpu"

@@ -5,7 +5,7 @@ Hard fact: item i of a run is the same whatever was drawn before it, so a resume
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch.utils.data import Dataset
@@ -13,6 +13,9 @@ from torch.utils.data import Dataset
 from ..errors import ConfigError
 from .config import Settings
 from .processes import place
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 LONG_RUN = 1_000_000  # steps of a run that is bounded by minutes
 
@@ -31,10 +34,10 @@ class Stage(Protocol):
     def unit(self, index: int) -> Any:
         """The index-th unit of the run; passes differ (index // len(self)) but never by chance."""
 
-    def loss(self, model: torch.nn.Module, units: list[Any]) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(self, model: PreTrainedModel, units: list[Any]) -> tuple[torch.Tensor, dict[str, float]]:
         """Mean loss of some units, and figures to log (means over units)."""
 
-    def evaluate(self, model: torch.nn.Module) -> dict[str, float]:
+    def evaluate(self, model: PreTrainedModel) -> dict[str, float]:
         """Dev measures; "score" decides which weights are best. Empty: no dev set."""
 
 

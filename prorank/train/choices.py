@@ -66,5 +66,6 @@ def _compile(
     if settings.minutes is not None and settings.max_epochs is None:
         return choose_compile(config, TRAINING, dtype, 60 * settings.minutes)
     documents = largest(getattr(settings, "list_size", 1)) if settings.stage in ("score", "order") else 1
-    units = settings.steps * settings.batch_size if settings.steps else (settings.max_epochs or settings.epochs or 1) * examples
+    passes = settings.max_epochs or settings.epochs or 1.0
+    units = settings.steps * settings.batch_size if settings.steps else passes * examples
     return choose_compile_for(config, TRAINING, dtype, units * documents * longest)

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import shutil
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
-from ..files import atomic_file
+from ..files import atomic_file, set_modes
 from .processes import any_process
 
 COMPLETE = "complete"  # written last into a checkpoint folder: one without it is half-written and skipped
@@ -23,7 +26,8 @@ class Clock:
     """Minutes of training, with pauses for evaluation and saving left out, and what was spent before a resume put in."""
 
     def __init__(self, budget: float | None) -> None:
-        self.budget, self.spent, self.began = budget, 0.0, None
+        self.budget, self.spent = budget, 0.0
+        self.began: float | None = None  # None: it stands still
 
     def start(self) -> None:
         self.began = time.monotonic()
@@ -33,7 +37,7 @@ class Clock:
         return (self.spent + running) / 60
 
     @contextlib.contextmanager
-    def paused(self):
+    def paused(self) -> Iterator[None]:
         self.spent, self.began = self.minutes() * 60, None
         yield
         self.start()
@@ -44,7 +48,8 @@ class Milestones(TrainerCallback):
     budget in minutes."""
 
     def __init__(self, trainer: Any) -> None:
-        self.trainer, self.evaluated, self.interrupted, self.due = trainer, None, False, False
+        self.trainer, self.interrupted, self.due = trainer, False, False
+        self.evaluated = 0  # milestones passed
 
     def on_train_begin(self, args, state, control, **_):
         self.evaluated = self._milestone(state.global_step)
@@ -70,10 +75,31 @@ class Milestones(TrainerCallback):
         return int(self.trainer.progress(step) * self.trainer.settings.evals + 1e-9)
 
 
+class Report(TrainerCallback):
+    """Tells `report` of every step: the share of the budget spent, and the latest figures."""
+
+    def __init__(self, trainer: Any, report: Callable[[float, dict], None]) -> None:
+        self.trainer, self.report = trainer, report
+
+    def on_step_end(self, args, state, control, **_):
+        figures = state.log_history[-1] if state.log_history else {}
+        self.report(self.trainer.progress(state.global_step), figures)
+
+
 def checkpoints(run: Path) -> list[Path]:
     """Whole checkpoints of a run folder, oldest first."""
     whole = [folder for folder in Path(run).glob("checkpoint-*") if (folder / COMPLETE).is_file()]
     return sorted(whole, key=lambda folder: int(folder.name.split("-")[1]))
+
+
+def complete(folder: Path, run: Path, keep: int) -> None:
+    """Mark a checkpoint as whole, move it into the run folder and let all but the newest `keep` go."""
+    (folder / COMPLETE).touch()
+    set_modes(folder, folder.stat().st_mode & 0o777)  # safetensors writes what its owner alone can read
+    shutil.rmtree(run / folder.name, ignore_errors=True)
+    os.replace(folder, run / folder.name)
+    for old in checkpoints(run)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def cut_metrics(path: Path, step: int) -> None:

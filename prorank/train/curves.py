@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..data.jsonl import parsed
 from ..errors import DataError, extra, nearest
 from ..files import atomic_file, numbered_lines
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # The policy loss is 0 in value on the first pass, whatever its gradient, so a picture of it says nothing.
 SKIPPED = {"step", "minutes", "documents", "tokens", "dev_score", "loss_policy"}
@@ -67,8 +71,8 @@ def plot(*runs: str | Path, out: str | Path | None = None, only: Sequence[str] =
         axis.set_visible(False)
     if several:  # one legend for all panels, which would hide their curves
         shown = [pyplot.Line2D([], [], color=SEVERAL[i % len(SEVERAL)], label=name) for i, name in enumerate(names)]
-        sides = (("train", "-"), ("dev", "--"))
-        shown += [pyplot.Line2D([], [], color="black", linestyle=kind, label=side) for side, kind in sides]
+        shown += [pyplot.Line2D([], [], color="black", linestyle="-", label="train")]
+        shown += [pyplot.Line2D([], [], color="black", linestyle="--", label="dev")]
         figure.legend(handles=shown, loc="outside lower center", ncols=4, fontsize=8)
     else:
         figure.suptitle(names[0])
@@ -101,7 +105,7 @@ def _panels(lines: list[dict[str, float]]) -> dict[str, Sides]:
     return panels
 
 
-def _lines(axis, series: Sides, name: str, color: str | None) -> None:
+def _lines(axis: Axes, series: Sides, name: str, color: str | None) -> None:
     """The lines of one run in a panel; the train figures of a run among several are smoothed alone."""
     for side, points in sorted(series.items(), reverse=True):
         steps, values = zip(*points)

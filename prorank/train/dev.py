@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from random import Random
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ from ..model import cast_weights
 from ..prompt import Prompt
 from ..rank.methods import Listwise
 from ..reranker import Reranker
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def check_dev(groups: list[Group], gain: str) -> None:
@@ -38,7 +42,9 @@ class Dev:
         gain: of a label in nDCG.
     """
 
-    def __init__(self, groups: list[Group], prompt: Prompt, tokenizer, bf16: bool, limit: int = 20, gain: str = LINEAR) -> None:
+    def __init__(
+        self, groups: list[Group], prompt: Prompt, tokenizer: Any, bf16: bool, limit: int = 20, gain: str = LINEAR
+    ) -> None:
         self.groups = [_turned(_limited(g, limit)) for g in groups if max(g.labels, default=0) > 0]
         self.prompt, self.tokenizer, self.bf16, self.gain = prompt, tokenizer, bf16, gain
         self._differed = False  # whether scores of any measure told documents apart
@@ -46,11 +52,13 @@ class Dev:
     def __len__(self) -> int:
         return len(self.groups)
 
-    def measure(self, model: torch.nn.Module) -> dict[str, float]:
+    def measure(self, model: PreTrainedModel) -> dict[str, float]:
         """{"ndcg@10", "accuracy", "format_rate"} of the model as it is now; with a prompt of several documents nDCG@10 alone. With
         a thinking prompt it thinks of every document, as in use, and "thoughts_cut" comes in place of the format rate."""
         # A bf16 copy, as the checkpoint will be run; autocast would cast the weights anew for every batch.
-        model = cast_weights(copy.deepcopy(getattr(model, "module", model)), torch.bfloat16) if self.bf16 else model
+        if self.bf16:
+            model = copy.deepcopy(getattr(model, "module", model))
+            cast_weights(model, torch.bfloat16)
         reranker = Reranker.of(model, self.tokenizer, self.prompt, think=self.prompt.kind == "thinking")
         if reranker.thinks:
             return self._after_thoughts(reranker)

@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -21,6 +22,9 @@ from ..rewards import Verdict
 from .config import Reason
 from .processes import place
 from .tasks import Task, Unit
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Rows = list[torch.Tensor]  # a tensor for each completion, [drawn tokens]
 
@@ -67,8 +71,8 @@ class Rollouts:
         self.bound, self.settings, self.task, self.bf16 = bound, settings, task, bf16
 
     def write(
-        self, model: torch.nn.Module, units: Sequence[Unit], samples: int, name: str, number: int = 0,
-        look: Callable[[torch.nn.Module, list[Episode]], None] | None = None,
+        self, model: PreTrainedModel, units: Sequence[Unit], samples: int, name: str, number: int = 0,
+        look: Callable[[PreTrainedModel, list[Episode]], None] | None = None,
     ) -> list[Episode]:  # fmt: skip
         """Episodes of these prompts in their order; each process writes its share and `look`s at it, then all have all."""
         rank, world = place()
@@ -82,7 +86,7 @@ class Rollouts:
         model.train(training)
         return _together(episodes, next(model.parameters()).device)
 
-    def _rows(self, model: torch.nn.Module, units: Sequence[Unit], keys: list[list[str]]) -> list[list[Row]]:
+    def _rows(self, model: PreTrainedModel, units: Sequence[Unit], keys: list[list[str]]) -> list[list[Row]]:
         s = self.settings
         sampling = Sampling(s.temperature, s.top_p, s.max_new_tokens, s.max_think_tokens)
         writer = Writer(pen_in_training(model, self.bf16, s.compile is True), self.bound, sampling)

@@ -6,12 +6,17 @@ rounding only; `plain: true` and gradient checkpointing go through transformers'
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from ..rank.batching import Batch
 from ..rank.engine import Engine, live_engine
 from ..rank.pointwise import last_hidden, vocabulary_logits, vocabulary_of
 from .config import Settings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Logits:
@@ -26,15 +31,15 @@ class Logits:
         self.every = getattr(settings, "plain", False)  # logits at every position, as transformers makes them unless told otherwise
         self.own = not (settings.gradient_checkpointing or self.every)
         self.compiled, self.dtype = settings.compile is True, torch.bfloat16 if bf16 else torch.float32
-        self._seen: tuple[torch.nn.Module | None, Engine | None] = (None, None)
+        self._seen: tuple[PreTrainedModel | None, Engine | None] = (None, None)
 
-    def __call__(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+    def __call__(self, model: PreTrainedModel, batch: Batch) -> torch.Tensor:
         if self.every:
             return model(**batch.inputs, use_cache=False).logits[batch.rows, batch.columns].float()
         engine = self._engine(model)
         return vocabulary_of(model, engine(batch)) if engine else vocabulary_logits(model, batch)
 
-    def hidden(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+    def hidden(self, model: PreTrainedModel, batch: Batch) -> torch.Tensor:
         """Last hidden states [N, H] at the same places."""
         engine = self._engine(model)
         if engine:
@@ -43,7 +48,7 @@ class Logits:
         with torch.autocast(batch.columns.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
             return last_hidden(model, batch)
 
-    def _engine(self, model: torch.nn.Module) -> Engine | None:
+    def _engine(self, model: PreTrainedModel) -> Engine | None:
         if self.own and self._seen[0] is not model:
             self._seen = (model, live_engine(model, self.compiled, self.dtype))
         return self._seen[1]

@@ -5,7 +5,7 @@ Hard fact: a score is a log-odds, so `bce` is the exact likelihood of the answer
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch.nn import functional as F
@@ -29,7 +29,7 @@ def softmax(
     return -(gains / gains.sum() * scores.log_softmax(-1)).sum()
 
 
-def kl(scores: torch.Tensor, teacher: torch.Tensor | None, temperature: float, **_: object) -> torch.Tensor:
+def kl(scores: torch.Tensor, teacher: torch.Tensor, temperature: float, **_: object) -> torch.Tensor:
     """KL from softmax(teacher / temperature) [n] to softmax(scores) [n]."""
     target = (teacher / temperature).log_softmax(-1)
     return (target.exp() * (target - scores.log_softmax(-1))).sum()
@@ -58,7 +58,7 @@ def lambdarank(
     return (F.softplus(scores[None, :] - scores[:, None]) * change)[better].sum()
 
 
-def margin_mse(scores: torch.Tensor, grades: torch.Tensor, teacher: torch.Tensor | None, **_: object) -> torch.Tensor:
+def margin_mse(scores: torch.Tensor, grades: torch.Tensor, teacher: torch.Tensor, **_: object) -> torch.Tensor:
     """Mean squared difference between the gaps of scores [n] and of teacher scores [n], over pairs of different grades, or all
     pairs where the grades are one (Hofstätter et al. 2020)."""
     pairs = grades[:, None] > grades[None, :]
@@ -73,5 +73,7 @@ def answer_mass(logits: torch.Tensor, answer_ids: Sequence[int]) -> torch.Tensor
     return -(logits[:, list(answer_ids)].logsumexp(-1) - logits.logsumexp(-1)).mean()
 
 
-LOSSES = {"bce": bce, "softmax": softmax, "kl": kl, "ranknet": ranknet, "lambdarank": lambdarank, "margin-mse": margin_mse}
+LOSSES: dict[str, Callable[..., torch.Tensor]] = {
+    "bce": bce, "softmax": softmax, "kl": kl, "ranknet": ranknet, "lambdarank": lambdarank, "margin-mse": margin_mse,
+}  # fmt: skip
 TAUGHT = {"kl", "margin-mse"}  # losses of teacher scores, which need no labels

@@ -6,6 +6,8 @@ expected reward has an exact gradient (see `orders`), from the one forward that 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from ..data.examples import Group
@@ -19,6 +21,9 @@ from .reference import Reference
 from .score import ScoreStage, Unit, lists_of
 from .thoughts import OwnThoughts
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 class OrderStage(ScoreStage):
     """Units are those of stage `score`; the loss is its supervised losses, less the reward, plus the divergence.
@@ -28,19 +33,22 @@ class OrderStage(ScoreStage):
         others: see ScoreStage.
     """
 
+    settings: Order
+
     def __init__(
-        self, groups: list[Group], bound: AnyPrompt, settings: Order, model: torch.nn.Module, dev: Dev | None, bf16: bool = False,
+        self, groups: list[Group], bound: AnyPrompt, settings: Order, model: PreTrainedModel, dev: Dev | None, bf16: bool = False,
         thoughts: OwnThoughts | None = None,
     ) -> None:  # fmt: skip
         super().__init__(groups, bound, settings, dev, bf16, thoughts)
         self.reference = Reference(model, settings, bf16, self.logits) if settings.kl_coef else None
 
     def further(
-        self, model: torch.nn.Module, batch: Batch, units: list[Unit], scores: tuple[torch.Tensor, ...]
+        self, model: PreTrainedModel, batch: Batch, units: list[Unit], scores: tuple[torch.Tensor, ...]
     ) -> tuple[torch.Tensor, dict[str, float]]:
         s = self.settings
         before = self._before(model, batch, units)
-        gain, reward, divergence, greedy = 0.0, 0.0, 0.0, 0.0
+        gain, divergence = scores[0].new_zeros(()), scores[0].new_zeros(())
+        reward, greedy = 0.0, 0.0
         keys = [key for unit in units for key in unit.keys]
         for place, (key, group, row) in enumerate(zip(keys, lists_of(units), scores)):
             grades = torch.tensor(group.labels, device=row.device)
@@ -68,7 +76,7 @@ class OrderStage(ScoreStage):
         logs = order_log_probs(scores, orders.to(scores.device), s.depth)
         return (weights * logs).sum() / s.group_size, float(rewards.sum(-1).mean())
 
-    def _before(self, model: torch.nn.Module, batch: Batch, units: list[Unit]) -> tuple[torch.Tensor, ...]:
+    def _before(self, model: PreTrainedModel, batch: Batch, units: list[Unit]) -> tuple[torch.Tensor, ...]:
         """The reference's scores of each list; none without a divergence."""
         if not self.reference:
             return ()

@@ -9,6 +9,7 @@ Sources: Plackett-Luce and its Gumbel sampler, Yellott 1977; policy gradient of 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -120,7 +121,7 @@ def _sizes(n: int) -> torch.Tensor:
     return n - _left(n).sum(-1)
 
 
-def _terms(grades: torch.Tensor, reward: str, depth: int, gain: str):
+def _terms(grades: torch.Tensor, reward: str, depth: int, gain: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     """A function of (sets placed before, as bits; documents placed next), both of one shape, to what that adds to the reward.
 
     ndcg: the grades' gains, discounts 1 / log2(1 + rank), over the best there is. rr: 1 / rank of the first relevant document. ap:

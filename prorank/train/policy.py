@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
 from math import lgamma
+from typing import Any
 
 import torch
 
@@ -35,7 +36,7 @@ class Rewards:
         return torch.tensor([self.format + self.relevance, self.format, self.near * self.format, 0.0])
 
 
-def near_tokens(tokenizer, answer_ids: Sequence[int]) -> list[int]:
+def near_tokens(tokenizer: Any, answer_ids: Sequence[int]) -> list[int]:
     """Ids of tokens that spell an answer once blanks are stripped, the answers themselves left out."""
     spelled = {tokenizer.decode([i]).strip() for i in answer_ids}
     texts = ((i, tokenizer.decode([i])) for i in tokenizer.get_vocab().values())

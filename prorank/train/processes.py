@@ -67,7 +67,7 @@ def sum_of_processes(value: float) -> float:
     return _reduced(value, torch.distributed.ReduceOp.SUM)
 
 
-def _reduced(value: float, how: torch.distributed.ReduceOp) -> float:
+def _reduced(value: float, how: torch.distributed.ReduceOp.RedOpType) -> float:
     if place()[1] == 1:
         return value
     shared = torch.tensor(value, dtype=torch.float64, device=collective_device())

@@ -6,7 +6,7 @@ policy ratio there is exactly 1; a batch is one optimiser step a pass, so no row
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -23,6 +23,9 @@ from .policy import advantages, clipped
 from .reference import Reference
 from .returns import clip_binds, estimated_kl, gae, mask_of, padded, token_rewards, value_loss, weights_of, whitened
 from .tasks import DEV_PROMPTS, Unit, task_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 CHUNK = 2**26  # logits held at once with their gradient, in numbers
 
@@ -41,7 +44,7 @@ class ReasonStage:
     """
 
     def __init__(
-        self, groups: list[Group], bound: AnyPrompt, settings: Reason, model: torch.nn.Module, dev: list[Group], bf16: bool
+        self, groups: list[Group], bound: AnyPrompt, settings: Reason, model: PreTrainedModel, dev: list[Group], bf16: bool
     ) -> None:
         self.task = task_of(groups, bound, settings)
         self.dev = task_of(dev, bound, settings) if dev else None
@@ -62,7 +65,7 @@ class ReasonStage:
     def unit(self, index: int) -> Unit:
         return self.task.unit(index)
 
-    def loss(self, model: torch.nn.Module, units: list[Unit]) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(self, model: PreTrainedModel, units: list[Unit]) -> tuple[torch.Tensor, dict[str, float]]:
         """The part of the batch's loss that these prompts have, times the number of parts, and figures."""
         episodes = [self._episodes(model, units[0].key)[u.key] for u in units]
         batch, targets, sizes = self._laid(episodes)
@@ -84,7 +87,7 @@ class ReasonStage:
                 divergence = divergence * (now - old).exp()
             parts["loss_kl"] = self.settings.kl_coef * (divergence * weights).sum()
         shares = self.settings.batch_size / len(units)  # the trainer averages the parts of a batch
-        loss = shares * sum(parts.values())
+        loss = shares * sum(parts.values(), start=now.new_zeros(()))
         held = clip_binds(now.detach(), old, gains, self.settings.cliprange)
         figures = figures_of(episodes) | {name: float(part.detach()) * shares for name, part in parts.items()}
         return loss, figures | {
@@ -95,7 +98,7 @@ class ReasonStage:
             "tokens": sum(map(len, batch.inputs["input_ids"])) / len(units),
         }
 
-    def evaluate(self, model: torch.nn.Module) -> dict[str, float]:
+    def evaluate(self, model: PreTrainedModel) -> dict[str, float]:
         """Figures of one completion for each held-out prompt, drawn as in training; the reward is the score."""
         if not self.dev:
             return {}
@@ -116,7 +119,7 @@ class ReasonStage:
         kind = "dapo" if self.settings.algorithm == "ppo" else self.settings.grpo.loss
         return weights_of(kind, sizes, sum(everyone), len(everyone), self.settings.max_new_tokens)
 
-    def _episodes(self, model: torch.nn.Module, key: int) -> dict[int, Episode]:
+    def _episodes(self, model: PreTrainedModel, key: int) -> dict[int, Episode]:
         """Episodes of the batch that `key` belongs to, written and judged when it is first met."""
         number = key // self.settings.batch_size
         if self._batch[0] != number:
@@ -128,7 +131,7 @@ class ReasonStage:
         return self._batch[1]
 
     @torch.no_grad()
-    def _look(self, model: torch.nn.Module, episodes: list[Episode]) -> None:
+    def _look(self, model: PreTrainedModel, episodes: list[Episode]) -> None:
         """What the policy and the reference make of what was written: log-probabilities and values, before any step."""
         wants_policy = self.settings.algorithm == "ppo"
         if not (wants_policy or self.reference):
@@ -151,8 +154,8 @@ class ReasonStage:
         rewards = torch.tensor([[v.reward for v in e.verdicts] for e in episodes])  # [P, G]
         sizes = [len(places) for e in episodes for places in e.drawn]
         if self.settings.algorithm == "grpo":
-            rows = advantages(rewards, self.settings.grpo.scale).flatten()
-            self._give(episodes, sizes, gains=rows.repeat_interleave(torch.tensor(sizes)))
+            each = advantages(rewards, self.settings.grpo.scale).flatten()
+            self._give(episodes, sizes, gains=each.repeat_interleave(torch.tensor(sizes)))
             return
         ppo = self.settings.ppo
         flat = {name: torch.cat([row.cpu() for e in episodes for row in getattr(e, name)]) for name in ("now", "values")}
@@ -177,7 +180,7 @@ def _by(flat: torch.Tensor, sizes: list[int], episodes: list[Episode]) -> list[l
     return [[next(rows) for _ in e.rows] for e in episodes]
 
 
-def value_head(model: torch.nn.Module) -> torch.nn.Linear:
+def value_head(model: PreTrainedModel) -> torch.nn.Linear:
     """A linear map of the last hidden state to the value of what is still to come, 0 everywhere at first."""
     head = torch.nn.Linear(model.config.hidden_size, 1, device=next(model.parameters()).device)
     torch.nn.init.zeros_(head.weight)
@@ -185,15 +188,15 @@ def value_head(model: torch.nn.Module) -> torch.nn.Linear:
     return head
 
 
-def values_of(model: torch.nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+def values_of(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
     """Values [N] fp32 at hidden states [N, H]."""
-    head = getattr(model, "module", model).value_head
+    head = cast(torch.nn.Linear, getattr(model, "module", model).value_head)
     with torch.autocast(hidden.device.type, enabled=False):
         return torch.nn.functional.linear(hidden.float(), head.weight.float(), head.bias.float())[:, 0]
 
 
 def token_log_probs(
-    model: torch.nn.Module, hidden: torch.Tensor, targets: torch.Tensor, temperature: float
+    model: PreTrainedModel, hidden: torch.Tensor, targets: torch.Tensor, temperature: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(log-probabilities of targets [N] after hidden states [N, H] at the sampling temperature, entropies [N] without gradient)."""
 
@@ -207,8 +210,8 @@ def token_log_probs(
     rows = max(1, CHUNK // len(body(model)[1].weight))
     if len(hidden) <= rows:
         return some(hidden, targets)
-    parts: list[Any] = []
+    parts: list[tuple[torch.Tensor, torch.Tensor]] = []
     for part, wanted in zip(hidden.split(rows), targets.split(rows)):
         # Long batches make their logits again in the backward: they would not fit into memory side by side.
         parts.append(torch.utils.checkpoint.checkpoint(some, part, wanted, use_reentrant=False))
-    return tuple(map(torch.cat, zip(*parts)))
+    return torch.cat([logs for logs, _ in parts]), torch.cat([entropies for _, entropies in parts])

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, cast
 
 import torch
 
 from ..model import cast_weights, freeze_head_fp32, merged_copy
 from .config import Settings
 from .forward import Logits
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 
 class Reference:
@@ -25,7 +30,7 @@ class Reference:
         forward: the policy's own forward, which serves with the adapter off.
     """
 
-    def __init__(self, model: torch.nn.Module, settings: Settings, bf16: bool, forward: Logits) -> None:
+    def __init__(self, model: PreTrainedModel, settings: Settings, bf16: bool, forward: Logits) -> None:
         self.frozen, self._forward = None, forward
         if not _is_fresh(model):
             self.frozen = merged_copy(model).eval().requires_grad_(False)
@@ -35,17 +40,17 @@ class Reference:
             self._forward = Logits(settings, bf16)
 
     @contextmanager
-    def of(self, model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, Logits]]:
+    def of(self, model: PreTrainedModel) -> Iterator[tuple[PreTrainedModel, Logits]]:
         """(the reference, its forward), without gradient; `model` is the policy whose adapter is switched off meanwhile."""
         with torch.no_grad():
             if self.frozen is not None:
                 yield self.frozen, self._forward
             else:
-                with getattr(model, "module", model).disable_adapter():
+                with cast("PeftModel", getattr(model, "module", model)).disable_adapter():
                     yield model, self._forward
 
 
-def _is_fresh(model: torch.nn.Module) -> bool:
+def _is_fresh(model: PreTrainedModel) -> bool:
     """Whether the model has an adapter that changes nothing yet."""
     ups = [weight for name, weight in model.named_parameters() if "lora_B" in name]
     return hasattr(model, "peft_config") and not any(weight.any() for weight in ups)

@@ -21,7 +21,9 @@ def mask_of(sizes: list[int]) -> torch.Tensor:
     return (torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]).float()
 
 
-def token_rewards(rewards: torch.Tensor, now: torch.Tensor, reference: torch.Tensor, mask: torch.Tensor, coef: float):
+def token_rewards(
+    rewards: torch.Tensor, now: torch.Tensor, reference: torch.Tensor, mask: torch.Tensor, coef: float
+) -> torch.Tensor:
     """Rewards of tokens [R, T]: minus coef * (log p - log p of the reference) each, and a row's own reward [R] on its last one."""
     out = -coef * (now - reference) * mask
     last = mask.sum(1).long() - 1
@@ -37,7 +39,9 @@ def whitened(x: torch.Tensor, mask: torch.Tensor, shift: bool = True) -> torch.T
     return (out if shift else out + mean) * mask
 
 
-def gae(rewards: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, gamma: float, lam: float):
+def gae(
+    rewards: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, gamma: float, lam: float
+) -> tuple[torch.Tensor, torch.Tensor]:
     """(advantages, returns) [R, T] by generalised advantage estimation (arXiv 1506.02438, eq. 16), nothing behind a row's end."""
     values = values * mask
     after = torch.cat((values[:, 1:], torch.zeros_like(values[:, :1])), 1)

@@ -11,31 +11,31 @@ import signal
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..bound_list import MOST
-from ..checkpoint import Resolved, licence_of, prompt_of, resolve
+from ..checkpoint import Resolved, licence_of, resolve
 from ..checkpoints.card import command_line, hub_base, model_card
-from ..data.examples import balanced_pairs, split_groups
-from ..data.formats import read_groups
-from ..data.thoughts import ListThought, read_thoughts, split_thoughts
 from ..errors import ConfigError, extra
 from ..files import atomic_file, check_folder
 from ..model import load_config, load_model, load_tokenizer, pick_device
-from ..prompt import AnyPrompt, BoundListPrompt, BoundPrompt, Prompt
+from ..prompt import AnyPrompt, BoundListPrompt, BoundPrompt
 from ..rank.engine import check_compiled
 from ..saving import save_checkpoint
 from ..utils.strict_json import dumps
-from .basics import check_list_size
+from .batches import Stage
 from .choices import choices_of, chosen_settings, keep_choices
-from .config import Settings, dump_settings
+from .config import Order, Reason, Score, Settings, Sft, Warmup, dump_settings
 from .curves import plot
 from .dev import Dev, check_dev
 from .health import check_base, disk_errors, saved
+from .inputs import bind, check_examples, check_form, prompt_for, read_examples
 from .processes import is_main, join, sum_of_processes, wait
 from .summary import count_queries, warn_of_few
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 log = logging.getLogger("prorank")
 
@@ -58,21 +58,18 @@ def train(settings: Settings, resume: bool = False, report: Callable[[float, dic
 
         from .adapter import add_adapter
         from .base import StageTrainer
+        from .course import Report
     settings.check()
     run = Path(settings.out)
     if is_main():
         _claim(run, settings, resume)
     examples, held_out = _data(settings)
-    _check(examples, settings)
-    if settings.stage in ("warmup", "score", "order"):
-        check_dev(held_out, settings.gain)
     resolved = resolve(settings.base, trust_remote_code=settings.trust_remote_code)
     tokenizer = load_tokenizer(resolved)
-    prompt = _prompt(resolved, settings)
-    prompt = replace(prompt, **_changes(prompt, settings))
-    bound = _bound(prompt, tokenizer, settings)
-    _check_form(examples, bound, settings)
-    short = _bound(replace(prompt, max_length=settings.train_length), tokenizer, settings) if settings.train_length else bound
+    prompt = prompt_for(resolved, settings)
+    bound = bind(prompt, tokenizer, settings)
+    check_form(examples, bound, settings)
+    short = bind(replace(prompt, max_length=settings.train_length), tokenizer, settings) if settings.train_length else bound
     device = pick_device(settings.device)
     config = load_config(resolved)
     device = join(device)
@@ -82,7 +79,7 @@ def train(settings: Settings, resume: bool = False, report: Callable[[float, dic
     torch.manual_seed(settings.seed)
     model = load_model(resolved, torch.float32, device, train=settings.lora is not None)
     if settings.lora:
-        model = add_adapter(model, settings)
+        model = add_adapter(model, settings.lora, settings.seed)
     check_base(model, settings.base)
     if settings.compile:
         check_compiled(model)
@@ -101,7 +98,8 @@ def train(settings: Settings, resume: bool = False, report: Callable[[float, dic
         stage = _stage(settings, examples, held_out, short, bound, model, bf16)
         save = _saver(asked, run, bound, resolved)
         trainer = StageTrainer(stage, settings, model, bf16, save, getattr(settings, "updates", 1))
-        _show(trainer, report)
+        if report:
+            trainer.add_callback(Report(trainer, report))
         with _interrupt(trainer) as stopped:
             trainer.fit(resume)
         if not stopped():
@@ -146,113 +144,63 @@ def _claim(run: Path, settings: Settings, resume: bool) -> None:
         raise ConfigError(f"{stored}: the settings differ from those the run began with; resume needs the same")
 
 
-def _prompt(resolved: Resolved, settings: Settings) -> Prompt:
-    """The base's own prompt; that of the settings where it asks for what the base's has not: a thought, several documents, or the
-    document first."""
-    own, wanted = prompt_of(resolved, settings.prompt), Prompt.of(settings.prompt)
-    other_kind = (wanted.kind, wanted.lists) != (own.kind, own.lists) and wanted.kind != "binary"
-    return wanted if other_kind or (wanted.first, own.first) == ("document", "query") else own
-
-
-def _changes(prompt: Prompt, settings: Settings) -> dict[str, Any]:
-    """What the settings say about the base's prompt."""
-    changes = {"max_length": settings.max_length, "max_think_tokens": getattr(settings, "max_think_tokens", None)}
-    system = getattr(settings, "system_prompt", None)
-    if system is not None and system != prompt.system:
-        changes |= {"system": system, "template": "auto"}  # a checkpoint's template has its system text in it
-    return {key: value for key, value in changes.items() if value is not None}
-
-
-def _bound(prompt: Prompt, tokenizer: Any, settings: Settings) -> AnyPrompt:
-    """The prompt of a stage: with a thought where thoughts are learned or scored behind; elsewhere a thinking prompt is asked at
-    once."""
-    writes, behind = settings.stage in ("sft", "reason"), getattr(settings, "thoughts", False)
-    if (writes or behind) and prompt.kind != "thinking" and (settings.stage, prompt.kind) != ("sft", "listwise"):
-        remedy = "; start from a checkpoint of stage sft or reason, or leave 'thoughts' out" if behind else ""
-        why = f"needs a prompt of kind thinking, such as rerank-r0, and {prompt.name} is {prompt.kind}{remedy}"
-        raise ConfigError(f"stage {settings.stage}{' with thoughts' if behind else ''} {why}")
-    if prompt.lists:
-        if not writes and prompt.kind != "setwise":
-            raise ConfigError(f"stage {settings.stage} shows several documents with prompts of kind setwise, not {prompt.kind}")
-        check_list_size(getattr(settings, "list_size", MOST), MOST)
-        return prompt.bind_list(tokenizer)
-    return prompt.bind(tokenizer) if writes or behind else prompt.bind(tokenizer).direct()
-
-
 def _data(settings: Settings) -> tuple[list, list]:
-    """Training and dev examples: groups, or thoughts for stage sft."""
-    sources = [settings.data] if isinstance(settings.data, str) else settings.data
-    if settings.stage == "sft":
-        thoughts = [thought for source in sources for thought in read_thoughts(source)]
-        if settings.dev:
-            return thoughts, read_thoughts(settings.dev)
-        return split_thoughts(thoughts, settings.dev_queries, settings.seed)
-    groups = [group for source in sources for group in read_groups(source, "train")]
-    if settings.dev:
-        return groups, read_groups(settings.dev, "dev")
-    if settings.dev_queries:
-        most = min(settings.dev_queries, len(groups) // 5)
-        return split_groups(groups, most, settings.seed) if most else (groups, [])
-    return groups, []
-
-
-def _check(examples: list, settings: Settings) -> None:
-    """Raise DataError if the stage cannot use these data."""
-    if settings.stage in ("warmup", "reason"):
-        balanced_pairs(examples, settings.seed)
-    elif settings.stage in ("score", "order"):
-        from .score import usable
-        from .teacher import check_teacher
-
-        usable(examples, settings)
-        check_teacher(examples, settings.teacher)
-
-
-def _check_form(examples: list, bound: AnyPrompt, settings: Settings) -> None:
-    """Raise ConfigError where thoughts are about one document and the prompt shows several, or the other way round."""
-    lists = [isinstance(example, ListThought) for example in examples if settings.stage == "sft"]
-    if lists and any(one != bound.prompt.lists for one in lists):
-        shown = "several documents" if bound.prompt.lists else "one document"
-        raise ConfigError(f"stage sft: prompt {bound.prompt.name} shows {shown}, and not all of the data do; see key 'prompt'")
+    """Training and dev examples that the stage can use."""
+    examples, held_out = read_examples(settings)
+    check_examples(examples, settings)
+    if isinstance(settings, (Warmup, Score)):
+        check_dev(held_out, settings.gain)
+    return examples, held_out
 
 
 def _stage(
-    settings: Settings, examples: list, held_out: list, short: BoundPrompt, bound: BoundPrompt, model: torch.nn.Module, bf16: bool
-) -> Any:
+    settings: Settings, examples: list, held_out: list, short: AnyPrompt, bound: AnyPrompt, model: PreTrainedModel, bf16: bool
+) -> Stage:
     """The stage; prompts are `short` in training and `bound` in measures of order."""
-    if settings.stage == "sft":
+    if isinstance(settings, Sft):
         from .sft import SftStage
 
         return SftStage(examples, short, settings, held_out, bf16)
-    if settings.stage == "reason":
+    if isinstance(settings, Reason):
         from .reason import ReasonStage
 
         return ReasonStage(examples, short, settings, model, held_out, bf16)
+    assert isinstance(settings, (Warmup, Score))  # Order is a Score
     dev = Dev(held_out, bound.prompt, bound.tokenizer, bf16, gain=settings.gain) if held_out else None
-    if settings.stage == "warmup":
+    if isinstance(settings, Warmup):
         from .warmup import WarmupStage
 
         return WarmupStage(examples, short, settings, model, dev, bf16)
-    from .score import ScoreStage
     from .teacher import with_teacher
-    from .thoughts import OwnThoughts
 
     if settings.teacher:
         examples = with_teacher(examples, settings.teacher, Path(settings.out), model, bound.tokenizer, None)
-    thoughts = OwnThoughts(model, short, settings, bf16) if settings.thoughts else None
-    if settings.stage == "order":
-        from .order import OrderStage
+    return _of_scores(settings, examples, short, model, dev, bf16)
 
+
+def _of_scores(
+    settings: Score, examples: list, short: AnyPrompt, model: PreTrainedModel, dev: Dev | None, bf16: bool
+) -> Stage:
+    """Stage `score` or `order`, behind the model's own thoughts where they are wanted."""
+    from .order import OrderStage
+    from .score import ScoreStage
+    from .thoughts import OwnThoughts
+
+    thoughts = None
+    if settings.thoughts:
+        assert isinstance(short, BoundPrompt)  # `bind` refuses thoughts about several documents
+        thoughts = OwnThoughts(model, short, settings, bf16)
+    if isinstance(settings, Order):
         return OrderStage(examples, short, settings, model, dev, bf16, thoughts)
     return ScoreStage(examples, short, settings, dev, bf16, thoughts)
 
 
-def _saver(settings: Settings, run: Path, bound: BoundPrompt, resolved: Resolved) -> Callable[[torch.nn.Module, dict], None]:
+def _saver(settings: Settings, run: Path, bound: AnyPrompt, resolved: Resolved) -> Callable[[PreTrainedModel, dict], None]:
     """A function that writes `<run>/model`, with its card."""
     base = (resolved.base or resolved.name, resolved.path)
     data = settings.data if isinstance(settings.data, str) else ", ".join(settings.data)
 
-    def save(model: torch.nn.Module, measures: dict) -> None:
+    def save(model: PreTrainedModel, measures: dict) -> None:
         shown = {key: round(value, 4) for key, value in measures.items()}
         licence, hub = licence_of(settings.base, resolved.folder), hub_base(settings.base, resolved.folder)
         command, lists = command_line("prorank.train.run.train"), isinstance(bound, BoundListPrompt)
@@ -263,20 +211,6 @@ def _saver(settings: Settings, run: Path, bound: BoundPrompt, resolved: Resolved
             model.value_head = value
 
     return save
-
-
-def _show(trainer: Any, report: Callable[[float, dict], None] | None) -> None:
-    """Tell `report` of every step."""
-    if not report:
-        return
-    from transformers import TrainerCallback
-
-    class Report(TrainerCallback):
-        def on_step_end(self, args, state, control, **_):
-            figures = state.log_history[-1] if state.log_history else {}
-            report(trainer.progress(state.global_step), figures)
-
-    trainer.add_callback(Report())
 
 
 class _interrupt:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 import torch
 
 from ..data.examples import Group, list_groups, same_documents, sample_blocks
 from ..errors import DataError
 from ..evaluate.gains import check_labels
-from ..prompt import AnyPrompt, BoundListPrompt, Encoded
+from ..prompt import AnyPrompt, BoundListPrompt, BoundPrompt, Encoded
 from ..rank.batching import Batch, Pack, collate, pack, pack_document
 from ..rank.flat import is_flat
 from .basics import largest
@@ -24,6 +25,9 @@ from .dev import Dev
 from .forward import Logits
 from .losses import LOSSES, TAUGHT, answer_mass
 from .thoughts import Own, OwnThoughts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 SHARING = 8  # queries that share their documents, at most
 AHEAD = 64  # documents whose thoughts are written together: a batch of rows as ranking writes it
@@ -126,16 +130,19 @@ class ScoreStage:
     def _packs(self, lists: tuple[Group, ...], thoughts: list[Own]) -> list[Pack]:
         """A list's documents: behind their query in one row, or all of them in one prompt. Several lists' queries: behind each of
         their documents."""
-        if self.listed:
+        if isinstance(self.bound, BoundListPrompt):
             return [pack([self.bound.encode(g.query, list(g.documents)).whole], [0], share=False) for g in lists]
-        encoded = [self.thoughts.prompts(g, thoughts) if self.thoughts else self._encoded(g) for g in lists]
+        encoded = [self._encoded(self.bound, g, thoughts) for g in lists]
         by_document = list(zip(*encoded))  # what a document is asked by each query
         if self.settings.plain:
             return [pack([p], [0], share=False) for prompts in by_document for p in prompts]
         return [pack(encoded[0], range(len(encoded[0])))] if len(lists) == 1 else [pack_document(p) for p in by_document]
 
-    def _encoded(self, group: Group) -> list[Encoded]:
-        return self.bound.encode_many(group.query, list(group.documents))
+    def _encoded(self, bound: BoundPrompt, group: Group, thoughts: list[Own]) -> list[Encoded]:
+        """A prompt of each document of a list, with its thought where there are any."""
+        if self.thoughts:
+            return self.thoughts.prompts(group, thoughts)
+        return bound.encode_many(group.query, list(group.documents))
 
     def scores(self, logits: torch.Tensor, units: list[Unit]) -> tuple[torch.Tensor, ...]:
         """Scores [n] of each list from the logits [N, V] at the answers: log-odds of each document's own answer, or the logits
@@ -147,7 +154,7 @@ class ScoreStage:
         # A unit's answers go document by document, and within each query by query.
         return tuple(row for part, u in zip(parts, units) for row in part.view(-1, len(u.lists)).T)
 
-    def loss(self, model: torch.nn.Module, units: list[Unit]) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(self, model: PreTrainedModel, units: list[Unit]) -> tuple[torch.Tensor, dict[str, float]]:
         """Mean loss over queries and what it was made of."""
         device = next(model.parameters()).device
         packs, flat = [p for u in units for p in u.packs], is_flat(model) and not self.settings.plain
@@ -155,14 +162,15 @@ class ScoreStage:
         logits = self.logits(model, batch)  # [N, V], N prompts of all units
         scores = self.scores(logits, units)
         parts: dict[str, torch.Tensor] = {}
+        nothing = torch.zeros((), device=device)
         for group, row in zip(lists_of(units), scores):
             grades = torch.tensor(group.labels, device=device)
             given = {"labels": grades / self.highest, "grades": grades, "gain": self.settings.gain}
             given["temperature"] = self.settings.teacher_temperature
             given["teacher"] = torch.tensor(group.teacher, device=device) if group.teacher else None
             for name in self.settings.loss:
-                parts[name] = parts.get(name, 0) + LOSSES[name](row, **given) / len(scores)
-        loss = sum(weight * parts[name] for name, weight in self.settings.loss.items())
+                parts[name] = parts.get(name, nothing) + LOSSES[name](row, **given) / len(scores)
+        loss = sum((weight * parts[name] for name, weight in self.settings.loss.items()), start=nothing)
         if self.settings.keep_answers:
             parts["answer_mass"] = answer_mass(logits, self.bound.answer_ids)
             loss = loss + self.settings.keep_answers * parts["answer_mass"]
@@ -171,7 +179,7 @@ class ScoreStage:
         return loss + more, figures | self._figures(units, scores, logits)
 
     def further(
-        self, model: torch.nn.Module, batch: Batch, units: list[Unit], scores: tuple[torch.Tensor, ...]
+        self, model: PreTrainedModel, batch: Batch, units: list[Unit], scores: tuple[torch.Tensor, ...]
     ) -> tuple[torch.Tensor | float, dict[str, float]]:
         """What a stage adds to the loss for these lists and their scores, and its figures."""
         return 0.0, {}
@@ -190,7 +198,7 @@ class ScoreStage:
             "tokens": sum(u.length for u in units) / len(units),
         }
 
-    def evaluate(self, model: torch.nn.Module) -> dict[str, float]:
+    def evaluate(self, model: PreTrainedModel) -> dict[str, float]:
         if not self.dev:
             return {}
         found = self.dev.measure(model)

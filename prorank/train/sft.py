@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from random import Random
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -16,11 +17,14 @@ from torch.nn.functional import cross_entropy
 from ..data.examples import cycled
 from ..data.thoughts import AnyThought, ListThought
 from ..errors import DataError
-from ..prompt import AnyPrompt
+from ..prompt import AnyPrompt, BoundListPrompt, BoundPrompt
 from ..rank.batching import Pack, collate, completed
 from ..rank.flat import is_flat
 from .config import Sft
 from .forward import Logits
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -84,20 +88,18 @@ class SftStage:
         return self._unit(index, self.thoughts[self._pass[1][row]])
 
     def _unit(self, key: int, thought: AnyThought) -> Unit:
-        if isinstance(thought, ListThought):
-            shown, said, label = list(thought.documents), thought.answer, None
-        else:
-            shown, said, label = thought.document, thought.label, thought.label
+        prompt, answer = _asked(self.bound, thought)
+        label = None if isinstance(thought, ListThought) else thought.label
+        said = thought.answer if isinstance(thought, ListThought) else thought.label
         target, cut = self.bound.completion(thought.think, said, self.settings.max_think_tokens)
         end = len(target) - len(self.bound.end)
-        places = range(end - len(self.bound.answer_tokens(said)), end)
-        return Unit(key, completed(self.bound.encode(thought.query, shown).ids, target), target, label, places, cut)
+        return Unit(key, completed(prompt, target), target, label, range(end - len(answer), end), cut)
 
     def _weight(self, units: Iterable[Unit]) -> float:
         """What all tokens of these completions count."""
         return sum(len(u.target) + len(u.answer) * (self.settings.answer_weight - 1) for u in units)
 
-    def loss(self, model: torch.nn.Module, units: list[Unit]) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(self, model: PreTrainedModel, units: list[Unit]) -> tuple[torch.Tensor, dict[str, float]]:
         """The part of the batch's mean loss over its completions' tokens that these units have, times the number of parts, and
         figures."""
         loss, figures = self._mean(model, units)
@@ -112,7 +114,7 @@ class SftStage:
             self._batch = (key // size, self._weight(self.unit(first + i) for i in range(size)))
         return self._batch[1]
 
-    def _mean(self, model: torch.nn.Module, units: list[Unit]) -> tuple[torch.Tensor, dict[str, float]]:
+    def _mean(self, model: PreTrainedModel, units: list[Unit]) -> tuple[torch.Tensor, dict[str, float]]:
         """Mean loss over the tokens of these units, and figures."""
         device = next(model.parameters()).device
         batch = collate([u.pack for u in units], self.bound.tokenizer.pad_token_id, is_flat(model)).to(device)
@@ -141,7 +143,7 @@ class SftStage:
         return sum(one == targets[list(places)].tolist() for one, places in zip(said, _answers(units))) / len(units)
 
     @torch.no_grad()
-    def evaluate(self, model: torch.nn.Module) -> dict[str, float]:
+    def evaluate(self, model: PreTrainedModel) -> dict[str, float]:
         """Loss, token accuracy and accuracy of the answers of the dev set; the lower loss is the better score."""
         sums, tokens, weight = dict.fromkeys(("loss", "token_accuracy", "accuracy"), 0.0), 0, 0.0
         for at in range(0, len(self.dev), self.cpu_units):
@@ -157,6 +159,15 @@ class SftStage:
             return {}
         means = {"loss": sums["loss"] / weight, "token_accuracy": sums["token_accuracy"] / tokens}
         return means | {"accuracy": sums["accuracy"] / len(self.dev), "score": -means["loss"]}
+
+
+def _asked(bound: AnyPrompt, thought: AnyThought) -> tuple[list[int], list[int]]:
+    """Ids of the prompt and of the answer; pairs go with a prompt of one document, lists with one of several."""
+    if isinstance(thought, ListThought):
+        assert isinstance(bound, BoundListPrompt)  # as `check_form` has seen to
+        return bound.encode(thought.query, list(thought.documents)).ids, bound.answer_tokens(thought.answer)
+    assert isinstance(bound, BoundPrompt)
+    return bound.encode(thought.query, thought.document).ids, bound.answer_tokens(thought.label)
 
 
 def _answers(units: list[Unit]) -> list[range]:

@@ -114,4 +114,4 @@ Task = PairTask | ListTask
 
 def task_of(groups: list[Group], bound: AnyPrompt, settings: Reason) -> Task:
     """The task that goes with a prompt."""
-    return (ListTask if isinstance(bound, BoundListPrompt) else PairTask)(groups, bound, settings)
+    return ListTask(groups, bound, settings) if isinstance(bound, BoundListPrompt) else PairTask(groups, bound, settings)

@@ -83,7 +83,7 @@ def check_given(groups: list[Group]) -> None:
     missing = next((g for g in groups if g.teacher is None), None)
     if missing:
         raise DataError(f"teacher: data, but query '{missing.query[:60]}' has no scores; add pos_scores and neg_scores")
-    broken = next((g for g in groups if not np.isfinite(g.teacher).all()), None)
+    broken = next((g for g in groups if not np.isfinite(g.teacher or ()).all()), None)
     if broken:
         raise DataError(f"teacher: data, but query '{broken.query[:60]}' has scores that are not finite (pos_scores, neg_scores)")
 
@@ -92,7 +92,9 @@ def _join(groups: list[Group], scores: Scores) -> list[Group]:
     return [replace(group, teacher=tuple(row)) for group, row in zip(groups, scores)]
 
 
-def _compute(groups: list[Group], teacher: str, model, tokenizer, progress) -> Scores:
+def _compute(
+    groups: list[Group], teacher: str, model: torch.nn.Module, tokenizer: Any, progress: Callable[[int], None] | None
+) -> Scores:
     if teacher == "bm25":
         return _bm25(groups)
     if teacher.startswith(KIND):

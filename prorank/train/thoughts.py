@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -25,6 +25,9 @@ from ..rank.generate import Row, Sampling, Writer, pen_in_training
 from ..rank.thinking import thought_of, with_room, written
 from .config import Score
 from .processes import is_main, place
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 log = logging.getLogger("prorank")
 FILE = "thoughts.jsonl"
@@ -51,7 +54,7 @@ class OwnThoughts:
         bf16: write in bf16.
     """
 
-    def __init__(self, model: torch.nn.Module, bound: BoundPrompt, settings: Score, bf16: bool) -> None:
+    def __init__(self, model: PreTrainedModel, bound: BoundPrompt, settings: Score, bf16: bool) -> None:
         self.model, self.settings, self.bf16 = model, settings, bf16
         self.bound = with_room(bound.prompt, bound.tokenizer, model)
         self.path = Path(settings.out) / FILE
@@ -134,7 +137,7 @@ def _together(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row for part in parts for row in part]
 
 
-def _fingerprint(model: torch.nn.Module, bound: BoundPrompt) -> str:
+def _fingerprint(model: PreTrainedModel, bound: BoundPrompt) -> str:
     """Changes with the weights and with the prompt."""
     digest = hashlib.sha256(f"{bound.prompt.fingerprint()} {bound.longest}".encode())
     for name, weight in model.state_dict().items():

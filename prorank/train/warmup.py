@@ -7,13 +7,13 @@ reference forwards and G forwards and backwards (reference: ProRank sec. stage 1
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from ..data.examples import Group, balanced_pairs, list_groups, sample_lists
 from ..prompt import AnyPrompt, BoundListPrompt, Encoded
-from ..rank.batching import collate, pack
+from ..rank.batching import Batch, collate, pack
 from ..rank.flat import is_flat
 from .batches import comes_again
 from .config import Warmup
@@ -33,6 +33,9 @@ from .policy import (
     valid_answers,
 )
 from .reference import Reference
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 CACHED_REFERENCES = 4096  # rows of reference logits kept in memory, when prompts come again
 
@@ -69,36 +72,41 @@ class WarmupStage:
     cpu_units = 8
 
     def __init__(
-        self, groups: list[Group], bound: AnyPrompt, settings: Warmup, model: torch.nn.Module, dev: Dev | None, bf16: bool
+        self, groups: list[Group], bound: AnyPrompt, settings: Warmup, model: PreTrainedModel, dev: Dev | None, bf16: bool
     ) -> None:
         self.listed = isinstance(bound, BoundListPrompt)
-        self.data = list_groups(groups) if self.listed else balanced_pairs(groups, settings.seed)
+        self.lists = list_groups(groups) if self.listed else []
+        self.pairs = [] if self.listed else balanced_pairs(groups, settings.seed)
         self.bound, self.settings, self.dev = bound, settings, dev
         self.logits = Logits(settings, bf16)
         self.rewards = Rewards(settings.format_reward, settings.relevance_reward, settings.near)
         self.near = near_tokens(bound.tokenizer, bound.answer_ids)
         self.reference = Reference(model, settings, bf16, self.logits) if settings.kl else None
-        again = not self.listed and comes_again(settings, len(self.data), settings.updates)
-        self.keeps_reference = again and len(self.data) <= CACHED_REFERENCES
+        again = not self.listed and comes_again(settings, len(self), settings.updates)
+        self.keeps_reference = again and len(self) <= CACHED_REFERENCES
         self._known: dict[int, torch.Tensor] = {}
         self._old: dict[int, torch.Tensor] = {}
         self._pass: tuple[int, list[Group]] = (-1, [])
 
     def __len__(self) -> int:
-        return len(self.data)
+        return len(self.lists or self.pairs)
 
     def unit(self, index: int) -> Unit:
-        epoch, row = divmod(index, len(self.data))
-        if self.listed:
-            if self._pass[0] != epoch:
-                self._pass = (epoch, sample_lists(self.data, self.settings.list_size, self.settings.seed, epoch))
-            group = self._pass[1][row]
+        epoch, row = divmod(index, len(self))
+        if isinstance(self.bound, BoundListPrompt):
+            group = self._drawn(epoch)[row]
             shown = self.bound.encode(group.query, list(group.documents)).whole
             return Unit(index, -1, shown, group.labels.index(max(group.labels)), len(group.documents))
-        query, document, label = self.data[row]
+        query, document, label = self.pairs[row]
         return Unit(index, row, self.bound.encode(query, document), int(label > 0))
 
-    def loss(self, model: torch.nn.Module, units: list[Unit]) -> tuple[torch.Tensor, dict[str, float]]:
+    def _drawn(self, epoch: int) -> list[Group]:
+        """The lists of a pass."""
+        if self._pass[0] != epoch:
+            self._pass = (epoch, sample_lists(self.lists, self.settings.list_size, self.settings.seed, epoch))
+        return self._pass[1]
+
+    def loss(self, model: PreTrainedModel, units: list[Unit]) -> tuple[torch.Tensor, dict[str, float]]:
         """Mean loss over prompts and what it was made of."""
         device = next(model.parameters()).device
         packs = [pack([u.prompt], [i], share=False) for i, u in enumerate(units)]
@@ -114,8 +122,8 @@ class WarmupStage:
             objective, idle = self._sampled(units, logits, labels, values, counts)
         figures = self._figures(logits, log_p, values, labels, counts) | {"zero_variance": idle}
         loss = -objective
-        if self.settings.kl:
-            divergence = exact_kl(logits, self._reference_logits(model, units, batch)).mean()
+        if self.reference:
+            divergence = exact_kl(logits, self._reference_logits(self.reference, model, units, batch)).mean()
             loss = loss + self.settings.kl * divergence
             figures["kl"] = float(divergence.detach())
         documents = sum(u.answers if u.row < 0 else 1 for u in units) / len(units)
@@ -174,18 +182,18 @@ class WarmupStage:
                 "entropy": float(-(logs.exp() * logs).sum(-1).mean()),
             }
 
-    def _reference_logits(self, model: torch.nn.Module, units: list[Unit], batch: Any) -> torch.Tensor:
+    def _reference_logits(self, kept: Reference, model: PreTrainedModel, units: list[Unit], batch: Batch) -> torch.Tensor:
         """Logits [B, V] of the policy as it was before the stage; kept when the data are small enough to come again."""
         missing = [u.row for u in units if u.row < 0 or u.row not in self._known]
         if not missing:
             return torch.stack([self._known[u.row] for u in units]).to(batch.rows.device).float()
-        with self.reference.of(model) as (reference, forward):
+        with kept.of(model) as (reference, forward):
             logits = forward(reference, batch)
         if self.keeps_reference:
             self._known.update({u.row: row.half().cpu() for u, row in zip(units, logits)})
         return logits
 
-    def evaluate(self, model: torch.nn.Module) -> dict[str, float]:
+    def evaluate(self, model: PreTrainedModel) -> dict[str, float]:
         if not self.dev:
             return {}
         found = self.dev.measure(model)

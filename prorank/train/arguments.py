@@ -1,0 +1,66 @@
+"""What `transformers.Trainer` is told of a run: its arguments and the course of the learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from transformers import TrainingArguments
+
+from .basics import Settings
+
+
+def arguments_of(settings: Settings, steps: int, accumulated: int, bf16: bool, on_cpu: bool) -> TrainingArguments:
+    """The Trainer's arguments.
+
+    Args:
+        settings: of the run.
+        steps: optimiser steps, at most.
+        accumulated: micro-batches a step.
+        bf16: autocast to bf16.
+        on_cpu: whether the model lies on the CPU.
+    """
+    s = settings
+    return TrainingArguments(
+        output_dir=s.out,
+        max_steps=steps,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=accumulated,
+        learning_rate=s.learning_rate,
+        weight_decay=s.weight_decay,
+        max_grad_norm=s.max_grad_norm,
+        adam_beta2=0.98,  # runs are short and gradients shrink tenfold within them; .999 would remember the first for too long
+        lr_scheduler_type="constant",
+        bf16=bf16,
+        use_cpu=on_cpu,
+        logging_steps=min(s.log_every, steps),
+        logging_nan_inf_filter=False,  # it would log the last finite loss in place of one that is not
+        save_strategy="no",
+        report_to=["tensorboard"] if s.tensorboard else [],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_num_workers=0,
+        dataloader_pin_memory=False,
+        seed=s.seed,
+        log_level="error",
+    )
+
+
+class Rise:
+    """The factor of the learning rate at a step: linear warm-up, then linear to a tenth, over the share of the budget that is spent
+    (steps or minutes).
+
+    Args:
+        settings: `warmup` and `minutes`.
+        steps: optimiser steps, at most.
+        progress: the share of the budget that is spent at a step.
+    """
+
+    def __init__(self, settings: Settings, steps: int, progress: Callable[[int], float]) -> None:
+        self.rise, self.by_steps, self.steps, self.progress = settings.warmup, settings.minutes is None, steps, progress
+
+    def __call__(self, step: int) -> float:
+        spent = self.progress(step)
+        first = max(self.rise, 1 / self.steps) if self.by_steps else self.rise
+        # The first step already learns a little: (step + 1) / steps of the rise.
+        begun = (step + 1) / (first * self.steps) if self.by_steps else (spent + 1e-3) / max(first, 1e-3)
+        return min(1.0, begun, 1.0 - 0.9 * max(0.0, spent - first) / max(1 - first, 1e-9))
