@@ -294,3 +294,13 @@ def test_what_has_not_learnt_to_rank_is_not_held_to(tmp_path, tiny_llama_dir, ow
     if own:
         Prompt.preset("echo").save(folder)
     assert _shares(resolve(folder), given) == shares
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_data_are_read(tmp_path, tiny_llama_dir, monkeypatch):
+    out = tmp_path / "run"
+    out.symlink_to("/proc/self/fd")
+    monkeypatch.setattr(module, "_groups", None)
+    monkeypatch.setattr(module, "resolve", None)
+    with pytest.raises(OSError) as error:
+        adapt(tmp_path / "labels.jsonl", str(tiny_llama_dir), out)
+    assert str(out) in str(error.value) and "\n" not in str(error.value)

@@ -247,3 +247,20 @@ def test_minutes_end_early_after_so_many_passes(tmp_path, toy_file, tiny_llama_d
     most = run(tmp_path / "most", toy_file, tiny_llama_dir, stage="score", minutes=9, max_epochs=2, dev_queries=4, evals=0)
     ends = [json.loads((folder.parent / "done.json").read_text())["step"] for folder in (one, most)]
     assert ends[0] == ends[1] > 1
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_data_are_read(tmp_path, monkeypatch):
+    """A link to a folder of the kernel, where nobody can write, whatever the rights."""
+    out = tmp_path / "run"
+    out.symlink_to("/proc/self/fd")
+    monkeypatch.setattr("prorank.train.run.read_examples", None)
+    monkeypatch.setattr("prorank.train.run.resolve", None)
+    with pytest.raises(OSError) as error:
+        train(make_settings({"stage": "score", "data": "lists.jsonl", "out": str(out), **COMMON}))
+    assert str(out) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_run_without_a_budget_is_one_pass(tmp_path, tiny_llama_dir):
+    """With `compile: auto`, which asks how long the run will be."""
+    run(tmp_path / "run", coffee_lists(tmp_path / "lists.jsonl"), tiny_llama_dir, stage="score", batch_size=16, dev_queries=0)
+    assert [line["step"] for line in read_metrics(tmp_path / "run") if "loss" in line] == [1, 2, 3]

@@ -94,9 +94,7 @@ def _gain_table(qrels: Qrels, gain: str) -> dict[int, int]:
     return {label: int(value) for label, value in zip(known, gains_of(known, gain))}
 
 
-def ndcg_of(
-    labels: Sequence[Sequence[float]], scores: Sequence[Sequence[float] | np.ndarray], gain: str = LINEAR
-) -> np.ndarray:
+def ndcg_of(labels: Sequence[Sequence[float]], scores: Sequence[Sequence[float] | np.ndarray], gain: str = LINEAR) -> np.ndarray:
     """nDCG@10 [n] of n lists from their own documents' labels and scores, both in one order, which equal scores keep.
 
     `measure` gives the same for whole labels, which are all that it takes; here a label may lie between two grades.

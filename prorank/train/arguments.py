@@ -45,22 +45,22 @@ def arguments_of(settings: Settings, steps: int, accumulated: int, bf16: bool, o
     )
 
 
-class Rise:
+def rate_factor(settings: Settings, steps: int, progress: Callable[[int], float]) -> Callable[[int], float]:
     """The factor of the learning rate at a step: linear warm-up, then linear to a tenth, over the share of the budget that is spent
-    (steps or minutes).
+    (steps or minutes). A function and no object, as LambdaLR would write the object's state into checkpoints.
 
     Args:
         settings: `warmup` and `minutes`.
         steps: optimiser steps, at most.
         progress: the share of the budget that is spent at a step.
     """
+    rise, by_steps = settings.warmup, settings.minutes is None
 
-    def __init__(self, settings: Settings, steps: int, progress: Callable[[int], float]) -> None:
-        self.rise, self.by_steps, self.steps, self.progress = settings.warmup, settings.minutes is None, steps, progress
-
-    def __call__(self, step: int) -> float:
-        spent = self.progress(step)
-        first = max(self.rise, 1 / self.steps) if self.by_steps else self.rise
+    def factor(step: int) -> float:
+        spent = progress(step)
+        first = max(rise, 1 / steps) if by_steps else rise
         # The first step already learns a little: (step + 1) / steps of the rise.
-        begun = (step + 1) / (first * self.steps) if self.by_steps else (spent + 1e-3) / max(first, 1e-3)
+        begun = (step + 1) / (first * steps) if by_steps else (spent + 1e-3) / max(first, 1e-3)
         return min(1.0, begun, 1.0 - 0.9 * max(0.0, spent - first) / max(1 - first, 1e-9))
+
+    return factor

@@ -24,7 +24,7 @@ from ..errors import ModelError, TrainingError
 from ..files import append_text
 from ..model import freeze_head_fp32, without_bars
 from ..utils.strict_json import dumps
-from .arguments import Rise, arguments_of
+from .arguments import arguments_of, rate_factor
 from .batches import Stage, Steps, micro_of, share_of, total_steps, whole
 from .config import Settings
 from .course import Clock, Milestones, checkpoints, complete, cut_metrics
@@ -82,10 +82,10 @@ class StageTrainer(Trainer):
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
-        """See `Rise`."""
+        """See `rate_factor`."""
         made = optimizer or self.optimizer
         assert made is not None  # the Trainer makes it first
-        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(made, Rise(self.settings, self.total, self.progress))
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(made, rate_factor(self.settings, self.total, self.progress))
         return self.lr_scheduler
 
     def progress(self, step: int) -> float:

@@ -56,9 +56,7 @@ def chosen_settings(settings: Settings, chosen: dict[str, Choice]) -> Settings:
     return replace(settings, dtype=chosen["dtype"].value, compile=chosen["compile"].value == COMPILED)
 
 
-def _compile(
-    settings: Settings, config: Any, device: torch.device, dtype: str, longest: int, examples: int
-) -> Choice:
+def _compile(settings: Settings, config: Any, device: torch.device, dtype: str, longest: int, examples: int) -> Choice:
     if settings.compile != "auto":
         return Choice(COMPILED if settings.compile else PLAIN, "as asked for")
     if device.type != "cpu" or settings.gradient_checkpointing or getattr(settings, "plain", False):

@@ -178,9 +178,7 @@ def _stage(
     return _of_scores(settings, examples, short, model, dev, bf16)
 
 
-def _of_scores(
-    settings: Score, examples: list, short: AnyPrompt, model: PreTrainedModel, dev: Dev | None, bf16: bool
-) -> Stage:
+def _of_scores(settings: Score, examples: list, short: AnyPrompt, model: PreTrainedModel, dev: Dev | None, bf16: bool) -> Stage:
     """Stage `score` or `order`, behind the model's own thoughts where they are wanted."""
     from .order import OrderStage
     from .score import ScoreStage
