@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -140,17 +141,14 @@ def _extras() -> dict[str, str]:
 
 def _requirements() -> Iterator[tuple[str, str]]:
     """(extra, package) of the extras that concern users."""
-    from packaging.requirements import Requirement
-
     try:
         lines = requires("prorank") or []
     except PackageNotFoundError:  # run from a folder that is not installed
         return
     for line in lines:
-        need = Requirement(line)
-        for extra in ("train", "eval", "serve", "client", "teacher"):
-            if need.marker and need.marker.evaluate({"extra": extra}) and not need.marker.evaluate({"extra": ""}):
-                yield extra, need.name
+        found = re.match(r'([\w.-]+).*extra == ["\'](\w+)["\']', line)
+        if found and found[2] in ("train", "eval", "serve", "client", "teacher"):
+            yield found[2], found[1]
 
 
 def _version(package: str) -> str:

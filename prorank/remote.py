@@ -52,7 +52,7 @@ class Remote(MadeByArguments):
         self.url, told = split(url)
         self.model, self.patience, self.cuts = model, patience, Cuts()
         asked = dialect_of(dialect) or told
-        self.connection = Connection(self.url, "--server", "client", key, timeout)
+        self.connection = Connection(self.url, "--server", key, timeout)
         try:
             self._meet(asked)
         except BaseException:

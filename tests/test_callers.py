@@ -11,7 +11,6 @@ import math
 from collections import UserDict, deque
 from decimal import Decimal
 from fractions import Fraction
-from importlib.util import find_spec
 from types import MappingProxyType, SimpleNamespace
 
 import numpy as np
@@ -24,6 +23,7 @@ from prorank.errors import DataError
 from prorank.integrations.sentence_transformers import CrossEncoder
 from prorank.prompt import Prompt
 from prorank.rank.documents import document_text
+from prorank.rank.files import show
 from prorank.rank.inputs import RankOptions, items
 from prorank.remote import Remote
 from prorank.utils.texts import plain_text
@@ -304,18 +304,19 @@ def test_what_is_not_scored_may_be_anything():
     assert sorted((hit.document for hit in hits), key=str) == sorted(documents, key=str)
 
 
-@pytest.mark.skipif(not find_spec("prorank.utils.terminal"), reason="output is escaped by prorank.utils.terminal")
-def test_output_survives_half_a_pair_in_an_id(tmp_path, capsys, monkeypatch, tiny_llama_dir):
-    """Row 9: JSON spells it, a table shows it; neither ends in a traceback after the work."""
+def test_a_half_pair_in_an_id_breaks_no_output(tmp_path, capsys, monkeypatch, tiny_llama_dir):
+    """Row 9: a file that spells one is refused; in a caller's id it is shown, and neither ends in a traceback after the work."""
     from tests.test_reranker import run
 
-    rows = [{"id": HALF, "text": "the garden", "more": HALF}, {"id": "b", "text": "river"}]
-    (tmp_path / "docs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    words = ["rerank", tmp_path / "docs.jsonl", "-q", QUERY, "--model", tiny_llama_dir, "--dtype", "fp32"]
-    code, out, err = run(monkeypatch, capsys, *words, "--json")
-    assert code == 0 and sorted((json.loads(line)["document"] for line in out.splitlines()), key=str) == sorted(rows, key=str), err
-    code, out, err = run(monkeypatch, capsys, *words)
-    assert code == 0 and "river" in out, err
+    row = {"id": HALF, "text": "the garden", "more": HALF}
+    (tmp_path / "docs.jsonl").write_text(json.dumps(row) + "\n")
+    code, _, err = run(monkeypatch, capsys, "rerank", tmp_path / "docs.jsonl", "-q", QUERY, "--model", tiny_llama_dir)
+    assert code == 2 and "docs.jsonl:1: not UTF-8 text" in err
+    hits = RERANKER.rank(QUERY, [row])
+    for as_json in (True, False):
+        show(hits, as_json)
+    out = capsys.readouterr().out
+    assert json.loads(out.splitlines()[0])["document"] == row and "the garden" in out
 
 
 @pytest.mark.parametrize("where", ["query", "instruction", "stdin"])

@@ -1,17 +1,17 @@
 """Stages end to end on a tiny model: they learn, they resume after a kill as if nothing had happened, they leave whole folders.
 
-Hard fact: the kill is a real SIGKILL of a real process, at a random step and inside a checkpoint write.
+Hard fact: the kill is a real SIGKILL of a real process, at a step drawn by the stage and inside a checkpoint write.
 """
 
 import itertools
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -206,8 +206,7 @@ def test_killed_and_resumed_equals_uninterrupted(stage, tmp_path, toy_file, tiny
     half = cut / "checkpoint-8"
     half.mkdir(exist_ok=True)
     (half / "trainer_state.json").write_text("{")  # what a writer without care would leave
-    later = random.randint(5, 13)
-    print(f"killed at step {later}")
+    later = Random(stage).randint(5, 13)
     assert process({**values, "out": str(cut)}, str(later)) == -signal.SIGKILL
     assert process({**values, "out": str(cut)}, "never") == 0
     assert same(whole / "model", cut / "model")

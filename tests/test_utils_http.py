@@ -158,7 +158,7 @@ def test_any_address_of_a_proxy_is_used_or_named(address):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ALL_PROXY", address)
         try:
-            Connection("http://rerank.example:8000", "--server", "client").close()
+            Connection("http://rerank.example:8000", "--server").close()
         except ConfigError as error:
             assert str(error).startswith("ALL_PROXY ") and "NO_PROXY" in str(error)
 
@@ -166,7 +166,7 @@ def test_any_address_of_a_proxy_is_used_or_named(address):
 @given(st.text(max_size=30))
 def test_any_address_of_a_server_is_used_or_refused(address):
     try:
-        Connection(f"http://{address}", "--server", "client").close()
+        Connection(f"http://{address}", "--server").close()
     except ConfigError as error:
         assert str(error).startswith("--server http://")
 

@@ -49,7 +49,7 @@ class Endpoint:
             raise ConfigError(f"--endpoint {url}: expected an address that begins with http:// or https://")
         self.url = url if url.rstrip("/").endswith("/chat/completions") else url.rstrip("/") + "/chat/completions"
         self.model, self.patience, self.more, self.retries = model, patience, more, 0
-        self.connection = Connection(self.url, "--endpoint", "client", os.environ.get(key), timeout)
+        self.connection = Connection(self.url, "--endpoint", os.environ.get(key), timeout)
         self.lock, self.stopped, self.open_at = threading.Lock(), threading.Event(), 0.0
 
     def ask(self, text: str) -> Reply:

@@ -29,7 +29,6 @@ class Connection:
     Args:
         url: address of the server, or of one of its endpoints.
         option: the option that gave the address, for messages.
-        needs: the extra that brings the HTTP library.
         key: sent as `Authorization: Bearer`; None or blank for none.
         timeout: seconds for one answer; connecting has 10 at most.
 
@@ -41,8 +40,8 @@ class Connection:
         ConfigError: the address, the key, or a variable of the environment cannot be used.
     """
 
-    def __init__(self, url: str, option: str, needs: str, key: str | None = None, timeout: float = 300) -> None:
-        with extra(needs):
+    def __init__(self, url: str, option: str, key: str | None = None, timeout: float = 300) -> None:
+        with extra("client"):
             import httpx2 as httpx
         host, port, scheme = _parsed(httpx, url, option)
         self.url, self.host, self.proxy = url, host, proxy_for(scheme, host, port)
