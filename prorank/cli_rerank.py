@@ -33,6 +33,10 @@ from .remote_forms import LOG_ODDS
 from .shipped import DEFAULT
 from .utils.terminal import argument_text, note, say
 
+FOR_RUN = {"dataset": "--dataset", "out": "--out"}
+FOR_DOCUMENTS = {
+    "documents": "DOCUMENTS", "query": "--query", "min_score": "--min-score", "as_json": "--json", "show_thoughts": "--show-thoughts",
+}  # fmt: skip
 HERE = ("think", "samples", "max_think_tokens", "method", "device", "dtype", "compile", "max_length", "prompt", "base",
         "trust_remote_code")  # fmt: skip
 
@@ -75,8 +79,7 @@ def rerank(
     RankOptions(min_score=min_score, instruction=instruction)  # fails before anything is read
     if query is not None:
         query = query_text(query, "--query")
-    if show_thoughts and run:
-        raise ConfigError("--show-thoughts shows those of one query; leave out --run")
+    _check_task(context, bool(run))
     _check_place(context, server)
     if run:
         if not (dataset and out):
@@ -100,6 +103,16 @@ def rerank(
             hits = ranker.rank(query, items, top_k, min_score, instruction, **more)
             rerank_files.show(hits, as_json, show_thoughts)
         _note(ranker, bool(server), bool(run))
+
+
+def _check_task(context: typer.Context, run: bool) -> None:
+    """Raise ConfigError for options that mean nothing for what is ranked: a run, or the documents of one query."""
+    names = FOR_DOCUMENTS if run else FOR_RUN
+    given = [name for name in names if _given(context, name)]
+    if given and run:
+        raise ConfigError(f"{names[given[0]]} is for the documents of one query; leave out --run or {names[given[0]]}")
+    if given:
+        raise ConfigError(f"{names[given[0]]} needs --run; the hits of one query are printed")
 
 
 def _check_place(context: typer.Context, server: str | None) -> None:
