@@ -4,6 +4,7 @@ Hard fact: it is the real thing: uvicorn, sockets, three threads; only signals a
 """
 
 import contextlib
+import faulthandler
 import json
 import threading
 import time
@@ -55,7 +56,9 @@ def running(
         made.client.close()
         server.should_exit = True
         thread.join(60)
-        assert not thread.is_alive()
+        if thread.is_alive():  # show what it waits for
+            faulthandler.dump_traceback(all_threads=True)
+            raise AssertionError(f"the server did not end; open connections: {server.server_state.connections}")
 
 
 def wait_for(true, seconds: float = 120) -> None:

@@ -307,7 +307,8 @@ def test_rerank_runs(place):
     place.fails(["rerank", "docs.txt", "-q", "x", *common], "--out needs --run; the hits of one query are printed")
     place.fails("rerank docs.txt -q x --dataset set", "--dataset needs --run; .*")
     for more in ("docs.txt", "-q x", "--json", "--min-score 0", "--show-thoughts"):
-        place.fails(f"rerank --run in.run --dataset set --out out.run {more}", ".* is for the documents of one query; leave out --run or .*")
+        words = f"rerank --run in.run --dataset set --out out.run {more}"
+        place.fails(words, ".* is for the documents of one query; leave out --run or .*")
     place.fails(["rerank", "--run", "in.run", *common], r"--run needs --dataset \(the texts\) and --out \(the run to write\)")
     given = ["--dataset", "set", *common]
     place.fails(["rerank", "--run", "none.run", *given], r"none\.run: no such file")

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
+from prorank.checkpoint import resolve
 from prorank.cli import app
 from prorank.data.examples import Group
 from prorank.errors import ModelError
+from prorank.model import load_model
 from prorank.rank.bi_encoder import bi_encoder, fingerprint_of
 from prorank.train.teacher import with_teacher
 from tests.evaluate_toy import write_beir
@@ -86,8 +89,9 @@ def test_more_queries_than_a_window_holds(encoder):
         np.testing.assert_allclose(rows[i], bi_encoder(f"bi-encoder:{encoder}", "cpu")([queries[i]], [documents[i]])[0], atol=1e-5)
 
 
-def test_as_a_teacher_it_gives_the_same_scores(encoder, tmp_path):
+def test_as_a_teacher_it_gives_the_same_scores(encoder, tmp_path, tiny_llama_dir):
+    student = load_model(resolve(tiny_llama_dir), torch.float32, torch.device("cpu"))
     groups = [Group(q, tuple(d), tuple(0.0 for _ in d)) for q, d in zip(QUERIES, DOCUMENTS)]
-    taught = with_teacher(groups, f"bi-encoder:{encoder}", tmp_path, None, None, None)
+    taught = with_teacher(groups, f"bi-encoder:{encoder}", tmp_path, student, None, None)
     for group, row in zip(taught, bi_encoder(f"bi-encoder:{encoder}")(QUERIES, DOCUMENTS)):
         np.testing.assert_allclose(group.teacher, row, atol=1e-6)
