@@ -21,7 +21,7 @@ text = lambda most: " ".join(rng.choices(words, k=rng.randint(1, most)))
 reranker = Reranker(dtype=sys.argv[1], device="cpu")
 sizes = {}
 for call in range(1, 1001):
-    reranker.rank(text(12), [text(rng.choice([10, 40, 120])) for _ in range(rng.randint(1, 4))])
+    reranker.rank(text(8), [text(rng.choice([5, 20, 60])) for _ in range(rng.randint(1, 4))])
     if call in (300, 1000):
         sizes[call] = resident()
 print(json.dumps(sizes))
