@@ -35,8 +35,12 @@ from .utils.terminal import argument_text, note, say
 
 FOR_RUN = {"dataset": "--dataset", "out": "--out"}
 FOR_DOCUMENTS = {
-    "documents": "DOCUMENTS", "query": "--query", "min_score": "--min-score", "as_json": "--json", "show_thoughts": "--show-thoughts",
-}  # fmt: skip
+    "documents": "DOCUMENTS",
+    "query": "--query",
+    "min_score": "--min-score",
+    "as_json": "--json",
+    "show_thoughts": "--show-thoughts",
+}
 HERE = ("think", "samples", "max_think_tokens", "method", "device", "dtype", "compile", "max_length", "prompt", "base",
         "trust_remote_code")  # fmt: skip
 

@@ -9,6 +9,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import httpx2
 import uvicorn
@@ -45,7 +46,8 @@ def running(
     load = reranker if callable(reranker) else lambda: reranker
     service = Service(load, "tiny", limits or Limits(), Metrics(), budget)
     bound = listen("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(create_app(service, **app), log_config=None, access_log=False, lifespan="on"))
+    how: dict[str, Any] = {"log_config": None, "access_log": False, "lifespan": "on", "timeout_graceful_shutdown": 30}
+    server = uvicorn.Server(uvicorn.Config(create_app(service, **app), **how))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
     thread.start()
     made = Running(service, f"http://127.0.0.1:{bound.getsockname()[1]}")

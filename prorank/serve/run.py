@@ -6,6 +6,7 @@ Hard fact: SIGTERM and Ctrl-C close the door, answer everybody who is inside, an
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import socket
 from collections.abc import Callable, Sequence
@@ -42,6 +43,8 @@ def serve(
     config = uvicorn.Config(
         create_app(service, key, origins, names), log_config=None, access_log=False, server_header=False, log_level="warning",
         timeout_keep_alive=30, lifespan="on",
+        # A client that neither sends nor reads on must not keep the server from its end for longer than a request may take.
+        timeout_graceful_shutdown=math.ceil(limits.body_seconds + limits.seconds),
     )  # fmt: skip
     server = uvicorn.Server(config)
     service.on_failure = lambda: setattr(server, "should_exit", True)
