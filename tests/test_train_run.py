@@ -236,7 +236,8 @@ def test_a_budget_in_minutes_ends_in_time(tmp_path, toy_file, tiny_llama_dir, mo
     from prorank.train import course
 
     ticks = itertools.count()
-    monkeypatch.setattr(course, "time", SimpleNamespace(monotonic=lambda: float(next(ticks))))  # a second passes between two looks at the clock
+    # A second passes between two looks at the clock.
+    monkeypatch.setattr(course, "time", SimpleNamespace(monotonic=lambda: float(next(ticks))))
     run(tmp_path / "s", toy_file, tiny_llama_dir, stage="score", minutes=1.0, dev_queries=4, evals=2)
     done = json.loads((tmp_path / "s" / "done.json").read_text())
     assert 1.0 <= done["minutes"] < 1.5 and 1 < done["step"] < 60
