@@ -22,7 +22,7 @@ TEXTS = ["a river", "the garden is near the river", "bread and coffee", "", "ano
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
     """A tiny checkpoint with an untrained prompt. Read only."""
-    return save_tiny(tmp_path_factory.mktemp("integrations") / "tiny-reranker", "llama")
+    return save_tiny(tmp_path_factory.mktemp("integrations") / "tiny-llama", "llama")
 
 
 @pytest.fixture(scope="session")

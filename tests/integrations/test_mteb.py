@@ -35,7 +35,7 @@ def test_a_task_runs_and_keeps_our_scores(reranker, tmp_path, kind):
 
 def test_results_are_kept_under_name_and_fingerprint(checkpoint, reranker):
     meta = ProRankCrossEncoder(str(checkpoint), device="cpu", dtype="fp32").mteb_model_meta
-    assert meta.name == "prorank/tiny-reranker" and meta.revision == reranker.fingerprint[:16]
+    assert meta.name == "prorank/tiny-llama" and meta.revision == reranker.fingerprint[:16]
     assert meta.is_cross_encoder and meta.max_tokens == 512 and meta.n_parameters > 0
     in_memory = Reranker.of(reranker.model, reranker.tokenizer, reranker.prompt.prompt)
     given = ProRankCrossEncoder(in_memory, name="me/mine", revision="7").mteb_model_meta
