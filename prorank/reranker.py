@@ -82,7 +82,8 @@ class Reranker(MadeByArguments, Scorer):
         **options: Any,
     ) -> None:
         check_compile(compile)
-        check_dtype(dtype, pick_device(device))
+        where = pick_device(device)
+        check_dtype(dtype, where)
         chosen_method = method_of(method, options)
         max_length, max_think_tokens, samples = _checked_numbers(max_length, max_think_tokens, samples)
         resolved = resolve(model, base, trust_remote_code)
@@ -99,7 +100,6 @@ class Reranker(MadeByArguments, Scorer):
             raise ConfigError(f"samples and max_think_tokens are for thoughts, and {model} is {asked}")
         tokenizer = load_tokenizer(resolved)
         (chosen.bind_list if chosen_method else chosen.bind)(tokenizer)  # fails before the weights are read
-        where = pick_device(device)
         config = load_config(resolved)
         choice = choose_dtype(dtype, where, config)
         loaded = load_model(resolved, DTYPES[choice.value], where)
