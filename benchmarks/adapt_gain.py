@@ -27,14 +27,14 @@ from jobs import Failures
 from protocol import task_of
 from recipe_lists import labelled, pool_groups
 
-from prorank.adapt import Adapted, adapt, scores_of
+from prorank.adapt.adaptation import Adapted, adapt, scores_of
+from prorank.checkpoints.default_model import DEFAULT
 from prorank.data.beir import read_beir
 from prorank.data.examples import Group, query_key
 from prorank.data.formats import write_groups
 from prorank.evaluate.measures import ndcg_of
 from prorank.evaluate.significance import randomisation_test
-from prorank.files import atomic_file
-from prorank.shipped import DEFAULT
+from prorank.utils.files import atomic_file
 
 
 def drawn(groups: list[Group], labels: int, most: int, seed: int) -> tuple[list[Group], list[Group]]:

@@ -21,15 +21,15 @@ import torch
 from common import machine, say
 
 from prorank import Reranker
-from prorank.checkpoint import resolve
+from prorank.checkpoints.default_model import DEFAULT
+from prorank.checkpoints.loading import freeze_head_fp32, load_config, load_model, load_tokenizer, pick_device
+from prorank.checkpoints.resolve import resolve
 from prorank.data.examples import Group
 from prorank.engine.auto import choose_dtype
 from prorank.engine.layer_speed import RANKING, TRAINING
-from prorank.model import freeze_head_fp32, load_config, load_model, load_tokenizer, pick_device
-from prorank.prompt import Prompt
-from prorank.shipped import DEFAULT
-from prorank.train.config import Score
-from prorank.train.score import ScoreStage
+from prorank.prompts.prompt import Prompt
+from prorank.train.settings.stage_settings import Score
+from prorank.train.stages.score import ScoreStage
 
 WORDS = ("river", "stone", "winter", "harbour", "music", "garden", "castle", "bread", "letter", "engine", "valley", "school")
 

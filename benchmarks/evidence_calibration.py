@@ -25,11 +25,11 @@ import numpy as np
 from common import loader, machine
 from protocol import pairs_of, parsed, scored, tasks_of
 
-from prorank.calibration import AUTO, Calibration, choose, fit, out_of_fold
+from prorank.checkpoints.calibration import AUTO, Calibration, choose, fit, out_of_fold
 from prorank.evaluate.candidates import Task
-from prorank.evaluate.report import percent
-from prorank.files import atomic_file
-from prorank.reliability import draw, figures, sigmoid
+from prorank.evaluate.reliability import draw, figures, sigmoid
+from prorank.evaluate.terminal_report import percent
+from prorank.utils.files import atomic_file
 
 FOLDS = 5
 SHOWN = ("ece", "ece_equal_count", "brier")

@@ -34,10 +34,10 @@ from prorank.data.examples import Group, split_groups
 from prorank.data.formats import read_groups, write_groups
 from prorank.data.negatives import mine
 from prorank.evaluate.candidates import Options, Task, prepare
-from prorank.files import atomic_file
-from prorank.reliability import pyplot
-from prorank.train.config import load_settings
+from prorank.evaluate.reliability import pyplot
 from prorank.train.run import is_done, train
+from prorank.train.settings.stage_settings import load_settings
+from prorank.utils.files import atomic_file
 
 BATCH, LIST = 4, 6  # queries a step, documents a query
 

@@ -26,7 +26,7 @@ from protocol import ndcg_of, parsed, scored, tasks_of
 from prorank.errors import extra
 from prorank.evaluate.candidates import Task
 from prorank.evaluate.scoring import Scored, reranked
-from prorank.files import atomic_file
+from prorank.utils.files import atomic_file
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from jobs import Failures
 from protocol import SAMPLE, ndcg_of, pairs_of, parsed, score_all, scored, tasks_of
 from recipe import folder
 
-from prorank.checkpoint import BUILT_IN
+from prorank.checkpoints.resolve import BUILT_IN
 from prorank.evaluate.candidates import Task
 from prorank.evaluate.diagnostics import tie_share
 from prorank.evaluate.scoring import Scored

@@ -34,7 +34,7 @@ def point(options: argparse.Namespace) -> None:
     import torch
 
     from prorank import Reranker
-    from prorank.prompt import Prompt
+    from prorank.prompts.prompt import Prompt
 
     torch.set_num_threads(options.threads)
     count, words, asked, batch = options.point

@@ -20,7 +20,7 @@ import torch
 from common import machine, real_lists
 
 from prorank import Reranker
-from prorank.prompt import Prompt
+from prorank.prompts.prompt import Prompt
 
 
 def main() -> None:

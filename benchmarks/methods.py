@@ -21,10 +21,10 @@ from typing import Any
 from common import compare, data_folder, loader, per_query
 from jobs import Failures
 
-from prorank.checkpoint import resolve
+from prorank.checkpoints.resolve import resolve
 from prorank.evaluate import evaluate
-from prorank.evaluate.report import bars, show
 from prorank.evaluate.results import ANSWERS, MODEL
+from prorank.evaluate.terminal_report import bars, show
 from prorank.rank.methods import read_method
 
 

@@ -24,9 +24,9 @@ from recipe import RECIPE, TRAIN_LENGTH
 from recipe_lists import lists
 
 from prorank.evaluate import evaluate
-from prorank.evaluate.report import bars, show
-from prorank.train.config import load_settings
+from prorank.evaluate.terminal_report import bars, show
 from prorank.train.run import is_done, train
+from prorank.train.settings.stage_settings import load_settings
 
 LISTS = ("scifact", "dl19", "dl20", "cranfield")
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {

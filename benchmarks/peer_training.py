@@ -27,19 +27,19 @@ from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss, L
 from sentence_transformers.cross_encoder.modules import LogitScore, Transformer
 from transformers import TrainerCallback
 
-from prorank.bound import BoundPrompt
-from prorank.checkpoint import resolve
+from prorank.checkpoints.loading import freeze_head_fp32, load_tokenizer, pick_device
+from prorank.checkpoints.resolve import resolve
+from prorank.checkpoints.saving import save_checkpoint
 from prorank.data.examples import Group, list_groups, sample_lists
 from prorank.data.formats import read_groups
 from prorank.engine.auto import pick_dtype
 from prorank.engine.layer_speed import TRAINING
 from prorank.errors import ConfigError
-from prorank.files import atomic_file
-from prorank.model import freeze_head_fp32, load_tokenizer, pick_device
-from prorank.prompt import Prompt
-from prorank.saving import save_checkpoint
-from prorank.train.batches import LONG_RUN
-from prorank.train.course import COMPLETE, Clock, checkpoints
+from prorank.prompts.pair_encoder import BoundPrompt
+from prorank.prompts.prompt import Prompt
+from prorank.train.micro_batches import LONG_RUN
+from prorank.train.schedule import COMPLETE, Clock, checkpoints
+from prorank.utils.files import atomic_file
 
 RISE = 0.1  # share of the budget over which the learning rate rises
 DRAWS = 4  # draws of lists in the dataset; the trainer goes through it again after them

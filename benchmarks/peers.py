@@ -23,8 +23,8 @@ def plain(folder: str, device: str, dtype: str, batch: int) -> Score:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from prorank.checkpoint import prompt_of, resolve
-    from prorank.model import load_tokenizer
+    from prorank.checkpoints.loading import load_tokenizer
+    from prorank.checkpoints.resolve import prompt_of, resolve
 
     resolved = resolve(folder)
     tokenizer = load_tokenizer(resolved)

@@ -21,15 +21,15 @@ import torch
 from common import machine, say
 from jobs import Failures
 
-from prorank.checkpoint import prompt_of, resolve
+from prorank.checkpoints.loading import load_config, load_model, load_tokenizer
+from prorank.checkpoints.resolve import prompt_of, resolve
 from prorank.data.examples import Group
 from prorank.data.formats import read_groups
 from prorank.engine.auto import pick_dtype
 from prorank.evaluate.significance import randomisation_test
-from prorank.model import load_config, load_model, load_tokenizer
-from prorank.train.config import Reason, load_settings
-from prorank.train.episodes import Rollouts, figures_of
-from prorank.train.tasks import task_of
+from prorank.train.settings.stage_settings import Reason, load_settings
+from prorank.train.stages.reason_tasks import task_of
+from prorank.train.stages.rollouts import Rollouts, figures_of
 
 SHOWN = ("reward", "format_rate", "accuracy", "think_tokens", "finished")
 

@@ -30,17 +30,17 @@ from common import machine, say
 from jobs import Failures
 from warmup_vs_trl import make_groups
 
-from prorank.checkpoint import Resolved, resolve
+from prorank.checkpoints.loading import load_config, load_model, load_tokenizer, pick_device
+from prorank.checkpoints.resolve import Resolved, resolve
 from prorank.data.examples import Group
 from prorank.engine.auto import pick_dtype
+from prorank.engine.generation import Row, Writer
 from prorank.engine.layer_speed import TRAINING
-from prorank.model import load_config, load_model, load_tokenizer, pick_device
-from prorank.prompt import BoundPrompt, Prompt
-from prorank.rank.generate import Row, Writer
-from prorank.rewards import RuleReward, Rules, counter
-from prorank.train.base import StageTrainer
-from prorank.train.config import Grpo, Reason
-from prorank.train.reason import ReasonStage
+from prorank.prompts.prompt import BoundPrompt, Prompt
+from prorank.rewards.rules import RuleReward, Rules, counter
+from prorank.train.settings.stage_settings import Grpo, Reason
+from prorank.train.stage_trainer import StageTrainer
+from prorank.train.stages.reason import ReasonStage
 from prorank.utils.strict_json import dumps
 
 WANTED = 1.5

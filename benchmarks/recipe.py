@@ -26,12 +26,12 @@ from jobs import Failures, Job, work
 from protocol import FIXED, POOL, SAMPLE, parsed, score_all, task_of
 from recipe_lists import lists, warmup_lists
 
-from prorank.checkpoint import BUILT_IN
+from prorank.checkpoints.resolve import BUILT_IN
 from prorank.data.formats import read_groups
 from prorank.evaluate import evaluate
-from prorank.evaluate.report import bars, show
-from prorank.train.config import load_settings
+from prorank.evaluate.terminal_report import bars, show
 from prorank.train.run import is_done, train
+from prorank.train.settings.stage_settings import load_settings
 
 RECIPE = Path(__file__).parents[1] / "configs" / "prorank" / "smollm2-135m"
 TRAIN_LENGTH = 144  # tokens of a prompt in training, as in the demo

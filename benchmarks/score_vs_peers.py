@@ -34,11 +34,11 @@ from jobs import Failures
 from scipy.stats import kendalltau
 
 from prorank import Reranker
-from prorank.checkpoint import resolve
-from prorank.model import load_model, load_tokenizer
-from prorank.prompt import Prompt
-from prorank.rank.windows import windows
-from prorank.saving import save_checkpoint
+from prorank.checkpoints.loading import load_model, load_tokenizer
+from prorank.checkpoints.resolve import resolve
+from prorank.checkpoints.saving import save_checkpoint
+from prorank.engine.batches import windows
+from prorank.prompts.prompt import Prompt
 
 # Whose scores are the truth under each prompt: transformers in fp32 without padding, and mxbai-rerank, which runs in fp32.
 TRUTH = {"prorank": "fp32", "mxbai": "mxbai-rerank"}

@@ -1,4 +1,4 @@
-"""One-token GRPO: TRL's GRPOTrainer against `prorank.train.warmup`, the same prompts, in one run.
+"""One-token GRPO: TRL's GRPOTrainer against `prorank.train.stages.warmup`, the same prompts, in one run.
 
 Hard fact: TRL pays G prefills, G reference forwards and G forwards and backwards for every prompt; here one forward,
 one reference forward and one backward serve the group.
@@ -33,15 +33,16 @@ import transformers
 from common import machine, say
 from jobs import Failures
 
-from prorank.checkpoint import Resolved, resolve
+from prorank.checkpoints.loading import load_config, load_model, load_tokenizer, pick_device
+from prorank.checkpoints.resolve import Resolved, resolve
 from prorank.data.examples import Group
 from prorank.engine.auto import pick_dtype
 from prorank.engine.layer_speed import TRAINING
-from prorank.model import load_config, load_model, load_tokenizer, pick_device
-from prorank.prompt import BoundPrompt, Prompt
-from prorank.train import policy, warmup
-from prorank.train.base import StageTrainer
-from prorank.train.config import Warmup
+from prorank.prompts.prompt import BoundPrompt, Prompt
+from prorank.train.objectives import one_token_grpo as policy
+from prorank.train.settings.stage_settings import Warmup
+from prorank.train.stage_trainer import StageTrainer
+from prorank.train.stages import warmup
 from prorank.utils.strict_json import dumps
 
 WORDS = (

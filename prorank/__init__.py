@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .errors import ProRankError
     from .evaluate.benchmark import evaluate
-    from .prompt import Prompt
+    from .prompts.prompt import Prompt
     from .reranker import Hit, Reranker
-    from .train.config import load_settings
     from .train.run import train
+    from .train.settings.stage_settings import load_settings
 
 __version__ = "0.1.0"
 _HOMES = {

@@ -3,7 +3,7 @@
 Hard fact: it is the same as the command `prorank`.
 """
 
-from .cli import main
+from .cli.command_line import main
 
 if __name__ == "__main__":
     main()

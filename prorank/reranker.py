@@ -16,19 +16,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .checkpoint import prompt_of, resolve, trained_prompt
+from .checkpoints.default_model import DEFAULT
+from .checkpoints.loading import load_config, load_model, load_tokenizer, pick_device
+from .checkpoints.resolve import prompt_of, resolve, trained_prompt
 from .engine.auto import check_compile, check_dtype, choose_dtype
+from .engine.cpu_engine import engine_for
+from .engine.generation import pen_in_training, pen_of
 from .engine.layer_speed import DTYPES
 from .errors import ConfigError, ModelError
-from .model import load_config, load_model, load_tokenizer, pick_device
-from .prompt import Prompt
+from .prompts.prompt import Prompt
 from .rank.documents import Document, Hit, Progress, hits
-from .rank.engine import engine_for
-from .rank.generate import pen_in_training, pen_of
-from .rank.inputs import RankOptions, read_lists, read_pairs, whole_number
 from .rank.methods import method_of, prompt_for
 from .rank.scorer import Scorer
-from .shipped import DEFAULT
+from .rank.validation import RankOptions, read_lists, read_pairs, whole_number
 from .utils.pickling import MadeByArguments
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class Reranker(MadeByArguments, Scorer):
         if self.made_with is None:
             raise ModelError(
                 f"{self.name}: a Reranker around a model in memory cannot be pickled or copied; save the model "
-                "(prorank.saving.save_checkpoint) and make a Reranker of its folder"
+                "(prorank.checkpoints.saving.save_checkpoint) and make a Reranker of its folder"
             )
         return _load, (type(self), absolute(self.made_with), self.name)
 

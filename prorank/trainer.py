@@ -10,7 +10,7 @@ if __name__ == "__main__":
     # Run as a file, its folder comes first on the path, where modules of the package would stand in for others of their names.
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-    from prorank.cli import main
+    from prorank.cli.command_line import main
 
     sys.argv[1:] = ["train", *(word.removeprefix("--config=") for word in sys.argv[1:] if word != "--config")]
     main()

@@ -5,7 +5,7 @@ Hard fact: options and messages are those of the command, whose code runs.
 
 import sys
 
-from prorank.cli import main
+from prorank.cli.command_line import main
 
 if __name__ == "__main__":
     sys.argv[1:1] = ["convert"]

@@ -46,7 +46,7 @@ def tiny_qwen2_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def calibrated_dir(tiny_llama_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny Llama with a calibration of temperature 4, for fp32 on a CPU. Read only."""
-    from prorank.calibration import Calibration
+    from prorank.checkpoints.calibration import Calibration
     from prorank.reranker import Reranker
 
     folder = shutil.copytree(tiny_llama_dir, tmp_path_factory.mktemp("tiny") / "calibrated")
@@ -126,7 +126,7 @@ class Standin:
 @pytest.fixture(scope="session")
 def standin_files(tmp_path_factory: pytest.TempPathFactory) -> Standin:
     """A stand-in for the default model, brought from a run to its place as the real one is. Read only."""
-    from prorank import shipped
+    from prorank.checkpoints import default_model as shipped
     from recipes.default.ship import ship
 
     root = tmp_path_factory.mktemp("standin")
@@ -147,5 +147,5 @@ def standin_files(tmp_path_factory: pytest.TempPathFactory) -> Standin:
 def standin(standin_files: Standin, monkeypatch: pytest.MonkeyPatch) -> Standin:
     """`Reranker()` loads the stand-in."""
     monkeypatch.setenv("PRORANK_CACHE", str(standin_files.cache))
-    monkeypatch.setattr("prorank.shipped.MODELS", standin_files.models)
+    monkeypatch.setattr("prorank.checkpoints.default_model.MODELS", standin_files.models)
     return standin_files

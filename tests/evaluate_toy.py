@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from prorank.prompt import Cuts
+from prorank.prompts.prompt import Cuts
 
 CORPUS = {
     "d1": ("Bread", "bread oven bread"),

@@ -15,8 +15,8 @@ import torch.distributed as dist
 from accelerate import PartialState
 from torch.overrides import TorchFunctionMode
 
-from prorank.cli import main
-from prorank.train.processes import place
+from prorank.cli.command_line import main
+from prorank.train.distributed import place
 
 MINE = torch.device("cpu", place()[0])
 FACTORIES = {torch.tensor, torch.as_tensor, torch.zeros, torch.ones, torch.full, torch.empty, torch.arange, torch.from_numpy}

@@ -18,7 +18,7 @@ from prorank.reranker import Reranker
 from prorank.serve.app import create_app
 from prorank.serve.limits import Limits
 from prorank.serve.metrics import Metrics
-from prorank.serve.run import listen
+from prorank.serve.server import listen
 from prorank.serve.service import Service
 
 

@@ -13,18 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from prorank import adapt as module
-from prorank import cli
-from prorank.adapt import PASSES, RATES, Adapted, _found, _shares, adapt
-from prorank.checkpoint import resolve
+from prorank.adapt import adaptation as module
+from prorank.adapt.adaptation import PASSES, RATES, Adapted, _found, _shares, adapt
 from prorank.checkpoints.card import HUB_BASE, LIBRARIES, front_matter, section_of
+from prorank.checkpoints.default_model import DEFAULT
+from prorank.checkpoints.resolve import resolve
+from prorank.cli import command_line as cli
 from prorank.data.examples import Group
 from prorank.data.formats import read_groups
 from prorank.errors import ConfigError, DataError, ModelError
-from prorank.prompt import Prompt
+from prorank.prompts.prompt import Prompt
 from prorank.reranker import Reranker
-from prorank.settings import read_values
-from prorank.shipped import DEFAULT
+from prorank.utils.config_files import read_values
 from tests.tiny import toy_lists, write_jsonl
 
 SMALL = {"max_length": 400, "dtype": "fp32", "device": "cpu", "evals": 1, "list_size": 3, "batch_size": 2, "save_every": 0}
@@ -179,7 +179,7 @@ def test_all_that_is_loaded_is_where_it_is_asked_for(tmp_path, tiny_llama_dir, m
         return real(*given, **how)
 
     monkeypatch.setattr(module, "Reranker", loaded)
-    monkeypatch.setattr("prorank.model.pick_device", lambda device: torch.device(device or "meta"))  # as a GPU would be
+    monkeypatch.setattr("prorank.checkpoints.loading.pick_device", lambda device: torch.device(device or "meta"))  # as a GPU would be
     monkeypatch.setattr("prorank.reranker.pick_device", lambda device: torch.device(device or "meta"))
     adapt(lists(tmp_path), str(tiny_llama_dir), tmp_path / "out", minutes=0.01, held_out=12, **SMALL)
     assert [(how["device"], how["dtype"], how["compile"]) for how in made] == 2 * [("cpu", "fp32", "auto")]

@@ -7,16 +7,16 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from prorank.cli import app
+from prorank.cli.command_line import app
 from prorank.engine import auto
 from prorank.engine.auto import COMPILED, PLAIN, Choice
+from prorank.engine.kernels import Kernels
 from prorank.errors import ConfigError, ModelError
 from prorank.evaluate.benchmark import evaluate
-from prorank.rank.kernels import Kernels
 from prorank.reranker import Reranker
 from prorank.train import choices
 from prorank.train.choices import choices_of, chosen_settings, keep_choices
-from prorank.train.config import Score
+from prorank.train.settings.stage_settings import Score
 from tests.evaluate_toy import write_beir
 
 CPU = torch.device("cpu")
@@ -129,7 +129,7 @@ def test_info_shows_and_measures(tiny_llama_dir, tmp_path, monkeypatch):
 
 def test_info_fetches_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("PRORANK_CACHE", str(tmp_path / "none"))
-    monkeypatch.setattr("prorank.sources.built_in", lambda: pytest.fail("fetched"))
+    monkeypatch.setattr("prorank.checkpoints.sources.built_in", lambda: pytest.fail("fetched"))
     done = CliRunner().invoke(app, ["info"])
     assert done.exit_code == 0 and "prorank pull" in done.stdout and not (tmp_path / "none").exists()
 

@@ -9,13 +9,13 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 
-from prorank.blend import blend
-from prorank.checkpoint import resolve, weight_hash
+from prorank.adapt.weight_averaging import blend
+from prorank.checkpoints.loading import load_model, load_tokenizer
+from prorank.checkpoints.resolve import resolve, weight_hash
+from prorank.checkpoints.saving import save_checkpoint
 from prorank.errors import ModelError
-from prorank.model import load_model, load_tokenizer
-from prorank.prompt import Prompt
+from prorank.prompts.prompt import Prompt
 from prorank.reranker import Reranker
-from prorank.saving import save_checkpoint
 from tests.tiny import byte_tokenizer, save_adapter, save_tiny, tiny_llama
 
 PAIRS = [("where is the garden", text) for text in ("near the river", "bread", "the old doctor 42")]

@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 
 from prorank.errors import DataError
 from prorank.integrations.sentence_transformers import CrossEncoder
-from prorank.prompt import Prompt
+from prorank.prompts.prompt import Prompt
 from prorank.rank.documents import document_text
-from prorank.rank.files import show
-from prorank.rank.inputs import RankOptions, items
-from prorank.remote import Remote
+from prorank.rank.rerank_files import show
+from prorank.rank.validation import RankOptions, items
+from prorank.remote.client import Remote
 from prorank.utils.texts import plain_text
 from tests.serving import running
 from tests.test_reranker import DOCUMENTS, QUERY, small
@@ -71,7 +71,7 @@ def call(request):
 @pytest.fixture
 def no_work(monkeypatch):
     """Nothing may be computed or sent."""
-    for place in ("prorank.rank.scorer.last_hidden", "prorank.rank.scorer.query_likelihood", "prorank.remote.Remote._ask"):
+    for place in ("prorank.rank.scorer.last_hidden", "prorank.rank.scorer.query_likelihood", "prorank.remote.client.Remote._ask"):
         monkeypatch.setattr(place, lambda *_, **__: pytest.fail("work was done"))
 
 

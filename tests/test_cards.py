@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prorank.calibration import Calibration
+from prorank.checkpoints.calibration import Calibration
 from prorank.checkpoints.card import (
     CALIBRATION,
     HUB_BASE,
@@ -24,10 +24,10 @@ from prorank.checkpoints.card import (
     section_of,
     with_section,
 )
-from prorank.prompt import Prompt
-from prorank.saving import save_checkpoint
-from prorank.train.config import make_settings
+from prorank.checkpoints.saving import save_checkpoint
+from prorank.prompts.prompt import Prompt
 from prorank.train.run import train
+from prorank.train.settings.stage_settings import make_settings
 from tests.test_saving import adapter
 from tests.tiny import byte_tokenizer, tiny_llama, tiny_qwen2, write_jsonl
 

@@ -26,12 +26,12 @@ from peft import (
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
-from prorank.checkpoint import resolve
-from prorank.cli import app
+from prorank.checkpoints.loading import load_model, merged_copy
+from prorank.checkpoints.resolve import resolve
+from prorank.cli.command_line import app
 from prorank.errors import ModelError
-from prorank.export import export
-from prorank.model import load_model, merged_copy
-from prorank.prompt import Prompt
+from prorank.export.classifier import export
+from prorank.prompts.prompt import Prompt
 from prorank.reranker import Reranker
 from tests.tiny import save_adapter, save_tiny
 

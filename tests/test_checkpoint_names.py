@@ -12,19 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from prorank.adapt import scores_of
-from prorank.checkpoint import prompt_of, resolve
+from prorank.adapt.adaptation import scores_of
 from prorank.checkpoints import known
+from prorank.checkpoints.loading import load_model, load_tokenizer
 from prorank.checkpoints.names import may_be_hub_id
-from prorank.cli import app
+from prorank.checkpoints.resolve import prompt_of, resolve
+from prorank.cli.command_line import app
 from prorank.data.examples import Group
 from prorank.errors import ModelError
-from prorank.model import load_model, load_tokenizer
-from prorank.prompt import Prompt
-from prorank.published import MXBAI_TASK, QWEN3_SYSTEM
+from prorank.prompts.prompt import Prompt
+from prorank.prompts.published import MXBAI_TASK, QWEN3_SYSTEM
 from prorank.rank.bi_encoder import bi_encoder
 from prorank.reranker import Reranker
-from prorank.train.teacher import check_teacher
+from prorank.train.teacher_scores import check_teacher
 from tests.tiny import save_adapter, save_tiny, write_jsonl
 
 CPU = torch.device("cpu")
@@ -50,7 +50,7 @@ def _forget(monkeypatch):
 def offline(monkeypatch):
     """Any call of the network fails the test."""
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("a network call"))
-    monkeypatch.setattr("prorank.checkpoint.from_hub", lambda *_: pytest.fail("a hub was asked"))
+    monkeypatch.setattr("prorank.checkpoints.resolve.from_hub", lambda *_: pytest.fail("a hub was asked"))
 
 
 @pytest.fixture
@@ -266,8 +266,8 @@ def test_a_hubs_python_files_are_fetched_where_they_are_trusted(own, tmp_path, m
 
 def test_training_lists_are_not_asked_for_a_prompt(tmp_path, toy_file, caplog):
     """Row 19: a base of a training has the prompt of its settings, and nothing has to be said of it."""
-    from prorank.train.config import make_settings
     from prorank.train.run import train
+    from prorank.train.settings.stage_settings import make_settings
 
     rows = [json.loads(line) for line in toy_file.read_text().splitlines()][:12]
     data = write_jsonl(tmp_path / "d.jsonl", rows)

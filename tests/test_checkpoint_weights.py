@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from prorank.checkpoint import resolve
+from prorank.checkpoints.loading import load_model
+from prorank.checkpoints.resolve import resolve
 from prorank.checkpoints.weights import NO_WEIGHT, check_report, check_resumable
-from prorank.cli import app
+from prorank.cli.command_line import app
 from prorank.errors import ModelError
-from prorank.model import load_model
 from prorank.reranker import Reranker
 from tests.evaluate_toy import write_beir
 from tests.tiny import byte_tokenizer, save_adapter, save_tiny, tiny_llama

@@ -1,6 +1,6 @@
 """Bad input through the command line: one clear line, exit code 2, no traceback, nothing left on disk.
 
-Hard fact: each case runs `prorank.cli.main` in a folder of its own and compares that folder before and after.
+Hard fact: each case runs `prorank.cli.command_line.main` in a folder of its own and compares that folder before and after.
 """
 
 import bz2
@@ -18,12 +18,12 @@ import pytest
 from peft import LoraConfig, get_peft_model
 
 import prorank
-from prorank.checkpoint import resolve
-from prorank.cli import main
-from prorank.model import load_model, load_tokenizer
-from prorank.prompt import Prompt
-from prorank.saving import save_checkpoint
-from prorank.train.config import dump_settings, make_settings
+from prorank.checkpoints.loading import load_model, load_tokenizer
+from prorank.checkpoints.resolve import resolve
+from prorank.checkpoints.saving import save_checkpoint
+from prorank.cli.command_line import main
+from prorank.prompts.prompt import Prompt
+from prorank.train.settings.stage_settings import dump_settings, make_settings
 from tests.tiny import save_tiny
 
 
@@ -376,7 +376,7 @@ LOG = '{"query": "q", "response": "a", "response_thinking": "t", "rejected_respo
 @pytest.mark.parametrize("verb", [*FOLDERS, *FILES])
 def test_out_is_tried_before_the_work(verb, out, place, monkeypatch):
     """Row 11."""
-    monkeypatch.setattr("prorank.demo.resolve", lambda _: pytest.fail("the demo began"))
+    monkeypatch.setattr("prorank.demo.walkthrough.resolve", lambda _: pytest.fail("the demo began"))
     place.write("log.jsonl", LOG)
     command = (FOLDERS | FILES)[verb].format(base=place.base).replace("OUT", out)
     place.fails(command, rf"{re.escape(out)}: (Not a directory|No such file or directory)")
@@ -398,8 +398,8 @@ def test_what_lies_beside_an_output_needs_a_file(place):
 
 def test_the_cache_is_tried_before_the_work(place, monkeypatch):
     """Row 11: before anything is fetched or converted."""
-    monkeypatch.setattr("prorank.sources.fetch_package", lambda *_: pytest.fail("it was fetched"))
-    monkeypatch.setattr("prorank.sources._convert", lambda *_: pytest.fail("it was converted"))
+    monkeypatch.setattr("prorank.checkpoints.sources.fetch_package", lambda *_: pytest.fail("it was fetched"))
+    monkeypatch.setattr("prorank.checkpoints.sources._convert", lambda *_: pytest.fail("it was converted"))
     place.write("m.gguf", "GGUF")
     for cache in ("docs.txt", "/proc/none"):
         monkeypatch.setenv("PRORANK_CACHE", cache)
@@ -431,7 +431,7 @@ def test_what_the_system_refuses_is_one_line(error, place, monkeypatch):
     def fails(*_, **__):
         raise error
 
-    monkeypatch.setattr("prorank.checkpoint.resolve", fails)
+    monkeypatch.setattr("prorank.checkpoints.resolve.resolve", fails)
     place.fails("pull x", ERRORS[error])
 
 

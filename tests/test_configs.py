@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from prorank import demo
-from prorank.checkpoint import resolve
-from prorank.train.config import Lora, load_settings
+from prorank.checkpoints.resolve import resolve
+from prorank.demo import walkthrough as demo
 from prorank.train.run import train
+from prorank.train.settings.stage_settings import Lora, load_settings
 
 RECIPES = Path(__file__).parent.parent / "configs" / "prorank"
 STAGES = {"smollm2-135m": ("warmup", "score", "order")}  # where more than the two

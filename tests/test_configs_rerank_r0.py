@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from prorank.prompt import PRESETS, Prompt
-from prorank.rewards import RuleReward
-from prorank.train.config import Reason, load_settings
+from prorank.prompts.prompt import PRESETS, Prompt
+from prorank.rewards.rules import RuleReward
 from prorank.train.curves import read_metrics
 from prorank.train.run import train
+from prorank.train.settings.stage_settings import Reason, load_settings
 from tests.tiny import write_jsonl
 
 ROOT = Path(__file__).parent.parent
@@ -90,7 +90,7 @@ def test_a_key_changes_what_is_learned(ran, key):
 def test_the_same_file_gives_the_same_figures_and_checkpointing_changes_none(ran, monkeypatch):
     as_it_is = ran()[0]
     assert ran("seed=42")[0] == as_it_is
-    from prorank.train.reason import ReasonStage
+    from prorank.train.stages.reason import ReasonStage
 
     saving, loss = [], ReasonStage.loss
 

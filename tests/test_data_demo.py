@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from prorank.data import demo
-from prorank.data.demo import build, semanlink
 from prorank.data.examples import near_duplicates, normalised
 from prorank.data.formats import read_beir
+from prorank.demo import semanlink as demo
+from prorank.demo.semanlink import build, semanlink
 from prorank.errors import DataError
 
 TAG = "http://tags/"

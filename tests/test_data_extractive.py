@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from prorank.cli import app
+from prorank.cli.command_line import app
 from prorank.data.examples import Group
-from prorank.data.extractive import key_terms, label_extractive, think, window
+from prorank.data.extractive_thoughts import key_terms, label_extractive, think, window
 from prorank.errors import DataError
-from prorank.rewards import parse
+from prorank.rewards.rules import parse
 
 QUERY = "how do vaccines cause immunity in children?"
 

@@ -10,14 +10,14 @@ from collections import namedtuple
 
 import pytest
 
-from prorank.adapt import _groups
+from prorank.adapt.adaptation import _groups
 from prorank.data.examples import Group
 from prorank.data.formats import is_collection, read_beir, read_collection, read_groups, write_run
 from prorank.data.irds import read_irds
 from prorank.data.negatives import mine
 from prorank.errors import DataError, MissingExtra
 from prorank.evaluate import evaluate
-from prorank.rank.files import read_run_texts, rerank_run
+from prorank.rank.rerank_files import read_run_texts, rerank_run
 from prorank.reranker import Reranker
 from tests.evaluate_toy import Fake
 

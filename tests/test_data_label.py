@@ -11,11 +11,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from typer.testing import CliRunner
 
-from prorank.cli import app
-from prorank.data.ask import Endpoint, retry_after
+from prorank.cli.command_line import app
+from prorank.data.chat_endpoint import Endpoint, retry_after
 from prorank.data.formats import read_groups
-from prorank.data.label import label, verdict
-from prorank.data.logs import convert
+from prorank.data.rerank_r0_logs import convert
+from prorank.data.teacher_labels import label, verdict
 from prorank.errors import ConfigError, DataError
 
 

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from prorank.cli import app
+from prorank.cli.command_line import app
 from prorank.data.formats import read_groups
-from prorank.data.logs import convert, shortened, side_file
+from prorank.data.rerank_r0_logs import convert, shortened, side_file
 from prorank.errors import DataError
 
 

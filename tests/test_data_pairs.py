@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from prorank.cli import app
+from prorank.cli.command_line import app
 from prorank.data.pairs import pairs_of_clicks, pairs_of_run, spread, write_pairs
 from prorank.data.trec import write_run
 from prorank.errors import DataError

@@ -9,9 +9,9 @@ import pytest
 
 from prorank.data.beir import read_texts
 from prorank.data.formats import read_groups
-from prorank.data.logs import convert
 from prorank.data.pairs import pairs_of_clicks
-from prorank.data.thoughts import read_thoughts
+from prorank.data.reasoning_examples import read_thoughts
+from prorank.data.rerank_r0_logs import convert
 from prorank.errors import DataError
 from prorank.rank.document_files import read_documents
 

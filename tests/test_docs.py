@@ -17,12 +17,12 @@ import yaml
 from transformers import AutoTokenizer
 
 import prorank
-from prorank.cli import app
-from prorank.export import export
-from prorank.prompt import PRESETS, Prompt
-from prorank.saving import save_checkpoint
-from prorank.train.config import Lora, Order, Reason, Score, Settings, Sft, Warmup, load_settings
-from prorank.train.losses import LOSSES
+from prorank.checkpoints.saving import save_checkpoint
+from prorank.cli.command_line import app
+from prorank.export.classifier import export
+from prorank.prompts.prompt import PRESETS, Prompt
+from prorank.train.objectives.ranking_losses import LOSSES
+from prorank.train.settings.stage_settings import Lora, Order, Reason, Score, Settings, Sft, Warmup, load_settings
 from tests.tiny import byte_tokenizer, save_tiny, tiny_llama, tiny_qwen2, toy_lists, write_jsonl
 from tests.toy_data import write_collection
 
@@ -222,7 +222,7 @@ def test_snippets_run(name, code, stand_ins, standin, tmp_path, monkeypatch):
     shutil.copytree(stand_ins, tmp_path / "place")
     monkeypatch.chdir(tmp_path / "place")
     monkeypatch.setattr("prorank.train.run.plot", lambda run: None)  # a second a run, tested elsewhere
-    monkeypatch.setattr("prorank.rank.kernels.torch.compile", lambda step, **_: step)  # a minute of a C++ compiler, likewise
+    monkeypatch.setattr("prorank.engine.kernels.torch.compile", lambda step, **_: step)  # a minute of a C++ compiler, likewise
     if 'from_pretrained("out/classifier")' in code:
         export("runs/demo/score", "out/classifier")
     for long, short in SHORTER.items():

@@ -10,16 +10,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prorank.checkpoint import resolve
+from prorank.checkpoints.loading import load_model, load_tokenizer
+from prorank.checkpoints.resolve import resolve
 from prorank.data.examples import Group, same_documents, sample_blocks, sample_lists
+from prorank.engine.packing import pack_document
 from prorank.errors import PromptError
-from prorank.model import load_model, load_tokenizer
-from prorank.prompt import Prompt
-from prorank.rank.batching import pack_document
+from prorank.prompts.prompt import Prompt
 from prorank.reranker import Reranker
-from prorank.train.config import Score
 from prorank.train.curves import read_metrics
-from prorank.train.score import SHARING, ScoreStage
+from prorank.train.settings.stage_settings import Score
+from prorank.train.stages.score import SHARING, ScoreStage
 from tests.test_train_run import run
 from tests.tiny import WORDS, byte_tokenizer
 

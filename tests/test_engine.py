@@ -9,17 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from prorank.checkpoint import resolve
+from prorank.checkpoints.loading import load_model, load_tokenizer
+from prorank.checkpoints.resolve import resolve
+from prorank.engine import prefix_attention as attention
+from prorank.engine.cpu_engine import Engine, engine_for, usable
+from prorank.engine.heads import last_hidden
+from prorank.engine.int8 import Int8
+from prorank.engine.kernels import quantise
+from prorank.engine.layers import Dense
+from prorank.engine.packing import collate
 from prorank.errors import ModelError
-from prorank.model import load_model, load_tokenizer
-from prorank.prompt import Prompt
-from prorank.rank import attention
-from prorank.rank.batching import collate
-from prorank.rank.engine import Engine, engine_for, usable
-from prorank.rank.int8 import Int8
-from prorank.rank.kernels import quantise
-from prorank.rank.layers import Dense
-from prorank.rank.pointwise import last_hidden
+from prorank.prompts.prompt import Prompt
 from prorank.reranker import Reranker
 from tests.test_flat import packs_of_lengths
 from tests.tiny import byte_tokenizer, save_tiny, tiny_llama
@@ -197,7 +197,7 @@ def test_a_missing_compiler_is_said(loaded, monkeypatch):
     def broken(*_args, **_more):
         raise torch._dynamo.exc.BackendCompilerFailed(lambda: None, RuntimeError("No working C++ compiler found"), None)
 
-    monkeypatch.setattr("prorank.rank.kernels.torch.compile", lambda f, **_: broken)
+    monkeypatch.setattr("prorank.engine.kernels.torch.compile", lambda f, **_: broken)
     with pytest.raises(ModelError, match="compile needs a working C.. compiler .*install g.. or leave compile out"):
         Reranker(loaded[0], prompt=Prompt.preset("echo", max_length=200), compile=True, device="cpu")
 

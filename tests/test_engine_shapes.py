@@ -5,11 +5,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prorank.engine.cpu_engine import Engine
+from prorank.engine.kernels import softmax
+from prorank.engine.packing import Pack, collate
+from prorank.engine.prefix_attention import attend, plan_of
 from prorank.engine.shapes import padded_length, padded_size, powers_of_two, repeat_last
-from prorank.rank.attention import attend, plan_of
-from prorank.rank.batching import Pack, collate
-from prorank.rank.engine import Engine
-from prorank.rank.kernels import softmax
 from tests.tiny import byte_tokenizer, tiny_llama
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prorank.evaluate.listwise import log_likelihood
+from prorank.evaluate.list_likelihood import log_likelihood
 
 LABELS = [[1, 0, 0], [0, 2, 1, 0], [0, 0, 1, 0, 0]]
 

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from recipe_lists import pool_groups
 
-from prorank.adapt import Adapted
+from prorank.adapt.adaptation import Adapted
 from prorank.data.beir import read_beir
 from prorank.data.formats import read_groups
 from tests.conftest import SETS

@@ -14,14 +14,14 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from typer.testing import CliRunner
 
-from prorank import export as module
-from prorank.checkpoint import resolve
-from prorank.cli import app
+from prorank.checkpoints.resolve import resolve
+from prorank.checkpoints.saving import save_checkpoint
+from prorank.cli.command_line import app
 from prorank.errors import ConfigError, ModelError, PromptError
-from prorank.export import classifier_of, export
-from prorank.prompt import Prompt
+from prorank.export import classifier as module
+from prorank.export.classifier import classifier_of, export
+from prorank.prompts.prompt import Prompt
 from prorank.reranker import Reranker
-from prorank.saving import save_checkpoint
 from tests.test_saving import DOCUMENTS, QUERY, adapter, cross_encoder
 from tests.tiny import byte_tokenizer, save_tiny, tiny_llama, tiny_llama4, tiny_qwen2, tiny_qwen3
 

@@ -18,12 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prorank.data.formats import read_groups, read_qrels, read_run
-from prorank.data.logs import convert
+from prorank.data.rerank_r0_logs import convert
 from prorank.errors import ConfigError, DataError, PromptError
-from prorank.files import numbered_lines
-from prorank.prompt import Prompt
-from prorank.rank.files import read_documents
-from prorank.settings import read_values
+from prorank.prompts.prompt import Prompt
+from prorank.rank.rerank_files import read_documents
+from prorank.utils.config_files import read_values
+from prorank.utils.files import numbered_lines
 
 BOM = codecs.BOM_UTF8
 LISTS = '{"query": "q", "pos": ["é"], "neg": ["b"]}\n'

@@ -12,13 +12,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from prorank.blend import blend as blend_weights
-from prorank.checkpoint import resolve
+from prorank.adapt.weight_averaging import blend as blend_weights
+from prorank.checkpoints.resolve import resolve
 from prorank.errors import ConfigError
-from prorank.export import export
-from prorank.files import atomic_file, atomic_folder, cache_dir, check_file, check_folder, copy_folder
-from prorank.train.config import make_settings
+from prorank.export.classifier import export
 from prorank.train.run import train
+from prorank.train.settings.stage_settings import make_settings
+from prorank.utils.files import atomic_file, atomic_folder, cache_dir, check_file, check_folder, copy_folder
 
 
 def put(path, text: str = "new\n") -> None:
@@ -72,7 +72,7 @@ def test_a_named_pipe_is_written_through(name, content, tmp_path):
     assert (gzip.decompress(got[0]) if name.endswith(".gz") else got[0]) == content and fifo.is_fifo()
 
 
-WRITE = "from prorank.files import *; check_file(p); print('before'); h = atomic_file(p); h.__enter__().write('new\\n')\n"
+WRITE = "from prorank.utils.files import *; check_file(p); print('before'); h = atomic_file(p); h.__enter__().write('new\\n')\n"
 WRITE += "h.__exit__(None, None, None); print('after')"
 
 

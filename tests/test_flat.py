@@ -5,12 +5,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prorank.checkpoint import resolve
-from prorank.model import load_model, load_tokenizer
-from prorank.prompt import Prompt
-from prorank.rank import flat
-from prorank.rank.batching import batches_of, collate, pack
-from prorank.rank.pointwise import last_hidden, vocabulary_logits
+from prorank.checkpoints.loading import load_model, load_tokenizer
+from prorank.checkpoints.resolve import resolve
+from prorank.engine import flat_attention as flat
+from prorank.engine.heads import last_hidden, vocabulary_logits
+from prorank.engine.packing import batches_of, collate, pack
+from prorank.prompts.prompt import Prompt
 from tests.tiny import byte_tokenizer, save_tiny, tiny_llama, tiny_qwen2
 
 CPU = torch.device("cpu")

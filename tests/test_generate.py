@@ -12,13 +12,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prorank.checkpoint import resolve
+from prorank.checkpoints.loading import load_model, load_tokenizer
+from prorank.checkpoints.resolve import resolve
+from prorank.engine.cpu_engine import Engine, usable
+from prorank.engine.generation import CLOSE, Row, Sampling, Writer, draw, pen_in_training, pen_of
+from prorank.engine.packing import pack, packs_of
 from prorank.errors import ConfigError
-from prorank.model import load_model, load_tokenizer
-from prorank.prompt import Prompt
-from prorank.rank.batching import pack, packs_of
-from prorank.rank.engine import Engine, usable
-from prorank.rank.generate import CLOSE, Row, Sampling, Writer, draw, pen_in_training, pen_of
+from prorank.prompts.prompt import Prompt
 from prorank.rank.thinking import Thinker
 from prorank.reranker import Reranker
 from tests.tiny import byte_tokenizer, save_tiny

@@ -16,10 +16,10 @@ import pytest
 import torch
 import transformers
 
-from prorank.checkpoints.lock import LOADING, one_at_a_time
 from prorank.errors import ModelError
 from prorank.rank.bi_encoder import bi_encoder
 from prorank.reranker import Reranker
+from prorank.utils.loading_lock import LOADING, one_at_a_time
 from tests.test_model import write_gguf
 from tests.tiny import byte_tokenizer, save_adapter, tiny_llama
 

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from prorank.bound import Cuts
-from prorank.parts import Parts
-from prorank.prompt import Prompt
-from prorank.rank.batching import pack, packs_of
-from prorank.rank.kernels import Kernels
-from prorank.remote import Remote
+from prorank.engine.kernels import Kernels
+from prorank.engine.packing import pack, packs_of
+from prorank.prompts.pair_encoder import Cuts
+from prorank.prompts.prompt import Prompt
+from prorank.prompts.truncation import Parts
+from prorank.remote.client import Remote
 from prorank.reranker import Reranker
 from tests.serving import running
 from tests.test_reranker import alone, small
@@ -155,7 +155,7 @@ def test_likelihood_reads_a_long_query_whole_where_there_is_room():
 
 def test_compiling_counts_nothing(monkeypatch, tiny_llama_dir):
     """Row 20: the documents that a Reranker is warmed up with are not the caller's."""
-    monkeypatch.setattr("prorank.rank.engine.Kernels", lambda compiled: Kernels(False))
+    monkeypatch.setattr("prorank.engine.cpu_engine.Kernels", lambda compiled: Kernels(False))
     one = Reranker(tiny_llama_dir, device="cpu", dtype="fp32", compile=True)
     assert one.cuts == Cuts() and (one.cost.calls, one.cost.prompt_tokens, one.cost.seconds) == (0, 0, 0.0)
     one.rank("garden", ["river"])

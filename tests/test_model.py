@@ -17,12 +17,12 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaForSequenceClassification
 
-from prorank import sources as module
-from prorank.checkpoint import prompt_of, resolve, weight_hash
+from prorank.checkpoints import sources as module
+from prorank.checkpoints.loading import body, cast_weights, freeze_head_fp32, load_model, load_tokenizer, pick_device
+from prorank.checkpoints.resolve import prompt_of, resolve, weight_hash
+from prorank.checkpoints.sources import convert_gguf
 from prorank.errors import ModelError
-from prorank.model import body, cast_weights, freeze_head_fp32, load_model, load_tokenizer, pick_device
-from prorank.prompt import Prompt
-from prorank.sources import convert_gguf
+from prorank.prompts.prompt import Prompt
 from tests.tiny import byte_tokenizer, save_tiny, tiny_llama, tiny_qwen2
 
 CPU = torch.device("cpu")
@@ -349,7 +349,7 @@ def test_the_built_in_model_is_smollm2_135m():
 
 
 def test_licences_come_from_the_card_or_the_name(tmp_path):
-    from prorank.checkpoint import licence_of
+    from prorank.checkpoints.resolve import licence_of
 
     assert licence_of("smollm2-135m", tmp_path) == "apache-2.0"
     assert licence_of("facebook/MobileLLM-R1-950M", tmp_path) == "fair-noncommercial-research-license"

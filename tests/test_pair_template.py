@@ -10,9 +10,9 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from prorank.errors import PromptError
-from prorank.export import padding
-from prorank.pair_template import baked, pair_template, rendering
-from prorank.prompt import Prompt
+from prorank.export.classifier import padding
+from prorank.export.pair_template import baked, pair_template, rendering
+from prorank.prompts.prompt import Prompt
 from tests.test_prompt import SPECIAL, fast, texts
 from tests.tiny import STYLES, byte_tokenizer
 

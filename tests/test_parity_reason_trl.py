@@ -9,13 +9,13 @@ from collections import Counter
 import pytest
 import torch
 
-from prorank.checkpoint import resolve
+from prorank.checkpoints.loading import load_model, load_tokenizer
+from prorank.checkpoints.resolve import resolve
 from prorank.data.examples import Group
-from prorank.model import load_model, load_tokenizer
-from prorank.prompt import Prompt
-from prorank.rewards import RuleReward, Rules, counter
-from prorank.train.config import Grpo, Reason
-from prorank.train.reason import ReasonStage
+from prorank.prompts.prompt import Prompt
+from prorank.rewards.rules import RuleReward, Rules, counter
+from prorank.train.settings.stage_settings import Grpo, Reason
+from prorank.train.stages.reason import ReasonStage
 from tests.tiny import save_tiny
 
 pytest.importorskip("trl", reason="needs the extra [bench]")

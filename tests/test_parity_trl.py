@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from prorank.checkpoint import resolve
-from prorank.model import load_tokenizer
-from prorank.prompt import Prompt
-from prorank.train.policy import exact_kl
+from prorank.checkpoints.loading import load_tokenizer
+from prorank.checkpoints.resolve import resolve
+from prorank.prompts.prompt import Prompt
+from prorank.train.objectives.one_token_grpo import exact_kl
 
 pytest.importorskip("trl", reason="needs the extra [bench]")
 

@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from prorank.errors import ConfigError, PromptError
-from prorank.parts import Parts
-from prorank.prompt import Prompt
+from prorank.prompts.prompt import Prompt
+from prorank.prompts.truncation import Parts
 from tests.tiny import WORDS, byte_tokenizer
 
 QUERY = "where is the garden?"

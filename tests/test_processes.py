@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from prorank.train.config import dump_settings, make_settings
 from prorank.train.curves import read_metrics
+from prorank.train.settings.stage_settings import dump_settings, make_settings
 from tests.tiny import write_jsonl
 
 ROWS = [

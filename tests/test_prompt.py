@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from prorank.checkpoints.saving import _tokenizer_with
 from prorank.errors import PromptError
-from prorank.prompt import Cuts, Prompt
-from prorank.saving import _tokenizer_with
+from prorank.prompts.prompt import Cuts, Prompt
 from tests.tiny import STYLES, byte_tokenizer
 
 TOKENIZERS = {style: byte_tokenizer(style) for style in STYLES}

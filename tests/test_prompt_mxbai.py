@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from prorank.prompt import Prompt
+from prorank.prompts.prompt import Prompt
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

@@ -12,7 +12,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from prorank.prompt import Prompt
+from prorank.prompts.prompt import Prompt
 from prorank.reranker import Reranker
 from tests.test_prompt import fast, texts
 from tests.test_train_run import run

@@ -9,13 +9,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from prorank.checkpoint import resolve
-from prorank.cli import app
+from prorank.checkpoints.loading import load_model
+from prorank.checkpoints.resolve import resolve
+from prorank.cli.command_line import app
 from prorank.data.examples import Group
 from prorank.errors import ModelError
-from prorank.model import load_model
 from prorank.rank.bi_encoder import bi_encoder, fingerprint_of
-from prorank.train.teacher import with_teacher
+from prorank.train.teacher_scores import with_teacher
 from tests.evaluate_toy import write_beir
 
 QUERIES, DOCUMENTS = ["red apples", "a river"], [["apples are red", "rivers flow", "apples are red"], ["rivers flow"]]

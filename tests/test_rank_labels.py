@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prorank.list_rewards import rank_r1_reward, rearank_reward
-from prorank.rank.labels import read_labels
+from prorank.rank.answer_parsing import read_labels
+from prorank.rewards.list_rules import rank_r1_reward, rearank_reward
 
 WHOLE = [1, 0, 2, 3]  # [2] > [1] > [3] > [4]
 CASES = {

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from prorank.bound_list import MOST, fair_shares
-from prorank.checkpoint import resolve
-from prorank.cli import app
+from prorank.checkpoints.loading import load_model, load_tokenizer
+from prorank.checkpoints.resolve import resolve
+from prorank.cli.command_line import app
 from prorank.errors import ConfigError, PromptError
-from prorank.model import load_model, load_tokenizer
-from prorank.prompt import Prompt
+from prorank.prompts.list_encoder import MOST, fair_shares
+from prorank.prompts.prompt import Prompt
 from prorank.rank.methods import read_method
 from prorank.reranker import Reranker
 from tests.tiny import WORDS, byte_tokenizer

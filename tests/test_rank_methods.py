@@ -7,12 +7,12 @@ import logging
 
 import pytest
 
-from prorank import cli
+from prorank.checkpoints.saving import save_checkpoint
+from prorank.cli import command_line as cli
 from prorank.errors import ConfigError
-from prorank.prompt import Prompt
+from prorank.prompts.prompt import Prompt
 from prorank.rank.methods import METHODS, prompt_for
 from prorank.reranker import Reranker
-from prorank.saving import save_checkpoint
 from tests.test_reranker import DOCUMENTS, QUERY
 from tests.tiny import byte_tokenizer, tiny_llama
 

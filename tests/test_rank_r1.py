@@ -9,21 +9,21 @@ import numpy as np
 import pytest
 import torch
 
-from prorank.bound_list import MOST
-from prorank.checkpoint import resolve
+from prorank.checkpoints.loading import load_model, load_tokenizer
+from prorank.checkpoints.resolve import resolve
 from prorank.data.examples import Group, sample_lists
-from prorank.data.extractive import label_extractive_lists, think_of_list
-from prorank.data.thoughts import ListThought, read_thoughts
+from prorank.data.extractive_thoughts import label_extractive_lists, think_of_list
+from prorank.data.reasoning_examples import ListThought, read_thoughts
+from prorank.engine.generation import Row
 from prorank.errors import ConfigError, DataError
-from prorank.model import load_model, load_tokenizer
-from prorank.prompt import Prompt
+from prorank.prompts.list_encoder import MOST
+from prorank.prompts.prompt import Prompt
 from prorank.rank import listwise
-from prorank.rank.generate import Row
 from prorank.reranker import Reranker
-from prorank.train.config import Reason, Sft, load_settings, make_settings
 from prorank.train.run import train
-from prorank.train.sft import SftStage
-from prorank.train.tasks import ListTask
+from prorank.train.settings.stage_settings import Reason, Sft, load_settings, make_settings
+from prorank.train.stages.reason_tasks import ListTask
+from prorank.train.stages.sft import SftStage
 from tests.tiny import byte_tokenizer, write_jsonl
 
 SYSTEM = (

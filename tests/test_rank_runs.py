@@ -10,8 +10,8 @@ import pytest
 
 from prorank.data.formats import read_run
 from prorank.errors import DataError
-from prorank.prompt import Cuts
-from prorank.rank.files import read_run_texts, rerank_run
+from prorank.prompts.prompt import Cuts
+from prorank.rank.rerank_files import read_run_texts, rerank_run
 from tests.evaluate_toy import write_run
 
 CORPUS = {"d1": "bread", "d2": "sour bread", "d3": "a river", "d4": ""}

@@ -23,16 +23,16 @@ import recipe_lists
 import torch
 import yaml
 
-from prorank.checkpoint import resolve
+from prorank.checkpoints.loading import load_model, load_tokenizer
+from prorank.checkpoints.resolve import resolve
 from prorank.data.examples import Group
 from prorank.data.formats import read_groups, write_groups
 from prorank.errors import ConfigError
-from prorank.model import load_model, load_tokenizer
-from prorank.prompt import Prompt
+from prorank.prompts.prompt import Prompt
 from prorank.reranker import Reranker
-from prorank.train.config import load_settings
 from prorank.train.run import is_done
-from prorank.train.score import ScoreStage
+from prorank.train.settings.stage_settings import load_settings
+from prorank.train.stages.score import ScoreStage
 from tests.conftest import SETS
 
 

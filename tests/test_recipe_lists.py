@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prorank.checkpoints.sources import BUILT_IN
 from prorank.data.beir import Collection
-from prorank.data.demo import SemanlinkPaths
 from prorank.data.examples import Group, normalised, same_documents
 from prorank.data.formats import read_groups, write_groups
-from prorank.sources import BUILT_IN
-from prorank.train.config import load_settings
+from prorank.demo.semanlink import SemanlinkPaths
+from prorank.train.settings.stage_settings import load_settings
 from recipes.default import blocks, lists, tags
 from recipes.default.blocks import HARD, OTHERS, QUERIES, blocks_of, documents_of, neighbours, sources_of
 from recipes.default.lists import FAR, HELD_OUT, LABEL_WEIGHT, NEAR, RANDOM, Source, candidates, groups_of, parts, teacher, titles

@@ -13,13 +13,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from prorank import cli
+from prorank.checkpoints.loading import cast_weights
+from prorank.cli import command_line as cli
 from prorank.data.formats import read_run
+from prorank.engine.heads import answer_rows, last_hidden, log_odds
+from prorank.engine.packing import batches_of, collate, pack, packs_of
 from prorank.errors import DataError, ModelError, PromptError
-from prorank.model import cast_weights
-from prorank.prompt import Prompt
-from prorank.rank.batching import batches_of, collate, pack, packs_of
-from prorank.rank.pointwise import answer_rows, last_hidden, log_odds
+from prorank.prompts.prompt import Prompt
 from prorank.reranker import Hit, Reranker
 from tests.tiny import WORDS, byte_tokenizer, save_tiny, tiny_llama, tiny_qwen2
 

@@ -13,11 +13,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from prorank.cli import app
+from prorank.cli.command_line import app
 from prorank.errors import ConfigError, DataError
-from prorank.list_rewards import rank_r1_reward, rearank_reward
-from prorank.rewards import PARTS, RuleReward, Rules, judge_file, parse, rules_of
-from prorank.settings import read_values
+from prorank.rewards.list_rules import rank_r1_reward, rearank_reward
+from prorank.rewards.rules import PARTS, RuleReward, Rules, judge_file, parse, rules_of
+from prorank.utils.config_files import read_values
 
 
 def words(text: str) -> int:

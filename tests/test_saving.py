@@ -16,14 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from prorank import saving
-from prorank.checkpoint import resolve, weight_hash
+from prorank.checkpoints import saving
 from prorank.checkpoints.card import model_card
+from prorank.checkpoints.loading import load_model
+from prorank.checkpoints.resolve import resolve, weight_hash
+from prorank.checkpoints.saving import save_checkpoint
 from prorank.errors import ModelError
-from prorank.model import load_model
-from prorank.prompt import Prompt
+from prorank.prompts.prompt import Prompt
 from prorank.reranker import Reranker
-from prorank.saving import save_checkpoint
 from tests.tiny import byte_tokenizer, save_tiny, tiny_llama, tiny_qwen2
 
 KINDS = {"llama": ("smollm", tiny_llama), "qwen2": ("qwen2", tiny_qwen2)}
@@ -149,7 +149,7 @@ def test_a_long_query_differs_as_the_docs_say(saved):
 
 def test_a_classifier_scores_such_texts_the_same(tmp_path):
     """Row 15: the exported classifier in sentence-transformers."""
-    from prorank.export import export
+    from prorank.export.classifier import export
 
     source = save(tmp_path / "m", "llama", max_length=400)
     export(source, tmp_path / "out")

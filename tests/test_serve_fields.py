@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prorank.serve.schemas import HARMLESS
+from prorank.serve.fields import HARMLESS
 from tests.tiny import WORDS
 
 QUERY = "where is the garden?"

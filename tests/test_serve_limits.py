@@ -14,11 +14,11 @@ import httpx2
 import pytest
 
 from prorank.errors import ConfigError, ModelError
-from prorank.keys import key_of
 from prorank.reranker import Reranker
 from prorank.serve.limits import Limits
 from prorank.serve.logs import Lines, failure
-from prorank.serve.run import listen
+from prorank.serve.server import listen
+from prorank.utils.api_keys import key_of
 from tests.serving import running, slowed, wait_for
 from tests.tiny import WORDS
 

@@ -12,7 +12,7 @@ import threading
 import pytest
 
 from prorank.reranker import Reranker
-from prorank.serve.warmup import asks_of, shapes_of
+from prorank.serve.first_requests import asks_of, shapes_of
 from tests.serving import running, wait_for
 from tests.tiny import WORDS
 

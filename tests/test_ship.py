@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from prorank import shipped
-from prorank.calibration import Calibration
-from prorank.checkpoint import resolve, weight_hash
+from prorank.checkpoints import default_model as shipped
+from prorank.checkpoints.calibration import Calibration
+from prorank.checkpoints.default_model import DEFAULT
+from prorank.checkpoints.resolve import resolve, weight_hash
+from prorank.checkpoints.saving import save_checkpoint
 from prorank.reranker import Reranker
-from prorank.saving import save_checkpoint
-from prorank.shipped import DEFAULT
 from recipes.default import ship as module
 from recipes.default.ship import main
 from tests.tiny import save_adapter, save_tiny
@@ -114,8 +114,8 @@ def test_what_may_not_be_shipped(place, tmp_path, capsys, monkeypatch):
 
 def save_lists(folder, place):
     """The run's adapter with a prompt of several documents."""
-    from prorank.model import load_model, load_tokenizer
-    from prorank.prompt import Prompt
+    from prorank.checkpoints.loading import load_model, load_tokenizer
+    from prorank.prompts.prompt import Prompt
 
     found = resolve(place.run)
     model = load_model(found, torch.float32, torch.device("cpu"), train=True)

@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prorank import shipped
-from prorank.checkpoint import resolve
-from prorank.cli import app, main
+from prorank.checkpoints import default_model as shipped
+from prorank.checkpoints.default_model import DEFAULT, NEEDED
+from prorank.checkpoints.loading import load_tokenizer
+from prorank.checkpoints.resolve import resolve
+from prorank.cli.command_line import app, main
 from prorank.errors import ModelError
-from prorank.model import load_tokenizer
 from prorank.reranker import Reranker
-from prorank.shipped import DEFAULT, NEEDED
-from prorank.train.config import make_settings
 from prorank.train.run import train
+from prorank.train.settings.stage_settings import make_settings
 from tests.tiny import write_jsonl
 
 ROOT = Path(__file__).parent.parent

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prorank.cli import main
-from prorank.evaluate.report import bars, show
+from prorank.cli.command_line import main
+from prorank.evaluate.terminal_report import bars, show
 from prorank.rank.documents import Hit
-from prorank.rank.files import show as show_hits
+from prorank.rank.rerank_files import show as show_hits
 from prorank.utils.terminal import VisibleFormatter, argument_text, json_line, one_line, plain, visible
 from tests.test_cli_errors import place  # noqa: F401
 

@@ -12,15 +12,15 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prorank.checkpoint import resolve
+from prorank.checkpoints.loading import load_model, load_tokenizer
+from prorank.checkpoints.resolve import resolve
 from prorank.data.formats import read_groups
 from prorank.errors import ConfigError
-from prorank.model import load_model, load_tokenizer
-from prorank.prompt import Prompt
-from prorank.train.basics import BUDGETS
-from prorank.train.batches import Steps, comes_again, total_steps
-from prorank.train.config import Score, Warmup, dump_settings, load_settings, make_settings
-from prorank.train.warmup import WarmupStage
+from prorank.prompts.prompt import Prompt
+from prorank.train.micro_batches import Steps, comes_again, total_steps
+from prorank.train.settings.common_settings import BUDGETS
+from prorank.train.settings.stage_settings import Score, Warmup, dump_settings, load_settings, make_settings
+from prorank.train.stages.warmup import WarmupStage
 
 OWN = {"stage": "score", "data": "d", "out": "o"}
 

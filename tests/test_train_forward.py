@@ -4,16 +4,16 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from prorank.checkpoint import resolve
-from prorank.model import freeze_head_fp32, load_model, load_tokenizer
-from prorank.prompt import Prompt
-from prorank.rank.batching import collate
-from prorank.rank.engine import live_engine
-from prorank.rank.layers import Live, LowRank
-from prorank.rank.pointwise import vocabulary_logits
-from prorank.train.config import Score
+from prorank.checkpoints.loading import freeze_head_fp32, load_model, load_tokenizer
+from prorank.checkpoints.resolve import resolve
+from prorank.engine.cpu_engine import live_engine
+from prorank.engine.heads import vocabulary_logits
+from prorank.engine.layers import Live, LowRank
+from prorank.engine.packing import collate
+from prorank.prompts.prompt import Prompt
 from prorank.train.curves import read_metrics
 from prorank.train.forward import Logits
+from prorank.train.settings.stage_settings import Score
 from tests.test_engine import save_qwen3
 from tests.test_flat import packs_of_lengths
 from tests.test_train_run import coffee_lists, run

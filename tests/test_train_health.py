@@ -13,13 +13,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from prorank import cli
-from prorank.adapt import adapt
-from prorank.calibrate import calibrate
+from prorank.adapt.adaptation import adapt
+from prorank.calibrate.calibration_run import calibrate
+from prorank.cli import command_line as cli
 from prorank.errors import ModelError, TrainingError
-from prorank.train import base, run
-from prorank.train.config import dump_settings, make_settings
-from prorank.train.course import checkpoints
+from prorank.train import run
+from prorank.train import stage_trainer as base
+from prorank.train.schedule import checkpoints
+from prorank.train.settings.stage_settings import dump_settings, make_settings
 from prorank.utils.strict_json import dumps
 from tests.tiny import toy_lists, write_jsonl
 

@@ -11,21 +11,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prorank.checkpoint import resolve
+from prorank.checkpoints.loading import load_model, load_tokenizer
+from prorank.checkpoints.resolve import resolve
 from prorank.data.formats import read_groups
 from prorank.errors import ConfigError, DataError
 from prorank.evaluate.benchmark import evaluate
 from prorank.evaluate.gains import GAINS
-from prorank.model import load_model, load_tokenizer
-from prorank.prompt import Prompt
+from prorank.prompts.prompt import Prompt
 from prorank.reranker import Reranker
-from prorank.train.config import Order, Warmup, make_settings
 from prorank.train.curves import read_metrics
-from prorank.train.dev import Dev
-from prorank.train.losses import lambdarank, margin_mse, ranknet, softmax
-from prorank.train.order import OrderStage
+from prorank.train.dev_set import Dev
+from prorank.train.objectives.ranking_losses import lambdarank, margin_mse, ranknet, softmax
 from prorank.train.run import train
-from prorank.train.warmup import WarmupStage
+from prorank.train.settings.stage_settings import Order, Warmup, make_settings
+from prorank.train.stages.order import OrderStage
+from prorank.train.stages.warmup import WarmupStage
 from tests.test_train_run import coffee_lists, same
 from tests.tiny import WORDS, write_jsonl
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prorank.evaluate.gains import GAINS
-from prorank.train.orders import (
+from prorank.train.objectives.plackett_luce import (
     REWARDS,
     expected_reward,
     order_kl,

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prorank.errors import ConfigError
-from prorank.train import policy
+from prorank.train.objectives import one_token_grpo as policy
 
 ANSWERS, NEAR = (0, 1), [2]
 REWARDS = policy.Rewards()

@@ -12,18 +12,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prorank.checkpoint import resolve
+from prorank.checkpoints.loading import load_model, load_tokenizer
+from prorank.checkpoints.resolve import resolve
 from prorank.data.examples import Group
 from prorank.errors import ConfigError, DataError
-from prorank.model import load_model, load_tokenizer
-from prorank.prompt import Prompt
+from prorank.prompts.prompt import Prompt
 from prorank.reranker import Reranker
-from prorank.train.config import Reason, make_settings
 from prorank.train.curves import read_metrics
-from prorank.train.policy import advantages, clipped
-from prorank.train.reason import ReasonStage, token_log_probs, value_head
-from prorank.train.returns import estimated_kl, gae, mask_of, padded, token_rewards, value_loss, weights_of, whitened
+from prorank.train.objectives.one_token_grpo import advantages, clipped
+from prorank.train.objectives.ppo_grpo import estimated_kl, gae, mask_of, padded, token_rewards, value_loss, weights_of, whitened
 from prorank.train.run import train
+from prorank.train.settings.stage_settings import Reason, make_settings
+from prorank.train.stages.reason import ReasonStage, token_log_probs, value_head
 from tests.tiny import save_tiny, write_jsonl
 
 CPU = torch.device("cpu")
@@ -190,7 +190,7 @@ def test_log_probs_in_parts_are_those_of_the_whole_with_the_same_gradient(made, 
     targets = torch.randint(300, (9,))
     whole, entropy = token_log_probs(model, hidden, targets, 0.7)
     want = torch.autograd.grad(whole.sum(), hidden)[0]
-    monkeypatch.setattr("prorank.train.reason.CHUNK", 1000)
+    monkeypatch.setattr("prorank.train.stages.reason.CHUNK", 1000)
     parts, also = token_log_probs(model, hidden, targets, 0.7)
     torch.testing.assert_close(parts, whole)
     torch.testing.assert_close(also, entropy)
@@ -238,7 +238,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path, tiny_llama_dir, mo
     more = more | {"lora": lora, "save_every": 2, "keep": 5, "learning_rate": 1e-3}
     train(run(tmp_path, "whole", tiny_llama_dir, **more))
     settings_ = run(tmp_path, "cut", tiny_llama_dir, **more)
-    from prorank.train.base import StageTrainer
+    from prorank.train.stage_trainer import StageTrainer
 
     saved = StageTrainer.checkpoint
 
@@ -263,7 +263,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path, tiny_llama_dir, mo
 
 
 def test_several_runs_share_a_picture_and_thoughts_are_shown(tmp_path, tiny_llama_dir, capsys, monkeypatch):
-    from prorank.cli import main
+    from prorank.cli.command_line import main
     from prorank.train.curves import plot
 
     runs = [tmp_path / name for name in ("a", "b")]
@@ -310,7 +310,7 @@ def test_an_adapter_that_was_trained_before_is_part_of_the_reference(tmp_path, t
 
 
 def test_an_interrupt_amid_the_passes_over_a_batch_waits_for_their_end(tmp_path, tiny_llama_dir):
-    from prorank.train.course import Milestones
+    from prorank.train.schedule import Milestones
 
     done = Milestones.on_step_end
 

@@ -22,11 +22,11 @@ from safetensors.torch import load_file
 from prorank.data.examples import Group
 from prorank.errors import ConfigError
 from prorank.reranker import Reranker
-from prorank.train.config import make_settings
-from prorank.train.course import checkpoints
 from prorank.train.curves import read_metrics
 from prorank.train.run import train
-from prorank.train.teacher import with_teacher
+from prorank.train.schedule import checkpoints
+from prorank.train.settings.stage_settings import make_settings
+from prorank.train.teacher_scores import with_teacher
 
 COMMON = {"dtype": "fp32", "max_length": 96, "log_every": 1, "seed": 3}
 
@@ -143,12 +143,12 @@ def test_training_may_read_less_than_the_checkpoint(tmp_path, tiny_qwen2_dir):
 
 
 def test_length_of_the_run_does_not_change_what_a_step_sees(toy_file, tiny_llama_dir, tmp_path):
-    from prorank.checkpoint import resolve
+    from prorank.checkpoints.loading import load_tokenizer
+    from prorank.checkpoints.resolve import resolve
     from prorank.data.formats import read_groups
-    from prorank.model import load_tokenizer
-    from prorank.prompt import Prompt
-    from prorank.train.config import Score
-    from prorank.train.score import ScoreStage
+    from prorank.prompts.prompt import Prompt
+    from prorank.train.settings.stage_settings import Score
+    from prorank.train.stages.score import ScoreStage
 
     bound = Prompt.preset("prorank").bind(load_tokenizer(resolve(tiny_llama_dir)))
     groups = read_groups(toy_file)
@@ -233,7 +233,7 @@ def test_ctrl_c_writes_a_checkpoint_and_resume_goes_on(tmp_path, toy_file, tiny_
 
 
 def test_a_budget_in_minutes_ends_in_time(tmp_path, toy_file, tiny_llama_dir, monkeypatch):
-    from prorank.train import course
+    from prorank.train import schedule as course
 
     ticks = itertools.count()
     # A second passes between two looks at the clock.

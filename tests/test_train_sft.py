@@ -8,18 +8,18 @@ import json
 import pytest
 import torch
 
-from prorank.checkpoint import resolve
-from prorank.data.thoughts import Thought, read_thoughts, split_thoughts
+from prorank.checkpoints.loading import load_model, load_tokenizer
+from prorank.checkpoints.resolve import resolve
+from prorank.data.reasoning_examples import Thought, read_thoughts, split_thoughts
+from prorank.engine.packing import completed
 from prorank.errors import ConfigError, DataError
-from prorank.model import load_model, load_tokenizer
-from prorank.prompt import Prompt
-from prorank.rank.batching import completed
+from prorank.prompts.prompt import Prompt
 from prorank.reranker import Reranker
-from prorank.rewards import parse
-from prorank.train.config import Sft, make_settings
+from prorank.rewards.rules import parse
 from prorank.train.curves import read_metrics
 from prorank.train.run import train
-from prorank.train.sft import SftStage
+from prorank.train.settings.stage_settings import Sft, make_settings
+from prorank.train.stages.sft import SftStage
 from tests.tiny import byte_tokenizer, save_tiny
 
 CPU = torch.device("cpu")

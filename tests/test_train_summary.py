@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from prorank.train import course
-from prorank.train.config import make_settings
+from prorank.train import schedule as course
 from prorank.train.curves import plot, read_metrics
 from prorank.train.run import train
+from prorank.train.settings.stage_settings import make_settings
 from prorank.train.summary import FEW_QUERIES, summary
 from tests.tiny import toy_lists, write_jsonl
 

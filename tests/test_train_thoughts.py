@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 import torch
 
-from prorank.checkpoint import resolve
+from prorank.checkpoints.loading import load_model, load_tokenizer
+from prorank.checkpoints.resolve import resolve
 from prorank.data.formats import read_groups
+from prorank.engine.flat_attention import is_flat
+from prorank.engine.packing import collate
 from prorank.errors import ConfigError, ModelError
-from prorank.model import load_model, load_tokenizer
-from prorank.prompt import Prompt
-from prorank.rank.batching import collate
-from prorank.rank.flat import is_flat
+from prorank.prompts.prompt import Prompt
 from prorank.rank.thinking import written
 from prorank.reranker import Reranker
-from prorank.train.config import make_settings
 from prorank.train.curves import read_metrics
 from prorank.train.run import train
-from prorank.train.score import ScoreStage
-from prorank.train.thoughts import FILE, OwnThoughts
+from prorank.train.settings.stage_settings import make_settings
+from prorank.train.stages.score import ScoreStage
+from prorank.train.stages.thought_cache import FILE, OwnThoughts
 from tests.test_train_run import process, same
 from tests.tiny import save_tiny, toy_lists, write_jsonl
 
@@ -172,7 +172,7 @@ def test_a_run_learns_behind_thoughts_and_is_measured_as_in_use(llama, lists, tm
     assert 0 < trained["think_tokens"] and 0 <= trained["thoughts_cut"] <= 1 and "dev_thoughts_cut" in dev
     reranker = Reranker(folder, device="cpu", dtype="fp32")
     assert reranker.thinks and Prompt.load(folder).max_think_tokens == THINKS["max_think_tokens"]
-    from prorank.train.dev import Dev
+    from prorank.train.dev_set import Dev
     from prorank.train.run import _data
 
     again = Dev(_data(make_settings(given))[1], Prompt.load(folder), reranker.tokenizer, False)

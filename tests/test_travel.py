@@ -24,9 +24,9 @@ import prorank.errors
 from prorank import Hit, Prompt, Reranker
 from prorank.errors import ModelError, ProRankError, ServerError
 from prorank.integrations.sentence_transformers import CrossEncoder
-from prorank.remote import Remote
-from prorank.rewards import RuleReward, Rules, counter
-from prorank.serve.ask import Refused
+from prorank.remote.client import Remote
+from prorank.rewards.rules import RuleReward, Rules, counter
+from prorank.serve.messages import Refused
 from tests.serving import running
 from tests.test_reranker import DOCUMENTS, QUERY, small
 from tests.tiny import byte_tokenizer

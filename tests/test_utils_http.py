@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from prorank import errors
-from prorank.cli import app
-from prorank.data.ask import Endpoint
+from prorank.cli.command_line import app
+from prorank.data.chat_endpoint import Endpoint
 from prorank.errors import ConfigError, DataError
-from prorank.remote import Remote
+from prorank.remote.client import Remote
 from prorank.utils.http import LONGEST_WAIT, Connection, pauses, proxy_for, retry_after
 from prorank.utils.threads import share_processors
 
@@ -232,7 +232,7 @@ class Clock:
 def test_a_server_that_says_at_once_is_not_asked_in_a_hot_loop(monkeypatch, web, header):
     """Row 20: pauses grow whatever Retry-After says, and tries are few."""
     clock, server = Clock(), web(429, {"Retry-After": header})
-    monkeypatch.setattr("prorank.remote.time", clock)
+    monkeypatch.setattr("prorank.remote.client.time", clock)
     with pytest.raises(errors.TooBusy, match="busy after 60 seconds"):
         Remote(server.url, "jina")
     assert min(clock.slept) >= 0.5 and len(server.paths) <= 12 and sum(clock.slept) <= 60
@@ -243,7 +243,7 @@ def test_a_teacher_that_says_at_once_is_not_asked_in_a_hot_loop(monkeypatch, web
     """Row 20, the other client."""
     clock, server = Clock(), web(503, {"Retry-After": header})
     endpoint = Endpoint(server.url, "big", patience=300)
-    monkeypatch.setattr("prorank.data.ask.time", clock)
+    monkeypatch.setattr("prorank.data.chat_endpoint.time", clock)
     endpoint.stopped = clock
     with pytest.raises(DataError, match="no answer for 300 seconds; last: status 503"):
         endpoint.ask("?")
@@ -257,7 +257,7 @@ LATER = ["3600", "1e300", "inf", "9" * 400, "Fri, 21 Oct 2150 07:28:00 GMT", "Fr
 def test_who_asks_for_more_than_patience_is_not_waited_for(monkeypatch, web, header):
     """Row 20: nor does any clock overflow, nor do other threads wait for that long."""
     clock, server = Clock(), web(429, {"Retry-After": header})
-    monkeypatch.setattr("prorank.remote.time", clock)
+    monkeypatch.setattr("prorank.remote.client.time", clock)
     with pytest.raises(errors.TooBusy, match="seconds more"):
         Remote(server.url, "jina")
     endpoint = Endpoint(server.url, "big", patience=300)

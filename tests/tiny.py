@@ -238,10 +238,10 @@ def save_adapter(folder: str | Path, base: str | Path, name: str | None = None, 
     """Save a LoRA adapter with weights that are not zero over the checkpoint in `base`, which it calls `name`, as training does."""
     from peft import LoraConfig, get_peft_model
 
-    from prorank.checkpoint import resolve
-    from prorank.model import load_model, load_tokenizer
-    from prorank.prompt import Prompt
-    from prorank.saving import save_checkpoint
+    from prorank.checkpoints.loading import load_model, load_tokenizer
+    from prorank.checkpoints.resolve import resolve
+    from prorank.checkpoints.saving import save_checkpoint
+    from prorank.prompts.prompt import Prompt
 
     found = resolve(base)
     model = load_model(found, torch.float32, torch.device("cpu"))

@@ -16,10 +16,10 @@ from typing import Any
 
 import yaml
 
-from ..calibration import Calibration
-from ..files import atomic_file
-from ..shipped import DEFAULT
-from ..sources import BUILT_IN
+from ..utils.files import atomic_file
+from .calibration import Calibration
+from .default_model import DEFAULT
+from .sources import BUILT_IN
 
 FILE = "README.md"
 CALIBRATION, LIBRARIES = "Calibration", "Other libraries"

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import ModelError
-from ..prompt import PRESETS, Prompt
-from ..published import MXBAI_TASK, QWEN3_SYSTEM
+from ..prompts.prompt import PRESETS, Prompt
+from ..prompts.published import MXBAI_TASK, QWEN3_SYSTEM
 
 log = logging.getLogger("prorank")
 # Presets by what the names of their models hold, marks and case left out.

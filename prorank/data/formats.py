@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ..files import atomic_file
+from ..utils.files import atomic_file
 from .beir import Collection, read_beir, read_texts
 from .examples import Group
-from .foreign import foreign_groups, is_foreign, triple_groups
 from .irds import is_irds, read_irds, read_irds_texts
 from .jsonl import filled, get, id_of, ids_of, line_of, number_of, numbers, objects, strings
 from .judgements import Judgements, Key, settled_lists
 from .labelled_tables import PAIRS, training_rows
+from .other_formats import foreign_groups, is_foreign, triple_groups
 from .tables import is_table
 from .trec import read_qrels, read_run, write_run
 

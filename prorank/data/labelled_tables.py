@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ..files import parse_json, text_lines
+from ..utils.files import parse_json, text_lines
 from .tables import Table, header_fields, is_column, read_table, shown_columns, table_suffix
 
 log = logging.getLogger("prorank")

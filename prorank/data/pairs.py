@@ -13,7 +13,7 @@ from random import Random
 from typing import Any
 
 from ..errors import DataError
-from ..files import atomic_file
+from ..utils.files import atomic_file
 from .beir import read_texts
 from .jsonl import filled, get, line_of, objects
 from .trec import read_run

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import DataError
-from ..files import text_lines
+from ..utils.files import text_lines
 
 DELIMITERS = "\t,;"  # by preference
 NO_DELIMITER = "\ufdd0"  # of a table of one column: no character, so it is in no text

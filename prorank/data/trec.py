@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
-from ..files import atomic_file, numbered_lines
+from ..utils.files import atomic_file, numbered_lines
 
 Qrels = dict[str, dict[str, int]]
 Run = dict[str, dict[str, float]]

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..checkpoints.lock import one_at_a_time
-from ..files import atomic_file, cache_dir
-from ..model import body, cast_weights
-from ..rank import flat
-from ..rank.batching import Batch, Pack, collate
-from ..rank.engine import Engine, usable
+from ..checkpoints.loading import body, cast_weights
+from ..utils.files import atomic_file, cache_dir
 from ..utils.hardware import processor_identity
+from ..utils.loading_lock import one_at_a_time
+from . import flat_attention
+from .cpu_engine import Engine, usable
+from .packing import Batch, Pack, collate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -163,7 +163,7 @@ class _Layer:
         if getattr(small, "layer_types", None):
             small.layer_types = small.layer_types[:1]
         self.model = AutoModelForCausalLM.from_config(small, dtype=torch.float32)
-        flat.enable(self.model)
+        flat_attention.enable(self.model)
         self.purpose = purpose
 
     def runner(self, dtype: torch.dtype, tokens: int, compiled: bool = False) -> Callable[[], float]:
@@ -172,7 +172,7 @@ class _Layer:
         model = self.model if training else copy.deepcopy(self.model)
         if not training:
             cast_weights(model, dtype)
-        batch = _batch(tokens, flat.is_flat(model))
+        batch = _batch(tokens, flat_attention.is_flat(model))
         forward = _forward(model, dtype if training else None, compiled)
 
         def step() -> None:

@@ -3,7 +3,7 @@
 Hard fact: averages run over the judged queries, not over those a system happened to answer.
 """
 
-from ..utils.modules import make_callable
+from ..utils.callable_modules import make_callable
 from .benchmark import evaluate
 from .results import Evaluation
 from .scoring import Scorer

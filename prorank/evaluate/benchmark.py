@@ -17,16 +17,16 @@ import numpy as np
 
 from ..data.trec import write_run
 from ..errors import ConfigError
-from ..files import check_folder
+from ..utils.files import check_folder
+from .calibration_figures import note, probabilities_of
 from .candidates import Options, Task, prepare
 from .diagnostics import tie_share
 from .gains import LINEAR, check_gain
 from .measures import MAIN, Ranking, means, measure, rank_scores
-from .probabilities import note, probabilities_of
-from .report import environment, write
 from .results import ANSWERS, FIRST, MODEL, Comparison, Evaluation, Row, answers_name
 from .scoring import Scored, reranked, score
 from .significance import bootstrap_ci, holm, randomisation_test
+from .terminal_report import environment, write
 
 Progress = Callable[[str, int, int], None]
 FLIPS, LEVEL = 10_000, 0.95

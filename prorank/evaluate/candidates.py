@@ -15,7 +15,7 @@ from ..data.bm25 import Bm25
 from ..data.formats import Collection, is_collection, read_collection
 from ..data.trec import drop_pairs, read_run
 from ..errors import ConfigError, DataError
-from ..files import can_be_read
+from ..utils.files import can_be_read
 from .gains import LINEAR, check_labels
 from .measures import Ranking, ranking_of, with_positive
 

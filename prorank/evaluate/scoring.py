@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ModelError
-from ..files import atomic_file
+from ..utils.files import atomic_file
 from ..utils.strict_json import dumps
 from .candidates import Task, by_hash
 from .diagnostics import answers_only, diagnose

@@ -8,10 +8,10 @@ import threading
 from dataclasses import replace
 from typing import Any
 
+from ..checkpoints.default_model import DEFAULT
 from ..errors import extra
 from ..rank.documents import Hit
 from ..reranker import Reranker
-from ..shipped import DEFAULT
 from .shared import Model, reranker_of
 
 with extra("haystack"):

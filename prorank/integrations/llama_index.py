@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..checkpoints.default_model import DEFAULT
 from ..errors import extra
 from ..rank.documents import Hit
 from ..reranker import Reranker
-from ..shipped import DEFAULT
 from .shared import reranker_of
 
 with extra("llama-index"):

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from ..checkpoints.default_model import DEFAULT
 from ..errors import extra
-from ..shipped import DEFAULT
 from .shared import Model, reranker_of
 
 with extra("mteb"):

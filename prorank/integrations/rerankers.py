@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..checkpoints.default_model import DEFAULT
 from ..errors import extra
 from ..rank.documents import Hit
-from ..rank.inputs import items
-from ..shipped import DEFAULT
+from ..rank.validation import items
 from .shared import Model, reranker_of
 
 with extra("rerankers"):

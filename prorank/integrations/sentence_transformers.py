@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..checkpoints.default_model import DEFAULT
 from ..errors import ConfigError, nearest
-from ..rank.inputs import RankOptions, items
-from ..shipped import DEFAULT
+from ..rank.validation import RankOptions, items
 from .shared import Model, reranker_of
 
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from ..checkpoints.lock import one_at_a_time
 from ..checkpoints.names import similar
 from ..checkpoints.weights import check_report, readable
 from ..errors import ModelError, extra
+from ..utils.loading_lock import one_at_a_time
 
 KIND = "bi-encoder:"  # before a folder's name
 WINDOW = 16  # queries whose texts are encoded in one call: enough to sort them by length, few enough to show progress

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from ..data.tables import header_fields, is_column, is_table, read_table, shown_columns, table_suffix
 from ..errors import DataError
-from ..files import source_name, text_lines
+from ..utils.files import source_name, text_lines
 from ..utils.texts import SURROGATE
 from .documents import Document
 

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..bound import BoundPrompt
-from ..calibration import Calibration, calibration_for
-from ..checkpoint import Resolved, weight_hash
-from .engine import Engine
+from ..checkpoints.calibration import Calibration, calibration_for
+from ..checkpoints.resolve import Resolved, weight_hash
+from ..engine.cpu_engine import Engine
+from ..prompts.pair_encoder import BoundPrompt
 from .listwise import ListRanker
 from .thinking import Thinker
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from ..prompt import AnyPrompt
+    from ..prompts.prompt import AnyPrompt
 
 
 class Identity:

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from .batching import Pack, collate
-from .flat import is_flat
-from .pointwise import vocabulary_logits
+from ..engine.flat_attention import is_flat
+from ..engine.heads import vocabulary_logits
+from ..engine.packing import Pack, collate
 
 
 def query_likelihood(

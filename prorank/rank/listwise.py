@@ -11,17 +11,17 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from ..bound_list import BoundListPrompt, EncodedList
+from ..engine.batches import sizes
+from ..engine.flat_attention import is_flat
+from ..engine.generation import Pen, Sampling, Writer, write
+from ..engine.packing import Batch, batches_of, collate, pack
 from ..errors import ModelError
-from ..prompt import Cuts, Encoded
-from .batching import Batch, batches_of, collate, pack
+from ..prompts.list_encoder import BoundListPrompt, EncodedList
+from ..prompts.prompt import Cuts, Encoded
+from .answer_parsing import read_labels
 from .documents import Cost
-from .flat import is_flat
-from .generate import Pen, Sampling, Writer, write
-from .labels import read_labels
 from .methods import Listwise, Setwise
 from .sorting import together
-from .windows import sizes
 
 Reader = Callable[[list[Encoded], list[int]], list[np.ndarray]]  # of prompts and their numbers of documents: a value for each
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from ..bound_list import MOST
 from ..errors import ConfigError, nearest
-from ..prompt import Prompt
-from .labels import Labels
+from ..prompts.list_encoder import MOST
+from ..prompts.prompt import Prompt
+from .answer_parsing import Labels
 from .sorting import Best, Order, bubblesort, heapsort, sliding
 
 log = logging.getLogger("prorank")

@@ -16,30 +16,30 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..bound import BoundPrompt, Encoded
-from ..bound_list import MOST, BoundListPrompt
-from ..checkpoint import Resolved
+from ..checkpoints.loading import room_for_prompts
+from ..checkpoints.resolve import Resolved
 from ..engine.auto import COMPILED, Choice, choose_compile_for
+from ..engine.batches import WINDOW, batches
+from ..engine.cpu_engine import Engine
+from ..engine.generation import Pen, pen_of
+from ..engine.heads import answer_rows, last_hidden, log_odds
+from ..engine.kernels import Kernels
 from ..engine.layer_speed import RANKING
+from ..engine.packing import Batch
 from ..errors import ModelError
-from ..model import room_for_prompts
-from ..prompt import Cuts, Prompt
+from ..prompts.list_encoder import MOST, BoundListPrompt
+from ..prompts.pair_encoder import BoundPrompt, Encoded
+from ..prompts.prompt import Cuts, Prompt
 from ..utils.forking import survive_forks
 from ..utils.memory import trim
-from .batching import Batch
-from .diagnosis import Diagnosis, diagnosis
 from .documents import Cost, Document
-from .engine import Engine
-from .generate import Pen, pen_of
 from .identity import Identity
-from .inputs import Lists, RankOptions, read_lists
-from .kernels import Kernels
 from .likelihood import query_likelihood
 from .listwise import AnswerReader, LabelReader, ListRanker, Reader, most_written
 from .methods import Listwise, Setwise
-from .pointwise import answer_rows, last_hidden, log_odds
+from .score_diagnostics import Diagnosis, diagnosis
 from .thinking import Thinker, Thought, key_of, with_room
-from .windows import WINDOW, batches
+from .validation import Lists, RankOptions, read_lists
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..bound import BoundPrompt, Encoded
+from ..checkpoints.loading import room_for_prompts
+from ..engine.generation import CLOSE, TOKENS, Pen, Row, Sampling, Writer
+from ..engine.heads import log_odds
+from ..engine.packing import Pack, batches_of, pack, packs_of
 from ..errors import ConfigError
-from ..model import room_for_prompts
-from .batching import Pack, batches_of, pack, packs_of
+from ..prompts.pair_encoder import BoundPrompt, Encoded
 from .documents import Cost
-from .generate import CLOSE, TOKENS, Pen, Row, Sampling, Writer
-from .pointwise import log_odds
 
 if TYPE_CHECKING:
-    from ..prompt import Prompt
+    from ..prompts.prompt import Prompt
 
 ROWS = 64  # written at once, in prompts of `TOKENS` tokens
 SAMPLING = 0.7  # temperature where several thoughts are asked for; one alone takes the likeliest tokens

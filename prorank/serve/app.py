@@ -23,10 +23,10 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
 from .. import __version__
-from . import body, pages, schema
-from .ask import Answer, Ask, Refused
+from . import info_routes, openapi, parsing
 from .dialects import Form, cohere, jina, tei, vllm
 from .logs import failure, log
+from .messages import Answer, Ask, Refused
 from .service import Service
 
 FORMS: dict[str, tuple[Form, ...]] = {
@@ -66,11 +66,11 @@ def create_app(service: Service, key: str | None = None, origins: Sequence[str] 
         return rerank
 
     for path in FORMS:
-        app.post(path, **schema.operation(path, FORMS[path], service.limits))(endpoint(path))
-    pages.add(app, service, lambda request: check_key(request, key))
+        app.post(path, **openapi.operation(path, FORMS[path], service.limits))(endpoint(path))
+    info_routes.add(app, service, lambda request: check_key(request, key))
     add_head(app)
     app.exception_handler(HTTPException)(_http_error)
-    schema.complete(app, FORMS, service.limits)
+    openapi.complete(app, FORMS, service.limits)
     service.metrics.at_work.set_function(lambda: service.room.requests)
     service.metrics.waiting.set_function(lambda: service.room.documents)
     service.metrics.ready.set_function(lambda: service.state == "ready")
@@ -96,11 +96,11 @@ async def _answered(request: Request, forms: tuple[Form, ...], service: Service,
         check_key(request, key)
         service.check_ready()
         with service.room.request() as held:
-            sent = await body.read(request, service.limits, held)
-            value = await body.parse(sent)
+            sent = await parsing.read(request, service.limits, held)
+            value = await parsing.parse(sent)
             form = next((one for one in forms if any(name in value for name, _ in one.bodies)), forms[0])
-            await body.check_values(sent)
-            found, ask = await body.understand(value, form, service.limits)
+            await parsing.check_values(sent)
+            found, ask = await parsing.understand(value, form, service.limits)
             told |= {"documents": ask.count, "characters": ask.characters}
             if isinstance(found, vllm.VllmFields) and found.model and found.model not in known:
                 raise Refused("model", f"The model is not served here; it is called {service.name}", "model")
@@ -111,7 +111,7 @@ async def _answered(request: Request, forms: tuple[Form, ...], service: Service,
         told |= {f"{stage}_ms": round(1000 * each, 1) for stage, each in answer.seconds.items()}
         response = _json(form.write(found, ask, answer, service.name, told["id"]), 200)
         response.headers.update(headers_of(ask, answer, service))
-        if unknown := body.ignored(value, type(found)):
+        if unknown := parsing.ignored(value, type(found)):
             response.headers["x-prorank-ignored-fields"] = ",".join(unknown)
             told["ignored_fields"] = len(unknown)
     except ClientDisconnect:
@@ -122,7 +122,7 @@ async def _answered(request: Request, forms: tuple[Form, ...], service: Service,
             failure("request", error)
             error = Refused("failed", "the server failed on this request")
         response = refusal(error, form, service)
-        await body.discard(request)
+        await parsing.discard(request)
         told["refused"] = error.kind
     response.headers["x-request-id"] = told["id"]
     _count(request, response, service, begin, told)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 
 from ..errors import ConfigError
-from .ask import Refused
+from .messages import Refused
 
 
 @dataclass(frozen=True)

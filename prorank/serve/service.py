@@ -18,17 +18,17 @@ from itertools import groupby
 import numpy as np
 
 from ..errors import ProRankError
-from ..reliability import sigmoid
+from ..evaluate.reliability import sigmoid
 from ..reranker import Reranker
 from ..utils.memory import trim
-from .ask import Answer, Ask, Refused
+from .first_requests import warm_up
+from .job import Request
 from .limits import Limits, Room
 from .logs import failure, log
+from .messages import Answer, Ask, Refused
 from .metrics import Metrics
 from .queue import Queue, Unit
-from .request import Request
-from .warmup import warm_up
-from .work import Comparisons, Documents, work_of
+from .workloads import Comparisons, Documents, work_of
 
 AFTER = 65536  # tokens after which freed memory goes back to the kernel; more often would cost short requests their speed
 

@@ -1,5 +1,5 @@
 """Training: its stages, their settings and what they share. `prorank.train(settings)` is `prorank.train.run.train`."""
 
-from ..utils.modules import make_callable
+from ..utils.callable_modules import make_callable
 
 make_callable(__name__, "prorank.train.run:train")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from transformers import TrainingArguments
 
-from .basics import Settings
+from .settings.common_settings import Settings
 
 
 def arguments_of(settings: Settings, steps: int, accumulated: int, bf16: bool, on_cpu: bool) -> TrainingArguments:

@@ -12,10 +12,10 @@ import torch
 
 from ..engine.auto import COMPILED, PLAIN, Choice, choose_compile, choose_compile_for, choose_dtype
 from ..engine.layer_speed import TRAINING
-from ..files import atomic_file
+from ..utils.files import atomic_file
 from ..utils.strict_json import dumps
-from .basics import Settings, largest
-from .processes import any_process
+from .distributed import any_process
+from .settings.common_settings import Settings, largest
 
 log = logging.getLogger("prorank")
 FILE = "choices.json"  # in the run folder

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..data.jsonl import parsed
 from ..errors import DataError, extra, nearest
-from ..files import atomic_file, numbered_lines
+from ..utils.files import atomic_file, numbered_lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..rank.batching import Batch
-from ..rank.engine import Engine, live_engine
-from ..rank.pointwise import last_hidden, vocabulary_logits, vocabulary_of
-from .config import Settings
+from ..engine.cpu_engine import Engine, live_engine
+from ..engine.heads import last_hidden, vocabulary_logits, vocabulary_of
+from ..engine.packing import Batch
+from .settings.stage_settings import Settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

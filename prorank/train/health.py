@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 
 from ..errors import ModelError, TrainingError
-from .course import checkpoints
+from .schedule import checkpoints
 
 TORCH_WRITER = ("inline_container", "PytorchStreamWriter", "iostream")  # how torch.save says that a disk is full
 

@@ -15,24 +15,24 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..checkpoint import Resolved, licence_of, resolve
 from ..checkpoints.card import command_line, hub_base, model_card
+from ..checkpoints.loading import load_config, load_model, load_tokenizer, pick_device
+from ..checkpoints.resolve import Resolved, licence_of, resolve
+from ..checkpoints.saving import save_checkpoint
+from ..engine.cpu_engine import check_compiled
 from ..errors import ConfigError, extra
-from ..files import atomic_file, check_folder
-from ..model import load_config, load_model, load_tokenizer, pick_device
-from ..prompt import AnyPrompt, BoundListPrompt, BoundPrompt
-from ..rank.engine import check_compiled
-from ..saving import save_checkpoint
+from ..prompts.prompt import AnyPrompt, BoundListPrompt, BoundPrompt
+from ..utils.files import atomic_file, check_folder
 from ..utils.strict_json import dumps
-from .batches import Stage
 from .choices import choices_of, chosen_settings, keep_choices
-from .config import Order, Reason, Score, Settings, Sft, Warmup, dump_settings
 from .curves import plot
-from .dev import Dev, check_dev
+from .dev_set import Dev, check_dev
+from .distributed import is_main, join, sum_of_processes, wait
 from .health import check_base, disk_errors, saved
-from .inputs import bind, check_examples, check_form, prompt_for, read_examples
-from .processes import is_main, join, sum_of_processes, wait
+from .micro_batches import Stage
+from .settings.stage_settings import Order, Reason, Score, Settings, Sft, Warmup, dump_settings
 from .summary import count_queries, warn_of_few
+from .training_data import bind, check_examples, check_form, prompt_for, read_examples
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -56,9 +56,9 @@ def train(settings: Settings, resume: bool = False, report: Callable[[float, dic
     with extra("train"):
         import accelerate  # noqa: F401
 
-        from .adapter import add_adapter
-        from .base import StageTrainer
-        from .course import Report
+        from .lora import add_adapter
+        from .schedule import Report
+        from .stage_trainer import StageTrainer
     settings.check()
     run = Path(settings.out)
     if is_main():
@@ -158,20 +158,20 @@ def _stage(
 ) -> Stage:
     """The stage; prompts are `short` in training and `bound` in measures of order."""
     if isinstance(settings, Sft):
-        from .sft import SftStage
+        from .stages.sft import SftStage
 
         return SftStage(examples, short, settings, held_out, bf16)
     if isinstance(settings, Reason):
-        from .reason import ReasonStage
+        from .stages.reason import ReasonStage
 
         return ReasonStage(examples, short, settings, model, held_out, bf16)
     assert isinstance(settings, (Warmup, Score))  # Order is a Score
     dev = Dev(held_out, bound.prompt, bound.tokenizer, bf16, gain=settings.gain) if held_out else None
     if isinstance(settings, Warmup):
-        from .warmup import WarmupStage
+        from .stages.warmup import WarmupStage
 
         return WarmupStage(examples, short, settings, model, dev, bf16)
-    from .teacher import with_teacher
+    from .teacher_scores import with_teacher
 
     if settings.teacher:
         examples = with_teacher(examples, settings.teacher, Path(settings.out), model, bound.tokenizer, None)
@@ -180,9 +180,9 @@ def _stage(
 
 def _of_scores(settings: Score, examples: list, short: AnyPrompt, model: PreTrainedModel, dev: Dev | None, bf16: bool) -> Stage:
     """Stage `score` or `order`, behind the model's own thoughts where they are wanted."""
-    from .order import OrderStage
-    from .score import ScoreStage
-    from .thoughts import OwnThoughts
+    from .stages.order import OrderStage
+    from .stages.score import ScoreStage
+    from .stages.thought_cache import OwnThoughts
 
     thoughts = None
     if settings.thoughts:
@@ -215,7 +215,7 @@ class _interrupt:
     """Ctrl-C once: finish the step, write a checkpoint, stop. Twice: stop at once."""
 
     def __init__(self, trainer: Any) -> None:
-        from .course import Milestones
+        from .schedule import Milestones
 
         self.milestones = next(c for c in trainer.callback_handler.callbacks if isinstance(c, Milestones))
 

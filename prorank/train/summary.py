@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .config import Settings
+from .settings.stage_settings import Settings
 
 log = logging.getLogger("prorank")
 FEW_QUERIES = 20  # below so many one query moves a mean by more than training usually does

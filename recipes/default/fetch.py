@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prorank.errors import DataError
-from prorank.files import atomic_file, atomic_folder
+from prorank.utils.files import atomic_file, atomic_folder
 
 RECORD = "fetched.json"  # in each unpacked folder: what it was made of
 

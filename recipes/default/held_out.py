@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from prorank.data.beir import read_texts
-from prorank.data.demo import semanlink
 from prorank.data.examples import near_duplicates, normalised
 from prorank.data.trec import read_qrels
+from prorank.demo.semanlink import semanlink
 from prorank.errors import DataError
 
 from .clean import FUNCTION_WORDS, NearDuplicates

@@ -21,11 +21,11 @@ import torch
 
 from prorank.data.beir import Collection, read_beir
 from prorank.data.bm25 import Bm25
-from prorank.data.demo import semanlink
 from prorank.data.examples import Group, normalised
 from prorank.data.formats import read_groups, write_groups
 from prorank.data.jsonl import objects
-from prorank.files import cache_dir
+from prorank.demo.semanlink import semanlink
+from prorank.utils.files import cache_dir
 
 from .fetch import Wheel, fetched
 

@@ -21,7 +21,7 @@ from prorank.data.beir import read_texts
 from prorank.data.jsonl import objects
 from prorank.data.trec import read_qrels
 from prorank.errors import DataError, ProRankError
-from prorank.files import atomic_file, atomic_folder
+from prorank.utils.files import atomic_file, atomic_folder
 
 from .held_out import KINDS, Index, test_index
 

@@ -26,16 +26,16 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from prorank import shipped
-from prorank.calibration import FILE, Calibration
-from prorank.checkpoint import Resolved, prompt_of, resolve, weight_hash
+from prorank.checkpoints import default_model as shipped
+from prorank.checkpoints.calibration import FILE, Calibration
 from prorank.checkpoints.card import HUB_BASE, about_calibration, card_head, card_table
+from prorank.checkpoints.default_model import DEFAULT
+from prorank.checkpoints.resolve import Resolved, prompt_of, resolve, weight_hash
+from prorank.checkpoints.sources import BUILT_IN, built_in
 from prorank.errors import ConfigError, ModelError, ProRankError
-from prorank.files import atomic_folder
 from prorank.reranker import Reranker
-from prorank.settings import read_values
-from prorank.shipped import DEFAULT
-from prorank.sources import BUILT_IN, built_in
+from prorank.utils.config_files import read_values
+from prorank.utils.files import atomic_folder
 
 LIMIT = 10_000_000  # bytes of the weights
 NOISE = 0.1  # of log-odds: what rounding an adapter to bf16 may change

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from prorank.data.examples import query_key
 from prorank.errors import ConfigError, ProRankError, nearest
-from prorank.files import atomic_folder, cache_dir
+from prorank.utils.files import atomic_folder, cache_dir
 
 from .catalog import SOURCES, Source
 from .clean import NearDuplicates

@@ -21,7 +21,7 @@ from prorank.data.jsonl import objects
 from prorank.errors import DataError, ProRankError
 from prorank.evaluate.measures import MAIN
 from prorank.evaluate.results import FIRST, MODEL
-from prorank.files import atomic_file
+from prorank.utils.files import atomic_file
 
 from .card import records_in
 

@@ -7,9 +7,9 @@ import os
 
 import pytest
 
-from prorank.prompt import Prompt
+from prorank.checkpoints.saving import save_checkpoint
+from prorank.prompts.prompt import Prompt
 from prorank.reranker import Reranker
-from prorank.saving import save_checkpoint
 from tests.tiny import byte_tokenizer, save_tiny, tiny_llama
 
 os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "false"  # read when haystack is imported

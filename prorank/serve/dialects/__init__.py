@@ -11,10 +11,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from ...parts import Parts
-from ..ask import Answer, Ask, Refused
+from ...prompts.truncation import Parts
+from ..fields import Ours, Ranked
 from ..limits import Limits
-from ..schemas import Ours, Ranked
+from ..messages import Answer, Ask, Refused
 
 STATUSES = {
     "syntax": 400, "invalid": 422, "empty": 400, "too large": 413, "media": 415, "slow": 408, "unauthorized": 401, "model": 404,

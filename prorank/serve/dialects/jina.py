@@ -9,10 +9,10 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from ..ask import Answer, Ask, Refused
-from ..documents import shown, texts_of
+from ..fields import MANY, Body, Flag, OurHit, Query, Ranked, Text, TextDocument, Usage
 from ..limits import Limits
-from ..schemas import MANY, Body, Flag, OurHit, Query, Ranked, Text, TextDocument, Usage
+from ..messages import Answer, Ask, Refused
+from ..request_documents import shown, texts_of
 from . import STATUSES, Form, ask_of, more_of, top_of, usage_of
 
 

@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from ..ask import Answer, Ask, Refused
+from ..fields import MANY, Flag, OurHit, Ours, Query, Text
 from ..limits import Limits
-from ..schemas import MANY, Flag, OurHit, Ours, Query, Text
+from ..messages import Answer, Ask, Refused
 from . import STATUSES, Form, ask_of, more_of
 
 

@@ -12,10 +12,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from ..ask import Answer, Ask, Refused
-from ..documents import texts_of
+from ..fields import MANY, Count, CountOrAll, Flag, OurHit, Ours, Query, Ranked, Text, TextDocument, Usage
 from ..limits import Limits
-from ..schemas import MANY, Count, CountOrAll, Flag, OurHit, Ours, Query, Ranked, Text, TextDocument, Usage
+from ..messages import Answer, Ask, Refused
+from ..request_documents import texts_of
 from . import STATUSES, Form, ask_of, more_of, top_of, usage_of
 
 Queries = Query | Annotated[list[Query], Field(json_schema_extra=MANY)]

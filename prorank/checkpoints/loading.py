@@ -1,0 +1,169 @@
+"""Models: load a found checkpoint for use or for training, on a device and in a dtype.
+
+Hard fact: `model.to(bf16)` would round the rotary frequencies too and turn far positions by a wrong angle; only weights are cast.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import torch
+
+from ..engine import flat_attention
+from ..errors import ModelError
+from ..utils.loading_lock import one_at_a_time
+from .adapters import base_of, merge, vocabulary_rows, with_adapter
+from .resolve import Resolved
+from .vocabulary import check_vocabulary
+from .weights import check_report, readable
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PretrainedConfig, PreTrainedModel
+
+AnyModule = TypeVar("AnyModule", bound=torch.nn.Module)
+
+
+def pick_device(device: str | None) -> torch.device:
+    """The given device, or the best there is: cuda, mps, cpu."""
+    if device:
+        kind = device.split(":")[0]
+        there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        if not there.get(kind):
+            raise ModelError(f"device '{device}' is not available here; present: {', '.join(k for k, v in there.items() if v)}")
+        return torch.device(device)
+    return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+
+
+@one_at_a_time
+def load_tokenizer(resolved: Resolved) -> Any:
+    """The checkpoint's tokenizer, padding on the left, with a pad token."""
+    from transformers import AutoTokenizer
+
+    with readable(resolved.tokenizer, "; copy its base's tokenizer files into it", "its tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(
+            resolved.tokenizer, padding_side="left", local_files_only=True, trust_remote_code=resolved.trust_remote_code
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = pad_token(tokenizer)
+    return tokenizer
+
+
+def pad_token(tokenizer: Any) -> str:
+    """A token to pad with where the tokenizer names none; attention never looks at it."""
+    return tokenizer.eos_token or tokenizer.bos_token or tokenizer.convert_ids_to_tokens(0)
+
+
+@one_at_a_time
+def load_model(resolved: Resolved, dtype: torch.dtype, device: torch.device, train: bool = False) -> PreTrainedModel:
+    """Load the causal LM; an adapter is merged into it for use and kept apart (trainable) with `train`.
+
+    Raises:
+        ModelError: it is no causal model, a file is damaged, or a weight is missing, left over or of another shape.
+    """
+    model = _load_causal(resolved, torch.float32 if resolved.adapter else dtype)  # merge in fp32, round once
+    if resolved.adapter:
+        model = with_adapter(model, resolved.adapter, resolved.path, train)
+        if not train:
+            cast_weights(model, dtype)
+    check_vocabulary(vocabulary_rows(model), resolved.tokenizer)
+    model = model.to(device)  # type: ignore[arg-type]  # transformers' decorator hides that it is a method
+    flat_attention.enable(base_of(model))
+    return model
+
+
+@one_at_a_time
+def load_config(resolved: Resolved) -> PretrainedConfig:
+    """The configuration (of transformers) of a checkpoint's model. Raises ModelError if it cannot be read or is of another kind."""
+    from transformers import AutoConfig
+
+    with readable(resolved.path / "config.json"):
+        config = AutoConfig.from_pretrained(
+            resolved.path, trust_remote_code=resolved.trust_remote_code, local_files_only=True
+        )
+    kinds = config.architectures or []
+    if kinds and not any("CausalLM" in kind or "ConditionalGeneration" in kind for kind in kinds):
+        raise ModelError(f"{resolved.path}: {kinds[0]} is no causal language model, so it has no answer tokens to score")
+    return config
+
+
+def _load_causal(resolved: Resolved, dtype: torch.dtype) -> PreTrainedModel:
+    """The model in `resolved.path`, with every weight from its files."""
+    from transformers import AutoModelForCausalLM
+
+    load_config(resolved)  # which refuses what is no causal language model
+    with readable(resolved.path), without_bars():
+        found = AutoModelForCausalLM.from_pretrained(
+            resolved.path, dtype=dtype, use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True,
+            trust_remote_code=resolved.trust_remote_code, local_files_only=True,
+        )  # fmt: skip
+    model, report = cast("tuple[PreTrainedModel, dict[str, Any]]", found)  # with the report asked for
+    check_report(resolved.path, report)  # which names a wrong shape, too
+    return model
+
+
+def cast_weights(model: AnyModule, dtype: torch.dtype) -> AnyModule:
+    """Round the weights, in place, and nothing else: `model.to(dtype)` would also round the rotary frequencies, which in bf16
+    are wrong by up to 1 in 500, so that positions beyond a few dozen turn by a wrong angle."""
+    for weight in model.parameters():
+        weight.data = weight.data.to(dtype)
+    return model
+
+
+def merged_copy(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy of the model with its adapter, if it has one, merged into its weights."""
+    model = copy.deepcopy(model)
+    return merge(cast("PeftModel", model)) if hasattr(model, "peft_config") else model
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Keep the progress bars of transformers, for local reads and writes of a second, out of ours."""
+    from transformers.utils import logging as bars
+
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            bars.enable_progress_bar()
+
+
+def room_for_prompts(model: torch.nn.Module, written: int = 0) -> int | None:
+    """Positions that a model has for prompts with so many tokens to be written behind them; None where it names no bound."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    return positions and positions - written
+
+
+def body(model: torch.nn.Module) -> tuple[torch.nn.Module, torch.nn.Linear]:
+    """(transformer without head, output head) of a causal LM, adapters looked through.
+
+    `base_model_prefix` cannot be trusted: for Llama4ForCausalLM it names the whole language model.
+    """
+    inner = base_of(model)
+    head = inner.get_output_embeddings()
+    for name in ("model", "transformer", "gpt_neox", "backbone", "language_model"):
+        part = getattr(inner, name, None)
+        if isinstance(part, torch.nn.Module) and getattr(part, "lm_head", None) is None:
+            return part, head
+    raise ModelError(f"{type(inner).__name__}: cannot tell its body from its head; this architecture is not supported yet")
+
+
+def freeze_head_fp32(model: torch.nn.Module) -> Callable[[], None]:
+    """Make the output head compute in fp32 whatever autocast says; returns the undo.
+
+    bf16 logits near 16 are 0.125 apart, which ties scores and starves the loss of gradient.
+    """
+    head: Any = body(model)[1]  # whose forward is replaced
+    plain = head.forward
+
+    def forward(hidden: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(hidden.device.type, enabled=False):
+            return torch.nn.functional.linear(hidden.float(), head.weight.float(), getattr(head, "bias", None))
+
+    head.forward = forward
+    return lambda: setattr(head, "forward", plain)

@@ -1,0 +1,233 @@
+"""Checkpoints: turn a name into a folder of weights and tokenizer, checked before anything heavy is loaded.
+
+Hard fact: an adapter is refused over any base but the one it was trained on, weight for weight.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import ModelError, nearest
+from ..prompts.prompt import Prompt
+from .adapters import CONFIG as ADAPTER_CONFIG
+from .adapters import read_config
+from .default_model import DEFAULT, shipped
+from .known import check_plain, known_prompt
+from .names import may_be_hub_id, similar
+from .sources import BUILT_IN, built_in, convert_gguf, from_hub
+from .weights import check_files, read_json, weight_files
+
+log = logging.getLogger("prorank")
+# Bases whose licence forbids commercial use, by a part of their name.
+RESEARCH_ONLY = {"mobilellm-r1": "FAIR Noncommercial Research License"}
+LICENCES = {"smollm2": "apache-2.0", "deepseek-r1-distill-qwen": "mit", "mobilellm-r1": "fair-noncommercial-research-license"}
+NAME_BASE = "name the folder of its base (base= or --base)"
+
+# Folders of a command that left no checkpoint in them: the file by which they are known, and what to do.
+WITHOUT = {
+    "config.yaml": "this run holds no finished checkpoint yet; finish it with prorank train … --resume",
+    "adapted.json": "adapt found nothing better here, so the old model stays; use that one",
+}
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Where a checkpoint lies: `path` holds base weights and `adapter`, if not None, a LoRA folder over them, which calls its base
+    `base`. `trust_remote_code`: whether the Python files that it brings may be run."""
+
+    name: str
+    path: Path
+    adapter: Path | None = None
+    base: str = ""
+    trust_remote_code: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """The folder that was asked for: it holds the prompt."""
+        return self.adapter or self.path
+
+    @property
+    def tokenizer(self) -> Path:
+        """The folder of the tokenizer: the base's, where an adapter comes without one."""
+        return self.folder if _has_tokenizer(self.folder) else self.path
+
+
+def resolve(name: str | Path, base: str | Path | None = None, trust_remote_code: bool = False) -> Resolved:
+    """Find a checkpoint: `prorank-smollm2-135m`, which comes with the package, `smollm2-135m`, a folder, a GGUF file, a LoRA
+    adapter's folder, or a hub id. Local paths never touch the network.
+
+    Args:
+        base: where an adapter's base is, in place of what the adapter calls it.
+        trust_remote_code: fetch the Python files of a hub repository, too, and let them be run.
+
+    Raises:
+        ModelError: names what is missing or damaged, and the remedy.
+    """
+    text = str(name)
+    for part, licence in RESEARCH_ONLY.items():
+        if part in text.lower():
+            log.warning("%s: %s, research use only", text, licence)
+    found = _local(text, _folder_of(text, trust_remote_code), base, trust_remote_code)
+    if base and not found.adapter:
+        raise ModelError(f"{text}: is no adapter, so it has no base; leave base ('{base}') out")
+    return found
+
+
+def _folder_of(text: str, code: bool) -> Path:
+    """The folder with the files of a checkpoint, made or fetched where it has to be."""
+    path = Path(os.path.expanduser(text))
+    if text in (DEFAULT, BUILT_IN):
+        return shipped() if text == DEFAULT else built_in()
+    if text and os.path.isfile(path):
+        if path.suffix != ".gguf":
+            raise ModelError(f"{path}: not a checkpoint; expected a folder, a .gguf file or a hub id")
+        return convert_gguf(path)
+    if text and os.path.isdir(path):
+        return _checkpoint_in(path)
+    if may_be_hub_id(text):
+        return from_hub(text, code)
+    hint = similar(path) if "/" in text or os.sep in text else nearest(text, [DEFAULT, BUILT_IN])
+    raise ModelError(f"{text}: no such folder or file, and no hub id (owner/name){hint}")
+
+
+def is_adapter(name: str | Path) -> bool:
+    """Whether a name is that of an adapter here, without looking at what is in it."""
+    path = Path(os.path.expanduser(name))
+    return str(name) == DEFAULT or (os.path.isdir(path) and (_checkpoint_in(path) / ADAPTER_CONFIG).is_file())
+
+
+def licence_of(name: str, folder: Path) -> str:
+    """The licence of a checkpoint: what its model card says, else that of a base known by name, else "other"."""
+    card = folder / "README.md"
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    said = re.search(r"^license: *(.+)$", text.split("---\n")[1], re.M) if text.startswith("---\n") else None
+    known = (licence for part, licence in LICENCES.items() if part in name.lower())
+    return said[1].strip() if said else next(known, "other")
+
+
+def _checkpoint_in(folder: Path) -> Path:
+    """The folder, or the `model` in it where it is one of `train` or `adapt`. Raises ModelError for one that left no checkpoint."""
+    if any((folder / own).is_file() for own in ("config.json", "adapter_config.json")):
+        return folder
+    if (folder / "model").is_dir():
+        return folder / "model"
+    for file, why in WITHOUT.items():
+        if (folder / file).is_file():
+            raise ModelError(f"{folder}: {why}")
+    return folder
+
+
+def _local(name: str, path: Path, base: str | Path | None, code: bool) -> Resolved:
+    """Check a folder before anything heavy is loaded."""
+    if (path / ADAPTER_CONFIG).is_file():
+        return _adapter(name, path, base, code)
+    if not (path / "config.json").is_file():
+        raise ModelError(f"{path}: neither config.json nor adapter_config.json, so this is no checkpoint folder")
+    if not _has_tokenizer(path):
+        raise ModelError(f"{path}: the checkpoint has no tokenizer (tokenizer.json); copy its base's tokenizer files into it")
+    read_json(path / "config.json")
+    check_files(path)
+    return Resolved(name, path, trust_remote_code=code)
+
+
+def _has_tokenizer(path: Path) -> bool:
+    return any((path / f).is_file() for f in ("tokenizer.json", "tokenizer.model", "vocab.json"))
+
+
+def _adapter(name: str, path: Path, given: str | Path | None, code: bool) -> Resolved:
+    """An adapter together with its base, which must be the one it was trained on, weight for weight."""
+    config, known = read_config(path), path / "base.json"
+    stored = read_json(known) if known.is_file() else {}
+    wanted = str(given or stored.get("name") or config.get("base_model_name_or_path") or "")
+    if not wanted:
+        raise ModelError(f"{path / ADAPTER_CONFIG}: names no base (base_model_name_or_path); {NAME_BASE}")
+    check_files(path)
+    below = _base_of(path, [wanted] if given else _places(wanted, path), stored.get("sha256"), code)
+    return Resolved(name, below.path, path, below.name, code)
+
+
+def _places(base: str, adapter: Path) -> list[str]:
+    """Where an adapter's base may be: where its name leads from here, or from a folder around the adapter; as it is called
+    otherwise."""
+    if base in (DEFAULT, BUILT_IN):
+        return [base]
+    around = [parent / base for parent in adapter.resolve().parents]
+    there = [place for place in (Path(os.path.expanduser(base)), *around) if os.path.exists(place)]
+    others = [str(place) for place in there if place.resolve() != adapter.resolve()]
+    return list(dict.fromkeys(others)) or [base]
+
+
+def _base_of(adapter: Path, places: list[str], sha256: str | None, code: bool) -> Resolved:
+    """The first base in `places` with these weights; any, where the adapter does not say which."""
+    faults = []
+    for place in places:
+        try:
+            below = _below(place, code)
+        except ModelError as error:
+            faults.append(f"the base of this adapter cannot be had: {error}; {NAME_BASE}")
+            continue
+        if not sha256 or sha256 == weight_hash(below.path):
+            return below
+        why = f"trained on another base: {place} has other weights (hash differs from base.json)"
+        faults.append(f"this adapter was {why}; give it the base it was trained on (base= or --base)")
+    raise ModelError(f"{adapter}: {faults[0]}")
+
+
+def _below(base: str, code: bool) -> Resolved:
+    if is_adapter(base):
+        raise ModelError(f"{base} is an adapter too; merge that one first")
+    return resolve(base, trust_remote_code=code)
+
+
+def weight_hash(folder: Path) -> str:
+    """SHA-256 over the names, shapes and bytes of all weights of a folder, independent of how they are split into files."""
+    files = [(file, file.stat()) for file in weight_files(Path(folder))]
+    return _hash(tuple((file, stat.st_size, stat.st_mtime_ns) for file, stat in files))
+
+
+@functools.lru_cache(maxsize=8)
+def _hash(files: tuple[tuple[Path, int, int], ...]) -> str:
+    """`weight_hash` of files with their sizes and times, kept: an adapter's base is hashed to resolve it, and for a calibration."""
+    from safetensors import safe_open
+
+    digest, where = hashlib.sha256(), {}
+    for file, *_ in files:
+        with safe_open(file, framework="pt") as handle:
+            where.update({key: file for key in handle.keys()})
+    for key in sorted(where):
+        with safe_open(where[key], framework="pt") as handle:
+            tensor = handle.get_tensor(key).contiguous()
+        digest.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def prompt_of(resolved: Resolved, fallback: Any = None) -> Prompt:
+    """The prompt saved with the checkpoint; of a published reranker that comes without one, its preset; else `fallback` (a Prompt,
+    name or mapping).
+
+    Raises:
+        ModelError: there is no fallback, and the checkpoint is a reranker with a prompt that is not known.
+    """
+    own = trained_prompt(resolved)
+    if not own and fallback is None:
+        check_plain(resolved.name, _folders(resolved), resolved.base)
+    return own or Prompt.of(fallback)
+
+
+def trained_prompt(resolved: Resolved) -> Prompt | None:
+    """The prompt that a checkpoint was trained with: the one saved with it, or that of a published reranker; None for a base."""
+    return Prompt.load(resolved.folder) or known_prompt(resolved.name, _folders(resolved), resolved.base)
+
+
+def _folders(resolved: Resolved) -> list[Path]:
+    return list(dict.fromkeys((resolved.folder, resolved.path)))

@@ -1,0 +1,184 @@
+"""Save a checkpoint as a plain Hugging Face folder that other libraries read too.
+
+With `modules.json` and a `LogitScore` config sentence-transformers' CrossEncoder reads the folder: its chat template is the Prompt.
+Whether its scores are the same as ours is tried on the folder's own tokenizer, and its card says where they are not.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..prompts.prompt import BoundListPrompt, BoundPrompt
+from ..prompts.sentinels import drops_breaks, heed_marks, special_texts
+from ..prompts.template import CHAT_END, CHAT_MARK, own_chat
+from ..utils.files import atomic_folder
+from .card import FILE as CARD
+from .card import LIBRARIES, with_section, write_card
+from .loading import pad_token, without_bars
+from .resolve import weight_hash
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+ST_MODULES = [
+    {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"},
+    {
+        "idx": 1,
+        "name": "1",
+        "path": "1_LogitScore",
+        "type": "sentence_transformers.cross_encoder.modules.logit_score.LogitScore",
+    },
+]
+ST_TRANSFORMER = {
+    "transformer_task": "text-generation",
+    "modality_config": {
+        "text": {"method": "forward", "method_output_name": "logits"},
+        "message": {"method": "forward", "method_output_name": "logits", "format": "flat"},
+    },
+    "module_output_name": "causal_logits",
+}
+# Cutting the rendered text would take a query that stands after the document with it, so such prompts go uncut.
+UNCUT = {"processing_kwargs": {"text": {"truncation": False}}}
+ST_CONFIG: dict[str, Any] = {
+    "activation_fn": "torch.nn.modules.linear.Identity",
+    "default_prompt_name": None,
+    "model_type": "CrossEncoder",
+    "prompts": {},
+}
+
+ELSEWHERE = """\
+`sentence_transformers.CrossEncoder`, where scores differ: it tokenises the rendered prompt as one text, in which the prompt's words
+share tokens with the texts. `prorank.integrations.sentence_transformers.CrossEncoder` gives the same scores as `Reranker`."""
+PLAIN = ("where is the garden 42?", "The garden is near the river.", "a")
+HARD = (" ", "\n\t", "  a garden", "the river \n", "")
+# The saved chat template: the Prompt for the roles query and document, the tokenizer's own chat otherwise.
+CHAT_IF = "{%- if messages | selectattr('role', 'equalto', 'document') | list -%}"
+
+
+def save_checkpoint(
+    folder: str | Path, model: PreTrainedModel, bound: BoundPrompt | BoundListPrompt, base: tuple[str, Path] | None = None,
+    card: str | None = None,
+) -> Path:  # fmt: skip
+    """Write model (or adapter), tokenizer, prompt, card and, for prompts of one document, what sentence-transformers reads; all or
+    nothing.
+
+    Args:
+        folder: replaced if it exists.
+        base: for an adapter, its base's name and folder, stored with a hash of the weights (`base.json`).
+        card: text of README.md.
+    """
+    folder = Path(folder)
+    with atomic_folder(folder) as beside:
+        with without_bars():
+            model.save_pretrained(beside)
+        (beside / CARD).unlink(missing_ok=True)  # peft's, which has nothing filled in
+        if base and (beside / "adapter_config.json").is_file():
+            write_json(beside / "base.json", {"name": base[0], "sha256": weight_hash(base[1])})
+        bound.prompt.save(beside)
+        if isinstance(bound, BoundPrompt):
+            _save_for_pairs(beside, bound)
+        else:
+            bound.tokenizer.save_pretrained(beside)
+        name_as_before(beside)
+        if card:
+            write_card(beside, with_section(card, LIBRARIES, about_libraries(beside, bound)))
+    return folder
+
+
+def name_as_before(folder: Path) -> None:
+    """Name settings as transformers 4 does, too, by which many servers read. Without `rope_theta` they would turn positions by
+    another base, and score wrongly without a word."""
+    config = folder / "config.json"
+    if config.is_file():
+        values = json.loads(config.read_text(encoding="utf-8"))
+        rope = values.get("rope_parameters") or {}
+        if "rope_theta" in rope:
+            bent = {key: value for key, value in rope.items() if key != "rope_theta"}
+            scaled = {"rope_scaling": bent} if rope.get("rope_type", "default") != "default" else {}
+            write_json(config, {"rope_theta": rope["rope_theta"], **scaled, **values})
+    tokenizer = folder / "tokenizer_config.json"
+    values = json.loads(tokenizer.read_text(encoding="utf-8"))
+    if values.get("tokenizer_class") == "TokenizersBackend":
+        write_json(tokenizer, values | {"tokenizer_class": "PreTrainedTokenizerFast"})
+
+
+def _save_for_pairs(folder: Path, bound: BoundPrompt) -> None:
+    """The tokenizer with the Prompt as chat template, and what sentence-transformers needs to score pairs."""
+    _tokenizer_with(bound).save_pretrained(folder)
+    name_as_before(folder)
+    if bound.prompt.split_special and not drops_breaks(_read_back(folder)):  # some classes build their own pre-tokenizer
+        _tokenizer_with(bound, breaks=False).save_pretrained(folder)
+    no, yes = bound.answer_ids
+    write_json(folder / "modules.json", ST_MODULES)
+    write_json(folder / "sentence_bert_config.json", ST_TRANSFORMER | (UNCUT if bound.query_behind else {}))
+    write_json(folder / "config_sentence_transformers.json", ST_CONFIG)
+    (folder / "1_LogitScore").mkdir()
+    write_json(
+        folder / "1_LogitScore" / "config.json",
+        {"true_token_id": yes, "false_token_id": no, "module_input_name": "causal_logits"},
+    )
+
+
+def _tokenizer_with(bound: BoundPrompt, breaks: bool = True) -> Any:
+    """A copy of the tokenizer whose chat template renders the Prompt for query/document roles and chats as before otherwise;
+    `breaks`: with marks around white space, see `prorank.prompts.sentinels`."""
+    tokenizer = copy.deepcopy(bound.tokenizer)
+    marks = bound.prompt.split_special and getattr(tokenizer, "is_fast", False)
+    if marks:
+        heed_marks(tokenizer)
+    ours = bound.direct().chat_template(marks, marks and breaks)
+    chat = own_chat(tokenizer).removesuffix("\n")  # Jinja too drops the last newline
+    tokenizer.chat_template = CHAT_IF + ours + "{%- else -%}" + CHAT_MARK + chat + CHAT_END if chat else ours + CHAT_MARK
+    tokenizer.model_max_length = bound.longest
+    tokenizer.padding_side, tokenizer.truncation_side = "left", "right"
+    if tokenizer.pad_token_id is None:  # CrossEncoder pads
+        tokenizer.pad_token = pad_token(tokenizer)
+    return tokenizer
+
+
+def _read_back(folder: Path) -> Any:
+    """The tokenizer of a folder as other libraries find it."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def about_libraries(folder: Path, bound: BoundPrompt | BoundListPrompt) -> str:
+    """What a card says of other libraries, tried on the folder's own tokenizer."""
+    if (folder / "adapter_config.json").is_file():
+        return "This is a LoRA adapter: `prorank export --format merged` makes a plain model of it for other libraries."
+    plain = "The folder loads in `transformers.AutoModelForCausalLM`"
+    if not isinstance(bound, BoundPrompt):
+        return f"{plain}; as its prompt shows several documents at once, it is no `CrossEncoder` of sentence-transformers."
+    tokenizer, asked = _read_back(folder), bound.direct()
+    if not same_ids(tokenizer, asked, PLAIN):
+        return f"{plain}, and in\n{ELSEWHERE}"
+    exceptions = [f"a query that is cut (above {asked.query_limit()} tokens), which takes the document's room there"]
+    if asked.query_behind:
+        exceptions = [f"a prompt above {asked.longest} tokens, which is cut here and read whole there"]
+    if bound.prompt.kind == "thinking":
+        exceptions.append("thoughts, as nothing is thought there (`think=False` here)")
+    if not same_ids(tokenizer, asked, HARD):
+        exceptions.append("texts that spell a special token, or have white space at their ends")
+    return f"{plain} and in\n`sentence_transformers.CrossEncoder`, with the same scores but for {'; '.join(exceptions)}."
+
+
+def same_ids(tokenizer: Any, bound: BoundPrompt, texts: Sequence[str]) -> bool:
+    """Whether the tokenizer's chat template gives the Prompt's ids for pairs with these texts."""
+    spelled = [special for special in special_texts(bound.tokenizer)[:4]] if texts is HARD else []
+    pairs = [pair for text in [*texts, *spelled] for pair in ((PLAIN[0], text), (text, PLAIN[0])) if pair[0].strip()]
+    for query, document in pairs:
+        turns = [{"role": "query", "content": query}, {"role": "document", "content": document}]
+        got = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True)["input_ids"]
+        want = bound.encode(query, document)
+        if not (want.query_cut or want.document_cut) and list(got) != want.ids:
+            return False
+    return True
+
+
+def write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")

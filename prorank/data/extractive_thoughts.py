@@ -1,0 +1,124 @@
+"""Thoughts made by rule for labelled pairs: which of the query's terms the document has, and how near each other they stand.
+
+Hard fact: nothing here understands anything. A thought says what can be counted and nothing of the label: whether that is enough is
+left to the answer, so that its log-odds stay graded. Each line says `"source": "extractive"`. In lists of five answers of questions
+(wikiqa and trecqa, training part) the document with the most terms is the labelled one for half of the queries; chance is a fifth.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import DataError
+from ..utils.files import atomic_file
+from .examples import Group, best_labels, list_groups, sample_lists
+from .jsonl import line_of
+from .reasoning_examples import thought_row
+
+STOP = frozenset(
+    "a about after all also an and any are as at be been being between but by can could did do does for from had has have how i if "
+    "in into is it its may more most not of on or other our should so some such than that the their them there these they this "
+    "those to was we were what when where which while who whom why will with would you your".split()
+)
+WORD = re.compile(r"\w+(?:['’-]\w+)*")
+ENDINGS = re.compile(r"(?:'s|ies|es|s|ed|ing|ly|e|y)$")
+QUOTE = 14  # words quoted around the terms
+NEAR = 12  # words within which terms count as standing together
+
+
+def label_extractive(groups: Sequence[Group], out: str | Path) -> str:
+    """Write {"query", "document", "think", "answer", "label", "source"} for every labelled pair, the same pair once with its
+    highest label; returns a line that sums up. Raises DataError where there are no pairs."""
+    labels = {pair: label for pair, label in best_labels(groups).items() if pair[1].strip()}
+    if not labels:
+        raise DataError("no labelled pairs with a text")
+    with atomic_file(out) as handle:
+        for (query, document), label in labels.items():
+            row = thought_row(query, document, think(query, document), int(label > 0))
+            handle.write(line_of(row | {"source": "extractive"}))
+    yes = sum(label > 0 for label in labels.values())
+    return f"{out}: {len(labels)} thoughts made by rule ({yes} yes, {len(labels) - yes} no)"
+
+
+def label_extractive_lists(groups: Sequence[Group], out: str | Path, size: int, seed: int = 0) -> str:
+    """Write {"query", "documents", "think", "answer", "source"} for a list of `size` documents of every query, the answer being the
+    label of the best; returns a line that sums up. Raises DataError where there are no lists."""
+    lists = sample_lists(list_groups(groups), size, seed, 0)
+    with atomic_file(out) as handle:
+        for group in lists:
+            best = group.labels.index(max(group.labels))
+            row = {"query": group.query, "documents": group.documents, "think": think_of_list(group.query, group.documents)}
+            handle.write(line_of(row | {"answer": f"[{best + 1}]", "source": "extractive"}))
+    return f"{out}: {len(lists)} thoughts made by rule about lists of {size} documents at most"
+
+
+def think_of_list(query: str, documents: Sequence[str]) -> str:
+    """A thought about several documents: which of the query's terms each of them has, and which have the most."""
+    terms = key_terms(query)
+    said, counts = [f"Key concepts of the query: {_listed(terms)}."], []
+    for number, document in enumerate(documents, start=1):
+        known = {stem(word) for word in WORD.findall(document)}
+        there = [term for term in terms if stem(term) in known]
+        said.append(f"[{number}] has {_listed(there) if there else 'none of them'}.")
+        counts.append(len(there))
+    most = [f"[{number}]" for number, count in enumerate(counts, start=1) if count == max(counts)]
+    return " ".join([*said, f"Most: {', '.join(most)}."] if any(counts) else said)
+
+
+def think(query: str, document: str) -> str:
+    """A thought of a few sentences."""
+    words = WORD.findall(document)
+    stems = [stem(word) for word in words]
+    terms, known = key_terms(query), set(stems)
+    there = [term for term in terms if stem(term) in known]
+    missing = [term for term in terms if term not in there]
+    said = [f"Key concepts of the query: {_listed(terms)}."]
+    if there:
+        said.append(f"The document has {_listed(there)}." if missing else "The document has all of them.")
+    if missing:
+        said.append(f"It does not mention {_listed(missing)}." if there else "The document mentions none of them.")
+    if there:
+        begin, end = window(stems, {stem(term) for term in there})
+        near = len(there) == 1 or end - begin <= NEAR
+        how = "It is" if len(there) == 1 else f"They stand {'together' if near else f'{end - begin} words apart'}, as"
+        said.append(f'{how} in "{_quote(words, begin, end)}".')
+    return " ".join(said)
+
+
+def key_terms(query: str, most: int = 6) -> list[str]:
+    """Words of a query that carry its meaning, in order, at most so many; all of its words where none does."""
+    words = list(dict.fromkeys(WORD.findall(query)))
+    return ([word for word in words if word.casefold() not in STOP] or words or [query.strip()])[:most]
+
+
+def stem(word: str) -> str:
+    """A word without case and the commonest English endings; words of other languages stay whole."""
+    word = word.casefold()
+    short = ENDINGS.sub("", word)
+    return short if len(short) >= 3 else word
+
+
+def window(stems: list[str], wanted: set[str]) -> tuple[int, int]:
+    """[begin, end) of the shortest stretch that has all of `wanted`, each of which is in `stems`; the first of several."""
+    best, last = (0, len(stems)), {}
+    for at, one in enumerate(stems):
+        if one in wanted:
+            last[one] = at
+            if len(last) == len(wanted):
+                best = min(best, (min(last.values()), at + 1), key=lambda span: span[1] - span[0])
+    return best
+
+
+def _quote(words: list[str], begin: int, end: int) -> str:
+    """Some words around a stretch, or of its beginning where it is long."""
+    spare = max(0, QUOTE - (end - begin))
+    begin = max(0, begin - spare // 2)
+    text = " ".join(words[begin : begin + QUOTE])
+    return ("… " if begin else "") + text + (" …" if begin + QUOTE < len(words) else "")
+
+
+def _listed(terms: list[str]) -> str:
+    quoted = [f'"{term}"' for term in terms]
+    return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} and {quoted[-1]}"

@@ -1,0 +1,154 @@
+"""Labelled search logs to training examples: one line a query in, one line a (query, document) pair out.
+
+Hard fact: the file is read twice, first for the labels of all pairs by their hash, so that a pair found as yes and as no is left
+out wherever it stands, and a log larger than memory still goes through.
+
+    {"query": "…", "response": "…", "response_thinking": "…", "rejected_response": [{"document": "…", "thinking": "…"}, …]}
+    {"query": "…", "document": "…", "think": "…", "answer": "yes", "label": 1}
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError
+from ..utils.files import atomic_file, check_file, check_neighbour, repeatable_lines, source_name
+from .jsonl import digest, filled, get, line_of, parsed
+from .reasoning_examples import thought_row
+
+# Ends of sentences: marks and closing quotes before a blank, or the marks of scripts that write no blanks; or the end of a line.
+SENTENCE = re.compile(r"[.!?…][\"')\]’”»]*(?=\s|$)|[。！？｡।۔][」』”’]*|(?=\n)")
+MIXED, WRITTEN = -1, -2
+Bad = Callable[[int, str, DataError], Any]
+
+
+@dataclass
+class Report:
+    """What a conversion did; as text, the line for the user."""
+
+    out: str
+    lines: int = 0
+    yes: int = 0
+    no: int = 0
+    cut: int = 0
+    duplicates: int = 0
+    contradictions: int = 0
+    bad: int = 0
+
+    def __str__(self) -> str:
+        text = f"{self.out}: {self.yes + self.no} pairs ({self.yes} yes, {self.no} no) from {self.lines} lines; dropped "
+        text += f"{self.duplicates} duplicates and {self.contradictions} pairs that are both yes and no; {self.cut} thoughts cut"
+        return text + (f"; {self.bad} bad lines are in {side_file(self.out)}" if self.bad else "")
+
+
+def side_file(out: str | Path) -> Path:
+    """Where the bad lines of a conversion go."""
+    return Path(f"{out}.bad.jsonl")
+
+
+def convert(source: str | Path, out: str | Path, max_think_chars: int | None = None, skip_bad: bool = False) -> Report:
+    """Write the training form of a log, whole or not at all. Both may be gzip (the output by its name).
+
+    Args:
+        source: JSONL in the log form, read twice; of a pipe the lines are kept.
+        out: JSONL to write.
+        max_think_chars: longer thoughts are cut at the end of a sentence or word.
+        skip_bad: write bad lines and their errors to `side_file(out)` and go on.
+
+    Raises:
+        DataError: a bad line, with file and line, unless skip_bad; no good line at all; a limit below 1.
+    """
+    if max_think_chars is not None and max_think_chars < 1:
+        raise DataError(f"at most {max_think_chars} characters leave no thought; give 1 or more, or no limit to cut nothing")
+    labels: dict[bytes, int] = {}  # of each pair, or MIXED, or WRITTEN
+    check_file(out)
+    if skip_bad:
+        check_neighbour(out, "the file of bad lines")
+    lines = repeatable_lines(source, errors="surrogateescape")
+    name = source_name(source)
+    for _, row in _rows(lines(), name, (lambda *_: None) if skip_bad else None):
+        key = _key(row)
+        labels[key] = row["label"] if labels.get(key, row["label"]) == row["label"] else MIXED
+    if not labels:
+        raise DataError(f"{name}: no line in the log form (query, response, response_thinking, rejected_response)")
+    report = Report(str(out), contradictions=sum(label == MIXED for label in labels.values()))
+    with atomic_file(out) as handle, atomic_file(side_file(out)) if skip_bad else nullcontext() as side:
+
+        def bad(number: int, line: str, error: DataError) -> None:
+            report.bad += 1
+            if side:
+                side.write(json.dumps({"line": number, "error": str(error), "text": line}) + "\n")
+
+        last = 0
+        for number, row in _rows(lines(), name, bad if skip_bad else None):
+            report.lines, last = report.lines + (number != last), number
+            key = _key(row)
+            if labels[key] == WRITTEN:
+                report.duplicates += 1
+            elif labels[key] != MIXED:
+                _write(row, max_think_chars, handle, report)
+                labels[key] = WRITTEN
+    if skip_bad and not report.bad:
+        side_file(out).unlink()
+    return report
+
+
+def _rows(lines: Iterable[tuple[int, str]], name: str, bad: Bad | None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number, pair in the training form) of each pair of the log; bad lines go to `bad`, or raise where it is None."""
+    for number, line in lines:
+        try:
+            rows = list(_pairs(line, f"{name}:{number}"))
+        except DataError as error:
+            if bad is None:
+                raise
+            bad(number, line, error)
+            continue
+        for row in rows:
+            yield number, row
+
+
+def _pairs(line: str, where: str) -> Iterator[dict[str, Any]]:
+    """The pairs of one line in the log form."""
+    row = parsed(line, where)
+    query = filled(row, "query", where, "'query'")
+    yield thought_row(query, filled(row, "response", where, "'response'"), get(row, "response_thinking", str, where), 1)
+    for at, one in enumerate(get(row, "rejected_response", list, where)):
+        place = f"{where}: rejected_response[{at}]"
+        if not isinstance(one, dict):
+            raise DataError(f"{place}: expected an object with document and thinking, got {json.dumps(one)[:40]}")
+        yield thought_row(query, filled(one, "document", place, "'document'"), get(one, "thinking", str, place), 0)
+
+
+def _key(row: dict[str, Any]) -> bytes:
+    """What stands for query and document; blanks around them make no other pair."""
+    return digest(row["query"].strip(), row["document"].strip())
+
+
+def _write(row: dict[str, Any], most: int | None, handle: Any, report: Report) -> None:
+    think = row["think"] if most is None else shortened(row["think"], most)
+    report.cut += think != row["think"]
+    report.yes, report.no = report.yes + row["label"], report.no + 1 - row["label"]
+    handle.write(line_of(row | {"think": think}))
+
+
+def shortened(text: str, most: int) -> str:
+    """At most `most` characters of a text, cut at the end of its last whole sentence if that keeps half of them, else of its last
+    whole word, else before the character that does not fit (with the marks that belong to it)."""
+    if len(text) <= most:
+        return text
+    ends = [found.end() for found in SENTENCE.finditer(text[: most + 1]) if found.end() <= most]
+    if ends and 2 * ends[-1] >= most:
+        return text[: ends[-1]].rstrip()
+    words = [found.start() for found in re.finditer(r"\s+", text[: most + 1]) if found.start() > 0]
+    if words:
+        return text[: words[-1]].rstrip()
+    while most > 1 and unicodedata.combining(text[most]):
+        most -= 1
+    return text[:most]

@@ -1,0 +1,187 @@
+"""Labels by a teacher: each pair is put to a chat endpoint, which thinks and says yes or no.
+
+Hard fact: every answer goes into the ledger (OUT.ledger.jsonl) when it comes, under the hash of model, prompt and pair; a run that
+was stopped goes on from there, and one that was finished asks nothing when it is started again.
+
+Source of the prompt and of both forms: reference/rerank-r0, Data.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError, DataError
+from ..utils.files import append_text, atomic_file, check_file, check_neighbour
+from .chat_endpoint import Endpoint
+from .jsonl import digest, filled, line_of, objects
+from .reasoning_examples import thought_row
+
+JUDGE = (
+    "Evaluate if the Document comprehensively addresses the Query. All key concepts in the Query must be present and properly "
+    "connected in the Document. The Document should provide information about the relationship between all query terms, not just "
+    'mention them in isolation. Answer "yes" only if the Document satisfies the complete information need. Output exactly "yes" '
+    'or "no".'
+)
+ANSWER = re.compile(r"[\"'*`]*(yes|no)[\"'*`]*[.!]?[\"'*`]*", re.IGNORECASE)
+FORMS = ("training", "log")
+
+
+@dataclass
+class Pair:
+    """A pair to label and its key in the ledger."""
+
+    query: str
+    document: str
+    key: str
+
+
+def question(query: str, document: str) -> str:
+    """What the teacher is asked."""
+    return f"{JUDGE}\n\nQuery: {query}\n\nDocument: {document}"
+
+
+def verdict(content: str, thought: str) -> tuple[str, str] | None:
+    """(yes or no, thought) of a reply, or None. The thought is the field, or a <think> block before the answer; nothing but the
+    answer may be left then, quotes, stars and a full stop aside."""
+    inside, closed, rest = content.rpartition("</think>")
+    if closed:
+        thought = thought or inside.strip().removeprefix("<think>").strip()
+    found = ANSWER.fullmatch(rest.strip())
+    return (found[1].lower(), thought.strip()) if found else None
+
+
+def label(
+    pairs: str | Path, out: str | Path, endpoint: Endpoint, form: str = "training", at_once: int = 8, tries: int = 3,
+    again: bool = False, report: Callable[[int, int], Any] | None = None,
+) -> str:  # fmt: skip
+    """Ask for all pairs and write them with labels; returns a line that sums up.
+
+    Args:
+        pairs: JSONL with query and document (more keys are left aside), see `prorank pairs`.
+        out: JSONL to write, whole or not at all, in the order of `pairs`; the same pair once.
+        form: "training", or "log": for each query a response and those rejected.
+        at_once: requests under way at the same time.
+        tries: how often a pair is asked whose reply is neither yes nor no.
+        again: ask once more for pairs whose replies were neither in an earlier run.
+        report: called with (pairs done, pairs in all).
+
+    Raises:
+        DataError: a bad line, or an endpoint that refuses or stays away; the ledger keeps what came before.
+    """
+    if form not in FORMS:
+        raise ConfigError(f"--form {form}: expected {' or '.join(FORMS)}")
+    if at_once < 1 or tries < 1:
+        raise ConfigError("--at-once and --tries must be at least 1")
+    check_file(out)
+    check_neighbour(out, "its ledger")
+    todo = {pair.key: pair for pair in read_pairs(pairs, endpoint.model)}
+    ledger = Path(f"{out}.ledger.jsonl")
+    known = {key: row for key, row in _entries(ledger) if key in todo and (row["answer"] or not again)}
+    open_pairs = [pair for key, pair in todo.items() if key not in known]
+    ledger.parent.mkdir(parents=True, exist_ok=True)
+    _end_line(ledger)
+    with closing(endpoint):
+        lock = threading.Lock()
+
+        def one(pair: Pair) -> None:
+            row = _ask(pair, endpoint, tries)
+            with lock:
+                known[pair.key] = row
+                append_text(ledger, json.dumps({"key": pair.key, **row}) + "\n")
+                if report:
+                    report(len(known), len(todo))
+
+        _all(one, open_pairs, at_once, endpoint)
+    labelled = [(pair, known[key]) for key, pair in todo.items() if known[key]["answer"]]
+    rows = list(_log_rows(labelled) if form == "log" else map(_training_row, labelled))
+    with atomic_file(out) as handle:
+        handle.writelines(map(line_of, rows))
+    spent = [sum(row[name] for _, row in _entries(ledger)) for name in ("prompt_tokens", "completion_tokens")]
+    yes = sum(row["answer"] == "yes" for _, row in labelled)
+    return (
+        f"{out}: {len(labelled)} pairs labelled ({yes} yes, {len(labelled) - yes} no), {len(todo) - len(labelled)} replies were "
+        f"neither; {len(open_pairs)} asked now, {endpoint.retries} tries again; {spent[0]} prompt and {spent[1]} completion tokens "
+        f"in {ledger}"
+    )
+
+
+def read_pairs(path: str | Path, model: str) -> Iterator[Pair]:
+    """Pairs of a JSONL file. Raises DataError naming file and line."""
+    empty = True
+    for number, row in objects(path):
+        where, empty = f"{path}:{number}", False
+        query, document = filled(row, "query", where), filled(row, "document", where)
+        yield Pair(query, document, digest(model, JUDGE, query, document).hex())
+    if empty:
+        raise DataError(f"{path}: no pairs")
+
+
+def _all(one: Callable[[Pair], None], pairs: list[Pair], at_once: int, endpoint: Endpoint) -> None:
+    """Ask for all pairs. At the first error, or Ctrl-C, no more are asked, and answers under way still go into the ledger."""
+    with ThreadPoolExecutor(at_once) as pool:
+        futures = [pool.submit(one, pair) for pair in pairs]
+        try:
+            for future in as_completed(futures):
+                future.result()
+        except BaseException:
+            endpoint.stop()
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _ask(pair: Pair, endpoint: Endpoint, tries: int) -> dict[str, Any]:
+    """A row of the ledger: the first reply that is a yes or no, or none after so many tries."""
+    row: dict[str, Any] = {"answer": None, "think": "", "prompt_tokens": 0, "completion_tokens": 0}
+    for _ in range(tries):
+        reply = endpoint.ask(question(pair.query, pair.document))
+        for name in ("prompt_tokens", "completion_tokens"):
+            row[name] += getattr(reply, name)
+        found = verdict(reply.content, reply.thought)
+        if found:
+            row["answer"], row["think"] = found
+            break
+        row["reply"] = reply.content[-200:]
+    return row
+
+
+def _entries(ledger: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Keys and rows of a ledger; a line that was cut short when the run was killed counts as not there."""
+    if not ledger.exists():
+        return
+    for line in ledger.read_text(encoding="utf-8", errors="replace").split("\n"):
+        try:
+            row = json.loads(line)
+            yield row.pop("key"), row
+        except ValueError:
+            continue
+
+
+def _end_line(ledger: Path) -> None:
+    """A line that was cut short ends here, so that the next one does not go on behind it."""
+    if ledger.exists() and not ledger.read_bytes().endswith(b"\n"):
+        append_text(ledger, "\n")
+
+
+def _training_row(labelled: tuple[Pair, dict[str, Any]]) -> dict[str, Any]:
+    pair, row = labelled
+    return thought_row(pair.query, pair.document, row["think"], int(row["answer"] == "yes"))
+
+
+def _log_rows(labelled: list[tuple[Pair, dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+    """The log form: the first document with a yes has all that were rejected, further ones stand alone; queries without a yes have
+    no place in it."""
+    queries: dict[str, tuple[list, list]] = {}
+    for pair, row in labelled:
+        queries.setdefault(pair.query, ([], []))[row["answer"] == "yes"].append((pair.document, row["think"]))
+    for query, (no, yes) in queries.items():
+        for at, (document, think) in enumerate(yes):
+            others = [{"document": text, "thinking": why} for text, why in no] if at == 0 else []
+            yield {"query": query, "response": document, "response_thinking": think, "rejected_response": others}

@@ -1,0 +1,123 @@
+"""Show the hits of one query, and rerank a whole TREC run.
+
+Documents below the reranked head of a run keep their order behind it, so nothing is lost from the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..data.formats import read_collection_texts, read_run, write_run
+from ..data.trec import Run
+from ..errors import DataError
+from ..utils.terminal import json_line, plain, print_lines, stdout_console
+from .document_files import read_documents
+from .documents import Hit
+
+if TYPE_CHECKING:  # a server may rank in its place, and then no model's library is loaded
+    from ..remote.client import Remote
+    from ..reranker import Reranker
+
+__all__ = ["RunTexts", "read_documents", "read_run_texts", "rerank_run", "show"]
+DEPTH = 100  # candidates of each query that are reranked by default
+
+def show(hits: Sequence[Hit], as_json: bool, thoughts: bool = False) -> None:
+    """Print hits: one JSON object a line, or a table; of a calibrated model with probabilities, of a thinking one with its thoughts
+    if asked."""
+    if as_json:
+        for rank, hit in enumerate(hits, 1):
+            line: dict[str, Any] = {"rank": rank, "index": hit.index, "score": hit.score, "document": hit.document}
+            line |= {} if hit.probability is None else {"probability": hit.probability}
+            line |= {"thought": hit.thought, "thought_cut": hit.thought_cut} if thoughts else {}
+            print_lines([json_line(line)])
+        return
+    from rich.table import Table
+
+    sure = any(hit.probability is not None for hit in hits)
+    table = Table("rank", "score", *(["probability"] if sure else []), "index", "document", *(["thought"] if thoughts else []))
+    for rank, hit in enumerate(hits, 1):
+        name = hit.document.get("id", hit.document.get("_id")) if isinstance(hit.document, dict) else None
+        text = " ".join(hit.text.split())
+        shown = text if len(text) <= 160 else text[:159] + "…"
+        said = [plain(f"{hit.thought}{' […]' if hit.thought_cut else ''}")] if thoughts else []
+        figures = [f"{hit.score:+.3f}", *([f"{hit.probability:.3f}"] if sure else []), str(hit.index)]
+        table.add_row(str(rank), *figures, plain(f"[{name}] {shown}" if name else shown), *said)
+    stdout_console().print(table)
+
+
+@dataclass
+class RunTexts:
+    """A run and the texts that it names.
+
+    Attributes:
+        run: scores by query and document, best first.
+        queries, corpus: text by id, where the collection has one.
+        depth: how many documents of each query are reranked.
+    """
+
+    run: Run
+    queries: dict[str, str]
+    corpus: dict[str, str]
+    depth: int
+
+    @cached_property
+    def heads(self) -> dict[str, list[str]]:
+        """The documents to rerank, of each query with a text: those of its first `depth` that have one, in the run's order."""
+        heads = {query: [d for d in list(self.run[query])[: self.depth] if self.corpus.get(d)] for query in self.queries}
+        return {query: head for query, head in heads.items() if head}
+
+    def summary(self) -> str:
+        """What is reranked, and which texts are missing."""
+        silent = [query for query in self.run if query not in self.queries]
+        bare = [doc for query in self.queries for doc in list(self.run[query])[: self.depth] if not self.corpus.get(doc)]
+        untouched, why = len(self.run) - len(self.heads), _first(silent, f"{len(silent)} without a text, first")
+        text = f"{len(self.heads)} queries reranked, {untouched} left as they were{why}"
+        return f"{text}, {len(bare)} documents without text{_first(bare, 'first')}"
+
+
+def _first(ids: Sequence[str], what: str) -> str:
+    """The first of some ids, for a summary; nothing where there are none."""
+    return f" ({what}: {ids[0]})" if ids else ""
+
+
+def read_run_texts(run: Path, dataset: str | Path, top_k: int | None = None) -> RunTexts:
+    """A TREC run with its texts from a BEIR folder or ir_datasets:NAME, which needs no labels.
+
+    Args:
+        run: of any queries of the collection.
+        dataset: its collection.
+        top_k: how many documents of each query are reranked; 100 by default.
+
+    Raises:
+        DataError: a file that cannot be read, or a run none of whose queries or documents has a text there.
+    """
+    ranking = read_run(run)
+    documents = {document for scores in ranking.values() for document in scores}
+    corpus, queries = read_collection_texts(dataset, ranking, documents)
+    texts = RunTexts(ranking, queries, corpus, top_k or DEPTH)
+    if not queries:
+        raise DataError(f"{run}: none of its {len(ranking)} queries is in {dataset}; is it another collection's run?")
+    if not texts.heads:
+        raise DataError(f"{run}: none of the documents to rerank has a text in {dataset}; is it another collection's run?")
+    return texts
+
+
+def rerank_run(reranker: Reranker | Remote, texts: RunTexts, out: Path, instruction: str | None = None) -> str:
+    """Rerank the head of each query's list that has texts and write a TREC run; returns a line that sums up."""
+    rows = reranker.score_lists(
+        [texts.queries[query] for query in texts.heads],
+        [[texts.corpus[document] for document in head] for head in texts.heads.values()],
+        instruction,
+    )
+    result = dict(texts.run)
+    for (query, head), scores in zip(texts.heads.items(), rows):
+        best_first, seen = sorted(range(len(head)), key=lambda i: -scores[i]), set(head)
+        rest = [document for document in texts.run[query] if document not in seen]
+        result[query] = {head[i]: float(scores[i]) for i in best_first}
+        result[query] |= {document: float(min(scores)) - i for i, document in enumerate(rest, 1)}
+    write_run(out, result, "prorank")
+    return f"{out}: {texts.summary()}; {reranker.cuts}"

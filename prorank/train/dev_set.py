@@ -1,0 +1,117 @@
+"""Dev measures during training, by the very path that ranks in use.
+
+Hard fact: the model in training is measured through `Reranker`, so a dev figure and a later evaluation cannot disagree on prompts.
+"""
+
+from __future__ import annotations
+
+import copy
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..checkpoints.loading import cast_weights
+from ..data.examples import Group
+from ..errors import ModelError
+from ..evaluate.gains import LINEAR, check_labels
+from ..evaluate.measures import ndcg_of
+from ..prompts.prompt import Prompt
+from ..rank.methods import Listwise
+from ..reranker import Reranker
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def check_dev(groups: list[Group], gain: str) -> None:
+    """Raise DataError for labels that nDCG cannot take."""
+    check_labels((label for group in groups for label in group.labels), gain, "dev set")
+
+
+class Dev:
+    """A dev set of groups; `measure` gives nDCG@10, accuracy at log-odds 0, and the format rate.
+
+    Args:
+        groups: queries with candidates and labels (those without a relevant one are left out); of each the order is turned.
+        prompt: the run's prompt.
+        tokenizer: its tokenizer.
+        bf16: whether training computes in bf16.
+        limit: documents a query at most, relevant ones first.
+        gain: of a label in nDCG.
+    """
+
+    def __init__(
+        self, groups: list[Group], prompt: Prompt, tokenizer: Any, bf16: bool, limit: int = 20, gain: str = LINEAR
+    ) -> None:
+        self.groups = [_turned(_limited(g, limit)) for g in groups if max(g.labels, default=0) > 0]
+        self.prompt, self.tokenizer, self.bf16, self.gain = prompt, tokenizer, bf16, gain
+        self._differed = False  # whether scores of any measure told documents apart
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def measure(self, model: PreTrainedModel) -> dict[str, float]:
+        """{"ndcg@10", "accuracy", "format_rate"} of the model as it is now; with a prompt of several documents nDCG@10 alone. With
+        a thinking prompt it thinks of every document, as in use, and "thoughts_cut" comes in place of the format rate."""
+        # A bf16 copy, as the checkpoint will be run; autocast would cast the weights anew for every batch.
+        if self.bf16:
+            model = copy.deepcopy(getattr(model, "module", model))
+            cast_weights(model, torch.bfloat16)
+        reranker = Reranker.of(model, self.tokenizer, self.prompt, think=self.prompt.kind == "thinking")
+        if reranker.thinks:
+            return self._after_thoughts(reranker)
+        if self.prompt.lists:
+            reranker.take_lists(Listwise())
+            scores = reranker.score_lists([g.query for g in self.groups], [g.documents for g in self.groups])
+            return {"ndcg@10": self._ndcg(np.concatenate(scores))}
+        seen = reranker.diagnose([g.query for g in self.groups], [g.documents for g in self.groups])
+        rate = float(seen.argmax_is_answer.mean())
+        return {"ndcg@10": self._ndcg(seen.scores), "accuracy": self._accuracy(seen.answer == 1), "format_rate": rate}
+
+    def _after_thoughts(self, reranker: Reranker) -> dict[str, float]:
+        """Measures of scores behind the thoughts that the model writes now, and the share of thoughts that had to be closed."""
+        ranked = reranker.rank_many([g.query for g in self.groups], [g.documents for g in self.groups])
+        hits = [hit for some in ranked for hit in sorted(some, key=lambda hit: hit.index)]
+        scores = np.array([hit.score for hit in hits], np.float32)
+        cut = float(np.mean([hit.thought_cut for hit in hits]))
+        return {"ndcg@10": self._ndcg(scores), "accuracy": self._accuracy(scores > 0), "thoughts_cut": cut}
+
+    def _accuracy(self, said: np.ndarray) -> float:
+        """Share of right answers, bool [n] (True: relevant); relevant and irrelevant count alike, whatever their numbers."""
+        good = np.concatenate([g.labels for g in self.groups]) > 0
+        return float(np.mean([said[good].mean(), (~said[~good]).mean()])) if not good.all() else float(said.mean())
+
+    def _ndcg(self, scores: np.ndarray) -> float:
+        """Mean nDCG@10 of scores [n] of all groups' documents, one group after another.
+
+        Raises:
+            ModelError: scores that are not finite, or that are all alike where they were not before. They have an nDCG, but it
+                means nothing.
+        """
+        ends = np.cumsum([len(group.documents) for group in self.groups])
+        rows = np.split(scores, ends[:-1])
+        if not np.isfinite(scores).all():
+            raise ModelError("scores of the dev set are not finite")
+        differ = any(np.ptp(row) > 0 for row in rows)
+        if self._differed and not differ:
+            raise ModelError("all documents of the dev set get the same score, so the weights have collapsed")
+        self._differed |= differ
+        return float(ndcg_of([group.labels for group in self.groups], rows, self.gain).mean())
+
+
+def _turned(group: Group) -> Group:
+    """The group's documents in an order that its query alone decides: lists hold relevant ones first, and a model that answers with
+    the order it is shown, or scores all alike, must not look perfect."""
+    places = list(range(len(group.documents)))
+    Random(f"dev/{group.query}").shuffle(places)
+    return group.take(places)
+
+
+def _limited(group: Group, limit: int) -> Group:
+    """The group's relevant documents (at most half of `limit`) and its first others."""
+    if len(group.documents) <= limit:
+        return group
+    good = [i for i, label in enumerate(group.labels) if label > 0][: limit // 2]
+    return group.take(sorted(good + [i for i, label in enumerate(group.labels) if label <= 0][: limit - len(good)]))

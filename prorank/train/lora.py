@@ -1,0 +1,34 @@
+"""A fresh adapter around the model that a stage trains."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import torch
+
+from ..checkpoints.adapters import check_head
+from ..errors import ModelError
+from .settings.common_settings import Lora
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def add_adapter(model: PreTrainedModel, lora: Lora, seed: int) -> PreTrainedModel:
+    """Wrap the model in a fresh LoRA adapter (or keep the one it has). Raises ModelError for targets that do not exist."""
+    from peft import LoraConfig, get_peft_model
+
+    if hasattr(model, "peft_config"):
+        return model
+    torch.manual_seed(seed)  # the adapter's first weights belong to the run's seed
+    try:
+        adapted = get_peft_model(
+            model,
+            LoraConfig(
+                r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.targets, task_type="CAUSAL_LM"
+            ),
+        )
+    except ValueError as error:
+        raise ModelError(f"lora.targets {lora.targets!r} do not fit this model: {str(error).splitlines()[0]}") from error
+    check_head(adapted)
+    return cast("PreTrainedModel", adapted)  # which passes on what it does not have itself

@@ -1,0 +1,154 @@
+"""The policy gradient of a ranking: scores make a Plackett-Luce distribution over orders, whose expected reward has a gradient.
+
+Hard fact: nDCG, reciprocal rank and average precision are sums over placements whose terms know only the set of documents placed
+before; so the expectation over all n! orders is a sum over 2^n sets, exact and differentiable (`expected_reward`).
+
+Sources: Plackett-Luce and its Gumbel sampler, Yellott 1977; policy gradient of rankings, Singh and Joachims 2019 (arXiv
+1902.04056); leave-one-out baseline, Kool et al. 2019.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
+
+from ...evaluate.gains import LINEAR, gains_of
+
+REWARDS = ("ndcg", "rr", "ap", "rearank")
+MOST_EXACT = 12  # documents whose sets are summed over: 4,096 of them
+
+
+def sample_orders(scores: torch.Tensor, size: int, generator: torch.Generator) -> torch.Tensor:
+    """`size` orders [G, n] of scores [n], best first, each with its Plackett-Luce probability: scores with Gumbel noise, sorted."""
+    uniform = torch.rand(size, len(scores), generator=generator, dtype=torch.float64).clamp_min(1e-300)
+    return (scores.detach().cpu().double() - (-uniform.log()).log()).argsort(-1, descending=True)
+
+
+def order_log_probs(scores: torch.Tensor, orders: torch.Tensor, depth: int | None = None) -> torch.Tensor:
+    """log P [G, k] of each choice in orders [G, n] under scores [n], of the first k places: log softmax among those not yet
+    placed. Their sum is the log-probability of the first k places."""
+    placed = scores[orders]  # [G, n]
+    rest = placed.flip(-1).logcumsumexp(-1).flip(-1)  # of this place and all behind it
+    return (placed - rest)[:, : depth or placed.shape[-1]]
+
+
+def placed_rewards(
+    grades: torch.Tensor, orders: torch.Tensor, reward: str, depth: int, gain: str = LINEAR
+) -> torch.Tensor:  # fmt: skip
+    """What each of the first k places of orders [G, n] adds to the reward [G, k], for grades [n]; `gain` of a grade in nDCG."""
+    table = _terms(grades.double().cpu(), reward, depth, gain)
+    sets = (2**orders).cumsum(-1) - 2**orders  # bits of the documents placed before, [G, n]
+    return table(sets[:, :depth], orders[:, :depth]).float()
+
+
+def policy_weights(rewards: torch.Tensor, advantage: str) -> torch.Tensor:
+    """What each choice's log-probability counts [G, k], from what each place adds [G, k].
+
+    A choice answers for what comes from its place on (what was earned before is the same whatever it is). "leave-one-out": less the
+    mean of the other orders at the same place; unbiased. "group": less the group's mean, divided by the standard deviation of
+    whole rewards (GRPO).
+    """
+    to_come = rewards.flip(-1).cumsum(-1).flip(-1)
+    centred = to_come - to_come.mean(0, keepdim=True)
+    if advantage == "group":
+        return centred / (rewards.sum(-1).std() + 1e-4)
+    return centred * len(rewards) / (len(rewards) - 1)
+
+
+def expected_reward(
+    scores: torch.Tensor, grades: torch.Tensor, reward: str, depth: int, gain: str = LINEAR
+) -> torch.Tensor:  # fmt: skip
+    """The reward's expectation over all orders of scores [n], with gradient: no sampling. For at most `MOST_EXACT` documents."""
+    n = len(scores)
+    probability, choices = _set_probabilities(scores.double(), min(depth, n))
+    table = _terms(grades.double().cpu(), reward, depth, gain)
+    sets = torch.arange(2**n)[:, None].expand(-1, n)
+    terms = table(sets, torch.arange(n).expand(2**n, -1)).to(scores.device)
+    return (probability[:, None] * choices * terms).sum().to(scores.dtype)
+
+
+def order_kl(scores: torch.Tensor, reference: torch.Tensor, depth: int) -> torch.Tensor:
+    """KL of the orders' first `depth` places from those of reference scores [n], over all orders of at most `MOST_EXACT` documents,
+    else over the first place alone."""
+    n = len(scores)
+    if n > MOST_EXACT:
+        now, then = scores.log_softmax(-1), reference.log_softmax(-1)
+        return (now.exp() * (now - then)).sum()
+    probability, choices = _set_probabilities(scores.double(), min(depth, n))
+    left = _left(n).to(scores.device)
+    now, then = (_among(values.double(), left) for values in (scores, reference))
+    return (probability[:, None] * choices * (now - then).masked_fill(~left, 0)).sum().to(scores.dtype)
+
+
+def _set_probabilities(scores: torch.Tensor, depth: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(chance [2^n] that a set of fewer than `depth` documents is what was placed first, 0 for larger ones; chance [2^n, n] of each
+    document to come next)."""
+    n = len(scores)
+    left = _left(n).to(scores.device)
+    choices = _among(scores, left).exp().masked_fill(~left, 0)
+    sizes = _sizes(n)
+    chance = [torch.ones(1, dtype=scores.dtype, device=scores.device)]
+    places = [torch.zeros(1, dtype=torch.long)]
+    for size in range(1, depth):
+        sets = (sizes == size).nonzero()[:, 0]
+        members = ((sets[:, None] >> torch.arange(n)) & 1).nonzero()[:, 1].view(-1, size)  # [sets, size]
+        before = sets[:, None] - 2**members  # without the one that came last
+        index = torch.zeros(2**n, dtype=torch.long)
+        index[places[-1]] = torch.arange(len(places[-1]))
+        flows = chance[-1][index[before].to(scores.device)] * choices[before.to(scores.device), members.to(scores.device)]
+        chance.append(flows.sum(-1))
+        places.append(sets)
+    probability = torch.zeros(2**n, dtype=scores.dtype, device=scores.device)
+    return probability.index_put((torch.cat(places).to(scores.device),), torch.cat(chance)), choices
+
+
+def _among(scores: torch.Tensor, left: torch.Tensor) -> torch.Tensor:
+    """log softmax [2^n, n] of scores [n] among those left."""
+    rows = scores.expand(len(left), -1).masked_fill(~left, -torch.inf)
+    return torch.where(left, rows - torch.where(left, rows, -1e30).logsumexp(-1, keepdim=True), 0.0)
+
+
+@lru_cache(maxsize=16)
+def _left(n: int) -> torch.Tensor:
+    """Which documents [2^n, n] are not in each set."""
+    return ((torch.arange(2**n)[:, None] >> torch.arange(n)) & 1) == 0
+
+
+@lru_cache(maxsize=16)
+def _sizes(n: int) -> torch.Tensor:
+    return n - _left(n).sum(-1)
+
+
+def _terms(grades: torch.Tensor, reward: str, depth: int, gain: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """A function of (sets placed before, as bits; documents placed next), both of one shape, to what that adds to the reward.
+
+    ndcg: the grades' gains, discounts 1 / log2(1 + rank), over the best there is. rr: 1 / rank of the first relevant document. ap:
+    precision at each relevant one, over how many there are (at most `depth`). rearank: what nDCG gains on the order shown, 0.8 of
+    what there is to gain, without its constants (REARANK, arXiv 2505.20046, whose own gains are exponential). Where nothing is
+    relevant all is 0.
+    """
+    n = len(grades)
+    relevant, gains = grades > 0, gains_of(grades, gain)
+    bits = 2 ** torch.arange(n)
+    best = gains.sort(descending=True)[0][:depth]
+    ideal = (best / torch.log2(torch.arange(len(best)) + 2.0)).sum().clamp_min(1e-12)
+    shown = (gains[:depth] / torch.log2(torch.arange(len(best)) + 2.0)).sum() / ideal
+    scale = 0.8 / (1 - shown) if reward == "rearank" and shown < 1 - 1e-9 else 1.0
+
+    def among(sets: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
+        """How many of `which` [n] are in each set."""
+        return ((sets[..., None] & bits[which]) > 0).sum(-1)
+
+    def term(sets: torch.Tensor, documents: torch.Tensor) -> torch.Tensor:
+        rank = among(sets, torch.ones(n, dtype=torch.bool)) + 1
+        if reward in ("ndcg", "rearank"):
+            value = gains[documents] / torch.log2(rank + 1.0) / ideal * scale
+        else:
+            value = relevant[documents] * (among(sets, relevant) + 1.0) / rank
+            count = max(1, min(int(relevant.sum()), depth))
+            value = value / count if reward == "ap" else relevant[documents] * (among(sets, relevant) == 0) / rank.double()
+        return value * (rank <= depth)
+
+    return term

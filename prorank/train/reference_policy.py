@@ -1,0 +1,56 @@
+"""The policy as it was before a stage: what the divergence is measured against.
+
+Hard fact: with a fresh adapter it costs nothing, for switching the adapter off gives it; without one, or where the adapter was
+trained before, it is a frozen copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, cast
+
+import torch
+
+from ..checkpoints.loading import cast_weights, freeze_head_fp32, merged_copy
+from .forward import Logits
+from .settings.stage_settings import Settings
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+
+class Reference:
+    """The model as it is now, kept.
+
+    Args:
+        model: the policy.
+        settings, bf16: see `forward.Logits`.
+        forward: the policy's own forward, which serves with the adapter off.
+    """
+
+    def __init__(self, model: PreTrainedModel, settings: Settings, bf16: bool, forward: Logits) -> None:
+        self.frozen, self._forward = None, forward
+        if not _is_fresh(model):
+            self.frozen = merged_copy(model).eval().requires_grad_(False)
+            if bf16:
+                cast_weights(self.frozen, torch.bfloat16)
+            freeze_head_fp32(self.frozen)
+            self._forward = Logits(settings, bf16)
+
+    @contextmanager
+    def of(self, model: PreTrainedModel) -> Iterator[tuple[PreTrainedModel, Logits]]:
+        """(the reference, its forward), without gradient; `model` is the policy whose adapter is switched off meanwhile."""
+        with torch.no_grad():
+            if self.frozen is not None:
+                yield self.frozen, self._forward
+            else:
+                with cast("PeftModel", getattr(model, "module", model)).disable_adapter():
+                    yield model, self._forward
+
+
+def _is_fresh(model: PreTrainedModel) -> bool:
+    """Whether the model has an adapter that changes nothing yet."""
+    ups = [weight for name, weight in model.named_parameters() if "lora_B" in name]
+    return hasattr(model, "peft_config") and not any(weight.any() for weight in ups)

@@ -1,0 +1,115 @@
+"""The course of a run: its clock, when it measures and saves, and which checkpoints are whole.
+
+Hard fact: evaluation and saving are not counted in a budget of minutes, and a checkpoint counts only with its mark, written last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from ..utils.files import atomic_file, set_modes
+from .distributed import any_process
+
+COMPLETE = "complete"  # written last into a checkpoint folder: one without it is half-written and skipped
+
+
+class Clock:
+    """Minutes of training, with pauses for evaluation and saving left out, and what was spent before a resume put in."""
+
+    def __init__(self, budget: float | None) -> None:
+        self.budget, self.spent = budget, 0.0
+        self.began: float | None = None  # None: it stands still
+
+    def start(self) -> None:
+        self.began = time.monotonic()
+
+    def minutes(self) -> float:
+        running = time.monotonic() - self.began if self.began is not None else 0.0
+        return (self.spent + running) / 60
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        self.spent, self.began = self.minutes() * 60, None
+        yield
+        self.start()
+
+
+class Milestones(TrainerCallback):
+    """Evaluations before the first step and evenly spaced over the budget, checkpoints every `save_every` steps, the end of a
+    budget in minutes."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer, self.interrupted, self.due = trainer, False, False
+        self.evaluated = 0  # milestones passed
+
+    def on_train_begin(self, args, state, control, **_):
+        self.evaluated = self._milestone(state.global_step)
+        if self.trainer.settings.evals and not state.global_step:
+            self.trainer.measure()
+
+    def on_step_end(self, args, state, control, **_):
+        trainer, settings = self.trainer, self.trainer.settings
+        whole = state.global_step % trainer.repeat == 0  # amid the passes over a batch the old policy lives in memory only
+        stop = any_process(self.interrupted) and whole
+        self.due |= stop or bool(settings.save_every and state.global_step % settings.save_every == 0)
+        if trainer.progress(state.global_step) >= 1 or stop:
+            control.should_training_stop = True
+            control.should_log = True  # what came since the last line
+        if settings.evals and self._milestone(state.global_step) > self.evaluated:
+            self.evaluated = self._milestone(state.global_step)
+            trainer.measure()
+        if self.due and whole:
+            self.due = False
+            trainer.checkpoint()
+
+    def _milestone(self, step: int) -> int:
+        return int(self.trainer.progress(step) * self.trainer.settings.evals + 1e-9)
+
+
+class Report(TrainerCallback):
+    """Tells `report` of every step: the share of the budget spent, and the latest figures."""
+
+    def __init__(self, trainer: Any, report: Callable[[float, dict], None]) -> None:
+        self.trainer, self.report = trainer, report
+
+    def on_step_end(self, args, state, control, **_):
+        figures = state.log_history[-1] if state.log_history else {}
+        self.report(self.trainer.progress(state.global_step), figures)
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """Whole checkpoints of a run folder, oldest first."""
+    whole = [folder for folder in Path(run).glob("checkpoint-*") if (folder / COMPLETE).is_file()]
+    return sorted(whole, key=lambda folder: int(folder.name.split("-")[1]))
+
+
+def complete(folder: Path, run: Path, keep: int) -> None:
+    """Mark a checkpoint as whole, move it into the run folder and let all but the newest `keep` go."""
+    (folder / COMPLETE).touch()
+    set_modes(folder, folder.stat().st_mode & 0o777)  # safetensors writes what its owner alone can read
+    shutil.rmtree(run / folder.name, ignore_errors=True)
+    os.replace(folder, run / folder.name)
+    for old in checkpoints(run)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def cut_metrics(path: Path, step: int) -> None:
+    """Drop the lines after `step`, which will be written again, and a last line that a kill left unfinished."""
+    kept = []
+    if not path.is_file():
+        return
+    for line in path.read_text(encoding="utf-8").split("\n"):  # text may hold the other ends of lines that splitlines knows
+        with contextlib.suppress(ValueError):
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+    with atomic_file(path) as handle:
+        handle.writelines(kept)
