@@ -22,11 +22,12 @@ from common import machine, say
 
 from prorank import Reranker
 from prorank.checkpoints.default_model import DEFAULT
-from prorank.checkpoints.loading import freeze_head_fp32, load_config, load_model, load_tokenizer, pick_device
+from prorank.checkpoints.loading import load_config, load_model, load_tokenizer, pick_device
 from prorank.checkpoints.resolve import resolve
 from prorank.data.examples import Group
 from prorank.engine.auto import choose_dtype
 from prorank.engine.layer_speed import RANKING, TRAINING
+from prorank.engine.modules import freeze_head_fp32
 from prorank.prompts.prompt import Prompt
 from prorank.train.settings.stage_settings import Score
 from prorank.train.stages.score import ScoreStage

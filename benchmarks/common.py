@@ -146,7 +146,7 @@ def median_seconds(work: Callable[[], Any], times: int = 7) -> float:
 
 def layer_flops(model: torch.nn.Module) -> int:
     """Floating point operations of the layers' matrix products for one token (attention and output matrix left out)."""
-    from prorank.checkpoints.loading import body
+    from prorank.engine.modules import body
 
     parts = [m for layer in body(model)[0].layers for m in layer.modules() if isinstance(m, torch.nn.Linear)]
     return sum(2 * m.weight.numel() for m in parts)
@@ -154,7 +154,7 @@ def layer_flops(model: torch.nn.Module) -> int:
 
 def ceiling(model: torch.nn.Module, rows: int = 2048) -> float:
     """Floating point operations a second of the layers' matrix products alone, one after the other on `rows` tokens."""
-    from prorank.checkpoints.loading import body
+    from prorank.engine.modules import body
 
     shapes = [tuple(m.weight.shape) for m in body(model)[0].layers[0].modules() if isinstance(m, torch.nn.Linear)]
     with torch.inference_mode():

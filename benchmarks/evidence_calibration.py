@@ -25,10 +25,11 @@ import numpy as np
 from common import loader, machine
 from protocol import pairs_of, parsed, scored, tasks_of
 
-from prorank.checkpoints.calibration import AUTO, Calibration, choose, fit, out_of_fold
+from prorank.calibrate.fit import AUTO, choose, fit, out_of_fold
+from prorank.checkpoints.calibration import Calibration, sigmoid
 from prorank.evaluate.candidates import Task
-from prorank.evaluate.reliability import draw, figures, sigmoid
-from prorank.evaluate.terminal_report import percent
+from prorank.evaluate.format import percent
+from prorank.evaluate.reliability import draw, figures
 from prorank.utils.files import atomic_file
 
 FOLDS = 5

@@ -27,13 +27,14 @@ from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss, L
 from sentence_transformers.cross_encoder.modules import LogitScore, Transformer
 from transformers import TrainerCallback
 
-from prorank.checkpoints.loading import freeze_head_fp32, load_tokenizer, pick_device
+from prorank.checkpoints.loading import load_tokenizer, pick_device
 from prorank.checkpoints.resolve import resolve
 from prorank.checkpoints.saving import save_checkpoint
 from prorank.data.examples import Group, list_groups, sample_lists
 from prorank.data.formats import read_groups
 from prorank.engine.auto import pick_dtype
 from prorank.engine.layer_speed import TRAINING
+from prorank.engine.modules import freeze_head_fp32
 from prorank.errors import ConfigError
 from prorank.prompts.pair_encoder import BoundPrompt
 from prorank.prompts.prompt import Prompt

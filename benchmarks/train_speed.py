@@ -23,12 +23,13 @@ import torch
 from common import data_folder, machine, say
 from jobs import Failures
 
-from prorank.checkpoints.loading import freeze_head_fp32, load_config, load_model, load_tokenizer, pick_device
+from prorank.checkpoints.loading import load_config, load_model, load_tokenizer, pick_device
 from prorank.checkpoints.resolve import BUILT_IN, resolve
 from prorank.data.beir import read_beir
 from prorank.data.negatives import mine
 from prorank.engine.auto import pick_dtype
 from prorank.engine.layer_speed import TRAINING
+from prorank.engine.modules import freeze_head_fp32
 from prorank.prompts.prompt import Prompt
 from prorank.train.settings.stage_settings import Score
 from prorank.train.stages.score import ScoreStage

@@ -112,3 +112,8 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     choices = [str(choice) for choice in choices]
     close = get_close_matches(str(word), choices, n=1)
     return f"; did you mean '{close[0]}'?" if close else f"; valid: {', '.join(sorted(choices))}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its kind."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -15,14 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prorank.calibrate.calibration_run import _folds, _labels, calibrate
-from prorank.checkpoints.calibration import AUTO, FILE, METHODS, Calibration, choose, fit, out_of_fold, pav
+from prorank.calibrate.fit import AUTO, METHODS, choose, fit, out_of_fold, pav
+from prorank.checkpoints.calibration import FILE, Calibration, sigmoid
 from prorank.checkpoints.default_model import DEFAULT
 from prorank.checkpoints.saving import save_checkpoint
 from prorank.cli.command_line import main
 from prorank.data.examples import Group
 from prorank.errors import ConfigError, DataError, ModelError
 from prorank.evaluate import evaluate
-from prorank.evaluate.reliability import bins, ece, figures, sigmoid
+from prorank.evaluate.reliability import bins, ece, figures
 from prorank.prompts.prompt import Prompt
 from prorank.reranker import Reranker
 from tests.evaluate_toy import Fake, write_beir

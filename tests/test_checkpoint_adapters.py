@@ -26,9 +26,10 @@ from peft import (
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
-from prorank.checkpoints.loading import load_model, merged_copy
+from prorank.checkpoints.loading import load_model
 from prorank.checkpoints.resolve import resolve
 from prorank.cli.command_line import app
+from prorank.engine.modules import merged_copy
 from prorank.errors import ModelError
 from prorank.export.classifier import export
 from prorank.prompts.prompt import Prompt
@@ -145,7 +146,7 @@ def test_a_score_head_is_not_dropped_whatever_the_task_is_called(tmp_path):
 def test_a_merge_that_changes_the_scores_is_refused(tmp_path, monkeypatch):
     """Row 5: the check looks at logits, not at the method's name."""
     adapter, _ = made(tmp_path, lora("embed_tokens"))
-    monkeypatch.setattr("prorank.checkpoints.adapters._untie", lambda model: None)
+    monkeypatch.setattr("prorank.engine.modules._untie", lambda model: None)
     with pytest.raises(ModelError, match="merged, its logits differ by"):
         Reranker(adapter, device="cpu")
 

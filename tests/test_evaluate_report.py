@@ -9,7 +9,8 @@ from rich.console import Console
 
 from prorank.evaluate import evaluate
 from prorank.evaluate.charts import bars, differences
-from prorank.evaluate.terminal_report import figure, percent, probability, show, signed
+from prorank.evaluate.format import figure, percent, probability, signed
+from prorank.evaluate.terminal_report import show
 from tests.evaluate_toy import Fake, write_beir
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}

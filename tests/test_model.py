@@ -18,9 +18,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaForSequenceClassification
 
 from prorank.checkpoints import sources as module
-from prorank.checkpoints.loading import body, cast_weights, freeze_head_fp32, load_model, load_tokenizer, pick_device
+from prorank.checkpoints.loading import load_model, load_tokenizer, pick_device
 from prorank.checkpoints.resolve import prompt_of, resolve, weight_hash
 from prorank.checkpoints.sources import convert_gguf
+from prorank.engine.modules import body, cast_weights, freeze_head_fp32
 from prorank.errors import ModelError
 from prorank.prompts.prompt import Prompt
 from tests.tiny import byte_tokenizer, save_tiny, tiny_llama, tiny_qwen2

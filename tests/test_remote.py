@@ -299,6 +299,9 @@ def test_a_server_spares_the_libraries_of_models(serve, tmp_path):
     other = serve(["/v1/rerank"])
     (tmp_path / "docs.txt").write_text("a\nlonger\n")
     words = ["rerank", str(tmp_path / "docs.txt"), "--query", "q", "--json", "--server", other.url]
-    code = f"import sys; from prorank.cli.command_line import app; app({words!r}, standalone_mode=False)\nassert 'torch' not in sys.modules"
+    code = (
+        "import sys\nfrom prorank.cli.command_line import app\n"
+        f"app({words!r}, standalone_mode=False)\nassert 'torch' not in sys.modules"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and json.loads(done.stdout.splitlines()[0])["index"] == 1, done.stderr

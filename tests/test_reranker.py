@@ -13,10 +13,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from prorank.checkpoints.loading import cast_weights
 from prorank.cli import command_line as cli
 from prorank.data.formats import read_run
 from prorank.engine.heads import answer_rows, last_hidden, log_odds
+from prorank.engine.modules import cast_weights
 from prorank.engine.packing import batches_of, collate, pack, packs_of
 from prorank.errors import DataError, ModelError, PromptError
 from prorank.prompts.prompt import Prompt

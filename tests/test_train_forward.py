@@ -4,11 +4,12 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from prorank.checkpoints.loading import freeze_head_fp32, load_model, load_tokenizer
+from prorank.checkpoints.loading import load_model, load_tokenizer
 from prorank.checkpoints.resolve import resolve
 from prorank.engine.cpu_engine import live_engine
 from prorank.engine.heads import vocabulary_logits
 from prorank.engine.layers import Live, LowRank
+from prorank.engine.modules import freeze_head_fp32
 from prorank.engine.packing import collate
 from prorank.prompts.prompt import Prompt
 from prorank.train.curves import read_metrics

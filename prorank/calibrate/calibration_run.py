@@ -15,17 +15,18 @@ from typing import Any
 
 import numpy as np
 
-from ..checkpoints.calibration import AUTO, METHODS, Calibration, choose, fit, out_of_fold
+from ..checkpoints.calibration import Calibration, sigmoid
 from ..checkpoints.card import calibrated
 from ..checkpoints.resolve import Resolved, prompt_of, resolve
 from ..data.examples import Group, query_key
 from ..data.formats import read_groups
 from ..data.irds import is_irds
 from ..errors import ConfigError, DataError, ModelError, nearest
-from ..evaluate.reliability import draw, figures, pyplot, sigmoid
+from ..evaluate.reliability import draw, figures, pyplot
 from ..prompts.prompt import Prompt
 from ..utils.config_files import read_values
 from ..utils.files import atomic_folder, check_folder, copy_folder
+from .fit import AUTO, METHODS, choose, fit, out_of_fold
 
 log = logging.getLogger("prorank")
 LEAST = 10  # queries with a relevant document, and with another one

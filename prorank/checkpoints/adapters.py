@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from ..errors import ModelError
-from .weights import ADAPTER, check_report, first_line, read_json, readable
+from ..engine.modules import base_of, merge
+from ..errors import ModelError, first_line
+from .weights import ADAPTER, check_report, read_json, readable
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -61,12 +62,6 @@ def with_adapter(model: PreTrainedModel, folder: Path, base: Path, train: bool) 
     return cast("PreTrainedModel", applied)
 
 
-def base_of(model: torch.nn.Module) -> PreTrainedModel:
-    """The model of transformers in peft's, with what peft put into it; any other model as it is."""
-    inner = cast("PeftModel", model).get_base_model() if hasattr(model, "peft_config") else model
-    return cast("PreTrainedModel", inner)
-
-
 def vocabulary_rows(model: torch.nn.Module) -> int:
     """Rows of the model's input embeddings, which peft may have wrapped."""
     return cast("torch.nn.Embedding", base_of(model).get_input_embeddings()).weight.shape[0]
@@ -78,14 +73,6 @@ def check_head(model: torch.nn.Module) -> None:
     if any(hasattr(head, name) for name in ("base_layer", "original_module")):
         why = "the adapter changes the output matrix, which is read directly in training"
         raise ModelError(f"{why}; leave it out of the targets, or merge the adapter first (prorank export --format merged)")
-
-
-def merge(model: PeftModel) -> PreTrainedModel:
-    """The base of peft's model with the adapter in its weights, in place; peft's errors are raised as they are."""
-    _untie(model)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of tied embeddings, which are not tied any more
-        return model.merge_and_unload()
 
 
 def _applied(base: PreTrainedModel, folder: Path, train: bool) -> PeftModel:
@@ -157,18 +144,6 @@ def _merged(model: PeftModel, folder: Path) -> PreTrainedModel:
     if not difference <= TOLERANCE * max(1.0, float(want.abs().max())):
         raise ModelError(f"{folder}: merged, its logits differ by {difference:.2g}; merge it with the library that trained it")
     return merged.requires_grad_(True)  # peft froze what lies below an adapter
-
-
-def _untie(model: PeftModel) -> None:
-    """Give the output matrix weights of its own where an adapter changes it, or the embeddings that it is tied to: peft adds what
-    was trained to one of the two, and merged into shared weights it would count in the other as well."""
-    inner = base_of(model)
-    pair = [inner.get_input_embeddings(), inner.get_output_embeddings()]
-    plain = [getattr(module, "base_layer", getattr(module, "original_module", module)) for module in pair]
-    if pair[1] is None or all(module is own for module, own in zip(pair, plain)) or plain[0].weight is not plain[1].weight:
-        return
-    plain[1].weight = torch.nn.Parameter(plain[1].weight.detach().clone(), requires_grad=False)
-    inner.config.tie_word_embeddings = False
 
 
 @torch.inference_mode()

@@ -16,15 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ConfigError, DataError, ModelError, nearest
-from ..evaluate.reliability import figures, sigmoid
+from ..errors import ModelError
 from ..utils.files import atomic_file, parse_json, read_text
 
 log = logging.getLogger("prorank")
 FILE = "calibration.json"
-METHODS = ("temperature", "platt", "isotonic")
-AUTO = "auto"  # the one of least log loss on held-out folds
-FLAT = 1e-6  # least slope, in units of the scores' spread: where none is best, one that still keeps the order
 
 
 @dataclass(frozen=True)
@@ -127,102 +123,6 @@ def _sound(method: str, own: dict[str, Any]) -> bool:
     return method == "isotonic" and len(s) == len(p) > 0 and bool(rising and p.min() >= 0 and p.max() <= 1)
 
 
-def fit(scores: np.ndarray, labels: np.ndarray, method: str) -> Calibration:
-    """The calibration of least log loss.
-
-    The targets are Platt's, (N+ + 1) / (N+ + 2) and 1 / (N- + 2) in place of 1 and 0, so that no probability becomes 0 or 1 because
-    a few labels happened to fall apart. Slopes are held above 0, as the order must stay.
-
-    Args:
-        scores: log-odds [n], finite. labels: [n] of 0 and 1, both present.
-        method: "temperature" (Guo et al. 2017), "platt" (Platt 1999) or "isotonic" (Zadrozny and Elkan 2002).
-
-    Raises:
-        ConfigError: unknown method. DataError: lengths differ, one label only, scores that are not finite.
-    """
-    if method not in METHODS:
-        raise ConfigError(f"calibration method '{method}' is not known{nearest(method, METHODS)}")
-    s, y = _checked(scores, labels)
-    targets = np.where(y > 0, (y.sum() + 1) / (y.sum() + 2), 1 / ((1 - y).sum() + 2))
-    if method == "isotonic":
-        at, values = pav(s, targets)
-        return Calibration(method, {"scores": at.tolist(), "probabilities": values.tolist()})
-    spread = float(np.abs(s).max() if method == "temperature" else s.std()) or 1.0
-    design = np.stack([s / spread, np.ones_like(s)][: 1 if method == "temperature" else 2], 1)
-    slope, *rest = _newton(design, targets)
-    if slope < FLAT:
-        slope, rest = FLAT, [float(np.log(targets.mean() / (1 - targets.mean())))] * len(rest)
-    if method == "temperature":
-        return Calibration(method, {"temperature": spread / float(slope)})
-    return Calibration(method, {"slope": float(slope) / spread, "intercept": float(rest[0])})
-
-
-def _checked(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    s, y = np.asarray(scores, np.float64), np.asarray(labels, np.float64)
-    if s.shape != y.shape or s.ndim != 1:
-        raise DataError(f"a calibration needs one label a score, not {s.shape} and {y.shape}")
-    if set(np.unique(y)) != {0.0, 1.0}:
-        raise DataError("a calibration needs both labels, relevant (1) and not (0), and no others")
-    if not np.isfinite(s).all():
-        raise DataError("a calibration needs finite scores")
-    return s, y
-
-
-def _newton(design: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Weights [k] that minimise the mean log loss of sigmoid(design [n, k] @ weights): Newton's steps, halved where too long."""
-
-    def loss(weights: np.ndarray) -> float:
-        z = design @ weights
-        return float(np.mean(np.logaddexp(0.0, z) - targets * z))
-
-    weights, n = np.zeros(design.shape[1]), len(design)
-    for _ in range(100):
-        p = sigmoid(design @ weights)
-        curve = (design * (p * (1 - p))[:, None]).T @ design / n + 1e-12 * np.eye(len(weights))
-        step = np.linalg.solve(curve, design.T @ (p - targets) / n)
-        while loss(weights - step) > loss(weights) and np.abs(step).max() > 1e-12:
-            step = step / 2
-        weights = weights - step
-        if np.abs(step).max() < 1e-10:
-            break
-    return weights
-
-
-def pav(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Isotonic regression by pool-adjacent-violators: (scores, values), the ends of each flat stretch of the fit.
-
-    Equal scores count as one with their mean target. Of all rising functions the fit has the least squared error (and the least log
-    loss) at the scores; between them it is to be read as a line.
-    """
-    at, same, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    blocks: list[tuple[float, int, int, int]] = []  # (sum of targets, how many, first and last place in `at`)
-    for i, (total, count) in enumerate(zip(np.bincount(same, targets), counts)):
-        block = (float(total), int(count), i, i)
-        while blocks and blocks[-1][0] * block[1] >= block[0] * blocks[-1][1]:  # a mean that does not rise
-            before = blocks.pop()
-            block = (before[0] + block[0], before[1] + block[1], before[2], i)
-        blocks.append(block)
-    ends = [(at[i], total / count) for total, count, first, last in blocks for i in dict.fromkeys((first, last))]
-    return np.array([s for s, _ in ends]), np.array([v for _, v in ends])
-
-
-def choose(scores: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> str:
-    """The method of least log loss on held-out folds; arguments as `out_of_fold`."""
-    held = {name: out_of_fold(scores, labels, folds, name) for name in METHODS}
-    return min(METHODS, key=lambda name: figures(held[name], labels)["log_loss"])
-
-
-def out_of_fold(scores: np.ndarray, labels: np.ndarray, folds: np.ndarray, method: str) -> np.ndarray:
-    """Probabilities [n] by calibrations that have not seen them: that of a fold is fitted on the others.
-
-    Args:
-        scores: log-odds [n]. labels: [n] of 0 and 1. folds: [n], the fold of each pair.
-        method: one of METHODS, or "auto": for each fold the one that the others choose among themselves (of two folds, both do).
-    """
-    out = np.empty(len(scores))
-    for fold in np.unique(folds):
-        held = folds == fold
-        some = ~held if len(np.unique(folds[~held])) > 1 else np.ones_like(held)
-        name = choose(scores[some], labels[some], folds[some]) if method == AUTO else method
-        out[held] = fit(scores[~held], labels[~held], name).apply(scores[held])
-    return out
+def sigmoid(z: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-z)), without overflow."""
+    return np.exp(-np.logaddexp(0.0, -np.asarray(z, np.float64)))

@@ -5,26 +5,23 @@ Hard fact: `model.to(bf16)` would round the rotary frequencies too and turn far 
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from ..engine import flat_attention
+from ..engine.modules import base_of, cast_weights
 from ..errors import ModelError
 from ..utils.loading_lock import one_at_a_time
-from .adapters import base_of, merge, vocabulary_rows, with_adapter
+from .adapters import vocabulary_rows, with_adapter
 from .resolve import Resolved
 from .vocabulary import check_vocabulary
 from .weights import check_report, readable
 
 if TYPE_CHECKING:
-    from peft import PeftModel
     from transformers import PretrainedConfig, PreTrainedModel
-
-AnyModule = TypeVar("AnyModule", bound=torch.nn.Module)
 
 
 def pick_device(device: str | None) -> torch.device:
@@ -105,20 +102,6 @@ def _load_causal(resolved: Resolved, dtype: torch.dtype) -> PreTrainedModel:
     return model
 
 
-def cast_weights(model: AnyModule, dtype: torch.dtype) -> AnyModule:
-    """Round the weights, in place, and nothing else: `model.to(dtype)` would also round the rotary frequencies, which in bf16
-    are wrong by up to 1 in 500, so that positions beyond a few dozen turn by a wrong angle."""
-    for weight in model.parameters():
-        weight.data = weight.data.to(dtype)
-    return model
-
-
-def merged_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy of the model with its adapter, if it has one, merged into its weights."""
-    model = copy.deepcopy(model)
-    return merge(cast("PeftModel", model)) if hasattr(model, "peft_config") else model
-
-
 @contextmanager
 def without_bars() -> Iterator[None]:
     """Keep the progress bars of transformers, for local reads and writes of a second, out of ours."""
@@ -133,37 +116,3 @@ def without_bars() -> Iterator[None]:
             bars.enable_progress_bar()
 
 
-def room_for_prompts(model: torch.nn.Module, written: int = 0) -> int | None:
-    """Positions that a model has for prompts with so many tokens to be written behind them; None where it names no bound."""
-    positions = getattr(model.config, "max_position_embeddings", None)
-    return positions and positions - written
-
-
-def body(model: torch.nn.Module) -> tuple[torch.nn.Module, torch.nn.Linear]:
-    """(transformer without head, output head) of a causal LM, adapters looked through.
-
-    `base_model_prefix` cannot be trusted: for Llama4ForCausalLM it names the whole language model.
-    """
-    inner = base_of(model)
-    head = inner.get_output_embeddings()
-    for name in ("model", "transformer", "gpt_neox", "backbone", "language_model"):
-        part = getattr(inner, name, None)
-        if isinstance(part, torch.nn.Module) and getattr(part, "lm_head", None) is None:
-            return part, head
-    raise ModelError(f"{type(inner).__name__}: cannot tell its body from its head; this architecture is not supported yet")
-
-
-def freeze_head_fp32(model: torch.nn.Module) -> Callable[[], None]:
-    """Make the output head compute in fp32 whatever autocast says; returns the undo.
-
-    bf16 logits near 16 are 0.125 apart, which ties scores and starves the loss of gradient.
-    """
-    head: Any = body(model)[1]  # whose forward is replaced
-    plain = head.forward
-
-    def forward(hidden: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(hidden.device.type, enabled=False):
-            return torch.nn.functional.linear(hidden.float(), head.weight.float(), getattr(head, "bias", None))
-
-    head.forward = forward
-    return lambda: setattr(head, "forward", plain)

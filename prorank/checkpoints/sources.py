@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from ..errors import ModelError
+from ..errors import ModelError, first_line
 from ..utils.files import atomic_folder, cache_dir, check_folder
 from ..utils.loading_lock import LOADING, one_at_a_time
 from ..utils.packages import download
-from .weights import check_report, first_line
+from .weights import check_report
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

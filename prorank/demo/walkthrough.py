@@ -140,7 +140,7 @@ def _table(found: Any, out: Path) -> None:
     """The five rows, printed and kept as JSON."""
     from rich.table import Table
 
-    from ..evaluate.terminal_report import figure, p_value, percent, signed
+    from ..evaluate.format import figure, p_value, percent, signed
 
     table = Table("", "nDCG@10", "MRR@10", "format", "vs BM25", "p (Holm)", title="semanlink, held-out tags and texts")
     kept = {}

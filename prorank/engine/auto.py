@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from ..checkpoints.weights import first_line
-from ..errors import ConfigError, ModelError, nearest
+from ..errors import ConfigError, ModelError, first_line, nearest
 from .layer_speed import DTYPES, RANKING, LayerSpeed, compiled_speed, layer_speed
 
 NAMES = {"fp32": "fp32", "float32": "fp32", "bf16": "bf16", "bfloat16": "bf16"}

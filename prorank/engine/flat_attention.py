@@ -6,10 +6,8 @@ so a batch costs what its tokens cost, however their lengths differ, and its sco
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,8 +15,6 @@ from torch.nn.functional import scaled_dot_product_attention
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from .packing import Pack
 
 NAME = "prorank_flat"
 # Plain causal attention in every layer and nothing else: no sliding windows, caps or sinks, which `attend` does not know.
@@ -56,12 +52,6 @@ class Spans:
                 places += range(made + start, made + start + end - begin)
                 made += start + end - begin
         return torch.tensor(places)
-
-
-def spans_of(packs: Sequence[Pack]) -> Spans:
-    """The spans of packs (see `batching.Pack`) laid end to end."""
-    begins = accumulate([0, *map(len, packs)])
-    return Spans([(begin, pack.start, pack.ends) for begin, pack in zip(begins, packs)])
 
 
 def enable(model: PreTrainedModel) -> None:

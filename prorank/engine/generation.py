@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from ..checkpoints.loading import body, cast_weights, merged_copy
 from ..prompts.prompt import AnyPrompt, Encoded
 from ..prompts.thinking_tags import END
 from .cpu_engine import Engine, usable
 from .engine_decoder import EngineDecoder
 from .heads import vocabulary_of
 from .layers import Dense
+from .modules import body, cast_weights, merged_copy
 from .packing import Pack, batches_of, pack
 from .transformers_decoder import CacheDecoder
 

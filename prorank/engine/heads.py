@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import torch
 
-from ..checkpoints.loading import body
 from ..errors import ModelError
+from .modules import body
 from .packing import Batch
 
 # Settings by which some architectures bend their logits; two plain rows would then give other scores than the model's own.

@@ -11,8 +11,7 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
-from ..checkpoints.sources import first_line
-from ..errors import ModelError
+from ..errors import ModelError, first_line
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..checkpoints.loading import body, cast_weights
 from ..utils.files import atomic_file, cache_dir
 from ..utils.hardware import processor_identity
 from ..utils.loading_lock import one_at_a_time
 from . import flat_attention
 from .cpu_engine import Engine, usable
+from .modules import body, cast_weights
 from .packing import Batch, Pack, collate
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ..prompts.prompt import Encoded
-from .flat_attention import spans_of
+from .flat_attention import Spans
 
 
 @dataclass(frozen=True)
@@ -149,6 +149,12 @@ def collate(packs: Sequence[Pack], pad: int, flat: bool = False) -> Batch:
     rows, columns = torch.tensor([(row, column) for row, p in enumerate(packs) for column in p.answers]).T
     ids, positions = fill([p.ids for p in packs], pad), fill([p.positions for p in packs], 0)
     return Batch({"input_ids": ids, "position_ids": positions, "attention_mask": mask[:, None]}, rows, columns, owners)
+
+
+def spans_of(packs: Sequence[Pack]) -> Spans:
+    """The spans of packs laid end to end."""
+    begins = accumulate([0, *map(len, packs)])
+    return Spans([(begin, pack.start, pack.ends) for begin, pack in zip(begins, packs)])
 
 
 def _end_to_end(packs: Sequence[Pack], owners: list[int]) -> Batch:

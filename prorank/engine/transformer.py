@@ -10,7 +10,7 @@ from typing import Any, Protocol, cast
 
 import torch
 
-from ..checkpoints.loading import body
+from .modules import body
 
 
 class Norm(Protocol):

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from ..checkpoints.loading import body
-from .flat_attention import spans_of
-from .packing import Pack
+from .modules import body
+from .packing import Pack, spans_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

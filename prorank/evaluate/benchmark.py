@@ -21,12 +21,13 @@ from ..utils.files import check_folder
 from .calibration_figures import note, probabilities_of
 from .candidates import Options, Task, prepare
 from .diagnostics import tie_share
+from .environment import environment
 from .gains import LINEAR, check_gain
 from .measures import MAIN, Ranking, means, measure, rank_scores
+from .report_files import write
 from .results import ANSWERS, FIRST, MODEL, Comparison, Evaluation, Row, answers_name
 from .scoring import Scored, reranked, score
 from .significance import bootstrap_ci, holm, randomisation_test
-from .terminal_report import environment, write
 
 Progress = Callable[[str, int, int], None]
 FLIPS, LEVEL = 10_000, 0.95

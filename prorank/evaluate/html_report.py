@@ -7,21 +7,20 @@ HTML.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from html import escape
 from importlib.resources import files
 from string import Template
 from typing import TYPE_CHECKING
 
-from . import calibration_figures, charts
+from . import charts, html_calibration
+from .format import figure, findings_cells, gain_note, p_value, probability, signed, speed, tokens
+from .html_parts import chart, colour, css_class, system_cell, table
 from .measures import MAIN
 from .results import ANSWERS, FIRST, MODEL, answers_name
-from .terminal_report import figure, findings_cells, gain_note, p_value, probability, shown_name, signed, speed, tokens
 
 if TYPE_CHECKING:
     from .results import Evaluation, Row
 
-COLOURS = 8
 EXAMPLES = 5
 ABOUT_FINDINGS = (
     "Format: the likeliest token is one of the two answers. Tied: share of documents whose score another document "
@@ -43,7 +42,7 @@ def page(evaluation: "Evaluation") -> str:
         bars=_bars(evaluation),
         differences=_differences(evaluation),
         findings=_findings(evaluation),
-        probabilities=calibration_figures.section(evaluation),
+        probabilities=html_calibration.section(evaluation),
         examples=_examples(evaluation),
         comparisons=_comparisons(evaluation),
         notes=_notes(evaluation),
@@ -60,13 +59,6 @@ def _lead(evaluation: "Evaluation") -> str:
     return escape(" · ".join([sets, f"{n:,} queries", f"first stage: {first}", gain_note(evaluation), said["date"]]))
 
 
-def table(head: Iterable[str], rows: Iterable[tuple[str, list[str]]]) -> str:
-    """An HTML table of escaped cells; the first column is text, the others are figures. A row is (CSS class, cells)."""
-    top = "".join(f"<th>{escape(name)}</th>" for name in head)
-    body = "".join(f'<tr class="{css}">' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>" for css, cells in rows)
-    return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
 def _summary(evaluation: "Evaluation") -> str:
     """Means over the sets, and each set's nDCG@10 beside them."""
     if len(evaluation.datasets) < 2:
@@ -78,12 +70,8 @@ def _summary(evaluation: "Evaluation") -> str:
     rows = []
     for system, mean in means.items():
         each = [figure(row.measures[MAIN]) for row in evaluation.rows_of(system)]
-        rows.append((_css(evaluation, system), [_named(evaluation, system), _strong(mean[MAIN], best), *each]))
+        rows.append((css_class(evaluation, system), [system_cell(evaluation, system), _strong(mean[MAIN], best), *each]))
     return f"<h3>{MAIN}, mean over the sets</h3>" + table(["system", "mean", *evaluation.datasets], rows)
-
-
-def _css(evaluation: "Evaluation", system: str) -> str:
-    return next(r.kind for r in evaluation.rows if r.system == system).replace(" ", "-")
 
 
 def _results(evaluation: "Evaluation", dataset: str) -> str:
@@ -104,7 +92,7 @@ def _cells(evaluation: "Evaluation", row: "Row", best: dict[str, float]) -> list
         else f'<span class="{"gain" if row.difference > 0 else "lost"}">{signed(row.difference)}</span>'
     )
     return [
-        _named(evaluation, row.system),
+        system_cell(evaluation, row.system),
         _strong(main, best[MAIN]),
         interval,
         *shown,
@@ -124,30 +112,14 @@ def _strong(value: float, best: float) -> str:
     return f"<b>{figure(value)}</b>" if not math.isnan(value) and value >= best else figure(value)
 
 
-def colour(evaluation: "Evaluation", system: str) -> int:
-    """0 for first stages, 1, 2, ... for models in their order."""
-    models = list(dict.fromkeys(r.system for r in evaluation.rows if r.kind == MODEL))
-    return 1 + models.index(system) % (COLOURS - 1) if system in models else 0
-
-
-def _named(evaluation: "Evaluation", system: str) -> str:
-    if _css(evaluation, system) == "answers-only":
-        return escape(shown_name(system, ANSWERS))
-    return f'<i class="dot" style="background:var(--c{colour(evaluation, system)})"></i>{escape(system)}'
-
-
 def _bars(evaluation: "Evaluation") -> str:
     shown = [r for r in evaluation.rows if r.kind != ANSWERS]
     top = min(1.0, math.ceil(max(0.1, *(r.ci[1] for r in shown)) * 10) / 10)
     parts = []
     for dataset in evaluation.datasets:
         rows = [(r.system, colour(evaluation, r.system), r.measures[MAIN], r.ci) for r in shown if r.dataset == dataset]
-        parts.append(_figure(charts.bars(rows, top), escape(dataset)))
+        parts.append(chart(charts.bars(rows, top), escape(dataset)))
     return "".join(parts)
-
-
-def _figure(svg: str, caption: str) -> str:
-    return f"<figure><figcaption>{caption}</figcaption>{svg}</figure>"
 
 
 def _pairs(evaluation: "Evaluation") -> list[tuple["Row", "Row", dict[str, float]]]:
@@ -167,7 +139,7 @@ def _differences(evaluation: "Evaluation") -> str:
         texts = evaluation.queries[row.dataset]
         svg = charts.differences([(texts[q], d) for q, d in by_query.items()], colour(evaluation, row.system))
         counts = f"{better} better, {worse} worse, {len(by_query) - better - worse} equal"
-        parts.append(_figure(svg, f"{escape(row.dataset)} · {escape(row.system)} <small>{counts}</small>"))
+        parts.append(chart(svg, f"{escape(row.dataset)} · {escape(row.system)} <small>{counts}</small>"))
     if not parts:
         return ""
     return (
@@ -182,7 +154,7 @@ def _findings(evaluation: "Evaluation") -> str:
     if not rows:
         return ""
     body = [
-        ("", [escape(r.dataset), _named(evaluation, r.system), *findings_cells(r, found), *_binary(evaluation, r)])
+        ("", [escape(r.dataset), system_cell(evaluation, r.system), *findings_cells(r, found), *_binary(evaluation, r)])
         for r, found in rows
     ]
     head = [

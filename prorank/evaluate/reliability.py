@@ -21,11 +21,6 @@ Bin = tuple[float, float, int]
 Values = Sequence[float] | np.ndarray
 
 
-def sigmoid(z: np.ndarray) -> np.ndarray:
-    """1 / (1 + exp(-z)), without overflow."""
-    return np.exp(-np.logaddexp(0.0, -np.asarray(z, np.float64)))
-
-
 def bins(probabilities: Values, labels: Values, equal_count: bool = False, count: int = BINS) -> list[Bin]:
     """(mean probability, share relevant, pairs) of each bin that holds pairs, from low to high.
 

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..checkpoints.card import hub_base, merged_card, read_card
-from ..checkpoints.loading import body, cast_weights, load_model, load_tokenizer, room_for_prompts, without_bars
+from ..checkpoints.loading import load_model, load_tokenizer, without_bars
 from ..checkpoints.resolve import licence_of, prompt_of, resolve
 from ..checkpoints.saving import name_as_before, save_checkpoint, write_json
 from ..engine.heads import answer_rows
+from ..engine.modules import body, cast_weights, room_for_prompts
 from ..errors import ConfigError, ModelError, nearest
 from ..prompts.pair_encoder import BoundPrompt
 from ..prompts.prompt import Prompt
@@ -186,7 +187,7 @@ def _scores(model: PreTrainedModel, bound: BoundPrompt, pairs: list[tuple[str, s
     """Our scores of pairs, [n]."""
     from ..reranker import Reranker
 
-    return torch.from_numpy(Reranker.of(model, bound.tokenizer, bound.prompt).score(pairs))
+    return torch.from_numpy(Reranker.of(model, bound.tokenizer, Prompt.of(bound.prompt)).score(pairs))
 
 
 @one_at_a_time

@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import PromptError
 from ..prompts.pair_encoder import BoundPrompt
 from ..prompts.sentinels import heed_marks
-from ..prompts.template import SLOT
+from ..prompts.slots import SLOT
 from ..prompts.tokens import fixed_tokens, free_tokens
 
 # Texts that melt into their neighbours where they can: blanks, breaks, digits, marks at their ends.

@@ -9,16 +9,15 @@ from __future__ import annotations
 import string
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import PromptError
 from .pair_encoder import Encoded
-from .template import SLOT, bounds, split
+from .prompt_settings import PromptSettings
+from .slots import SLOT, split
+from .template import bounds
 from .thinking_tags import Thinking
 from .tokens import answer_token
-
-if TYPE_CHECKING:
-    from .prompt import Prompt
 
 MOST = 20  # documents shown at once
 LABELS = ([str(i + 1) for i in range(MOST)], list(string.ascii_uppercase[:MOST]))  # the first kind that is one token each
@@ -44,7 +43,7 @@ class BoundListPrompt(Thinking):
     """A prompt of several documents whose template is resolved for one tokenizer. Where the answer is one label (kind "setwise") it
     is one token; elsewhere it is written, and labels are numbers."""
 
-    prompt: Prompt
+    prompt: PromptSettings
     tokenizer: Any
     max_positions: int | None = None
     labels: list[str] = field(init=False)

@@ -7,18 +7,17 @@ share first), so the words that ask for the answer always survive. Each cut is c
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import PromptError
 from .encoded import Around, Cuts, Encoded
+from .prompt_settings import PromptSettings
 from .sentinels import pair_chat, special_texts
-from .template import SLOT, bounds, split
+from .slots import SLOT, split
+from .template import bounds
 from .thinking_tags import OPEN, SHUT, Thinking
 from .tokens import answer_token
 from .truncation import WHOLE, Parts
-
-if TYPE_CHECKING:
-    from .prompt import Prompt
 
 __all__ = ["BoundPrompt", "Cuts", "Encoded"]
 
@@ -27,7 +26,7 @@ __all__ = ["BoundPrompt", "Cuts", "Encoded"]
 class BoundPrompt(Thinking):
     """A prompt whose template is resolved for one tokenizer. `prompt` is what gets saved with a checkpoint."""
 
-    prompt: Prompt
+    prompt: PromptSettings
     tokenizer: Any
     max_positions: int | None = None
     segments: list[str] = field(init=False)
@@ -105,9 +104,13 @@ class BoundPrompt(Thinking):
         return "".join(SLOT.sub(lambda m: values[m.group(1)], s) for s in self.segments)
 
     def chat_template(self, escapes: bool = False, breaks: bool = False) -> str:
-        """A Jinja chat template for messages of roles system (an instruction), query, document: this prompt as other libraries
-        read it (sentence-transformers maps a pair to those roles). `escapes`, `breaks`: with the marks of `prorank.prompts.sentinels`, which
-        the tokenizer has to drop."""
+        """A Jinja chat template for messages of the roles system (the instruction), query and document.
+
+        Other libraries read the prompt by it; sentence-transformers maps a pair to these roles.
+
+        Args:
+            escapes, breaks: with the characters of `prorank.prompts.sentinels`, which the tokenizer has to drop.
+        """
         instruction = (*self._instruction_frame(), self._instruction(None))
         return pair_chat(self.segments, instruction, special_texts(self.tokenizer) if escapes else [], breaks)
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .template import SLOT, quoted, split
+from .slots import SLOT, split
+from .template import quoted
 
 VARIABLES = {"query": "query", "document": "document", "instruction": "system"}  # of the template, by slot
 ESCAPE = "\ufdd0"  # within a text that spells a special token; removed by the normalizer

@@ -6,27 +6,15 @@ Hard fact: a chat template is a program of strangers; a text is only trusted to 
 from __future__ import annotations
 
 import json
-import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import PromptError
+from .prompt_settings import PromptSettings
+from .slots import SLOT
 
-if TYPE_CHECKING:
-    from .prompt import Prompt
-
-SLOT = re.compile(r"\{(instruction|query|documents?)\}")
 SENTINEL = "Xq7{}7qX"  # survives every chat template's trimming, and no text contains it by chance
 CHAT_MARK = "{#- chat +#}"  # in a saved chat template, what follows is the tokenizer's own
 CHAT_END = "{%+ endif -%}"
-
-
-def split(template: str) -> list[str]:
-    """Literals and slots in order: "a{query}b" -> ["a", "{query}", "b"]."""
-    parts, last = [], 0
-    for found in SLOT.finditer(template):
-        parts += [template[last : found.start()], found.group(0)]
-        last = found.end()
-    return [p for p in parts + [template[last:]] if p]
 
 
 def bounds(tokenizer: Any) -> tuple[str, str]:
@@ -35,7 +23,7 @@ def bounds(tokenizer: Any) -> tuple[str, str]:
     return ("<|im_start|>", "<|im_end|>") if {"<|im_start|>", "<|im_end|>"} <= set(known) else (" ", "")
 
 
-def render_frame(prompt: Prompt, tokenizer: Any) -> str:
+def render_frame(prompt: PromptSettings, tokenizer: Any) -> str:
     """The literal template: system and user turns in the tokenizer's own chat form, or as plain text."""
     open_, close = bounds(tokenizer)
     user = prompt.user.replace("{open}", open_).replace("{close}", close)

@@ -6,12 +6,10 @@ were put in for it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from .prompt_settings import PromptSettings
 from .tokens import fixed_tokens, free_tokens
-
-if TYPE_CHECKING:
-    from .prompt import Prompt
 
 OPEN, SHUT, END = "<think>", "\n</think>\n<answer>", "</answer>"  # of a thought; what follows SHUT is the answer
 
@@ -19,7 +17,7 @@ OPEN, SHUT, END = "<think>", "\n</think>\n<answer>", "</answer>"  # of a thought
 class Thinking:
     """Of a prompt with `prompt`, `tokenizer` and its literal `segments`."""
 
-    prompt: Prompt
+    prompt: PromptSettings
     tokenizer: Any
     segments: list[str]
 

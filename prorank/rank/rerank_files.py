@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..data.formats import read_collection_texts, read_run, write_run
 from ..data.trec import Run
@@ -18,12 +18,23 @@ from ..utils.terminal import json_line, plain, print_lines, stdout_console
 from .document_files import read_documents
 from .documents import Hit
 
-if TYPE_CHECKING:  # a server may rank in its place, and then no model's library is loaded
-    from ..remote.client import Remote
-    from ..reranker import Reranker
+if TYPE_CHECKING:  # numpy is not needed where a server ranks
+    import numpy as np
 
 __all__ = ["RunTexts", "read_documents", "read_run_texts", "rerank_run", "show"]
 DEPTH = 100  # candidates of each query that are reranked by default
+
+
+class Ranker(Protocol):
+    """What scores documents for queries: a `Reranker`, or a `Remote` that asks a server."""
+
+    cuts: Any
+
+    def score_lists(
+        self, queries: Sequence[str], lists: Sequence[Sequence[str]], instruction: str | None = None
+    ) -> list[np.ndarray]:
+        """The scores of each query's documents."""
+
 
 def show(hits: Sequence[Hit], as_json: bool, thoughts: bool = False) -> None:
     """Print hits: one JSON object a line, or a table; of a calibrated model with probabilities, of a thinking one with its thoughts
@@ -106,7 +117,7 @@ def read_run_texts(run: Path, dataset: str | Path, top_k: int | None = None) -> 
     return texts
 
 
-def rerank_run(reranker: Reranker | Remote, texts: RunTexts, out: Path, instruction: str | None = None) -> str:
+def rerank_run(reranker: Ranker, texts: RunTexts, out: Path, instruction: str | None = None) -> str:
     """Rerank the head of each query's list that has texts and write a TREC run; returns a line that sums up."""
     rows = reranker.score_lists(
         [texts.queries[query] for query in texts.heads],

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..checkpoints.loading import room_for_prompts
 from ..checkpoints.resolve import Resolved
 from ..engine.auto import COMPILED, Choice, choose_compile_for
 from ..engine.batches import WINDOW, batches
@@ -25,6 +24,7 @@ from ..engine.generation import Pen, pen_of
 from ..engine.heads import answer_rows, last_hidden, log_odds
 from ..engine.kernels import Kernels
 from ..engine.layer_speed import RANKING
+from ..engine.modules import room_for_prompts
 from ..engine.packing import Batch
 from ..errors import ModelError
 from ..prompts.list_encoder import MOST, BoundListPrompt
@@ -85,7 +85,7 @@ class Scorer(Identity):
         assert isinstance(bound, BoundListPrompt)
         if bound.writes:
             room = room_for_prompts(self.model, most_written(bound, method, MOST))
-            self.prompt = bound = bound.prompt.bind_list(self.tokenizer, room)
+            self.prompt = bound = Prompt.of(bound.prompt).bind_list(self.tokenizer, room)
             read: Reader = AnswerReader(pen_of(self.model, self._engine), bound, method, self.cost)
         else:
             read = LabelReader(self.model, self._hidden, self._rows, self._bias, self.tokenizer.pad_token_id)

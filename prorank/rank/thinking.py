@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..checkpoints.loading import room_for_prompts
 from ..engine.generation import CLOSE, TOKENS, Pen, Row, Sampling, Writer
 from ..engine.heads import log_odds
+from ..engine.modules import room_for_prompts
 from ..engine.packing import Pack, batches_of, pack, packs_of
 from ..errors import ConfigError
 from ..prompts.pair_encoder import BoundPrompt, Encoded

@@ -26,7 +26,8 @@ from .. import __version__
 from . import info_routes, openapi, parsing
 from .dialects import Form, cohere, jina, tei, vllm
 from .logs import failure, log
-from .messages import Answer, Ask, Refused
+from .messages import Answer, Refused
+from .responses import headers_of, json_response, refusal
 from .service import Service
 
 FORMS: dict[str, tuple[Form, ...]] = {
@@ -109,7 +110,7 @@ async def _answered(request: Request, forms: tuple[Form, ...], service: Service,
             answer = await _unless_gone(request, service.answer(ask, seconds, begin))
         told |= {"tokens": answer.tokens, "truncated": sum(map(len, answer.cut))}
         told |= {f"{stage}_ms": round(1000 * each, 1) for stage, each in answer.seconds.items()}
-        response = _json(form.write(found, ask, answer, service.name, told["id"]), 200)
+        response = json_response(form.write(found, ask, answer, service.name, told["id"]), 200)
         response.headers.update(headers_of(ask, answer, service))
         if unknown := parsing.ignored(value, type(found)):
             response.headers["x-prorank-ignored-fields"] = ",".join(unknown)
@@ -159,39 +160,6 @@ def _seconds(request: Request, most: float) -> float:
     if not 1 <= seconds < math.inf:
         raise Refused("invalid", "the header X-Request-Timeout must be a number of seconds, at least 1", "x-request-timeout")
     return min(most, seconds)
-
-
-def refusal(refused: Refused, form: Form, service: Service) -> Response:
-    """A refusal in a dialect."""
-    status = form.statuses[refused.kind]
-    response = _json(form.refuse(refused, status), status)
-    wait = refused.retry_after or (service.retry_after() if refused.kind == "overloaded" else None)
-    if wait:
-        response.headers["retry-after"] = str(wait)
-    if refused.kind == "unauthorized":
-        response.headers["www-authenticate"] = "Bearer"
-    if refused.kind in ("too large", "slow", "media", "overloaded"):  # the rest of the body may still be on its way
-        response.headers["connection"] = "close"
-    return response
-
-
-def headers_of(ask: Ask, answer: Answer, service: Service) -> dict[str, str]:
-    """What an answer tells besides its body: times as TEI does, what the scores are, what was cut."""
-    ms = {stage: str(round(1000 * each)) for stage, each in answer.seconds.items()}
-    cut = sum(map(len, answer.cut))
-    found = {
-        "x-compute-type": service.reranker.device.type, "x-compute-characters": str(ask.characters),
-        "x-compute-tokens": str(answer.tokens), "x-compute-time": ms["total"], "x-total-time": ms["total"],
-        "x-tokenization-time": ms["tokenization"], "x-queue-time": ms["queue"], "x-inference-time": ms["inference"],
-        "x-prorank-scores": answer.meaning, "x-prorank-truncated-documents": str(cut),
-    }  # fmt: skip
-    if cut and len(answer.cut) == 1:
-        found["x-prorank-truncated-indices"] = ",".join(map(str, answer.cut[0][:256]))
-    return found | ({"x-prorank-truncated-queries": str(answer.queries_cut)} if answer.queries_cut else {})
-
-
-def _json(value: Any, status: int) -> Response:
-    return Response(to_json(value, inf_nan_mode="constants"), status, media_type="application/json")
 
 
 async def _http_error(request: Request, error: HTTPException) -> Response:

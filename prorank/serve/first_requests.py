@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from pydantic_core import to_json
 
@@ -17,10 +17,7 @@ from . import parsing
 from .dialects import jina
 from .limits import Limits
 from .logs import log
-from .messages import Ask
-
-if TYPE_CHECKING:
-    from .service import Service
+from .messages import Answer, Ask
 
 SECONDS = 86_400.0  # a shape may take as long as it takes
 QUERY = "what comes with the first request"
@@ -66,7 +63,19 @@ def asks_of(shape: Shape) -> list[Ask]:
     ]
 
 
-async def warm_up(service: Service) -> None:
+class AnsweringService(Protocol):
+    """What warming up needs of `service.Service`."""
+
+    name: str
+    reranker: Any
+    work: Any
+    waits_for: str
+
+    async def answer(self, ask: Ask, seconds: float, begin: float) -> Answer:
+        """The answer to a request, within so many seconds."""
+
+
+async def warm_up(service: AnsweringService) -> None:
     """Ask for all shapes, one after the other. Raises Refused for the first that fails."""
     shapes = shapes_of(service.reranker, service.work.budget, service.work.longest)
     counters = [(counter, vars(counter).copy()) for counter in (service.reranker.cuts, service.reranker.cost)]
@@ -80,7 +89,7 @@ async def warm_up(service: Service) -> None:
         vars(counter).update(before)
 
 
-async def _read_and_write(service: Service) -> None:
+async def _read_and_write(service: AnsweringService) -> None:
     """One request from its bytes to its answer's, in the thread that takes long bodies, too."""
     sent = to_json({"query": QUERY, "documents": [WORDS]})
     value = await asyncio.to_thread(parsing.read_json, sent)

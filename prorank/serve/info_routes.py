@@ -18,6 +18,7 @@ from .. import __version__
 from . import playground
 from .dialects import tei, vllm
 from .messages import Refused
+from .responses import refusal
 from .service import Service
 
 # A page brings all it needs; nothing is fetched from elsewhere.
@@ -74,8 +75,6 @@ def add(app: FastAPI, service: Service, check: Callable[[Request], None]) -> Non
             service.check_ready()
             return Response(to_json(make().model_dump()), media_type="application/json")
         except Refused as refused:
-            from .app import refusal
-
             return refusal(refused, form, service)
 
     @app.get("/health", responses=unready, response_class=Response, summary="200 when requests are taken")
@@ -84,8 +83,6 @@ def add(app: FastAPI, service: Service, check: Callable[[Request], None]) -> Non
             service.check_ready()
             return Response(status_code=200)
         except Refused as refused:
-            from .app import refusal
-
             return refusal(refused, tei.RERANK, service)
 
     @app.get("/info", response_model=Info, responses=unready | locked, summary="What is served, in TEI's form")

@@ -17,8 +17,8 @@ from itertools import groupby
 
 import numpy as np
 
+from ..checkpoints.calibration import sigmoid
 from ..errors import ProRankError
-from ..evaluate.reliability import sigmoid
 from ..reranker import Reranker
 from ..utils.memory import trim
 from .first_requests import warm_up

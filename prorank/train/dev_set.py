@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..checkpoints.loading import cast_weights
 from ..data.examples import Group
+from ..engine.modules import cast_weights
 from ..errors import ModelError
 from ..evaluate.gains import LINEAR, check_labels
 from ..evaluate.measures import ndcg_of

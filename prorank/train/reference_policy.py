@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
-from ..checkpoints.loading import cast_weights, freeze_head_fp32, merged_copy
+from ..engine.modules import cast_weights, freeze_head_fp32, merged_copy
 from .forward import Logits
 from .settings.stage_settings import Settings
 

@@ -21,7 +21,7 @@ from ..checkpoints.resolve import Resolved, licence_of, resolve
 from ..checkpoints.saving import save_checkpoint
 from ..engine.cpu_engine import check_compiled
 from ..errors import ConfigError, extra
-from ..prompts.prompt import AnyPrompt, BoundListPrompt, BoundPrompt
+from ..prompts.prompt import AnyPrompt, BoundListPrompt, BoundPrompt, Prompt
 from ..utils.files import atomic_file, check_folder
 from ..utils.strict_json import dumps
 from .choices import choices_of, chosen_settings, keep_choices
@@ -166,7 +166,7 @@ def _stage(
 
         return ReasonStage(examples, short, settings, model, held_out, bf16)
     assert isinstance(settings, (Warmup, Score))  # Order is a Score
-    dev = Dev(held_out, bound.prompt, bound.tokenizer, bf16, gain=settings.gain) if held_out else None
+    dev = Dev(held_out, Prompt.of(bound.prompt), bound.tokenizer, bf16, gain=settings.gain) if held_out else None
     if isinstance(settings, Warmup):
         from .stages.warmup import WarmupStage
 

@@ -19,8 +19,9 @@ import torch
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from ..checkpoints.loading import freeze_head_fp32, without_bars
+from ..checkpoints.loading import without_bars
 from ..checkpoints.weights import check_resumable
+from ..engine.modules import freeze_head_fp32
 from ..errors import ModelError, TrainingError
 from ..utils.files import append_text
 from ..utils.strict_json import dumps

@@ -1,4 +1,4 @@
-"""Settings of the stages: dataclasses that YAML, `key=value` on the command line and Python fill alike (see `prorank.utils.config_files`).
+"""Settings of the stages: dataclasses that YAML, `key=value` on the command line and Python fill alike.
 
 Hard fact: every value that cannot work is refused by `check`, before data and weights are read.
 """

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
-from ...checkpoints.loading import body
 from ...data.examples import Group
 from ...engine.flat_attention import is_flat
 from ...engine.heads import vocabulary_of
+from ...engine.modules import body
 from ...engine.packing import Batch, collate, completed
 from ...prompts.prompt import AnyPrompt
 from ..forward import Logits

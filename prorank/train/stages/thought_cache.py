@@ -20,7 +20,7 @@ import torch
 from ...data.examples import Group
 from ...data.jsonl import line_of
 from ...engine.generation import Row, Sampling, Writer, pen_in_training
-from ...prompts.prompt import BoundPrompt, Encoded
+from ...prompts.prompt import BoundPrompt, Encoded, Prompt
 from ...rank.thinking import thought_of, with_room, written
 from ...utils.files import append_text, atomic_file
 from ..distributed import is_main, place
@@ -56,7 +56,7 @@ class OwnThoughts:
 
     def __init__(self, model: PreTrainedModel, bound: BoundPrompt, settings: Score, bf16: bool) -> None:
         self.model, self.settings, self.bf16 = model, settings, bf16
-        self.bound = with_room(bound.prompt, bound.tokenizer, model)
+        self.bound = with_room(Prompt.of(bound.prompt), bound.tokenizer, model)
         self.path = Path(settings.out) / FILE
         self.by = _fingerprint(model, self.bound)
         self.known = dict(self._kept())

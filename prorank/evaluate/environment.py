@@ -1,0 +1,43 @@
+"""Command, machine and package versions of an evaluation."""
+
+from __future__ import annotations
+
+import os
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from ..utils.hardware import processor_name
+
+PACKAGES = ("prorank", "torch", "transformers", "numpy", "ir-measures", "pytrec-eval-terrier", "bm25s", "PyStemmer")
+
+
+def environment(command: str) -> dict[str, Any]:
+    """Command, date, machine and package versions: what a figure needs beside it. Host and user names stay out."""
+    packages = {name: _version(name) for name in PACKAGES}
+    return {
+        "command": command,
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": processor_name(),
+        "cores": os.cpu_count(),
+        "accelerator": _accelerator(),
+        "packages": {name: found for name, found in packages.items() if found},
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _accelerator() -> str | None:
+    """The GPU's name where torch is in use already; importing it for this alone would cost seconds."""
+    import sys
+
+    torch = sys.modules.get("torch")
+    return torch.cuda.get_device_name(0) if torch is not None and torch.cuda.is_available() else None

@@ -1,0 +1,16 @@
+"""The slots of a prompt template: {instruction}, {query}, {document} and {documents}."""
+
+from __future__ import annotations
+
+import re
+
+SLOT = re.compile(r"\{(instruction|query|documents?)\}")
+
+
+def split(template: str) -> list[str]:
+    """Literals and slots in order: "a{query}b" -> ["a", "{query}", "b"]."""
+    parts, last = [], 0
+    for found in SLOT.finditer(template):
+        parts += [template[last : found.start()], found.group(0)]
+        last = found.end()
+    return [p for p in parts + [template[last:]] if p]
