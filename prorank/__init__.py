@@ -18,8 +18,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "Reranker": ".reranker",
     "Hit": ".reranker",
-    "Prompt": ".prompt",
-    "load_settings": ".train.config",
+    "Prompt": ".prompts.prompt",
+    "load_settings": ".train.settings.stage_settings",
     "ProRankError": ".errors",
 }
 _CALLED = ("evaluate", "train")  # subpackages that are functions, too

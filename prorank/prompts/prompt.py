@@ -43,8 +43,8 @@ class Prompt(PromptSettings):
     @classmethod
     def of(cls, value: "str | dict | PromptSettings | None", **changes: Any) -> "Prompt":
         """A Prompt from a preset's name, a mapping ({preset: name, key: value}), a YAML file or a Prompt."""
-        if isinstance(value, Prompt):
-            return replace(value, **changes)
+        if isinstance(value, PromptSettings):
+            return replace(value if isinstance(value, cls) else cls(**vars(value)), **changes)
         if isinstance(value, (str, Path)) and _names_file(value):
             from ..utils.config_files import read_values
 
