@@ -14,7 +14,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
 	$(BIN)/python $(PIP) -c constraints.txt torch
-	$(BIN)/python $(PIP) -c constraints.txt -e '.[$(TESTED),lint]'
+	$(BIN)/python $(PIP) -c constraints.txt -e '.[$(TESTED),lint,docs]'
 	touch $(STAMP)
 
 demo: $(STAMP)
@@ -70,6 +70,7 @@ constraints-lowest.txt: | $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check prorank tests benchmarks scripts recipes
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 clean:
 	rm -rf $(VENV) $(LOWEST) build dist *.egg-info

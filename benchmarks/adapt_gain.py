@@ -1,6 +1,6 @@
 """What `prorank adapt` gains on a collection's other queries by some labels of it, and what that costs elsewhere.
 
-Hard fact: a label is a judged (query, document) pair; queries are drawn whole until there are so many, and those that are measured
+A label is a judged (query, document) pair; queries are drawn whole until there are so many, and those that are measured
 are none of them. What was not kept counts as no gain.
 
     PRORANK_DATA=... python benchmarks/adapt_gain.py --data climate_fever --split test --seeds 0 1 2 --compile
@@ -27,7 +27,7 @@ from jobs import Failures
 from protocol import task_of
 from recipe_lists import labelled, pool_groups
 
-from prorank.adapt.adaptation import Adapted, adapt, scores_of
+from prorank.adapt.adaptation import AdaptationResult, adapt, scores_of
 from prorank.checkpoints.default_model import DEFAULT
 from prorank.data.beir import read_beir
 from prorank.data.examples import Group, query_key
@@ -56,7 +56,7 @@ def heads(name: str, top_k: int) -> list[Group]:
     return groups
 
 
-def run(some: list[Group], out: Path, seed: int, options: argparse.Namespace) -> tuple[Adapted, float]:
+def run(some: list[Group], out: Path, seed: int, options: argparse.Namespace) -> tuple[AdaptationResult, float]:
     """(what adapt found, minutes of the call), from an earlier call if there was one."""
     if not (out / "minutes.json").is_file():
         write_groups(out / "labels.jsonl", some)
@@ -65,7 +65,7 @@ def run(some: list[Group], out: Path, seed: int, options: argparse.Namespace) ->
         with atomic_file(out / "minutes.json") as handle:
             json.dump((time.monotonic() - began) / 60, handle)
     found = json.loads((out / "adapted.json").read_text(encoding="utf-8"))
-    return Adapted(**found), json.loads((out / "minutes.json").read_text())
+    return AdaptationResult(**found), json.loads((out / "minutes.json").read_text())
 
 
 def cell(before: np.ndarray, after: np.ndarray) -> str:

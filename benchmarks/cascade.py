@@ -1,6 +1,6 @@
 """Does doing less pay? All documents are scored on their beginnings, then the head of each list on the whole documents.
 
-Hard fact: a second look costs the query's prefix again, so what is saved is less than the documents that are left out.
+A second look costs the query's prefix again, so what is saved is less than the documents that are left out.
 
     PRORANK_DATA=... python benchmarks/cascade.py --model runs/score --data dl19 scifact
 

@@ -1,6 +1,6 @@
 """What the benchmarks share: the machine, real lists to score, the matrix-product ceiling, paired tests of systems.
 
-Hard fact: the ceiling is measured in the same run, with the model's own matrix shapes, so a share of it says how much a better
+The ceiling is measured in the same run, with the model's own matrix shapes, so a share of it says how much a better
 program could still gain on this machine, whatever a data sheet says.
 """
 

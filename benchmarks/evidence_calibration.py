@@ -1,6 +1,6 @@
 """Calibration list by list: how far probabilities are from what is relevant, before and after, on queries that no fit has seen.
 
-Hard fact: three fits are shown, because they promise different things: the checkpoint's own (`prorank calibrate`), one on the dev
+Three fits are shown, because they promise different things: the checkpoint's own (`prorank calibrate`), one on the dev
 sets, and one on the list's other queries in folds, which is what calibrating on one's own labels gives.
 
     PRORANK_DATA=... python benchmarks/evidence_calibration.py --model runs/smollm2-135m/score --out runs/calibration

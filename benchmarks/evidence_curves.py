@@ -1,6 +1,6 @@
 """Learning curves: what 50, 500 and 5,000 labels of one's own domain buy, from a trained reranker and from the untrained base.
 
-Hard fact: a label is a judged (query, document) pair; the negatives that are mined beside them (none with `--pool`) cost a team
+A label is a judged (query, document) pair; the negatives that are mined beside them (none with `--pool`) cost a team
 nothing and are not counted. The queries measured are the same for all points, and no point was trained on one of them.
 
     PRORANK_DATA=... python benchmarks/evidence_curves.py --data climate_fever --split test --pool --seeds 0 1 2 \

@@ -1,6 +1,6 @@
 """Thirty lists where a model orders worse than the first stage: which they are, and what kinds of loss they share.
 
-Hard fact: a kind of loss says something only where it is more frequent among the losses than elsewhere, so each share stands beside
+A kind of loss says something only where it is more frequent among the losses than elsewhere, so each share stands beside
 the one over all lists.
 
     PRORANK_DATA=... python benchmarks/evidence_losses.py --model runs/smollm2-135m/score --out runs/losses

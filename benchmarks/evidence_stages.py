@@ -1,6 +1,6 @@
 """What each of the two stages changes: form, accuracy, order and representation of the base, after the warm-up and after both.
 
-Hard fact: all systems are looked at on the same pairs, because an effective rank means something only beside another of the same
+All systems are looked at on the same pairs, because an effective rank means something only beside another of the same
 sample.
 
     PRORANK_DATA=... python benchmarks/recipe.py --arms "two stages" --seeds 0 1 2 --out runs/recipe

@@ -1,6 +1,6 @@
 """How time and memory grow with documents, their length, the query's length and the batch size.
 
-Hard fact: every point runs in a process of its own, so its peak memory is its own; the slope is that of log time over log size, 1
+Every point runs in a process of its own, so its peak memory is its own; the slope is that of log time over log size, 1
 for linear growth.
 
     python benchmarks/growth.py                        # about 8 minutes on two cores

@@ -1,6 +1,6 @@
 """What int8 costs in ranking quality: nDCG@10 and order against the bf16 engine on the same lists, paired by query.
 
-Hard fact: a model whose scores say nothing has nothing to lose, so take a trained checkpoint.
+A model whose scores say nothing has nothing to lose, so take a trained checkpoint.
 
     PRORANK_DATA=... python benchmarks/int8_loss.py --model runs/score
 

@@ -1,6 +1,6 @@
 """Work that several processes share: what is finished is skipped, what another process is at is left to it.
 
-Hard fact: a claim is the operating system's lock on a file beside the result, so it ends with the process that holds it, however
+A claim is the operating system's lock on a file beside the result, so it ends with the process that holds it, however
 that ends; nothing stale is left behind. It holds among processes of one machine.
 
     failures = Failures()

@@ -1,6 +1,6 @@
 """Latency of one query: 10, 50 and 100 documents, median and 95th percentile, and the first query after loading.
 
-Hard fact: the first query runs in the state in which the engine reports ready; nothing is warmed up for it.
+The first query runs in the state in which the engine reports ready; nothing is warmed up for it.
 
     PRORANK_DATA=... python benchmarks/latency.py            # dl19's first 100 documents, SmolLM2-135M
     PRORANK_DATA=... python benchmarks/latency.py --compile --dtype int8

@@ -1,6 +1,6 @@
 """What kind of loss a list is where a model orders worse than the first stage: groups that a program can tell.
 
-Hard fact: a list's loss is looked at in one pair of documents: the relevant one whose fall cost most nDCG@10, and the best placed
+A list's loss is looked at in one pair of documents: the relevant one whose fall cost most nDCG@10, and the best placed
 document of a lower label that went past it.
 """
 

@@ -1,6 +1,6 @@
 """Quality against cost: checkpoints ranked by several methods on one list, in one table.
 
-Hard fact: every system reorders the same candidates of the same queries in one run; tokens are those of all prompts (a prefix that
+Every system reorders the same candidates of the same queries in one run; tokens are those of all prompts (a prefix that
 prompts share counts in each) and those that were written, seconds those of this machine with nothing beside it.
 
     PRORANK_DATA=... python benchmarks/methods.py "pointwise=runs/score" "setwise, 5 at once=runs/setwise@setwise:k=10,children=4" \

@@ -1,6 +1,6 @@
 """sentence-transformers' own training of a causal language model as a CrossEncoder, within a budget; an arm of `recipe.py`.
 
-Hard fact: the peer starts from the same scores as ours: its modules for causal models (Transformer for text generation, LogitScore)
+The peer starts from the same scores as ours: its modules for causal models (Transformer for text generation, LogitScore)
 are given our prompt as chat template and our answer tokens, so before training both rank alike, and what differs afterwards is
 trainer, loss, learning rate and speed.
 
@@ -36,7 +36,7 @@ from prorank.engine.auto import pick_dtype
 from prorank.engine.layer_speed import TRAINING
 from prorank.engine.modules import freeze_head_fp32
 from prorank.errors import ConfigError
-from prorank.prompts.pair_encoder import BoundPrompt
+from prorank.prompts.pair_encoder import PairPromptEncoder
 from prorank.prompts.prompt import Prompt
 from prorank.train.micro_batches import LONG_RUN
 from prorank.train.schedule import COMPLETE, Clock, checkpoints
@@ -105,7 +105,7 @@ class Stop(TrainerCallback):
             control.should_training_stop = True
 
 
-def cut(bound: BoundPrompt, query: str, documents: Sequence[str]) -> list[str]:
+def cut(bound: PairPromptEncoder, query: str, documents: Sequence[str]) -> list[str]:
     """The documents as far as the prompt shows them behind this query."""
     shown = []
     for document, prompt in zip(documents, bound.encode_many(query, list(documents))):
@@ -117,7 +117,7 @@ def cut(bound: BoundPrompt, query: str, documents: Sequence[str]) -> list[str]:
     return shown
 
 
-def rows_of(groups: Sequence[Group], bound: BoundPrompt, settings: Peer) -> list[dict[str, Any]]:
+def rows_of(groups: Sequence[Group], bound: PairPromptEncoder, settings: Peer) -> list[dict[str, Any]]:
     """Training rows from the lists that stage score draws, in its order: pairs with a label, or lists with labels."""
     drawn = [g for epoch in range(DRAWS) for g in sample_lists(groups, settings.list_size, settings.seed, epoch)]
     lists = [(g.query, cut(bound, g.query, g.documents), [float(label > 0) for label in g.labels]) for g in drawn]
@@ -126,7 +126,7 @@ def rows_of(groups: Sequence[Group], bound: BoundPrompt, settings: Peer) -> list
     return [{"query": q, "document": d, "label": label} for q, docs, labels in lists for d, label in zip(docs, labels)]
 
 
-def model_of(settings: Peer, bound: BoundPrompt) -> CrossEncoder:
+def model_of(settings: Peer, bound: PairPromptEncoder) -> CrossEncoder:
     """The base as the peer's CrossEncoder, asked by our prompt."""
     transformer = Transformer(
         str(resolve(settings.base).path), transformer_task="text-generation", model_kwargs={"dtype": torch.float32},

@@ -1,6 +1,6 @@
 """The systems that `score_vs_peers.py` compares, each run by this file in a process of its own.
 
-Hard fact: it imports nothing of prorank or of a peer before it knows which system it is, so it runs in an environment that has that
+It imports nothing of prorank or of a peer before it knows which system it is, so it runs in an environment that has that
 one system alone.
 
     python benchmarks/peers.py NAME CHECKPOINT DEVICE THREADS    # then a line of JSON (query, documents) for each answer

@@ -1,6 +1,6 @@
 """The lists that quality is measured on, and their scores: six open tests for reporting, three dev sets for choosing.
 
-Hard fact: scores are kept in files and used again where weights, prompt and texts are the same, so a command that was stopped, or
+Scores are kept in files and used again where weights, prompt and texts are the same, so a command that was stopped, or
 is run by two processes, scores every list once for each system.
 """
 

@@ -1,6 +1,6 @@
 """What stage `reason` gained: rewards on held-out prompts of trained checkpoints against those of their start, prompt by prompt.
 
-Hard fact: every checkpoint draws by the same chain of chance for a prompt and is judged by the same rules, so rewards are paired.
+Every checkpoint draws by the same chain of chance for a prompt and is judged by the same rules, so rewards are paired.
 
     python benchmarks/reason_gain.py --start runs/r0-sft --runs runs/r0-ppo-0 runs/r0-ppo-1 --data heldout.jsonl
 

@@ -1,6 +1,6 @@
 """GRPO on thoughts: TRL's GRPOTrainer against stage `reason`, the same prompts, group, lengths and rewards, in one run.
 
-Hard fact: every completion has the same number of tokens on both sides, so completions a second compare the same work.
+Every completion has the same number of tokens on both sides, so completions a second compare the same work.
 
     python benchmarks/reason_vs_trl.py                    # about 10 minutes on two cores
     python benchmarks/reason_vs_trl.py --prompts 8 --group 8 --length 128 --model FOLDER
@@ -34,9 +34,9 @@ from prorank.checkpoints.loading import load_config, load_model, load_tokenizer,
 from prorank.checkpoints.resolve import Resolved, resolve
 from prorank.data.examples import Group
 from prorank.engine.auto import pick_dtype
-from prorank.engine.generation import Row, Writer
+from prorank.engine.generation import Row, Sampler
 from prorank.engine.layer_speed import TRAINING
-from prorank.prompts.prompt import BoundPrompt, Prompt
+from prorank.prompts.prompt import PairPromptEncoder, Prompt
 from prorank.rewards.rules import RuleReward, Rules, counter
 from prorank.train.settings.stage_settings import Grpo, Reason
 from prorank.train.stage_trainer import StageTrainer
@@ -61,12 +61,14 @@ def timer(found: list[float]) -> Any:
     return Timer()
 
 
-def to_the_end(writer: Writer, row: Row) -> None:
+def to_the_end(writer: Sampler, row: Row) -> None:
     """Rows end by their length alone."""
     row.done = len(row.ids) >= writer.sampling.most
 
 
-def ours(options: argparse.Namespace, resolved: Resolved, bound: BoundPrompt, groups: list[Group], out: str, bf16: bool) -> float:
+def ours(
+    options: argparse.Namespace, resolved: Resolved, bound: PairPromptEncoder, groups: list[Group], out: str, bf16: bool
+) -> float:
     """Completions a second of one pass."""
     settings = Reason(
         data="-", out=out, algorithm="grpo", batch_size=options.batch, steps=len(groups) // options.batch, evals=0, save_every=0,
@@ -76,14 +78,16 @@ def ours(options: argparse.Namespace, resolved: Resolved, bound: BoundPrompt, gr
     model = load_model(resolved, torch.float32, torch.device("cpu"))
     model.config.use_cache = False
     seconds: list[float] = []
-    with mock.patch.object(Writer, "_write", to_the_end):
+    with mock.patch.object(Sampler, "_write", to_the_end):
         trainer = StageTrainer(ReasonStage(groups, bound, settings, model, [], bf16), settings, model, bf16, save_best=None)
         trainer.add_callback(timer(seconds))
         trainer.fit(resume=False)
     return len(groups) * options.group / seconds[0]
 
 
-def trl(options: argparse.Namespace, resolved: Resolved, bound: BoundPrompt, groups: list[Group], out: str, weights: str) -> float:
+def trl(
+    options: argparse.Namespace, resolved: Resolved, bound: PairPromptEncoder, groups: list[Group], out: str, weights: str
+) -> float:
     """Completions a second of the same pass with TRL, over weights of this dtype ("float32" under autocast, "bfloat16")."""
     from datasets import Dataset
     from transformers import AutoModelForCausalLM

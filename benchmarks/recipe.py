@@ -1,6 +1,6 @@
 """Which recipe is best at equal training: two stages, parts of them, other losses, and sentence-transformers, from one start.
 
-Hard fact: every arm gets the same minutes of training (evaluation and saving are not counted) or the same number of documents, the
+Every arm gets the same minutes of training (evaluation and saving are not counted) or the same number of documents, the
 same lists, prompt, lengths and seeds; the last weights count, so nothing is chosen on the dev sets or on the protocol lists.
 
     PRORANK_DATA=... python benchmarks/recipe.py --minutes 20 --seeds 0 1 2 --out runs/recipe         # on a CPU

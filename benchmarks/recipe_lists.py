@@ -1,6 +1,6 @@
 """The lists that the arms of table b learn from: three sets marked train with BM25's and random negatives, and parts of them.
 
-Hard fact: every arm learns from the same lists; only what the first of two stages sees of them may be less.
+Every arm learns from the same lists; only what the first of two stages sees of them may be less.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Scoring speed: ours against sentence-transformers and mxbai-rerank, one checkpoint, the same lists, in one run.
 
-Hard fact: every system runs in a process of its own that waits while another works; all take a query in turn, so what the machine
+Every system runs in a process of its own that waits while another works; all take a query in turn, so what the machine
 does meanwhile meets them alike, and a ratio is the median over queries.
 
     python benchmarks/score_vs_peers.py --peers-python PEERS/bin/python            # 20 x 100 documents of dl19, then of scifact

@@ -1,6 +1,6 @@
 """The server under load: many clients at once, throughput against the offline engine, a small client beside large ones.
 
-Hard fact: clients, server and engine share the machine, one after the other where they are compared, and answers are held
+Clients, server and engine share the machine, one after the other where they are compared, and answers are held
 against what the library gives for the same documents.
 
     PRORANK_DATA=... python benchmarks/serve_load.py                          # 64 clients for 5 minutes, dl19, SmolLM2-135M

@@ -1,6 +1,6 @@
 """From the start of a server to its first answer: how long until it is ready, what that is made of, and the first requests.
 
-Hard fact: the first request is sent when the log says "ready", so what it takes beyond the later ones was not warmed up.
+The first request is sent when the log says "ready", so what it takes beyond the later ones was not warmed up.
 
     python benchmarks/serve_ready.py                               # the default model
     python benchmarks/serve_ready.py --runs 3 -- --dtype fp32      # options of prorank serve behind --

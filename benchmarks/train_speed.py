@@ -1,6 +1,6 @@
 """Training speed of stage `score`: the engine with documents of a query behind one prefix, against the plain step.
 
-Hard fact: all arms see the same lists in the same order from the same weights, so their losses may differ by rounding only. The
+All arms see the same lists in the same order from the same weights, so their losses may differ by rounding only. The
 plain step is `plain: true`: each prompt a padded row with a copy of the query, logits at every position, as FlagEmbedding's trainer
 makes it; "answers only" is the same with logits at the answers alone.
 

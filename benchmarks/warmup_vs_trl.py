@@ -1,6 +1,6 @@
 """One-token GRPO: TRL's GRPOTrainer against `prorank.train.stages.warmup`, the same prompts, in one run.
 
-Hard fact: TRL pays G prefills, G reference forwards and G forwards and backwards for every prompt; here one forward,
+TRL pays G prefills, G reference forwards and G forwards and backwards for every prompt; here one forward,
 one reference forward and one backward serve the group.
 
     python benchmarks/warmup_vs_trl.py                    # about 7 minutes on two cores
@@ -38,7 +38,7 @@ from prorank.checkpoints.resolve import Resolved, resolve
 from prorank.data.examples import Group
 from prorank.engine.auto import pick_dtype
 from prorank.engine.layer_speed import TRAINING
-from prorank.prompts.prompt import BoundPrompt, Prompt
+from prorank.prompts.prompt import PairPromptEncoder, Prompt
 from prorank.train.objectives import one_token_grpo as policy
 from prorank.train.settings.stage_settings import Warmup
 from prorank.train.stage_trainer import StageTrainer
@@ -58,7 +58,7 @@ class Task:
     """What both sides train on: `groups` of one labelled document each, under one prompt."""
 
     resolved: Resolved
-    bound: BoundPrompt
+    bound: PairPromptEncoder
     groups: list[Group]
     group_size: int
     beta: float
@@ -84,7 +84,7 @@ class Outcome:
     gradients: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
-def make_groups(bound: BoundPrompt, count: int, tokens: int, seed: int) -> list[Group]:
+def make_groups(bound: PairPromptEncoder, count: int, tokens: int, seed: int) -> list[Group]:
     """`count` distinct prompts of about `tokens` tokens, every other one relevant (its document holds the query)."""
     rng = random.Random(seed)
     groups = []

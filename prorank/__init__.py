@@ -1,6 +1,6 @@
 """ProRank: train a small language model to rerank, then run it fast, anywhere.
 
-Hard fact: importing this package loads no model and no torch; the public names arrive when they are first used.
+Importing this package loads no model and no torch; the public names arrive when they are first used.
 """
 
 from importlib import import_module

@@ -1,6 +1,6 @@
 """`python -m prorank`: the command line, where several processes are started by a launcher.
 
-Hard fact: it is the same as the command `prorank`.
+It is the same as the command `prorank`.
 """
 
 from .cli.command_line import main

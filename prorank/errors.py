@@ -1,6 +1,6 @@
 """The errors a user can mend: each says what is wrong, where, and what to do about it.
 
-Hard fact: the CLI turns every `ProRankError` into one line and exit code 2; anything else is a bug and shows its traceback.
+The CLI turns every `ProRankError` into one line and exit code 2; anything else is a bug and shows its traceback.
 """
 
 from __future__ import annotations

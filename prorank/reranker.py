@@ -1,6 +1,6 @@
 """Reranker: put documents in order with a two-token language model.
 
-Hard fact: a score is logit("1") - logit("0") after the prompt, raw log-odds in fp32; 0 means the model finds both answers equally
+A score is logit("1") - logit("0") after the prompt, raw log-odds in fp32; 0 means the model finds both answers equally
 likely, and equal scores keep the order of the input.
 """
 
@@ -21,11 +21,11 @@ from .checkpoints.loading import load_config, load_model, load_tokenizer, pick_d
 from .checkpoints.resolve import prompt_of, resolve, trained_prompt
 from .engine.auto import check_compile, check_dtype, choose_dtype
 from .engine.cpu_engine import engine_for
-from .engine.generation import pen_in_training, pen_of
+from .engine.generation import make_generator, make_training_generator
 from .engine.layer_speed import DTYPES
 from .errors import ConfigError, ModelError
 from .prompts.prompt import Prompt
-from .rank.documents import Document, Hit, Progress, hits
+from .rank.documents import Document, DocumentProgress, Hit, make_hits
 from .rank.methods import method_of, prompt_for
 from .rank.scorer import Scorer
 from .rank.validation import RankOptions, read_lists, read_pairs, whole_number
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 log = logging.getLogger("prorank")
+
 
 class Reranker(MadeByArguments, Scorer):
     """A checkpoint ready to rank.
@@ -109,21 +110,19 @@ class Reranker(MadeByArguments, Scorer):
         if chosen_method:
             self.take_lists(chosen_method)
         if thinks:
-            self.take_thoughts(pen_of(loaded, self._engine), chosen, samples)
+            self.take_thoughts(make_generator(loaded, self._engine), chosen, samples)
         if compile is True and not chosen_method:
             self._warm_up()
         self._compile_for = config if compile == "auto" and not (chosen_method or thinks) else None
 
     @classmethod
-    def of(
-        cls, model: PreTrainedModel, tokenizer: Any, prompt: Prompt, name: str = "model", think: bool = False
-    ) -> "Reranker":
+    def of(cls, model: PreTrainedModel, tokenizer: Any, prompt: Prompt, name: str = "model", think: bool = False) -> "Reranker":
         """A Reranker around a model in memory (used during training). With `think` it thinks, by the weights as they are now."""
         self = cls.__new__(cls)
         self.made_with = None
         Scorer.__init__(self, name, model, tokenizer, prompt)
         if think:
-            self.take_thoughts(pen_in_training(model, False, False), prompt)
+            self.take_thoughts(make_training_generator(model, False, False), prompt)
         return self
 
     def _warm_up(self) -> None:
@@ -181,10 +180,10 @@ class Reranker(MadeByArguments, Scorer):
         """`rank` for many queries, each with its own documents; batches are shared among them."""
         options = RankOptions(top_k, min_score, batch_size, instruction)
         lists = read_lists(queries, documents)
-        with Progress(show_progress, sum(map(len, lists.texts))) as progress:
+        with DocumentProgress(show_progress, sum(map(len, lists.texts))) as progress:
             scores, thoughts = self._scored(lists, options, progress)
         return [
-            hits(some, row, options.top_k, options.min_score, thought, self.probabilities(row, options.instruction))
+            make_hits(some, row, options.top_k, options.min_score, thought, self.probabilities(row, options.instruction))
             for some, row, thought in zip(lists.documents, scores, thoughts)
         ]
 

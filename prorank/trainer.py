@@ -1,6 +1,6 @@
 """Rerank-R0's own door to `prorank train`: python prorank/trainer.py --config configs/rerank-r0/stage_a.yaml data=… out=…
 
-Hard fact: options and messages are those of the command, whose code runs.
+Options and messages are those of the command, whose code runs.
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Rerank-R0's own door to `prorank convert`: python scripts/convert_data.py IN.jsonl OUT.jsonl --max-think-chars N
 
-Hard fact: options and messages are those of the command, whose code runs.
+Options and messages are those of the command, whose code runs.
 """
 
 import sys

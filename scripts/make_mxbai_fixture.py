@@ -1,6 +1,6 @@
 """Make tests/fixtures/mxbai_ids.json.gz: the ids which the package mxbai-rerank 0.1.6 builds for 500 random triples.
 
-Hard fact: 0.1.6 does not run on transformers 5 (`prepare_for_model` is gone), so this needs an environment of its own:
+0.1.6 does not run on transformers 5 (`prepare_for_model` is gone), so this needs an environment of its own:
 
     python3 -m venv ref
     ref/bin/pip install torch "transformers==4.57.*" mxbai-rerank==0.1.6
@@ -22,9 +22,7 @@ from pydoc_data.topics import topics
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-SPLIT_QWEN2 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+SPLIT_QWEN2 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 MODEL_MAX_LENGTH = 32768  # max_position_embeddings of Qwen2.5
 # How many triples of which max_length, and up to how many words their queries and documents have.
 PLAN = [(64, 200, 40, 60), (256, 190, 120, 160), (1024, 70, 250, 450), (8192, 40, 40, 300)]
@@ -49,9 +47,7 @@ def train_tokenizer(folder: Path, vocab_size: int = 1600) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
-    )
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
     tokenizer.train_from_iterator((topics[name] for name in sorted(topics)), trainer)
     tokenizer.add_special_tokens(SPECIAL)
     folder.mkdir(parents=True, exist_ok=True)
@@ -88,9 +84,7 @@ def triples(seed: int) -> list[dict]:
                 document = (random_text(rng, 120) + " end. ") * rng.randint(300, 400) * 2
                 query = (query + " and ") * 2000 if i % (2 * LONG_EVERY) == 0 else query
             instruction = rng.choice([None, None, "", random_text(rng, 12), random_text(rng, query_words)])
-            rows.append(
-                {"max_length": max_length, "instruction": instruction, "query": query, "document": document[:200_000]}
-            )
+            rows.append({"max_length": max_length, "instruction": instruction, "query": query, "document": document[:200_000]})
     return rows
 
 

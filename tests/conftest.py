@@ -1,6 +1,6 @@
 """Fixtures for all tests: tiny checkpoints, toy data, and the folder of real data where the machine has one.
 
-Hard fact: torch is held to a fixed number of threads, because sums in another order give other last bits and the resume tests
+Torch is held to a fixed number of threads, because sums in another order give other last bits and the resume tests
 compare weights: two where the tests run in one process, one where processes run beside each other (pytest-xdist).
 """
 

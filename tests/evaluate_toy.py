@@ -1,6 +1,6 @@
 """A BEIR folder of a few words and rerankers that read them, for the tests of evaluation.
 
-Hard fact: query q1's relevant document comes second in BM25's order, so a good and a bad reranker differ from the first stage.
+Query q1's relevant document comes second in BM25's order, so a good and a bad reranker differ from the first stage.
 """
 
 import json
@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from prorank.prompts.prompt import Cuts
+from prorank.prompts.prompt import TruncationCounts
 
 CORPUS = {
     "d1": ("Bread", "bread oven bread"),
@@ -49,7 +49,7 @@ class Fake:
 
     word: str = "baker"
     name: str = "fake"
-    cuts: Cuts = field(default_factory=Cuts)
+    cuts: TruncationCounts = field(default_factory=TruncationCounts)
     calls: int = 0
 
     def score_lists(self, queries, documents, progress=None):

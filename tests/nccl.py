@@ -1,6 +1,6 @@
 """`python -m tests.nccl WORDS...`: the command line in a process whose collectives are as strict as NCCL, on CPUs.
 
-Hard fact: NCCL takes tensors on the process's GPU alone. Here the process's device goes by the name "cpu:<number>"; what a factory
+NCCL takes tensors on the process's GPU alone. Here the process's device goes by the name "cpu:<number>"; what a factory
 of torch made anywhere else, as a bare `torch.tensor(1)` does, is refused, and so is a barrier that does not name the device.
 """
 

@@ -1,6 +1,6 @@
 """A server in a thread of the test's own process, on a free port, around any reranker.
 
-Hard fact: it is the real thing: uvicorn, sockets, three threads; only signals are left out, which belong to the main thread.
+It is the real thing: uvicorn, sockets, three threads; only signals are left out, which belong to the main thread.
 """
 
 import contextlib

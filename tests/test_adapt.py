@@ -1,6 +1,6 @@
 """`adapt`: what is trained on, what chooses and what decides lie apart; the old model stays where the new one is not better.
 
-Hard fact: both outcomes are forced here by the held-out scores themselves, not by hoping for a training to fail.
+Both outcomes are forced here by the held-out scores themselves, not by hoping for a training to fail.
 """
 
 import json
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from prorank.adapt import adaptation as module
-from prorank.adapt.adaptation import PASSES, RATES, Adapted, _found, _shares, adapt
+from prorank.adapt.adaptation import PASSES, RATES, AdaptationResult, _found, _shares, adapt
 from prorank.checkpoints.card import HUB_BASE, LIBRARIES, front_matter, section_of
 from prorank.checkpoints.default_model import DEFAULT
 from prorank.checkpoints.resolve import resolve
@@ -60,7 +60,7 @@ def test_a_model_is_adapted_and_judged_on_queries_it_has_not_seen(tmp_path, tiny
     assert (found.queries, found.trained_on, found.trainings) == (12, len(parts["train"]), 1) and heard[-1] >= 1
     assert found.better == (found.likelihood > 0 and found.likelihood_p < 0.05) and 0 < found.p <= 1
     kept = json.loads((out / "adapted.json").read_text(encoding="utf-8"))
-    assert Adapted(**kept) == found and (out / "model").is_dir() == found.better
+    assert AdaptationResult(**kept) == found and (out / "model").is_dir() == found.better
     held = read_groups(out / "held-out.jsonl")
     reranker = Reranker(out / "run", dtype="fp32")
     firsts = [g.labels[reranker.rank(g.query, list(g.documents))[0].index] for g in held]
@@ -154,7 +154,7 @@ def test_what_shows_no_gain_is_kept_on_demand_alone(tmp_path, tiny_llama_dir, mo
     assert f"no significant gain (p 1.0000, needed below 0.05); kept anyway: {out / 'model'}" in capsys.readouterr().out
     kept, trained = (load_file(folder / "model" / "model.safetensors") for folder in (out, out / "run"))
     assert all(torch.equal(kept[key], trained[key]) for key in trained)
-    found = Adapted(**json.loads((out / "adapted.json").read_text(encoding="utf-8")))
+    found = AdaptationResult(**json.loads((out / "adapted.json").read_text(encoding="utf-8")))
     assert found.kept_anyway and not found.better and found.model == str(out / "model")
     assert run("--keep-anyway") == 2 and "holds an adapted model already" in capsys.readouterr().err
 

@@ -1,6 +1,6 @@
 """Blended weights: the ends are the two checkpoints, the middle lies between, for full weights, adapters and fresh adapters.
 
-Hard fact: scores are compared, so weights that were left alone would be seen.
+Scores are compared, so weights that were left alone would be seen.
 """
 
 import numpy as np

@@ -1,6 +1,6 @@
 """Probabilities: the three fits against known cases and sklearn, the measures, `prorank calibrate` up to the hits, the report.
 
-Hard fact: the labels of the end-to-end tests are drawn from the tiny model's own scores, so what a calibration must find is known.
+The labels of the end-to-end tests are drawn from the tiny model's own scores, so what a calibration must find is known.
 """
 
 import json
@@ -145,9 +145,7 @@ def test_measures_do_not_depend_on_the_order_of_pairs(data, seed):
 
 
 @settings(max_examples=50)
-@given(
-    kinds=st.lists(st.sampled_from([(1.0,), (0.0,), (1.0, 0.0)]), max_size=20), folds=st.integers(2, 6), seed=st.integers(0, 9)
-)
+@given(kinds=st.lists(st.sampled_from([(1.0,), (0.0,), (1.0, 0.0)]), max_size=20), folds=st.integers(2, 6), seed=st.integers(0, 9))
 def test_folds_keep_equal_queries_together_and_leave_both_labels_to_each_fit(kinds, folds, seed):
     kinds = [(1.0,), (0.0,)] * 10 + kinds
     groups = [Group(f"{'Q' if i % 2 else 'q'} {i // 2}!", tuple("ab"[: len(kind)]), kind) for i, kind in enumerate(kinds)]

@@ -1,6 +1,6 @@
 """Bad input through the command line: one clear line, exit code 2, no traceback, nothing left on disk.
 
-Hard fact: each case runs `prorank.cli.command_line.main` in a folder of its own and compares that folder before and after.
+Each case runs `prorank.cli.command_line.main` in a folder of its own and compares that folder before and after.
 """
 
 import bz2

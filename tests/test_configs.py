@@ -1,6 +1,6 @@
 """Shipped recipes: every key is explained, every recipe runs.
 
-Hard fact: each recipe is run as it is, but for the base (a tiny model of the same class), the toy data and the budget.
+Each recipe is run as it is, but for the base (a tiny model of the same class), the toy data and the budget.
 """
 
 import re

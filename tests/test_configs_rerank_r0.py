@@ -1,6 +1,6 @@
 """Rerank-R0's own file: loaded unchanged, and every key in it does something.
 
-Hard fact: each key is changed by itself and what a run, a rollout or a reward gives has to change with it.
+Each key is changed by itself and what a run, a rollout or a reward gives has to change with it.
 """
 
 import hashlib

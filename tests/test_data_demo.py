@@ -1,6 +1,6 @@
 """The demo's task: nothing crosses between the parts, and it is the same everywhere.
 
-Hard fact: the synthetic input has every kind of overlap that the real one has: papers in both files, texts that differ
+The synthetic input has every kind of overlap that the real one has: papers in both files, texts that differ
 in marks only, one title with two notes, one label on two tags.
 """
 

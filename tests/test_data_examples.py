@@ -1,6 +1,6 @@
 """Examples: draws are aligned, balanced, held apart by query, and the same in every process.
 
-Hard fact: only another process can show that a draw does not hang on PYTHONHASHSEED, so one test starts two.
+Only another process can show that a draw does not hang on PYTHONHASHSEED, so one test starts two.
 """
 
 from __future__ import annotations

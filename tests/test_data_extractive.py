@@ -1,6 +1,6 @@
 """Thoughts by rule: they say what can be counted, nothing of the label, and are marked.
 
-Hard fact: whatever the texts, a thought holds no tag, so that the form around it stays whole.
+Whatever the texts, a thought holds no tag, so that the form around it stays whole.
 """
 
 import json

@@ -1,6 +1,6 @@
 """Training data in the forms of other packages come out as the groups that our own form gives.
 
-Hard fact: texts are compared, not counts: a reader that loses a title or swaps the sides fails here.
+Texts are compared, not counts: a reader that loses a title or swaps the sides fails here.
 """
 
 import gzip

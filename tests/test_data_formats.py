@@ -1,6 +1,6 @@
 """Formats: what is read is what was written, errors name file and line, runs keep their order for every reader.
 
-Hard fact: the run property is checked in 32-bit floats, because that is what trec_eval compares.
+The run property is checked in 32-bit floats, because that is what trec_eval compares.
 """
 
 from __future__ import annotations
@@ -185,9 +185,7 @@ def test_pairs_keep_ids(tmp_path: Path) -> None:
 
 def test_lists_keep_teacher_scores(tmp_path: Path) -> None:
     row = {"query": "a", "pos": ["x"], "neg": ["y", "z"], "pos_scores": [3], "neg_scores": [1.5, -2]}
-    assert read_groups(jsonl(tmp_path / "l.jsonl", row)) == [
-        Group("a", ("x", "y", "z"), (1.0, 0.0, 0.0), teacher=(3.0, 1.5, -2.0))
-    ]
+    assert read_groups(jsonl(tmp_path / "l.jsonl", row)) == [Group("a", ("x", "y", "z"), (1.0, 0.0, 0.0), teacher=(3.0, 1.5, -2.0))]
 
 
 PAIR, LIST = {"query": "a", "document": "x", "label": 1}, {"query": "a", "pos": ["x"], "neg": ["y"]}

@@ -1,6 +1,6 @@
 """ir_datasets as data: texts and labels as its catalogue has them, no more documents than are needed, errors in one line.
 
-Hard fact: one test registers local files with the real package, so that its interface is held to; the others use a fake of it and
+One test registers local files with the real package, so that its interface is held to; the others use a fake of it and
 run without.
 """
 

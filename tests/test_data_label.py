@@ -1,6 +1,6 @@
 """Labelling: what counts as an answer, patience with servers, and a ledger that never pays twice.
 
-Hard fact: the teacher is a real HTTP server in a thread, which counts what it was asked and can be told to fail.
+The teacher is a real HTTP server in a thread, which counts what it was asked and can be told to fail.
 """
 
 import json

@@ -1,6 +1,6 @@
 """Conversion of logs: every pair comes once with its thought, whatever the language; what is wrong is said or set aside.
 
-Hard fact: the log is made anew by each test, so the counts checked here are known by hand.
+The log is made anew by each test, so the counts checked here are known by hand.
 """
 
 import gzip

@@ -1,6 +1,6 @@
 """Mining and BM25: every guard drops what it is for, counts it, and leaves a draw that a seed repeats.
 
-Hard fact: the corpora here are built so that one guard alone decides; switching it off would change the group.
+The corpora here are built so that one guard alone decides; switching it off would change the group.
 """
 
 from __future__ import annotations

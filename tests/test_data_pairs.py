@@ -1,6 +1,6 @@
 """Pairs to label: drawn over all ranks, each text once, the same for the same seed.
 
-Hard fact: a dataset without labels is enough, for labels are what the pairs are for.
+A dataset without labels is enough, for labels are what the pairs are for.
 """
 
 import json

@@ -1,6 +1,6 @@
 """README and docs against the code: verbs, options, settings, links, commands and snippets.
 
-Hard fact: every `prorank …` line in a bash block is parsed by the command line itself, so an example cannot outlive its option.
+Every `prorank …` line in a bash block is parsed by the command line itself, so an example cannot outlive its option.
 """
 
 import re

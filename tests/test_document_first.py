@@ -1,6 +1,6 @@
 """Prompts with the document first: their ids and cuts, ranking by them, and training that reads a document once for its queries.
 
-Hard fact: sharing changes what is computed and never what comes out: scores and losses are those of single prompts.
+Sharing changes what is computed and never what comes out: scores and losses are those of single prompts.
 """
 
 import json
@@ -19,7 +19,7 @@ from prorank.prompts.prompt import Prompt
 from prorank.reranker import Reranker
 from prorank.train.curves import read_metrics
 from prorank.train.settings.stage_settings import Score
-from prorank.train.stages.score import SHARING, ScoreStage
+from prorank.train.stages.score import MAX_QUERIES_PER_BLOCK, ScoreStage
 from tests.test_train_run import run
 from tests.tiny import WORDS, byte_tokenizer
 
@@ -163,8 +163,10 @@ def test_equal_queries_share_no_more_than_the_document():
 
 def test_no_more_queries_share_a_unit_than_fit():
     bound = Prompt.preset("document-first", max_length=160).bind(TOKENIZER)
-    stage = ScoreStage(block(*(f"query {i} garden" for i in range(2 * SHARING + 1))), bound, Score(data="", out=""), None)
-    assert len(stage) == 3 and len(stage.unit(0).lists) in (1, SHARING)
+    stage = ScoreStage(
+        block(*(f"query {i} garden" for i in range(2 * MAX_QUERIES_PER_BLOCK + 1))), bound, Score(data="", out=""), None
+    )
+    assert len(stage) == 3 and len(stage.unit(0).lists) in (1, MAX_QUERIES_PER_BLOCK)
 
 
 def test_it_trains_and_the_checkpoint_ranks(tmp_path, tiny_llama_dir):

@@ -12,11 +12,11 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from prorank.checkpoints.loading import load_model, load_tokenizer
 from prorank.checkpoints.resolve import resolve
 from prorank.engine import prefix_attention as attention
-from prorank.engine.cpu_engine import Engine, engine_for, usable
+from prorank.engine.cpu_engine import Engine, engine_for, is_supported
 from prorank.engine.heads import last_hidden
 from prorank.engine.int8 import Int8
 from prorank.engine.kernels import quantise
-from prorank.engine.layers import Dense
+from prorank.engine.layers import PackedLinear
 from prorank.engine.packing import collate
 from prorank.errors import ModelError
 from prorank.prompts.prompt import Prompt
@@ -141,7 +141,7 @@ def test_int8_keeps_the_product_that_would_lose_most_and_turns_biased_values(tmp
         model.model.layers[3].mlp.up_proj.weight[5] *= 100  # one channel takes the steps of all others
         bound = Prompt.preset("echo", max_length=200).bind(load_tokenizer(resolved))
         want, got = both(model, bound, [[5, 30, 12], [20, 1]], int8=True)
-    assert [type(layer.down) for layer in Engine(model, int8=True).layers].index(Dense) == 3
+    assert [type(layer.down) for layer in Engine(model, int8=True).layers].index(PackedLinear) == 3
     assert float((got - want).norm() / want.norm()) < 0.15
 
 
@@ -186,7 +186,7 @@ def test_an_engine_leaves_the_process_as_it_is(loaded, monkeypatch):
 def test_other_layers_stay_with_transformers_and_have_no_int8():
     model = tiny_llama(byte_tokenizer())
     model.config.mlp_bias = True
-    assert not usable(model) and engine_for(model, False, False) is None
+    assert not is_supported(model) and engine_for(model, False, False) is None
     with pytest.raises(ModelError, match="int8 needs a CPU with oneDNN and plain layers of llama.*, not llama on cpu; take dtype"):
         engine_for(model, False, True)
     with pytest.raises(ModelError, match="compile needs .*leave it out"):

@@ -1,6 +1,6 @@
 """The listwise likelihood: units of scores do not count, a better order is likelier, no order is a uniform guess.
 
-Hard fact: the slope is checked against a grid, not against the bisection that finds it.
+The slope is checked against a grid, not against the bisection that finds it.
 """
 
 import numpy as np

@@ -1,6 +1,6 @@
 """The tables of docs/evidence.md: each script runs from its command line, and its own arithmetic and groups are right.
 
-Hard fact: models are tiny and random and collections toys, so only what a script does with figures is tested, not the figures.
+Models are tiny and random and collections toys, so only what a script does with figures is tested, not the figures.
 """
 
 import json

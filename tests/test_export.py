@@ -1,6 +1,6 @@
 """Exports: classifiers whose logit is the score, merged adapters, and what is refused.
 
-Hard fact: everything is read back from the folder by transformers alone, as a server would.
+Everything is read back from the folder by transformers alone, as a server would.
 """
 
 import json

@@ -1,6 +1,6 @@
 """Writing thoughts: what is written is what plain decoding of the same model writes, whatever stands beside it.
 
-Hard fact: transformers' `generate` is the witness for both decoders, the engine's and that of a model's own layers.
+Transformers' `generate` is the witness for both decoders, the engine's and that of a model's own layers.
 """
 
 import copy
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from prorank.checkpoints.loading import load_model, load_tokenizer
 from prorank.checkpoints.resolve import resolve
 from prorank.engine.cpu_engine import Engine, usable
-from prorank.engine.generation import CLOSE, Row, Sampling, Writer, draw, pen_in_training, pen_of
+from prorank.engine.generation import CLOSE, Completion, Sampler, Sampling, draw, make_generator, make_training_generator
 from prorank.engine.packing import pack, packs_of
 from prorank.errors import ConfigError
 from prorank.prompts.prompt import Prompt
@@ -39,8 +39,8 @@ def model_and_bound(request, tmp_path_factory):
 
 def pens(model):
     """Of the model's own layers, of the engine where it knows the model, and as in training."""
-    engines = [pen_of(model, Engine(copy.deepcopy(model)))] if usable(model) else []
-    return [pen_of(model, None), *engines, pen_in_training(model, False, False)]
+    engines = [make_generator(model, Engine(copy.deepcopy(model)))] if usable(model) else []
+    return [make_generator(model, None), *engines, make_training_generator(model, False, False)]
 
 
 def singles(prompts):
@@ -55,7 +55,7 @@ def test_greedy_rows_are_those_of_generate(model_and_bound):
         out = model.generate(torch.tensor([prompt.ids]), max_new_tokens=24, do_sample=False, attention_mask=None)
         want.append(out[0, len(prompt.ids) :].tolist())
     for pen in pens(model):
-        rows = Writer(pen, bound, Sampling(0.0, most=24))(singles(prompts), [[str(i)] for i in range(3)])
+        rows = Sampler(pen, bound, Sampling(0.0, most=24))(singles(prompts), [[str(i)] for i in range(3)])
         assert [some[0].ids for some in rows] == want
         assert all(some[0].finished == (some[0].ids[-1] == bound.tokenizer.eos_token_id) for some in rows)
 
@@ -64,7 +64,7 @@ def test_prompts_that_share_their_query_write_the_same(model_and_bound):
     model, bound = model_and_bound
     prompts = bound.encode_many("coffee", [document for _, document in PAIRS])
     for pen in pens(model):
-        writer = Writer(pen, bound, Sampling(0.9, most=12))
+        writer = Sampler(pen, bound, Sampling(0.9, most=12))
         keys = [[f"{i}/{k}" for k in range(4)] for i in range(3)]
         alone = writer(singles(prompts), keys)
         shared = writer(list(packs_of(prompts, range(3))), keys)  # longest first: another order of prompts
@@ -76,7 +76,7 @@ def test_what_a_row_writes_does_not_depend_on_its_batch(model_and_bound):
     model, bound = model_and_bound
     prompts = [bound.encode(*pair) for pair in PAIRS]
     for pen in pens(model):
-        writer = Writer(pen, bound, Sampling(1.0, top_p=0.9, most=16))
+        writer = Sampler(pen, bound, Sampling(1.0, top_p=0.9, most=16))
         together = writer(singles(prompts), [[f"{i}/{k}" for k in range(3)] for i in range(3)])
         for i, prompt in enumerate(prompts):
             alone = writer(singles([prompt]), [[f"{i}/{k}" for k in range(3)]])
@@ -117,7 +117,7 @@ def told(bound, texts, sampling, to_answer=False, ends=()):
     """Rows of a model that writes these texts, those in `ends` with an end token behind."""
     says = [bound._tokens(text) + [bound.tokenizer.eos_token_id] * (i in ends) for i, text in enumerate(texts)]
     pen = Told(says, len(bound.tokenizer))
-    rows = Writer(pen, bound, sampling, to_answer)([None] * len(texts), [[str(i)] for i in range(len(texts))])
+    rows = Sampler(pen, bound, sampling, to_answer)([None] * len(texts), [[str(i)] for i in range(len(texts))])
     return [some[0] for some in rows], pen
 
 
@@ -126,7 +126,7 @@ def test_in_training_rows_end_at_their_end_token_alone(style):
     bound = bound_for(byte_tokenizer(style))
     texts = ["<think>a</think><answer>yes</answer> and more", "<think>b</think>", "x"]
     (long, cut, never), pen = told(bound, texts, Sampling(0.0, most=200), ends={0})
-    assert long.finished and bound.tokenizer.decode(long.ids[:-1]) == texts[0] and not long.put
+    assert long.finished and bound.tokenizer.decode(long.ids[:-1]) == texts[0] and not long.forced_positions
     assert not cut.finished and not never.finished and len(never.ids) == len(cut.ids) == 200
     assert pen.kept  # the one that was done left
 
@@ -137,9 +137,13 @@ def test_in_training_a_thought_over_its_budget_is_closed_and_what_was_put_in_is_
     opened = "" if bound.opened else "<think>\n"
     texts = [f"{opened}{'a b c d ' * 20}", f"{opened}a</think><answer>no</answer>", *([] if bound.opened else ["a b c d " * 9])]
     rows, _ = told(bound, texts, Sampling(0.0, most=60, budget=10), ends={1})
-    first = rows[0].put[0]
-    assert first == 10 + len(bound.opener) and [rows[0].ids[i] for i in rows[0].put] == bound.shut and rows[0].closed
-    assert all(not row.put and not row.closed for row in rows[1:])  # closed in time, or never opened
+    first = rows[0].forced_positions[0]
+    assert (
+        first == 10 + len(bound.opener)
+        and [rows[0].ids[i] for i in rows[0].forced_positions] == bound.shut
+        and rows[0].thought_truncated
+    )
+    assert all(not row.forced_positions and not row.thought_truncated for row in rows[1:])  # closed in time, or never opened
 
 
 @pytest.mark.parametrize("style", ["smollm", "qwen2", "plain", "r1"])
@@ -149,7 +153,7 @@ def test_on_the_way_to_the_answer_a_thought_is_closed_once(style):
     rows, pen = told(bound, texts, Sampling(0.0, most=12), to_answer=True, ends={3})
     decode = bound.tokenizer.decode
     assert decode(rows[0].ids).endswith("a\n</think>\n<answer>") and decode(rows[1].ids) == "a</think>\n<answer>"
-    assert [row.closed for row in rows] == [False, False, True, False]
+    assert [row.thought_truncated for row in rows] == [False, False, True, False]
     assert decode(rows[2].ids).endswith("\n</think>\n<answer>") and decode(rows[3].ids) == "a b\n</think>\n<answer>"
     for row, fed in zip(rows, pen.fed):
         assert row.state is not None and fed[: len(row.ids)] == row.ids and CLOSE in decode(row.ids)
@@ -171,7 +175,7 @@ def test_a_thinkers_score_is_that_of_the_whole_text_read_at_once(model_and_bound
                     logits = model(torch.tensor([prompt.ids + bound.opener + row.ids])).logits[0, -1]
                     each.append(float(logits[bound.answer_ids[1]] - logits[bound.answer_ids[0]]))
                 assert scores[i] == pytest.approx(np.mean(each), abs=2e-4)
-            assert all(thought.cut == row[0].closed for thought, row in zip(thoughts, rows))
+            assert all(thought.cut == row[0].thought_truncated for thought, row in zip(thoughts, rows))
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
@@ -222,7 +226,7 @@ def test_draws_invert_the_distribution(seed, temperature, top_p):
 def test_temperature_0_takes_the_likeliest_and_noise_belongs_to_its_key():
     logits = torch.tensor([[0.0, 2.0, 1.0]])
     assert draw(logits, torch.tensor([0.99]), 0.0, 1.0).item() == 1
-    row = Row(torch.zeros(3), queue=[5])
+    row = Completion(torch.zeros(3), forced_tokens=[5])
     row.take(7)
     row.take(8)
-    assert row.ids == [5, 8] and row.put == [0]
+    assert row.ids == [5, 8] and row.forced_positions == [0]

@@ -1,6 +1,6 @@
 """Integrations whose framework is not installed: the error names the extra. With it they are tested by `make test-integrations`.
 
-Hard fact: a None in sys.modules makes an import fail as if the package were not there.
+A None in sys.modules makes an import fail as if the package were not there.
 """
 
 import importlib

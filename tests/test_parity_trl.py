@@ -1,6 +1,6 @@
 """The warm-up's gradient against that of TRL's GRPOTrainer, through both trainers whole (prompts, rewards, advantages, loss).
 
-Hard fact: TRL estimates the KL from the drawn tokens while ours is exact, so single gradients are compared where the policy
+TRL estimates the KL from the drawn tokens while ours is exact, so single gradients are compared where the policy
 still equals the reference (both KL gradients are 0 there); the last test covers the KL term in expectation.
 """
 

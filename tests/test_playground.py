@@ -1,6 +1,6 @@
 """The playground: what is sent, and how it works under the hands of somebody in a browser.
 
-Hard fact: the browser is the machine's own Chromium, without a window; where there is none its tests are skipped, unless
+The browser is the machine's own Chromium, without a window; where there is none its tests are skipped, unless
 PRORANK_BROWSER is set, as `make test-browser` does.
 """
 
@@ -17,7 +17,7 @@ from prorank.serve import playground
 from tests.serving import running, slowed, wait_for
 
 LONG = "another river, and then a castle " * 60
-DOCUMENTS = ["the old castle", "<img src=x onerror=alert(1)>", LONG, "the garden is near the river", "it's a \"horse\""]
+DOCUMENTS = ["the old castle", "<img src=x onerror=alert(1)>", LONG, "the garden is near the river", 'it\'s a "horse"']
 NEED = "needs playwright (extra 'browser') and the program chromium"
 
 

@@ -1,6 +1,6 @@
 """Two processes of one run take the steps of one process, with DeepSpeed's ZeRO-2 too.
 
-Hard fact: the very command that users give is started, twice over, by torchrun.
+The very command that users give is started, twice over, by torchrun.
 """
 
 import importlib.util

@@ -1,6 +1,6 @@
 """Prompt: ids against the rendered text, limits, what may be cut, and templates from every source.
 
-Hard fact: two ids sequences are only equal if the joints hold, so the property tests draw texts that love to merge across them:
+Two ids sequences are only equal if the joints hold, so the property tests draw texts that love to merge across them:
 blanks, newlines, digits and combining marks at both ends.
 """
 
@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from prorank.checkpoints.saving import _tokenizer_with
 from prorank.errors import PromptError
-from prorank.prompts.prompt import Cuts, Prompt
+from prorank.prompts.prompt import Prompt, TruncationCounts
 from tests.tiny import STYLES, byte_tokenizer
 
 TOKENIZERS = {style: byte_tokenizer(style) for style in STYLES}
@@ -81,7 +81,7 @@ def test_all_documents_of_a_query_share_their_prefix(style, query, documents, in
 
 def test_cuts_are_counted():
     bound = Prompt.preset("prorank", max_length=100).bind(TOKENIZERS["smollm"])
-    cuts = Cuts()
+    cuts = TruncationCounts()
     short, long = ("garden", "river"), ("garden " * 90, "river " * 90)
     for query, document in [short, (short[0], long[1]), (long[0], short[1]), long]:
         cuts.count([bound.encode(query, document)])

@@ -1,6 +1,6 @@
 """Preset mxbai against the ids of the package mxbai-rerank 0.1.6.
 
-Hard fact: the reference was made once, by scripts/make_mxbai_fixture.py: that package does not run on transformers 5.
+The reference was made once, by scripts/make_mxbai_fixture.py: that package does not run on transformers 5.
 """
 
 import gzip

@@ -1,6 +1,6 @@
 """Preset qwen3-reranker against the model card's own code, on a tiny Qwen3, and training that goes on from such a model.
 
-Hard fact: the card tokenises instruction, query and document as one text, in which "?" and a line break are one token; so the break
+The card tokenises instruction, query and document as one text, in which "?" and a line break are one token; so the break
 belongs to the query's piece.
 """
 
@@ -20,7 +20,7 @@ from tests.tiny import byte_tokenizer, save_tiny, toy_lists, write_jsonl
 
 TOKENIZER = byte_tokenizer("qwen3")
 PREFIX = (
-    '<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct provided. Note that '
+    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct provided. Note that "
     'the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
 )
 SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"

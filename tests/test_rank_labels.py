@@ -1,6 +1,6 @@
 """What models write in place of an order, and what is read from it.
 
-Hard fact: over thirty kinds of wrong forms; none loses or doubles a document.
+Over thirty kinds of wrong forms; none loses or doubles a document.
 """
 
 import math
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prorank.rank.answer_parsing import read_labels
+from prorank.rank.answer_parsing import parse_ranking
 from prorank.rewards.list_rules import rank_r1_reward, rearank_reward
 
 WHOLE = [1, 0, 2, 3]  # [2] > [1] > [3] > [4]
@@ -68,7 +68,7 @@ CASES = {
 
 @pytest.mark.parametrize("text", CASES)
 def test_what_models_write_is_read_as_documented(text):
-    said = read_labels(text, 4)
+    said = parse_ranking(text, 4)
     named, repairs = CASES[text]
     assert (said.named, said.repairs) == (named, repairs)
     assert said.order[: len(named)] == named and sorted(said.order) == [0, 1, 2, 3]
@@ -81,7 +81,7 @@ LABELLED = st.lists(st.sampled_from(PIECES))
 
 @given(text=st.one_of(st.text(), LABELLED.map("".join)), count=st.integers(0, 20))
 def test_nothing_is_lost_or_doubled(text, count):
-    said = read_labels(text, count)
+    said = parse_ranking(text, count)
     assert sorted(said.order) == list(range(count)) and said.order[: len(said.named)] == said.named
     assert said.repairs.get("missing", 0) == count - len(said.named)
 

@@ -1,6 +1,6 @@
 """Prompts of several documents, and rankings by them: nothing is lost, a judge that knows finds the order, turns average.
 
-Hard fact: the label logits are held against the model's own forward over the same ids.
+The label logits are held against the model's own forward over the same ids.
 """
 
 import json
@@ -162,7 +162,7 @@ def test_one_window_is_in_the_order_of_its_labels(tiny_llama_dir):
     some = documents_of(9)
     order = np.argsort(-reranker.lists.values([("drinks", some)])[0], kind="stable")
     assert [hit.index for hit in reranker.rank("drinks", some)] == order.tolist() and reranker.cost.calls == 2
-    best = reranker_of(tiny_llama_dir, "setwise", children=8, k=1).rank("drinks", some)
+    best = reranker_of(tiny_llama_dir, "setwise", branching=8, k=1).rank("drinks", some)
     assert best[0].index == order[0]
 
 

@@ -1,6 +1,6 @@
 """Rank-R1: its text to the letter, thoughts about several documents in ranking, in the supervised start and in rewards.
 
-Hard fact: what the stages train on and what ranking reads are the same ids; that is held here against both.
+What the stages train on and what ranking reads are the same ids; that is held here against both.
 """
 
 import json
@@ -66,7 +66,7 @@ def test_the_prompt_is_the_published_text(style):
 def test_training_and_ranking_read_the_same_ids(tiny_llama_dir, monkeypatch):
     seen = []
     monkeypatch.setattr(listwise, "write", lambda _, some, keys: seen.extend(some) or [[Row(torch.zeros(1))]] * len(some))
-    reranker = Reranker(tiny_llama_dir, method="setwise", prompt="rank-r1", max_length=1500, max_think_tokens=8, children=3, k=1)
+    reranker = Reranker(tiny_llama_dir, method="setwise", prompt="rank-r1", max_length=1500, max_think_tokens=8, branching=3, k=1)
     settings = Reason(list_size=4, seed=0)
     task = ListTask(groups(), Prompt.preset("rank-r1", max_length=1500).bind_list(reranker.tokenizer), settings)
     for key in range(8):
@@ -93,13 +93,13 @@ def said(texts):
     ("listwise", {}, [""], [0, 1, 2, 3], 1),
     ("setwise", {"k": 1, "children": 3, "permutations": 2}, ["<answer>[1]</answer>", "<answer>[3]</answer>"], [0, 1, 2, 3], 0),
 ])  # fmt: skip
-def test_what_is_written_becomes_an_order(tiny_llama_dir, monkeypatch, method, options, texts, order, unread):
+def test_what_is_written_becomes_an_order(tiny_llama_dir, monkeypatch, method, options, texts, order, unparsed_answers):
     reranker = Reranker(tiny_llama_dir, method=method, prompt="rank-r1", max_length=1500, max_think_tokens=8, **options)
     monkeypatch.setattr("tests.test_rank_r1.byte_tokenizer", lambda _: reranker.tokenizer)
     monkeypatch.setattr(listwise, "write", said(texts))
     hits = reranker.rank("hot drinks", DOCUMENTS)
-    assert [hit.index for hit in hits] == order and reranker.cost.unread == unread
-    assert ("name no document" in str(reranker.cost)) == bool(unread)
+    assert [hit.index for hit in hits] == order and reranker.cost.unparsed_answers == unparsed_answers
+    assert ("name no document" in str(reranker.cost)) == bool(unparsed_answers)
 
 
 @pytest.mark.parametrize(("preset", "method"), [("rank-r1", "setwise"), ("rank-r1", "listwise"), ("listwise", "listwise")])
@@ -242,7 +242,7 @@ def test_think_then_choose_end_to_end(tmp_path, tiny_llama_dir):
     figures = [line for line in figures if "loss" in line]
     assert all(name in figures[0] for name in ("reward", "reward_label", "format_rate", "accuracy", "think_tokens"))
     assert list(grpo.glob("*.png"))
-    hits = Reranker(folder, method="setwise", k=2, children=2).rank("drink 1", DOCUMENTS)
+    hits = Reranker(folder, method="setwise", k=2, branching=2).rank("drink 1", DOCUMENTS)
     assert sorted(hit.index for hit in hits) == [0, 1, 2, 3]
 
 

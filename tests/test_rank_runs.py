@@ -10,7 +10,7 @@ import pytest
 
 from prorank.data.formats import read_run
 from prorank.errors import DataError
-from prorank.prompts.prompt import Cuts
+from prorank.prompts.prompt import TruncationCounts
 from prorank.rank.rerank_files import read_run_texts, rerank_run
 from tests.evaluate_toy import write_run
 
@@ -22,7 +22,7 @@ class Longest:
     """A reranker for which longer texts are better."""
 
     def __init__(self):
-        self.cuts, self.queries = Cuts(), []
+        self.cuts, self.queries = TruncationCounts(), []
 
     def score_lists(self, queries, documents, instruction=None):
         self.queries += queries

@@ -1,6 +1,6 @@
 """Sorters against the published algorithms and against the truth, with an oracle for a judge.
 
-Hard fact: the published setwise heapsort asks about 21 questions for the best 10 of 100 with 19 children.
+The published setwise heapsort asks about 21 questions for the best 10 of 100 with 19 children.
 """
 
 import statistics
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prorank.rank.sorting import bubblesort, heapsort, sliding, together
+from prorank.rank.sorting import bubblesort, heapsort, run_in_lockstep, sliding
 
 WORTHS = st.lists(st.integers(0, 1000), min_size=1, max_size=60, unique=True)
 
@@ -23,7 +23,7 @@ def sort(sorter, answer):
         asked.extend(candidates for _, candidates in questions)
         return [answer(candidates) for _, candidates in questions]
 
-    return together([sorter], ask)[0], asked
+    return run_in_lockstep([sorter], ask)[0], asked
 
 
 def best_of(worth):
@@ -34,20 +34,20 @@ def order_of(worth):
     return lambda some: sorted(range(len(some)), key=lambda i: -worth[some[i]])
 
 
-@given(worth=WORTHS, children=st.integers(1, 20), k=st.integers(1, 12))
+@given(worth=WORTHS, branching=st.integers(1, 20), k=st.integers(1, 12))
 @pytest.mark.parametrize("algorithm", [heapsort, bubblesort])
-def test_an_oracle_finds_the_best_and_nothing_is_lost(algorithm, worth, children, k):
-    order, asked = sort(algorithm(len(worth), children, k), best_of(worth))
+def test_an_oracle_finds_the_best_and_nothing_is_lost(algorithm, worth, branching, k):
+    order, asked = sort(algorithm(len(worth), branching, k), best_of(worth))
     assert sorted(order) == list(range(len(worth)))
     assert order[:k] == sorted(range(len(worth)), key=lambda i: -worth[i])[:k]
-    assert all(2 <= len(some) <= children + 1 for some in asked)
+    assert all(2 <= len(some) <= branching + 1 for some in asked)
 
 
-@given(count=st.integers(1, 40), children=st.integers(1, 8), k=st.integers(1, 12), seed=st.integers(0, 10**6))
-def test_answers_at_random_lose_nothing(count, children, k, seed):
+@given(count=st.integers(1, 40), branching=st.integers(1, 8), k=st.integers(1, 12), seed=st.integers(0, 10**6))
+def test_answers_at_random_lose_nothing(count, branching, k, seed):
     for algorithm in (heapsort, bubblesort):
         rng = Random(seed)
-        order, _ = sort(algorithm(count, children, k), lambda some, rng=rng: rng.randrange(len(some)))
+        order, _ = sort(algorithm(count, branching, k), lambda some, rng=rng: rng.randrange(len(some)))
         assert sorted(order) == list(range(count))
 
 
@@ -56,13 +56,13 @@ def test_the_rest_of_heapsort_keeps_its_order():
     assert sort(heapsort(6, 2, 2), best_of(worth))[0] == [1, 3, 0, 2, 4, 5]
 
 
-def published_heapsort(worth, children, k):
+def published_heapsort(worth, branching, k):
     """llm-rankers' setwise.py: (order of the best k, questions)."""
     heap, asked = list(range(len(worth))), []
 
     def heapify(n, i):
-        if children * i + 1 < n:
-            places = [i] + list(range(children * i + 1, min(children * (i + 1) + 1, n)))
+        if branching * i + 1 < n:
+            places = [i] + list(range(branching * i + 1, min(branching * (i + 1) + 1, n)))
             asked.append([heap[j] for j in places])
             largest = max(places, key=lambda j: worth[heap[j]])
             if largest != i:
@@ -70,7 +70,7 @@ def published_heapsort(worth, children, k):
                 heapify(n, largest)
 
     n, ranked = len(heap), 0
-    for i in range(n // children, -1, -1):
+    for i in range(n // branching, -1, -1):
         heapify(n, i)
     for i in range(n - 1, 0, -1):
         heap[i], heap[0] = heap[0], heap[i]
@@ -81,10 +81,10 @@ def published_heapsort(worth, children, k):
     return list(reversed(heap))[:k], asked
 
 
-@given(worth=WORTHS, children=st.integers(1, 20), k=st.integers(1, 12))
-def test_the_questions_are_those_of_the_published_heapsort(worth, children, k):
-    order, asked = sort(heapsort(len(worth), children, k), best_of(worth))
-    theirs, questions = published_heapsort(worth, children, min(k, len(worth)))
+@given(worth=WORTHS, branching=st.integers(1, 20), k=st.integers(1, 12))
+def test_the_questions_are_those_of_the_published_heapsort(worth, branching, k):
+    order, asked = sort(heapsort(len(worth), branching, k), best_of(worth))
+    theirs, questions = published_heapsort(worth, branching, min(k, len(worth)))
     assert asked == questions and order[: len(theirs)] == theirs
 
 
@@ -145,7 +145,7 @@ def test_many_queries_are_asked_together():
         rounds.append(len(questions))
         return [best_of(worths[number])(some) for number, some in questions]
 
-    orders = together([heapsort(30, 4, 5) for _ in worths], ask)
+    orders = run_in_lockstep([heapsort(30, 4, 5) for _ in worths], ask)
     for worth, order in zip(worths, orders):
         assert order == sort(heapsort(30, 4, 5), best_of(worth))[0]
     alone = [len(sort(heapsort(30, 4, 5), best_of(worth))[1]) for worth in worths]

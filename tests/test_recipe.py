@@ -1,6 +1,6 @@
 """The queue of trainings behind docs/evidence.md: claims, arms, resuming, sentence-transformers' own training.
 
-Hard fact: the scripts run here from their command lines, on a tiny random model and toy collections.
+The scripts run here from their command lines, on a tiny random model and toy collections.
 """
 
 import json
@@ -221,7 +221,7 @@ def test_an_arm_without_its_library_is_told_and_the_rest_is_trained_and_measured
     broken = shutil.copytree(tmp_path / "SFT-0", tmp_path / "score-only-0")
     (broken / "model" / "model.safetensors").unlink()
     with pytest.raises(SystemExit) as end:
-        script(recipe, *words[:-len(SETS)], "score only", *SETS, "--evaluate")
+        script(recipe, *words[: -len(SETS)], "score only", *SETS, "--evaluate")
     out, err = capsys.readouterr()
     assert end.value.code == 1 and "SFT against zero-shot" in out and "1 failed:" in err and "score only #0: " in err
 

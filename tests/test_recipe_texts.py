@@ -180,7 +180,7 @@ def test_a_computing_term_and_its_definition_without_marks(tmp_path: Path) -> No
 
 
 def test_senses_of_a_word_are_joined(tmp_path: Path) -> None:
-    body = "    n 1: a vessel in which water is boiled by a coil inside; \"the\n         kettle sings\" [syn: {kettle}]\n"
+    body = '    n 1: a vessel in which water is boiled by a coil inside; "the\n         kettle sings" [syn: {kettle}]\n'
     body += "    2: the quantity that a kettle will hold when it is full up to the brim\n"
     body += "    v 1: to hold a crowd in one place by a line of police\n"
     (entry,) = dictd.wordnet(dictionary(tmp_path, "wn", [("kettle", body), ("Kettle Falls", body)]), "0")

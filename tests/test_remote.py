@@ -1,6 +1,6 @@
 """Ranking by servers: ours in every dialect gives what the library gives; servers of others are met with their own manners.
 
-Hard fact: the others are small HTTP servers that score a document by the number of its letters and keep what they were asked.
+The others are small HTTP servers that score a document by the number of its letters and keep what they were asked.
 """
 
 import json

@@ -1,6 +1,6 @@
 """Reranker: scores against plain transformers, their independence of neighbours, ranking rules, and `prorank rerank`.
 
-Hard fact: documents share a row and the query's tokens, so every test of a score compares with one prompt alone in one forward.
+Documents share a row and the query's tokens, so every test of a score compares with one prompt alone in one forward.
 """
 
 import io

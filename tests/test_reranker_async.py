@@ -1,6 +1,6 @@
 """Reranker.arank and rank from several threads: the event loop stays free, and the model hears one call at a time.
 
-Hard fact: a model that waits for the loop would wait for ever if it ran on it; the tests give up after seconds.
+A model that waits for the loop would wait for ever if it ran on it; the tests give up after seconds.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """Rule rewards: the values of the specification, every form that models write, and TRL's calling convention.
 
-Hard fact: tokens are counted by a toy counter (one a word) here; the real tokenizer counts in the slow tests.
+Tokens are counted by a toy counter (one a word) here; the real tokenizer counts in the slow tests.
 """
 
 import json

@@ -1,6 +1,6 @@
 """Saved checkpoints: what other libraries read from the folder, adapters and their bases, and saving that fails midway.
 
-Hard fact: sentence-transformers cuts the rendered text from the right and writes the prompt's end back over the last tokens, so a
+Sentence-transformers cuts the rendered text from the right and writes the prompt's end back over the last tokens, so a
 cut document scores the same there as here.
 """
 
@@ -112,8 +112,11 @@ def rendered(tmp_path_factory):
     for preset in ("prorank", "echo", "document-first"):
         tokenizer = byte_tokenizer("smollm")
         bound = Prompt.preset(preset).bind(tokenizer)
-        found[preset] = bound, AutoTokenizer.from_pretrained(
-            save_checkpoint(tmp_path_factory.mktemp("rendered") / preset, tiny_llama(tokenizer), bound)
+        found[preset] = (
+            bound,
+            AutoTokenizer.from_pretrained(
+                save_checkpoint(tmp_path_factory.mktemp("rendered") / preset, tiny_llama(tokenizer), bound)
+            ),
         )
     return found
 
@@ -168,7 +171,7 @@ def test_cross_encoder_takes_an_instruction_as_prompt(saved):
 
 
 def test_cross_encoder_knows_the_default_instruction(tmp_path):
-    folder = save(tmp_path / "model", "qwen2", instruction="find 🦊 \"quoted\"")
+    folder = save(tmp_path / "model", "qwen2", instruction='find 🦊 "quoted"')
     pairs = [(QUERY, document) for document in DOCUMENTS]
     np.testing.assert_allclose(cross_encoder(folder).predict(pairs), Reranker(folder, dtype="fp32").score(pairs), atol=1e-3)
 

@@ -1,6 +1,6 @@
 """Each dialect against its documented examples: fields, order, defaults, scores equal to the library's, refusals in its own form.
 
-Hard fact: answers are compared with `Reranker.rank` of the same checkpoint, in fp32, to 1e-5.
+Answers are compared with `Reranker.rank` of the same checkpoint, in fp32, to 1e-5.
 """
 
 import math

@@ -1,6 +1,6 @@
 """Limits: what is too much, too slow or not allowed is refused in time, and the server goes on answering.
 
-Hard fact: a server that takes longer than it should is made by letting each batch sleep.
+A server that takes longer than it should is made by letting each batch sleep.
 """
 
 import concurrent.futures

@@ -1,6 +1,6 @@
 """`prorank serve` as a process of its own: from its first line to its exit code.
 
-Hard fact: a process takes seconds to start, so each test asks several things of one.
+A process takes seconds to start, so each test asks several things of one.
 """
 
 import concurrent.futures

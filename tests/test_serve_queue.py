@@ -1,6 +1,6 @@
 """The queue: nothing lost, nothing twice, budgets kept, nobody starved.
 
-Hard fact: time is counted in batches here, so the order of service is exact.
+Time is counted in batches here, so the order of service is exact.
 """
 
 import threading
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prorank.serve.queue import Job, Queue, Unit
+from prorank.serve.queue import Job, Queue, QueueItem
 
 BUDGET = 100
 
@@ -19,15 +19,15 @@ def job_of(queue: Queue, count: int, tokens: int = 10, prefix: int = 4) -> Job:
     done: list = []
     job = Job(done.append)
     job.done = done
-    queue.put(job, [Unit(job, 0, i, tokens, prefix, i) for i in range(count)])
+    queue.put(job, [QueueItem(job, 0, i, tokens, prefix, i) for i in range(count)])
     return job
 
 
-def cost(units: list[Unit]) -> int:
+def cost(units: list[QueueItem]) -> int:
     return sum(unit.tokens for unit in units) + sum(job.prefix for job in {unit.job: unit for unit in units}.values())
 
 
-def serve(queue: Queue) -> list[Unit]:
+def serve(queue: Queue) -> list[QueueItem]:
     units = queue.take()
     for job in queue.answered(units):
         job.finish(None)
@@ -85,7 +85,7 @@ def test_units_that_follow_and_units_that_come_later():
     queue = Queue(BUDGET)
     job = job_of(queue, 1)
     (unit,) = queue.take()
-    assert queue.answered([unit], [Unit(job, 0, 1, 1, 0, None)]) == [] and job.done == []
+    assert queue.answered([unit], [QueueItem(job, 0, 1, 1, 0, None)]) == [] and job.done == []
     queue.put(job, [], more=True)
     (unit,) = queue.take()
     assert queue.answered([unit]) == []  # more is to come
@@ -98,7 +98,7 @@ def test_a_dropped_job_is_not_served_and_never_finishes():
     job, other = job_of(queue, 50), job_of(queue, 3)
     units = queue.take()
     queue.drop(job)
-    queue.put(job, [Unit(job, 0, 99, 1, 0, None)])
+    queue.put(job, [QueueItem(job, 0, 99, 1, 0, None)])
     assert queue.answered(units) == [] and {unit.job for unit in queue.take()} == {other}
     assert job.done == [] and job not in queue.jobs
 

@@ -1,6 +1,6 @@
 """The OpenAPI document against the server: what it allows is answered as it says, and nothing brings the server down.
 
-Hard fact: schemathesis makes requests from the document, valid ones and wrong ones; the slow run makes 5,000.
+Schemathesis makes requests from the document, valid ones and wrong ones; the slow run makes 5,000.
 """
 
 import json

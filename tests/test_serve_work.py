@@ -1,6 +1,6 @@
 """Models that think and models that are shown several documents, served: the same answers as the library's.
 
-Hard fact: several clients ask at once, so their thoughts and comparisons go through the model together.
+Several clients ask at once, so their thoughts and comparisons go through the model together.
 """
 
 import concurrent.futures

@@ -1,6 +1,6 @@
 """`recipes/default/ship.py`: what it writes, and that anything amiss leaves the model of before in its place.
 
-Hard fact: the base here is a tiny one that lies where the pinned base is looked for.
+The base here is a tiny one that lies where the pinned base is looked for.
 """
 
 import json

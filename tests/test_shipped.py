@@ -1,6 +1,6 @@
 """The default model: found, loaded over its base and with its tokenizer, offline once the base is there, in the wheel.
 
-Hard fact: a stand-in with tiny weights lies in its place here; tests of the real one are skipped while it is not in the package.
+A stand-in with tiny weights lies in its place here; tests of the real one are skipped while it is not in the package.
 """
 
 import json

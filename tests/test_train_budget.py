@@ -1,6 +1,6 @@
 """Which of steps, minutes and epochs bounds a run, and what is computed once within it.
 
-Hard fact: a file with two of them is refused as before, since nothing in it says which came later.
+A file with two of them is refused as before, since nothing in it says which came later.
 """
 
 import json

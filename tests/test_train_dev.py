@@ -1,6 +1,6 @@
 """The measures of a dev set: ir-measures' own nDCG@10, and nothing for a model that says what it is shown.
 
-Hard fact: lists in files hold relevant documents first, so an order or a tie that stays as it came would be perfect.
+Lists in files hold relevant documents first, so an order or a tie that stays as it came would be perfect.
 """
 
 import ir_measures

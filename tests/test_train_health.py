@@ -1,6 +1,6 @@
 """Runs that go wrong: numbers that are not finite and disks that are full end them by name, and what was saved before stays whole.
 
-Hard fact: weights are poisoned amid a real run, and writes fail by the operating system's own limit on the size of files.
+Weights are poisoned amid a real run, and writes fail by the operating system's own limit on the size of files.
 """
 
 import json

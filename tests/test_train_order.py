@@ -1,6 +1,6 @@
 """Stage `order` and the losses beside it: what they compute, and that a model learns from the measure itself.
 
-Hard fact: the losses are held against loops over pairs, written out.
+The losses are held against loops over pairs, written out.
 """
 
 import json

@@ -1,6 +1,6 @@
 """The gradient of a ranking against enumeration of all orders and against ir-measures.
 
-Hard fact: three documents have 6 orders and 216 groups of three, so the estimator's expectation can be summed out.
+Three documents have 6 orders and 216 groups of three, so the estimator's expectation can be summed out.
 """
 
 import math

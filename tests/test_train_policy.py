@@ -1,6 +1,6 @@
 """The closed-form group gradient against sampling, against the sum over compositions, and against the analytic gradient.
 
-Hard fact: the toy policy is a softmax over six tokens, so every expectation here can be enumerated.
+The toy policy is a softmax over six tokens, so every expectation here can be enumerated.
 """
 
 from itertools import product

@@ -1,6 +1,6 @@
 """Stage `reason`: PPO's and GRPO's arithmetic against plain NumPy and TRL, rollouts that come again, and a policy that learns.
 
-Hard fact: the equations are transcribed here from the papers with loops over rows and tokens, sharing no code with the stage.
+The equations are transcribed here from the papers with loops over rows and tokens, sharing no code with the stage.
 """
 
 import json
@@ -310,9 +310,9 @@ def test_an_adapter_that_was_trained_before_is_part_of_the_reference(tmp_path, t
 
 
 def test_an_interrupt_amid_the_passes_over_a_batch_waits_for_their_end(tmp_path, tiny_llama_dir):
-    from prorank.train.schedule import Milestones
+    from prorank.train.schedule import EvalAndSaveCallback
 
-    done = Milestones.on_step_end
+    done = EvalAndSaveCallback.on_step_end
 
     def stopped(self, args, state, control, **more):
         self.interrupted |= state.global_step == 3  # the first of two passes
@@ -320,7 +320,7 @@ def test_an_interrupt_amid_the_passes_over_a_batch_waits_for_their_end(tmp_path,
 
     settings_ = run(tmp_path, "r", tiny_llama_dir, algorithm="ppo", steps=8, save_every=100)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Milestones, "on_step_end", stopped)
+        patch.setattr(EvalAndSaveCallback, "on_step_end", stopped)
         with pytest.raises(KeyboardInterrupt):
             train(settings_)
     assert (tmp_path / "r" / "checkpoint-4" / "complete").is_file()

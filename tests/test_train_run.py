@@ -1,6 +1,6 @@
 """Stages end to end on a tiny model: they learn, they resume after a kill as if nothing had happened, they leave whole folders.
 
-Hard fact: the kill is a real SIGKILL of a real process, at a step drawn by the stage and inside a checkpoint write.
+The kill is a real SIGKILL of a real process, at a step drawn by the stage and inside a checkpoint write.
 """
 
 import itertools
@@ -79,12 +79,15 @@ def test_two_stages_learn_and_leave_whole_folders(tmp_path, tiny_llama_dir):
     assert not [p for p in tmp_path.rglob("*.tmp")] and not (tmp_path / "s" / ".saving").exists()
 
 
-@pytest.mark.parametrize("changes", [
-    {"advantage": "sampled", "scaling": "leave-one-out"},
-    {"advantage": "exact", "group_size": 0, "force": 0.25},
-    {"advantage": "sampled", "updates": 2, "steps": 24, "save_every": 0},
-    {"lora": {"r": 8, "alpha": 16}, "learning_rate": 1e-2},
-])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"advantage": "sampled", "scaling": "leave-one-out"},
+        {"advantage": "exact", "group_size": 0, "force": 0.25},
+        {"advantage": "sampled", "updates": 2, "steps": 24, "save_every": 0},
+        {"lora": {"r": 8, "alpha": 16}, "learning_rate": 1e-2},
+    ],
+)
 def test_every_kind_of_warmup_brings_the_form(changes, tmp_path, toy_file, tiny_llama_dir):
     settings = {"stage": "warmup", "steps": 24, "learning_rate": 3e-3, "batch_size": 8, "dev_queries": 0, **changes}
     folder = run(tmp_path / "w", toy_file, tiny_llama_dir, **settings)
@@ -194,8 +197,16 @@ def process(values: dict, when: str) -> int:
 @pytest.mark.parametrize("stage", ["warmup", "score"])
 def test_killed_and_resumed_equals_uninterrupted(stage, tmp_path, toy_file, tiny_llama_dir):
     values = {
-        "stage": stage, "base": str(tiny_llama_dir), "data": str(toy_file), "steps": 14, "batch_size": 4, "learning_rate": 1e-3,
-        "dev_queries": 4, "evals": 2, "save_every": 4, **COMMON,
+        "stage": stage,
+        "base": str(tiny_llama_dir),
+        "data": str(toy_file),
+        "steps": 14,
+        "batch_size": 4,
+        "learning_rate": 1e-3,
+        "dev_queries": 4,
+        "evals": 2,
+        "save_every": 4,
+        **COMMON,
         "lora": {"r": 4, "alpha": 8, "dropout": 0.1} if stage == "score" else None,
     }
     if stage == "warmup":
@@ -218,8 +229,14 @@ def test_killed_and_resumed_equals_uninterrupted(stage, tmp_path, toy_file, tiny
 
 def test_ctrl_c_writes_a_checkpoint_and_resume_goes_on(tmp_path, toy_file, tiny_llama_dir):
     values = {
-        "stage": "score", "base": str(tiny_llama_dir), "data": str(toy_file), "out": str(tmp_path / "s"), "steps": 400,
-        "dev_queries": 0, "save_every": 0, **COMMON,
+        "stage": "score",
+        "base": str(tiny_llama_dir),
+        "data": str(toy_file),
+        "out": str(tmp_path / "s"),
+        "steps": 400,
+        "dev_queries": 0,
+        "save_every": 0,
+        **COMMON,
     }
     child = subprocess.Popen([sys.executable, "-c", SCRIPT, json.dumps(values), "never"], stderr=subprocess.PIPE, text=True)
     log = tmp_path / "s" / "metrics.jsonl"

@@ -1,6 +1,6 @@
 """Stage `sft`: completions joined as ids, a loss on them alone, and a checkpoint that thinks where it was taught to.
 
-Hard fact: the loss is held against transformers' own over the same ids, padded and one by one.
+The loss is held against transformers' own over the same ids, padded and one by one.
 """
 
 import json

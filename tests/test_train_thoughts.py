@@ -1,6 +1,6 @@
 """Scores behind a model's own thoughts: what is trained is what ranking reads, written once, kept, and written anew where asked.
 
-Hard fact: the witness is the Reranker of the same checkpoint, which thinks of every document by itself.
+The witness is the Reranker of the same checkpoint, which thinks of every document by itself.
 """
 
 import json
@@ -23,7 +23,7 @@ from prorank.train.curves import read_metrics
 from prorank.train.run import train
 from prorank.train.settings.stage_settings import make_settings
 from prorank.train.stages.score import ScoreStage
-from prorank.train.stages.thought_cache import FILE, OwnThoughts
+from prorank.train.stages.thought_cache import FILE, ThoughtCache
 from tests.test_train_run import process, same
 from tests.tiny import save_tiny, toy_lists, write_jsonl
 
@@ -65,7 +65,7 @@ def stage_of(base: Path, data: Path, out: Path, **changes) -> tuple[ScoreStage, 
     out.mkdir(exist_ok=True)
     model = load_model(resolved, torch.float32, torch.device("cpu"))
     bound = Prompt.load(resolved.folder).bind(load_tokenizer(resolved))
-    thoughts = OwnThoughts(model, bound, settings, bf16=False)
+    thoughts = ThoughtCache(model, bound, settings, bf16=False)
     return ScoreStage(read_groups(data), bound, settings, None, thoughts=thoughts), model
 
 
@@ -115,7 +115,7 @@ def test_thoughts_are_written_together_within_the_budget_and_serve_again(llama, 
     first = stage.unit(0)
     drawn = {(stage._group(i).query, d) for i in range(4) for d in stage._group(i).documents}
     assert {(row["query"], row["document"]) for row in kept(run)} == drawn and len(kept(run)) == 12  # two steps of two lists
-    monkeypatch.setattr(OwnThoughts, "_rows", None)  # nothing more is written
+    monkeypatch.setattr(ThoughtCache, "_rows", None)  # nothing more is written
     assert [stage.unit(i).key for i in range(4)] == [0, 1, 2, 3]
     with open(run / FILE, "ab") as handle:
         handle.write('{"round": 0, "query": "é'.encode()[:-1])  # a kill within a write

@@ -26,7 +26,7 @@ from prorank.errors import ModelError, ProRankError, ServerError
 from prorank.integrations.sentence_transformers import CrossEncoder
 from prorank.remote.client import Remote
 from prorank.rewards.rules import RuleReward, Rules, counter
-from prorank.serve.messages import Refused
+from prorank.serve.messages import RequestError
 from tests.serving import running
 from tests.test_reranker import DOCUMENTS, QUERY, small
 from tests.tiny import byte_tokenizer
@@ -107,7 +107,7 @@ def test_errors_travel_with_what_they_say(kind):
 
 def test_a_refusal_travels():
     """Row 16."""
-    error = Refused("invalid", "what is wrong", "query", [{"loc": ["body"]}], retry_after=3)
+    error = RequestError("invalid", "what is wrong", "query", [{"loc": ["body"]}], retry_after=3)
     other = travelled(error)
     assert str(other) == str(error) and vars(other) == vars(error)
 

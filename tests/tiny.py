@@ -1,6 +1,6 @@
 """Tiny random models and tokenizers with the shapes of the real ones, made in memory: tests run offline in seconds.
 
-Hard fact: the vocabulary is the 256 bytes, the special tokens and a few hundred merges trained on the sentences below,
+The vocabulary is the 256 bytes, the special tokens and a few hundred merges trained on the sentences below,
 always the same, so a token id written down in one test holds in all of them.
 """
 
@@ -33,9 +33,7 @@ SENTENCES = [
     "A search engine finds many passages; a reranker reads them and puts the best one first.",
     *[f"{word} the old {word} is near the {word}, we saw a {word} there, then another {word} today." for word in WORDS],
 ]
-SPLIT_QWEN2 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+SPLIT_QWEN2 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 ANSWER_MERGES = [("y", "e"), ("ye", "s"), ("n", "o")]  # first of all merges, so "yes" and "no" are one token each
 BREAK_MERGES = [("?", "Ċ"), (".", "Ċ")]  # "?\n" is one token in Qwen's vocabulary, which ids joined at a line break must heed
 CHATML_END = (

@@ -1,6 +1,6 @@
 """A folder of collections as PRORANK_DATA names one, made of a few words: labels of both kinds, splits, and a protocol list.
 
-Hard fact: each query's first relevant document comes second in the protocol list and its other one fifth, so orders differ.
+Each query's first relevant document comes second in the protocol list and its other one fifth, so orders differ.
 """
 
 import json

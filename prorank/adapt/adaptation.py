@@ -1,6 +1,6 @@
 """Fine-tune a checkpoint on a team's own labels, and keep it only if it is better on queries it has not seen.
 
-Hard fact: no query, whatever its case and marks, is measured by weights that were trained on it. Of many queries a part is held
+No query, whatever its case and marks, is measured by weights that were trained on it. Of many queries a part is held
 out; of few none can be spared: three trainings hold out a third each, all decide, and the mean of the three weights is the result.
 """
 
@@ -33,7 +33,7 @@ from ..train.run import is_done, train
 from ..train.settings.common_settings import Lora, largest
 from ..train.settings.stage_settings import Score
 from ..utils.files import atomic_file, check_folder
-from .adaptation_result import SURE, Adapted
+from .adaptation_result import SURE, AdaptationResult
 from .weight_averaging import blend as blend_weights
 
 Rows = Sequence[Sequence[float] | np.ndarray]  # scores of the documents of each list
@@ -48,7 +48,7 @@ def adapt(
     data: str | Path | Sequence[str | Path], model: str = DEFAULT, out: str | Path = "runs/adapted", minutes: float = 7.0,
     held_out: int | None = None, seed: int = 0, report: Callable[[float, dict], None] | None = None, blend: float | None = None,
     gain: str = LINEAR, keep_anyway: bool = False, **settings: Any,
-) -> Adapted:  # fmt: skip
+) -> AdaptationResult:  # fmt: skip
     """Train `model` by stage `score` on labelled data, and copy the result to `<out>/model` if it ranks held-out queries better.
 
     An adapter goes on being trained as it is; of another checkpoint all weights are. What decides is the log-likelihood of the
@@ -111,7 +111,7 @@ def _computed(stage: Score) -> dict[str, Any]:
     return {"device": stage.device, "dtype": stage.dtype, "compile": stage.compile}
 
 
-def _noted(out: Path, found: Adapted) -> Adapted:
+def _noted(out: Path, found: AdaptationResult) -> AdaptationResult:
     """The result, written to `adapted.json`."""
     with atomic_file(out / "adapted.json") as handle:
         json.dump(asdict(found), handle, indent=2, allow_nan=False)
@@ -120,8 +120,8 @@ def _noted(out: Path, found: Adapted) -> Adapted:
 
 def _keep(
     model: str, start: Resolved, shares: tuple[float, float], out: Path, data: Sequence[str | Path], told: dict[str, Any],
-    found: Adapted,
-) -> Adapted:  # fmt: skip
+    found: AdaptationResult,
+) -> AdaptationResult:  # fmt: skip
     """Write the new weights to `<out>/model`, with a card; where they are not better, the result says so."""
     found = replace(found, model=str(out / "model"), kept_anyway=not found.better)
     share = shares[found.trainings > 1]
@@ -141,12 +141,12 @@ def _alone(share: float, trainings: int) -> float:
     return share / trainings**0.5 if share < 1 else 1.0
 
 
-def _finished(out: Path, model: str, keep_anyway: bool) -> Adapted | None:
+def _finished(out: Path, model: str, keep_anyway: bool) -> AdaptationResult | None:
     """What an earlier call found without keeping its weights, which are wanted now; None where there was none. Raises ConfigError
     where there is nothing to keep."""
     if not (out / "adapted.json").is_file():
         return None
-    found = Adapted(**json.loads((out / "adapted.json").read_text(encoding="utf-8")))
+    found = AdaptationResult(**json.loads((out / "adapted.json").read_text(encoding="utf-8")))
     if found.better or found.kept_anyway:
         raise ConfigError(f"{out}: holds an adapted model already; choose another folder")
     if not keep_anyway or found.model != model:
@@ -181,7 +181,7 @@ def _share_of(report: Callable[[float, dict], None], place: int, count: int, sha
 def _found(
     groups: list[Group], before: Rows, after: Rows, models: tuple[str, str], gain: str = LINEAR, *, trained_on: int,
     trainings: int = 1,
-) -> Adapted:  # fmt: skip
+) -> AdaptationResult:  # fmt: skip
     """What the scores of those that decide say, before and after, of the old and the new of `models`."""
     labels = [group.labels for group in groups]
     old, new = (ndcg_of(labels, scores, gain) for scores in (before, after))
@@ -189,7 +189,7 @@ def _found(
     p, gained = randomisation_test(new, old), float((likely - unlikely).mean())
     gained_p = randomisation_test(likely, unlikely)
     better = gained > 0 and gained_p < SURE and bool(new.mean() >= old.mean() or p >= SURE)
-    return Adapted(
+    return AdaptationResult(
         float(old.mean()), float(new.mean()), p, gained, gained_p, len(groups), trained_on, better, models[better], trainings, gain,
     )  # fmt: skip
 

@@ -11,7 +11,7 @@ SURE = 0.05  # a p below it is no chance
 
 
 @dataclass(frozen=True)
-class Adapted:
+class AdaptationResult:
     """What came of it.
 
     Attributes:

@@ -1,6 +1,6 @@
 """Weights between a checkpoint and what trainings made of it: what was learned stays in good part, and so does what was known.
 
-Hard fact: of an adapter the factors are averaged, not their products; where training moved them little that is the same to first
+Of an adapter the factors are averaged, not their products; where training moved them little that is the same to first
 order, and the adapter keeps its rank.
 
 Source: Wortsman et al., Robust fine-tuning of zero-shot models (2022); for retrieval Xiao et al., LM-Cocktail (arXiv 2311.13534).

@@ -1,6 +1,6 @@
 """Fit a checkpoint's calibration on labelled lists and write it into the checkpoint, or into a copy of it.
 
-Hard fact: the figures are of queries that the fit had not seen (folds by query); the calibration that is written is fitted on all.
+The figures are of queries that the fit had not seen (folds by query); the calibration that is written is fitted on all.
 """
 
 from __future__ import annotations

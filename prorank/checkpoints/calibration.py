@@ -1,6 +1,6 @@
 """Probabilities from log-odds: temperature, Platt or isotonic, fitted on labels and kept with the checkpoint.
 
-Hard fact: none of the three turns the order of two documents; temperature and Platt keep every difference, isotonic may make equal
+None of the three turns the order of two documents; temperature and Platt keep every difference, isotonic may make equal
 what was not, so hits stay in the order of their raw scores.
 """
 

@@ -155,7 +155,7 @@ Data: {", ".join(data)} ({found["trained_on"]} queries)
 {how_made(command, settings)}
 ## Measures on held-out queries
 
-{found["queries"]} queries, held out {held}; p by paired randomisation.{apart if several else ''}
+{found["queries"]} queries, held out {held}; p by paired randomisation.{apart if several else ""}
 
 {card_table(rows)}
 """

@@ -1,6 +1,6 @@
 """The reranker that comes with the package: a LoRA adapter over `smollm2-135m`, which `Reranker()` loads.
 
-Hard fact: its folder holds neither tokenizer nor base; both are those of `smollm2-135m`, fetched and converted at the first use.
+Its folder holds neither tokenizer nor base; both are those of `smollm2-135m`, fetched and converted at the first use.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Models: load a found checkpoint for use or for training, on a device and in a dtype.
 
-Hard fact: `model.to(bf16)` would round the rotary frequencies too and turn far positions by a wrong angle; only weights are cast.
+`model.to(bf16)` would round the rotary frequencies too and turn far positions by a wrong angle; only weights are cast.
 """
 
 from __future__ import annotations
@@ -78,9 +78,7 @@ def load_config(resolved: Resolved) -> PretrainedConfig:
     from transformers import AutoConfig
 
     with readable(resolved.path / "config.json"):
-        config = AutoConfig.from_pretrained(
-            resolved.path, trust_remote_code=resolved.trust_remote_code, local_files_only=True
-        )
+        config = AutoConfig.from_pretrained(resolved.path, trust_remote_code=resolved.trust_remote_code, local_files_only=True)
     kinds = config.architectures or []
     if kinds and not any("CausalLM" in kind or "ConditionalGeneration" in kind for kind in kinds):
         raise ModelError(f"{resolved.path}: {kinds[0]} is no causal language model, so it has no answer tokens to score")
@@ -114,5 +112,3 @@ def without_bars() -> Iterator[None]:
     finally:
         if shown:
             bars.enable_progress_bar()
-
-

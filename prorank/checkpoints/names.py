@@ -19,7 +19,7 @@ def may_be_hub_id(text: str) -> bool:
 
 
 def similar(path: Path) -> str:
-    """"; did you mean 'runs/demo'?" for a path that is not there: what resembles its first missing part, else what is there."""
+    """ "; did you mean 'runs/demo'?" for a path that is not there: what resembles its first missing part, else what is there."""
     parts = path.parts
     here = next((count for count in range(len(parts) - 1, 0, -1) if os.path.isdir(Path(*parts[:count]))), 0)
     parent = Path(*parts[:here])

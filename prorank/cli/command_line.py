@@ -1,6 +1,6 @@
 """The command line: one verb a function, each a thin call of the library.
 
-Hard fact: a user's mistake ends in one line on stderr and exit code 2; heavy imports wait until a verb runs, so help is instant.
+A user's mistake ends in one line on stderr and exit code 2; heavy imports wait until a verb runs, so help is instant.
 """
 
 from __future__ import annotations
@@ -42,8 +42,12 @@ class Verbs(TyperGroup):
 
 
 app = typer.Typer(
-    cls=Verbs, name="prorank", help="Train a small language model to rerank, then run it fast, anywhere.", no_args_is_help=True,
-    add_completion=False, pretty_exceptions_enable=False,
+    cls=Verbs,
+    name="prorank",
+    help="Train a small language model to rerank, then run it fast, anywhere.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
 )
 
 
@@ -184,8 +188,20 @@ def evaluate(
     systems += [partial(likelihood_of, checkpoints[0])] if likelihood else []
     with bars() as progress:
         found = measure(
-            datasets, systems, run=run, qrels=qrels, top_k=top_k, split=split, min_rel=min_rel, pool=pool, exclude=exclude,
-            out=out, limit=limit, seed=seed, progress=progress, only_run_queries=only_run_queries,
+            datasets,
+            systems,
+            run=run,
+            qrels=qrels,
+            top_k=top_k,
+            split=split,
+            min_rel=min_rel,
+            pool=pool,
+            exclude=exclude,
+            out=out,
+            limit=limit,
+            seed=seed,
+            progress=progress,
+            only_run_queries=only_run_queries,
             gain=gain,
         )
     show(found)

@@ -1,6 +1,6 @@
 """Verbs that make training data: mined lists, pairs to label, labels with thoughts, and what a reward says of completions.
 
-Hard fact: each verb writes its file whole or not at all, and its last line says how much came of how much.
+Each verb writes its file whole or not at all, and its last line says how much came of how much.
 """
 
 from __future__ import annotations

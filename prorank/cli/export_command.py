@@ -1,6 +1,6 @@
 """The verb that writes checkpoints for other servers.
 
-Hard fact: what it prints as vLLM's command line was not run; vLLM is no dependency of ours.
+What it prints as vLLM's command line was not run; vLLM is no dependency of ours.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Options that several verbs take, so that each says the same of them.
 
-Hard fact: typer reads the help from these annotations; defaults stay with the verbs.
+Typer reads the help from these annotations; defaults stay with the verbs.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The verb that reranks, by a model loaded here or by a server.
 
-Hard fact: with --server no model is loaded, and options that would shape one are refused, not ignored.
+With --server no model is loaded, and options that would shape one are refused, not ignored.
 """
 
 from __future__ import annotations

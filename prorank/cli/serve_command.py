@@ -1,6 +1,6 @@
 """The verb that serves.
 
-Hard fact: a wrong model or a busy port ends in one line and exit code 2; everything after that is logged as JSON lines on stderr.
+A wrong model or a busy port ends in one line and exit code 2; everything after that is logged as JSON lines on stderr.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Verbs for a team's own labels: fine-tune a checkpoint on them, and give it probabilities.
 
-Hard fact: the figures of both are of held-out queries, and their last lines name what to use.
+The figures of both are of held-out queries, and their last lines name what to use.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """BEIR folders: documents, queries and labels of one split.
 
-Hard fact: a document's text is `(title + " " + text).strip()`, BEIR's rule; any other shifts every published figure.
+A document's text is `(title + " " + text).strip()`, BEIR's rule; any other shifts every published figure.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """BM25 over a corpus in memory: the first stage of evaluation and the miner's ranking.
 
-Hard fact: the settings move the figures. SciFact's test queries get nDCG@10 .676 with k1 0.9, b 0.4 and .679 with
+The settings move the figures. SciFact's test queries get nDCG@10 .676 with k1 0.9, b 0.4 and .679 with
 k1 1.2, b 0.75; a small classic collection like MED .671 and .699. Compare at equal settings only.
 """
 
@@ -43,9 +43,7 @@ class Bm25:
             self._index.index(tokens, show_progress=False)
 
     def _tokens(self, texts: list[str]) -> list[list[str]]:
-        return self._bm25s.tokenize(
-            texts, stopwords="english", stemmer=self._stemmer, return_ids=False, show_progress=False
-        )
+        return self._bm25s.tokenize(texts, stopwords="english", stemmer=self._stemmer, return_ids=False, show_progress=False)
 
     def search(
         self, queries: dict[str, str], k: int = 100, progress: Callable[[int], None] | None = None

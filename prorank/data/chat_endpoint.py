@@ -1,6 +1,6 @@
 """A chat endpoint that speaks OpenAI's form: questions from several threads, with patience.
 
-Hard fact: a limit that one thread meets (429 with Retry-After) stops all of them until it is over; a server that goes away and
+A limit that one thread meets (429 with Retry-After) stops all of them until it is over; a server that goes away and
 comes back costs time, not answers.
 """
 

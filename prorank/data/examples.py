@@ -1,6 +1,6 @@
 """Training examples: groups of one query's candidate documents, and the deterministic draws that the stages train on.
 
-Hard fact: every draw is seeded by a string (seed, epoch, place), which `random` hashes with SHA-512: the same in every
+Every draw is seeded by a string (seed, epoch, place), which `random` hashes with SHA-512: the same in every
 process, whatever PYTHONHASHSEED is, so a resumed run sees the same lists as an uninterrupted one.
 """
 
@@ -161,9 +161,7 @@ def sample_lists(groups: Sequence[Group], size: int | Sequence[int], seed: int, 
     return [lists[0] for lists in sample_blocks([(group,) for group in groups], size, seed, epoch)]
 
 
-def sample_blocks(
-    blocks: Sequence[tuple[Group, ...]], size: int | Sequence[int], seed: int, epoch: int
-) -> list[tuple[Group, ...]]:
+def sample_blocks(blocks: Sequence[tuple[Group, ...]], size: int | Sequence[int], seed: int, epoch: int) -> list[tuple[Group, ...]]:
     """As `sample_lists`, of groups that have the same documents: one draw for all queries of a block, where a document has the
     highest grade that a query gives it."""
     least, most = (size, size) if isinstance(size, int) else size

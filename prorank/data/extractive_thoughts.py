@@ -1,6 +1,6 @@
 """Thoughts made by rule for labelled pairs: which of the query's terms the document has, and how near each other they stand.
 
-Hard fact: nothing here understands anything. A thought says what can be counted and nothing of the label: whether that is enough is
+Nothing here understands anything. A thought says what can be counted and nothing of the label: whether that is enough is
 left to the answer, so that its log-odds stay graded. Each line says `"source": "extractive"`. In lists of five answers of questions
 (wikiqa and trecqa, training part) the document with the most terms is the labelled one for half of the queries; chance is a fifth.
 """

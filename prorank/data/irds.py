@@ -1,6 +1,6 @@
 """Collections of the ir_datasets catalogue: `ir_datasets:NAME` wherever a BEIR folder is taken.
 
-Hard fact: the name says which queries and labels (beir/scifact/train, msmarco-passage/trec-dl-2019/judged), so no split is chosen;
+The name says which queries and labels (beir/scifact/train, msmarco-passage/trec-dl-2019/judged), so no split is chosen;
 what must be downloaded ir_datasets fetches itself, once, into a folder of its own (IR_DATASETS_HOME).
 """
 

@@ -1,6 +1,6 @@
 """JSONL files: objects with their line numbers, and typed access to their keys with errors that name the place.
 
-Hard fact: Python reads `NaN` and `Infinity` from JSON and takes `true` for 1; as labels or scores all three are errors.
+Python reads `NaN` and `Infinity` from JSON and takes `true` for 1; as labels or scores all three are errors.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Hard negatives: documents that BM25 ranks high for a query and that are probably not relevant to it.
 
-Hard fact: labels are incomplete, so a high-ranked unlabelled document is often relevant; every guard here drops
+Labels are incomplete, so a high-ranked unlabelled document is often relevant; every guard here drops
 candidates that look so, and the report counts the drops. Judged non-relevant documents need no guess and come first.
 """
 

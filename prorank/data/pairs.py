@@ -1,6 +1,6 @@
 """Pairs of query and document to label, from a first stage's run or from click logs.
 
-Hard fact: a list's ranks are cut into as many equal parts as pairs are wanted and one is drawn from each, so labels cover the head
+A list's ranks are cut into as many equal parts as pairs are wanted and one is drawn from each, so labels cover the head
 and the tail of what the model will see; the head alone would teach it nothing about easy documents.
 """
 

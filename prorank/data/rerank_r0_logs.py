@@ -1,6 +1,6 @@
 """Labelled search logs to training examples: one line a query in, one line a (query, document) pair out.
 
-Hard fact: the file is read twice, first for the labels of all pairs by their hash, so that a pair found as yes and as no is left
+The file is read twice, first for the labels of all pairs by their hash, so that a pair found as yes and as no is left
 out wherever it stands, and a log larger than memory still goes through.
 
     {"query": "…", "response": "…", "response_thinking": "…", "rejected_response": [{"document": "…", "thinking": "…"}, …]}
@@ -30,7 +30,7 @@ Bad = Callable[[int, str, DataError], Any]
 
 
 @dataclass
-class Report:
+class ImportReport:
     """What a conversion did; as text, the line for the user."""
 
     out: str
@@ -53,7 +53,7 @@ def side_file(out: str | Path) -> Path:
     return Path(f"{out}.bad.jsonl")
 
 
-def convert(source: str | Path, out: str | Path, max_think_chars: int | None = None, skip_bad: bool = False) -> Report:
+def convert(source: str | Path, out: str | Path, max_think_chars: int | None = None, skip_bad: bool = False) -> ImportReport:
     """Write the training form of a log, whole or not at all. Both may be gzip (the output by its name).
 
     Args:
@@ -78,7 +78,7 @@ def convert(source: str | Path, out: str | Path, max_think_chars: int | None = N
         labels[key] = row["label"] if labels.get(key, row["label"]) == row["label"] else MIXED
     if not labels:
         raise DataError(f"{name}: no line in the log form (query, response, response_thinking, rejected_response)")
-    report = Report(str(out), contradictions=sum(label == MIXED for label in labels.values()))
+    report = ImportReport(str(out), contradictions=sum(label == MIXED for label in labels.values()))
     with atomic_file(out) as handle, atomic_file(side_file(out)) if skip_bad else nullcontext() as side:
 
         def bad(number: int, line: str, error: DataError) -> None:
@@ -131,7 +131,7 @@ def _key(row: dict[str, Any]) -> bytes:
     return digest(row["query"].strip(), row["document"].strip())
 
 
-def _write(row: dict[str, Any], most: int | None, handle: Any, report: Report) -> None:
+def _write(row: dict[str, Any], most: int | None, handle: Any, report: ImportReport) -> None:
     think = row["think"] if most is None else shortened(row["think"], most)
     report.cut += think != row["think"]
     report.yes, report.no = report.yes + row["label"], report.no + 1 - row["label"]

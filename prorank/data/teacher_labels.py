@@ -1,6 +1,6 @@
 """Labels by a teacher: each pair is put to a chat endpoint, which thinks and says yes or no.
 
-Hard fact: every answer goes into the ledger (OUT.ledger.jsonl) when it comes, under the hash of model, prompt and pair; a run that
+Every answer goes into the ledger (OUT.ledger.jsonl) when it comes, under the hash of model, prompt and pair; a run that
 was stopped goes on from there, and one that was finished asks nothing when it is started again.
 
 Source of the prompt and of both forms: reference/rerank-r0, Data.

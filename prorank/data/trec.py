@@ -1,6 +1,6 @@
 """TREC and BEIR label files and TREC runs.
 
-Hard fact: trec_eval reads run scores as 32-bit floats, sorts by them and breaks ties by document id, whatever the rank
+Trec_eval reads run scores as 32-bit floats, sorts by them and breaks ties by document id, whatever the rank
 column says; so the scores written here fall strictly even after rounding to 32 bits.
 """
 

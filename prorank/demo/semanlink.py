@@ -1,6 +1,6 @@
 """The demo's task: semanlink, bookmarks and arXiv papers tagged by one person; query = tag, relevant = tagged texts.
 
-Hard fact: its two collections overlap (every paper is also a bookmark), so they are united first and then split: each
+Its two collections overlap (every paper is also a bookmark), so they are united first and then split: each
 tag and each text belongs to one of train, dev and test by a fixed hash, and a label stays where both are in one part.
 
     Source: the sdist of `cherche` 2.2.1 (MIT), fetched by pip, its SHA-256 checked before any of it runs or is read.

@@ -1,6 +1,6 @@
 """The demo: SmolLM2-135M cannot rerank; two stages of training on a small public task, and what each of them did.
 
-Hard fact: no score of any row mixes in BM25; BM25 only chooses the candidates, the same for every row.
+No score of any row mixes in BM25; BM25 only chooses the candidates, the same for every row.
 """
 
 from __future__ import annotations
@@ -126,7 +126,14 @@ def _evaluate(paths: SemanlinkPaths, warm: Warmup, fine: Score, out: Path, seed:
     systems = [zero_shot, likelihood, trained(warm, ROWS[3]), trained(fine, ROWS[4])]
     with bars() as progress:
         return evaluate(
-            [paths.test], systems, split="test", top_k=CANDIDATES, limit=QUERIES, out=out / "report", seed=seed, progress=progress,
+            [paths.test],
+            systems,
+            split="test",
+            top_k=CANDIDATES,
+            limit=QUERIES,
+            out=out / "report",
+            seed=seed,
+            progress=progress,
             command="prorank demo",
         )
 
@@ -148,8 +155,12 @@ def _table(found: Any, out: Path) -> None:
         if row.kind == "answers only":
             continue
         table.add_row(
-            plain(row.system if row.difference is not None else "BM25 (first stage)"), figure(row.measures["nDCG@10"]),
-            figure(row.measures["MRR@10"]), percent(row.format_rate), signed(row.difference), p_value(row),
+            plain(row.system if row.difference is not None else "BM25 (first stage)"),
+            figure(row.measures["nDCG@10"]),
+            figure(row.measures["MRR@10"]),
+            percent(row.format_rate),
+            signed(row.difference),
+            p_value(row),
         )
         kept[row.system] = {**row.measures, "format_rate": row.format_rate, "p_holm": row.p_holm}
     stdout_console().print(table)

@@ -1,6 +1,6 @@
 """Forwards for any number of documents: prompts in windows, windows as packs, packs as batches.
 
-Hard fact: no more than a window of 1,024 prompts is held at a time, so memory does not grow with the number of documents.
+No more than a window of 1,024 prompts is held at a time, so memory does not grow with the number of documents.
 """
 
 from __future__ import annotations

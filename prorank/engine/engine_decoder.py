@@ -1,6 +1,6 @@
 """Keys and values of prompts and of what is written behind them, for the engine: a prompt's are held once for all its samples.
 
-Hard fact: a step's attention is two products, over the prompt (the samples of a prompt are rows of one product) and over what the
+A step's attention is two products, over the prompt (the samples of a prompt are rows of one product) and over what the
 row wrote itself, joined in one softmax; what a row reads from memory shrinks with the number of samples.
 """
 
@@ -47,14 +47,14 @@ class EngineDecoder:
         self.written = 0
         rows = prompts * samples
 
-        def look(number: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        def attention_fn(number: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
             keys, values = (t.to(engine.dtype)[place].transpose(1, 2).flatten(0, 1) for t in (k, v))
             self.prefix.append((keys, values))
             keys, values = (k.new_empty(rows, engine.pairs, self.room, engine.width, dtype=engine.dtype) for _ in "kv")
             self.own.append((keys, values))
             return attend(q, k, v, plan, engine.steps.softmax, engine.dtype)
 
-        hidden = engine.run(batch.inputs["input_ids"][0], batch.inputs["position_ids"][0], batch.columns, look)
+        hidden = engine.run(batch.inputs["input_ids"][0], batch.inputs["position_ids"][0], batch.columns, attention_fn)
         self.owner = torch.arange(prompts).repeat_interleave(samples)  # [R]: which prompt's keys a row sees
         self.masks = torch.where(torch.arange(longest) < lengths[:, None], 0.0, LOWEST)  # [P, L]
         self.positions = lengths[self.owner]

@@ -1,6 +1,6 @@
 """Flat attention: prompts of many queries in one row of tokens, without padding and without a mask, for CPUs.
 
-Hard fact: matrix products see every token once (a shared prefix once for all its documents), attention sees each prompt alone;
+Matrix products see every token once (a shared prefix once for all its documents), attention sees each prompt alone;
 so a batch costs what its tokens cost, however their lengths differ, and its scores are those of single prompts.
 """
 

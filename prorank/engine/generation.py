@@ -1,6 +1,6 @@
 """Writing thoughts: samples of many prompts at once, to their end (for training) or to the place of the answer (for scores).
 
-Hard fact: a row draws by its own chain of uniform numbers, keyed by what it is and not by where it stands, so what it writes does
+A row draws by its own chain of uniform numbers, keyed by what it is and not by where it stands, so what it writes does
 not depend on its batch or its process, float noise aside.
 """
 
@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from ..prompts.prompt import AnyPrompt, Encoded
+from ..prompts.prompt import AnyPromptEncoder, Encoded
 from ..prompts.thinking_tags import END
-from .cpu_engine import Engine, usable
+from .cpu_engine import Engine, is_supported
 from .engine_decoder import EngineDecoder
 from .heads import vocabulary_of
-from .layers import Dense
+from .layers import PackedLinear
 from .modules import body, cast_weights, merged_copy
 from .packing import Pack, batches_of, pack
 from .transformers_decoder import CacheDecoder
@@ -44,28 +44,29 @@ class Sampling:
 
 
 @dataclass
-class Row:
-    """What one row writes. `put`: places of tokens that were put in and not drawn; `finished`: it came to its end token;
-    `closed`: its thought had to be closed for it; `state` [H]: the hidden state at the answer, where that was asked for."""
+class Completion:
+    """What one row writes. `forced_positions`: places of tokens that were put in and not drawn; `finished`: it came to its end
+    token; `thought_truncated`: its thought had to be closed for it; `state` [H]: the hidden state at the answer, where that was
+    asked for."""
 
     noise: torch.Tensor  # [most], uniform
     ids: list[int] = field(default_factory=list)
-    put: list[int] = field(default_factory=list)
-    queue: list[int] = field(default_factory=list)
-    asked: bool = False  # the words that ask for the answer are in the queue
+    forced_positions: list[int] = field(default_factory=list)
+    forced_tokens: list[int] = field(default_factory=list)
+    answer_prompted: bool = False  # the words that ask for the answer are in the queue
     finished: bool = False
-    closed: bool = False
+    thought_truncated: bool = False
     done: bool = False
     state: torch.Tensor | None = None
 
     def take(self, drawn: int) -> None:
         """Append what is put in next, or what was drawn."""
-        if self.queue:
-            self.put.append(len(self.ids))
-        self.ids.append(self.queue.pop(0) if self.queue else drawn)
+        if self.forced_tokens:
+            self.forced_positions.append(len(self.ids))
+        self.ids.append(self.forced_tokens.pop(0) if self.forced_tokens else drawn)
 
 
-class Decoder(Protocol):
+class IncrementalDecoder(Protocol):
     """Reads prompts and writes behind them, see `cache.EngineDecoder`."""
 
     def start(self, packs: Sequence[Pack], samples: int) -> torch.Tensor: ...
@@ -75,11 +76,11 @@ class Decoder(Protocol):
     def keep(self, rows: torch.Tensor) -> None: ...
 
 
-class Writer:
+class Sampler:
     """Writes completions of a thinking prompt.
 
     Args:
-        pen: what decodes, see `pen_of`.
+        pen: what decodes, see `make_generator`.
         bound: a prompt whose answer is written, for its tags and end token.
         sampling: see Sampling.
         to_answer: stop at the answer's place and keep the hidden state there; else rows end at the end token alone.
@@ -87,23 +88,23 @@ class Writer:
     """
 
     def __init__(
-        self, pen: "Pen", bound: AnyPrompt, sampling: Sampling, to_answer: bool = False, in_form: bool = False
+        self, pen: "TextGenerator", bound: AnyPromptEncoder, sampling: Sampling, to_answer: bool = False, in_form: bool = False
     ) -> None:
         self.pen, self.bound, self.sampling, self.to_answer, self.in_form = pen, bound, sampling, to_answer, in_form
         self.opener, self.shut, self.eos = len(bound.opener), bound.shut, bound.tokenizer.eos_token_id
         self.room = sampling.most + (len(self.shut) if to_answer else 0)
 
     @torch.no_grad()
-    def __call__(self, packs: Sequence[Pack], keys: Sequence[Sequence[str]]) -> list[list[Row]]:
+    def __call__(self, packs: Sequence[Pack], keys: Sequence[Sequence[str]]) -> list[list[Completion]]:
         """Rows of each prompt: `packs` hold prompts 0..P-1 (their owners), `keys` [P][G] name the chains of chance."""
         first = self.bound.opener if self.in_form else []
         noise = (torch.rand(self.sampling.most, generator=generator_of(key)) for some in keys for key in some)
-        rows = [Row(one, queue=list(first)) for one in noise]
+        rows = [Completion(one, forced_tokens=list(first)) for one in noise]
         decoder = self.pen.decoder(self.room)
         hidden, held = decoder.start(packs, len(keys[0])), list(rows)
         while True:
             for row, state in zip(held, hidden):
-                if row.asked and not row.queue and not row.done:
+                if row.answer_prompted and not row.forced_tokens and not row.done:
                     row.state, row.done = state.clone(), True
             alive = [i for i, row in enumerate(held) if not row.done]
             if not alive:
@@ -123,34 +124,34 @@ class Writer:
         chain = iter(rows)
         return [[next(chain) for _ in some] for some in keys]
 
-    def _draw(self, hidden: torch.Tensor, rows: list[Row]) -> torch.Tensor:
+    def _draw(self, hidden: torch.Tensor, rows: list[Completion]) -> torch.Tensor:
         noise = torch.stack([row.noise[min(len(row.ids), len(row.noise) - 1)] for row in rows])
         return draw(self.pen.head(hidden), noise.to(hidden.device), self.sampling.temperature, self.sampling.top_p)
 
-    def _write(self, row: Row) -> None:
+    def _write(self, row: Completion) -> None:
         """After a token in training: text after the answer and a missing end are for the reward to see."""
         row.finished = row.ids[-1] == self.eos
         row.done = row.finished or len(row.ids) >= self.sampling.most or (self.in_form and self._ended(row))
         if not row.done and self.sampling.budget is not None and len(row.ids) == self.sampling.budget + self.opener:
             text = self.bound.tokenizer.decode(row.ids)
             if (not self.opener or "<think>" in text) and CLOSE not in text:
-                row.queue, row.closed = list(self.shut), True
+                row.forced_tokens, row.thought_truncated = list(self.shut), True
 
-    def _ended(self, row: Row) -> bool:
+    def _ended(self, row: Completion) -> bool:
         """Whether the answer behind the thought is closed."""
         decode = self.bound.tokenizer.decode
-        return self.bound.thinks and not row.queue and END in decode(row.ids[-TAIL:]) and CLOSE in decode(row.ids)
+        return self.bound.thinks and not row.forced_tokens and END in decode(row.ids[-TAIL:]) and CLOSE in decode(row.ids)
 
-    def _think(self, row: Row) -> None:
+    def _think(self, row: Completion) -> None:
         """After a token on the way to the answer: a closed thought is followed by the words that ask for it."""
-        if row.asked:
+        if row.answer_prompted:
             return
         if row.ids[-1] == self.eos:  # an end in the middle of a thought closes it
-            row.ids[-1:], row.queue, row.asked = self.shut[:1], self.shut[1:], True
+            row.ids[-1:], row.forced_tokens, row.answer_prompted = self.shut[:1], self.shut[1:], True
         elif CLOSE in self.bound.tokenizer.decode(row.ids[-TAIL:]):
-            row.queue, row.asked = self._rest(row.ids), True
+            row.forced_tokens, row.answer_prompted = self._rest(row.ids), True
         elif len(row.ids) >= self.sampling.most:
-            row.queue, row.asked, row.closed = list(self.shut), True, True
+            row.forced_tokens, row.answer_prompted, row.thought_truncated = list(self.shut), True, True
 
     def _rest(self, ids: list[int]) -> list[int]:
         """What of the words between thought and answer the model has not written itself."""
@@ -160,9 +161,9 @@ class Writer:
         return self.bound.asking
 
 
-def write(writer: Writer, prompts: Sequence[Encoded], keys: Sequence[Sequence[str]]) -> list[list[Row]]:
+def generate(writer: Sampler, prompts: Sequence[Encoded], keys: Sequence[Sequence[str]]) -> list[list[Completion]]:
     """Rows of each prompt, as many as it has keys of chance, in batches of `TOKENS` tokens of prompts."""
-    rows: list[list[Row]] = []
+    rows: list[list[Completion]] = []
     singles = [pack([prompt], [i], share=False) for i, prompt in enumerate(prompts)]
     for some in batches_of(singles, TOKENS, flat=True):
         first = some[0].owners[0]
@@ -189,28 +190,30 @@ def generator_of(key: str) -> torch.Generator:
 
 
 @dataclass(frozen=True)
-class Pen:
+class TextGenerator:
     """`decoder(room)`: a new Decoder for so many tokens a row; `head`: hidden states [R, H] to logits [R, V]."""
 
-    decoder: Callable[[int], Decoder]
+    decoder: Callable[[int], IncrementalDecoder]
     head: Callable[[torch.Tensor], torch.Tensor]
 
 
-def pen_of(model: PreTrainedModel, engine: Engine | None, bf16: bool = False) -> Pen:
+def make_generator(model: PreTrainedModel, engine: Engine | None, bf16: bool = False) -> TextGenerator:
     """What writes with a model: its engine, or its own layers where it has none (under autocast with `bf16`)."""
     if engine is None:
-        return Pen(lambda room: CacheDecoder(model, bf16), lambda hidden: vocabulary_of(model, hidden))
+        return TextGenerator(lambda room: CacheDecoder(model, bf16), lambda hidden: vocabulary_of(model, hidden))
     head = body(model)[1]
-    product, bias = Dense(head.weight.detach().to(engine.dtype)), getattr(head, "bias", None)
-    return Pen(lambda room: EngineDecoder(engine, room), lambda hidden: product(hidden) if bias is None else product(hidden) + bias)
+    product, bias = PackedLinear(head.weight.detach().to(engine.dtype)), getattr(head, "bias", None)
+    return TextGenerator(
+        lambda room: EngineDecoder(engine, room), lambda hidden: product(hidden) if bias is None else product(hidden) + bias
+    )
 
 
-def pen_in_training(model: PreTrainedModel, bf16: bool, compiled: bool) -> Pen:
+def make_training_generator(model: PreTrainedModel, bf16: bool, compiled: bool) -> TextGenerator:
     """What writes with a policy as it is now: on a CPU a copy of it, in bf16 where training computes in that."""
     policy = getattr(model, "module", model)  # under DDP
-    if not usable(policy):
-        return pen_of(policy, None, bf16)
+    if not is_supported(policy):
+        return make_generator(policy, None, bf16)
     frozen = merged_copy(policy)
     if bf16:
         cast_weights(frozen, torch.bfloat16)
-    return pen_of(frozen, Engine(frozen, compiled))
+    return make_generator(frozen, Engine(frozen, compiled))

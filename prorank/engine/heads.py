@@ -1,6 +1,6 @@
 """Score prompts one by one: from the last hidden state and two rows of the output matrix to fp32 log-odds.
 
-Hard fact: logits over the vocabulary are never made for scoring; [N, H] hidden states meet the difference of two rows.
+Logits over the vocabulary are never made for scoring; [N, H] hidden states meet the difference of two rows.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Layers in int8: the residual stream turned so that no channel stands out, and bf16 kept where rounding loses most.
 
-Hard fact: rounding a row to int8 costs every channel the same, a step of 1/127 of the largest; so all that is done here is to keep
+Rounding a row to int8 costs every channel the same, a step of 1/127 of the largest; so all that is done here is to keep
 the largest near the others, and no calibration data is asked for: random tokens show which channels and layers are hard.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from .kernels import whole
-from .layers import Dense, Layer, head_norms
+from .layers import Layer, PackedLinear, head_norms
 from .transformer import Decoder, DecoderLayer, Norm
 
 SHARE = 10  # one of so many layers keeps its last product as it is
@@ -29,7 +29,7 @@ class Int8:
         self.dtype, self.scales = dtype, scales[:, 0].contiguous()
         self.packed = torch.ops.onednn.qlinear_prepack(steps.to(torch.int8), None)
         self.zeros = torch.zeros(len(steps), dtype=torch.int64)
-        self.exact = Dense(weight.to(dtype)) if exact else None
+        self.exact = PackedLinear(weight.to(dtype)) if exact else None
 
     def __call__(self, rows: torch.Tensor, scale: torch.Tensor, few: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         """Rows [T, H] of `scale` [T, 1] (which becomes 1 for exact rows, in place); those at `few` [n] have `values` [n, H]."""
@@ -49,14 +49,14 @@ def rotation(size: int) -> torch.Tensor:
     return torch.linalg.qr(drawn)[0].float()
 
 
-def rounded_layers(inner: Decoder, turn: torch.Tensor) -> list[Layer]:
-    """All layers of a model's body in int8, on a residual stream turned by `turn` [H, H]."""
-    gates, spin = look(inner), rotation(inner.layers[0].self_attn.head_dim)
+def rounded_layers(inner: Decoder, residual_rotation: torch.Tensor) -> list[Layer]:
+    """All layers of a model's body in int8, on a residual stream turned by `residual_rotation` [H, H]."""
+    gates, head_rotation = attention_fn(inner), rotation(inner.layers[0].self_attn.head_dim)
     evens = [even(layer.mlp.down_proj.weight, gate.rows) for layer, gate in zip(inner.layers, gates)]
     losses = [loss(layer.mlp.down_proj.weight, gate, some) for layer, gate, some in zip(inner.layers, gates, evens)]
     kept = sorted(range(len(losses)), key=lambda i: -losses[i])[: len(losses) // SHARE]
     return [
-        _rounded(layer, turn, spin, None if i in kept else some, i >= len(evens) // EARLY)
+        _rounded(layer, residual_rotation, head_rotation, None if i in kept else some, i >= len(evens) // EARLY)
         for i, (layer, some) in enumerate(zip(inner.layers, evens))
     ]
 
@@ -69,7 +69,7 @@ class Gate:
     given: torch.Tensor
 
 
-def look(inner: Decoder) -> list[Gate]:
+def attention_fn(inner: Decoder) -> list[Gate]:
     """Every layer's Gate over random tokens, whose large channels are those of text."""
     rows: list[torch.Tensor] = []
     given: list[torch.Tensor] = []
@@ -99,20 +99,25 @@ def loss(weight: torch.Tensor, gate: Gate, divisors: torch.Tensor) -> float:
     return float(((steps * scale - rows) @ (weight.float() * divisors).T).norm() / gate.given.norm())
 
 
-def _rounded(layer: DecoderLayer, turn: torch.Tensor, spin: torch.Tensor, divisors: torch.Tensor | None, exact: bool) -> Layer:
-    """The layer in int8; norms lose their weights to the products behind them, values are turned within each head by `spin` [d, d].
-    Without `divisors` the last product stays as it is; `exact`: see Int8."""
+def _rounded(
+    layer: DecoderLayer, residual_rotation: torch.Tensor, head_rotation: torch.Tensor, divisors: torch.Tensor | None, exact: bool
+) -> Layer:
+    """The layer in int8; norms lose their weights to the products behind them, values are turned within each head by
+    `head_rotation` [d, d]. Without `divisors` the last product stays as it is; `exact`: see Int8."""
     a, m, dtype = layer.self_attn, layer.mlp, layer.mlp.down_proj.weight.dtype
     out, up, down = (part.weight.float() for part in (a.o_proj, m.up_proj, m.down_proj))
-    out, down = turn.T @ (out.unflatten(1, (-1, len(spin))) @ spin).flatten(1), turn.T @ down
+    out, down = (
+        residual_rotation.T @ (out.unflatten(1, (-1, len(head_rotation))) @ head_rotation).flatten(1),
+        residual_rotation.T @ down,
+    )
     if divisors is not None:
         up, down = up / divisors[:, None], down * divisors
 
     def spun(values: torch.Tensor) -> torch.Tensor:
-        return (spin.T @ values.float().unflatten(0, (-1, len(spin)))).flatten(0, 1)
+        return (head_rotation.T @ values.float().unflatten(0, (-1, len(head_rotation)))).flatten(0, 1)
 
     def reads(norm: Norm, *weights: torch.Tensor) -> Int8:
-        return Int8(torch.cat(weights).float() * norm.weight.float() @ turn, dtype, exact)
+        return Int8(torch.cat(weights).float() * norm.weight.float() @ residual_rotation, dtype, exact)
 
     bias = None
     if a.q_proj.bias is not None:
@@ -125,5 +130,5 @@ def _rounded(layer: DecoderLayer, turn: torch.Tensor, spin: torch.Tensor, diviso
         out=Int8(out, dtype, exact),
         after=None,
         up=reads(layer.post_attention_layernorm, m.gate_proj.weight, up),
-        down=Dense(down.to(dtype)) if divisors is None else Int8(down, dtype, exact),
+        down=PackedLinear(down.to(dtype)) if divisors is None else Int8(down, dtype, exact),
     )

@@ -1,6 +1,6 @@
 """The element-wise steps of a transformer layer, each one pass over memory once compiled.
 
-Hard fact: sums, norms, angles and rounding are computed in fp32 and rounded once at the end of a step, so these are never less
+Sums, norms, angles and rounding are computed in fp32 and rounded once at the end of a step, so these are never less
 exact than the layers of transformers, which round in between.
 """
 

@@ -23,7 +23,7 @@ from ..utils.files import atomic_file, cache_dir
 from ..utils.hardware import processor_identity
 from ..utils.loading_lock import one_at_a_time
 from . import flat_attention
-from .cpu_engine import Engine, usable
+from .cpu_engine import Engine, is_supported
 from .modules import body, cast_weights
 from .packing import Batch, Pack, collate
 
@@ -190,14 +190,15 @@ class _Layer:
         return timed
 
 
-def _forward(model: PreTrainedModel, live: torch.dtype | None, compiled: bool) -> Callable[[Batch], torch.Tensor]:
-    """What ranks or (with the dtype of the products `live`) trains: the engine, or transformers' layers where it has to be them."""
-    if usable(model):
-        return Engine(model, compiled, live=live)
+def _forward(model: PreTrainedModel, trainable: torch.dtype | None, compiled: bool) -> Callable[[Batch], torch.Tensor]:
+    """What ranks or (with the dtype of the products `trainable`) trains: the engine, or transformers' layers where it has to
+    be them."""
+    if is_supported(model):
+        return Engine(model, compiled, trainable=trainable)
     inner, _ = body(model)
 
     def plain(batch: Batch) -> torch.Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=live == torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=trainable == torch.bfloat16):
             return inner(**batch.inputs, use_cache=False).last_hidden_state
 
     return plain

@@ -1,6 +1,6 @@
 """A layer's weights as the engine takes them, and its matrix products in the model's dtype: for scoring, and in training.
 
-Hard fact: queries, keys and values are one product, and so are gate and up: fewer passes over the rows, the same sums.
+Queries, keys and values are one product, and so are gate and up: fewer passes over the rows, the same sums.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.nn.functional import linear
 from .transformer import Attention, DecoderLayer
 
 
-class Dense:
+class PackedLinear:
     """A matrix product with weight [N, H] in its dtype; in bf16 a copy in oneDNN's own layout saves reordering it every time."""
 
     def __init__(self, weight: torch.Tensor) -> None:
@@ -30,7 +30,7 @@ class Dense:
         return torch.ops.mkldnn._linear_pointwise(rows, self.packed, None, "none", [], "")
 
     @classmethod
-    def of(cls, *parts: torch.nn.Linear) -> "Dense":
+    def of(cls, *parts: torch.nn.Linear) -> "PackedLinear":
         """The weights of these modules joined into one, of which they become views."""
         weight = torch.cat([part.weight for part in parts])
         for part, view in zip(parts, weight.split([len(part.weight) for part in parts])):
@@ -38,7 +38,7 @@ class Dense:
         return cls(weight)
 
 
-class Live:
+class TrainableLinear:
     """A matrix product and its bias in training: weights are cast and joined anew each time, with gradient; what is no Linear goes
     through its module."""
 
@@ -53,7 +53,7 @@ class Live:
         return linear(rows, torch.cat([part.weight.to(rows.dtype) for part in self.plain]), torch.cat(biases) if biases else None)
 
 
-class Adapted(Protocol):
+class AdaptedLinear(Protocol):
     """What is read of a Linear under an adapter of peft."""
 
     base_layer: torch.nn.Linear
@@ -64,11 +64,11 @@ class Adapted(Protocol):
     scaling: Mapping[str, float]
 
 
-class LowRank:
+class LoraLinear:
     """Frozen weights [N, H], cast and joined once, with the factors of their adapters (r each) beside them: two thin products more
     for all parts, and no gradient of the weights, a third of a step's work."""
 
-    def __init__(self, *parts: Adapted) -> None:
+    def __init__(self, *parts: AdaptedLinear) -> None:
         self.parts = parts
         self.weight: torch.Tensor | None = None
         self.bias: torch.Tensor | None = None
@@ -92,7 +92,7 @@ class LowRank:
         return down, torch.block_diag(*(part.lora_B[name].weight.t() * part.scaling[name] for part, name in pairs))
 
     @staticmethod
-    def fits(part: torch.nn.Module) -> TypeGuard[Adapted]:
+    def fits(part: torch.nn.Module) -> TypeGuard[AdaptedLinear]:
         """Whether a module is a frozen Linear under one plain adapter without dropout, as `lora` in the settings makes it."""
         from peft.tuners.lora import Linear
 
@@ -103,10 +103,10 @@ class LowRank:
         return plain and isinstance(part.lora_dropout[name], torch.nn.Identity)
 
 
-def live(*parts: torch.nn.Module) -> Live | LowRank:
+def trainable(*parts: torch.nn.Module) -> TrainableLinear | LoraLinear:
     """The product of these modules in training."""
-    adapted = [part for part in parts if LowRank.fits(part)]
-    return LowRank(*adapted) if len(adapted) == len(parts) else Live(*parts)
+    adapted = [part for part in parts if LoraLinear.fits(part)]
+    return LoraLinear(*adapted) if len(adapted) == len(parts) else TrainableLinear(*parts)
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def layer_of(layer: DecoderLayer, kind: Callable[..., Any]) -> Layer:
     a, m = layer.self_attn, layer.mlp
     parts = (a.q_proj, a.k_proj, a.v_proj), (a.o_proj,), (m.gate_proj, m.up_proj), (m.down_proj,)
     qkv, out, up, down = (kind(*some) for some in parts)
-    bias = None if a.q_proj.bias is None or kind is live else torch.cat([part.bias for part in parts[0]]).detach()
+    bias = None if a.q_proj.bias is None or kind is trainable else torch.cat([part.bias for part in parts[0]]).detach()
     return Layer(layer.input_layernorm.weight, qkv, bias, head_norms(a), out, layer.post_attention_layernorm.weight, up, down)
 
 

@@ -1,6 +1,6 @@
 """Packs: the documents of a query in one row behind the query's own tokens, which are computed once.
 
-Hard fact: a pack gives every document the positions and the attention it would have alone (its prefix and itself), so scores
+A pack gives every document the positions and the attention it would have alone (its prefix and itself), so scores
 equal those of single prompts up to float noise, with or without gradient.
 """
 

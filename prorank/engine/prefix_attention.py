@@ -1,6 +1,6 @@
 """Attention of the engine: the documents of a pack at once, behind the prefix they share.
 
-Hard fact: documents stand padded side by side in attention alone, so the same causal mask fits them all, and the padding that the
+Documents stand padded side by side in attention alone, so the same causal mask fits them all, and the padding that the
 layers' matrix products never see costs a few per cent of the smallest part of a layer.
 """
 

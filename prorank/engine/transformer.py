@@ -70,5 +70,5 @@ class Decoder(Protocol):
 
 
 def decoder_of(model: torch.nn.Module) -> Decoder:
-    """The model without its output head, for which `engine.usable` holds."""
+    """The model without its output head, for which `engine.is_supported` holds."""
     return cast(Decoder, body(model)[0])

@@ -1,6 +1,6 @@
 """Writing by a model's own layers and cache, for GPUs and for architectures that the engine does not know.
 
-Hard fact: prompts are padded on the left once, read once, and their cache is repeated for the samples; rows that are done leave it.
+Prompts are padded on the left once, read once, and their cache is repeated for the samples; rows that are done leave it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Measure rerankers: first stage and models on judged datasets, with significance and a report.
 
-Hard fact: averages run over the judged queries, not over those a system happened to answer.
+Averages run over the judged queries, not over those a system happened to answer.
 """
 
 from ..utils.callable_modules import make_callable

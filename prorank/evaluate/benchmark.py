@@ -1,6 +1,6 @@
 """Evaluate: first stage and models on datasets, by standard measures, with significance, run files and a report.
 
-Hard fact: every system of a dataset is measured on the same queries and the same candidates, so differences are
+Every system of a dataset is measured on the same queries and the same candidates, so differences are
 paired.
 """
 

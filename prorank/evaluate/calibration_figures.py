@@ -1,6 +1,6 @@
 """What a calibrated model's probabilities are worth on a dataset: figures for results.json, a note, a section of the page.
 
-Hard fact: only judged candidates count, as a probability is measured against what is known to be relevant or not.
+Only judged candidates count, as a probability is measured against what is known to be relevant or not.
 """
 
 from __future__ import annotations
@@ -49,5 +49,3 @@ def note(row: "Row") -> str | None:
     told = ", ".join(f"{NAMES[key]} {figure(before[key])} to {figure(after[key])}" for key in ("ece", "brier"))
     pairs = f"{row.probabilities['pairs']:,} judged candidates"
     return f"{row.system}: calibrated ({row.probabilities['method']}), on {pairs} {told}"
-
-

@@ -1,6 +1,6 @@
 """What is to be measured: one dataset's queries, judgements and candidates, with notes on what was left out.
 
-Hard fact: a protocol list (`protocol.run.txt`) fixes candidates and queries, so only its queries count; with any
+A protocol list (`protocol.run.txt`) fixes candidates and queries, so only its queries count; with any
 other first stage a judged query that the run lacks counts 0.
 """
 

@@ -1,6 +1,6 @@
 """Charts of the report as inline SVG: coloured by the page's CSS variables, so that they follow its light or dark mode.
 
-Hard fact: all bars of one report share one scale from 0, so lengths compare between datasets.
+All bars of one report share one scale from 0, so lengths compare between datasets.
 """
 
 from __future__ import annotations

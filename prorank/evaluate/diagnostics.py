@@ -1,6 +1,6 @@
 """What the score alone does not show: format, ties, answers against logits, and how narrow the hidden states are.
 
-Hard fact: the effective rank of n hidden states is at most n - 1 (they are centred), so compare it only between
+The effective rank of n hidden states is at most n - 1 (they are centred), so compare it only between
 samples of one size; models evaluated together are diagnosed on the same pairs.
 """
 

@@ -1,6 +1,6 @@
 """The HTML page of an evaluation: one file, no other host, light and dark.
 
-Hard fact: every text that comes from data (queries, names, file names) goes through `escape`; a query is free to hold
+Every text that comes from data (queries, names, file names) goes through `escape`; a query is free to hold
 HTML.
 """
 

@@ -1,6 +1,6 @@
 """How likely a list's relevant documents are by its scores: a measure that hears every difference of scores, not only of places.
 
-Hard fact: scores of different models have different units, so each model gets the one slope that serves its lists best; an order
+Scores of different models have different units, so each model gets the one slope that serves its lists best; an order
 that tells nothing gets slope 0, at which all documents are equally likely.
 
 Source: the top-one likelihood of ListNet (Cao et al., Learning to Rank, ICML 2007), with the gains of nDCG as targets.

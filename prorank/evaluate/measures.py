@@ -1,6 +1,6 @@
 """Measures of a ranking against judgements, per query, computed by ir-measures.
 
-Hard fact: trec_eval orders equal scores by document id and ignores ranks; rankings therefore go in as strictly
+Trec_eval orders equal scores by document id and ignores ranks; rankings therefore go in as strictly
 decreasing scores made from the ranks, so that ties keep our order.
 """
 

@@ -1,6 +1,6 @@
 """How far probabilities are from what comes true: bins, ECE, Brier score and log loss, and the picture of it.
 
-Hard fact: every measure here is 0 at best and takes pairs one by one; the order of a query's documents has no part in it.
+Every measure here is 0 at best and takes pairs one by one; the order of a query's documents has no part in it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What an evaluation found: rows of figures, comparisons, and every query's values.
 
-Hard fact: the mean over several sets gives each set the same weight, whatever its number of queries.
+The mean over several sets gives each set the same weight, whatever its number of queries.
 """
 
 from __future__ import annotations

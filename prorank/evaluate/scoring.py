@@ -1,6 +1,6 @@
 """Score a task's candidates with one model, time it, and keep the raw scores for a later call.
 
-Hard fact: kept scores are used again only where the model's fingerprint and all texts are the same, by SHA-256. A
+Kept scores are used again only where the model's fingerprint and all texts are the same, by SHA-256. A
 fingerprint must tell weights, prompt and dtype; a model that has none is scored anew.
 """
 

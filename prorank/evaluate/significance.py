@@ -1,6 +1,6 @@
 """Is a difference between two systems more than chance: paired randomisation, Holm's correction, bootstrap intervals.
 
-Hard fact: under the null hypothesis the sign of each query's difference is arbitrary, so 2^n sign patterns are the
+Under the null hypothesis the sign of each query's difference is arbitrary, so 2^n sign patterns are the
 whole test (Fisher 1935; Smucker, Allan and Carterette 2007); with Monte Carlo the smallest p is 1 / (flips + 1),
 never 0.
 """

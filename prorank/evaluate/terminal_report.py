@@ -1,6 +1,6 @@
 """Show an evaluation: tables for the terminal, results.json, report.html.
 
-Hard fact: results.json holds every figure of the page, every query's values included, and no text of a dataset.
+Results.json holds every figure of the page, every query's values included, and no text of a dataset.
 """
 
 from __future__ import annotations

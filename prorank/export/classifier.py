@@ -1,6 +1,6 @@
 """Write a checkpoint for other servers: a one-logit classifier, or a plain causal model with its adapter merged.
 
-Hard fact: the classifier's one row is the difference of the two answers' rows, so its logit is our score; a head's bias has no
+The classifier's one row is the difference of the two answers' rows, so its logit is our score; a head's bias has no
 place there, and such a model is refused.
 """
 
@@ -20,7 +20,7 @@ from ..checkpoints.saving import name_as_before, save_checkpoint, write_json
 from ..engine.heads import answer_rows
 from ..engine.modules import body, cast_weights, room_for_prompts
 from ..errors import ConfigError, ModelError, nearest
-from ..prompts.pair_encoder import BoundPrompt
+from ..prompts.pair_encoder import PairPromptEncoder
 from ..prompts.prompt import Prompt
 from ..utils.files import atomic_folder, check_folder
 from ..utils.loading_lock import one_at_a_time
@@ -113,7 +113,7 @@ def _merged(folder: Path, model: PreTrainedModel, prompt: Prompt, tokenizer: Any
 
 
 def _classifier(
-    folder: Path, model: PreTrainedModel, bound: BoundPrompt, dtype: torch.dtype, template: bool,
+    folder: Path, model: PreTrainedModel, bound: PairPromptEncoder, dtype: torch.dtype, template: bool,
     about: tuple[str, str | None, str],
 ) -> Exported:  # fmt: skip
     """Save the classifier with tokenizer, prompt and notes, once it was read back and tried.
@@ -143,13 +143,13 @@ def _classifier(
     return Exported(folder, "seq-cls", serve_command(folder, template), difference, len(pairs))
 
 
-def _probes(bound: BoundPrompt) -> list[tuple[str, str]]:
+def _probes(bound: PairPromptEncoder) -> list[tuple[str, str]]:
     """Pairs to try: those whose query is whole, and their documents, too, where the query comes again behind them."""
     found = [(pair, bound.encode(*pair)) for pair in PROBES]
     return [pair for pair, encoded in found if not encoded.query_cut and (bound.repeats == 1 or len(encoded.ids) <= room_of(bound))]
 
 
-def classifier_of(model: PreTrainedModel, bound: BoundPrompt, pad_id: int) -> PreTrainedModel:
+def classifier_of(model: PreTrainedModel, bound: PairPromptEncoder, pad_id: int) -> PreTrainedModel:
     """A classifier around the body of a causal LM (shared, not copied). Raises ModelError where transformers has none for it, or
     the head has a bias."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING as KINDS
@@ -173,7 +173,7 @@ def classifier_of(model: PreTrainedModel, bound: BoundPrompt, pad_id: int) -> Pr
     return classifier.eval()
 
 
-def padding(bound: BoundPrompt) -> str:
+def padding(bound: PairPromptEncoder) -> str:
     """A token to pad with that prompts do not end with: classifiers read the last token that is not padding."""
     tokenizer = bound.tokenizer
     last = bound.encode("query", "document").ids[-1]
@@ -183,7 +183,7 @@ def padding(bound: BoundPrompt) -> str:
     raise ModelError("the tokenizer has no special token to pad with but the one that its prompts end with")
 
 
-def _scores(model: PreTrainedModel, bound: BoundPrompt, pairs: list[tuple[str, str]]) -> torch.Tensor:
+def _scores(model: PreTrainedModel, bound: PairPromptEncoder, pairs: list[tuple[str, str]]) -> torch.Tensor:
     """Our scores of pairs, [n]."""
     from ..reranker import Reranker
 
@@ -192,7 +192,7 @@ def _scores(model: PreTrainedModel, bound: BoundPrompt, pairs: list[tuple[str, s
 
 @one_at_a_time
 @torch.inference_mode()
-def _logits(folder: Path, bound: BoundPrompt, pairs: list[tuple[str, str]], template: bool) -> torch.Tensor:
+def _logits(folder: Path, bound: PairPromptEncoder, pairs: list[tuple[str, str]], template: bool) -> torch.Tensor:
     """The written classifier's logits of pairs [n], read as any library would read it."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 

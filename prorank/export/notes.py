@@ -1,6 +1,6 @@
 """What an exported folder says of itself: how to load it, and settings for servers that read such models.
 
-Hard fact: no server was run for these notes; they come from the servers' own sources and documents.
+No server was run for these notes; they come from the servers' own sources and documents.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from shlex import quote
 from typing import Any
 
 from ..checkpoints.card import card_head
-from ..prompts.pair_encoder import BoundPrompt
-from ..prompts.prompt import AnyPrompt
+from ..prompts.pair_encoder import PairPromptEncoder
+from ..prompts.prompt import AnyPromptEncoder
 
 BAKED = """\
 The prompt `{name}` is part of `tokenizer.json`: plain `tokenizer(query, document, truncation="only_second")` gives its ids, and the
@@ -50,7 +50,7 @@ None of them was run with this folder.
 
 
 def classifier_notes(
-    folder: Path, bound: BoundPrompt, kind: str, room: int, template: bool, source: str, hub: str | None, licence: str
+    folder: Path, bound: PairPromptEncoder, kind: str, room: int, template: bool, source: str, hub: str | None, licence: str
 ) -> str:  # fmt: skip
     """README.md of a classifier of this class, whose pairs take `room` tokens at most.
 
@@ -76,9 +76,9 @@ def serve_command(folder: Path, template: bool) -> str:
     return f"vllm serve {quote(str(folder))}{chat}"
 
 
-def causal_command(folder: Path, config: Any, bound: AnyPrompt) -> str:
+def causal_command(folder: Path, config: Any, bound: AnyPromptEncoder) -> str:
     """vLLM's command line for a causal model whose two answers it shall score; "" for prompts of several documents."""
-    if not isinstance(bound, BoundPrompt):
+    if not isinstance(bound, PairPromptEncoder):
         return ""
     kind = (config.architectures or [type(config).__name__.replace("Config", "ForCausalLM")])[0]
     overrides = {

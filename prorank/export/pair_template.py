@@ -1,6 +1,6 @@
 """A Prompt baked into a tokenizer: plain `tokenizer(query, document)` then gives the Prompt's ids, in any library.
 
-Hard fact: a pair template puts ids around the texts' own tokens and knows no more, so a Prompt fits into one only where the tokens
+A pair template puts ids around the texts' own tokens and knows no more, so a Prompt fits into one only where the tokens
 of its words end where those of the texts begin; that is tried on hard texts before it is believed.
 """
 
@@ -11,7 +11,7 @@ from itertools import product
 from typing import Any
 
 from ..errors import PromptError
-from ..prompts.pair_encoder import BoundPrompt
+from ..prompts.pair_encoder import PairPromptEncoder
 from ..prompts.sentinels import heed_marks
 from ..prompts.slots import SLOT
 from ..prompts.tokens import fixed_tokens, free_tokens
@@ -32,7 +32,7 @@ class PairTemplate:
     room: int
 
 
-def pair_template(bound: BoundPrompt) -> PairTemplate:
+def pair_template(bound: PairPromptEncoder) -> PairTemplate:
     """The pair template of a prompt of one document, with its default instruction. Raises PromptError where there is none."""
     parts, leads = [], set()
     for segment in bound.segments:
@@ -44,7 +44,7 @@ def pair_template(bound: BoundPrompt) -> PairTemplate:
     return PairTemplate(parts, leads.pop(), room_of(bound))
 
 
-def _pieces(bound: BoundPrompt, segment: str) -> tuple[list[int], str, str]:
+def _pieces(bound: PairPromptEncoder, segment: str) -> tuple[list[int], str, str]:
     """(ids, "A", "B" or "" for the text behind them, the blank before that text) of a segment."""
     if not SLOT.search(segment):
         return fixed_tokens(bound.tokenizer, segment), "", ""
@@ -60,12 +60,12 @@ def _pieces(bound: BoundPrompt, segment: str) -> tuple[list[int], str, str]:
     return ids, "A" if slot == "{query}" else "B", lead
 
 
-def room_of(bound: BoundPrompt) -> int:
+def room_of(bound: PairPromptEncoder) -> int:
     """Tokens of a pair at most. Libraries count a repeated query once, so its largest length is set aside for each repetition."""
     return bound.longest - (bound.repeats - 1) * bound.query_limit()
 
 
-def baked(bound: BoundPrompt, pad: str) -> Any:
+def baked(bound: PairPromptEncoder, pad: str) -> Any:
     """A tokenizer of transformers whose pairs are the Prompt's ids; single texts get nothing around them.
 
     Args:
@@ -83,7 +83,7 @@ def baked(bound: BoundPrompt, pad: str) -> Any:
     return tokenizer
 
 
-def rendering(bound: BoundPrompt, pad: str) -> Any:
+def rendering(bound: PairPromptEncoder, pad: str) -> Any:
     """A tokenizer of transformers that adds nothing to texts, with the Prompt as its chat template: for texts that are rendered
     first, in which special tokens count where the template put them (see `marks`)."""
     tokenizer = _wrapped(_backend(bound.tokenizer, PairTemplate(["A", "B"], "", bound.longest)), pad, bound.longest, False)
@@ -124,7 +124,7 @@ def _backend(tokenizer: Any, template: PairTemplate) -> Any:
     return inner
 
 
-def _try(bound: BoundPrompt, tokenizer: Any, lead: str) -> None:
+def _try(bound: PairPromptEncoder, tokenizer: Any, lead: str) -> None:
     """Raise PromptError unless hard pairs get the Prompt's ids. An empty document may differ where a blank is put before texts: the
     normalizer leaves empty texts as they are."""
     for query, document in product(QUERIES, DOCUMENTS if not lead else filter(None, DOCUMENTS)):

@@ -1,6 +1,6 @@
 """Haystack: a ranker component.
 
-Hard fact: documents of one id are ranked once, as Haystack's own rankers do; they come back as copies with `score` (log-odds), and
+Documents of one id are ranked once, as Haystack's own rankers do; they come back as copies with `score` (log-odds), and
 those that were given stay as they are.
 """
 

@@ -1,6 +1,6 @@
 """LangChain: a document compressor, for retrievers and by itself.
 
-Hard fact: documents come back as copies with `relevance_score` (log-odds) in their metadata; those that were given stay as they
+Documents come back as copies with `relevance_score` (log-odds) in their metadata; those that were given stay as they
 are.
 """
 

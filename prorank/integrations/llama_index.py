@@ -1,6 +1,6 @@
 """LlamaIndex: a node postprocessor.
 
-Hard fact: what is scored is a node's text for embedding (its metadata included, as LlamaIndex's own rerankers read it); nodes come
+What is scored is a node's text for embedding (its metadata included, as LlamaIndex's own rerankers read it); nodes come
 back in new NodeWithScore objects, and those that were given stay as they are.
 """
 

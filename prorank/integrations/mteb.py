@@ -1,6 +1,6 @@
 """MTEB: a checkpoint as the benchmark's cross-encoder.
 
-Hard fact: the revision is the model's fingerprint, so results that MTEB keeps never belong to other weights or another prompt.
+The revision is the model's fingerprint, so results that MTEB keeps never belong to other weights or another prompt.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _rows(batch: dict[str, list]) -> list[tuple[str, str | None]]:
 
 
 def _name(model: str) -> str:
-    """"owner/name" of a hub id as it is, of a folder made from its last name that says something."""
+    """ "owner/name" of a hub id as it is, of a folder made from its last name that says something."""
     if model.count("/") == 1 and not Path(model).exists():
         return model
     path = Path(model)

@@ -1,6 +1,6 @@
 """The package `rerankers`: a ranker whose results have its shape.
 
-Hard fact: results come best first and keep the documents' own ids and metadata; ids are places in the input where none are given.
+Results come best first and keep the documents' own ids and metadata; ids are places in the input where none are given.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """sentence-transformers: a Reranker with the face of its CrossEncoder, for evaluators, miners and other code that takes one.
 
-Hard fact: a checkpoint saved by ProRank loads in the real CrossEncoder as it is; this class adds the engine for CPUs, adapters,
+A checkpoint saved by ProRank loads in the real CrossEncoder as it is; this class adds the engine for CPUs, adapters,
 GGUF files and documents cut where the prompt says.
 """
 

@@ -1,6 +1,6 @@
 """What all integrations do alike: take a Reranker or make one.
 
-Hard fact: one Reranker can serve several of them at once; its calls take turns.
+One Reranker can serve several of them at once; its calls take turns.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a prompt becomes under a tokenizer: its ids, what stands around its document, and counts of what did not fit.
 
-Hard fact: nothing is cut unseen: every prompt says how many tokens of its document and of its query were left out.
+Nothing is cut unseen: every prompt says how many tokens of its document and of its query were left out.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Encoded:
 
 
 @dataclass
-class Cuts:
+class TruncationCounts:
     """What did not fit: `total` prompts were built, `documents` of them with a document that was cut, for `queries` queries that
     were cut, by `query_tokens` tokens in all. A query counts once, however many documents it was asked about."""
 

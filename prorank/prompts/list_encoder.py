@@ -1,6 +1,6 @@
 """A prompt of several documents joined with a tokenizer: from (query, documents) to ids that ask for a label or an order.
 
-Hard fact: documents share what room there is: a short one takes what it needs, and what it leaves goes to the longer ones, so no
+Documents share what room there is: a short one takes what it needs, and what it leaves goes to the longer ones, so no
 document is cut while another of its length is whole. Each cut is counted.
 """
 
@@ -15,7 +15,7 @@ from ..errors import PromptError
 from .pair_encoder import Encoded
 from .prompt_settings import PromptSettings
 from .slots import SLOT, split
-from .template import bounds
+from .template import delimiter_tokens
 from .thinking_tags import Thinking
 from .tokens import answer_token
 
@@ -39,7 +39,7 @@ class EncodedList:
 
 
 @dataclass
-class BoundListPrompt(Thinking):
+class ListPromptEncoder(Thinking):
     """A prompt of several documents whose template is resolved for one tokenizer. Where the answer is one label (kind "setwise") it
     is one token; elsewhere it is written, and labels are numbers."""
 
@@ -59,7 +59,7 @@ class BoundListPrompt(Thinking):
             self.labels, self.answer_ids = _labels(self.tokenizer, "" if SLOT.search(tail) else tail)
         self.longest = min(self.prompt.max_length, self.max_positions or self.prompt.max_length)
         self._literal = {i: self._tokens(s) for i, s in enumerate(self.segments) if not SLOT.search(s)}
-        before, close = bounds(self.tokenizer)
+        before, close = delimiter_tokens(self.tokenizer)
         self._form = self.prompt.document_format.replace("{open}", before).replace("{close}", close)
         self._frames = [self._frame("\n" * (i > 0), label) for i, label in enumerate(self.labels)]
 

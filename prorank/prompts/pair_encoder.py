@@ -1,6 +1,6 @@
 """A prompt joined with a tokenizer: from (query, document, instruction) to ids.
 
-Hard fact: ids are joined from separately tokenised segments and only the document is cut (an over-long query is capped at its
+Ids are joined from separately tokenised segments and only the document is cut (an over-long query is capped at its
 share first), so the words that ask for the answer always survive. Each cut is counted.
 """
 
@@ -10,20 +10,20 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import PromptError
-from .encoded import Around, Cuts, Encoded
+from .encoded import Around, Encoded, TruncationCounts
 from .prompt_settings import PromptSettings
 from .sentinels import pair_chat, special_texts
 from .slots import SLOT, split
-from .template import bounds
+from .template import delimiter_tokens
 from .thinking_tags import OPEN, SHUT, Thinking
 from .tokens import answer_token
-from .truncation import WHOLE, Parts
+from .truncation import WHOLE, Truncation
 
-__all__ = ["BoundPrompt", "Cuts", "Encoded"]
+__all__ = ["PairPromptEncoder", "TruncationCounts", "Encoded"]
 
 
 @dataclass
-class BoundPrompt(Thinking):
+class PairPromptEncoder(Thinking):
     """A prompt whose template is resolved for one tokenizer. `prompt` is what gets saved with a checkpoint."""
 
     prompt: PromptSettings
@@ -35,7 +35,7 @@ class BoundPrompt(Thinking):
     def __post_init__(self) -> None:
         template = self.prompt.template
         self.segments = list(template) if isinstance(template, tuple) else split(template)
-        self._open, self._close = bounds(self.tokenizer)
+        self._open, self._close = delimiter_tokens(self.tokenizer)
         self._document_at = next(i for i, s in enumerate(self.segments) if "{document}" in s)
         self._query_at = next(i for i, s in enumerate(self.segments) if "{query}" in s)
         self.repeats = sum(s.count("{query}") for s in self.segments)
@@ -58,7 +58,7 @@ class BoundPrompt(Thinking):
         return [some[0] for some in self.encode_parts(query, documents, instruction)]
 
     def encode_parts(
-        self, query: str, documents: list[str], instruction: str | None = None, parts: Parts = WHOLE
+        self, query: str, documents: list[str], instruction: str | None = None, parts: Truncation = WHOLE
     ) -> list[list[Encoded]]:
         """`encode_many` with each document fitted by `parts`: one prompt, or one a part. Raises PromptError where nothing of a
         document has room."""
@@ -71,7 +71,7 @@ class BoundPrompt(Thinking):
         pieces = self._batch([self.segments[self._document_at].replace("{document}", d) for d in documents])
         return [self._joined(piece, parts, capped, room, whole) for piece in pieces]
 
-    def _joined(self, piece: list[int], parts: Parts, capped: Around, room: int, whole: Around | None) -> list[Encoded]:
+    def _joined(self, piece: list[int], parts: Truncation, capped: Around, room: int, whole: Around | None) -> list[Encoded]:
         """The prompts of one document's ids: with the whole query where both fit together, else with the capped one."""
         lead = self._lead if piece[: len(self._lead)] == self._lead else []
         kept = len(piece) if parts.most is None else len(lead) + min(len(piece) - len(lead), parts.most)
@@ -83,12 +83,12 @@ class BoundPrompt(Thinking):
         spans = [lead + some for some in shown]
         return [Encoded(head + some + tail, len(head), len(head) + len(some), cut, around.cut) for some in spans]
 
-    def _room(self, around: Around, parts: Parts) -> int:
+    def _room(self, around: Around, parts: Truncation) -> int:
         """Tokens that a document may take between these."""
         room = self._max - around.content
         return room if parts.prompt is None else min(room, parts.prompt - len(around.head) - len(around.tail))
 
-    def _whole(self, query: str, instruction: str | None, parts: Parts, capped: Around) -> Around | None:
+    def _whole(self, query: str, instruction: str | None, parts: Truncation, capped: Around) -> Around | None:
         """What stands around a document if the query keeps what its share would cut; None where nothing is gained.
 
         The released models' rule (lengths "content") caps the query in any case.
@@ -145,13 +145,13 @@ class BoundPrompt(Thinking):
         assert limit is not None  # as the share bounds it
         return limit
 
-    def direct(self) -> BoundPrompt:
+    def direct(self) -> PairPromptEncoder:
         """The same prompt with an empty thought, up to its answer: how a thinking model is asked at once. A prompt that asks for no
         thought stays as it is."""
         if self.prompt.kind != "thinking":
             return self
         template = (*self.segments, *([] if self.opened else [f"{OPEN}\n"]), SHUT)
-        return BoundPrompt(replace(self.prompt, kind="binary", template=template), self.tokenizer, self.max_positions)
+        return PairPromptEncoder(replace(self.prompt, kind="binary", template=template), self.tokenizer, self.max_positions)
 
     def _content_room(self) -> int:
         """Tokens that instruction, query and document may take together."""

@@ -1,6 +1,6 @@
 """The prompts that have a name: their settings, where they differ from those of `Prompt`.
 
-Hard fact: a trained model knows its prompt to the letter, so a preset that has been trained with never changes.
+A trained model knows its prompt to the letter, so a preset that has been trained with never changes.
 """
 
 from typing import Any
@@ -58,7 +58,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "setwise": dict(
         kind="setwise",
         system="Find the document that answers the query best. Answer with its label alone.",
-        user="Query: {query}\n\n{documents}\n\nQuery: which document is the best for \"{query}\"?",
+        user='Query: {query}\n\n{documents}\n\nQuery: which document is the best for "{query}"?',
         max_length=2048,
         query_share=0.25,
     ),
@@ -81,7 +81,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     ),
     # Think, then name the best of several (Rank-R1, arXiv 2503.06034), byte for byte.
     "rank-r1": dict(
-        kind="thinking", system=RANK_R1_SYSTEM, user=RANK_R1_USER, max_length=4096, query_share=0.25,
+        kind="thinking",
+        system=RANK_R1_SYSTEM,
+        user=RANK_R1_USER,
+        max_length=4096,
+        query_share=0.25,
         max_think_tokens=1024,
     ),  # fmt: skip
     # The system text is that of Rerank-R0's stage A, byte for byte.

@@ -1,6 +1,6 @@
 """Prompt: the only thing that turns (query, document) into token ids, in training, evaluation, serving and export alike.
 
-Hard fact: it is plain settings, saved as `prompt.json` with the checkpoint; `bind(tokenizer)` makes it encode (see `bound`).
+It is plain settings, saved as `prompt.json` with the checkpoint; `bind(tokenizer)` makes it encode (see `bound`).
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from typing import Any
 
 from ..errors import PromptError, nearest
 from ..utils.files import can_be_read, parse_json, read_text
-from .list_encoder import BoundListPrompt
-from .pair_encoder import BoundPrompt, Cuts, Encoded
+from .list_encoder import ListPromptEncoder
+from .pair_encoder import Encoded, PairPromptEncoder, TruncationCounts
 from .presets import PRESETS as TEXTS
 from .prompt_settings import PromptSettings
 from .template import render_frame, with_bos
 
-__all__ = ["PRESETS", "AnyPrompt", "BoundListPrompt", "BoundPrompt", "Cuts", "Encoded", "Prompt"]
+__all__ = ["PRESETS", "AnyPromptEncoder", "ListPromptEncoder", "PairPromptEncoder", "TruncationCounts", "Encoded", "Prompt"]
 
-AnyPrompt = BoundPrompt | BoundListPrompt
+AnyPromptEncoder = PairPromptEncoder | ListPromptEncoder
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Prompt(PromptSettings):
         except (ValueError, TypeError, RecursionError, PromptError) as error:
             raise PromptError(f"{path}: not a saved prompt ({error})") from error
 
-    def bind(self, tokenizer: Any, max_positions: int | None = None) -> "BoundPrompt":
+    def bind(self, tokenizer: Any, max_positions: int | None = None) -> "PairPromptEncoder":
         """Join with a tokenizer (and the model's number of positions, which bounds max_length).
 
         Raises PromptError if an answer is not one token in place, the fixed text leaves no room, or the prompt shows several
@@ -73,13 +73,13 @@ class Prompt(PromptSettings):
         """
         if self.lists:
             raise PromptError(f"prompt {self.name} shows several documents at once, and one is asked about; use a method of lists")
-        return BoundPrompt(self._resolved(tokenizer), tokenizer, max_positions)
+        return PairPromptEncoder(self._resolved(tokenizer), tokenizer, max_positions)
 
-    def bind_list(self, tokenizer: Any, max_positions: int | None = None) -> "BoundListPrompt":
+    def bind_list(self, tokenizer: Any, max_positions: int | None = None) -> "ListPromptEncoder":
         """As `bind`, for a prompt of several documents. Raises PromptError for others."""
         if not self.lists:
             raise PromptError(f"prompt {self.name} shows one document, and several need one of kind setwise or listwise")
-        return BoundListPrompt(self._resolved(tokenizer), tokenizer, max_positions)
+        return ListPromptEncoder(self._resolved(tokenizer), tokenizer, max_positions)
 
     def _resolved(self, tokenizer: Any) -> "Prompt":
         """The prompt with its template as literal text for this tokenizer."""

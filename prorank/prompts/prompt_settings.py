@@ -52,9 +52,7 @@ class PromptSettings:
     kind: str = "binary"
     first: str = "query"
     system: str = "Judge whether the document is relevant to the query: 1 if it is, 0 if it is not."
-    user: str = (
-        "{instruction}Query:{open}{query}{close}\nDocument:{open}{document}{close}\nRelevant?"
-    )
+    user: str = "{instruction}Query:{open}{query}{close}\nDocument:{open}{document}{close}\nRelevant?"
     instruction_format: str = "Instruction:{open}{instruction}{close}\n"
     instruction: str = ""
     template: str | tuple[str, ...] = "auto"

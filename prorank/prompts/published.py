@@ -1,6 +1,6 @@
 """Texts of published prompts, byte for byte.
 
-Hard fact: a trained model knows the very words it was trained with; a blank more or less costs it quality.
+A trained model knows the very words it was trained with; a blank more or less costs it quality.
 
 Sources: mxbai-rerank 0.1.6; Rerank-R0's configuration file; Rank-R1, arXiv 2503.06034; Qwen3-Reranker's model card.
 """

@@ -76,8 +76,11 @@ def pair_chat(segments: list[str], instruction: tuple[str, str, str], specials: 
     slots = {
         "query": "{{ ns.query }}",
         "document": "{{ ns.document }}",
-        "instruction": "{%- if ns.system -%}{{ " + f"{before} + ns.system + {after}"
-        + " }}{%- else -%}{{ " + default + " }}{%- endif -%}",
+        "instruction": "{%- if ns.system -%}{{ "
+        + f"{before} + ns.system + {after}"
+        + " }}{%- else -%}{{ "
+        + default
+        + " }}{%- endif -%}",
     }
     out = []
     for segment in segments:

@@ -1,6 +1,6 @@
 """Chat templates: the frame of a prompt as a tokenizer's own chat writes it, and the template a saved checkpoint carries.
 
-Hard fact: a chat template is a program of strangers; a text is only trusted to stand where it was put after it was found there.
+A chat template is a program of strangers; a text is only trusted to stand where it was put after it was found there.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ CHAT_MARK = "{#- chat +#}"  # in a saved chat template, what follows is the toke
 CHAT_END = "{%+ endif -%}"
 
 
-def bounds(tokenizer: Any) -> tuple[str, str]:
+def delimiter_tokens(tokenizer: Any) -> tuple[str, str]:
     """The special tokens that bound texts, or a blank and nothing where the tokenizer lacks them."""
     known = tokenizer.get_added_vocab()
     return ("<|im_start|>", "<|im_end|>") if {"<|im_start|>", "<|im_end|>"} <= set(known) else (" ", "")
@@ -25,7 +25,7 @@ def bounds(tokenizer: Any) -> tuple[str, str]:
 
 def render_frame(prompt: PromptSettings, tokenizer: Any) -> str:
     """The literal template: system and user turns in the tokenizer's own chat form, or as plain text."""
-    open_, close = bounds(tokenizer)
+    open_, close = delimiter_tokens(tokenizer)
     user = prompt.user.replace("{open}", open_).replace("{close}", close)
     if not own_chat(tokenizer):
         return with_bos(f"{prompt.system}\n\n{user}" if prompt.system else user, tokenizer)

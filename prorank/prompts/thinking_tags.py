@@ -1,6 +1,6 @@
 """What every prompt joined with a tokenizer can say of thoughts: the words that open and close them, and completions to learn.
 
-Hard fact: the words between a thought and its answer are the same ids in training and in use, whether the model wrote them or they
+The words between a thought and its answer are the same ids in training and in use, whether the model wrote them or they
 were put in for it.
 """
 

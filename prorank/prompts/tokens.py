@@ -1,6 +1,6 @@
 """Ids of the pieces that prompts are joined from: a prompt's own words, users' texts, answers.
 
-Hard fact: users' texts that spell a special token stay text; only a prompt's own words may hold special tokens.
+Users' texts that spell a special token stay text; only a prompt's own words may hold special tokens.
 """
 
 from __future__ import annotations
@@ -38,6 +38,6 @@ def answer_token(tokenizer: Any, tail: str, answer: str) -> int:
         shown = tokenizer.convert_ids_to_tokens(got)
         raise PromptError(
             f"answer {answer!r} is {len(got)} tokens {shown} under this tokenizer; choose answers that are one token each "
-            f"after {tail[-20:]!r} (prompt key 'answers', for instance [\"0\", \"1\"] or [\"no\", \"yes\"])"
+            f'after {tail[-20:]!r} (prompt key \'answers\', for instance ["0", "1"] or ["no", "yes"])'
         )
     return got[0]

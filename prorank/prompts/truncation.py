@@ -1,6 +1,6 @@
 """Which tokens of a document its prompts show: its beginning, its end, or overlapping parts.
 
-Hard fact: parts of a document are as long as the room allows and overlap by a share of it, so a passage shorter than the overlap
+Parts of a document are as long as the room allows and overlap by a share of it, so a passage shorter than the overlap
 stands whole in at least one of them.
 """
 
@@ -14,7 +14,7 @@ SIDES = ("right", "left")
 
 
 @dataclass(frozen=True)
-class Parts:
+class Truncation:
     """How a document is fitted into its prompt, or prompts.
 
     Args:
@@ -58,4 +58,4 @@ class Parts:
         return ids[:most] if self.side == "right" else ids[max(0, len(ids) - most) :]
 
 
-WHOLE = Parts()
+WHOLE = Truncation()

@@ -1,6 +1,6 @@
 """Read what models write when they are asked for labels: the best one, or an order such as `[2] > [1] > [3]`.
 
-Hard fact: whatever is written, the order that comes out has every document once; what had to be repaired is said.
+Whatever is written, the order that comes out has every document once; what had to be repaired is said.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LINE_LABELS = re.compile(r"^\s*(?:\d+|[A-Za-z])[.)]\s*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
-class Labels:
+class ParsedRanking:
     """What was read. `named`: places of documents in the order in which they were named, each once; `order`: the same with the
     others behind them in the order they were shown in; `repairs`: what was repaired, and how often."""
 
@@ -31,7 +31,7 @@ class Labels:
         return self.named[0] if self.named else None
 
 
-def read_labels(text: str, count: int) -> Labels:
+def parse_ranking(text: str, count: int) -> ParsedRanking:
     """Labels of `count` documents in a completion. Never fails.
 
     - A thought is left aside: what comes before the last `</think>`. Of `<answer>` tags the first pair behind it counts.
@@ -57,7 +57,7 @@ def read_labels(text: str, count: int) -> Labels:
             named.append(place)
     missing = [place for place in range(count) if place not in named]
     repairs["missing"] += len(missing)
-    return Labels(named, named + missing, {name: times for name, times in repairs.items() if times})
+    return ParsedRanking(named, named + missing, {name: times for name, times in repairs.items() if times})
 
 
 def _said(text: str, repairs: Counter[str]) -> str:

@@ -1,6 +1,6 @@
 """Cosines of a bi-encoder: a baseline in evaluation, a teacher in training.
 
-Hard fact: a bi-encoder sees query and document apart, so a text that many queries share is encoded once.
+A bi-encoder sees query and document apart, so a text that many queries share is encoded once.
 """
 
 from __future__ import annotations

@@ -28,9 +28,7 @@ COLUMNS = ("id", "_id", "title", "text")
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 TEXT_KEYS = ("contents", "content", "body", "passage", "document", "doc", "page_content", "abstract", "snippet", "segment", "_text")
 # How a line begins, or looks as a whole, that is a piece of JSON or of a Python list.
-LOOKS_JSON = re.compile(
-    r"""\{\s*(["'}]|\w+\s*:|$) | \[\s*(["'{\]]|$) | [\]}],?$ | "(?:[^"\\]|\\.)*"\s*(,?$|:)""", re.VERBOSE
-)
+LOOKS_JSON = re.compile(r"""\{\s*(["'}]|\w+\s*:|$) | \[\s*(["'{\]]|$) | [\]}],?$ | "(?:[^"\\]|\\.)*"\s*(,?$|:)""", re.VERBOSE)
 QUOTED_FIELD = re.compile(r'(^|[,;\t])"([^"]|"")*"([,;\t](?! )|$)')  # of a CSV
 NAME_LENGTH = 40  # of a column, at most
 REMEDY = 'give every document as JSON, {"text": "…"} a line'
@@ -184,4 +182,4 @@ def _found(value: dict[str, Any]) -> str:
     named = {key.lower(): key for key in value}
     key = next((named[name] for name in ("text", *TEXT_KEYS) if name in named), None)
     found = f"; found {', '.join(map(repr, value)) or 'no keys'}"
-    return f"{found}; rename {key!r} to \"text\" if it holds the text" if key else found
+    return f'{found}; rename {key!r} to "text" if it holds the text' if key else found

@@ -1,6 +1,6 @@
 """What goes into a ranking and comes out of it: documents, their checks, hits.
 
-Hard fact: a document comes back in its hit as it was given, a dict with all its keys; only `title` and `text` are read.
+A document comes back in its hit as it was given, a dict with all its keys; only `title` and `text` are read.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ class Hit:
 @dataclass
 class Cost:
     """What rankings cost: prompts read (`calls`), their tokens (a prefix that prompts share counts in each), tokens that were
-    written, seconds; `unread`: written answers that name none of the documents shown, which leave them in their order."""
+    written, seconds; `unparsed_answers`: written answers that name none of the documents shown, which leave them in their order."""
 
     calls: int = 0
     prompt_tokens: int = 0
     generated_tokens: int = 0
     seconds: float = 0.0
-    unread: int = 0
+    unparsed_answers: int = 0
 
     def __str__(self) -> str:
-        unread = f" ({self.unread} answers name no document)" if self.unread else ""
-        written = f"{self.generated_tokens} tokens written{unread}, {self.seconds:.1f} seconds"
+        unparsed_answers = f" ({self.unparsed_answers} answers name no document)" if self.unparsed_answers else ""
+        written = f"{self.generated_tokens} tokens written{unparsed_answers}, {self.seconds:.1f} seconds"
         return f"{self.calls} prompts of {self.prompt_tokens} tokens in all, {written}"
 
 
@@ -90,7 +90,7 @@ def _remedy(document: Any) -> str:
     return f"; give its text, {held}, or use the class of prorank.integrations for its framework" if held else ""
 
 
-def hits(
+def make_hits(
     documents: Sequence[Document],
     scores: np.ndarray,
     top_k: int | None,
@@ -108,7 +108,7 @@ def hits(
     return found[:top_k]
 
 
-class Progress:
+class DocumentProgress:
     """A rich progress bar on stderr as a callable, or nothing."""
 
     def __init__(self, show: bool, total: int) -> None:

@@ -1,6 +1,6 @@
 """What a scorer says of itself: whether and how it asks, which weights it has, and a fingerprint that changes with its scores.
 
-Hard fact: an id is taken of what scores come from (weights, prompt, numbers, device), never of a name, which may come to mean
+An id is taken of what scores come from (weights, prompt, numbers, device), never of a name, which may come to mean
 another model.
 """
 
@@ -15,21 +15,21 @@ import torch
 from ..checkpoints.calibration import Calibration, calibration_for
 from ..checkpoints.resolve import Resolved, weight_hash
 from ..engine.cpu_engine import Engine
-from ..prompts.pair_encoder import BoundPrompt
+from ..prompts.pair_encoder import PairPromptEncoder
 from .listwise import ListRanker
 from .thinking import Thinker
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from ..prompts.prompt import AnyPrompt
+    from ..prompts.prompt import AnyPromptEncoder
 
 
 class Identity:
     """Of a scorer with these attributes: see there."""
 
     model: PreTrainedModel
-    prompt: AnyPrompt
+    prompt: AnyPromptEncoder
     device: torch.device
     lists: ListRanker | None
     _resolved: Resolved | None
@@ -37,10 +37,10 @@ class Identity:
     _thinker: Thinker | None
 
     @property
-    def bound(self) -> BoundPrompt:
+    def bound(self) -> PairPromptEncoder:
         """The prompt whose encodings `score_encoded` takes; not for methods of lists."""
         bound = self._thinker.bound if self._thinker else self.prompt
-        assert isinstance(bound, BoundPrompt)
+        assert isinstance(bound, PairPromptEncoder)
         return bound
 
     @property

@@ -1,6 +1,6 @@
 """Query likelihood: how probable the query is as a continuation of the document (Ponte and Croft 1998; Zhuang et al. 2023).
 
-Hard fact: it needs no labels and no training, and for a small base model it is a far better ranker than its zero-shot answers.
+It needs no labels and no training, and for a small base model it is a far better ranker than its zero-shot answers.
 """
 
 from __future__ import annotations

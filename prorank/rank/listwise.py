@@ -1,6 +1,6 @@
 """Rank documents against each other: a prompt shows several, and the model names the best or their order.
 
-Hard fact: with kind "setwise" nothing is written: one forward says of each label how likely it is the answer, the best
+With kind "setwise" nothing is written: one forward says of each label how likely it is the answer, the best
 is the likeliest, the order that of the labels' logits (FIRST, arXiv 2406.15657). The questions of all queries are asked together.
 """
 
@@ -13,15 +13,15 @@ import torch
 
 from ..engine.batches import sizes
 from ..engine.flat_attention import is_flat
-from ..engine.generation import Pen, Sampling, Writer, write
+from ..engine.generation import Sampler, Sampling, TextGenerator, generate
 from ..engine.packing import Batch, batches_of, collate, pack
 from ..errors import ModelError
-from ..prompts.list_encoder import BoundListPrompt, EncodedList
-from ..prompts.prompt import Cuts, Encoded
-from .answer_parsing import read_labels
+from ..prompts.list_encoder import EncodedList, ListPromptEncoder
+from ..prompts.prompt import Encoded, TruncationCounts
+from .answer_parsing import parse_ranking
 from .documents import Cost
 from .methods import Listwise, Setwise
-from .sorting import together
+from .sorting import run_in_lockstep
 
 Reader = Callable[[list[Encoded], list[int]], list[np.ndarray]]  # of prompts and their numbers of documents: a value for each
 
@@ -60,29 +60,29 @@ class AnswerReader:
     """Lets the model write, a thought first where the prompt asks for one, and reads which documents it names.
 
     Args:
-        pen: see `generate.pen_of`.
+        pen: see `generate.make_generator`.
         bound: a prompt whose answers are written.
         method: says what a written answer is worth.
         cost: tokens written, and answers that name none of the documents, are counted there.
     """
 
-    def __init__(self, pen: Pen, bound: BoundListPrompt, method: Setwise | Listwise, cost: Cost) -> None:
+    def __init__(self, pen: TextGenerator, bound: ListPromptEncoder, method: Setwise | Listwise, cost: Cost) -> None:
         self.pen, self.bound, self.method, self.cost = pen, bound, method, cost
 
     def __call__(self, prompts: list[Encoded], counts: list[int]) -> list[np.ndarray]:
         budget = self.bound.prompt.max_think_tokens if self.bound.thinks else None
         most = most_written(self.bound, self.method, max(counts, default=0))
-        writer = Writer(self.pen, self.bound, Sampling(0.0, most=most, budget=budget), in_form=True)
+        writer = Sampler(self.pen, self.bound, Sampling(0.0, most=most, budget=budget), in_form=True)
         out = []
-        for number, (row,) in enumerate(write(writer, prompts, [["0"]] * len(prompts))):
-            said = read_labels(self.bound.tokenizer.decode(row.ids, skip_special_tokens=True), counts[number])
+        for number, (row,) in enumerate(generate(writer, prompts, [["0"]] * len(prompts))):
+            said = parse_ranking(self.bound.tokenizer.decode(row.ids, skip_special_tokens=True), counts[number])
             out.append(self.method.values(said))
-            self.cost.generated_tokens += len(row.ids) - len(row.put)
-            self.cost.unread += said.best is None
+            self.cost.generated_tokens += len(row.ids) - len(row.forced_positions)
+            self.cost.unparsed_answers += said.best is None
         return out
 
 
-def most_written(bound: BoundListPrompt, method: Setwise | Listwise, count: int) -> int:
+def most_written(bound: ListPromptEncoder, method: Setwise | Listwise, count: int) -> int:
     """Tokens that are written at most about so many documents: thought, tags and answer."""
     thought = bound.prompt.max_think_tokens + len(bound.opener) + len(bound.shut) if bound.thinks else 0
     return thought + method.tokens(count)
@@ -98,7 +98,9 @@ class ListRanker:
         cuts, cost: counted up. A document and a query count once in a call, in however many prompts they are shown.
     """
 
-    def __init__(self, method: Setwise | Listwise, bound: BoundListPrompt, read: Reader, cuts: Cuts, cost: Cost) -> None:
+    def __init__(
+        self, method: Setwise | Listwise, bound: ListPromptEncoder, read: Reader, cuts: TruncationCounts, cost: Cost
+    ) -> None:
         self.method, self.bound, self.read, self.cuts, self.cost = method, bound, read, cuts, cost
 
     def __call__(
@@ -119,7 +121,7 @@ class ListRanker:
             shown = [(queries[q], [documents[q][i] for i in some]) for q, some in questions]
             return [self.method.answer(row) for row in self.values(shown, instruction, hear)]
 
-        orders = together([self.method.sorter(len(some)) for some in documents], ask)
+        orders = run_in_lockstep([self.method.sorter(len(some)) for some in documents], ask)
         self.cuts.total += sum(map(len, documents))
         self.cuts.documents += len(cut_documents)
         for tokens in cut_queries:

@@ -1,6 +1,6 @@
 """The methods that rank documents against each other, their options, and how what was said of a window becomes an order.
 
-Hard fact: a method knows nothing of models: it says which documents to ask about next, and takes a value for each of them.
+A method knows nothing of models: it says which documents to ask about next, and takes a value for each of them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import ConfigError, nearest
 from ..prompts.list_encoder import MOST
 from ..prompts.prompt import Prompt
-from .answer_parsing import Labels
+from .answer_parsing import ParsedRanking
 from .sorting import Best, Order, bubblesort, heapsort, sliding
 
 log = logging.getLogger("prorank")
@@ -23,13 +23,13 @@ SORTS = {"heapsort": heapsort, "bubblesort": bubblesort}
 
 @dataclass(frozen=True)
 class Setwise:
-    """The best `k` in front, by comparisons of `children` + 1 documents; the others keep their order.
+    """The best `k` in front, by comparisons of `branching` + 1 documents; the others keep their order.
 
     `sort`: "heapsort" or "bubblesort", see `sorting`. `permutations`: each comparison is made so many times with the documents
     turned, and what was said of each is averaged, which takes out what a place in the prompt is worth.
     """
 
-    children: int = 9
+    branching: int = 9
     k: int = 10
     sort: str = "heapsort"
     permutations: int = 1
@@ -38,19 +38,19 @@ class Setwise:
         """Raise ConfigError for what cannot work."""
         if self.sort not in SORTS:
             raise ConfigError(f"sort '{self.sort}' is not known; valid: {', '.join(SORTS)}")
-        if not 1 <= self.children < MOST:
-            raise ConfigError(f"children must lie in 1..{MOST - 1}, not {self.children}")
+        if not 1 <= self.branching < MOST:
+            raise ConfigError(f"children must lie in 1..{MOST - 1}, not {self.branching}")
         if self.k < 1 or self.permutations < 1:
             raise ConfigError("k and permutations must be at least 1")
 
     def sorter(self, count: int) -> Best:
-        return SORTS[self.sort](count, self.children, self.k)
+        return SORTS[self.sort](count, self.branching, self.k)
 
     def answer(self, values: np.ndarray) -> int:
         """The place of the best; of equal ones the first."""
         return int(values.argmax())
 
-    def values(self, said: Labels) -> np.ndarray:
+    def values(self, said: ParsedRanking) -> np.ndarray:
         """1 for the document that was named, 0 for the others."""
         return (np.arange(len(said.order)) == said.best).astype(np.float32)
 
@@ -84,7 +84,7 @@ class Listwise:
         """Places from the best to the worst; equal ones keep their order."""
         return np.argsort(-values, kind="stable").tolist()
 
-    def values(self, said: Labels) -> np.ndarray:
+    def values(self, said: ParsedRanking) -> np.ndarray:
         """Minus the place in the order that was written."""
         return -np.argsort(said.order).astype(np.float32)
 

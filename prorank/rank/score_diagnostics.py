@@ -1,6 +1,6 @@
 """What a model does at the place of the answer: scores, form, likeliest token, hidden states.
 
-Hard fact: this is the one place where logits over the whole vocabulary are made for ranking; scoring needs two rows of them.
+This is the one place where logits over the whole vocabulary are made for ranking; scoring needs two rows of them.
 """
 
 from __future__ import annotations

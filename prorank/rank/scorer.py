@@ -1,6 +1,6 @@
 """Scorer: log-odds of documents from a model in memory, by one forward each, by thoughts or by a method of lists.
 
-Hard fact: whatever way a document is asked about, the same text under the same query gets exactly the same score, though its places
+Whatever way a document is asked about, the same text under the same query gets exactly the same score, though its places
 in the batches differ by float noise.
 """
 
@@ -20,16 +20,16 @@ from ..checkpoints.resolve import Resolved
 from ..engine.auto import COMPILED, Choice, choose_compile_for
 from ..engine.batches import WINDOW, batches
 from ..engine.cpu_engine import Engine
-from ..engine.generation import Pen, pen_of
+from ..engine.generation import TextGenerator, make_generator
 from ..engine.heads import answer_rows, last_hidden, log_odds
 from ..engine.kernels import Kernels
 from ..engine.layer_speed import RANKING
 from ..engine.modules import room_for_prompts
 from ..engine.packing import Batch
 from ..errors import ModelError
-from ..prompts.list_encoder import MOST, BoundListPrompt
-from ..prompts.pair_encoder import BoundPrompt, Encoded
-from ..prompts.prompt import Cuts, Prompt
+from ..prompts.list_encoder import MOST, ListPromptEncoder
+from ..prompts.pair_encoder import Encoded, PairPromptEncoder
+from ..prompts.prompt import Prompt, TruncationCounts
 from ..utils.forking import survive_forks
 from ..utils.memory import trim
 from .documents import Cost, Document
@@ -64,7 +64,7 @@ class Scorer(Identity):
         room = room_for_prompts(model)
         self.prompt = prompt.bind_list(tokenizer, room) if prompt.lists else prompt.bind(tokenizer, room).direct()
         self.device = next(model.parameters()).device
-        self.cuts, self.cost = Cuts(), Cost()  # counted up over all calls
+        self.cuts, self.cost = TruncationCounts(), Cost()  # counted up over all calls
         self.turn = threading.RLock()  # engine and counters are not made for two at once
         self.choices: dict[str, Choice] = {}  # what "auto" took, and why
         self._compile_for: Any = None  # the model's configuration while it is open whether steps get compiled
@@ -74,7 +74,7 @@ class Scorer(Identity):
         self.lists: ListRanker | None = None
         self._rows, self._bias = answer_rows(model, self.prompt.answer_ids)
 
-    def take_thoughts(self, pen: Pen, prompt: Prompt, samples: int = 1) -> None:
+    def take_thoughts(self, pen: TextGenerator, prompt: Prompt, samples: int = 1) -> None:
         """Think of each document from now on; the prompt must be of kind thinking."""
         bound = with_room(prompt, self.tokenizer, self.model)
         self._thinker = Thinker(pen, bound, self._rows, self._bias, samples, prompt.max_think_tokens, self.cost)
@@ -82,11 +82,11 @@ class Scorer(Identity):
     def take_lists(self, method: Setwise | Listwise) -> None:
         """Rank by a method of lists from now on; the prompt must show several documents."""
         bound = self.prompt
-        assert isinstance(bound, BoundListPrompt)
+        assert isinstance(bound, ListPromptEncoder)
         if bound.writes:
             room = room_for_prompts(self.model, most_written(bound, method, MOST))
             self.prompt = bound = Prompt.of(bound.prompt).bind_list(self.tokenizer, room)
-            read: Reader = AnswerReader(pen_of(self.model, self._engine), bound, method, self.cost)
+            read: Reader = AnswerReader(make_generator(self.model, self._engine), bound, method, self.cost)
         else:
             read = LabelReader(self.model, self._hidden, self._rows, self._bias, self.tokenizer.pad_token_id)
         self.lists = ListRanker(method, bound, read, self.cuts, self.cost)
@@ -192,7 +192,7 @@ class Scorer(Identity):
         return np.split(flat, first[1:-1]) if len(first) > 1 else []
 
     def _asked(
-        self, bound: BoundPrompt, queries: Sequence[str], texts: Sequence[list[str]], instruction: str | None
+        self, bound: PairPromptEncoder, queries: Sequence[str], texts: Sequence[list[str]], instruction: str | None
     ) -> list[tuple[list[Encoded], list[str]]]:
         """What a thinker takes: each query's prompts, and keys of chance that name query and document, not their places."""
         found = []
@@ -230,7 +230,7 @@ class Scorer(Identity):
     ) -> Iterator[tuple[int, list[Encoded]]]:
         """(owner of the first, prompts) of each query, no more than a window of them at a time."""
         bound, first = self.prompt, 0
-        assert isinstance(bound, BoundPrompt)
+        assert isinstance(bound, PairPromptEncoder)
         for query, some in zip(queries, texts):
             query_cut = 0
             for at in range(0, len(some), WINDOW):
@@ -239,7 +239,7 @@ class Scorer(Identity):
                 yield first + at, prompts
             first += len(some)
 
-    def _encode(self, bound: BoundPrompt, query: str, texts: list[str], instruction: str | None) -> list[Encoded]:
+    def _encode(self, bound: PairPromptEncoder, query: str, texts: list[str], instruction: str | None) -> list[Encoded]:
         prompts = bound.encode_many(query, texts, instruction)
         for prompt in prompts:
             self.cost.calls += 1

@@ -1,7 +1,7 @@
 """Sorting with a model as the judge: heapsort and bubble sort from "which is best?", a sliding window from "in which order?".
 
-Hard fact: a sorter is a generator that yields candidates to compare and is sent the answer, so it knows no model, and the questions
-of many queries are asked together, round by round (`together`).
+A sorter is a generator that yields candidates to compare and is sent the answer, so it knows no model, and the questions
+of many queries are asked together, round by round (`run_in_lockstep`).
 
 Sources: setwise heapsort and bubble sort, Zhuang et al. 2023 (arXiv 2310.09497); sliding window, Sun et al. 2023 (arXiv
 2304.09542), with rank_llm's bounds, which leave no candidate at the top out.
@@ -18,7 +18,7 @@ Best = Generator[list[int], int, list[int]]  # yields candidates, is sent the pl
 Order = Generator[list[int], list[int], list[int]]  # is sent the candidates' places in order, best first
 
 
-def heapsort(count: int, children: int, k: int) -> Best:
+def heapsort(count: int, branching: int, k: int) -> Best:
     """Candidates 0..count-1 with the best k in front, best first; the others keep their order behind them.
 
     Args:
@@ -27,21 +27,21 @@ def heapsort(count: int, children: int, k: int) -> Best:
         k: places wanted.
     """
     heap, best = list(range(count)), []
-    for node in range(count // children, -1, -1):
-        yield from _sift(heap, node, count, children)
+    for node in range(count // branching, -1, -1):
+        yield from _sift(heap, node, count, branching)
     for end in range(count - 1, -1, -1):
         heap[0], heap[end] = heap[end], heap[0]
         best.append(heap[end])
         if len(best) >= min(k, count):
             break
-        yield from _sift(heap, 0, end, children)
+        yield from _sift(heap, 0, end, branching)
     return _in_front(best, count)
 
 
-def _sift(heap: list[int], node: int, count: int, children: int) -> Generator[list[int], int, None]:
+def _sift(heap: list[int], node: int, count: int, branching: int) -> Generator[list[int], int, None]:
     """Let the candidate at `node` sink until it is the best among itself and its children."""
-    while children * node + 1 < count:
-        places = [node, *range(children * node + 1, min(children * (node + 1) + 1, count))]
+    while branching * node + 1 < count:
+        places = [node, *range(branching * node + 1, min(branching * (node + 1) + 1, count))]
         best = places[(yield [heap[place] for place in places])]
         if best == node:
             return
@@ -49,18 +49,18 @@ def _sift(heap: list[int], node: int, count: int, children: int) -> Generator[li
         node = best
 
 
-def bubblesort(count: int, children: int, k: int) -> Best:
+def bubblesort(count: int, branching: int, k: int) -> Best:
     """As `heapsort`, by k passes of windows from the end to the front, each window's best moved to its front.
 
     A pass begins at the window in which the one before first moved something, for those behind it still have their best in front;
     or one window further behind, where it was that one's front that moved. (The published code begins one place further there, and
     can miss the best.)
     """
-    order, whole = list(range(count)), children + 1
+    order, whole = list(range(count)), branching + 1
     last = count - whole
     for done in range(min(k, count - 1)):
         if last + whole <= done:  # this window's candidates are all in their places
-            last += children
+            last += branching
         start, changed = last, False
         while True:
             front = max(start, done)
@@ -69,11 +69,11 @@ def bubblesort(count: int, children: int, k: int) -> Best:
             if best:
                 order[front], order[front + best] = order[front + best], order[front]
                 if not changed:
-                    last = min(start + children, count - whole) if front + best == start + children else start
+                    last = min(start + branching, count - whole) if front + best == start + branching else start
                 changed = True
             if front == done:
                 break
-            start -= children
+            start -= branching
         last = last if changed else start
     return order
 
@@ -97,7 +97,7 @@ def sliding(count: int, window: int, step: int, passes: int = 1) -> Order:
     return order
 
 
-def together(
+def run_in_lockstep(
     sorters: Sequence[Generator[list[int], Answer, list[int]]], ask: Callable[[list[tuple[int, list[int]]]], list[Answer]]
 ) -> list[list[int]]:
     """The order each sorter comes to; `ask` gets the open questions (sorter, candidates) of all of them at once."""

@@ -1,6 +1,6 @@
 """Scores after a thought: each document is thought about first, then the answer is read as log-odds.
 
-Hard fact: the answer is never sampled; closed by the model or closed for it, the thought is followed by the same words as in
+The answer is never sampled; closed by the model or closed for it, the thought is followed by the same words as in
 training, and the two answer rows meet the hidden state behind them in fp32.
 """
 
@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..engine.generation import CLOSE, TOKENS, Pen, Row, Sampling, Writer
+from ..engine.generation import CLOSE, TOKENS, Completion, Sampler, Sampling, TextGenerator
 from ..engine.heads import log_odds
 from ..engine.modules import room_for_prompts
 from ..engine.packing import Pack, batches_of, pack, packs_of
 from ..errors import ConfigError
-from ..prompts.pair_encoder import BoundPrompt, Encoded
+from ..prompts.pair_encoder import Encoded, PairPromptEncoder
 from .documents import Cost
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Thinker:
     """Thinks, then scores.
 
     Args:
-        pen: see `generate.pen_of`.
+        pen: see `generate.make_generator`.
         bound: the thinking prompt.
         rows, bias: of the two answers, see `pointwise.answer_rows`.
         samples: thoughts a document; scores are their mean.
@@ -50,12 +50,19 @@ class Thinker:
     """
 
     def __init__(
-        self, pen: Pen, bound: BoundPrompt, rows: torch.Tensor, bias: torch.Tensor, samples: int, budget: int, cost: Cost
+        self,
+        pen: TextGenerator,
+        bound: PairPromptEncoder,
+        rows: torch.Tensor,
+        bias: torch.Tensor,
+        samples: int,
+        budget: int,
+        cost: Cost,
     ) -> None:
         if samples < 1:
             raise ConfigError(f"samples must be at least 1, not {samples}")
         self.bound, self.rows, self.bias, self.samples, self.cost = bound, rows, bias, samples, cost
-        self.writer = Writer(pen, bound, Sampling(SAMPLING if samples > 1 else 0.0, most=budget), to_answer=True)
+        self.writer = Sampler(pen, bound, Sampling(SAMPLING if samples > 1 else 0.0, most=budget), to_answer=True)
 
     def __call__(
         self, lists: Sequence[tuple[list[Encoded], list[str]]], progress: Callable[[int], None] | None = None
@@ -63,26 +70,26 @@ class Thinker:
         """(scores fp32, thoughts) of each query's list (prompts, keys of chance); with several samples the thought is the first."""
         scores = [np.empty(len(prompts), np.float32) for prompts, _ in lists]
         thoughts: list[list[Thought]] = [[Thought("", False)] * len(prompts) for prompts, _ in lists]
-        for some in written(self.writer, lists, self.samples):
+        for some in generate_batches(self.writer, lists, self.samples):
             for number, at, rows in some:
                 states = torch.stack([_state(row) for row in rows])
                 scores[number][at] = log_odds(states, self.rows, self.bias).mean().item()
                 thoughts[number][at] = thought_of(self.bound, rows[0])
-                self.cost.generated_tokens += sum(len(row.ids) - len(row.put) for row in rows)
+                self.cost.generated_tokens += sum(len(row.ids) - len(row.forced_positions) for row in rows)
             if progress:
                 progress(len(some))
         return scores, list(thoughts)
 
 
-def _state(row: Row) -> torch.Tensor:
+def _state(row: Completion) -> torch.Tensor:
     """The hidden state at the answer of a row that was written to that place."""
     assert row.state is not None
     return row.state
 
 
-def written(
-    writer: Writer, lists: Sequence[tuple[list[Encoded], list[str]]], samples: int = 1
-) -> Iterator[list[tuple[int, int, list[Row]]]]:
+def generate_batches(
+    writer: Sampler, lists: Sequence[tuple[list[Encoded], list[str]]], samples: int = 1
+) -> Iterator[list[tuple[int, int, list[Completion]]]]:
     """What is written behind the prompts of each query's list (prompts, keys of chance), some at a time: (number of the list, place
     in it, its rows). A row's ids come behind prompt and opener."""
     opener = writer.bound.opener
@@ -112,11 +119,11 @@ def key_of(query: str, document: str) -> str:
     return f"{query}\0{document}"
 
 
-def thought_of(bound: BoundPrompt, row: Row) -> Thought:
+def thought_of(bound: PairPromptEncoder, row: Completion) -> Thought:
     """The thought that a row has written."""
-    return Thought(bound.tokenizer.decode(row.ids).partition(CLOSE)[0].strip(), row.closed)
+    return Thought(bound.tokenizer.decode(row.ids).partition(CLOSE)[0].strip(), row.thought_truncated)
 
 
-def with_room(prompt: Prompt, tokenizer: Any, model: torch.nn.Module) -> BoundPrompt:
+def with_room(prompt: Prompt, tokenizer: Any, model: torch.nn.Module) -> PairPromptEncoder:
     """A thinking prompt bound so that a whole thought and its answer find a place behind it in the model's positions."""
     return prompt.bind(tokenizer, room_for_prompts(model, prompt.max_think_tokens + WORDS))

@@ -1,6 +1,6 @@
 """Ranking by a server in place of a model of one's own: ours, TEI, vLLM, or whatever speaks as Jina or Cohere do.
 
-Hard fact: the order is made here, from the scores of all documents, so ties and cuts by score are those of `Reranker.rank`.
+The order is made here, from the scores of all documents, so ties and cuts by score are those of `Reranker.rank`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import ConfigError, DataError, KeyRefused, ServerAway, ServerError, ServerFailed, TooBusy, TooLarge
-from ..prompts.pair_encoder import Cuts
-from ..rank.documents import Document, Hit, hits
+from ..prompts.pair_encoder import TruncationCounts
+from ..rank.documents import Document, Hit, make_hits
 from ..rank.validation import RankOptions, read_lists
 from ..utils.http import Connection, pauses, retry_after
 from ..utils.pickling import MadeByArguments
@@ -50,7 +50,7 @@ class Remote(MadeByArguments):
         timeout: float = 300,
     ) -> None:  # fmt: skip
         self.url, told = split(url)
-        self.model, self.patience, self.cuts = model, patience, Cuts()
+        self.model, self.patience, self.cuts = model, patience, TruncationCounts()
         asked = dialect_of(dialect) or told
         self.connection = Connection(self.url, "--server", key, timeout)
         try:
@@ -77,7 +77,7 @@ class Remote(MadeByArguments):
         scores = np.array([score for score, _ in rows], np.float32)
         found = [hit.get("probability") for _, hit in rows] if self.ours else [None]
         sure = None if None in found else np.array(found, np.float64)
-        return hits(lists.documents[0], scores, options.top_k, options.min_score, said, sure)
+        return make_hits(lists.documents[0], scores, options.top_k, options.min_score, said, sure)
 
     def score_lists(
         self, queries: Sequence[str], documents: Sequence[Sequence[Document]], instruction: str | None = None

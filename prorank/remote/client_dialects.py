@@ -1,6 +1,6 @@
 """The forms in which rerank servers are asked: TEI's, Jina's, Cohere's, vLLM's.
 
-Hard fact: TEI and vLLM can be asked for log-odds and are; Jina's and Cohere's forms have 0..1 alone, unless the server is ours.
+TEI and vLLM can be asked for log-odds and are; Jina's and Cohere's forms have 0..1 alone, unless the server is ours.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ LOG_ODDS, RELEVANCE = "log-odds", "relevance, mostly from 0 to 1"
 
 
 @dataclass(frozen=True)
-class Form:
+class ClientDialect:
     """A dialect.
 
     Attributes:
@@ -37,10 +37,14 @@ class Form:
 
 
 FORMS = {
-    "tei": Form("/rerank", "texts", "score", LOG_ODDS, {"raw_scores": True, "truncate": True}, lambda answer: answer),
-    "jina": Form("/v1/rerank", "documents", "relevance_score", RELEVANCE, {"return_documents": False}, lambda a: a["results"]),
-    "cohere": Form("/v2/rerank", "documents", "relevance_score", RELEVANCE, {}, lambda answer: answer["results"]),
-    "vllm": Form("/rerank", "documents", "relevance_score", LOG_ODDS, {"use_activation": False}, lambda a: a["results"], True),
+    "tei": ClientDialect("/rerank", "texts", "score", LOG_ODDS, {"raw_scores": True, "truncate": True}, lambda answer: answer),
+    "jina": ClientDialect(
+        "/v1/rerank", "documents", "relevance_score", RELEVANCE, {"return_documents": False}, lambda a: a["results"]
+    ),
+    "cohere": ClientDialect("/v2/rerank", "documents", "relevance_score", RELEVANCE, {}, lambda answer: answer["results"]),
+    "vllm": ClientDialect(
+        "/rerank", "documents", "relevance_score", LOG_ODDS, {"use_activation": False}, lambda a: a["results"], True
+    ),
 }
 PATHS = {"/v2/rerank": "cohere", "/v1/rerank": "jina", "/rerank": None, "/v2": "cohere", "/v1": "jina"}  # ends of addresses
 GUESSES = ("jina", "cohere", "vllm")  # tried in this order where a server does not tell what it is
@@ -62,13 +66,13 @@ def split(url: str) -> tuple[str, str | None]:
     return url.removesuffix(end), PATHS.get(end)
 
 
-def body_of(form: Form, query: str, texts: list[str], model: str | None, more: dict[str, Any]) -> dict[str, Any]:
+def body_of(form: ClientDialect, query: str, texts: list[str], model: str | None, more: dict[str, Any]) -> dict[str, Any]:
     """A request for all these texts."""
     named = {"model": model} if model else {}
     return {"query": query, form.texts: texts, **named, **form.fields, **more}
 
 
-def hits_of(form: Form, answer: Any, count: int) -> list[tuple[float, dict[str, Any]]]:
+def hits_of(form: ClientDialect, answer: Any, count: int) -> list[tuple[float, dict[str, Any]]]:
     """(score, hit) of each document, in input order. Raises ValueError for an answer that is not of this form."""
     try:
         rows = {hit["index"]: (float(hit[form.score]), hit) for hit in form.results(answer)}

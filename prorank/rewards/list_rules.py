@@ -1,6 +1,6 @@
 """Rewards for completions that choose or order documents; TRL's GRPOTrainer takes them as they stand.
 
-Hard fact: a form that is wrong earns 0, never a half: a model that is paid for a failed parse learns to fail.
+A form that is wrong earns 0, never a half: a model that is paid for a failed parse learns to fail.
 
 Sources: Rank-R1 (arXiv 2503.06034), REARANK (arXiv 2505.20046), as reference/prorank-paper states them.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import DataError
 from ..evaluate.gains import EXPONENTIAL, ndcg
-from ..rank.answer_parsing import read_labels
+from ..rank.answer_parsing import parse_ranking
 from ..utils.texts import shown
 from .reward_inputs import column, completion_text, number
 
@@ -55,7 +55,7 @@ def rearank_reward(
     """0.8 (nDCG − first) / (best − first) + 0.1 for both pairs of tags + 0.1 for a whole order (REARANK).
 
     Args:
-        completions: texts, or lists of messages whose last one counts; the order is read by `read_labels`.
+        completions: texts, or lists of messages whose last one counts; the order is read by `parse_ranking`.
         grades: of each completion's documents, in the order in which they were shown, whose nDCG is `first`.
         depth: of nDCG. `best` is 1; where the documents stand in the best order already, keeping it earns the 0.8.
         gain: of a grade in nDCG: "exponential" as REARANK has it, or "linear" as evaluation prints it.
@@ -79,7 +79,7 @@ def rearank_parts(completion: str, grades: Sequence[float], depth: int = 10, gai
     answer = answer_of(completion)
     if answer is None:
         return dict.fromkeys(("gain", "tags", "order"), 0.0)
-    said = read_labels(answer, len(grades))
+    said = parse_ranking(answer, len(grades))
     if max(grades, default=0) <= 0:  # any order is the best
         first = now = 1.0
     else:

@@ -1,6 +1,6 @@
 """Rule rewards for completions that think and then answer: small functions of what was written and of the label.
 
-Hard fact: a completion is read once, up to the end of its first answer outside the thought, where inference stops too; so a hedge
+A completion is read once, up to the end of its first answer outside the thought, where inference stops too; so a hedge
 (`<answer>yes</answer><answer>no</answer>`) earns what its first answer earns, less the penalty for text after it.
 """
 

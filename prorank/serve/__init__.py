@@ -1,6 +1,6 @@
 """`prorank serve`: one HTTP server that speaks the rerank dialects of TEI, Jina, Cohere and vLLM.
 
-Hard fact: what the extra `serve` brings is looked for here, once, so everything below may take it for granted.
+What the extra `serve` brings is looked for here, once, so everything below may take it for granted.
 """
 
 from ..errors import extra

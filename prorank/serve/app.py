@@ -1,6 +1,6 @@
 """The HTTP application: routes, keys, the path of a request from its bytes to its answer.
 
-Hard fact: whatever goes wrong is answered in the dialect of the path, with a message that quotes nothing of the request, and no
+Whatever goes wrong is answered in the dialect of the path, with a message that quotes nothing of the request, and no
 trace of ours.
 """
 
@@ -24,13 +24,13 @@ from starlette.routing import Route
 
 from .. import __version__
 from . import info_routes, openapi, parsing
-from .dialects import Form, cohere, jina, tei, vllm
+from .dialects import Dialect, cohere, jina, tei, vllm
 from .logs import failure, log
-from .messages import Answer, Refused
+from .messages import Answer, RequestError
 from .responses import headers_of, json_response, refusal
 from .service import Service
 
-FORMS: dict[str, tuple[Form, ...]] = {
+FORMS: dict[str, tuple[Dialect, ...]] = {
     "/rerank": (tei.RERANK, vllm.RERANK),
     "/v1/rerank": (jina.RERANK,),
     "/v2/rerank": (cohere.RERANK,),
@@ -86,10 +86,10 @@ def check_key(request: Request, key: str | None) -> None:
     """Raise Refused unless the request brings the key; compared in a time that does not tell how much of it is right."""
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
     if key and not (scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), key.encode())):
-        raise Refused("unauthorized", "a key is needed: send the header Authorization: Bearer KEY")
+        raise RequestError("unauthorized", "a key is needed: send the header Authorization: Bearer KEY")
 
 
-async def _answered(request: Request, forms: tuple[Form, ...], service: Service, key: str | None, known: set[str]) -> Response:
+async def _answered(request: Request, forms: tuple[Dialect, ...], service: Service, key: str | None, known: set[str]) -> Response:
     """The answer to a request, or its refusal; counted and logged."""
     begin, form = time.perf_counter(), forms[0]
     told: dict[str, Any] = {"id": uuid.uuid4().hex}
@@ -104,7 +104,7 @@ async def _answered(request: Request, forms: tuple[Form, ...], service: Service,
             found, ask = await parsing.understand(value, form, service.limits)
             told |= {"documents": ask.count, "characters": ask.characters}
             if isinstance(found, vllm.VllmFields) and found.model and found.model not in known:
-                raise Refused("model", f"The model is not served here; it is called {service.name}", "model")
+                raise RequestError("model", f"The model is not served here; it is called {service.name}", "model")
             held.take_documents(ask.count)
             seconds = _seconds(request, service.limits.seconds)
             answer = await _unless_gone(request, service.answer(ask, seconds, begin))
@@ -119,9 +119,9 @@ async def _answered(request: Request, forms: tuple[Form, ...], service: Service,
         service.metrics.dropped.labels("disconnect").inc()
         response = Response(status_code=499)  # nobody reads it
     except Exception as error:  # every one of them has to become an answer
-        if not isinstance(error, Refused):
+        if not isinstance(error, RequestError):
             failure("request", error)
-            error = Refused("failed", "the server failed on this request")
+            error = RequestError("failed", "the server failed on this request")
         response = refusal(error, form, service)
         await parsing.discard(request)
         told["refused"] = error.kind
@@ -158,7 +158,7 @@ def _seconds(request: Request, most: float) -> float:
     except ValueError:
         seconds = math.nan
     if not 1 <= seconds < math.inf:
-        raise Refused("invalid", "the header X-Request-Timeout must be a number of seconds, at least 1", "x-request-timeout")
+        raise RequestError("invalid", "the header X-Request-Timeout must be a number of seconds, at least 1", "x-request-timeout")
     return min(most, seconds)
 
 
@@ -172,7 +172,7 @@ async def _http_error(request: Request, error: HTTPException) -> Response:
         headers["allow"] = ", ".join(sorted(methods))
     form = FORMS.get(path, (jina.RERANK,))[0]
     said = {404: "no such path; the paths are listed at /docs", 405: "this path does not take this method"}
-    refused = Refused("invalid", said.get(error.status_code, "not possible"))
+    refused = RequestError("invalid", said.get(error.status_code, "not possible"))
     return Response(to_json(form.refuse(refused, error.status_code)), error.status_code, headers, "application/json")
 
 

@@ -1,6 +1,6 @@
 """Field types that the dialects share, and the fields that we add to each.
 
-Hard fact: unknown fields are ignored and wrong types are refused, never converted: "3" is no number and 1 is no truth value; 3.0 is
+Unknown fields are ignored and wrong types are refused, never converted: "3" is no number and 1 is no truth value; 3.0 is
 3, as in JSON it is.
 """
 

@@ -17,7 +17,7 @@ from . import parsing
 from .dialects import jina
 from .limits import Limits
 from .logs import log
-from .messages import Answer, Ask
+from .messages import Answer, RerankQuery
 
 SECONDS = 86_400.0  # a shape may take as long as it takes
 QUERY = "what comes with the first request"
@@ -55,10 +55,10 @@ def shapes_of(reranker: Any, budget: int, longest: int) -> list[Shape]:
     ]
 
 
-def asks_of(shape: Shape) -> list[Ask]:
+def asks_of(shape: Shape) -> list[RerankQuery]:
     """Requests of a shape; no two documents are the same, and their lengths differ."""
     return [
-        Ask([(f"{QUERY} {number}", [f"{at} {WORDS * (1 + (words + at % 7) // 9)}" for at in range(count)])])
+        RerankQuery([(f"{QUERY} {number}", [f"{at} {WORDS * (1 + (words + at % 7) // 9)}" for at in range(count)])])
         for number, (count, words) in enumerate(shape.requests)
     ]
 
@@ -71,7 +71,7 @@ class AnsweringService(Protocol):
     work: Any
     waits_for: str
 
-    async def answer(self, ask: Ask, seconds: float, begin: float) -> Answer:
+    async def answer(self, ask: RerankQuery, seconds: float, begin: float) -> Answer:
         """The answer to a request, within so many seconds."""
 
 

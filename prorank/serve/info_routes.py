@@ -1,6 +1,6 @@
 """What is asked with GET: health, what is served, metrics, and the page about the interface.
 
-Hard fact: health and metrics need no key, for those who ask have none; neither tells a text.
+Health and metrics need no key, for those who ask have none; neither tells a text.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pydantic_core import to_json
 from .. import __version__
 from . import playground
 from .dialects import tei, vllm
-from .messages import Refused
+from .messages import RequestError
 from .responses import refusal
 from .service import Service
 
@@ -74,7 +74,7 @@ def add(app: FastAPI, service: Service, check: Callable[[Request], None]) -> Non
             check(request)
             service.check_ready()
             return Response(to_json(make().model_dump()), media_type="application/json")
-        except Refused as refused:
+        except RequestError as refused:
             return refusal(refused, form, service)
 
     @app.get("/health", responses=unready, response_class=Response, summary="200 when requests are taken")
@@ -82,7 +82,7 @@ def add(app: FastAPI, service: Service, check: Callable[[Request], None]) -> Non
         try:
             service.check_ready()
             return Response(status_code=200)
-        except Refused as refused:
+        except RequestError as refused:
             return refusal(refused, tei.RERANK, service)
 
     @app.get("/info", response_model=Info, responses=unready | locked, summary="What is served, in TEI's form")

@@ -1,6 +1,6 @@
 """A request at work: its texts, and what the model has said of them so far.
 
-Hard fact: a text that a list repeats is read once, so equal documents get equal scores.
+A text that a list repeats is read once, so equal documents get equal scores.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..rank.thinking import Thought
-from .messages import Ask, Refused
+from .messages import RequestError, RerankQuery
 from .queue import Job
 
 
@@ -22,7 +22,7 @@ class Request(Job):
     about `texts`.
     """
 
-    def __init__(self, ask: Ask, finish: Callable[[Exception | None], None], distinct: bool = True) -> None:
+    def __init__(self, ask: RerankQuery, finish: Callable[[Exception | None], None], distinct: bool = True) -> None:
         super().__init__(finish)
         self.ask, self.tokens = ask, 0
         self.texts = [list(dict.fromkeys(documents)) if distinct else list(documents) for _, documents in ask.lists]
@@ -48,4 +48,6 @@ class Request(Job):
         if query_cut:
             self.queries_cut.add(number)
         if self.ask.whole and (self.cut[number] or query_cut):
-            raise Refused("invalid", "a text is longer than the model reads, and cutting it was forbidden; shorten or allow it")
+            raise RequestError(
+                "invalid", "a text is longer than the model reads, and cutting it was forbidden; shorten or allow it"
+            )

@@ -1,6 +1,6 @@
 """What a server takes: sizes of requests, how many at once, for how long.
 
-Hard fact: what is over a bound is refused before it costs anything: bodies while they arrive, documents before they are tokenised.
+What is over a bound is refused before it costs anything: bodies while they arrive, documents before they are tokenised.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 
 from ..errors import ConfigError
-from .messages import Refused
+from .messages import RequestError
 
 
 @dataclass(frozen=True)
@@ -51,18 +51,18 @@ class Limits:
                 raise ConfigError(f"limit {f.name} must be above 0, not {value}")
 
 
-class Room:
+class Admission:
     """What the requests at work take up together; used by the event loop's thread alone."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits, self.requests, self.documents, self.bytes = limits, 0, 0, 0
 
     @contextmanager
-    def request(self) -> Iterator["Held"]:
+    def request(self) -> Iterator["Reservation"]:
         """A place for one more request. Raises Refused where there is none."""
         if self.requests >= self.limits.requests:
-            raise Refused("overloaded", f"{self.requests} requests are at work, and no more are taken; try again later")
-        held = Held(self)
+            raise RequestError("overloaded", f"{self.requests} requests are at work, and no more are taken; try again later")
+        held = Reservation(self)
         self.requests += 1
         try:
             yield held
@@ -72,16 +72,16 @@ class Room:
             self.bytes -= held.bytes
 
 
-class Held:
+class Reservation:
     """What one request takes up."""
 
-    def __init__(self, room: Room) -> None:
+    def __init__(self, room: Admission) -> None:
         self.room, self.documents, self.bytes = room, 0, 0
 
     def take_bytes(self, count: int) -> None:
         """Raises Refused where the bodies at work are too many."""
         if self.room.bytes + count > max(self.room.limits.held_bytes, self.room.limits.body_bytes):
-            raise Refused("overloaded", "too many large requests are at work; try again later")
+            raise RequestError("overloaded", "too many large requests are at work; try again later")
         self.bytes += count
         self.room.bytes += count
 
@@ -89,6 +89,6 @@ class Held:
         """Raises Refused where too many documents wait. A request alone is always taken."""
         waiting = self.room.documents
         if waiting and waiting + count > self.room.limits.waiting:
-            raise Refused("overloaded", f"{waiting} documents are waiting, and {count} more are too many; try again later")
+            raise RequestError("overloaded", f"{waiting} documents are waiting, and {count} more are too many; try again later")
         self.documents += count
         self.room.documents += count

@@ -1,6 +1,6 @@
 """Structured logs: one JSON object a line on stderr.
 
-Hard fact: no text of a request is ever logged; an exception's message may quote one, so of exceptions only kind and place are told.
+No text of a request is ever logged; an exception's message may quote one, so of exceptions only kind and place are told.
 """
 
 from __future__ import annotations

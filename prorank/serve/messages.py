@@ -1,6 +1,6 @@
 """What a request asks for and what it gets, in no dialect.
 
-Hard fact: every refusal has one kind, and each dialect says what status and what body that kind has there.
+Every refusal has one kind, and each dialect says what status and what body that kind has there.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..prompts.truncation import WHOLE, Parts
+from ..prompts.truncation import WHOLE, Truncation
 from ..rank.thinking import Thought
 
 KINDS = (
@@ -30,7 +30,7 @@ KINDS = (
 )
 
 
-class Refused(Exception):
+class RequestError(Exception):
     """A request that gets no answer.
 
     Args:
@@ -53,7 +53,7 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True)
-class Ask:
+class RerankQuery:
     """Documents to score.
 
     Attributes:
@@ -69,7 +69,7 @@ class Ask:
 
     lists: list[tuple[str, list[str]]]
     instruction: str | None = None
-    parts: Parts = WHOLE
+    parts: Truncation = WHOLE
     raw: bool = False
     thoughts: bool = False
     top: int = 0
@@ -122,6 +122,8 @@ class Answer:
         """What the client should know, in words."""
         cut, all_of_them = sum(map(len, self.cut)), sum(map(len, self.scores))
         said = [f"{cut} of {all_of_them} documents were cut"] if cut else []
-        return said + ([f"{self.queries_cut} queries were cut"] if self.queries_cut > 1 else []) + (
-            ["the query was cut"] if self.queries_cut == 1 else []
+        return (
+            said
+            + ([f"{self.queries_cut} queries were cut"] if self.queries_cut > 1 else [])
+            + (["the query was cut"] if self.queries_cut == 1 else [])
         )

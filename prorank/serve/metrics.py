@@ -1,6 +1,6 @@
 """What is counted, for Prometheus.
 
-Hard fact: each server has a registry of its own, so several in one process (tests) do not add up.
+Each server has a registry of its own, so several in one process (tests) do not add up.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 if TYPE_CHECKING:
-    from .queue import Unit
+    from .queue import QueueItem
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -45,7 +45,7 @@ class Metrics:
         for stage, value in seconds.items():
             self.stages.labels(stage).observe(value)
 
-    def batch(self, units: Sequence["Unit"], seconds: float) -> None:
+    def batch(self, units: Sequence["QueueItem"], seconds: float) -> None:
         """Count a batch."""
         self.batch_seconds.observe(seconds)
         self.batch_prompts.observe(len(units))

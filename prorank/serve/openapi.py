@@ -1,6 +1,6 @@
 """The OpenAPI document: requests and answers of each dialect.
 
-Hard fact: bodies are read by our own hands, not by the framework, so their schemas are put in here; tests send what the document
+Bodies are read by our own hands, not by the framework, so their schemas are put in here; tests send what the document
 says and hold the answers against it.
 """
 
@@ -15,7 +15,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from .dialects import Form
+from .dialects import Dialect
 from .limits import Limits
 
 REF = "#/components/schemas/{model}"
@@ -32,7 +32,7 @@ TITLES = {
 }  # fmt: skip
 
 
-def operation(path: str, forms: Sequence[Form], limits: Limits) -> dict[str, Any]:
+def operation(path: str, forms: Sequence[Dialect], limits: Limits) -> dict[str, Any]:
     """What the framework is told of a route."""
     models = [model for form in forms for _, model in form.bodies]
     errors = reduce(lambda a, b: a | b, (form.errors for form in forms))
@@ -57,7 +57,7 @@ def operation(path: str, forms: Sequence[Form], limits: Limits) -> dict[str, Any
     }
 
 
-def complete(app: FastAPI, forms: dict[str, tuple[Form, ...]], limits: Limits) -> None:
+def complete(app: FastAPI, forms: dict[str, tuple[Dialect, ...]], limits: Limits) -> None:
     """Let the application's document hold the models of requests."""
     models = {model for some in forms.values() for form in some for _, model in form.bodies}
 

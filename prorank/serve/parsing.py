@@ -1,6 +1,6 @@
 """Reading a request: its body within bounds of size and time, as JSON, as a dialect's model.
 
-Hard fact: a refused body is read on for a moment and thrown away, for a client that is still sending would miss the answer.
+A refused body is read on for a moment and thrown away, for a client that is still sending would miss the answer.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 from starlette.requests import ClientDisconnect, Request
 
-from .dialects import Form
+from .dialects import Dialect
 from .fields import HARMLESS
-from .limits import Held, Limits
-from .messages import Ask, Refused
+from .limits import Limits, Reservation
+from .messages import RequestError, RerankQuery
 
 LINGER_SECONDS = 10.0
 BOM = b"\xef\xbb\xbf"  # that some editors put before UTF-8
 LARGE = 32_768  # bytes from which parsing leaves the event loop
 
 
-async def read(request: Request, limits: Limits, held: Held) -> bytes:
+async def read(request: Request, limits: Limits, held: Reservation) -> bytes:
     """The body. Raises Refused for one that is too large, too slow or not announced as JSON, ClientDisconnect."""
     _check_kind(request.headers.get("content-type", ""))
     if request.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
-        raise Refused("media", "send the body as it is, without Content-Encoding")
+        raise RequestError("media", "send the body as it is, without Content-Encoding")
     announced = request.headers.get("content-length", "0")
     if announced.isdigit() and int(announced) > limits.body_bytes:
         raise _too_large(limits)
@@ -39,20 +39,20 @@ async def read(request: Request, limits: Limits, held: Held) -> bytes:
         async with asyncio.timeout(limits.body_seconds):
             return await _collect(request, limits, held)
     except TimeoutError:
-        raise Refused("slow", f"the body did not come within {limits.body_seconds:g} seconds") from None
+        raise RequestError("slow", f"the body did not come within {limits.body_seconds:g} seconds") from None
 
 
 def _check_kind(content_type: str) -> None:
     """Raise Refused unless a content type means JSON in UTF-8, the one encoding that JSON has."""
     kind, *parameters = (part.strip().lower() for part in content_type.split(";"))
     if kind != "application/json" and not kind.endswith("+json"):
-        raise Refused("media", "send JSON, with the header Content-Type: application/json")
+        raise RequestError("media", "send JSON, with the header Content-Type: application/json")
     charset = next((part.partition("=")[2].strip(" \"'") for part in parameters if part.startswith("charset")), "utf-8")
     if charset not in ("utf-8", "utf8", "us-ascii", "ascii"):
-        raise Refused("media", "send the JSON in UTF-8")
+        raise RequestError("media", "send the JSON in UTF-8")
 
 
-async def _collect(request: Request, limits: Limits, held: Held) -> bytes:
+async def _collect(request: Request, limits: Limits, held: Reservation) -> bytes:
     parts, size = [], 0
     async for part in request.stream():
         size += len(part)
@@ -63,8 +63,8 @@ async def _collect(request: Request, limits: Limits, held: Held) -> bytes:
     return b"".join(parts)
 
 
-def _too_large(limits: Limits) -> Refused:
-    return Refused("too large", f"the body is larger than {limits.body_bytes} bytes; send fewer documents at a time")
+def _too_large(limits: Limits) -> RequestError:
+    return RequestError("too large", f"the body is larger than {limits.body_bytes} bytes; send fewer documents at a time")
 
 
 async def discard(request: Request) -> None:
@@ -86,9 +86,9 @@ def read_json(body: bytes) -> dict[str, Any]:
         value = from_json(body.removeprefix(BOM), allow_inf_nan=False)
     except ValueError as error:  # no JSON, lone surrogates, too deeply nested
         details = [{"loc": ["body"], "msg": f"JSON decode error: {error}", "type": "json_invalid"}]
-        raise Refused("syntax", f"not valid JSON: {error}", details=details) from None
+        raise RequestError("syntax", f"not valid JSON: {error}", details=details) from None
     if not isinstance(value, dict):
-        raise Refused("invalid", "expected a JSON object")
+        raise RequestError("invalid", "expected a JSON object")
     return value
 
 
@@ -100,16 +100,16 @@ async def check_values(body: bytes) -> None:
 
 def _distinct(pairs: list[tuple[str, Any]]) -> None:
     if len({key for key, _ in pairs}) < len(pairs):
-        raise Refused("invalid", "an object has the same key twice; give each key once")
+        raise RequestError("invalid", "an object has the same key twice; give each key once")
 
 
 def _finite(number: str) -> float:
     if math.isinf(value := float(number)):
-        raise Refused("invalid", "a number is too large")
+        raise RequestError("invalid", "a number is too large")
     return value
 
 
-async def understand(value: dict[str, Any], form: Form, limits: Limits) -> tuple[BaseModel, Ask]:
+async def understand(value: dict[str, Any], form: Dialect, limits: Limits) -> tuple[BaseModel, RerankQuery]:
     """A request's model and Ask, within the limits. Raises Refused."""
     model = form.body_of(value)
     many = max((len(v) for v in value.values() if isinstance(v, list)), default=0)
@@ -123,10 +123,12 @@ async def understand(value: dict[str, Any], form: Form, limits: Limits) -> tuple
     if ask.count > limits.documents:
         raise _too_many(ask.count, limits)
     if ask.characters > limits.characters:
-        raise Refused("invalid", f"{ask.characters} characters are more than {limits.characters}; send fewer documents at a time")
+        raise RequestError(
+            "invalid", f"{ask.characters} characters are more than {limits.characters}; send fewer documents at a time"
+        )
     for number, (query, _) in enumerate(ask.lists):
         if not query.strip():
-            raise Refused("invalid", f"query {number} is blank" if len(ask.lists) > 1 else "the query is blank", "query")
+            raise RequestError("invalid", f"query {number} is blank" if len(ask.lists) > 1 else "the query is blank", "query")
     return found, ask
 
 
@@ -136,14 +138,14 @@ def ignored(value: dict[str, Any], model: type[BaseModel]) -> list[str]:
     return [name for name in unknown if re.fullmatch(r"[\w.-]{1,40}", name, re.ASCII)][:20]
 
 
-def _too_many(count: int, limits: Limits) -> Refused:
-    return Refused("invalid", f"{count} documents are more than {limits.documents}; send fewer at a time")
+def _too_many(count: int, limits: Limits) -> RequestError:
+    return RequestError("invalid", f"{count} documents are more than {limits.documents}; send fewer at a time")
 
 
-def _invalid(error: ValidationError) -> Refused:
+def _invalid(error: ValidationError) -> RequestError:
     """What is wrong with which fields; never what stood there."""
     found = error.errors(include_url=False, include_context=False, include_input=False)
     details = [{"loc": ["body", *each["loc"]], "msg": each["msg"], "type": each["type"]} for each in found[:10]]
     first = found[0]
     where = ".".join(map(str, first["loc"]))
-    return Refused("invalid", f"{where}: {first['msg']}", where, details)
+    return RequestError("invalid", f"{where}: {first['msg']}", where, details)

@@ -1,6 +1,6 @@
 """The queue: requests in, batches out, by a budget of tokens.
 
-Hard fact: a request is served first until it has had a batch's worth; from then on it takes turns with the other long ones, and
+A request is served first until it has had a batch's worth; from then on it takes turns with the other long ones, and
 they keep a quarter of the model whatever else comes. So ten documents do not wait for a thousand, nor a thousand for ever for tens.
 """
 
@@ -19,7 +19,7 @@ AnyJob = TypeVar("AnyJob", bound="Job")
 
 
 @dataclass(eq=False, slots=True)
-class Unit(Generic[AnyJob]):
+class QueueItem(Generic[AnyJob]):
     """A piece of work that is not split: a prompt. `number`, `place`: of the list and the document it is about; `tokens`: what it
     costs behind the `prefix` that it shares with others of its list; `what`: the work itself."""
 
@@ -36,7 +36,7 @@ class Job:
 
     def __init__(self, finish: Callable[[Exception | None], None]) -> None:
         self.finish = finish
-        self.pending: deque[Unit[Self]] = deque()
+        self.pending: deque[QueueItem[Self]] = deque()
         self.flying = 0  # units taken and not answered
         self.more = True  # units are still to come
         self.served = 0  # tokens
@@ -44,9 +44,9 @@ class Job:
         self.put_at = self.taken_at = 0.0
         self.inference = 0.0  # seconds of the batches it was part of
 
-    def slice(self, room: int, at_least_one: bool) -> list[Unit[Self]]:
+    def slice(self, room: int, at_least_one: bool) -> list[QueueItem[Self]]:
         """Take units whose tokens fit into `room`."""
-        some: list[Unit[Self]] = []
+        some: list[QueueItem[Self]] = []
         while self.pending:
             unit = self.pending[0]
             cost = unit.tokens + (unit.prefix if not some or some[-1].number != unit.number else 0)
@@ -76,7 +76,7 @@ class Queue(Generic[AnyJob]):
         self.closed = False
         self.error: Exception | None = None  # with which jobs end from now on
 
-    def put(self, job: AnyJob, units: Iterable[Unit[AnyJob]], more: bool = False) -> None:
+    def put(self, job: AnyJob, units: Iterable[QueueItem[AnyJob]], more: bool = False) -> None:
         """Add units of a job; `more` says that there will be others."""
         with self.changed:
             if job.over:
@@ -95,7 +95,7 @@ class Queue(Generic[AnyJob]):
         if done:
             job.finish(None)
 
-    def take(self) -> list[Unit[AnyJob]]:
+    def take(self) -> list[QueueItem[AnyJob]]:
         """The next batch; waits for one. Empty once the queue is closed and nothing is left."""
         with self.changed:
             while not (self.new or self.long):
@@ -104,7 +104,7 @@ class Queue(Generic[AnyJob]):
                 self.changed.wait()
             return self._batch()
 
-    def answered(self, units: Sequence[Unit[AnyJob]], following: Iterable[Unit[AnyJob]] = ()) -> list[AnyJob]:
+    def answered(self, units: Sequence[QueueItem[AnyJob]], following: Iterable[QueueItem[AnyJob]] = ()) -> list[AnyJob]:
         """These units are done, and `following` come from them. Returns the jobs that this ends; the caller finishes them."""
         with self.changed:
             jobs = dict.fromkeys(unit.job for unit in units)
@@ -157,16 +157,16 @@ class Queue(Generic[AnyJob]):
         if job.pending and job not in self.new and job not in self.long:
             (self.new if job.served < self.budget else self.long)[job] = None
 
-    def _batch(self) -> list[Unit[AnyJob]]:
+    def _batch(self) -> list[QueueItem[AnyJob]]:
         """Units within the budget: of new jobs first, or of long ones where they are owed; few are joined by others."""
         turn = bool(self.long) and (not self.new or self.owed >= self.budget)
-        units: list[Unit[AnyJob]] = []
+        units: list[QueueItem[AnyJob]] = []
         room = self._fill(units, self.long if turn else self.new, self.budget)
         if room > self.budget // 2:  # in a longer batch those in it would wait for others and nothing be gained
             self._fill(units, self.new if turn else self.long, room)
         return units
 
-    def _fill(self, units: list[Unit[AnyJob]], jobs: dict[AnyJob, None], room: int) -> int:
+    def _fill(self, units: list[QueueItem[AnyJob]], jobs: dict[AnyJob, None], room: int) -> int:
         """Add units of these jobs in their order; the room that is left."""
         for job in list(jobs):
             if units and room < self.budget // 4:  # a job that is split for little reads its prefix again

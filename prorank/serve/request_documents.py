@@ -7,7 +7,7 @@ from typing import Any
 
 from ..rank.documents import document_text
 from .fields import TextDocument
-from .messages import Refused
+from .messages import RequestError
 
 DocumentField = str | TextDocument
 
@@ -24,7 +24,7 @@ def texts_of(documents: Sequence[DocumentField], fields: Sequence[str] | None = 
     objects = [document for document in documents if not isinstance(document, str)]
     for at, name in enumerate(fields or ()):
         if objects and not any(_value(document, name) is not None for document in objects):
-            raise Refused("invalid", f"no document has the field that rank_fields.{at} names", "rank_fields")
+            raise RequestError("invalid", f"no document has the field that rank_fields.{at} names", "rank_fields")
     return [each if isinstance(each, str) else _text(each, at, fields) for at, each in enumerate(documents)]
 
 
@@ -36,7 +36,9 @@ def _text(document: TextDocument, at: int, fields: Sequence[str] | None) -> str:
     else:
         values = _contents(document)
     if not values:
-        raise Refused("invalid", f"document {at} has no text; give it a field text, or name its fields in rank_fields", "documents")
+        raise RequestError(
+            "invalid", f"document {at} has no text; give it a field text, or name its fields in rank_fields", "documents"
+        )
     return " ".join(values).strip()
 
 
@@ -49,7 +51,7 @@ def _readable(value: Any, at: int) -> str:
         return value
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)
-    raise Refused("invalid", f"document {at}: a field of rank_fields is neither a text nor a number", "documents")
+    raise RequestError("invalid", f"document {at}: a field of rank_fields is neither a text nor a number", "documents")
 
 
 def _contents(document: TextDocument) -> list[str]:

@@ -7,12 +7,12 @@ from typing import Any
 from fastapi import Response
 from pydantic_core import to_json
 
-from .dialects import Form
-from .messages import Answer, Ask, Refused
+from .dialects import Dialect
+from .messages import Answer, RequestError, RerankQuery
 from .service import Service
 
 
-def refusal(refused: Refused, form: Form, service: Service) -> Response:
+def refusal(refused: RequestError, form: Dialect, service: Service) -> Response:
     """A refusal in a dialect."""
     status = form.statuses[refused.kind]
     response = json_response(form.refuse(refused, status), status)
@@ -26,7 +26,7 @@ def refusal(refused: Refused, form: Form, service: Service) -> Response:
     return response
 
 
-def headers_of(ask: Ask, answer: Answer, service: Service) -> dict[str, str]:
+def headers_of(ask: RerankQuery, answer: Answer, service: Service) -> dict[str, str]:
     """What an answer tells besides its body: times as TEI does, what the scores are, what was cut."""
     ms = {stage: str(round(1000 * each)) for stage, each in answer.seconds.items()}
     cut = sum(map(len, answer.cut))

@@ -1,6 +1,6 @@
 """Running the server: settings in, exit code out.
 
-Hard fact: SIGTERM and Ctrl-C close the door, answer everybody who is inside, and end with exit code 0.
+SIGTERM and Ctrl-C close the door, answer everybody who is inside, and end with exit code 0.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The service behind the dialects: loads the model, encodes requests, feeds the queue to the model's thread, collects answers.
 
-Hard fact: three threads: the event loop, one that encodes (a tokenizer serves one at a time), one that owns the model. Where a
+Three threads: the event loop, one that encodes (a tokenizer serves one at a time), one that owns the model. Where a
 batch fails its requests are asked for one by one, so that only the guilty one fails. Requests are taken once the shapes of
 `warmup` have gone the same way.
 """
@@ -23,11 +23,11 @@ from ..reranker import Reranker
 from ..utils.memory import trim
 from .first_requests import warm_up
 from .job import Request
-from .limits import Limits, Room
+from .limits import Admission, Limits
 from .logs import failure, log
-from .messages import Answer, Ask, Refused
+from .messages import Answer, RequestError, RerankQuery
 from .metrics import Metrics
-from .queue import Queue, Unit
+from .queue import Queue, QueueItem
 from .workloads import Comparisons, Documents, work_of
 
 AFTER = 65536  # tokens after which freed memory goes back to the kernel; more often would cost short requests their speed
@@ -48,7 +48,7 @@ class Service:
         self, load: Callable[[], Reranker], name: str, limits: Limits, metrics: Metrics, budget: int | None = None
     ) -> None:
         self.load, self.name, self.limits, self.metrics, self.budget = load, name, limits, metrics, budget
-        self.room = Room(limits)
+        self.room = Admission(limits)
         self.state = "starting"  # ready, failed, draining
         self.waits_for = "the model is loading"  # while it is starting
         self.error: BaseException | None = None  # why it failed
@@ -73,7 +73,7 @@ class Service:
             if self.state == "starting":
                 await warm_up(self)
         except Exception as error:
-            self._give_up(error.__cause__ or error if isinstance(error, Refused) else error)
+            self._give_up(error.__cause__ or error if isinstance(error, RequestError) else error)
         if self.state == "starting":
             self.rate, self.counts, self.state = 0.0, self.metrics, "ready"
             log("ready", model=self.name, batch=self.work.budget, seconds=round(time.perf_counter() - begin, 3))
@@ -89,9 +89,9 @@ class Service:
         """Raise Refused unless requests are taken."""
         if self.state != "ready":
             said = {"starting": self.waits_for, "draining": "the server is going", "failed": "the model has failed"}
-            raise Refused("unready", said[self.state], retry_after=None if self.state == "failed" else 5)
+            raise RequestError("unready", said[self.state], retry_after=None if self.state == "failed" else 5)
 
-    async def answer(self, ask: Ask, seconds: float, begin: float) -> Answer:
+    async def answer(self, ask: RerankQuery, seconds: float, begin: float) -> Answer:
         """Scores of an Ask, within so many seconds of `begin` (`perf_counter`). Raises Refused; a cancelled call drops its work."""
         self._check(ask)
         asked, loop = time.perf_counter(), asyncio.get_running_loop()
@@ -104,22 +104,26 @@ class Service:
                 await done
         except TimeoutError:
             self.metrics.dropped.labels("deadline").inc()
-            raise Refused("deadline", f"not answered within {seconds:.3g} seconds; send fewer documents or more time") from None
+            raise RequestError(
+                "deadline", f"not answered within {seconds:.3g} seconds; send fewer documents or more time"
+            ) from None
         except ProRankError as error:
-            raise Refused("failed" if done.done() else "invalid", str(error)) from error
+            raise RequestError("failed" if done.done() else "invalid", str(error)) from error
         finally:
             self.queue.drop(request)
             if not done.cancel() and not done.cancelled():
                 done.exception()  # it may not have been waited for
         return self._answer(request, begin, encoded - asked)
 
-    def _check(self, ask: Ask) -> None:
+    def _check(self, ask: RerankQuery) -> None:
         if self.work.thinks is False and ask.thoughts:
-            raise Refused("invalid", "this model does not think before it answers, so there are no thoughts", "return_thoughts")
+            raise RequestError(
+                "invalid", "this model does not think before it answers, so there are no thoughts", "return_thoughts"
+            )
         if self.reranker.lists and len(ask.lists) > 1:
-            raise Refused("invalid", "this model puts the documents of a query in order; give one query")
+            raise RequestError("invalid", "this model puts the documents of a query in order; give one query")
         if len(ask.instruction or "") > 256 * self.work.longest:
-            raise Refused("invalid", "the instruction is longer than a whole prompt; shorten it", "instruction")
+            raise RequestError("invalid", "the instruction is longer than a whole prompt; shorten it", "instruction")
 
     async def _encode(self, request: Request) -> None:
         """Encode slice by slice, among those of other requests, and queue each at once."""
@@ -141,7 +145,7 @@ class Service:
         self.counts.asked(ask.count, request.tokens, sum(map(len, cut)), seconds)
         return Answer(scores, shown, meaning, sure, thoughts, cut, len(request.queries_cut), request.tokens, seconds)
 
-    def _sure(self, ask: Ask, scores: list[np.ndarray]) -> list[np.ndarray]:
+    def _sure(self, ask: RerankQuery, scores: list[np.ndarray]) -> list[np.ndarray]:
         """Calibrated probabilities. They hold for whole documents, so not for the best of a document's parts."""
         if self.reranker.lists or ask.parts.chunks > 1:
             return []
@@ -190,22 +194,22 @@ class Service:
         """Fail for good: nothing that waits is answered, and the server ends."""
         self.error, self.state = error, "failed"
         failure("model", error)
-        self.queue.fail(Refused("failed", "the model has failed"))
+        self.queue.fail(RequestError("failed", "the model has failed"))
         self.queue.close()
         self.on_failure()
 
-    def _batch(self, units: list[Unit[Request]]) -> int:
+    def _batch(self, units: list[QueueItem[Request]]) -> int:
         """Answer a batch; returns its tokens."""
         begin, counts = time.perf_counter(), self.counts  # by its end others may be counted elsewhere
         self._answer_units(units)
         seconds, tokens = time.perf_counter() - begin, sum(unit.tokens for unit in units)
-        self.rate = .8 * self.rate + .2 * tokens / seconds if self.rate else tokens / seconds
+        self.rate = 0.8 * self.rate + 0.2 * tokens / seconds if self.rate else tokens / seconds
         counts.batch(units, seconds)
         return tokens
 
-    def _answer_units(self, units: list[Unit[Request]]) -> None:
+    def _answer_units(self, units: list[QueueItem[Request]]) -> None:
         jobs = [list(some) for _, some in groupby(units, key=lambda unit: id(unit.job))]
-        following: list[Unit[Request]] = []
+        following: list[QueueItem[Request]] = []
         begin = time.perf_counter()
         try:
             values = self.work.run(units)
@@ -228,10 +232,10 @@ class Service:
             job.finish(None)
 
     def _fail(self, job: Request, error: Exception) -> None:
-        if not isinstance(error, Refused):
+        if not isinstance(error, RequestError):
             failure("batch", error)
             if not isinstance(error, ProRankError):
-                cause, error = error, Refused("failed", "the model failed on this request")
+                cause, error = error, RequestError("failed", "the model failed on this request")
                 error.__cause__ = cause
         self.queue.drop(job)
         job.finish(error)

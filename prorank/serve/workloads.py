@@ -1,6 +1,6 @@
 """What the model is asked for a request: documents one by one, or comparisons of several; as units for the queue.
 
-Hard fact: units of many requests go through one forward, and each gets what the library gives it alone, float noise aside: the
+Units of many requests go through one forward, and each gets what the library gives it alone, float noise aside: the
 prompts are the Prompt's, the scores the Reranker's.
 """
 
@@ -16,19 +16,19 @@ import numpy as np
 
 from ..errors import ModelError
 from ..prompts.tokens import free_tokens
-from ..prompts.truncation import WHOLE, Parts
+from ..prompts.truncation import WHOLE, Truncation
 from ..rank.listwise import ListRanker
 from ..rank.thinking import Thought, key_of
 from ..reranker import Reranker
 from .job import Request
-from .messages import Refused
-from .queue import Unit
+from .messages import RequestError
+from .queue import QueueItem
 
 TOKENS = 1024  # of a batch on a CPU: about the engine's own speed with its wide ones, and nobody waits long behind it
 WIDE = 16384  # where forwards are wide, on a GPU
 ROWS = 32  # documents that are thought about together
 QUESTIONS = 4  # comparisons of several documents in a batch
-LETTERS = 256  # characters that no token is longer than: what lies behind is cut before it is tokenised
+MAX_CHARS_PER_TOKEN = 256  # characters that no token is longer than: what lies behind is cut before it is tokenised
 SLICE = 64, 200_000  # documents and characters that are tokenised in one go
 
 Value = tuple[float, Thought | None]
@@ -64,7 +64,7 @@ class Documents:
             if some:
                 yield number, some
 
-    def encode(self, request: Request, number: int, places: list[int]) -> list[Unit[Request]]:
+    def encode(self, request: Request, number: int, places: list[int]) -> list[QueueItem[Request]]:
         """Units of these texts, the longest first. Raises Refused for a text that had to be cut and must not be, PromptError where
         there is no room."""
         ask, most = request.ask, self._letters(request)
@@ -79,14 +79,14 @@ class Documents:
             units += [self._unit(request, number, place, prompt, key_of(query, whole)) for prompt in prompts]
         return sorted(units, key=lambda unit: -unit.tokens)
 
-    def _unit(self, request: Request, number: int, place: int, prompt: Any, key: str) -> Unit[Request]:
+    def _unit(self, request: Request, number: int, place: int, prompt: Any, key: str) -> QueueItem[Request]:
         own = 1 if self.thinks else len(prompt.ids) - prompt.document_start
-        return Unit(request, number, place, own, 0 if self.thinks else prompt.document_start, (prompt, key))
+        return QueueItem(request, number, place, own, 0 if self.thinks else prompt.document_start, (prompt, key))
 
     def _letters(self, request: Request) -> int:
-        return LETTERS * self.longest * request.ask.parts.chunks
+        return MAX_CHARS_PER_TOKEN * self.longest * request.ask.parts.chunks
 
-    def run(self, units: list[Unit[Request]]) -> list[Value]:
+    def run(self, units: list[QueueItem[Request]]) -> list[Value]:
         """(log-odds, thought) of each."""
         lists = [list(some) for _, some in groupby(units, key=lambda unit: (id(unit.job), unit.number))]
         asked = [([unit.what[0] for unit in some], [unit.what[1] for unit in some]) for some in lists]
@@ -94,7 +94,7 @@ class Documents:
         said: list[Thought | None] = [thought for some in thoughts for thought in some]
         return list(zip(np.concatenate(rows).tolist(), said or [None] * len(units)))
 
-    def take(self, unit: Unit[Request], value: Value) -> list[Unit[Request]]:
+    def take(self, unit: QueueItem[Request], value: Value) -> list[QueueItem[Request]]:
         """Note a score: a document's is the best of its parts. Raises ModelError for one that is not finite."""
         request, (score, thought) = unit.job, value
         if not math.isfinite(score):
@@ -124,19 +124,21 @@ class Comparisons:
         """Each list at once."""
         return ((number, list(range(len(texts)))) for number, texts in enumerate(request.texts) if texts)
 
-    def encode(self, request: Request, number: int, places: list[int]) -> list[Unit[Request]]:
+    def encode(self, request: Request, number: int, places: list[int]) -> list[QueueItem[Request]]:
         """The first question about a list. Raises Refused where its documents should be fitted in a way that it cannot."""
         parts = request.ask.parts
         if parts.chunks > 1 or parts.prompt or parts.query:
-            raise Refused("invalid", "this model is shown several documents at once: no chunks, no tokens of a prompt or a query")
+            raise RequestError(
+                "invalid", "this model is shown several documents at once: no chunks, no tokens of a prompt or a query"
+            )
         texts = request.texts[number]
         request.texts[number] = [self._fitted(request, number, at, text, parts) for at, text in enumerate(texts)]
         request.sorters[number] = self.lists.method.sorter(len(places))
         return self._next(request, number, None)
 
-    def _fitted(self, request: Request, number: int, place: int, text: str, parts: Parts) -> str:
+    def _fitted(self, request: Request, number: int, place: int, text: str, parts: Truncation) -> str:
         """What can be shown of a text."""
-        kept = _near(text, LETTERS * self.longest, parts.side)
+        kept = _near(text, MAX_CHARS_PER_TOKEN * self.longest, parts.side)
         if parts != WHOLE:
             ids = free_tokens(self.bound.tokenizer, [kept])[0]
             shown = parts.of(ids, self.longest)[0][0]
@@ -145,7 +147,7 @@ class Comparisons:
             request.heard(number, [place], False, 0)
         return kept
 
-    def run(self, units: list[Unit[Request]]) -> list[Any]:
+    def run(self, units: list[QueueItem[Request]]) -> list[Any]:
         """The method's answer to each question."""
         out: list[Any] = [None] * len(units)
         for instruction in dict.fromkeys(unit.job.ask.instruction for unit in units):
@@ -154,27 +156,27 @@ class Comparisons:
                 out[i] = value
         return out
 
-    def _asked(self, units: list[Unit[Request]], instruction: str | None) -> list[Any]:
+    def _asked(self, units: list[QueueItem[Request]], instruction: str | None) -> list[Any]:
         """(answer, what was cut of it and what it cost) of each."""
         heard: list[list[tuple]] = [[] for _ in units]
         rows = self.lists.values([self._shown(unit) for unit in units], instruction, lambda i, *what: heard[i].append(what))
         return [(self.lists.method.answer(row), some) for row, some in zip(rows, heard)]
 
-    def _shown(self, unit: Unit[Request]) -> tuple[str, list[str]]:
+    def _shown(self, unit: QueueItem[Request]) -> tuple[str, list[str]]:
         texts = unit.job.texts[unit.number]
-        return unit.job.ask.lists[unit.number][0][: LETTERS * self.longest], [texts[place] for place in unit.what]
+        return unit.job.ask.lists[unit.number][0][: MAX_CHARS_PER_TOKEN * self.longest], [texts[place] for place in unit.what]
 
-    def take(self, unit: Unit[Request], value: Any) -> list[Unit[Request]]:
+    def take(self, unit: QueueItem[Request], value: Any) -> list[QueueItem[Request]]:
         """The question that follows from an answer; none where the order is known."""
         answer, heard = value
         for places, query_cut, tokens in heard:
             unit.job.heard(unit.number, [unit.what[place] for place in places], query_cut, tokens)
         return self._next(unit.job, unit.number, answer)
 
-    def _next(self, request: Request, number: int, answer: Any) -> list[Unit[Request]]:
+    def _next(self, request: Request, number: int, answer: Any) -> list[QueueItem[Request]]:
         try:
             question = request.sorters[number].send(answer)
-            return [Unit(request, number, 0, 1, 0, question)]
+            return [QueueItem(request, number, 0, 1, 0, question)]
         except StopIteration as end:
             del request.sorters[number]
             request.scores[number] = -np.argsort(end.value).astype(np.float32)

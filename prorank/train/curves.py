@@ -1,6 +1,6 @@
 """Pictures of a run from its `metrics.jsonl`.
 
-Hard fact: every figure of the log is drawn, a single value as a mark; train and dev values of the same name share a panel.
+Every figure of the log is drawn, a single value as a mark; train and dev values of the same name share a panel.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Dev measures during training, by the very path that ranks in use.
 
-Hard fact: the model in training is measured through `Reranker`, so a dev figure and a later evaluation cannot disagree on prompts.
+The model in training is measured through `Reranker`, so a dev figure and a later evaluation cannot disagree on prompts.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Several processes of one run, as `torchrun` or `accelerate launch` start them.
 
-Hard fact: each process has its share of every batch and the trainer averages the gradients itself, so a run of two processes takes
+Each process has its share of every batch and the trainer averages the gradients itself, so a run of two processes takes
 the very steps of a run of one. NCCL takes part only with tensors on the process's GPU, so every tensor made here lies there.
 """
 

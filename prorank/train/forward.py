@@ -1,6 +1,6 @@
 """The forward of a training step: logits at the answers, through the engine where it knows the model.
 
-Hard fact: the engine does the layers' own arithmetic on the same weights, so a loss differs from that of transformers' layers by
+The engine does the layers' own arithmetic on the same weights, so a loss differs from that of transformers' layers by
 rounding only; `plain: true` and gradient checkpointing go through transformers' layers.
 """
 

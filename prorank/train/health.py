@@ -1,6 +1,6 @@
 """What ends a training run: numbers that are not finite, and files that cannot be written.
 
-Hard fact: a run that fails leaves what it saved before as it was, and its error names that.
+A run that fails leaves what it saved before as it was, and its error names that.
 """
 
 from __future__ import annotations

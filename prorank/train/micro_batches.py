@@ -1,6 +1,6 @@
 """What a stage brings to the trainer, and how its units become steps and micro-batches.
 
-Hard fact: item i of a run is the same whatever was drawn before it, so a resumed run sees what the uninterrupted one saw.
+Item i of a run is the same whatever was drawn before it, so a resumed run sees what the uninterrupted one saw.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The policy as it was before a stage: what the divergence is measured against.
 
-Hard fact: with a fresh adapter it costs nothing, for switching the adapter off gives it; without one, or where the adapter was
+With a fresh adapter it costs nothing, for switching the adapter off gives it; without one, or where the adapter was
 trained before, it is a frozen copy.
 """
 

@@ -1,6 +1,6 @@
 """Run a stage from its settings: one checkpoint in, one out, in a run folder.
 
-Hard fact: everything that can be wrong with settings, data, prompt and base is found before the weights are loaded; `model/` in the
+Everything that can be wrong with settings, data, prompt and base is found before the weights are loaded; `model/` in the
 run folder is always a whole checkpoint, the best on the dev set so far (the last one where there is no dev set).
 """
 
@@ -21,7 +21,7 @@ from ..checkpoints.resolve import Resolved, licence_of, resolve
 from ..checkpoints.saving import save_checkpoint
 from ..engine.cpu_engine import check_compiled
 from ..errors import ConfigError, extra
-from ..prompts.prompt import AnyPrompt, BoundListPrompt, BoundPrompt, Prompt
+from ..prompts.prompt import AnyPromptEncoder, ListPromptEncoder, PairPromptEncoder, Prompt
 from ..utils.files import atomic_file, check_folder
 from ..utils.strict_json import dumps
 from .choices import choices_of, chosen_settings, keep_choices
@@ -57,7 +57,7 @@ def train(settings: Settings, resume: bool = False, report: Callable[[float, dic
         import accelerate  # noqa: F401
 
         from .lora import add_adapter
-        from .schedule import Report
+        from .schedule import ReportCallback
         from .stage_trainer import StageTrainer
     settings.check()
     run = Path(settings.out)
@@ -99,7 +99,7 @@ def train(settings: Settings, resume: bool = False, report: Callable[[float, dic
         save = _saver(asked, run, bound, resolved)
         trainer = StageTrainer(stage, settings, model, bf16, save, getattr(settings, "updates", 1))
         if report:
-            trainer.add_callback(Report(trainer, report))
+            trainer.add_callback(ReportCallback(trainer, report))
         with _interrupt(trainer) as stopped:
             trainer.fit(resume)
         if not stopped():
@@ -154,7 +154,13 @@ def _data(settings: Settings) -> tuple[list, list]:
 
 
 def _stage(
-    settings: Settings, examples: list, held_out: list, short: AnyPrompt, bound: AnyPrompt, model: PreTrainedModel, bf16: bool
+    settings: Settings,
+    examples: list,
+    held_out: list,
+    short: AnyPromptEncoder,
+    bound: AnyPromptEncoder,
+    model: PreTrainedModel,
+    bf16: bool,
 ) -> Stage:
     """The stage; prompts are `short` in training and `bound` in measures of order."""
     if isinstance(settings, Sft):
@@ -178,22 +184,24 @@ def _stage(
     return _of_scores(settings, examples, short, model, dev, bf16)
 
 
-def _of_scores(settings: Score, examples: list, short: AnyPrompt, model: PreTrainedModel, dev: Dev | None, bf16: bool) -> Stage:
+def _of_scores(
+    settings: Score, examples: list, short: AnyPromptEncoder, model: PreTrainedModel, dev: Dev | None, bf16: bool
+) -> Stage:
     """Stage `score` or `order`, behind the model's own thoughts where they are wanted."""
     from .stages.order import OrderStage
     from .stages.score import ScoreStage
-    from .stages.thought_cache import OwnThoughts
+    from .stages.thought_cache import ThoughtCache
 
     thoughts = None
     if settings.thoughts:
-        assert isinstance(short, BoundPrompt)  # `bind` refuses thoughts about several documents
-        thoughts = OwnThoughts(model, short, settings, bf16)
+        assert isinstance(short, PairPromptEncoder)  # `bind` refuses thoughts about several documents
+        thoughts = ThoughtCache(model, short, settings, bf16)
     if isinstance(settings, Order):
         return OrderStage(examples, short, settings, model, dev, bf16, thoughts)
     return ScoreStage(examples, short, settings, dev, bf16, thoughts)
 
 
-def _saver(settings: Settings, run: Path, bound: AnyPrompt, resolved: Resolved) -> Callable[[PreTrainedModel, dict], None]:
+def _saver(settings: Settings, run: Path, bound: AnyPromptEncoder, resolved: Resolved) -> Callable[[PreTrainedModel, dict], None]:
     """A function that writes `<run>/model`, with its card."""
     base = (resolved.base or resolved.name, resolved.path)
     data = settings.data if isinstance(settings.data, str) else ", ".join(settings.data)
@@ -201,7 +209,7 @@ def _saver(settings: Settings, run: Path, bound: AnyPrompt, resolved: Resolved) 
     def save(model: PreTrainedModel, measures: dict) -> None:
         shown = {key: round(value, 4) for key, value in measures.items()}
         licence, hub = licence_of(settings.base, resolved.folder), hub_base(settings.base, resolved.folder)
-        command, lists = command_line("prorank.train.run.train"), isinstance(bound, BoundListPrompt)
+        command, lists = command_line("prorank.train.run.train"), isinstance(bound, ListPromptEncoder)
         card = model_card(str(run), settings.base, hub, licence, settings.stage, data, asdict(settings), shown, command, lists)
         value = model._modules.pop("value_head", None)  # serves training alone
         save_checkpoint(run / "model", model, bound, base, card)
@@ -215,9 +223,9 @@ class _interrupt:
     """Ctrl-C once: finish the step, write a checkpoint, stop. Twice: stop at once."""
 
     def __init__(self, trainer: Any) -> None:
-        from .schedule import Milestones
+        from .schedule import EvalAndSaveCallback
 
-        self.milestones = next(c for c in trainer.callback_handler.callbacks if isinstance(c, Milestones))
+        self.milestones = next(c for c in trainer.callback_handler.callbacks if isinstance(c, EvalAndSaveCallback))
 
     def __enter__(self) -> Callable[[], bool]:
         def handler(*_: object) -> None:

@@ -1,6 +1,6 @@
 """The course of a run: its clock, when it measures and saves, and which checkpoints are whole.
 
-Hard fact: evaluation and saving are not counted in a budget of minutes, and a checkpoint counts only with its mark, written last.
+Evaluation and saving are not counted in a budget of minutes, and a checkpoint counts only with its mark, written last.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Clock:
         self.start()
 
 
-class Milestones(TrainerCallback):
+class EvalAndSaveCallback(TrainerCallback):
     """Evaluations before the first step and evenly spaced over the budget, checkpoints every `save_every` steps, the end of a
     budget in minutes."""
 
@@ -75,7 +75,7 @@ class Milestones(TrainerCallback):
         return int(self.trainer.progress(step) * self.trainer.settings.evals + 1e-9)
 
 
-class Report(TrainerCallback):
+class ReportCallback(TrainerCallback):
     """Tells `report` of every step: the share of the budget spent, and the latest figures."""
 
     def __init__(self, trainer: Any, report: Callable[[float, dict], None]) -> None:

@@ -1,6 +1,6 @@
 """One trainer for all stages: a `transformers.Trainer` whose data are a stage's units and whose loss is the stage's.
 
-Hard fact: what a step sees depends on (seed, step) alone, never on the state of a random generator, so a run killed at any moment
+What a step sees depends on (seed, step) alone, never on the state of a random generator, so a run killed at any moment
 and resumed ends with the weights of the uninterrupted one.
 """
 
@@ -29,7 +29,7 @@ from .arguments import arguments_of, rate_factor
 from .distributed import average_gradients, is_main, mean_of_processes, place, sum_of_processes, wait
 from .health import damaged_weight, gradient_norm, saved
 from .micro_batches import Stage, Steps, micro_of, share_of, total_steps, whole
-from .schedule import Clock, Milestones, checkpoints, complete, cut_metrics
+from .schedule import Clock, EvalAndSaveCallback, checkpoints, complete, cut_metrics
 from .settings.stage_settings import Settings
 
 log = logging.getLogger("prorank")
@@ -75,7 +75,7 @@ class StageTrainer(Trainer):
         self.model_accepts_loss_kwargs = False  # the loss is a mean, so micro-batches are averaged
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
-        self.add_callback(Milestones(self))
+        self.add_callback(EvalAndSaveCallback(self))
 
     def _get_train_sampler(self, *_: Any) -> torch.utils.data.Sampler:
         return torch.utils.data.SequentialSampler(self.items)

@@ -1,6 +1,6 @@
 """What a training run came to: a warning where its dev set is too small to tell anything, and the last lines of the command line.
 
-Hard fact: the figures are those of `done.json`; the ones before training are of the same dev set.
+The figures are those of `done.json`; the ones before training are of the same dev set.
 """
 
 from __future__ import annotations

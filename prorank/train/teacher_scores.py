@@ -1,6 +1,6 @@
 """Teacher scores for lists that have none: query likelihood of the base, BM25, a bi-encoder, a reranker, or their mean; once a run.
 
-Hard fact: query likelihood needs no labels, and as a ranker the untrained base is much better at it than at answering "0" or "1".
+Query likelihood needs no labels, and as a ranker the untrained base is much better at it than at answering "0" or "1".
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..checkpoints.resolve import resolve
 from ..data.examples import Group
 from ..errors import DataError, ModelError
 from ..rank.bi_encoder import KIND, bi_encoder, folder_of
-from ..rank.documents import Progress
+from ..rank.documents import DocumentProgress
 from ..reranker import Reranker
 from ..utils.files import atomic_file
 from .settings.common_settings import teachers_of
@@ -121,6 +121,6 @@ def _bm25(groups: list[Group]) -> Scores:
 def _reranker(groups: list[Group], folder: str, device: str) -> Scores:
     """Log-odds of a checkpoint as it ranks in use: one that thinks does so of every document."""
     reranker = Reranker(folder, device=device)
-    with Progress(sys.stderr.isatty(), sum(len(g.documents) for g in groups)) as progress:
+    with DocumentProgress(sys.stderr.isatty(), sum(len(g.documents) for g in groups)) as progress:
         rows = reranker.score_lists([g.query for g in groups], [list(g.documents) for g in groups], progress=progress)
     return [row.tolist() for row in rows]

@@ -1,6 +1,6 @@
 """What a stage is given: its examples, read and checked, and the prompt they are shown by.
 
-Hard fact: nothing here reads weights, so data or a prompt that a stage cannot use are refused within seconds.
+Nothing here reads weights, so data or a prompt that a stage cannot use are refused within seconds.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ..data.formats import read_groups
 from ..data.reasoning_examples import ListThought, read_thoughts, split_thoughts
 from ..errors import ConfigError
 from ..prompts.list_encoder import MOST
-from ..prompts.prompt import AnyPrompt, Prompt
+from ..prompts.prompt import AnyPromptEncoder, Prompt
 from .settings.common_settings import Settings, check_list_size
 from .settings.stage_settings import Reason, Score, Warmup
 
@@ -37,7 +37,7 @@ def _changes(prompt: Prompt, settings: Settings) -> dict[str, Any]:
     return {key: value for key, value in changes.items() if value is not None}
 
 
-def bind(prompt: Prompt, tokenizer: Any, settings: Settings) -> AnyPrompt:
+def bind(prompt: Prompt, tokenizer: Any, settings: Settings) -> AnyPromptEncoder:
     """The prompt of a stage: with a thought where thoughts are learned or scored behind; elsewhere a thinking prompt is asked at
     once."""
     writes, behind = settings.stage in ("sft", "reason"), getattr(settings, "thoughts", False)
@@ -82,7 +82,7 @@ def check_examples(examples: list, settings: Settings) -> None:
         check_teacher(examples, settings.teacher)
 
 
-def check_form(examples: list, bound: AnyPrompt, settings: Settings) -> None:
+def check_form(examples: list, bound: AnyPromptEncoder, settings: Settings) -> None:
     """Raise ConfigError where thoughts are about one document and the prompt shows several, or the other way round."""
     lists = [isinstance(example, ListThought) for example in examples if settings.stage == "sft"]
     if lists and any(one != bound.prompt.lists for one in lists):

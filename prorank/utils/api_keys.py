@@ -1,6 +1,6 @@
 """API keys: taken from environment variables, for servers and for their clients.
 
-Hard fact: a key never comes from the command line, where others on the machine could read it.
+A key never comes from the command line, where others on the machine could read it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Dataclasses filled from YAML files and `key=value` texts, with errors that name the key and the nearest one that is known.
 
-Hard fact: YAML 1.1 reads `6e-6` as a string; a field of type float takes it as the number it looks like.
+YAML 1.1 reads `6e-6` as a string; a field of type float takes it as the number it looks like.
 """
 
 from __future__ import annotations

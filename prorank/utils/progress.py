@@ -1,6 +1,6 @@
 """A bar on stderr for work that takes minutes: share done, time left, latest figures.
 
-Hard fact: it stays hidden until the first step is done, so that bad input gives one line and no empty bar.
+It stays hidden until the first step is done, so that bad input gives one line and no empty bar.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Training lists over shared documents: neighbouring queries of a source, a few candidates of each, all pairs with teacher scores.
 
-Hard fact: with the document first in the prompt it is read once for all its queries, so four queries over twelve documents cost
+With the document first in the prompt it is read once for all its queries, so four queries over twelve documents cost
 little more than twelve prompts with one query each; and what is near a neighbour is a hard candidate.
 
     python -m recipes.default.blocks data/lists/train.jsonl data/lists/blocks.jsonl

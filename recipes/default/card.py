@@ -1,6 +1,6 @@
 """The tables of the data card: one row a source, one row a test set, out of what the other commands noted in their folders.
 
-Hard fact: every figure on the card comes from here, so the card is right as long as this is what was printed last.
+Every figure on the card comes from here, so the card is right as long as this is what was printed last.
 
     python -m recipes.default.card data/texts
 """

@@ -1,6 +1,6 @@
 """The sources of training texts: which packages, under which licence, read by which parser, how many queries at most.
 
-Hard fact: the licence is that of the texts, read in the package's copyright file or its sources' own terms, not the licence
+The licence is that of the texts, read in the package's copyright file or its sources' own terms, not the licence
 of the code around them.
 """
 

@@ -1,6 +1,6 @@
 """Texts made fit for training: whole sentences, prose only, no near-duplicates.
 
-Hard fact: prose is told from tables, code and lists of names by its share of function words; under a fifth is no English prose.
+Prose is told from tables, code and lists of names by its share of function words; under a fifth is no English prose.
 """
 
 from __future__ import annotations

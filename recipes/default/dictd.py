@@ -1,6 +1,6 @@
 """Parsers of dictionaries in dictd form: FOLDOC, the Jargon File, WordNet.
 
-Hard fact: a .dict file has no mark between entries; the index beside it says where each begins, in numbers of base 64.
+A .dict file has no mark between entries; the index beside it says where each begins, in numbers of base 64.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Parsers of encyclopaedic JSON: leads of Wikipedia articles, countries of the World Factbook, recipes, disease definitions.
 
-Hard fact: a Wikipedia short description ("Branch of medicine focused on mental disorders") asks for its article without
+A Wikipedia short description ("Branch of medicine focused on mental disorders") asks for its article without
 naming it, so it is a query that no count of common words answers.
 """
 

@@ -1,6 +1,6 @@
 """What a parser yields: a query and the documents that answer it.
 
-Hard fact: two entries with the same document text share one document in the corpus, so they are no negatives of each other.
+Two entries with the same document text share one document in the corpus, so they are no negatives of each other.
 """
 
 from __future__ import annotations

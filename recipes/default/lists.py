@@ -1,6 +1,6 @@
 """Training and dev lists of the default model: queries of free collections, candidates and scores of BM25 and of a bi-encoder.
 
-Hard fact: unlabelled is not irrelevant, least of all among candidates that a good retriever ranks high; so what is learned from is
+Unlabelled is not irrelevant, least of all among candidates that a good retriever ranks high; so what is learned from is
 a teacher's score of each candidate, to which a label only adds.
 
     python -m recipes.default.lists --data "$PRORANK_DATA" --texts data/texts --out data/lists

@@ -1,6 +1,6 @@
 """Check of training data against every test set: equal and nearly equal queries and documents; they can be dropped.
 
-Hard fact: it is run on what training reads in the end, lists of mined candidates too: a negative may be a test document as well.
+It is run on what training reads in the end, lists of mined candidates too: a negative may be a test document as well.
 
     python -m recipes.default.overlap data/texts/* --drop
 """

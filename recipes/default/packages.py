@@ -1,6 +1,6 @@
 """Parser of Debian's package lists: the one-line synopsis of a package asks for its long description.
 
-Hard fact: packages of one source repeat each other's description, so a source gives one entry: its longest description.
+Packages of one source repeat each other's description, so a source gives one entry: its longest description.
 """
 
 from __future__ import annotations

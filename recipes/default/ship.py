@@ -1,6 +1,6 @@
 """Bring a trained run into the package as the model that `Reranker()` loads.
 
-Hard fact: nothing is replaced unless the bf16 adapter is small enough and gives the run's scores within NOISE.
+Nothing is replaced unless the bf16 adapter is small enough and gives the run's scores within NOISE.
 
     python recipes/default/ship.py runs/default/score --card card.json
     python recipes/default/ship.py runs/default/score --card card.json --calibration runs/default/score/model/calibration.json

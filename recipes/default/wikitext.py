@@ -1,6 +1,6 @@
 """Parser of a MediaWiki dump: sections of articles, asked for by article and heading.
 
-Hard fact: the other sections of the same article stay in the corpus, and they share its subject: hard negatives for free.
+The other sections of the same article stay in the corpus, and they share its subject: hard negatives for free.
 """
 
 from __future__ import annotations

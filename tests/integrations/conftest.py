@@ -1,6 +1,6 @@
 """Integrations against the real packages, by `make test-integrations`.
 
-Hard fact: they are collected only where PRORANK_INTEGRATIONS is set; there, a package that is missing fails them.
+They are collected only where PRORANK_INTEGRATIONS is set; there, a package that is missing fails them.
 """
 
 import os

@@ -1,6 +1,6 @@
 """The examples of docs/integrations.md, run as they stand.
 
-Hard fact: two names are changed: the checkpoint becomes a tiny one, and MTEB's task, which would be fetched, becomes one made here.
+Two names are changed: the checkpoint becomes a tiny one, and MTEB's task, which would be fetched, becomes one made here.
 """
 
 import re

@@ -1,6 +1,6 @@
 """Haystack's ranker: order, metadata, duplicates, pipelines in YAML, async.
 
-Hard fact: the documents that go in are compared with copies made before.
+The documents that go in are compared with copies made before.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """LangChain's compressor: order, metadata, options, async, and its place in a chain.
 
-Hard fact: the documents that go in are compared with copies made before.
+The documents that go in are compared with copies made before.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """LlamaIndex's postprocessor: order, metadata, tracing, async.
 
-Hard fact: the nodes that go in are compared with copies made before.
+The nodes that go in are compared with copies made before.
 """
 
 import asyncio
@@ -52,7 +52,7 @@ def test_tracing_hears_of_it(reranker, wanted, nodes):
     heard = LlamaDebugHandler(print_trace_on_end=False)
     rerank = ProRankRerank(model=reranker, top_n=1, callback_manager=CallbackManager([heard]))
     rerank.postprocess_nodes(nodes, query_str=QUERY)
-    (begin, end), = heard.get_event_pairs(CBEventType.RERANKING)
+    ((begin, end),) = heard.get_event_pairs(CBEventType.RERANKING)
     assert begin.payload["query_str"] == QUERY and end.payload["nodes"][0].node_id == f"n{wanted[0].index}"
 
 

@@ -1,6 +1,6 @@
 """MTEB's cross-encoder protocol, on a task made for it.
 
-Hard fact: predictions are read from the file that MTEB writes, and compared with scores asked for directly.
+Predictions are read from the file that MTEB writes, and compared with scores asked for directly.
 """
 
 import json

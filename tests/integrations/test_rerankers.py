@@ -1,6 +1,6 @@
 """The package rerankers: our ranker's results have its shape.
 
-Hard fact: ids are places in the input where none are given, as that package has it.
+Ids are places in the input where none are given, as that package has it.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """Our CrossEncoder against the real one on the same saved checkpoint, and in the real package's evaluator and miner.
 
-Hard fact: both read one folder; the real one renders the chat template that the folder carries.
+Both read one folder; the real one renders the chat template that the folder carries.
 """
 
 import numpy as np

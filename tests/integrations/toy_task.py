@@ -1,6 +1,6 @@
 """A reranking task for MTEB, made here: no network.
 
-Hard fact: MTEB scores what the model returns; a task's candidates are its `top_ranked`.
+MTEB scores what the model returns; a task's candidates are its `top_ranked`.
 """
 
 from datasets import Dataset

@@ -1,6 +1,6 @@
 """The dialects: each a form of the same question and answer.
 
-Hard fact: a dialect is data: what it reads, what it writes, and the status and body of each kind of refusal.
+A dialect is data: what it reads, what it writes, and the status and body of each kind of refusal.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from ...prompts.truncation import Parts
+from ...prompts.truncation import Truncation
 from ..fields import Ours, Ranked
 from ..limits import Limits
-from ..messages import Answer, Ask, Refused
+from ..messages import Answer, RequestError, RerankQuery
 
 STATUSES = {
     "syntax": 400, "invalid": 422, "empty": 400, "too large": 413, "media": 415, "slow": 408, "unauthorized": 401, "model": 404,
@@ -23,7 +23,7 @@ STATUSES = {
 
 
 @dataclass(frozen=True)
-class Form:
+class Dialect:
     """An endpoint's dialect.
 
     Attributes:
@@ -41,9 +41,9 @@ class Form:
     bodies: Sequence[tuple[str, type[BaseModel]]]
     answers: Any
     errors: Any
-    read: Callable[[Any, Limits], Ask]
-    write: Callable[[Any, Ask, Answer, str, str], Any]
-    refuse: Callable[[Refused, int], Any]
+    read: Callable[[Any, Limits], RerankQuery]
+    write: Callable[[Any, RerankQuery, Answer, str, str], Any]
+    refuse: Callable[[RequestError, int], Any]
     statuses: dict[str, int]
 
     def body_of(self, value: dict[str, Any]) -> type[BaseModel]:
@@ -51,20 +51,20 @@ class Form:
         return next((model for key, model in self.bodies if key in value), self.bodies[0][1])
 
 
-def ask_of(ours: Ours, lists: list[tuple[str, list[str]]], limits: Limits, **more: Any) -> Ask:
+def ask_of(ours: Ours, lists: list[tuple[str, list[str]]], limits: Limits, **more: Any) -> RerankQuery:
     """An Ask of our common fields. `more`: fields of Ask, and of Parts."""
     fitted = {key: more.pop(key) for key in ("side", "prompt", "query") if key in more}
     bounds = [bound for bound in (ours.max_tokens_per_doc, limits.tokens_per_doc) if bound]
-    parts = Parts(most=min(bounds, default=None), chunks=_chunks(ours, limits), **fitted)
+    parts = Truncation(most=min(bounds, default=None), chunks=_chunks(ours, limits), **fitted)
     raw = more.pop("raw", False) or bool(ours.raw_scores)
     whole = more.pop("whole", False) or getattr(ours, "truncation", None) is False
-    return Ask(lists, ours.instruction, parts, raw, bool(ours.return_thoughts), whole=whole, **more)
+    return RerankQuery(lists, ours.instruction, parts, raw, bool(ours.return_thoughts), whole=whole, **more)
 
 
 def top_of(ranked: Ranked) -> int:
     """Hits wanted; 0 for all. Raises Refused where two fields say different numbers."""
     if ranked.top_n and ranked.top_k and ranked.top_n != ranked.top_k:
-        raise Refused("invalid", "top_n and top_k are different numbers; give one of them", "top_k")
+        raise RequestError("invalid", "top_n and top_k are different numbers; give one of them", "top_k")
     return ranked.top_n or ranked.top_k or 0
 
 
@@ -76,7 +76,7 @@ def _chunks(ours: Ours, limits: Limits) -> int:
     return min(wanted or limits.chunks, limits.chunks)
 
 
-def more_of(ask: Ask, answer: Answer, at: int, number: int = 0) -> dict[str, Any]:
+def more_of(ask: RerankQuery, answer: Answer, at: int, number: int = 0) -> dict[str, Any]:
     """What a hit has besides: the probability that its log-odds mean, and its thought, where they were asked for."""
     thought = answer.thoughts[number][at] if ask.thoughts else None
     sure = {"probability": float(answer.sure[number][at])} if answer.meaning == "log-odds" and answer.sure else {}

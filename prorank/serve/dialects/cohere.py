@@ -1,6 +1,6 @@
 """Cohere's dialect: `POST /v2/rerank`.
 
-Hard fact: hits hold index and score alone; what was cut is told in `meta.warnings`, where the official clients show it.
+Hits hold index and score alone; what was cut is told in `meta.warnings`, where the official clients show it.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from pydantic import BaseModel, Field
 
 from ..fields import MANY, Count, Flag, OurHit, Query, Ranked, Text, TextDocument
 from ..limits import Limits
-from ..messages import Answer, Ask, Refused
+from ..messages import Answer, RequestError, RerankQuery
 from ..request_documents import shown, texts_of
-from . import STATUSES, Form, ask_of, more_of, top_of
+from . import STATUSES, Dialect, ask_of, more_of, top_of
 
 
 class CohereRequest(Ranked):
@@ -66,15 +66,15 @@ class CohereError(BaseModel):
     id: str | None = None
 
 
-def read(body: CohereRequest, limits: Limits) -> Ask:
+def read(body: CohereRequest, limits: Limits) -> RerankQuery:
     if not body.documents:
-        raise Refused("empty", "invalid request: list of documents must not be empty", "documents")
+        raise RequestError("empty", "invalid request: list of documents must not be empty", "documents")
     return ask_of(
         body, [(body.query, texts_of(body.documents, body.rank_fields))], limits, top=top_of(body), show=bool(body.return_documents)
     )  # fmt: skip
 
 
-def write(body: CohereRequest, ask: Ask, answer: Answer, model: str, request_id: str) -> dict[str, Any]:
+def write(body: CohereRequest, ask: RerankQuery, answer: Answer, model: str, request_id: str) -> dict[str, Any]:
     texts, scores = ask.lists[0][1], answer.shown[0]
     results = [
         {"index": at, "relevance_score": float(scores[at])}
@@ -91,9 +91,9 @@ def write(body: CohereRequest, ask: Ask, answer: Answer, model: str, request_id:
     return {"id": request_id, "results": results, "meta": meta}
 
 
-def refuse(refused: Refused, status: int) -> dict[str, Any]:
+def refuse(refused: RequestError, status: int) -> dict[str, Any]:
     return {"message": refused.message}
 
 
 OWN = STATUSES | {"invalid": 400}
-RERANK = Form("cohere", [("documents", CohereRequest)], CohereResponse, CohereError, read, write, refuse, OWN)
+RERANK = Dialect("cohere", [("documents", CohereRequest)], CohereResponse, CohereError, read, write, refuse, OWN)

@@ -1,6 +1,6 @@
 """Jina's dialect: `POST /v1/rerank`.
 
-Hard fact: a hit carries its document only where `return_documents` asks for it, as Jina has had it since October 2025.
+A hit carries its document only where `return_documents` asks for it, as Jina has had it since October 2025.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from pydantic import BaseModel, Field
 
 from ..fields import MANY, Body, Flag, OurHit, Query, Ranked, Text, TextDocument, Usage
 from ..limits import Limits
-from ..messages import Answer, Ask, Refused
+from ..messages import Answer, RequestError, RerankQuery
 from ..request_documents import shown, texts_of
-from . import STATUSES, Form, ask_of, more_of, top_of, usage_of
+from . import STATUSES, Dialect, ask_of, more_of, top_of, usage_of
 
 
 class JinaQuery(Body):
@@ -54,16 +54,16 @@ class JinaError(BaseModel):
     detail: str | list[JinaDetail]
 
 
-def read(body: JinaRequest, limits: Limits) -> Ask:
+def read(body: JinaRequest, limits: Limits) -> RerankQuery:
     if not body.documents:
-        raise Refused("invalid", "documents must hold at least one document", "documents")
+        raise RequestError("invalid", "documents must hold at least one document", "documents")
     query = body.query if isinstance(body.query, str) else body.query.text
     return ask_of(
         body, [(query, texts_of(body.documents, body.rank_fields))], limits, top=top_of(body), show=bool(body.return_documents)
     )  # fmt: skip
 
 
-def write(body: JinaRequest, ask: Ask, answer: Answer, model: str, request_id: str) -> dict[str, Any]:
+def write(body: JinaRequest, ask: RerankQuery, answer: Answer, model: str, request_id: str) -> dict[str, Any]:
     texts, scores = ask.lists[0][1], answer.shown[0]
     results = [
         {"index": at, "relevance_score": float(scores[at])}
@@ -74,8 +74,8 @@ def write(body: JinaRequest, ask: Ask, answer: Answer, model: str, request_id: s
     return {"model": model, "object": "list", "usage": usage_of(answer), "results": results}
 
 
-def refuse(refused: Refused, status: int) -> dict[str, Any]:
+def refuse(refused: RequestError, status: int) -> dict[str, Any]:
     return {"detail": refused.details or refused.message}
 
 
-RERANK = Form("jina", [("documents", JinaRequest)], JinaResponse, JinaError, read, write, refuse, STATUSES | {"syntax": 422})
+RERANK = Dialect("jina", [("documents", JinaRequest)], JinaResponse, JinaError, read, write, refuse, STATUSES | {"syntax": 422})

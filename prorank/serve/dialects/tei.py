@@ -1,6 +1,6 @@
 """The dialect of text-embeddings-inference: `POST /rerank` with `texts`.
 
-Hard fact: the answer is a bare list, best first, and an error is {"error", "error_type"}; a request that is no valid JSON object
+The answer is a bare list, best first, and an error is {"error", "error_type"}; a request that is no valid JSON object
 gets that form, too, where TEI itself answers in plain text.
 """
 
@@ -12,8 +12,8 @@ from pydantic import BaseModel, Field
 
 from ..fields import MANY, Flag, OurHit, Ours, Query, Text
 from ..limits import Limits
-from ..messages import Answer, Ask, Refused
-from . import STATUSES, Form, ask_of, more_of
+from ..messages import Answer, RequestError, RerankQuery
+from . import STATUSES, Dialect, ask_of, more_of
 
 
 class TeiRequest(Ours):
@@ -41,16 +41,16 @@ TYPES = {
 }  # fmt: skip
 
 
-def read(body: TeiRequest, limits: Limits) -> Ask:
+def read(body: TeiRequest, limits: Limits) -> RerankQuery:
     if not body.texts:
-        raise Refused("empty", "`texts` cannot be empty", "texts")
+        raise RequestError("empty", "`texts` cannot be empty", "texts")
     return ask_of(
         body, [(body.query, body.texts)], limits, side=(body.truncation_direction or "right").lower(), whole=body.truncate is False,
         show=bool(body.return_text),
     )  # fmt: skip
 
 
-def write(body: TeiRequest, ask: Ask, answer: Answer, model: str, request_id: str) -> list[dict[str, Any]]:
+def write(body: TeiRequest, ask: RerankQuery, answer: Answer, model: str, request_id: str) -> list[dict[str, Any]]:
     return [
         {"index": at, **({"text": body.texts[at]} if ask.show else {}), "score": float(answer.shown[0][at])}
         | more_of(ask, answer, at)
@@ -58,10 +58,10 @@ def write(body: TeiRequest, ask: Ask, answer: Answer, model: str, request_id: st
     ]
 
 
-def refuse(refused: Refused, status: int) -> dict[str, Any]:
+def refuse(refused: RequestError, status: int) -> dict[str, Any]:
     return {"error": refused.message, "error_type": TYPES.get(refused.kind, "Validation")}
 
 
-RERANK = Form(
+RERANK = Dialect(
     "tei", [("texts", TeiRequest)], list[TeiRank], TeiError, read, write, refuse, STATUSES | {"failed": 424, "deadline": 424}
 )

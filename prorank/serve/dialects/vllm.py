@@ -1,6 +1,6 @@
 """vLLM's dialect: `POST /score`, and `POST /rerank` with `documents`.
 
-Hard fact: /score answers in input order, for one query with many documents or for pairs; /rerank answers best first and hits hold
+/score answers in input order, for one query with many documents or for pairs; /rerank answers best first and hits hold
 their documents unless `return_documents` is false.
 """
 
@@ -14,9 +14,9 @@ from pydantic import BaseModel, Field
 
 from ..fields import MANY, Count, CountOrAll, Flag, OurHit, Ours, Query, Ranked, Text, TextDocument, Usage
 from ..limits import Limits
-from ..messages import Answer, Ask, Refused
+from ..messages import Answer, RequestError, RerankQuery
 from ..request_documents import texts_of
-from . import STATUSES, Form, ask_of, more_of, top_of, usage_of
+from . import STATUSES, Dialect, ask_of, more_of, top_of, usage_of
 
 Queries = Query | Annotated[list[Query], Field(json_schema_extra=MANY)]
 Documents = Text | TextDocument | Annotated[list[Text | TextDocument], Field(json_schema_extra=MANY)]
@@ -114,7 +114,7 @@ TYPES = {
 }  # fmt: skip
 
 
-def _ask(body: VllmFields, lists: list[tuple[str, list[str]]], limits: Limits, **more: Any) -> Ask:
+def _ask(body: VllmFields, lists: list[tuple[str, list[str]]], limits: Limits, **more: Any) -> RerankQuery:
     prompt = body.truncate_prompt_tokens
     return ask_of(
         body, lists, limits, raw=False in (body.use_activation, body.activation), side=body.truncation_side or "right",
@@ -126,13 +126,13 @@ def _many(documents: Any, fields: Sequence[str] | None = None) -> list[str]:
     return texts_of(documents if isinstance(documents, list) else [documents], fields)
 
 
-def read_rerank(body: VllmRerankRequest, limits: Limits) -> Ask:
+def read_rerank(body: VllmRerankRequest, limits: Limits) -> RerankQuery:
     if not (texts := _many(body.documents, body.rank_fields)):
-        raise Refused("empty", "At least one text_pair element must be given", "documents")
+        raise RequestError("empty", "At least one text_pair element must be given", "documents")
     return _ask(body, [(body.query, texts)], limits, top=top_of(body), show=body.return_documents is not False)
 
 
-def write_rerank(body: VllmRerankRequest, ask: Ask, answer: Answer, model: str, request_id: str) -> dict[str, Any]:
+def write_rerank(body: VllmRerankRequest, ask: RerankQuery, answer: Answer, model: str, request_id: str) -> dict[str, Any]:
     texts, shown = ask.lists[0][1], answer.shown[0]
     results = [
         {"index": at, **({"document": {"text": texts[at], "multi_modal": None}} if ask.show else {})}
@@ -149,22 +149,22 @@ def pairs(body: VllmFields) -> list[tuple[str, str]]:
     queries, documents = getattr(body, first), _many(getattr(body, second))
     queries = queries if isinstance(queries, list) else [queries]
     if not queries:
-        raise Refused("empty", "At least one text element must be given", first)
+        raise RequestError("empty", "At least one text element must be given", first)
     if not documents:
-        raise Refused("empty", "At least one text_pair element must be given", second)
+        raise RequestError("empty", "At least one text_pair element must be given", second)
     if len(queries) > 1 and len(queries) != len(documents):
-        raise Refused("invalid", "Input lengths must be either 1:1, 1:N or N:N", first)
+        raise RequestError("invalid", "Input lengths must be either 1:1, 1:N or N:N", first)
     return list(zip(queries * len(documents) if len(queries) == 1 else queries, documents))
 
 
-def read_score(body: VllmFields, limits: Limits) -> Ask:
+def read_score(body: VllmFields, limits: Limits) -> RerankQuery:
     lists: dict[str, list[str]] = {}
     for query, document in pairs(body):
         lists.setdefault(query, []).append(document)
     return _ask(body, list(lists.items()), limits)
 
 
-def write_score(body: VllmFields, ask: Ask, answer: Answer, model: str, request_id: str) -> dict[str, Any]:
+def write_score(body: VllmFields, ask: RerankQuery, answer: Answer, model: str, request_id: str) -> dict[str, Any]:
     number = {query: at for at, (query, _) in enumerate(ask.lists)}
     taken, data = [0] * len(ask.lists), []
     for index, (query, _) in enumerate(pairs(body)):
@@ -176,15 +176,15 @@ def write_score(body: VllmFields, ask: Ask, answer: Answer, model: str, request_
     return {"id": name, "object": "list", "created": int(time.time()), "model": model, "data": data, "usage": usage}
 
 
-def refuse(refused: Refused, status: int) -> dict[str, Any]:
+def refuse(refused: RequestError, status: int) -> dict[str, Any]:
     kind = TYPES.get(refused.kind, "BadRequestError")
     return {"error": {"message": refused.message, "type": kind, "param": refused.where, "code": status}}
 
 
 SIDES = (("queries", "documents"), ("queries", "items"), ("text_1", "text_2"), ("data_1", "data_2"))
 OWN = STATUSES | {"invalid": 400}
-RERANK = Form("vllm", [("documents", VllmRerankRequest)], VllmRerankResponse, VllmError, read_rerank, write_rerank, refuse, OWN)
-SCORE = Form(
+RERANK = Dialect("vllm", [("documents", VllmRerankRequest)], VllmRerankResponse, VllmError, read_rerank, write_rerank, refuse, OWN)
+SCORE = Dialect(
     "vllm",
     [("documents", VllmQueriesDocuments), ("items", VllmQueriesItems), ("text_1", VllmTexts), ("data_1", VllmData)],
     VllmScoreResponse, VllmError, read_score, write_score, refuse, OWN,

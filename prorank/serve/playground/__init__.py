@@ -1,6 +1,6 @@
 """The page at `/`: a query and documents in, their new order out, through the server's own `/v1/rerank`.
 
-Hard fact: three files as they lie here, no build and no other host; the policy forbids inline scripts, so a text that the page
+Three files as they lie here, no build and no other host; the policy forbids inline scripts, so a text that the page
 shows can never become one.
 """
 

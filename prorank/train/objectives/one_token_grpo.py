@@ -1,6 +1,6 @@
 """The exact one-token policy gradient: GRPO where the whole action is the next token, from one forward a prompt.
 
-Hard fact: all G samples of a group read one row of logits, so with rewards that take few values the group can be summed out: the
+All G samples of a group read one row of logits, so with rewards that take few values the group can be summed out: the
 expected gradient is sum_c w_c * grad log P(c) over classes c of tokens with the same reward (reference/ProRank sec. stage 1).
 """
 

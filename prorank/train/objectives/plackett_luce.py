@@ -1,6 +1,6 @@
 """The policy gradient of a ranking: scores make a Plackett-Luce distribution over orders, whose expected reward has a gradient.
 
-Hard fact: nDCG, reciprocal rank and average precision are sums over placements whose terms know only the set of documents placed
+NDCG, reciprocal rank and average precision are sums over placements whose terms know only the set of documents placed
 before; so the expectation over all n! orders is a sum over 2^n sets, exact and differentiable (`expected_reward`).
 
 Sources: Plackett-Luce and its Gumbel sampler, Yellott 1977; policy gradient of rankings, Singh and Joachims 2019 (arXiv

@@ -1,6 +1,6 @@
 """PPO and GRPO over completions: from rewards and log-probabilities to advantages and losses, plain tensor functions.
 
-Hard fact: both are sums over drawn tokens with one weight a token, so a batch cut into micro-batches gives the very same gradient:
+Both are sums over drawn tokens with one weight a token, so a batch cut into micro-batches gives the very same gradient:
 every mean is over the whole batch, whose counts come in from outside.
 """
 

@@ -1,6 +1,6 @@
 """Losses of the score stage, each from the scores of one query's documents.
 
-Hard fact: a score is a log-odds, so `bce` is the exact likelihood of the answer given that it is one of the two tokens.
+A score is a log-odds, so `bce` is the exact likelihood of the answer given that it is one of the two tokens.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What every stage's settings have, and how they refuse what cannot work.
 
-Hard fact: `check` runs before data and weights are read.
+`check` runs before data and weights are read.
 """
 
 from __future__ import annotations

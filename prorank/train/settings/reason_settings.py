@@ -1,6 +1,6 @@
 """Settings of stage `reason`, in the words of Rerank-R0's own configuration file.
 
-Hard fact: `ppo` and `grpo` are blocks side by side, so one file serves both: `algorithm=grpo` on the command line is all that
+`ppo` and `grpo` are blocks side by side, so one file serves both: `algorithm=grpo` on the command line is all that
 changes.
 """
 

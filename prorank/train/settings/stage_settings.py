@@ -1,6 +1,6 @@
 """Settings of the stages: dataclasses that YAML, `key=value` on the command line and Python fill alike.
 
-Hard fact: every value that cannot work is refused by `check`, before data and weights are read.
+Every value that cannot work is refused by `check`, before data and weights are read.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Stage `order`: reinforcement learning on rankings, the measure itself as the reward.
 
-Hard fact: no text is written and no score is an action: the action is the whole order that a query's scores make by chance, and its
+No text is written and no score is an action: the action is the whole order that a query's scores make by chance, and its
 expected reward has an exact gradient (see `orders`), from the one forward that the score stage makes, too.
 """
 
@@ -13,13 +13,13 @@ import torch
 from ...data.examples import Group
 from ...engine.generation import generator_of
 from ...engine.packing import Batch
-from ...prompts.prompt import AnyPrompt
+from ...prompts.prompt import AnyPromptEncoder
 from ..dev_set import Dev
 from ..objectives.plackett_luce import expected_reward, order_kl, order_log_probs, placed_rewards, policy_weights, sample_orders
 from ..reference_policy import Reference
 from ..settings.stage_settings import Order
-from .score import ScoreStage, Unit, lists_of
-from .thought_cache import OwnThoughts
+from .score import ListExample, ScoreStage, lists_of
+from .thought_cache import ThoughtCache
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -36,14 +36,15 @@ class OrderStage(ScoreStage):
     settings: Order
 
     def __init__(
-        self, groups: list[Group], bound: AnyPrompt, settings: Order, model: PreTrainedModel, dev: Dev | None, bf16: bool = False,
-        thoughts: OwnThoughts | None = None,
+        self, groups: list[Group], bound: AnyPromptEncoder, settings: Order, model: PreTrainedModel, dev: Dev | None, bf16: bool =
+        False,
+        thoughts: ThoughtCache | None = None,
     ) -> None:  # fmt: skip
         super().__init__(groups, bound, settings, dev, bf16, thoughts)
         self.reference = Reference(model, settings, bf16, self.logits) if settings.kl_coef else None
 
-    def further(
-        self, model: PreTrainedModel, batch: Batch, units: list[Unit], scores: tuple[torch.Tensor, ...]
+    def extra_loss(
+        self, model: PreTrainedModel, batch: Batch, units: list[ListExample], scores: tuple[torch.Tensor, ...]
     ) -> tuple[torch.Tensor, dict[str, float]]:
         s = self.settings
         before = self._before(model, batch, units)
@@ -53,7 +54,7 @@ class OrderStage(ScoreStage):
         for place, (key, group, row) in enumerate(zip(keys, lists_of(units), scores)):
             grades = torch.tensor(group.labels, device=row.device)
             now = row / s.temperature
-            more, mean = self._gain(now, grades, key)
+            more, mean = self.policy_objective(now, grades, key)
             gain, reward = gain + more / len(keys), reward + mean / len(keys)
             best = row.detach().argsort(descending=True)[None].cpu()
             greedy += float(placed_rewards(grades, best, s.reward, s.depth, s.gain).sum()) / len(keys)
@@ -64,7 +65,7 @@ class OrderStage(ScoreStage):
             figures["kl"] = float(divergence.detach())
         return s.kl_coef * divergence - s.reward_weight * gain, figures
 
-    def _gain(self, scores: torch.Tensor, grades: torch.Tensor, key: str) -> tuple[torch.Tensor, float]:
+    def policy_objective(self, scores: torch.Tensor, grades: torch.Tensor, key: str) -> tuple[torch.Tensor, float]:
         """(what to raise, the mean reward) for the scores [n] of one list."""
         s = self.settings
         if s.advantage == "exact":
@@ -76,7 +77,7 @@ class OrderStage(ScoreStage):
         logs = order_log_probs(scores, orders.to(scores.device), s.depth)
         return (weights * logs).sum() / s.group_size, float(rewards.sum(-1).mean())
 
-    def _before(self, model: PreTrainedModel, batch: Batch, units: list[Unit]) -> tuple[torch.Tensor, ...]:
+    def _before(self, model: PreTrainedModel, batch: Batch, units: list[ListExample]) -> tuple[torch.Tensor, ...]:
         """The reference's scores of each list; none without a divergence."""
         if not self.reference:
             return ()

@@ -1,6 +1,6 @@
 """Stage `reason`: reinforcement learning of thoughts with rule rewards, by PPO or GRPO (Rerank-R0 stage A, Rank-R1).
 
-Hard fact: the old log-probabilities are those of the first pass over a rollout, made by the same forward in the same step, so the
+The old log-probabilities are those of the first pass over a rollout, made by the same forward in the same step, so the
 policy ratio there is exactly 1; a batch is one optimiser step a pass, so no row is ever older than its pass says.
 """
 
@@ -15,13 +15,13 @@ from ...engine.flat_attention import is_flat
 from ...engine.heads import vocabulary_of
 from ...engine.modules import body
 from ...engine.packing import Batch, collate, completed
-from ...prompts.prompt import AnyPrompt
+from ...prompts.prompt import AnyPromptEncoder
 from ..forward import Logits
 from ..objectives.one_token_grpo import advantages, clipped
 from ..objectives.ppo_grpo import clip_binds, estimated_kl, gae, mask_of, padded, token_rewards, value_loss, weights_of, whitened
 from ..reference_policy import Reference
 from ..settings.stage_settings import Reason
-from .reason_tasks import DEV_PROMPTS, Unit, task_of
+from .reason_tasks import DEV_PROMPTS, RolloutPrompt, task_of
 from .rollouts import Episode, Rollouts, figures_of
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class ReasonStage:
     """
 
     def __init__(
-        self, groups: list[Group], bound: AnyPrompt, settings: Reason, model: PreTrainedModel, dev: list[Group], bf16: bool
+        self, groups: list[Group], bound: AnyPromptEncoder, settings: Reason, model: PreTrainedModel, dev: list[Group], bf16: bool
     ) -> None:
         self.task = task_of(groups, bound, settings)
         self.dev = task_of(dev, bound, settings) if dev else None
@@ -62,10 +62,10 @@ class ReasonStage:
     def __len__(self) -> int:
         return len(self.task)
 
-    def unit(self, index: int) -> Unit:
+    def unit(self, index: int) -> RolloutPrompt:
         return self.task.unit(index)
 
-    def loss(self, model: PreTrainedModel, units: list[Unit]) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(self, model: PreTrainedModel, units: list[RolloutPrompt]) -> tuple[torch.Tensor, dict[str, float]]:
         """The part of the batch's loss that these prompts have, times the number of parts, and figures."""
         episodes = [self._episodes(model, units[0].key)[u.key] for u in units]
         batch, targets, sizes = self._laid(episodes)

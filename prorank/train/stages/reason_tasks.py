@@ -1,6 +1,6 @@
 """What stage `reason` asks and how answers are judged: is this one relevant, which of these is best, in which order are they?
 
-Hard fact: whatever is asked, a completion gets one Verdict, so writing, advantages and steps know nothing of the question.
+Whatever is asked, a completion gets one Verdict, so writing, advantages and steps know nothing of the question.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any
 
 from ...data.examples import Group, balanced_pairs, list_groups, sample_lists
 from ...evaluate.gains import check_labels
-from ...prompts.list_encoder import BoundListPrompt
-from ...prompts.prompt import AnyPrompt, BoundPrompt, Encoded
+from ...prompts.list_encoder import ListPromptEncoder
+from ...prompts.prompt import AnyPromptEncoder, Encoded, PairPromptEncoder
 from ...rewards.list_rules import answer_of, rearank_parts
 from ...rewards.rules import RuleReward, Verdict, counter, parse
 from ..settings.stage_settings import Reason
@@ -21,7 +21,7 @@ DEV_PROMPTS = 200
 
 
 @dataclass(frozen=True)
-class Unit:
+class RolloutPrompt:
     """A prompt; `key` is its place in the run, `label` what a judge has to know, `shown` what the log of completions says."""
 
     key: int
@@ -43,7 +43,7 @@ class PairTask:
         settings: see Reason.
     """
 
-    def __init__(self, groups: list[Group], bound: BoundPrompt, settings: Reason) -> None:
+    def __init__(self, groups: list[Group], bound: PairPromptEncoder, settings: Reason) -> None:
         self.pairs = balanced_pairs(groups, settings.seed)
         self.bound = bound
         self.reward = RuleReward(settings.rules, counter(bound.tokenizer), opened=bound.opened)
@@ -51,10 +51,12 @@ class PairTask:
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def unit(self, key: int) -> Unit:
+    def unit(self, key: int) -> RolloutPrompt:
         query, document, label = self.pairs[key % len(self.pairs)]
         relevant = int(label > 0)
-        return Unit(key, self.bound.encode(query, document), relevant, {"query": query, "document": document, "label": relevant})
+        return RolloutPrompt(
+            key, self.bound.encode(query, document), relevant, {"query": query, "document": document, "label": relevant}
+        )
 
     def judge(self, text: str, label: int, finished: bool) -> tuple[Verdict, bool, bool]:
         """(verdict, whether the form is right, whether the answer is)."""
@@ -73,7 +75,7 @@ class ListTask:
         settings: see Reason.
     """
 
-    def __init__(self, groups: list[Group], bound: BoundListPrompt, settings: Reason) -> None:
+    def __init__(self, groups: list[Group], bound: ListPromptEncoder, settings: Reason) -> None:
         self.groups, self.bound, self.settings = list_groups(groups), bound, settings
         if settings.list_reward == "rearank":
             check_labels((label for group in groups for label in group.labels), settings.gain, "training data")
@@ -83,14 +85,14 @@ class ListTask:
     def __len__(self) -> int:
         return len(self.groups)
 
-    def unit(self, key: int) -> Unit:
+    def unit(self, key: int) -> RolloutPrompt:
         epoch, row = divmod(key, len(self.groups))
         if self._pass[0] != epoch:
             self._pass = (epoch, sample_lists(self.groups, self.settings.list_size, self.settings.seed, epoch))
         group = self._pass[1][row]
         prompt = self.bound.encode(group.query, list(group.documents)).whole
         shown = {"query": group.query, "documents": list(group.documents), "label": list(group.labels)}
-        return Unit(key, prompt, group.labels, shown)
+        return RolloutPrompt(key, prompt, group.labels, shown)
 
     def judge(self, text: str, label: tuple[float, ...], finished: bool) -> tuple[Verdict, bool, bool]:
         """(verdict, whether the form is right, whether the best document is named, or named first)."""
@@ -112,6 +114,6 @@ class ListTask:
 Task = PairTask | ListTask
 
 
-def task_of(groups: list[Group], bound: AnyPrompt, settings: Reason) -> Task:
+def task_of(groups: list[Group], bound: AnyPromptEncoder, settings: Reason) -> Task:
     """The task that goes with a prompt."""
-    return ListTask(groups, bound, settings) if isinstance(bound, BoundListPrompt) else PairTask(groups, bound, settings)
+    return ListTask(groups, bound, settings) if isinstance(bound, ListPromptEncoder) else PairTask(groups, bound, settings)

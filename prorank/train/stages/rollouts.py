@@ -1,6 +1,6 @@
 """Episodes: what a policy wrote for a batch of prompts, and what it earned; written by all processes together.
 
-Hard fact: the chance of a completion is keyed by (seed, batch, prompt, sample): it is the same in every process and after a
+The chance of a completion is keyed by (seed, batch, prompt, sample): it is the same in every process and after a
 resume.
 """
 
@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...data.jsonl import line_of
-from ...engine.generation import Row, Sampling, Writer, pen_in_training, write
-from ...prompts.prompt import AnyPrompt
+from ...engine.generation import Completion, Sampler, Sampling, generate, make_training_generator
+from ...prompts.prompt import AnyPromptEncoder
 from ...rewards.rules import Verdict
 from ...utils.files import append_text
 from ..distributed import place
 from ..settings.stage_settings import Reason
-from .reason_tasks import Task, Unit
+from .reason_tasks import RolloutPrompt, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -67,11 +67,11 @@ class Rollouts:
         bf16: write in bf16.
     """
 
-    def __init__(self, bound: AnyPrompt, settings: Reason, task: Task, bf16: bool) -> None:
+    def __init__(self, bound: AnyPromptEncoder, settings: Reason, task: Task, bf16: bool) -> None:
         self.bound, self.settings, self.task, self.bf16 = bound, settings, task, bf16
 
     def write(
-        self, model: PreTrainedModel, units: Sequence[Unit], samples: int, name: str, number: int = 0,
+        self, model: PreTrainedModel, units: Sequence[RolloutPrompt], samples: int, name: str, number: int = 0,
         look: Callable[[PreTrainedModel, list[Episode]], None] | None = None,
     ) -> list[Episode]:  # fmt: skip
         """Episodes of these prompts in their order; each process writes its share and `look`s at it, then all have all."""
@@ -86,14 +86,14 @@ class Rollouts:
         model.train(training)
         return _together(episodes, next(model.parameters()).device)
 
-    def _rows(self, model: PreTrainedModel, units: Sequence[Unit], keys: list[list[str]]) -> list[list[Row]]:
+    def _rows(self, model: PreTrainedModel, units: Sequence[RolloutPrompt], keys: list[list[str]]) -> list[list[Completion]]:
         s = self.settings
         sampling = Sampling(s.temperature, s.top_p, s.max_new_tokens, s.max_think_tokens)
-        writer = Writer(pen_in_training(model, self.bf16, s.compile is True), self.bound, sampling)
-        return write(writer, [u.prompt for u in units], keys)
+        writer = Sampler(make_training_generator(model, self.bf16, s.compile is True), self.bound, sampling)
+        return generate(writer, [u.prompt for u in units], keys)
 
-    def _judged(self, unit: Unit, rows: list[Row]) -> Episode:
-        drawn = [sorted(set(range(len(row.ids))).difference(row.put)) for row in rows]
+    def _judged(self, unit: RolloutPrompt, rows: list[Completion]) -> Episode:
+        drawn = [sorted(set(range(len(row.ids))).difference(row.forced_positions)) for row in rows]
         episode = Episode(unit.prompt.ids, [row.ids for row in rows], drawn, [row.finished for row in rows])
         for row in rows:
             text = self.bound.tokenizer.decode(row.ids[:-1] if row.finished else row.ids)
@@ -102,7 +102,7 @@ class Rollouts:
                 getattr(episode, name).append(value)
         return episode
 
-    def log(self, episodes: list[Episode], units: Sequence[Unit], step: int) -> None:
+    def log(self, episodes: list[Episode], units: Sequence[RolloutPrompt], step: int) -> None:
         """Append a batch to `completions.jsonl`, at intervals."""
         s = self.settings
         if not s.completions_every or ((step - 1) // s.updates) % s.completions_every or place()[0]:

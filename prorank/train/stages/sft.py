@@ -1,6 +1,6 @@
 """Stage `sft`: the supervised start of a thinking model, loss on thought and answer alone (Rerank-R0 stage A).
 
-Hard fact: completions are joined to prompts as ids, so what the model learns to write begins exactly where it will begin to write.
+Completions are joined to prompts as ids, so what the model learns to write begins exactly where it will begin to write.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ...data.reasoning_examples import AnyThought, ListThought
 from ...engine.flat_attention import is_flat
 from ...engine.packing import Pack, collate, completed
 from ...errors import DataError
-from ...prompts.prompt import AnyPrompt, BoundListPrompt, BoundPrompt
+from ...prompts.prompt import AnyPromptEncoder, ListPromptEncoder, PairPromptEncoder
 from ..forward import Logits
 from ..settings.stage_settings import Sft
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Unit:
+class CompletionExample:
     """A prompt with its completion as a pack, and the completion's ids; `key` is its place in the run, `label`: 1 or 0 (None: a
     list), `answer`: the places of the tokens that answer, `cut`: tokens cut from its thought."""
 
@@ -59,7 +59,7 @@ class SftStage:
     cpu_units = 4
 
     def __init__(
-        self, thoughts: Sequence[AnyThought], bound: AnyPrompt, settings: Sft, dev: Sequence[AnyThought], bf16: bool
+        self, thoughts: Sequence[AnyThought], bound: AnyPromptEncoder, settings: Sft, dev: Sequence[AnyThought], bf16: bool
     ) -> None:
         self.thoughts, self.bound, self.settings, self.dev = thoughts, bound, settings, dev
         labels = [getattr(thought, "label", None) for thought in thoughts]  # lists have none
@@ -81,25 +81,25 @@ class SftStage:
         columns = [cycled(side, len(self) // 2, rng) for side in self.sides]
         return [row for rows in zip(*columns) for row in rows]
 
-    def unit(self, index: int) -> Unit:
+    def unit(self, index: int) -> CompletionExample:
         epoch, row = divmod(index, len(self))
         if self._pass[0] != epoch:
             self._pass = (epoch, self._order(epoch))
         return self._unit(index, self.thoughts[self._pass[1][row]])
 
-    def _unit(self, key: int, thought: AnyThought) -> Unit:
+    def _unit(self, key: int, thought: AnyThought) -> CompletionExample:
         prompt, answer = _asked(self.bound, thought)
         label = None if isinstance(thought, ListThought) else thought.label
         said = thought.answer if isinstance(thought, ListThought) else thought.label
         target, cut = self.bound.completion(thought.think, said, self.settings.max_think_tokens)
         end = len(target) - len(self.bound.end)
-        return Unit(key, completed(prompt, target), target, label, range(end - len(answer), end), cut)
+        return CompletionExample(key, completed(prompt, target), target, label, range(end - len(answer), end), cut)
 
-    def _weight(self, units: Iterable[Unit]) -> float:
+    def _weight(self, units: Iterable[CompletionExample]) -> float:
         """What all tokens of these completions count."""
         return sum(len(u.target) + len(u.answer) * (self.settings.answer_weight - 1) for u in units)
 
-    def loss(self, model: PreTrainedModel, units: list[Unit]) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(self, model: PreTrainedModel, units: list[CompletionExample]) -> tuple[torch.Tensor, dict[str, float]]:
         """The part of the batch's mean loss over its completions' tokens that these units have, times the number of parts, and
         figures."""
         loss, figures = self._mean(model, units)
@@ -114,7 +114,7 @@ class SftStage:
             self._batch = (key // size, self._weight(self.unit(first + i) for i in range(size)))
         return self._batch[1]
 
-    def _mean(self, model: PreTrainedModel, units: list[Unit]) -> tuple[torch.Tensor, dict[str, float]]:
+    def _mean(self, model: PreTrainedModel, units: list[CompletionExample]) -> tuple[torch.Tensor, dict[str, float]]:
         """Mean loss over the tokens of these units, and figures."""
         device = next(model.parameters()).device
         batch = collate([u.pack for u in units], self.bound.tokenizer.pad_token_id, is_flat(model)).to(device)
@@ -132,7 +132,7 @@ class SftStage:
             "thoughts_cut": sum(u.cut > 0 for u in units) / len(units),
         }
 
-    def _answered(self, logits: torch.Tensor, targets: torch.Tensor, units: list[Unit]) -> float:
+    def _answered(self, logits: torch.Tensor, targets: torch.Tensor, units: list[CompletionExample]) -> float:
         """Share of units whose answer's tokens are all the likeliest behind the given thought, of one document's two answers or of
         all tokens; logits [N, V]."""
         if self.bound.answer_ids:
@@ -161,16 +161,16 @@ class SftStage:
         return means | {"accuracy": sums["accuracy"] / len(self.dev), "score": -means["loss"]}
 
 
-def _asked(bound: AnyPrompt, thought: AnyThought) -> tuple[list[int], list[int]]:
+def _asked(bound: AnyPromptEncoder, thought: AnyThought) -> tuple[list[int], list[int]]:
     """Ids of the prompt and of the answer; pairs go with a prompt of one document, lists with one of several."""
     if isinstance(thought, ListThought):
-        assert isinstance(bound, BoundListPrompt)  # as `check_form` has seen to
+        assert isinstance(bound, ListPromptEncoder)  # as `check_form` has seen to
         return bound.encode(thought.query, list(thought.documents)).ids, bound.answer_tokens(thought.answer)
-    assert isinstance(bound, BoundPrompt)
+    assert isinstance(bound, PairPromptEncoder)
     return bound.encode(thought.query, thought.document).ids, bound.answer_tokens(thought.label)
 
 
-def _answers(units: list[Unit]) -> list[range]:
+def _answers(units: list[CompletionExample]) -> list[range]:
     """Places of each unit's answering tokens among the tokens of all completions, one after the other."""
     begins = accumulate((len(u.target) for u in units), initial=0)
     return [range(begin + u.answer.start, begin + u.answer.stop) for begin, u in zip(begins, units)]

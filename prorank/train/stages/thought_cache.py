@@ -1,6 +1,6 @@
 """A thinking model's own thoughts, behind which its scores are learned: written when their pairs are first drawn, then kept.
 
-Hard fact: they are written by the code that ranks in use, greedily and within the prompt's budget, so the logits behind them are
+They are written by the code that ranks in use, greedily and within the prompt's budget, so the logits behind them are
 those that ranking reads; each write to `thoughts.jsonl` is one block, so a killed run loses none that a step has seen.
 """
 
@@ -19,9 +19,9 @@ import torch
 
 from ...data.examples import Group
 from ...data.jsonl import line_of
-from ...engine.generation import Row, Sampling, Writer, pen_in_training
-from ...prompts.prompt import BoundPrompt, Encoded, Prompt
-from ...rank.thinking import thought_of, with_room, written
+from ...engine.generation import Completion, Sampler, Sampling, make_training_generator
+from ...prompts.prompt import Encoded, PairPromptEncoder, Prompt
+from ...rank.thinking import generate_batches, thought_of, with_room
 from ...utils.files import append_text, atomic_file
 from ..distributed import is_main, place
 from ..settings.stage_settings import Score
@@ -35,7 +35,7 @@ Key = tuple[int, str, str]  # round, query, document
 
 
 @dataclass(frozen=True)
-class Own:
+class CachedThought:
     """What the model wrote behind prompt and opener, up to the place of the answer. `tokens`: how many of the `ids` it drew;
     `cut`: its budget ran out."""
 
@@ -44,7 +44,7 @@ class Own:
     cut: bool
 
 
-class OwnThoughts:
+class ThoughtCache:
     """Prompts with the thoughts of the model in training.
 
     Args:
@@ -54,14 +54,14 @@ class OwnThoughts:
         bf16: write in bf16.
     """
 
-    def __init__(self, model: PreTrainedModel, bound: BoundPrompt, settings: Score, bf16: bool) -> None:
+    def __init__(self, model: PreTrainedModel, bound: PairPromptEncoder, settings: Score, bf16: bool) -> None:
         self.model, self.settings, self.bf16 = model, settings, bf16
         self.bound = with_room(Prompt.of(bound.prompt), bound.tokenizer, model)
         self.path = Path(settings.out) / FILE
         self.by = _fingerprint(model, self.bound)
         self.known = dict(self._kept())
 
-    def of(self, number: int, group: Group, ahead: Callable[[], Iterable[Group]]) -> list[Own]:
+    def of(self, number: int, group: Group, ahead: Callable[[], Iterable[Group]]) -> list[CachedThought]:
         """Thoughts of a group's documents in a round, the `number`-th time that all are written; where one is missing, those of the
         groups `ahead` (this one and some that come next) are written together."""
         keys = [(number, group.query, document) for document in group.documents]
@@ -69,7 +69,7 @@ class OwnThoughts:
             self._write(number, ahead())
         return [self.known[key] for key in keys]
 
-    def prompts(self, group: Group, thoughts: list[Own]) -> list[Encoded]:
+    def prompts(self, group: Group, thoughts: list[CachedThought]) -> list[Encoded]:
         """Prompts of a group's documents with these thoughts, up to their answers."""
         opener = self.bound.opener
         prompts = self.bound.encode_many(group.query, list(group.documents))
@@ -94,21 +94,23 @@ class OwnThoughts:
         sampling = Sampling(0.0, most=self.bound.prompt.max_think_tokens)
         training = self.model.training
         self.model.eval()
-        writer = Writer(pen_in_training(self.model, self.bf16, self.settings.compile is True), self.bound, sampling, to_answer=True)
+        writer = Sampler(
+            make_training_generator(self.model, self.bf16, self.settings.compile is True), self.bound, sampling, to_answer=True
+        )
         asked = [(self.bound.encode_many(query, some), some) for query, some in lists]
         out = []
-        for some in written(writer, asked):
+        for some in generate_batches(writer, asked):
             for which, at, (row,) in some:
                 query, documents = lists[which]
                 out.append({"round": number, "query": query, "document": documents[at], **self._said(row), "by": self.by})
         self.model.train(training)
         return out
 
-    def _said(self, row: Row) -> dict[str, Any]:
+    def _said(self, row: Completion) -> dict[str, Any]:
         said = thought_of(self.bound, row)
-        return {"thought": said.text, "cut": said.cut, "tokens": len(row.ids) - len(row.put), "ids": row.ids}
+        return {"thought": said.text, "cut": said.cut, "tokens": len(row.ids) - len(row.forced_positions), "ids": row.ids}
 
-    def _kept(self) -> list[tuple[Key, Own]]:
+    def _kept(self) -> list[tuple[Key, CachedThought]]:
         """What the file holds for these weights and this prompt; other lines, and one that a kill cut short, leave the file."""
         if not self.path.is_file():
             return []
@@ -123,8 +125,8 @@ class OwnThoughts:
         return [_entry(row) for row in rows]
 
 
-def _entry(row: dict[str, Any]) -> tuple[Key, Own]:
-    return (row["round"], row["query"], row["document"]), Own(tuple(row["ids"]), row["tokens"], row["cut"])
+def _entry(row: dict[str, Any]) -> tuple[Key, CachedThought]:
+    return (row["round"], row["query"], row["document"]), CachedThought(tuple(row["ids"]), row["tokens"], row["cut"])
 
 
 def _together(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -137,7 +139,7 @@ def _together(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row for part in parts for row in part]
 
 
-def _fingerprint(model: PreTrainedModel, bound: BoundPrompt) -> str:
+def _fingerprint(model: PreTrainedModel, bound: PairPromptEncoder) -> str:
     """Changes with the weights and with the prompt."""
     digest = hashlib.sha256(f"{bound.prompt.fingerprint()} {bound.longest}".encode())
     for name, weight in model.state_dict().items():

@@ -1,6 +1,6 @@
 """Stage `warmup`: teach a model to answer "0" or "1", and the right one, by reinforcement (ProRank stage 1).
 
-Hard fact: one forward of the prompt and one backward serve a whole group, where a general GRPO trainer pays for G prefills, G
+One forward of the prompt and one backward serve a whole group, where a general GRPO trainer pays for G prefills, G
 reference forwards and G forwards and backwards (reference: ProRank sec. stage 1; TRL's GRPOTrainer for comparison).
 """
 
@@ -14,7 +14,7 @@ import torch
 from ...data.examples import Group, balanced_pairs, list_groups, sample_lists
 from ...engine.flat_attention import is_flat
 from ...engine.packing import Batch, collate, pack
-from ...prompts.prompt import AnyPrompt, BoundListPrompt, Encoded
+from ...prompts.prompt import AnyPromptEncoder, Encoded, ListPromptEncoder
 from ..dev_set import Dev
 from ..forward import Logits
 from ..micro_batches import comes_again
@@ -41,7 +41,7 @@ CACHED_REFERENCES = 4096  # rows of reference logits kept in memory, when prompt
 
 
 @dataclass(frozen=True)
-class Unit:
+class WarmupExample:
     """One prompt with its label, the place of the right answer among `answers`; `key` is its place in the run, `row` its place in
     the data (-1: a list, drawn anew each time)."""
 
@@ -72,9 +72,9 @@ class WarmupStage:
     cpu_units = 8
 
     def __init__(
-        self, groups: list[Group], bound: AnyPrompt, settings: Warmup, model: PreTrainedModel, dev: Dev | None, bf16: bool
+        self, groups: list[Group], bound: AnyPromptEncoder, settings: Warmup, model: PreTrainedModel, dev: Dev | None, bf16: bool
     ) -> None:
-        self.listed = isinstance(bound, BoundListPrompt)
+        self.listed = isinstance(bound, ListPromptEncoder)
         self.lists = list_groups(groups) if self.listed else []
         self.pairs = [] if self.listed else balanced_pairs(groups, settings.seed)
         self.bound, self.settings, self.dev = bound, settings, dev
@@ -91,14 +91,14 @@ class WarmupStage:
     def __len__(self) -> int:
         return len(self.lists or self.pairs)
 
-    def unit(self, index: int) -> Unit:
+    def unit(self, index: int) -> WarmupExample:
         epoch, row = divmod(index, len(self))
-        if isinstance(self.bound, BoundListPrompt):
+        if isinstance(self.bound, ListPromptEncoder):
             group = self._drawn(epoch)[row]
             shown = self.bound.encode(group.query, list(group.documents)).whole
-            return Unit(index, -1, shown, group.labels.index(max(group.labels)), len(group.documents))
+            return WarmupExample(index, -1, shown, group.labels.index(max(group.labels)), len(group.documents))
         query, document, label = self.pairs[row]
-        return Unit(index, row, self.bound.encode(query, document), int(label > 0))
+        return WarmupExample(index, row, self.bound.encode(query, document), int(label > 0))
 
     def _drawn(self, epoch: int) -> list[Group]:
         """The lists of a pass."""
@@ -106,7 +106,7 @@ class WarmupStage:
             self._pass = (epoch, sample_lists(self.lists, self.settings.list_size, self.settings.seed, epoch))
         return self._pass[1]
 
-    def loss(self, model: PreTrainedModel, units: list[Unit]) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(self, model: PreTrainedModel, units: list[WarmupExample]) -> tuple[torch.Tensor, dict[str, float]]:
         """Mean loss over prompts and what it was made of."""
         device = next(model.parameters()).device
         packs = [pack([u.prompt], [i], share=False) for i, u in enumerate(units)]
@@ -130,7 +130,7 @@ class WarmupStage:
         return loss, figures | {"loss_policy": float(-objective.detach()), "documents": documents}
 
     def _exact(
-        self, units: list[Unit], log_p: torch.Tensor, values: torch.Tensor, counts: torch.Tensor
+        self, units: list[WarmupExample], log_p: torch.Tensor, values: torch.Tensor, counts: torch.Tensor
     ) -> tuple[torch.Tensor, float]:
         """Expected group objective, and the chance that a group has no variance."""
         s = self.settings
@@ -141,7 +141,7 @@ class WarmupStage:
         return clipped(log_p, old, weights, s.clip).sum(1).mean(), idle
 
     def _sampled(
-        self, units: list[Unit], logits: torch.Tensor, labels: torch.Tensor, values: torch.Tensor, counts: torch.Tensor
+        self, units: list[WarmupExample], logits: torch.Tensor, labels: torch.Tensor, values: torch.Tensor, counts: torch.Tensor
     ) -> tuple[torch.Tensor, float]:
         """Objective of drawn groups, and the share of groups without variance."""
         s = self.settings
@@ -157,7 +157,7 @@ class WarmupStage:
         idle = float((rewards.std(-1) == 0).float().mean())
         return clipped(now, old, gains, s.clip).mean(1).mean(), idle
 
-    def _old_policy(self, units: list[Unit], now: torch.Tensor) -> torch.Tensor:
+    def _old_policy(self, units: list[WarmupExample], now: torch.Tensor) -> torch.Tensor:
         """Log-probabilities [B, ...] of the policy that a batch was first seen by; later updates on it compare with these."""
         if self.settings.updates == 1:
             return now
@@ -182,7 +182,7 @@ class WarmupStage:
                 "entropy": float(-(logs.exp() * logs).sum(-1).mean()),
             }
 
-    def _reference_logits(self, kept: Reference, model: PreTrainedModel, units: list[Unit], batch: Batch) -> torch.Tensor:
+    def _reference_logits(self, kept: Reference, model: PreTrainedModel, units: list[WarmupExample], batch: Batch) -> torch.Tensor:
         """Logits [B, V] of the policy as it was before the stage; kept when the data are small enough to come again."""
         missing = [u.row for u in units if u.row < 0 or u.row not in self._known]
         if not missing:
