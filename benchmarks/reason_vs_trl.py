@@ -34,7 +34,7 @@ from prorank.checkpoints.loading import load_config, load_model, load_tokenizer,
 from prorank.checkpoints.resolve import Resolved, resolve
 from prorank.data.examples import Group
 from prorank.engine.auto import pick_dtype
-from prorank.engine.generation import Row, Sampler
+from prorank.engine.generation import Completion, Sampler
 from prorank.engine.layer_speed import TRAINING
 from prorank.prompts.prompt import PairPromptEncoder, Prompt
 from prorank.rewards.rules import RuleReward, Rules, counter
@@ -61,7 +61,7 @@ def timer(found: list[float]) -> Any:
     return Timer()
 
 
-def to_the_end(writer: Sampler, row: Row) -> None:
+def to_the_end(writer: Sampler, row: Completion) -> None:
     """Rows end by their length alone."""
     row.done = len(row.ids) >= writer.sampling.most
 

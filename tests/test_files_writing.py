@@ -187,7 +187,7 @@ LIMITED = """
 import resource, torch
 from pathlib import Path
 from safetensors.torch import save_file
-from prorank.files import *
+from prorank.utils.files import *
 big = {"w": torch.zeros(99999)}
 resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
 def file(path):

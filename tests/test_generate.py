@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from prorank.checkpoints.loading import load_model, load_tokenizer
 from prorank.checkpoints.resolve import resolve
-from prorank.engine.cpu_engine import Engine, usable
+from prorank.engine.cpu_engine import Engine, is_supported
 from prorank.engine.generation import CLOSE, Completion, Sampler, Sampling, draw, make_generator, make_training_generator
 from prorank.engine.packing import pack, packs_of
 from prorank.errors import ConfigError
@@ -39,7 +39,7 @@ def model_and_bound(request, tmp_path_factory):
 
 def pens(model):
     """Of the model's own layers, of the engine where it knows the model, and as in training."""
-    engines = [make_generator(model, Engine(copy.deepcopy(model)))] if usable(model) else []
+    engines = [make_generator(model, Engine(copy.deepcopy(model)))] if is_supported(model) else []
     return [make_generator(model, None), *engines, make_training_generator(model, False, False)]
 
 

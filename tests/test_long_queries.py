@@ -126,7 +126,7 @@ def test_a_query_is_counted_once_and_told_by_how_much(monkeypatch):
     assert str(TruncationCounts(3, 1)) == "1 of 3 documents cut, 0 queries cut"
 
 
-@pytest.mark.parametrize("method", [{"method": "setwise", "children": 2, "k": 3, "permutations": 2}, {"method": "listwise"}])
+@pytest.mark.parametrize("method", [{"method": "setwise", "branching": 2, "k": 3, "permutations": 2}, {"method": "listwise"}])
 def test_lists_count_a_query_and_a_document_once(method, tmp_path):
     """Row 34: in however many comparisons they are shown."""
     one = Reranker(save_tiny(tmp_path / "m", "qwen2"), dtype="fp32", max_length=600, **method)

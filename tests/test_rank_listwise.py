@@ -137,7 +137,7 @@ def test_turns_are_averaged(tiny_llama_dir):
 
 
 METHODS = {
-    "setwise": [{}, {"children": 3, "k": 4}, {"sort": "bubblesort", "children": 4, "k": 3}, {"permutations": 2}],
+    "setwise": [{}, {"branching": 3, "k": 4}, {"sort": "bubblesort", "branching": 4, "k": 3}, {"permutations": 2}],
     "listwise": [{}, {"window": 5, "step": 2}, {"window": 4, "step": 2, "passes": 2}],
 }
 
@@ -170,7 +170,7 @@ def test_one_window_is_in_the_order_of_its_labels(tiny_llama_dir):
     ("best", {}, "method 'best' is not known; valid: pointwise, setwise, listwise"),
     ("pointwise", {"k": 3}, "'k' is no option of method pointwise"),
     ("setwise", {"window": 3}, "'window' is no option of method setwise"),
-    ("setwise", {"children": 20}, "children must lie in 1..19"),
+    ("setwise", {"branching": 20}, "branching must lie in 1..19"),
     ("setwise", {"sort": "quick"}, "sort 'quick' is not known"),
     ("setwise", {"k": 0}, "k and permutations must be at least 1"),
     ("listwise", {"window": 21}, "window must lie in 2..20"),
@@ -217,7 +217,7 @@ def test_evaluation_measures_a_method(tmp_path, tiny_llama_dir):
     (task / "queries.jsonl").write_text(json.dumps({"_id": "q", "text": "near coffee"}) + "\n")
     (task / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\td11\t1\n")
     out = tmp_path / "report"
-    args = ["evaluate", str(task), "--model", str(tiny_llama_dir), "--method", "setwise:k=3,children=4", "--out", str(out)]
+    args = ["evaluate", str(task), "--model", str(tiny_llama_dir), "--method", "setwise:k=3,branching=4", "--out", str(out)]
     done = CliRunner().invoke(app, args)
     assert done.exit_code == 0, done.output
     row = json.loads((out / "results.json").read_text())["rows"][-1]

@@ -14,7 +14,7 @@ from prorank.checkpoints.resolve import resolve
 from prorank.data.examples import Group, sample_lists
 from prorank.data.extractive_thoughts import label_extractive_lists, think_of_list
 from prorank.data.reasoning_examples import ListThought, read_thoughts
-from prorank.engine.generation import Row
+from prorank.engine.generation import Completion
 from prorank.errors import ConfigError, DataError
 from prorank.prompts.list_encoder import MOST
 from prorank.prompts.prompt import Prompt
@@ -65,7 +65,7 @@ def test_the_prompt_is_the_published_text(style):
 
 def test_training_and_ranking_read_the_same_ids(tiny_llama_dir, monkeypatch):
     seen = []
-    monkeypatch.setattr(listwise, "write", lambda _, some, keys: seen.extend(some) or [[Row(torch.zeros(1))]] * len(some))
+    monkeypatch.setattr(listwise, "generate", lambda _, some, keys: seen.extend(some) or [[Completion(torch.zeros(1))]] * len(some))
     reranker = Reranker(tiny_llama_dir, method="setwise", prompt="rank-r1", max_length=1500, max_think_tokens=8, branching=3, k=1)
     settings = Reason(list_size=4, seed=0)
     task = ListTask(groups(), Prompt.preset("rank-r1", max_length=1500).bind_list(reranker.tokenizer), settings)
@@ -81,22 +81,22 @@ def said(texts):
     tokenizer, rest = byte_tokenizer("llama"), list(texts)
 
     def write(writer, prompts, keys):
-        return [[Row(torch.zeros(1), ids=tokenizer(rest.pop(0), add_special_tokens=False)["input_ids"])] for _ in prompts]
+        return [[Completion(torch.zeros(1), ids=tokenizer(rest.pop(0), add_special_tokens=False)["input_ids"])] for _ in prompts]
 
     return write
 
 
-@pytest.mark.parametrize(("method", "options", "texts", "order", "unread"), [
-    ("setwise", {"k": 1, "children": 3}, ["<think>\na\n</think>\n<answer>[3]</answer>"], [2, 0, 1, 3], 0),
-    ("setwise", {"k": 1, "children": 3}, ["<think>\n[4] is\n</think>\n<answer>I do not know</answer>"], [0, 1, 2, 3], 1),
+@pytest.mark.parametrize(("method", "options", "texts", "order", "unparsed_answers"), [
+    ("setwise", {"k": 1, "branching": 3}, ["<think>\na\n</think>\n<answer>[3]</answer>"], [2, 0, 1, 3], 0),
+    ("setwise", {"k": 1, "branching": 3}, ["<think>\n[4] is\n</think>\n<answer>I do not know</answer>"], [0, 1, 2, 3], 1),
     ("listwise", {}, ["<think>\na\n</think>\n<answer>[4] > [2] > [4] > [9]</answer>"], [3, 1, 0, 2], 0),
     ("listwise", {}, [""], [0, 1, 2, 3], 1),
-    ("setwise", {"k": 1, "children": 3, "permutations": 2}, ["<answer>[1]</answer>", "<answer>[3]</answer>"], [0, 1, 2, 3], 0),
+    ("setwise", {"k": 1, "branching": 3, "permutations": 2}, ["<answer>[1]</answer>", "<answer>[3]</answer>"], [0, 1, 2, 3], 0),
 ])  # fmt: skip
 def test_what_is_written_becomes_an_order(tiny_llama_dir, monkeypatch, method, options, texts, order, unparsed_answers):
     reranker = Reranker(tiny_llama_dir, method=method, prompt="rank-r1", max_length=1500, max_think_tokens=8, **options)
     monkeypatch.setattr("tests.test_rank_r1.byte_tokenizer", lambda _: reranker.tokenizer)
-    monkeypatch.setattr(listwise, "write", said(texts))
+    monkeypatch.setattr(listwise, "generate", said(texts))
     hits = reranker.rank("hot drinks", DOCUMENTS)
     assert [hit.index for hit in hits] == order and reranker.cost.unparsed_answers == unparsed_answers
     assert ("name no document" in str(reranker.cost)) == bool(unparsed_answers)
@@ -115,16 +115,16 @@ def test_a_model_that_writes_what_it_likes_loses_nothing(tiny_llama_dir, preset,
 
 
 def test_a_thought_is_opened_closed_and_followed_by_an_answer(tiny_llama_dir, monkeypatch):
-    rows, write = [], listwise.write
-    monkeypatch.setattr(listwise, "write", lambda *given: rows.extend(write(*given)) or rows)
+    rows, generate = [], listwise.generate
+    monkeypatch.setattr(listwise, "generate", lambda *given: rows.extend(generate(*given)) or rows)
     reranker = Reranker(tiny_llama_dir, dtype="fp32", method="setwise", prompt="rank-r1", max_length=1500, max_think_tokens=5)
     reranker.rank("hot drinks", DOCUMENTS[:2])
     (row,), bound = rows[0], reranker.prompt
     text = reranker.tokenizer.decode(row.ids)
-    assert text.startswith("<think>\n") and "\n</think>\n<answer>" in text and row.closed
+    assert text.startswith("<think>\n") and "\n</think>\n<answer>" in text and row.thought_truncated
     assert len(row.ids) <= 5 + len(bound.opener) + len(bound.shut) + 16
-    assert set(row.put) >= set(range(len(bound.opener)))
-    assert reranker.cost.generated_tokens == len(row.ids) - len(row.put)
+    assert set(row.forced_positions) >= set(range(len(bound.opener)))
+    assert reranker.cost.generated_tokens == len(row.ids) - len(row.forced_positions)
 
 
 GOOD = "<think>so</think> <answer>[2]</answer>"

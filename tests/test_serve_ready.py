@@ -52,7 +52,7 @@ def test_the_first_request_imports_nothing_starts_no_thread_and_reads_one_batch(
 
 
 KINDS = {
-    "pointwise": {}, "setwise": {"method": "setwise", "children": 3, "k": 4},
+    "pointwise": {}, "setwise": {"method": "setwise", "branching": 3, "k": 4},
     "listwise": {"method": "listwise", "window": 4, "step": 2},
     "thinking": {"prompt": "rerank-r0", "max_length": 900, "max_think_tokens": 4},
 }  # fmt: skip

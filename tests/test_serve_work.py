@@ -53,7 +53,7 @@ def test_a_document_in_parts_has_the_thought_of_its_best_part(thinker):
 
 @pytest.fixture(scope="module", params=["setwise", "listwise"])
 def lister(tiny_llama_dir, request):
-    options = {"setwise": {"children": 3, "k": 4}, "listwise": {"window": 4, "step": 2}}[request.param]
+    options = {"setwise": {"branching": 3, "k": 4}, "listwise": {"window": 4, "step": 2}}[request.param]
     reranker = Reranker(tiny_llama_dir, device="cpu", dtype="fp32", method=request.param, **options)
     with running(reranker) as server:
         yield server

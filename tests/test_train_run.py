@@ -166,24 +166,24 @@ SCRIPT = """
 import json, os, signal, sys
 import torch
 torch.set_num_threads(1)
-from prorank.train.config import make_settings
-from prorank.train import base
+from prorank.train.settings.stage_settings import make_settings
+from prorank.train import stage_trainer
 from prorank.train.run import train
 values, when = json.loads(sys.argv[1]), sys.argv[2]
 if when == "inside":
-    save = base.StageTrainer._save_optimizer_and_scheduler
+    save = stage_trainer.StageTrainer._save_optimizer_and_scheduler
     def cut(self, folder):
         if self.state.global_step >= 8:
             os.kill(os.getpid(), signal.SIGKILL)
         save(self, folder)
-    base.StageTrainer._save_optimizer_and_scheduler = cut
+    stage_trainer.StageTrainer._save_optimizer_and_scheduler = cut
 elif when.isdigit():
-    loss = base.StageTrainer.compute_loss
+    loss = stage_trainer.StageTrainer.compute_loss
     def cut(self, *args, **kwargs):
         if self.state.global_step >= int(when):
             os.kill(os.getpid(), signal.SIGKILL)
         return loss(self, *args, **kwargs)
-    base.StageTrainer.compute_loss = cut
+    stage_trainer.StageTrainer.compute_loss = cut
 train(make_settings(values), resume=True)
 """
 

@@ -17,7 +17,7 @@ from prorank.engine.flat_attention import is_flat
 from prorank.engine.packing import collate
 from prorank.errors import ConfigError, ModelError
 from prorank.prompts.prompt import Prompt
-from prorank.rank.thinking import written
+from prorank.rank.thinking import generate_batches
 from prorank.reranker import Reranker
 from prorank.train.curves import read_metrics
 from prorank.train.run import train
@@ -83,13 +83,13 @@ def test_prompts_in_training_are_what_the_thinker_reads(thinking, lists, tmp_pat
     for index in range(4):
         group, unit = stage._group(index), stage.unit(index)
         prompts = thinker.bound.encode_many(group.query, list(group.documents))
-        rows = {at: some[0] for part in written(thinker.writer, [(prompts, list(group.documents))]) for _, at, some in part}
+        rows = {at: some[0] for part in generate_batches(thinker.writer, [(prompts, list(group.documents))]) for _, at, some in part}
         (pack,) = unit.packs
         begins = [pack.start, *pack.ends]
         for at, prompt in enumerate(prompts):
             read = pack.ids[: pack.start] + pack.ids[begins[at] : begins[at + 1]]
             assert read == prompt.ids + thinker.bound.opener + rows[at].ids
-            assert unit.thoughts[at].cut == rows[at].closed
+            assert unit.thoughts[at].cut == rows[at].thought_truncated
         assert pack.start == prompts[0].document_start > 0  # the query is read once for all
 
 

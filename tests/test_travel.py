@@ -52,7 +52,7 @@ def test_a_reranker_is_made_again_from_its_name_and_options(copied, calibrated_d
 def test_options_of_methods_travel_too(tiny_llama_dir):
     """Row 16."""
     assert travelled(travelled(Reranker(tiny_llama_dir, max_length=150))).prompt.longest == 150
-    one = Reranker(tiny_llama_dir, dtype="fp32", method="setwise", k=3, children=2)
+    one = Reranker(tiny_llama_dir, dtype="fp32", method="setwise", k=3, branching=2)
     other = travelled(one)
     assert other.lists.method == one.lists.method and other.rank(QUERY, DOCUMENTS) == one.rank(QUERY, DOCUMENTS)
 
