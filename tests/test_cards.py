@@ -7,6 +7,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
 from prorank.checkpoints.calibration import Calibration
 from prorank.checkpoints.card import (
@@ -96,6 +97,9 @@ def test_what_is_said_of_cross_encoders_was_tried(build, style, preset, said, tm
     tokenizer = byte_tokenizer(style)
     bound = Prompt.preset(preset).bind(tokenizer)
     folder = save_checkpoint(tmp_path / "m", build(tokenizer), bound, card="# m\n")
+    if style == "qwen2" and type(AutoTokenizer.from_pretrained(folder)).__name__ == "TokenizersBackend":
+        # older versions of transformers load the saved tokenizer as it is
+        said = "with the same scores but for a query that is cut"
     assert said in " ".join(section_of(read_card(folder), LIBRARIES).split())
 
 

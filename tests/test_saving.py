@@ -125,7 +125,9 @@ def test_where_the_tokenizer_is_built_anew_no_text_is_taken_for_a_special_token(
     """Row 15: transformers builds Qwen2's by itself, without the marks; scores of such texts differ, and the card says so."""
     folder = save(tmp_path / "m", "qwen2", max_length=400)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    assert type(tokenizer).__name__ == "Qwen2Tokenizer"  # else the promise can be made for it, too
+    if type(tokenizer).__name__ == "TokenizersBackend":
+        pytest.skip("this version of transformers loads the saved tokenizer as it is (test_cards has what the card then says)")
+    assert type(tokenizer).__name__ == "Qwen2Tokenizer"
     specials = {tokenizer.convert_tokens_to_ids(token) for token in ("<|im_start|>", "<|im_end|>", "<|endoftext|>")}
 
     def counted(document):

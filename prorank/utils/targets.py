@@ -22,7 +22,8 @@ from ..errors import ConfigError, DataError
 STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES)
 FULL_BYTES = 1 << 20  # a file system with less is full
 TEMPORARY = ".tmp"
-RUST_ERROR = re.compile(r"\(os error (\d+)\)")  # an OSError, as safetensors tells of it
+# How safetensors reports an OSError: today, and before 0.6.
+RUST_ERROR = re.compile(r"\(os error (\d+)\)|Os \{ code: (\d+),")
 TORCH_ERROR = re.compile(r"inline_container|PytorchStreamWriter", re.IGNORECASE)
 
 
@@ -82,9 +83,10 @@ def _is_temporary(name: str | bytes | int | None) -> bool:
 
 def _storage_error(error: Exception, path: str | Path) -> int | None:
     """The number of the OSError behind an exception of safetensors or torch, or None."""
-    found = RUST_ERROR.search(str(error))
-    if found and int(found[1]) in STORAGE_ERRORS:
-        return int(found[1])
+    match = RUST_ERROR.search(str(error))
+    code = int(match[1] or match[2]) if match else None
+    if code in STORAGE_ERRORS:
+        return code
     if isinstance(error, RuntimeError) and TORCH_ERROR.search(str(error)):
         return errno.ENOSPC if shutil.disk_usage(_nearest(path)).free < FULL_BYTES else errno.EIO
     return None
