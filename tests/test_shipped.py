@@ -133,7 +133,8 @@ def test_the_refusal_refuses(tmp_path):
 
 
 def test_after_the_first_use_it_ranks_without_network(standin, tmp_path):
-    placed = f"from pathlib import Path; from prorank.checkpoints import default_model; default_model.MODELS = Path({str(standin.models)!r}); "
+    placed = "from pathlib import Path; from prorank.checkpoints import default_model; "
+    placed += f"default_model.MODELS = Path({str(standin.models)!r}); "
     done = offline(tmp_path, placed + CODE, standin.cache)
     assert not done.returncode, done.stderr
     assert done.stdout.startswith("[Hit(index=") and "cats are pets" in done.stdout and "Warning" not in done.stderr

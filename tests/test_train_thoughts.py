@@ -83,8 +83,9 @@ def test_prompts_in_training_are_what_the_thinker_reads(thinking, lists, tmp_pat
     for index in range(4):
         group, unit = stage._group(index), stage.unit(index)
         prompts = thinker.bound.encode_many(group.query, list(group.documents))
-        rows = {at: some[0] for part in generate_batches(thinker.writer, [(prompts, list(group.documents))]) for _, at,
-        some in part} (pack,) = unit.packs
+        batches = generate_batches(thinker.writer, [(prompts, list(group.documents))])
+        rows = {at: completions[0] for batch in batches for _, at, completions in batch}
+        (pack,) = unit.packs
         begins = [pack.start, *pack.ends]
         for at, prompt in enumerate(prompts):
             read = pack.ids[: pack.start] + pack.ids[begins[at] : begins[at + 1]]
