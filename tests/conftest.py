@@ -5,9 +5,11 @@ compare weights: two where the tests run in one process, one where processes run
 """
 
 import json
+import logging
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,6 +95,17 @@ def collections(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_collection(root, "toy")
     write_collection(root, "bare", judged=False)
     return root
+
+
+@pytest.fixture(autouse=True)
+def loggers_as_they_were() -> Iterator[None]:
+    """`prorank serve` sends the loggers of its process to stderr as JSON; the tests after it read them as before."""
+    loggers = [logging.getLogger(name) for name in ("prorank", "prorank.serve", "uvicorn", "uvicorn.error", "asyncio")]
+    before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
+    yield
+    for logger, (handlers, propagate, level) in zip(loggers, before):
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)
 
 
 @pytest.fixture
