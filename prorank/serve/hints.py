@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from ..reranker import Reranker
 
-POINTWISE = (
-    "scores: a log-odds of 0 (0.5 in 0..1) means the model finds yes and no equally likely; -1.2 means no is likelier (0.23). "
-)
-UNCALIBRATED = "For probabilities run `prorank calibrate` on a dozen labelled queries (one measured case: accuracy at 0 rose from .387 to .903)."
-CALIBRATED = "This model is calibrated: values in 0..1 are probabilities."
-LISTWISE = "scores: ranks, 1 for the best document; this model orders the documents of a query and gives no probabilities."
+POINTWISE = "scores: log-odds 0 (0.5 in 0..1) means the model finds yes and no equally likely, -1.2 that it leans to no; "
+UNCALIBRATED = "for probabilities: prorank calibrate, on a dozen labelled queries (one case: accuracy at 0 from .387 to .903)"
+CALIBRATED = "values in 0..1 are calibrated probabilities"
+LISTWISE = "scores: 1 for the best document, then down in equal steps; this model orders documents and gives no probabilities"
 
 
 def playground_hint(host: str, port: int) -> str:
