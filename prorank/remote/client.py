@@ -85,6 +85,11 @@ class Remote(MadeByArguments):
         self.longest, self.max_documents, self.meaning = profile.longest, profile.max_documents, profile.meaning
         self.dialect, *self.fallbacks = profile.dialects
 
+    @property
+    def patience(self) -> float:
+        """Seconds for which a request is repeated while the server is busy."""
+        return self.server.patience
+
     def __enter__(self) -> "Remote":
         return self
 
