@@ -76,7 +76,7 @@ def says(page, place: str, text: str) -> None:
 
 def ranked(page) -> list[int]:
     """Input places of the hits that are shown, after the answer has come."""
-    page.locator("#found[aria-busy=false] .hit").first.wait_for()
+    page.locator("#results[aria-busy=false] .hit").first.wait_for()
     return [int(hit.get_attribute("data-index")) for hit in page.locator(".hit").all()]
 
 
