@@ -164,7 +164,7 @@ class Remote(MadeByArguments):
         """Split a list into requests. Raises DataError for one that is too long to be ordered."""
         limit = self.max_documents
         if self.lists and len(texts) > limit:
-            raise DataError(f"{self.url} puts {limit} documents in order at most; there are {len(texts)}: take fewer")
+            raise DataError(f"{self.url} orders at most {limit} documents, not {len(texts)}; take fewer")
         return (RequestPart(list_index, query, texts[at : at + limit]) for at in range(0, len(texts), limit))
 
     def _send_parts(self, parts: list[RequestPart], options: dict[str, Any]) -> Iterator[tuple[RequestPart, PartAnswer]]:
@@ -181,9 +181,9 @@ class Remote(MadeByArguments):
     def _request_options(self, instruction: str | None, thoughts: bool) -> dict[str, Any]:
         """Return the request fields that only some servers have. Raises ConfigError if this one lacks a needed one."""
         if thoughts and not self.thinks:
-            raise ConfigError(f"--show-thoughts: {self.url} is no `prorank serve` of a model that thinks")
+            raise ConfigError(f"--show-thoughts: {self.url} is not a `prorank serve` with a thinking model")
         if instruction and not (self.ours or DIALECTS[self.dialect].has_instruction):
-            raise ConfigError(f"--instruction: the dialect {self.dialect} of {self.url} has none; put it into the query")
+            raise ConfigError(f"--instruction: the dialect {self.dialect} of {self.url} has no field for it; put it into the query")
         options: dict[str, Any] = {"instruction": instruction} if instruction else {}
         return options | ({"raw_scores": True, "return_thoughts": thoughts} if self.ours else {})
 

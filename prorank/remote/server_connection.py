@@ -79,9 +79,9 @@ class ServerConnection:
         if by_proxy := self.connection.refused_by_proxy(status):
             raise ServerError(f"{self.url}: {by_proxy}", status)
         if status in (401, 403):
-            raise KeyRefused(f"{where}: it wants a key, or another one (status {status}); give --api-key-env NAME", status)
+            raise KeyRefused(f"{where}: the API key is missing or wrong (status {status}); give --api-key-env NAME", status)
         if status == 413:
-            raise TooLarge(f"{where}: the request is too large for it (413): {text}; give fewer or shorter documents", status)
+            raise TooLarge(f"{where}: the request is too large (413): {text}; give fewer or shorter documents", status)
         if status >= 500 or status == 424:
             raise ServerFailed(f"{where}: the server failed (status {status}): {text}", status)
         raise ServerError(f"{where}: status {status} in the dialect {dialect}: {text}", status)

@@ -31,7 +31,7 @@ DIALECTS: dict[str, tuple[Dialect, ...]] = {
     "/score": (vllm.SCORE,),
     "/v1/score": (vllm.SCORE,),
 }
-HTTP_ERRORS = {404: "no such path; the paths are listed at /docs", 405: "this path does not take this method"}
+HTTP_ERRORS = {404: "no such path; the paths are listed at /docs", 405: "this path does not support this method"}
 
 
 def create_app(service: Service, key: str | None = None, origins: Sequence[str] = (), names: Sequence[str] = ()) -> FastAPI:
@@ -105,7 +105,7 @@ async def _answer_http_error(request: Request, error: HTTPException) -> Response
             return Response(status_code=204, headers={"allow": ", ".join(sorted({*methods, "OPTIONS"}))})
         headers["allow"] = ", ".join(sorted(methods))
     dialect = DIALECTS.get(path, (jina.RERANK,))[0]
-    request_error = RequestError("invalid", HTTP_ERRORS.get(error.status_code, "not possible"))
+    request_error = RequestError("invalid", HTTP_ERRORS.get(error.status_code, "this request is not possible"))
     body = to_json(dialect.error_body(request_error, error.status_code))
     return Response(body, error.status_code, headers, "application/json")
 

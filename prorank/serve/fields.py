@@ -46,7 +46,7 @@ CountOrAll = Annotated[int, Field(ge=-1), Strict(), BeforeValidator(_integer)]
 # (Python counts the ASCII separators and U+0085 as whitespace, which \S in other regular expressions does not.)
 Query = Annotated[Text, Field(json_schema_extra={"minLength": 1, "pattern": r"[^\s\x1c-\x1f\x85]"})]
 NON_EMPTY: JsonDict = {"minItems": 1}
-FIXED_PROMPT = "the prompt is the checkpoint's own; use instruction, or leave it out"
+FIXED_PROMPT = "the prompt belongs to the checkpoint; use instruction, or leave the field out"
 
 
 class RequestBody(BaseModel):
@@ -65,12 +65,12 @@ class CommonFields(RequestBody):
     )
     raw_scores: Flag | None = Field(None, description="Answer with log-odds instead of values in 0..1.")
     return_thoughts: Flag | None = Field(None, description="Add the thoughts of a thinking model.")
-    return_embeddings: Annotated[Literal[False] | None, unsupported("no embeddings are given here; leave it out")] = None
-    chat_template: Annotated[None, unsupported(FIXED_PROMPT)] = None
-    chat_template_kwargs: Annotated[Annotated[dict[str, Any], Field(max_length=0)] | None, unsupported(FIXED_PROMPT)] = None
-    score_threshold: Annotated[None, unsupported("no hits are left out by score here; leave out those below it in the answer")] = (
+    return_embeddings: Annotated[Literal[False] | None, unsupported("this server returns no embeddings; leave the field out")] = (
         None
     )
+    chat_template: Annotated[None, unsupported(FIXED_PROMPT)] = None
+    chat_template_kwargs: Annotated[Annotated[dict[str, Any], Field(max_length=0)] | None, unsupported(FIXED_PROMPT)] = None
+    score_threshold: Annotated[None, unsupported("this server does not filter hits by score; filter them in the answer")] = None
 
 
 class NoSpans(RequestBody):
@@ -91,7 +91,7 @@ class RankingFields(CommonFields):
         None, description='Above 1: like long_documents "chunk", with at most this number of chunks.'
     )
     truncation: Flag | None = Field(None, description="false refuses a request with a text that would be truncated.")
-    relevant_spans: Annotated[NoSpans | None, unsupported("no spans are given here; leave it out")] = None
+    relevant_spans: Annotated[NoSpans | None, unsupported("no spans are returned by this server; leave the field out")] = None
 
 
 class TextDocument(RequestBody):

@@ -66,7 +66,7 @@ class RerankJob(Job):
         if query_truncated:
             self.truncated_queries.add(list_index)
         if self.rerank_query.refuse_truncation and (self.truncated[list_index] or query_truncated):
-            message = "a text is longer than the model reads, and cutting it was forbidden; shorten or allow it"
+            message = "a text is too long for the model, and truncation is switched off; shorten the text or allow truncation"
             raise RequestError("invalid", message)
 
 

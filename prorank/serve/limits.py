@@ -65,7 +65,7 @@ class Admission:
     def admit(self) -> Iterator["Reservation"]:
         """Admit one request until the block ends. Raises RequestError if there are too many."""
         if self.requests >= self.limits.max_requests:
-            raise RequestError("overloaded", f"{self.requests} requests are at work, and no more are taken; try again later")
+            raise RequestError("overloaded", f"{self.requests} requests are in progress, which is the limit; try again later")
         reservation = Reservation(self)
         self.requests += 1
         try:
@@ -86,7 +86,7 @@ class Reservation:
         """Reserve bytes of a body. Raises RequestError if all bodies together are too large."""
         limits = self.admission.limits
         if self.admission.bytes + count > max(limits.max_inflight_bytes, limits.max_body_bytes):
-            raise RequestError("overloaded", "too many large requests are at work; try again later")
+            raise RequestError("overloaded", "the requests in progress hold too many bytes; try again later")
         self.bytes += count
         self.admission.bytes += count
 
@@ -94,6 +94,6 @@ class Reservation:
         """Reserve documents. Raises RequestError if too many are queued; a request that is alone always fits."""
         queued = self.admission.documents
         if queued and queued + count > self.admission.limits.max_queued_documents:
-            raise RequestError("overloaded", f"{queued} documents are waiting, and {count} more are too many; try again later")
+            raise RequestError("overloaded", f"{queued} documents are queued, and {count} more exceed the limit; try again later")
         self.documents += count
         self.admission.documents += count

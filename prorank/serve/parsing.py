@@ -55,7 +55,7 @@ async def read_body(request: Request, limits: Limits, reservation: Reservation) 
         async with asyncio.timeout(limits.max_body_seconds):
             return await _collect(request, limits, reservation)
     except TimeoutError:
-        raise RequestError("slow", f"the body did not come within {limits.max_body_seconds:g} seconds") from None
+        raise RequestError("slow", f"the body did not arrive within {limits.max_body_seconds:g} seconds") from None
 
 
 def _check_content_type(content_type: str) -> None:

@@ -98,7 +98,7 @@ class RerankRoute:
     def _check_model(self, body: BaseModel) -> None:
         """Raise RequestError if a request of vLLM's dialect names another model, as vLLM does."""
         if isinstance(body, vllm.VllmFields) and body.model and body.model not in self.names:
-            raise RequestError("model", f"The model is not served here; it is called {self.service.name}", "model")
+            raise RequestError("model", f"This model is not served here; the served model is called {self.service.name}", "model")
 
     def _write(self, exchange: Exchange, value: dict[str, Any], parsed: parsing.ParsedRequest, answer: Answer) -> Response:
         """Make the response from an answer."""

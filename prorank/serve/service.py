@@ -111,7 +111,7 @@ class Service:
         if self.state is ServiceState.STARTING:
             raise RequestError("unready", self.startup_step, retry_after=NOT_READY_RETRY_AFTER)
         if self.state is ServiceState.DRAINING:
-            raise RequestError("unready", "the server is going", retry_after=NOT_READY_RETRY_AFTER)
+            raise RequestError("unready", "the server is stopping", retry_after=NOT_READY_RETRY_AFTER)
         if self.state is ServiceState.FAILED:
             raise RequestError("unready", "the model has failed")
 
@@ -137,7 +137,7 @@ class Service:
                 await done
         except TimeoutError:
             self.metrics.dropped.labels("deadline").inc()
-            message = f"not answered within {seconds:.3g} seconds; send fewer documents or more time"
+            message = f"not answered within {seconds:.3g} seconds; send fewer documents or allow more time"
             raise RequestError("deadline", message) from None
         except ProRankError as error:
             raise RequestError("failed" if done.done() else "invalid", str(error)) from error
@@ -155,7 +155,7 @@ class Service:
             message = "this model does not think before it answers, so there are no thoughts"
             raise RequestError("invalid", message, "return_thoughts")
         if self.reranker.lists and len(rerank_query.lists) > 1:
-            raise RequestError("invalid", "this model puts the documents of a query in order; give one query")
+            raise RequestError("invalid", "this model orders the documents of one query; send one query")
         if len(rerank_query.instruction or "") > MAX_CHARS_PER_TOKEN * self.workload.longest:
             raise RequestError("invalid", "the instruction is longer than a whole prompt; shorten it", "instruction")
 

@@ -151,7 +151,7 @@ class ListwiseWorkload:
         """Return the first question about a list. Raises RequestError for kinds of truncation that lists do not have."""
         truncation = job.rerank_query.truncation
         if truncation.chunks > 1 or truncation.prompt or truncation.query:
-            message = "this model is shown several documents at once: no chunks, no tokens of a prompt or a query"
+            message = "this model reads several documents at once; chunks and token limits of a prompt or a query are not supported"
             raise RequestError("invalid", message)
         job.texts[list_index] = [
             self._truncate(job, list_index, at, text, truncation) for at, text in enumerate(job.texts[list_index])
