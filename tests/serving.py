@@ -19,7 +19,7 @@ from prorank.serve.app import create_app
 from prorank.serve.limits import Limits
 from prorank.serve.metrics import Metrics
 from prorank.serve.server import listen
-from prorank.serve.service import Service
+from prorank.serve.service import Service, ServiceState
 
 
 class Running:
@@ -40,11 +40,15 @@ class Running:
 
 @contextlib.contextmanager
 def running(
-    reranker: Reranker | Callable[[], Reranker], limits: Limits | None = None, budget: int | None = None, ready: bool = True, **app
+    reranker: Reranker | Callable[[], Reranker],
+    limits: Limits | None = None,
+    batch_size: int | None = None,
+    ready: bool = True,
+    **app,
 ) -> Iterator[Running]:
     """A server around this reranker (or what a function makes); `app`: arguments of `create_app`."""
     load = reranker if callable(reranker) else lambda: reranker
-    service = Service(load, "tiny", limits or Limits(), Metrics(), budget)
+    service = Service(load, "tiny", limits or Limits(), Metrics(), batch_size)
     bound = listen("127.0.0.1", 0)
     how: dict[str, Any] = {"log_config": None, "access_log": False, "lifespan": "on", "timeout_graceful_shutdown": 30}
     server = uvicorn.Server(uvicorn.Config(create_app(service, **app), **how))
@@ -52,7 +56,7 @@ def running(
     thread.start()
     made = Running(service, f"http://127.0.0.1:{bound.getsockname()[1]}")
     try:
-        wait_for(lambda: server.started and (not ready or service.state in ("ready", "failed")))
+        wait_for(lambda: server.started and (not ready or service.state in (ServiceState.READY, ServiceState.FAILED)))
         yield made
     finally:
         made.client.close()
@@ -74,10 +78,10 @@ def wait_for(true, seconds: float = 120) -> None:
 
 def slowed(service: Service, seconds: float) -> None:
     """Let each batch take so much longer."""
-    run = service.work.run
+    run = service.workload.run
 
-    def slow(units):
+    def slow(items):
         time.sleep(seconds)
-        return run(units)
+        return run(items)
 
-    service.work.run = slow
+    service.workload.run = slow

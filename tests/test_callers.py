@@ -71,7 +71,7 @@ def call(request):
 @pytest.fixture
 def no_work(monkeypatch):
     """Nothing may be computed or sent."""
-    for place in ("prorank.rank.scorer.last_hidden", "prorank.rank.scorer.query_likelihood", "prorank.remote.client.Remote._ask"):
+    for place in ("prorank.rank.scorer.last_hidden", "prorank.rank.scorer.query_likelihood", "prorank.remote.client.Remote._post"):
         monkeypatch.setattr(place, lambda *_, **__: pytest.fail("work was done"))
 
 

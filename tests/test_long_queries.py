@@ -139,7 +139,7 @@ def test_lists_count_a_query_and_a_document_once(method, tmp_path):
 def test_a_server_that_is_asked_in_parts_counts_a_query_once(monkeypatch):
     """Row 34."""
     with running(reranker()) as server, Remote(server.url) as remote:
-        remote.most = 4
+        remote.max_documents = 4
         remote.score_lists([LONG, "garden"], [[f"{LONGER} {i}" for i in range(10)], [SHORT]])
         assert (remote.cuts.total, remote.cuts.documents, remote.cuts.queries) == (11, 10, 1)
         assert str(remote.cuts) == "10 of 11 documents cut, 1 query cut"

@@ -76,7 +76,7 @@ def says(page, place: str, text: str) -> None:
 
 def ranked(page) -> list[int]:
     """Input places of the hits that are shown, after the answer has come."""
-    page.locator("#found[aria-busy=false] .hit").first.wait_for()
+    page.locator("#results[aria-busy=false] .hit").first.wait_for()
     return [int(hit.get_attribute("data-index")) for hit in page.locator(".hit").all()]
 
 
@@ -197,7 +197,7 @@ def test_a_request_can_be_stopped_and_a_server_that_is_gone_is_told(tiny_llama_d
         page.keyboard.press("Escape")
         page.get_by_role("button", name="Rank").wait_for()
         assert page.locator("#status").text_content() == "Stopped." and not page.locator("#error").text_content()
-        wait_for(lambda: not server.service.room.requests)
+        wait_for(lambda: not server.service.admission.requests)
     page.get_by_role("button", name="Rank").click()
     says(page, "#error", "The server does not answer.")
 

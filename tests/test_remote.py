@@ -107,6 +107,18 @@ def test_ours_gives_in_every_dialect_what_the_library_gives(server, dialect):
             np.testing.assert_allclose(row, want, atol=1e-5)
 
 
+def test_top_n_is_another_name_of_top_k(server):
+    with Remote(server.url) as remote:
+        wanted = hits(remote.rank(QUERY, DOCUMENTS, top_k=2))
+        assert hits(remote.rank(QUERY, DOCUMENTS, top_n=2)) == wanted == hits(remote.rank(QUERY, DOCUMENTS, top_k=2, top_n=2))
+        for options, message in (
+            ({"top_k": 1, "top_n": 2}, "top_k=1 and top_n=2 .* differ"),
+            ({"top_n": 0}, "top_n must be at least 1"),
+        ):
+            with pytest.raises(DataError, match=message):
+                remote.rank(QUERY, DOCUMENTS, **options)
+
+
 def test_hits_of_a_calibrated_model_carry_their_probabilities(calibrated_dir, tmp_path):
     reranker = Reranker(calibrated_dir, device="cpu", dtype="fp32")
     wanted = reranker.rank(QUERY, DOCUMENTS, top_k=4)
@@ -185,7 +197,7 @@ def test_a_busy_server_is_asked_again_when_it_says_but_not_for_ever(serve):
         with pytest.raises(errors.TooBusy, match="busy for 3600 seconds more"):
             remote.rank(QUERY, ["a"])
         assert len(other.asked) == 5
-        remote.patience, other.script = 0.7, [(503, {}, {})] * 9
+        remote.server.patience, other.script = 0.7, [(503, {}, {})] * 9
         with pytest.raises(errors.TooBusy, match="after 1 seconds"):
             remote.rank(QUERY, ["a"])
 

@@ -191,7 +191,7 @@ def test_max_chunks_per_doc_reads_long_documents_in_parts(server, dialect):
     ):  # fmt: skip
         assert scores_of(asked(**more)) == pytest.approx(want, abs=1e-6)
     assert asked(max_chunks_per_doc=2).headers["x-prorank-truncated-documents"] == "1"
-    assert "cutting it was forbidden" in refused(asked(truncation=False), dialect)
+    assert "truncation is switched off" in refused(asked(truncation=False), dialect)
 
 
 def test_null_means_the_default_in_every_form(server):

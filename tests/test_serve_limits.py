@@ -16,7 +16,7 @@ import pytest
 from prorank.errors import ConfigError, ModelError
 from prorank.reranker import Reranker
 from prorank.serve.limits import Limits
-from prorank.serve.logs import Lines, failure
+from prorank.serve.logs import JsonFormatter, log_failure
 from prorank.serve.server import listen
 from prorank.utils.api_keys import key_of
 from tests.serving import running, slowed, wait_for
@@ -40,7 +40,7 @@ def answering(server) -> bool:
 
 
 def test_sizes(reranker):
-    with running(reranker, Limits(body_bytes=2000, documents=5, characters=100, tokens_per_doc=2)) as server:
+    with running(reranker, Limits(max_body_bytes=2000, max_documents=5, max_characters=100, max_tokens_per_doc=2)) as server:
         for path, status in (("/rerank", 422), ("/v1/rerank", 422), ("/v2/rerank", 400), ("/score", 400)):
             texts = {"texts": ["a"] * 6} if path == "/rerank" else {"documents": ["a"] * 6}
             answer = server.post(path, {"query": "q", "queries": "q", **texts})
@@ -85,7 +85,7 @@ def test_browsers_of_other_origins_are_let_in_only_where_said(server, reranker):
 
 
 def test_beyond_the_bound_429_and_when_to_come_again(reranker):
-    with running(reranker, Limits(requests=3, waiting=20)) as server:
+    with running(reranker, Limits(max_requests=3, max_queued_documents=20)) as server:
         slowed(server.service, 0.5)
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
             some = list(pool.map(lambda path: server.post(path, BODY), ["/rerank", "/v1/rerank", "/v2/rerank", "/rerank"] * 2))
@@ -94,15 +94,15 @@ def test_beyond_the_bound_429_and_when_to_come_again(reranker):
         assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
             long = pool.submit(server.post, "/v1/rerank", {"query": "q", "documents": [str(i) for i in range(30)]})
-            wait_for(lambda: server.service.room.documents == 30)
+            wait_for(lambda: server.service.admission.documents == 30)
             answer = server.post("/rerank", {"query": "q", "texts": ["a"]})
             assert answer.status_code == 429 and answer.json()["error_type"] == "Overloaded"
             assert long.result().status_code == 200  # one request alone is always taken
-        assert (server.service.room.requests, server.service.room.documents, server.service.room.bytes) == (0, 0, 0)
+        assert (server.service.admission.requests, server.service.admission.documents, server.service.admission.bytes) == (0, 0, 0)
 
 
 def test_a_deadline_of_the_server_and_one_of_the_request(reranker):
-    with running(reranker, Limits(seconds=0.4)) as server:
+    with running(reranker, Limits(request_timeout=0.4)) as server:
         slowed(server.service, 1.0)
         for path, status in (("/rerank", 424), ("/v1/rerank", 504), ("/v2/rerank", 504), ("/score", 504)):
             texts = {"texts": ["a"]} if path == "/rerank" else {"documents": ["a"]}
@@ -117,20 +117,21 @@ def test_a_deadline_of_the_server_and_one_of_the_request(reranker):
 
 
 def test_who_goes_is_not_worked_for(reranker):
-    with running(reranker, budget=100) as server:
+    with running(reranker, batch_size=100) as server:
         slowed(server.service, 0.2)
         body = json.dumps({"query": "q", "documents": [f"the garden {i}" for i in range(100)]}).encode()
         with raw(server.url) as client:
             head = f"POST /v1/rerank HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
             client.sendall(head.encode() + body)
             wait_for(lambda: server.service.queue.jobs)
-        wait_for(lambda: not server.service.queue.jobs and not server.service.room.requests, 5)  # a hundred batches would take 20 s
+        # a hundred batches would take 20 s
+        wait_for(lambda: not server.service.queue.jobs and not server.service.admission.requests, 5)
         assert answering(server)
         assert 'prorank_dropped_total{reason="disconnect"} 1.0' in server.client.get("/metrics").text
 
 
 def test_slow_and_broken_bodies(reranker):
-    with running(reranker, Limits(body_seconds=0.5)) as server:
+    with running(reranker, Limits(max_body_seconds=0.5)) as server:
         head = b"POST /v1/rerank HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n"
         with raw(server.url) as slow, raw(server.url) as broken:
             slow.sendall(head + b'{"query"')
@@ -138,7 +139,7 @@ def test_slow_and_broken_bodies(reranker):
             broken.close()
             assert answering(server)
             assert b" 408 " in slow.recv(1000)
-        wait_for(lambda: not server.service.room.requests)
+        wait_for(lambda: not server.service.admission.requests)
         assert answering(server)
 
 
@@ -146,13 +147,13 @@ def test_ten_documents_beside_two_of_a_thousand(reranker):
     """In batches: the small request is in one of the next two, each time."""
     with running(reranker) as server:
         stop, seen = threading.Event(), []
-        run = server.service.work.run
-        server.service.work.run = lambda units: seen.append({len(unit.job.texts[0]) for unit in units}) or run(units)
+        run = server.service.workload.run
+        server.service.workload.run = lambda items: seen.append({len(item.job.texts[0]) for item in items}) or run(items)
         put, queued = server.service.queue.put, []
 
-        def note(job, units, more=False):
+        def note(job, items, more=False):
             queued.extend([len(seen)] if len(job.texts[0]) == 10 and more else [])
-            put(job, units, more)
+            put(job, items, more)
 
         server.service.queue.put = note
         large = {"query": "river", "documents": [f"the castle {i}, then a garden" for i in range(1000)]}
@@ -178,14 +179,14 @@ def test_ten_documents_beside_two_of_a_thousand(reranker):
 
 def test_one_bad_request_fails_alone(reranker):
     with running(reranker) as server:
-        run = server.service.work.run
+        run = server.service.workload.run
 
-        def fragile(units):
-            if any(unit.job.ask.lists[0][0] == "bad" for unit in units):
+        def fragile(items):
+            if any(item.job.rerank_query.lists[0].query == "bad" for item in items):
                 raise RuntimeError("secret of a document")
-            return run(units)
+            return run(items)
 
-        server.service.work.run = fragile
+        server.service.workload.run = fragile
         with concurrent.futures.ThreadPoolExecutor(12) as pool:
             queries = ["bad" if i % 4 == 0 else f"good {i}" for i in range(24)]
             found = list(pool.map(lambda query: server.post("/rerank", {"query": query, "texts": ["a", "b"]}), queries))
@@ -197,7 +198,7 @@ def test_one_bad_request_fails_alone(reranker):
 
 def test_scores_that_are_not_finite(reranker):
     with running(reranker) as server:
-        server.service.work.run = lambda units: [(float("nan"), None)] * len(units)
+        server.service.workload.run = lambda items: [(float("nan"), None)] * len(items)
         answer = server.post("/rerank", {"query": "q", "texts": ["a"]})
         assert answer.status_code == 424 and "not finite" in answer.json()["error"]
 
@@ -235,8 +236,8 @@ def test_logs_hold_no_texts_and_no_messages_of_exceptions(server, caplog, capsys
         try:
             raise ValueError("secret")
         except ValueError as error:
-            failure("here", error)
-    lines = [json.loads(Lines().format(record)) for record in caplog.records if record.name == "prorank.serve"]
+            log_failure("here", error)
+    lines = [json.loads(JsonFormatter().format(record)) for record in caplog.records if record.name == "prorank.serve"]
     assert "secret" not in json.dumps(lines)
     asked = [line for line in lines if line["event"] == "request"]
     assert [line["status"] for line in asked] == [200, 422] and asked[0]["documents"] == 2 and asked[0]["tokens"] > 0
@@ -244,10 +245,10 @@ def test_logs_hold_no_texts_and_no_messages_of_exceptions(server, caplog, capsys
 
 
 def test_limits_that_cannot_work():
-    with pytest.raises(ConfigError, match="limit documents must be above 0, not 0"):
-        Limits(documents=0)
-    with pytest.raises(ConfigError, match="limit seconds"):
-        Limits(seconds=-1.0)
+    with pytest.raises(ConfigError, match="limit max_documents must be above 0, not 0"):
+        Limits(max_documents=0)
+    with pytest.raises(ConfigError, match="limit request_timeout"):
+        Limits(request_timeout=-1.0)
 
 
 def test_keys_and_ports_that_cannot_be_had(monkeypatch):
@@ -268,7 +269,7 @@ def test_many_at_once_get_what_the_library_gives(reranker):
     rng = random.Random(0)
     text = lambda: " ".join(rng.choices(WORDS, k=rng.randint(0, 60)))  # noqa: E731
     asked = [{"query": rng.choice(WORDS), "documents": [text() for _ in range(rng.randint(1, 30))]} for _ in range(40)]
-    with running(reranker, budget=700) as server:
+    with running(reranker, batch_size=700) as server:
         with concurrent.futures.ThreadPoolExecutor(16) as pool:
             found = list(pool.map(lambda body: server.post("/v1/rerank", body | {"raw_scores": True}).json()["results"], asked))
         figure = dict(line.rsplit(" ", 1) for line in server.client.get("/metrics").text.splitlines())

@@ -15,7 +15,7 @@ BUDGET = 100
 
 
 def job_of(queue: Queue, count: int, tokens: int = 10, prefix: int = 4) -> Job:
-    """A job of so many units, in the queue; `done` collects how it ended."""
+    """A job of so many items, in the queue; `done` collects how it ended."""
     done: list = []
     job = Job(done.append)
     job.done = done
@@ -23,15 +23,15 @@ def job_of(queue: Queue, count: int, tokens: int = 10, prefix: int = 4) -> Job:
     return job
 
 
-def cost(units: list[QueueItem]) -> int:
-    return sum(unit.tokens for unit in units) + sum(job.prefix for job in {unit.job: unit for unit in units}.values())
+def cost(items: list[QueueItem]) -> int:
+    return sum(item.tokens for item in items) + sum(job.prefix_tokens for job in {item.job: item for item in items}.values())
 
 
 def serve(queue: Queue) -> list[QueueItem]:
-    units = queue.take()
-    for job in queue.answered(units):
+    items = queue.take()
+    for job in queue.complete(items):
         job.finish(None)
-    return units
+    return items
 
 
 @settings(max_examples=60)
@@ -41,11 +41,11 @@ def test_every_unit_comes_once_within_the_budget(jobs):
     made = [job_of(queue, *each) for each in jobs]
     queue.close()
     seen = []
-    while units := serve(queue):
-        assert cost(units) <= BUDGET or len(units) == 1
-        seen += [(unit.job, unit.place) for unit in units]
+    while items := serve(queue):
+        assert cost(items) <= BUDGET or len(items) == 1
+        seen += [(item.job, item.position) for item in items]
     assert sorted(seen, key=str) == sorted(((job, i) for job, (count, *_) in zip(made, jobs) for i in range(count)), key=str)
-    assert all(job.done == [None] for job in made) and not queue.jobs and queue.tokens == 0
+    assert all(job.done == [None] for job in made) and not queue.jobs and queue.pending_tokens == 0
 
 
 def test_a_short_request_does_not_wait_for_long_ones():
@@ -54,41 +54,41 @@ def test_a_short_request_does_not_wait_for_long_ones():
     for _ in range(6):
         serve(queue)
     short = job_of(queue, 8)
-    units = serve(queue)
-    assert {unit.job for unit in units} == {short} and short.done == [None]  # in the next batch, which nobody else makes longer
-    assert {unit.job for unit in (*serve(queue), *serve(queue))} == set(long)  # which take turns
+    items = serve(queue)
+    assert {item.job for item in items} == {short} and short.done == [None]  # in the next batch, which nobody else makes longer
+    assert {item.job for item in (*serve(queue), *serve(queue))} == set(long)  # which take turns
 
 
 def test_a_stream_of_short_requests_leaves_long_ones_a_quarter():
     queue = Queue(BUDGET)
-    long, batches, mine = job_of(queue, 1000), 0, 0
+    long, batches, served = job_of(queue, 1000), 0, 0
     serve(queue), serve(queue)
     while batches < 60:
         for _ in range(3):  # more than can be served
             job_of(queue, 9)
-        units = serve(queue)
-        batches, mine = batches + 1, mine + any(unit.job is long for unit in units)
-    assert 60 / 4 - 2 <= mine <= 60 / 4 + 2
+        items = serve(queue)
+        batches, served = batches + 1, served + any(item.job is long for item in items)
+    assert 60 / 4 - 2 <= served <= 60 / 4 + 2
 
 
 def test_short_requests_share_a_batch_and_a_small_one_is_filled_up():
     queue = Queue(BUDGET)
     first, second = job_of(queue, 2), job_of(queue, 2)
-    assert {unit.job for unit in queue.take()} == {first, second}
+    assert {item.job for item in queue.take()} == {first, second}
     long = job_of(queue, 1000)
     queue.take(), queue.take()
     few = job_of(queue, 1)
-    assert [unit.job for unit in queue.take()].count(long) == 8 and few.flying == 1  # 14 for few, 84 for long
+    assert [item.job for item in queue.take()].count(long) == 8 and few.in_flight == 1  # 14 for few, 84 for long
 
 
 def test_units_that_follow_and_units_that_come_later():
     queue = Queue(BUDGET)
     job = job_of(queue, 1)
-    (unit,) = queue.take()
-    assert queue.answered([unit], [QueueItem(job, 0, 1, 1, 0, None)]) == [] and job.done == []
+    (item,) = queue.take()
+    assert queue.complete([item], [QueueItem(job, 0, 1, 1, 0, None)]) == [] and job.done == []
     queue.put(job, [], more=True)
-    (unit,) = queue.take()
-    assert queue.answered([unit]) == []  # more is to come
+    (item,) = queue.take()
+    assert queue.complete([item]) == []  # more is to come
     queue.put(job, [])
     assert job.done == [None]
 
@@ -96,10 +96,10 @@ def test_units_that_follow_and_units_that_come_later():
 def test_a_dropped_job_is_not_served_and_never_finishes():
     queue = Queue(BUDGET)
     job, other = job_of(queue, 50), job_of(queue, 3)
-    units = queue.take()
+    items = queue.take()
     queue.drop(job)
     queue.put(job, [QueueItem(job, 0, 99, 1, 0, None)])
-    assert queue.answered(units) == [] and {unit.job for unit in queue.take()} == {other}
+    assert queue.complete(items) == [] and {item.job for item in queue.take()} == {other}
     assert job.done == [] and job not in queue.jobs
 
 
@@ -120,7 +120,7 @@ def test_take_waits_for_work_and_ends_when_closed():
     jobs = [job_of(queue, 3) for _ in range(5)]
     queue.close()
     thread.join(20)
-    assert not thread.is_alive() and sum(map(len, taken)) == 15 and len({unit.job for some in taken for unit in some}) == len(jobs)
+    assert not thread.is_alive() and sum(map(len, taken)) == 15 and len({item.job for some in taken for item in some}) == len(jobs)
 
 
 def test_jobs_come_from_many_threads():

@@ -12,7 +12,8 @@ import threading
 import pytest
 
 from prorank.reranker import Reranker
-from prorank.serve.first_requests import asks_of, shapes_of
+from prorank.serve.first_requests import warmup_queries, warmup_shapes
+from prorank.serve.service import ServiceState
 from tests.serving import running, wait_for
 from tests.tiny import WORDS
 
@@ -33,7 +34,7 @@ def calls(of, name, seen):
 seen = []
 with running(Reranker(sys.argv[1], device="cpu", dtype=sys.argv[2])) as server:
     server.client.get("/health")
-    calls(server.service.work, "run", seen)
+    calls(server.service.workload, "run", seen)
     calls(server.reranker, "_hidden", seen)
     before = set(sys.modules), threads()
     answer = server.post("/v1/rerank", {"query": "garden", "documents": ["the garden", "a castle"]})
@@ -65,7 +66,7 @@ def test_all_shapes_are_read_and_none_is_counted(tiny_qwen2_dir, kind, caplog):
     with caplog.at_level(logging.INFO, "prorank.serve"), running(reranker) as server:
         page = server.client.get("/metrics").text
         names = {thread.name for thread in threading.enumerate()}
-        shapes = shapes_of(reranker, server.service.work.budget, server.service.work.longest)
+        shapes = warmup_shapes(reranker, server.service.workload.batch_size, server.service.workload.longest)
     assert "model" in names and "encoder_0" in names  # they stay for the requests to come
     assert (vars(reranker.cost), vars(reranker.cuts)) == before
     figures = dict(line.rsplit(" ", 1) for line in page.splitlines() if not line.startswith("#"))
@@ -81,13 +82,14 @@ def test_all_shapes_are_read_and_none_is_counted(tiny_qwen2_dir, kind, caplog):
 
 def test_shapes_go_from_one_document_to_a_batch_of_the_longest(tiny_llama_dir):
     reranker = Reranker(tiny_llama_dir, device="cpu", dtype="fp32")
-    shapes = shapes_of(reranker, 1024, 512)
-    assert [sum(count for count, _ in shape.requests) for shape in shapes] == [1, 2, 10, 9, 3] and len(shapes[3].requests) == 3
-    (ask,) = asks_of(shapes[-1])
-    prompts = reranker.prompt.encode_many(ask.lists[0][0], ask.lists[0][1])
+    shapes = warmup_shapes(reranker, 1024, 512)
+    assert [sum(request.documents for request in shape.requests) for shape in shapes] == [1, 2, 10, 9, 3]
+    assert len(shapes[3].requests) == 3
+    (query,) = warmup_queries(shapes[-1])
+    prompts = reranker.prompt.encode_many(*query.lists[0])
     assert {len(prompt.ids) for prompt in prompts} == {reranker.prompt.longest} and sum(len(p.ids) for p in prompts) > 1024
     for shape in shapes:
-        texts = [text for one in asks_of(shape) for _, some in one.lists for text in some]
+        texts = [text for each in warmup_queries(shape) for _, documents in each.lists for text in documents]
         assert len(set(texts)) == len(texts) or len(shape.requests) > 1  # what is the same is read once
 
 
@@ -128,7 +130,7 @@ def test_a_model_that_cannot_read_a_shape_never_gets_ready(tiny_llama_dir, error
             return super().score_encoded(lists)
 
     with running(lambda: Broken(tiny_llama_dir, device="cpu", dtype="fp32")) as server:
-        assert server.service.state == "failed" and server.service.error is error
+        assert server.service.state is ServiceState.FAILED and server.service.error is error
         assert server.client.get("/health").status_code == 503 and server.post("/v1/rerank", BODY).status_code == 503
 
 
@@ -142,15 +144,17 @@ def test_a_server_that_goes_while_it_starts_ends(tiny_llama_dir):
 
     with running(lambda: Slow(tiny_llama_dir, device="cpu", dtype="fp32"), ready=False) as server:
         assert turn.wait(60)
-    assert server.service.state == "draining" and not server.service.thread.is_alive()
+    assert server.service.state is ServiceState.DRAINING and not server.service.model_thread.is_alive()
 
 
 def test_limits_of_requests_do_not_bind_the_warm_up(tiny_llama_dir):
     from prorank.serve.limits import Limits
 
-    limits = Limits(documents=1, characters=10, requests=1, waiting=1, body_bytes=100, seconds=0.001)
+    limits = Limits(
+        max_documents=1, max_characters=10, max_requests=1, max_queued_documents=1, max_body_bytes=100, request_timeout=0.001
+    )
     with running(Reranker(tiny_llama_dir, device="cpu", dtype="fp32"), limits) as server:
-        assert server.service.state == "ready"
+        assert server.service.state is ServiceState.READY
 
 
 @pytest.mark.slow

@@ -18,7 +18,8 @@ from prorank.cli.command_line import app
 from prorank.data.chat_endpoint import Endpoint
 from prorank.errors import ConfigError, DataError
 from prorank.remote.client import Remote
-from prorank.utils.http import LONGEST_WAIT, Connection, pauses, proxy_for, retry_after
+from prorank.utils.http import Connection, proxy_for
+from prorank.utils.http_retry import MAX_RETRY_AFTER, pauses, retry_after
 from prorank.utils.threads import share_processors
 
 DEAD = "127.0.0.1:9"
@@ -232,7 +233,7 @@ class Clock:
 def test_a_server_that_says_at_once_is_not_asked_in_a_hot_loop(monkeypatch, web, header):
     """Row 20: pauses grow whatever Retry-After says, and tries are few."""
     clock, server = Clock(), web(429, {"Retry-After": header})
-    monkeypatch.setattr("prorank.remote.client.time", clock)
+    monkeypatch.setattr("prorank.utils.http_retry.time", clock)
     with pytest.raises(errors.TooBusy, match="busy after 60 seconds"):
         Remote(server.url, "jina")
     assert min(clock.slept) >= 0.5 and len(server.paths) <= 12 and sum(clock.slept) <= 60
@@ -243,6 +244,7 @@ def test_a_teacher_that_says_at_once_is_not_asked_in_a_hot_loop(monkeypatch, web
     """Row 20, the other client."""
     clock, server = Clock(), web(503, {"Retry-After": header})
     endpoint = Endpoint(server.url, "big", patience=300)
+    monkeypatch.setattr("prorank.utils.http_retry.time", clock)
     monkeypatch.setattr("prorank.data.chat_endpoint.time", clock)
     endpoint.stopped = clock
     with pytest.raises(DataError, match="no answer for 300 seconds; last: status 503"):
@@ -257,7 +259,7 @@ LATER = ["3600", "1e300", "inf", "9" * 400, "Fri, 21 Oct 2150 07:28:00 GMT", "Fr
 def test_who_asks_for_more_than_patience_is_not_waited_for(monkeypatch, web, header):
     """Row 20: nor does any clock overflow, nor do other threads wait for that long."""
     clock, server = Clock(), web(429, {"Retry-After": header})
-    monkeypatch.setattr("prorank.remote.client.time", clock)
+    monkeypatch.setattr("prorank.utils.http_retry.time", clock)
     with pytest.raises(errors.TooBusy, match="seconds more"):
         Remote(server.url, "jina")
     endpoint = Endpoint(server.url, "big", patience=300)
@@ -268,8 +270,8 @@ def test_who_asks_for_more_than_patience_is_not_waited_for(monkeypatch, web, hea
 
 @given(st.one_of(st.text(max_size=40), st.floats().map(str), st.integers().map(str), st.datetimes().map(format_datetime)))
 def test_any_retry_after_is_a_time_or_nothing(text):
-    found = retry_after(text)
-    assert found is None or 0 <= found <= LONGEST_WAIT
+    seconds = retry_after(text)
+    assert seconds is None or 0 <= seconds <= MAX_RETRY_AFTER
 
 
 def test_pauses_double_up_to_the_longest():

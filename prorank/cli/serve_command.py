@@ -41,9 +41,9 @@ def serve(
     max_tokens_per_doc: Annotated[int | None, typer.Option(help="Tokens of a document, whatever a request asks for.")] = None,
     max_chunks: Annotated[int, typer.Option(help="Parts that one long document may be read in.")] = 16,
     max_requests: Annotated[int, typer.Option(help="Requests at work at once; more get 429.")] = 512,
-    max_waiting: Annotated[int, typer.Option(help="Documents at work at once; more get 429.")] = 20_000,
-    max_held_bytes: Annotated[int, typer.Option(help="Bytes of requests at work at once; more get 429.")] = 256_000_000,
-    max_seconds: Annotated[float, typer.Option(help="Seconds until a request must be answered.")] = 300.0,
+    max_queued_documents: Annotated[int, typer.Option(help="Documents at work at once; more get 429.")] = 20_000,
+    max_inflight_bytes: Annotated[int, typer.Option(help="Bytes of requests at work at once; more get 429.")] = 256_000_000,
+    request_timeout: Annotated[float, typer.Option(help="Seconds until a request must be answered.")] = 300.0,
     max_body_seconds: Annotated[float, typer.Option(help="Seconds until its body must be there.")] = 30.0,
     batch_tokens: Annotated[int | None, typer.Option(help="Tokens of a batch; chosen by device by default.")] = None,
     think: Think = True,
@@ -73,9 +73,10 @@ def serve(
     how = {"think": think, "samples": samples, "max_think_tokens": max_think_tokens, **read_method(method)}
     how |= {"base": base, "trust_remote_code": trust_remote_code}
     limits = Limits(
-        body_bytes=max_body_bytes, documents=max_documents, characters=max_characters, tokens_per_doc=max_tokens_per_doc,
-        chunks=max_chunks, requests=max_requests, waiting=max_waiting, held_bytes=max_held_bytes, seconds=max_seconds,
-        body_seconds=max_body_seconds,
+        max_body_bytes=max_body_bytes, max_documents=max_documents, max_characters=max_characters,
+        max_tokens_per_doc=max_tokens_per_doc, max_chunks=max_chunks, max_requests=max_requests,
+        max_queued_documents=max_queued_documents, max_inflight_bytes=max_inflight_bytes, request_timeout=request_timeout,
+        max_body_seconds=max_body_seconds,
     )  # fmt: skip
 
     def load():

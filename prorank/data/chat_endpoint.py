@@ -7,14 +7,14 @@ comes back costs time, not answers.
 from __future__ import annotations
 
 import os
-import random
 import threading
 import time
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigError, DataError
-from ..utils.http import Connection, pauses, retry_after
+from ..utils.http import Connection
+from ..utils.http_retry import PatienceExhausted, RetryableFailure, RetryPolicy, retry, retry_after
 
 PASSING = {408, 409, 425, 429, 500, 502, 503, 504}  # statuses that a later try may not meet
 
@@ -55,36 +55,39 @@ class Endpoint:
     def ask(self, text: str) -> Reply:
         """The answer to a user's message. Raises DataError where the endpoint refuses it, or stays away for too long."""
         body = {"model": self.model, "messages": [{"role": "user", "content": text}], "stream": False, **self.more}
-        begin, waits = time.monotonic(), pauses(1.0, 60.0)
-        while True:
-            self._wait_until(self.open_at)
-            answer, reason = self._try(body)
-            if answer is not None and answer.status_code == 200:
-                return _reply(answer, self.url)
-            asked = 0.0 if answer is None else retry_after(answer.headers.get("retry-after")) or 0.0
-            wait = max(next(waits) * random.uniform(0.5, 1.0), asked + random.uniform(0, 0.5) if asked else 0.0)
-            if time.monotonic() - begin + wait > self.patience:
-                raise DataError(f"{self.connection.where}: no answer for {self.patience:.0f} seconds; last: {reason}")
-            with self.lock:
-                self.retries += 1
-                self.open_at = max(self.open_at, time.monotonic() + asked)
-            self._wait_until(time.monotonic() + wait)
+        try:
+            answer = retry(lambda: self._try(body), RetryPolicy(self.patience, 1.0, 60.0, jitter=True), self._wait)
+        except PatienceExhausted as error:
+            message = f"{self.connection.where}: no answer for {self.patience:.0f} seconds; last: {error.failure.reason}"
+            raise DataError(message) from None
+        return _reply(answer, self.url)
 
-    def _try(self, body: dict[str, Any]) -> tuple[Any, str]:
-        """(the answer or None, why it is no success). Raises DataError for what another try would not change."""
+    def _try(self, body: dict[str, Any]) -> Any:
+        """Return the response of one attempt, or a RetryableFailure. Raises DataError for what another attempt would not change."""
+        self._wait_until(self.open_at)
         try:
             answer = self.connection.request("POST", json=body)
         except self.connection.failures as error:
             reason = self.connection.explain(error)
-            if self.connection.is_lasting(error):
+            if self.connection.is_permanent(error):
                 raise DataError(f"{self.url}: {reason}") from error
-            return None, reason
+            return RetryableFailure(reason)
         status = answer.status_code
+        if status == 200:
+            return answer
         reason = f"status {status}: {' '.join(answer.text[:200].split())}"
-        if status != 200 and status not in PASSING:
+        if status not in PASSING:
             by_proxy = self.connection.refused_by_proxy(status)
             raise DataError(f"{self.connection.where}: {by_proxy or reason + _hint(status)}")
-        return answer, reason
+        return RetryableFailure(reason, retry_after(answer.headers.get("retry-after")) or 0.0, status)
+
+    def _wait(self, seconds: float, failure: RetryableFailure) -> None:
+        """Wait before the next attempt; a wait that the server asks for holds back all threads."""
+        now = time.monotonic()
+        with self.lock:
+            self.retries += 1
+            self.open_at = max(self.open_at, now + failure.retry_after)
+        self._wait_until(now + seconds)
 
     def stop(self) -> None:
         """End all waiting: questions under way may still be answered, none is tried again."""

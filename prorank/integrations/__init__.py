@@ -1,4 +1,4 @@
-"""Rerankers for the frameworks, one file each: LangChain, LlamaIndex, Haystack, MTEB, sentence-transformers, rerankers.
+"""Rerankers for other frameworks, one module each: LangChain, LlamaIndex, Haystack, MTEB, sentence-transformers, rerankers.
 
-Nothing here is imported before it is asked for, so a framework that is not installed is not missed.
+Import the module you need. This package imports none of them, so the other frameworks need not be installed.
 """

@@ -1,7 +1,7 @@
 """Haystack: a ranker component.
 
-Documents of one id are ranked once, as Haystack's own rankers do; they come back as copies with `score` (log-odds), and
-those that were given stay as they are.
+Documents with the same id are ranked once, as in Haystack's own rankers. The results are copies with `score` (log-odds); the
+input documents are not changed.
 """
 
 import threading
@@ -12,57 +12,57 @@ from ..checkpoints.default_model import DEFAULT
 from ..errors import extra
 from ..rank.documents import Hit
 from ..reranker import Reranker
-from .shared import Model, reranker_of
+from .shared import ModelOrReranker, as_reranker
 
 with extra("haystack"):
     from haystack import Document, component, default_from_dict, default_to_dict
 
 
-_WARMING_UP = threading.Lock()  # of all components: a component itself is copied and pickled, which locks are not
+_LOAD_LOCK = threading.Lock()  # shared by all components, because components are copied and pickled and a lock cannot be
 
 
 @component
-class ProRankRanker:
+class ProRankSimilarityRanker:
     """Orders documents by relevance, best first; equal scores keep their order.
 
     Args:
-        model: a Reranker, or a checkpoint as Reranker takes it, which is loaded when it is first needed.
-        top_k: documents to keep; all by default.
-        score_threshold: leave out documents whose log-odds are below.
-        instruction: what to look for, in place of the prompt's default.
-        meta_fields_to_embed: metadata to put before a document's content, a line each.
-        options: of Reranker, where `model` names a checkpoint: {"dtype": "int8"}.
+        model: a Reranker, or a checkpoint as Reranker accepts it, which is loaded on first use.
+        top_k: number of documents to return; all by default.
+        score_threshold: lowest log-odds of a returned document.
+        instruction: what to look for; replaces the instruction of the prompt.
+        meta_fields_to_embed: metadata fields that are read before a document's content, one per line.
+        options: arguments of Reranker if `model` is a checkpoint, such as {"dtype": "int8"}.
 
     Raises:
-        ValueError: top_k is not above 0.
+        ValueError: `top_k` is not a whole number above 0.
     """
 
     def __init__(
         self,
-        model: Model = DEFAULT,
+        model: ModelOrReranker = DEFAULT,
         top_k: int | None = None,
         score_threshold: float | None = None,
         instruction: str | None = None,
         meta_fields_to_embed: list[str] | None = None,
         options: dict[str, Any] | None = None,
     ) -> None:
-        _check(top_k)
+        _check_top_k(top_k)
         self.model, self.top_k, self.score_threshold, self.instruction = model, top_k, score_threshold, instruction
         self.meta_fields_to_embed, self.options = meta_fields_to_embed or [], options or {}
         self._reranker: Reranker | None = None
 
     def warm_up(self) -> None:
-        """Load the model, once, however many requests come first."""
-        self._loaded()
+        """Load the model. Concurrent calls load it once."""
+        self._load()
 
-    def _loaded(self) -> Reranker:
-        with _WARMING_UP:
+    def _load(self) -> Reranker:
+        with _LOAD_LOCK:
             if self._reranker is None:
-                self._reranker = reranker_of(self.model, self.options)
+                self._reranker = as_reranker(self.model, self.options)
             return self._reranker
 
     def to_dict(self) -> dict[str, Any]:
-        """Settings as a dictionary, for pipelines in YAML; a Reranker is named by its checkpoint."""
+        """Return the settings as a dictionary, for pipelines in YAML. A Reranker is saved as the name of its checkpoint."""
         model = self.model.name if isinstance(self.model, Reranker) else str(self.model)
         return default_to_dict(
             self, model=model, top_k=self.top_k, score_threshold=self.score_threshold, instruction=self.instruction,
@@ -70,47 +70,60 @@ class ProRankRanker:
         )  # fmt: skip
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "ProRankRanker":
-        """The component of such a dictionary."""
+    def from_dict(cls, data: dict[str, Any]) -> "ProRankSimilarityRanker":
+        """Make the component from the dictionary of `to_dict`."""
         return default_from_dict(cls, data)
 
     @component.output_types(documents=list[Document])
     def run(
         self, query: str, documents: list[Document], top_k: int | None = None, score_threshold: float | None = None
     ) -> dict[str, list[Document]]:
-        """{"documents": those that are kept, in order}; arguments go before the component's own settings."""
-        unique, how = self._asked(documents, top_k, score_threshold)
-        return _found(unique, self._loaded().rank(query, self._texts(unique), **how) if unique else [])
+        """Rank documents by relevance to a query.
+
+        Args:
+            query: a text that is not empty.
+            documents: documents to rank.
+            top_k, score_threshold: replace the component's settings for this call.
+
+        Returns:
+            {"documents": the returned documents, best first}.
+        """
+        unique, options = self._prepare(documents, top_k, score_threshold)
+        return _scored_copies(unique, self._load().rank(query, self._texts(unique), **options) if unique else [])
 
     @component.output_types(documents=list[Document])
     async def run_async(
         self, query: str, documents: list[Document], top_k: int | None = None, score_threshold: float | None = None
     ) -> dict[str, list[Document]]:
-        """As `run`, off the event loop."""
-        unique, how = self._asked(documents, top_k, score_threshold)
-        return _found(unique, await self._loaded().arank(query, self._texts(unique), **how) if unique else [])
+        """Do what `run` does, without blocking the event loop."""
+        unique, options = self._prepare(documents, top_k, score_threshold)
+        return _scored_copies(unique, await self._load().arank(query, self._texts(unique), **options) if unique else [])
 
-    def _asked(self, documents: list[Document], top_k: int | None, least: float | None) -> tuple[list[Document], dict[str, Any]]:
-        """(documents of different ids, options of `rank`)."""
-        _check(top_k)
+    def _prepare(
+        self, documents: list[Document], top_k: int | None, score_threshold: float | None
+    ) -> tuple[list[Document], dict[str, Any]]:
+        """Return the documents without repeated ids, and the options of `rank`."""
+        _check_top_k(top_k)
         self.warm_up()
-        how = {
+        options = {
             "top_k": self.top_k if top_k is None else top_k,
-            "min_score": self.score_threshold if least is None else least,
+            "min_score": self.score_threshold if score_threshold is None else score_threshold,
             "instruction": self.instruction,
         }
-        return list({document.id: document for document in documents}.values()), how
+        return list({document.id: document for document in documents}.values()), options
 
     def _texts(self, documents: list[Document]) -> list[str]:
-        fields = [[document.meta.get(name) for name in self.meta_fields_to_embed] for document in documents]
-        return ["\n".join([*map(str, filter(None, some)), document.content or ""]) for some, document in zip(fields, documents)]
+        return ["\n".join([*self._meta_values(document), document.content or ""]) for document in documents]
+
+    def _meta_values(self, document: Document) -> list[str]:
+        return [str(value) for name in self.meta_fields_to_embed if (value := document.meta.get(name))]
 
 
-def _check(top_k: int | None) -> None:
+def _check_top_k(top_k: int | None) -> None:
     if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
         raise ValueError(f"top_k must be above 0 and whole, not {top_k!r}; leave it out to get all documents")
 
 
-def _found(documents: list[Document], hits: list[Hit]) -> dict[str, list[Document]]:
-    """Copies of the documents that were hit, in the hits' order."""
+def _scored_copies(documents: list[Document], hits: list[Hit]) -> dict[str, list[Document]]:
+    """Return copies of the documents with their scores, in the order of the hits."""
     return {"documents": [replace(documents[hit.index], score=hit.score) for hit in hits]}

@@ -1,7 +1,6 @@
-"""LangChain: a document compressor, for retrievers and by itself.
+"""LangChain: a document compressor, for retrievers or on its own.
 
-Documents come back as copies with `relevance_score` (log-odds) in their metadata; those that were given stay as they
-are.
+The results are copies with `relevance_score` (log-odds) in their metadata; the input documents are not changed.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from ..checkpoints.default_model import DEFAULT
 from ..errors import extra
 from ..rank.documents import Hit
 from ..reranker import Reranker
-from .shared import reranker_of
+from .shared import as_reranker
 
 with extra("langchain"):
     from langchain_core.callbacks import Callbacks
@@ -25,11 +24,11 @@ class ProRankCompressor(BaseDocumentCompressor):
     """Orders documents by relevance, best first; equal scores keep their order.
 
     Args:
-        model: a Reranker, or a checkpoint as Reranker takes it.
-        top_n: documents to keep; all by default.
-        min_score: leave out documents whose log-odds are below.
-        instruction: what to look for, in place of the prompt's default.
-        options: of Reranker, where `model` names a checkpoint: {"dtype": "int8"}.
+        model: a Reranker, or a checkpoint as Reranker accepts it.
+        top_n: number of documents to return; all by default.
+        min_score: lowest log-odds of a returned document.
+        instruction: what to look for; replaces the instruction of the prompt.
+        options: arguments of Reranker if `model` is a checkpoint, such as {"dtype": "int8"}.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
@@ -42,21 +41,21 @@ class ProRankCompressor(BaseDocumentCompressor):
 
     def model_post_init(self, context: Any) -> None:
         """Load the model."""
-        self._reranker = reranker_of(self.model, self.options)
+        self._reranker = as_reranker(self.model, self.options)
 
     def compress_documents(self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None) -> list[Document]:
-        """The documents in order. Raises DataError for an empty query."""
+        """Return the documents, best first. Raises DataError for an empty query."""
         documents = list(documents)
-        return _found(documents, self._reranker.rank(query, _texts(documents), **self._how()))
+        return _scored_copies(documents, self._reranker.rank(query, _texts(documents), **self._rank_options()))
 
     async def acompress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
     ) -> list[Document]:
-        """As `compress_documents`, off the event loop."""
+        """Do what `compress_documents` does, without blocking the event loop."""
         documents = list(documents)
-        return _found(documents, await self._reranker.arank(query, _texts(documents), **self._how()))
+        return _scored_copies(documents, await self._reranker.arank(query, _texts(documents), **self._rank_options()))
 
-    def _how(self) -> dict[str, Any]:
+    def _rank_options(self) -> dict[str, Any]:
         return {"top_k": self.top_n, "min_score": self.min_score, "instruction": self.instruction}
 
 
@@ -64,7 +63,10 @@ def _texts(documents: Sequence[Document]) -> list[str]:
     return [document.page_content for document in documents]
 
 
-def _found(documents: Sequence[Document], hits: list[Hit]) -> list[Document]:
-    """Copies of the documents that were hit, in the hits' order."""
-    rated = [(documents[hit.index], {"relevance_score": hit.score}) for hit in hits]
-    return [document.model_copy(update={"metadata": {**document.metadata, **score}}) for document, score in rated]
+def _scored_copies(documents: Sequence[Document], hits: list[Hit]) -> list[Document]:
+    """Return copies of the documents with their scores, in the order of the hits."""
+    return [_scored_copy(documents[hit.index], hit.score) for hit in hits]
+
+
+def _scored_copy(document: Document, score: float) -> Document:
+    return document.model_copy(update={"metadata": {**document.metadata, "relevance_score": score}})

@@ -1,46 +1,46 @@
 """MTEB: a checkpoint as the benchmark's cross-encoder.
 
-The revision is the model's fingerprint, so results that MTEB keeps never belong to other weights or another prompt.
+Its revision is the model's fingerprint, so results in MTEB's cache never belong to other weights or another prompt.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..checkpoints.default_model import DEFAULT
 from ..errors import extra
-from .shared import Model, reranker_of
+from .shared import ModelOrReranker, as_reranker
 
 with extra("mteb"):
     from mteb.models.model_meta import ModelMeta
 
 
 class ProRankCrossEncoder:
-    """What `mteb.evaluate` takes: one score a pair.
+    """A model for `mteb.evaluate` that scores (query, document) pairs.
 
     Args:
-        model_name: a Reranker, or a checkpoint as Reranker takes it.
-        revision: what results are kept under; the model's fingerprint by default.
-        device: of the model.
-        name: "owner/name" to report; by default made of the checkpoint's.
-        options: of Reranker, where `model_name` names a checkpoint.
+        model_name: a Reranker, or a checkpoint as Reranker accepts it.
+        revision: the revision that results are stored under; the model's fingerprint by default.
+        device: device of the model.
+        name: "owner/name" to report; by default derived from the name of the checkpoint.
+        options: arguments of Reranker if `model_name` is a checkpoint.
     """
 
     def __init__(
         self,
-        model_name: Model = DEFAULT,
+        model_name: ModelOrReranker = DEFAULT,
         revision: str | None = None,
         device: str | None = None,
         name: str | None = None,
         **options: Any,
     ) -> None:
-        self.reranker = reranker_of(model_name, options | ({"device": device} if device else {}))
+        self.reranker = as_reranker(model_name, options | ({"device": device} if device else {}))
         self.mteb_model_meta = ModelMeta.create_empty(
             overwrites={
-                "name": name or _name(self.reranker.name),
+                "name": name or model_id(self.reranker.name),
                 "revision": revision or (self.reranker.fingerprint or "in_memory")[:16],
                 "n_parameters": sum(weight.numel() for weight in self.reranker.model.parameters()),
                 "max_tokens": self.reranker.prompt.longest,
@@ -51,25 +51,41 @@ class ProRankCrossEncoder:
         )
 
     def predict(self, inputs1: Any, inputs2: Any, **_: Any) -> np.ndarray:
-        """Log-odds fp32 [n] of aligned queries (`inputs1`) and documents (`inputs2`), both loaders of batches with "text". A
-        query's "instruction" goes where the prompt has its place. Batches are chosen by tokens, whatever `batch_size` says."""
-        rows = [row for batch in inputs1 for row in _rows(batch)]
+        """Score aligned queries and documents.
+
+        Args:
+            inputs1: loader of batches of queries with "text", and optionally "query" and "instruction".
+            inputs2: loader of batches of documents with "text".
+            _: ignored, `batch_size` among them; batches are chosen by tokens.
+
+        Returns:
+            Log-odds, fp32 [n].
+        """
+        queries = [query for batch in inputs1 for query in _queries(batch)]
         documents = [text for batch in inputs2 for text in batch["text"]]
-        out = np.empty(len(rows), np.float32)
-        for instruction in dict.fromkeys(told for _, told in rows):
-            some = [i for i, (_, told) in enumerate(rows) if told == instruction]
-            out[some] = self.reranker.score([(rows[i][0], documents[i]) for i in some], instruction)
-        return out
+        scores = np.empty(len(queries), np.float32)
+        for instruction in dict.fromkeys(query.instruction for query in queries):
+            same = [i for i, query in enumerate(queries) if query.instruction == instruction]
+            scores[same] = self.reranker.score([(queries[i].text, documents[i]) for i in same], instruction)
+        return scores
 
 
-def _rows(batch: dict[str, list]) -> list[tuple[str, str | None]]:
-    """(query, instruction if it has one) of a batch; "text" of a query has its instruction behind it, "query" has not."""
-    queries = batch.get("query") or batch["text"]
-    return list(zip(queries, [told or None for told in batch.get("instruction") or [None] * len(queries)]))
+class InstructedQuery(NamedTuple):
+    """A query, and the instruction of its task if there is one."""
+
+    text: str
+    instruction: str | None
 
 
-def _name(model: str) -> str:
-    """ "owner/name" of a hub id as it is, of a folder made from its last name that says something."""
+def _queries(batch: dict[str, list]) -> list[InstructedQuery]:
+    """Return the queries of a batch. "query" is read if present, because "text" ends with the instruction."""
+    texts = batch.get("query") or batch["text"]
+    instructions = batch.get("instruction") or [None] * len(texts)
+    return [InstructedQuery(text, instruction or None) for text, instruction in zip(texts, instructions)]
+
+
+def model_id(model: str) -> str:
+    """Return "owner/name": the id of a hub model, or "prorank/" and the name of a local folder (its parent's for "model")."""
     if model.count("/") == 1 and not Path(model).exists():
         return model
     path = Path(model)

@@ -1,6 +1,6 @@
-"""The package `rerankers`: a ranker whose results have its shape.
+"""The package `rerankers`: a ranker that returns its RankedResults.
 
-Results come best first and keep the documents' own ids and metadata; ids are places in the input where none are given.
+Results come best first and keep the ids and metadata of the documents. Documents without ids get their index in the input.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from ..checkpoints.default_model import DEFAULT
 from ..errors import extra
 from ..rank.documents import Hit
 from ..rank.validation import items
-from .shared import Model, reranker_of
+from .shared import ModelOrReranker, as_reranker
 
 with extra("rerankers"):
     from rerankers.documents import Document
@@ -21,38 +21,45 @@ with extra("rerankers"):
 
 
 class ProRankRanker(BaseRanker):
-    """`rank` as every ranker of that package has it. Scores are log-odds.
+    """A ranker with the methods of all rankers of that package. Scores are log-odds.
 
     Args:
-        model_name_or_path: a Reranker, or a checkpoint as Reranker takes it.
-        verbose: taken for that package's sake; nothing is printed.
-        options: of Reranker, where a checkpoint is named.
+        model_name_or_path: a Reranker, or a checkpoint as Reranker accepts it.
+        verbose: ignored; nothing is printed.
+        options: arguments of Reranker if a checkpoint is named.
     """
 
-    def __init__(self, model_name_or_path: Model = DEFAULT, verbose: int = 0, **options: Any) -> None:
-        self.reranker, self.verbose = reranker_of(model_name_or_path, options), verbose
+    def __init__(self, model_name_or_path: ModelOrReranker = DEFAULT, verbose: int = 0, **options: Any) -> None:
+        self.reranker, self.verbose = as_reranker(model_name_or_path, options), verbose
 
     def score(self, query: str, doc: str) -> float:
-        """The score of one document."""
+        """Return the score of one document."""
         return float(self.reranker.score([(query, doc)])[0])
 
     def rank(
         self, query: str, docs: Any, doc_ids: list[str] | list[int] | None = None, metadata: list[dict] | None = None
     ) -> RankedResults:
-        """Texts or Documents of that package in order, as RankedResults."""
-        prepared = _prepared(docs, doc_ids, metadata)
+        """Rank documents by relevance to a query.
+
+        Args:
+            query: a text that is not empty.
+            docs: texts, or Documents of that package.
+            doc_ids: ids of the documents; by default their index.
+            metadata: metadata of the documents.
+        """
+        prepared = _prepare(docs, doc_ids, metadata)
         return _results(query, prepared, self.reranker.rank(query, [doc.text for doc in prepared]))
 
     async def rank_async(
         self, query: str, docs: Any, doc_ids: list[str] | list[int] | None = None, metadata: list[dict] | None = None
     ) -> RankedResults:
-        """As `rank`, off the event loop."""
-        prepared = _prepared(docs, doc_ids, metadata)
+        """Do what `rank` does, without blocking the event loop."""
+        prepared = _prepare(docs, doc_ids, metadata)
         return _results(query, prepared, await self.reranker.arank(query, [doc.text for doc in prepared]))
 
 
-def _prepared(docs: Any, doc_ids: Any, metadata: Any) -> list[Document]:
-    """Documents of that package, by its own rules, which know lists alone, and no empty ones."""
+def _prepare(docs: Any, doc_ids: Any, metadata: Any) -> list[Document]:
+    """Return Documents of that package, made by its own function, which accepts lists only, and no empty ones."""
     docs = docs if isinstance(docs, (str, Document)) else items(docs, "docs")
     return prep_docs(docs, doc_ids, metadata) if docs else []
 

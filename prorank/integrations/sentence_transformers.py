@@ -1,7 +1,7 @@
-"""sentence-transformers: a Reranker with the face of its CrossEncoder, for evaluators, miners and other code that takes one.
+"""sentence-transformers: a Reranker with the interface of CrossEncoder, for evaluators, hard-negative mining and other code.
 
-A checkpoint saved by ProRank loads in the real CrossEncoder as it is; this class adds the engine for CPUs, adapters,
-GGUF files and documents cut where the prompt says.
+The real CrossEncoder loads checkpoints of ProRank as well. This class adds the CPU engine, adapters, GGUF files, and documents
+truncated as the prompt says.
 """
 
 from __future__ import annotations
@@ -15,33 +15,37 @@ import torch
 from ..checkpoints.default_model import DEFAULT
 from ..errors import ConfigError, nearest
 from ..rank.validation import RankOptions, items
-from .shared import Model, reranker_of
+from .shared import ModelOrReranker, as_reranker
 
 
-class NoCard:
-    """Where evaluators leave their figures for a model card, which there is none of here; they return them, too."""
+class NoModelCard:
+    """Takes the metrics that evaluators store for a model card, and drops them. Evaluators also return their metrics."""
 
     def set_evaluation_metrics(self, *_: Any) -> None:
-        """Forget them."""
+        """Drop the metrics."""
 
 
 class CrossEncoder:
-    """`predict` and `rank` as in sentence_transformers.CrossEncoder. Scores are log-odds.
+    """`predict` and `rank` of sentence_transformers.CrossEncoder. Scores are log-odds.
 
     Args:
-        model: a Reranker, or a checkpoint as Reranker takes it.
+        model: a Reranker, or a checkpoint as Reranker accepts it.
         prompts: instructions by name, for `prompt_name`.
-        activation_fn: what scores go through, such as torch.nn.Sigmoid(); nothing by default.
-        options: of Reranker, where `model` names a checkpoint.
+        activation_fn: applied to scores, such as torch.nn.Sigmoid(); none by default.
+        options: arguments of Reranker if `model` is a checkpoint.
     """
 
     num_labels = 1
 
     def __init__(
-        self, model: Model = DEFAULT, prompts: dict[str, str] | None = None, activation_fn: Callable | None = None, **options: Any
+        self,
+        model: ModelOrReranker = DEFAULT,
+        prompts: dict[str, str] | None = None,
+        activation_fn: Callable | None = None,
+        **options: Any,
     ) -> None:
-        self.reranker, self.prompts = reranker_of(model, options), prompts or {}
-        self.activation_fn, self.model_card_data = activation_fn or torch.nn.Identity(), NoCard()
+        self.reranker, self.prompts = as_reranker(model, options), prompts or {}
+        self.activation_fn, self.model_card_data = activation_fn or torch.nn.Identity(), NoModelCard()
 
     def predict(
         self,
@@ -56,20 +60,31 @@ class CrossEncoder:
         convert_to_tensor: bool = False,
         **more: Any,
     ) -> np.ndarray | torch.Tensor | list[torch.Tensor] | np.float32:
-        """Scores of (query, document) pairs in their order, fp32 [n]; of a single pair one score.
+        """Score (query, document) pairs.
 
-        `prompt` is the instruction. Batches are chosen by tokens, whatever `batch_size` says; one logit has no softmax. Raises
-        ConfigError for options that have no meaning here, such as a pool of processes.
+        Args:
+            inputs: pairs, or a single pair.
+            prompt_name: name of an instruction in `prompts`.
+            prompt: the instruction.
+            batch_size, show_progress_bar, apply_softmax: ignored. Batches are chosen by tokens, and one logit has no softmax.
+            activation_fn: replaces the activation of the constructor.
+            convert_to_numpy, convert_to_tensor: type of the result; a list of tensors if both are False.
+
+        Returns:
+            Scores in input order, fp32 [n]; a scalar for a single pair.
+
+        Raises:
+            ConfigError: an option has no meaning here, such as a pool of processes.
         """
         for key in (key for key, value in more.items() if value is not None):
             raise ConfigError(f"predict: '{key}' has no meaning for a Reranker; leave it out")
-        given = items(inputs, "inputs")
-        single = len(given) > 0 and isinstance(given[0], str)
-        pairs: list[Any] = [given] if single else given
+        elements = items(inputs, "inputs")
+        single = len(elements) > 0 and isinstance(elements[0], str)
+        pairs: list[Any] = [elements] if single else elements
         scores = torch.from_numpy(self.reranker.score(pairs, self._instruction(prompt_name, prompt)))
         scores = (activation_fn or self.activation_fn)(scores)
-        out = scores if convert_to_tensor else scores.numpy() if convert_to_numpy else list(scores)
-        return out[0] if single else out
+        result = scores if convert_to_tensor else scores.numpy() if convert_to_numpy else list(scores)
+        return result[0] if single else result
 
     def rank(
         self,
@@ -81,13 +96,16 @@ class CrossEncoder:
         prompt: str | None = None,
         **more: Any,
     ) -> list[dict[str, Any]]:
-        """[{"corpus_id", "score", "text" if asked for}], best first; equal scores keep the order of the input."""
-        documents, kept = items(documents, "documents"), RankOptions(top_k).top_k
+        """Return [{"corpus_id", "score"}], best first, with "text" if `return_documents`; equal scores keep the input order.
+
+        Args: see `predict`; `top_k`: number of hits, all by default.
+        """
+        documents, num_hits = items(documents, "documents"), RankOptions(top_k).top_k
         pairs = [(query, document) for document in documents]
         scores: list[float] = torch.as_tensor(self.predict(pairs, prompt_name, prompt, **more)).tolist()
         order = sorted(range(len(scores)), key=lambda i: -scores[i])
         texts = [{"text": document} if return_documents else {} for document in documents]
-        return [{"corpus_id": i, "score": scores[i], **texts[i]} for i in order[:kept]]
+        return [{"corpus_id": i, "score": scores[i], **texts[i]} for i in order[:num_hits]]
 
     def _instruction(self, name: str | None, prompt: str | None) -> str | None:
         if prompt is not None or name is None:

@@ -1,6 +1,6 @@
-"""What all integrations do alike: take a Reranker or make one.
+"""What all integrations share: they accept a Reranker or the name of a checkpoint.
 
-One Reranker can serve several of them at once; its calls take turns.
+Several integrations can share one Reranker; its calls take turns.
 """
 
 from __future__ import annotations
@@ -11,12 +11,20 @@ from typing import Any
 from ..errors import ConfigError
 from ..reranker import Reranker
 
-Model = str | Path | Reranker
+ModelOrReranker = str | Path | Reranker
 
 
-def reranker_of(model: Model, options: dict[str, Any]) -> Reranker:
-    """The Reranker itself, or the one of a checkpoint's name with these options. Raises ConfigError for options of a Reranker that
-    is there already; what Reranker raises."""
+def as_reranker(model: ModelOrReranker, options: dict[str, Any]) -> Reranker:
+    """Return a Reranker as it is, or load the one of a checkpoint.
+
+    Args:
+        model: a Reranker, or a checkpoint as Reranker accepts it.
+        options: arguments of Reranker, for a checkpoint only.
+
+    Raises:
+        ConfigError: options for a Reranker that already exists.
+        ModelError: the checkpoint cannot be loaded; see `Reranker`.
+    """
     if not isinstance(model, Reranker):
         return Reranker(model, **options)
     if options:

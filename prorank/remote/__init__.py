@@ -1,1 +1,1 @@
-
+"""Ranking by a rerank server instead of a local model."""

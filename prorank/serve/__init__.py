@@ -1,6 +1,6 @@
-"""`prorank serve`: one HTTP server that speaks the rerank dialects of TEI, Jina, Cohere and vLLM.
+"""`prorank serve`: one HTTP server for the rerank dialects of TEI, Jina, Cohere and vLLM.
 
-What the extra `serve` brings is looked for here, once, so everything below may take it for granted.
+The optional packages of the extra `serve` are checked here, once. All modules below can import them without a guard.
 """
 
 from ..errors import extra

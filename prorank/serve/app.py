@@ -1,52 +1,47 @@
-"""The HTTP application: routes, keys, the path of a request from its bytes to its answer.
+"""The HTTP application: routes, keys, and the path of a request from its bytes to its answer.
 
-Whatever goes wrong is answered in the dialect of the path, with a message that quotes nothing of the request, and no
-trace of ours.
+Every error is answered in the dialect of the path. Its message quotes nothing of the request and contains no traceback.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hmac
-import math
-import time
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
 from .. import __version__
-from . import info_routes, openapi, parsing
+from . import openapi
 from .dialects import Dialect, cohere, jina, tei, vllm
-from .logs import failure, log
-from .messages import Answer, RequestError
-from .responses import headers_of, json_response, refusal
-from .service import Service
+from .info_routes import add_info_routes
+from .messages import RequestError
+from .rerank_route import RerankRoute
+from .service import Service, ServiceState
 
-FORMS: dict[str, tuple[Dialect, ...]] = {
+DIALECTS: dict[str, tuple[Dialect, ...]] = {
     "/rerank": (tei.RERANK, vllm.RERANK),
     "/v1/rerank": (jina.RERANK,),
     "/v2/rerank": (cohere.RERANK,),
     "/score": (vllm.SCORE,),
     "/v1/score": (vllm.SCORE,),
 }
+HTTP_ERRORS = {404: "no such path; the paths are listed at /docs", 405: "this path does not support this method"}
 
 
 def create_app(service: Service, key: str | None = None, origins: Sequence[str] = (), names: Sequence[str] = ()) -> FastAPI:
-    """The application of a service.
+    """Make the application of a service.
 
     Args:
-        service: started and stopped with the application.
-        key: what clients have to send as `Authorization: Bearer KEY`; None asks for none.
-        origins: that browsers may call from; none by default.
-        names: that clients may call the model, besides the service's own.
+        service: started and stopped together with the application.
+        key: clients must send it as `Authorization: Bearer KEY`; None allows everybody.
+        origins: origins that browsers may call from; none by default.
+        names: further names of the model that clients may use.
     """
 
     @asynccontextmanager
@@ -58,143 +53,74 @@ def create_app(service: Service, key: str | None = None, origins: Sequence[str] 
 
     app = FastAPI(title="ProRank", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.service = service
-    known = {service.name, *names}
-
-    def endpoint(path: str) -> Callable[[Request], Awaitable[Response]]:
-        async def rerank(request: Request) -> Response:
-            return await _answered(request, FORMS[path], service, key, known)
-
-        return rerank
-
-    for path in FORMS:
-        app.post(path, **openapi.operation(path, FORMS[path], service.limits))(endpoint(path))
-    info_routes.add(app, service, lambda request: check_key(request, key))
-    add_head(app)
-    app.exception_handler(HTTPException)(_http_error)
-    openapi.complete(app, FORMS, service.limits)
-    service.metrics.at_work.set_function(lambda: service.room.requests)
-    service.metrics.waiting.set_function(lambda: service.room.documents)
-    service.metrics.ready.set_function(lambda: service.state == "ready")
+    check_request = lambda request: check_key(request, key)  # noqa: E731
+    for path, dialects in DIALECTS.items():
+        route = RerankRoute(service, dialects, check_request, {service.name, *names})
+        app.post(path, **openapi.route_options(path, dialects, service.limits))(_endpoint(route))
+    add_info_routes(app, service, check_request)
+    _add_head_methods(app)
+    app.exception_handler(HTTPException)(_answer_http_error)
+    openapi.install_schema(app, DIALECTS, service.limits)
+    _connect_gauges(service)
     if origins:
-        headers = ["authorization", "content-type", "x-request-timeout"]
-        methods = ["GET", "HEAD", "POST"]
-        app.add_middleware(CORSMiddleware, allow_origins=list(origins), allow_methods=methods, allow_headers=headers)
+        _allow_origins(app, origins)
     return app
 
 
 def check_key(request: Request, key: str | None) -> None:
-    """Raise Refused unless the request brings the key; compared in a time that does not tell how much of it is right."""
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    if key and not (scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), key.encode())):
+    """Raise RequestError unless a request brings the key. The comparison takes the same time for every wrong key."""
+    scheme, _, value = request.headers.get("authorization", "").partition(" ")
+    if key and not (scheme.lower() == "bearer" and hmac.compare_digest(value.strip().encode(), key.encode())):
         raise RequestError("unauthorized", "a key is needed: send the header Authorization: Bearer KEY")
 
 
-async def _answered(request: Request, forms: tuple[Dialect, ...], service: Service, key: str | None, known: set[str]) -> Response:
-    """The answer to a request, or its refusal; counted and logged."""
-    begin, form = time.perf_counter(), forms[0]
-    told: dict[str, Any] = {"id": uuid.uuid4().hex}
-    try:
-        check_key(request, key)
-        service.check_ready()
-        with service.room.request() as held:
-            sent = await parsing.read(request, service.limits, held)
-            value = await parsing.parse(sent)
-            form = next((one for one in forms if any(name in value for name, _ in one.bodies)), forms[0])
-            await parsing.check_values(sent)
-            found, ask = await parsing.understand(value, form, service.limits)
-            told |= {"documents": ask.count, "characters": ask.characters}
-            if isinstance(found, vllm.VllmFields) and found.model and found.model not in known:
-                raise RequestError("model", f"The model is not served here; it is called {service.name}", "model")
-            held.take_documents(ask.count)
-            seconds = _seconds(request, service.limits.seconds)
-            answer = await _unless_gone(request, service.answer(ask, seconds, begin))
-        told |= {"tokens": answer.tokens, "truncated": sum(map(len, answer.cut))}
-        told |= {f"{stage}_ms": round(1000 * each, 1) for stage, each in answer.seconds.items()}
-        response = json_response(form.write(found, ask, answer, service.name, told["id"]), 200)
-        response.headers.update(headers_of(ask, answer, service))
-        if unknown := parsing.ignored(value, type(found)):
-            response.headers["x-prorank-ignored-fields"] = ",".join(unknown)
-            told["ignored_fields"] = len(unknown)
-    except ClientDisconnect:
-        service.metrics.dropped.labels("disconnect").inc()
-        response = Response(status_code=499)  # nobody reads it
-    except Exception as error:  # every one of them has to become an answer
-        if not isinstance(error, RequestError):
-            failure("request", error)
-            error = RequestError("failed", "the server failed on this request")
-        response = refusal(error, form, service)
-        await parsing.discard(request)
-        told["refused"] = error.kind
-    response.headers["x-request-id"] = told["id"]
-    _count(request, response, service, begin, told)
-    return response
+def _endpoint(route: RerankRoute) -> Callable[[Request], Awaitable[Response]]:
+    """Return a function of its own: FastAPI reads the parameters of an endpoint from its signature."""
+
+    async def rerank(request: Request) -> Response:
+        return await route.respond(request)
+
+    return rerank
 
 
-async def _unless_gone(request: Request, work: Awaitable[Answer]) -> Answer:
-    """What the work comes to; it is cancelled, and ClientDisconnect raised, when the client goes."""
-
-    async def gone() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    task, watch = asyncio.ensure_future(work), asyncio.ensure_future(gone())
-    try:
-        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise ClientDisconnect
-    finally:
-        task.cancel()
-        watch.cancel()
+def _connect_gauges(service: Service) -> None:
+    metrics, admission = service.metrics, service.admission
+    metrics.requests_at_work.set_function(lambda: admission.requests)
+    metrics.documents_waiting.set_function(lambda: admission.documents)
+    metrics.ready.set_function(lambda: service.state is ServiceState.READY)
 
 
-def _seconds(request: Request, most: float) -> float:
-    """The time that a request gives itself, within the server's own. Raises Refused."""
-    given = request.headers.get("x-request-timeout")
-    if given is None:
-        return most
-    try:
-        seconds = float(given)
-    except ValueError:
-        seconds = math.nan
-    if not 1 <= seconds < math.inf:
-        raise RequestError("invalid", "the header X-Request-Timeout must be a number of seconds, at least 1", "x-request-timeout")
-    return min(most, seconds)
+def _allow_origins(app: FastAPI, origins: Sequence[str]) -> None:
+    headers = ["authorization", "content-type", "x-request-timeout"]
+    methods = ["GET", "HEAD", "POST"]
+    app.add_middleware(CORSMiddleware, allow_origins=list(origins), allow_methods=methods, allow_headers=headers)
 
 
-async def _http_error(request: Request, error: HTTPException) -> Response:
-    """Unknown paths and methods, in the dialect of the path where it has one; OPTIONS is answered with the methods there are."""
+async def _answer_http_error(request: Request, error: HTTPException) -> Response:
+    """Answer unknown paths and methods in the dialect of the path, Jina's by default; answer OPTIONS with the allowed methods."""
     path, headers = request.url.path, {}
     if error.status_code == 405:
         methods = _methods(request.app, path)
         if request.method == "OPTIONS":
             return Response(status_code=204, headers={"allow": ", ".join(sorted({*methods, "OPTIONS"}))})
         headers["allow"] = ", ".join(sorted(methods))
-    form = FORMS.get(path, (jina.RERANK,))[0]
-    said = {404: "no such path; the paths are listed at /docs", 405: "this path does not take this method"}
-    refused = RequestError("invalid", said.get(error.status_code, "not possible"))
-    return Response(to_json(form.refuse(refused, error.status_code)), error.status_code, headers, "application/json")
+    dialect = DIALECTS.get(path, (jina.RERANK,))[0]
+    request_error = RequestError("invalid", HTTP_ERRORS.get(error.status_code, "this request is not possible"))
+    body = to_json(dialect.error_body(request_error, error.status_code))
+    return Response(body, error.status_code, headers, "application/json")
 
 
 def _routes(app: FastAPI) -> list[Route]:
-    """Those that a path and methods lead to."""
     return [route for route in app.routes if isinstance(route, Route)]
 
 
 def _methods(app: FastAPI, path: str) -> set[str]:
-    """Methods that a path takes."""
+    """Return the methods that a path allows."""
     return {method for route in _routes(app) if route.path == path for method in route.methods or ()}
 
 
-def add_head(app: FastAPI) -> None:
-    """Let every path that takes GET take HEAD, as HTTP wants it: the same headers, no body."""
+def _add_head_methods(app: FastAPI) -> None:
+    """Allow HEAD on every path that allows GET, as HTTP requires: the same headers without a body."""
     for route in _routes(app):
         if "GET" in (route.methods or ()) and "HEAD" not in _methods(app, route.path):
             app.add_api_route(route.path, route.endpoint, methods=["HEAD"], include_in_schema=False)
-
-
-def _count(request: Request, response: Response, service: Service, begin: float, told: dict[str, Any]) -> None:
-    path, seconds = request.url.path, time.perf_counter() - begin
-    service.metrics.requests.labels(path, response.status_code).inc()
-    service.metrics.seconds.labels(path).observe(seconds)
-    log("request", path=path, status=response.status_code, ms=round(1000 * seconds, 1), **told)

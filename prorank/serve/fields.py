@@ -1,7 +1,7 @@
-"""Field types that the dialects share, and the fields that we add to each.
+"""Field types that the dialects share, and the fields that this server adds to each dialect.
 
-Unknown fields are ignored and wrong types are refused, never converted: "3" is no number and 1 is no truth value; 3.0 is
-3, as in JSON it is.
+Unknown fields are ignored. Wrong types are refused, never converted: "3" is not a number and 1 is not a boolean. The exception is
+JSON's own: 3.0 is the integer 3.
 """
 
 from __future__ import annotations
@@ -13,81 +13,89 @@ from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
 
-def _whole(value: Any) -> Any:
+def _integer(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def undone(why: str) -> WrapValidator:
-    """Marks a field that asks for what is not done here; its type takes the values alone that ask for nothing."""
+def unsupported(message: str) -> WrapValidator:
+    """Mark a field of a feature that this server lacks. The field's type allows only the values that switch the feature off.
+
+    Args:
+        message: what the client is told for any other value.
+    """
 
     def check(value: Any, handler: Any) -> Any:
         try:
             return handler(value)
         except ValidationError:
-            raise PydanticCustomError("not_done", why) from None
+            raise PydanticCustomError("not_done", message) from None
 
     return WrapValidator(check)
 
 
-# Fields that clients send and that change no score here: taken with any value. docs/serve.md lists them.
+# Fields that clients send and that cannot change a score here. Any value is accepted. docs/serve.md lists them.
 HARMLESS = frozenset((
     "user", "priority", "request_id", "cache_salt", "padding", "mm_processor_kwargs", "media_io_kwargs", "encoding_format",
     "return_len", "model",
 ))  # fmt: skip
 Text = Annotated[str, Strict()]
 Flag = Annotated[bool, Strict()]
-Count = Annotated[int, Field(ge=0), Strict(), BeforeValidator(_whole)]
-CountOrAll = Annotated[int, Field(ge=-1), Strict(), BeforeValidator(_whole)]
-# What a blank query and an empty list are told is the dialect's to say, so these two are told to the document alone.
-# (Some patterns' \S takes the separators of ASCII and U+0085 for letters; to Python they are blanks.)
+Count = Annotated[int, Field(ge=0), Strict(), BeforeValidator(_integer)]
+CountOrAll = Annotated[int, Field(ge=-1), Strict(), BeforeValidator(_integer)]
+# Each dialect words its own error for a blank query and an empty list, so these two constraints appear in the OpenAPI schema only.
+# (Python counts the ASCII separators and U+0085 as whitespace, which \S in other regular expressions does not.)
 Query = Annotated[Text, Field(json_schema_extra={"minLength": 1, "pattern": r"[^\s\x1c-\x1f\x85]"})]
-MANY: JsonDict = {"minItems": 1}
-OWN_PROMPT = "the prompt is the checkpoint's own; use instruction, or leave it out"
+NON_EMPTY: JsonDict = {"minItems": 1}
+FIXED_PROMPT = "the prompt belongs to the checkpoint; use instruction, or leave the field out"
 
 
-class Body(BaseModel):
-    """A request."""
+class RequestBody(BaseModel):
+    """Base of all request models."""
 
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
 
 
-class Ours(Body):
-    """Fields of ours that every dialect takes."""
+class CommonFields(RequestBody):
+    """Fields that this server adds to every dialect."""
 
-    instruction: Text | None = Field(None, description="What to look for, in place of the prompt's own instruction.")
-    max_tokens_per_doc: Count | None = Field(None, description="Tokens read of a document; 0 or null: all there is room for.")
+    instruction: Text | None = Field(None, description="What to look for; replaces the instruction of the prompt.")
+    max_tokens_per_doc: Count | None = Field(None, description="Tokens to read of a document; 0 or null: as many as fit.")
     long_documents: Literal["truncate", "chunk"] | None = Field(
-        None, description='"chunk" reads a long document in overlapping parts; the best of them counts.'
+        None, description='"chunk" reads a long document in overlapping chunks; the best chunk gives its score.'
     )
-    raw_scores: Flag | None = Field(None, description="Answer with log-odds in place of 0..1.")
-    return_thoughts: Flag | None = Field(None, description="Answer with what a thinking model thought of each document.")
-    return_embeddings: Annotated[Literal[False] | None, undone("no embeddings are given here; leave it out")] = None
-    chat_template: Annotated[None, undone(OWN_PROMPT)] = None
-    chat_template_kwargs: Annotated[Annotated[dict[str, Any], Field(max_length=0)] | None, undone(OWN_PROMPT)] = None
-    score_threshold: Annotated[None, undone("no hits are left out by score here; leave out those below it in the answer")] = None
+    raw_scores: Flag | None = Field(None, description="Answer with log-odds instead of values in 0..1.")
+    return_thoughts: Flag | None = Field(None, description="Add the thoughts of a thinking model.")
+    return_embeddings: Annotated[Literal[False] | None, unsupported("this server returns no embeddings; leave the field out")] = (
+        None
+    )
+    chat_template: Annotated[None, unsupported(FIXED_PROMPT)] = None
+    chat_template_kwargs: Annotated[Annotated[dict[str, Any], Field(max_length=0)] | None, unsupported(FIXED_PROMPT)] = None
+    score_threshold: Annotated[None, unsupported("this server does not filter hits by score; filter them in the answer")] = None
 
 
-class NoSpans(Body):
-    """The setting of Cohere's spans that asks for none."""
+class NoSpans(RequestBody):
+    """The value of Cohere's `relevant_spans` that switches spans off."""
 
     mode: Literal["disabled"]
 
 
-class Ranked(Ours):
+class RankingFields(CommonFields):
     """Fields of the dialects that answer best first."""
 
-    top_n: Count | None = Field(None, description="Null, 0 or absent: all.")
+    top_n: Count | None = Field(None, description="Number of hits. Null, 0 or absent: all.")
     top_k: Count | None = Field(None, description="The same as top_n.")
     rank_fields: list[Text] | None = Field(
-        None, description="Fields of documents given as objects that are read, joined by blanks; title and text by default."
+        None, description="Fields to read of documents given as objects, joined by spaces; by default title and text."
     )
-    max_chunks_per_doc: Count | None = Field(None, description='Above 1: as long_documents "chunk", with so many parts at most.')
-    truncation: Flag | None = Field(None, description="false refuses texts that would be cut.")
-    relevant_spans: Annotated[NoSpans | None, undone("no spans are given here; leave it out")] = None
+    max_chunks_per_doc: Count | None = Field(
+        None, description='Above 1: like long_documents "chunk", with at most this number of chunks.'
+    )
+    truncation: Flag | None = Field(None, description="false refuses a request with a text that would be truncated.")
+    relevant_spans: Annotated[NoSpans | None, unsupported("no spans are returned by this server; leave the field out")] = None
 
 
-class TextDocument(Body):
-    """A document as an object; a title is read before the text, other fields where `rank_fields` names them."""
+class TextDocument(RequestBody):
+    """A document as an object. The title is read before the text; `rank_fields` names other fields to read."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -95,12 +103,12 @@ class TextDocument(Body):
     title: Text | None = None
 
 
-class OurHit(BaseModel):
-    """What a hit has besides in each dialect, where it was asked for."""
+class HitFields(BaseModel):
+    """Fields that this server adds to a hit of every dialect."""
 
     probability: float | None = Field(None, description="Only beside log-odds, of a calibrated model.")
-    thought: str | None = Field(None, description="Only where return_thoughts asked for it.")
-    thought_cut: bool | None = Field(None, description="Whether the thought was closed when its budget ran out.")
+    thought: str | None = Field(None, description="Only with return_thoughts.")
+    thought_cut: bool | None = Field(None, description="Whether the thought was stopped because its budget ran out.")
 
 
 class Usage(BaseModel):

@@ -1,7 +1,7 @@
-"""Warming up: requests of our own, before any others are taken, in the shapes that requests have.
+"""Warm-up: the server's own requests, before any others are accepted, in the shapes that real requests have.
 
-They take the path of every request: encoded in the encoder's thread, queued, batched and read in the model's thread. So memory,
-compute threads, compiled steps and the tokenizer's threads are there when the first client comes.
+They take the path of every request: encoded in the encoder's thread, queued, batched and scored in the model's thread. Memory,
+compute threads, compiled steps and the tokenizer's threads are therefore ready when the first client comes.
 """
 
 from __future__ import annotations
@@ -16,83 +16,106 @@ from pydantic_core import to_json
 from . import parsing
 from .dialects import jina
 from .limits import Limits
-from .logs import log
-from .messages import Answer, RerankQuery
+from .logs import log_event
+from .messages import Answer, QueryDocuments, RerankQuery
 
-SECONDS = 86_400.0  # a shape may take as long as it takes
+NO_TIME_LIMIT = 86_400.0  # seconds: a shape may take as long as it needs
+MAX_DOCUMENTS = 64
 QUERY = "what comes with the first request"
 WORDS = "some words to read before the first request comes "
 
 
 @dataclass(frozen=True)
-class Shape:
-    """Requests that are asked at the same time: numbers of documents, and words of each document."""
+class RequestShape:
+    """The size of a request: its number of documents, and the words of each."""
+
+    documents: int
+    words: int
+
+
+@dataclass(frozen=True)
+class WarmupShape:
+    """Requests that are sent at the same time."""
 
     name: str
-    requests: tuple[tuple[int, int], ...]
+    requests: tuple[RequestShape, ...]
 
 
-def shapes_of(reranker: Any, budget: int, longest: int) -> list[Shape]:
-    """The shapes to warm up.
+def warmup_shapes(reranker: Any, batch_size: int, longest: int) -> list[WarmupShape]:
+    """Return the shapes to warm up.
 
     Args:
-        budget: tokens of a batch.
-        longest: tokens of a prompt.
+        reranker: the model.
+        batch_size: tokens of a batch.
+        longest: tokens of the longest prompt.
 
     Returns:
-        Few and short ones where answers are written token by token: each costs seconds, and all have the same steps.
+        Few and short shapes for models that generate text: each costs seconds, and all run the same steps.
     """
-    shapes = [Shape("one short document", ((1, 5),)), Shape("two short documents", ((2, 9),))]
+    shapes = [_single("one short document", 1, 5), _single("two short documents", 2, 9)]
     if reranker.thinks:
         return shapes
     if reranker.lists:
-        return [*shapes, Shape("ten short documents", ((10, 9),))]
-    many = max(1, min(budget // longest + 1, 64))
-    return shapes + [
-        Shape("ten documents", ((10, 40),)),
-        Shape("three requests at once", ((2, 20), (3, 40), (4, 20))),
-        Shape(f"{many} documents of {longest} tokens", ((many, longest),)),
-    ]
-
-
-def asks_of(shape: Shape) -> list[RerankQuery]:
-    """Requests of a shape; no two documents are the same, and their lengths differ."""
+        return [*shapes, _single("ten short documents", 10, 9)]
+    many = max(1, min(batch_size // longest + 1, MAX_DOCUMENTS))
     return [
-        RerankQuery([(f"{QUERY} {number}", [f"{at} {WORDS * (1 + (words + at % 7) // 9)}" for at in range(count)])])
-        for number, (count, words) in enumerate(shape.requests)
+        *shapes,
+        _single("ten documents", 10, 40),
+        WarmupShape("three requests at once", (RequestShape(2, 20), RequestShape(3, 40), RequestShape(4, 20))),
+        _single(f"{many} documents of {longest} tokens", many, longest),
     ]
+
+
+def _single(name: str, documents: int, words: int) -> WarmupShape:
+    return WarmupShape(name, (RequestShape(documents, words),))
+
+
+def warmup_queries(shape: WarmupShape) -> list[RerankQuery]:
+    """Return the requests of a shape. All documents differ, and so do their lengths."""
+    return [
+        RerankQuery([QueryDocuments(f"{QUERY} {number}", [_document(at, request.words) for at in range(request.documents)])])
+        for number, request in enumerate(shape.requests)
+    ]
+
+
+def _document(at: int, words: int) -> str:
+    return f"{at} {WORDS * (1 + (words + at % 7) // 9)}"
 
 
 class AnsweringService(Protocol):
-    """What warming up needs of `service.Service`."""
+    """The part of `service.Service` that the warm-up uses."""
 
     name: str
     reranker: Any
-    work: Any
-    waits_for: str
+    workload: Any
+    startup_step: str
 
-    async def answer(self, ask: RerankQuery, seconds: float, begin: float) -> Answer:
-        """The answer to a request, within so many seconds."""
+    async def answer(self, rerank_query: RerankQuery, seconds: float, begin: float) -> Answer:
+        """Score the documents of a request within a time limit."""
 
 
 async def warm_up(service: AnsweringService) -> None:
-    """Ask for all shapes, one after the other. Raises Refused for the first that fails."""
-    shapes = shapes_of(service.reranker, service.work.budget, service.work.longest)
+    """Send all shapes, one after the other, and restore the model's counters. Raises RequestError for the first that fails."""
+    shapes = warmup_shapes(service.reranker, service.workload.batch_size, service.workload.longest)
     counters = [(counter, vars(counter).copy()) for counter in (service.reranker.cuts, service.reranker.cost)]
     for number, shape in enumerate(shapes, 1):
-        service.waits_for = f"the model is warming up: shape {number} of {len(shapes)}, {shape.name}"
+        service.startup_step = f"the model is warming up: shape {number} of {len(shapes)}, {shape.name}"
         begin = time.perf_counter()
-        await asyncio.gather(*(service.answer(ask, SECONDS, time.perf_counter()) for ask in asks_of(shape)))
-        log("warmed", shape=shape.name, number=number, of=len(shapes), seconds=round(time.perf_counter() - begin, 3))
-    await _read_and_write(service)
+        await asyncio.gather(*(_answer(service, query) for query in warmup_queries(shape)))
+        log_event("warmed", shape=shape.name, number=number, of=len(shapes), seconds=round(time.perf_counter() - begin, 3))
+    await _parse_and_write(service)
     for counter, before in counters:
         vars(counter).update(before)
 
 
-async def _read_and_write(service: AnsweringService) -> None:
-    """One request from its bytes to its answer's, in the thread that takes long bodies, too."""
-    sent = to_json({"query": QUERY, "documents": [WORDS]})
-    value = await asyncio.to_thread(parsing.read_json, sent)
-    found, ask = await parsing.understand(value, jina.RERANK, Limits())
-    answer = await service.answer(ask, SECONDS, time.perf_counter())
-    to_json(jina.RERANK.write(found, ask, answer, service.name, ""))
+async def _answer(service: AnsweringService, rerank_query: RerankQuery) -> Answer:
+    return await service.answer(rerank_query, NO_TIME_LIMIT, time.perf_counter())
+
+
+async def _parse_and_write(service: AnsweringService) -> None:
+    """Answer one request from the bytes of its body to those of its answer, including the thread for large bodies."""
+    content = to_json({"query": QUERY, "documents": [WORDS]})
+    value = await asyncio.to_thread(parsing.read_json, content)
+    request = await parsing.validate(value, jina.RERANK, Limits())
+    answer = await _answer(service, request.rerank_query)
+    to_json(jina.RERANK.write(request.body, request.rerank_query, answer, service.name, ""))

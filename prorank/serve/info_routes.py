@@ -1,6 +1,6 @@
-"""What is asked with GET: health, what is served, metrics, and the page about the interface.
+"""GET routes: health, what is served, metrics, the playground, and the documentation page.
 
-Health and metrics need no key, for those who ask have none; neither tells a text.
+Health and metrics need no key, because orchestrators and Prometheus send none. Neither contains text of a request.
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ from pydantic import BaseModel
 from pydantic_core import to_json
 
 from .. import __version__
-from . import playground
-from .dialects import tei, vllm
+from .dialects import Dialect, tei, vllm
 from .messages import RequestError
-from .responses import refusal
+from .playground import add_playground_routes
+from .responses import error_response
 from .service import Service
 
-# A page brings all it needs; nothing is fetched from elsewhere.
-OWN = "'self' 'unsafe-inline'"
-POLICY = f"default-src 'none'; script-src {OWN}; style-src {OWN}; img-src 'self' data:; connect-src 'self'"
+# The page is one file with inline script and style; the policy forbids other hosts.
+INLINE = "'self' 'unsafe-inline'"
+POLICY = f"default-src 'none'; script-src {INLINE}; style-src {INLINE}; img-src 'self' data:; connect-src 'self'"
+Responses = dict[int | str, dict[str, Any]]
 
 
 class Info(BaseModel):
-    """TEI's fields, and three of ours: what a score is, the kind of the prompt, and whether the model thinks."""
+    """TEI's fields, and three additions: what a score is, the name of the prompt, and whether the model thinks."""
 
     model_id: str
     model_sha: str | None
@@ -62,41 +63,19 @@ class Models(BaseModel):
     data: list[ModelCard]
 
 
-def add(app: FastAPI, service: Service, check: Callable[[Request], None]) -> None:
-    """Add the routes; `check` raises Refused for a request without the key."""
-    playground.add(app)
-    begun = int(time.time())
-    unready: dict[int | str, dict[str, Any]] = {503: {"model": tei.TeiError, "description": "Not ready."}}
-    locked: dict[int | str, dict[str, Any]] = {401: {"model": tei.TeiError, "description": "No key, or a wrong one."}}
+def add_info_routes(app: FastAPI, service: Service, check_key: Callable[[Request], None]) -> None:
+    """Add all GET routes.
 
-    def guarded(request: Request, form: Any, make: Callable[[], BaseModel]) -> Response:
-        try:
-            check(request)
-            service.check_ready()
-            return Response(to_json(make().model_dump()), media_type="application/json")
-        except RequestError as refused:
-            return refusal(refused, form, service)
+    Args:
+        app: the application.
+        service: the service to describe.
+        check_key: raises RequestError for a request without the key.
+    """
+    add_playground_routes(app)
+    _add_health(app, service)
+    _add_descriptions(app, service, check_key)
 
-    @app.get("/health", responses=unready, response_class=Response, summary="200 when requests are taken")
-    async def health() -> Response:
-        try:
-            service.check_ready()
-            return Response(status_code=200)
-        except RequestError as refused:
-            return refusal(refused, tei.RERANK, service)
-
-    @app.get("/info", response_model=Info, responses=unready | locked, summary="What is served, in TEI's form")
-    async def info(request: Request) -> Response:
-        return guarded(request, tei.RERANK, lambda: info_of(service))
-
-    @app.get("/v1/models", response_model=Models, responses={
-        503: {"model": vllm.VllmError, "description": "Not ready."}, 401: {"model": vllm.VllmError, "description": "No key."},
-    }, summary="What is served, in OpenAI's form")  # fmt: skip
-    async def models(request: Request) -> Response:
-        card = lambda: ModelCard(id=service.name, created=begun, max_model_len=service.work.longest)  # noqa: E731
-        return guarded(request, vllm.RERANK, lambda: Models(data=[card()]))
-
-    @app.get("/metrics", response_class=Response, summary="For Prometheus", responses={200: {"content": {"text/plain": {}}}})
+    @app.get("/metrics", response_class=Response, summary="Prometheus metrics", responses={200: {"content": {"text/plain": {}}}})
     async def metrics() -> Response:
         return Response(service.metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -106,15 +85,56 @@ def add(app: FastAPI, service: Service, check: Callable[[Request], None]) -> Non
         return Response(page, media_type="text/html; charset=utf-8", headers={"content-security-policy": POLICY})
 
 
-def info_of(service: Service) -> Info:
-    """What TEI tells of a reranker."""
-    reranker, limits, work = service.reranker, service.limits, service.work
+def _add_health(app: FastAPI, service: Service) -> None:
+    @app.get("/health", responses=_errors(tei.TeiError, 503), response_class=Response, summary="200 when the server is ready")
+    async def health() -> Response:
+        try:
+            service.check_ready()
+            return Response(status_code=200)
+        except RequestError as error:
+            return error_response(error, tei.RERANK, service)
+
+
+def _add_descriptions(app: FastAPI, service: Service, check_key: Callable[[Request], None]) -> None:
+    started_at = int(time.time())
+
+    def describe(request: Request, dialect: Dialect, make: Callable[[], BaseModel]) -> Response:
+        try:
+            check_key(request)
+            service.check_ready()
+            return Response(to_json(make().model_dump()), media_type="application/json")
+        except RequestError as error:
+            return error_response(error, dialect, service)
+
+    def make_models() -> Models:
+        return Models(data=[ModelCard(id=service.name, created=started_at, max_model_len=service.workload.longest)])
+
+    @app.get("/info", response_model=Info, responses=_errors(tei.TeiError, 503, 401), summary="What is served, in TEI's form")
+    async def info(request: Request) -> Response:
+        return describe(request, tei.RERANK, lambda: make_info(service))
+
+    errors = _errors(vllm.VllmError, 503, 401)
+
+    @app.get("/v1/models", response_model=Models, responses=errors, summary="What is served, in OpenAI's form")
+    async def models(request: Request) -> Response:
+        return describe(request, vllm.RERANK, make_models)
+
+
+def _errors(model: type[BaseModel], *statuses: int) -> Responses:
+    """Return the descriptions of errors for the schema."""
+    descriptions = {503: "The server is not ready.", 401: "The key is missing or wrong."}
+    return {status: {"model": model, "description": descriptions[status]} for status in statuses}
+
+
+def make_info(service: Service) -> Info:
+    """Return the description of the served model in TEI's form."""
+    reranker, limits, workload = service.reranker, service.limits, service.workload
     scores = "place" if reranker.lists else "probability" if reranker.calibration else "sigmoid"
     return Info(
         model_id=service.name, model_sha=None, model_dtype=str(reranker.model.dtype).removeprefix("torch."),
         served_model_name=service.name,
         model_type={"reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}},
-        max_concurrent_requests=limits.requests, max_input_length=work.longest, max_batch_tokens=work.budget,
-        max_batch_requests=None, max_client_batch_size=limits.documents, auto_truncate=True, tokenization_workers=1,
-        version=__version__, sha=None, docker_label=None, scores=scores, prompt=reranker.prompt.prompt.name, thinks=work.thinks,
+        max_concurrent_requests=limits.max_requests, max_input_length=workload.longest, max_batch_tokens=workload.batch_size,
+        max_batch_requests=None, max_client_batch_size=limits.max_documents, auto_truncate=True, tokenization_workers=1,
+        version=__version__, sha=None, docker_label=None, scores=scores, prompt=reranker.prompt.prompt.name, thinks=workload.thinks,
     )  # fmt: skip

@@ -1,6 +1,6 @@
-"""A request at work: its texts, and what the model has said of them so far.
+"""A rerank request in progress: its texts, and the results so far.
 
-A text that a list repeats is read once, so equal documents get equal scores.
+A text that occurs twice in a list is scored once, so equal documents get equal scores.
 """
 
 from __future__ import annotations
@@ -15,39 +15,61 @@ from .messages import RequestError, RerankQuery
 from .queue import Job
 
 
-class Request(Job):
-    """A job with its Ask and what is known of it so far.
+class RerankJob(Job):
+    """A job for a RerankQuery, with its results so far.
 
-    `texts`: of each list, without repeats if `distinct`; `same`: which of them each document is. `scores`, `thoughts` and `cut` are
-    about `texts`.
+    Args:
+        rerank_query: the request.
+        finish: see `Job`.
+        deduplicate: score equal texts of a list once.
+
+    Attributes:
+        texts: texts to score, one list per query.
+        text_indices: for each list, the index into `texts` of each document.
+        scores, thoughts, truncated: results for each of `texts`.
+        truncated_queries: indices of the lists whose query was truncated.
+        sorters: for each list that is ordered by comparisons, the generator of its next question.
     """
 
-    def __init__(self, ask: RerankQuery, finish: Callable[[Exception | None], None], distinct: bool = True) -> None:
+    def __init__(self, rerank_query: RerankQuery, finish: Callable[[Exception | None], None], deduplicate: bool = True) -> None:
         super().__init__(finish)
-        self.ask, self.tokens = ask, 0
-        self.texts = [list(dict.fromkeys(documents)) if distinct else list(documents) for _, documents in ask.lists]
-        places = [{text: at for at, text in enumerate(some)} for some in self.texts]
-        self.same = [
-            [place[text] for text in documents] if distinct else list(range(len(documents)))
-            for place, (_, documents) in zip(places, ask.lists)
+        self.rerank_query, self.tokens = rerank_query, 0
+        self.texts = [list(dict.fromkeys(documents)) if deduplicate else list(documents) for _, documents in rerank_query.lists]
+        self.text_indices = [
+            _indices(texts, documents) if deduplicate else list(range(len(documents)))
+            for texts, (_, documents) in zip(self.texts, rerank_query.lists)
         ]
-        self.scores = [np.full(len(some), -np.inf, np.float32) for some in self.texts]
-        self.thoughts: list[list[Thought | None]] = [[None] * len(some) for some in self.texts]
-        self.cut: list[set[int]] = [set() for _ in self.texts]
-        self.queries_cut: set[int] = set()
-        self.sorters: dict[int, Any] = {}  # of lists that are ordered by comparisons
+        self.scores = [np.full(len(texts), -np.inf, np.float32) for texts in self.texts]
+        self.thoughts: list[list[Thought | None]] = [[None] * len(texts) for texts in self.texts]
+        self.truncated: list[set[int]] = [set() for _ in self.texts]
+        self.truncated_queries: set[int] = set()
+        self.sorters: dict[int, Any] = {}
 
-    def by_document(self, values: Sequence[Any] | np.ndarray, number: int) -> list[Any]:
-        """What is known of a list's texts, for each of its documents."""
-        return [values[place] for place in self.same[number]]
+    def by_document(self, values: Sequence[Any] | np.ndarray, list_index: int) -> list[Any]:
+        """Expand values of a list's texts to one value per document."""
+        return [values[at] for at in self.text_indices[list_index]]
 
-    def heard(self, number: int, cut: Iterable[int], query_cut: bool, tokens: int) -> None:
-        """Note what a prompt cost, and what was cut for it; a request that forbids that is refused."""
-        self.cut[number].update(cut)
+    def record_prompts(self, list_index: int, truncated: Iterable[int], query_truncated: bool, tokens: int) -> None:
+        """Add the cost of prompts and what was truncated for them.
+
+        Args:
+            list_index: index of the list.
+            truncated: indices of its truncated texts.
+            query_truncated: whether its query was truncated.
+            tokens: tokens of the prompts.
+
+        Raises:
+            RequestError: something was truncated although the request forbids it.
+        """
+        self.truncated[list_index].update(truncated)
         self.tokens += tokens
-        if query_cut:
-            self.queries_cut.add(number)
-        if self.ask.whole and (self.cut[number] or query_cut):
-            raise RequestError(
-                "invalid", "a text is longer than the model reads, and cutting it was forbidden; shorten or allow it"
-            )
+        if query_truncated:
+            self.truncated_queries.add(list_index)
+        if self.rerank_query.refuse_truncation and (self.truncated[list_index] or query_truncated):
+            message = "a text is too long for the model, and truncation is switched off; shorten the text or allow truncation"
+            raise RequestError("invalid", message)
+
+
+def _indices(texts: list[str], documents: list[str]) -> list[int]:
+    index = {text: at for at, text in enumerate(texts)}
+    return [index[text] for text in documents]

@@ -1,6 +1,6 @@
-"""What a server takes: sizes of requests, how many at once, for how long.
+"""Limits of a server: size of a request, number of concurrent requests, time.
 
-What is over a bound is refused before it costs anything: bodies while they arrive, documents before they are tokenised.
+A request over a limit is refused before it costs anything: bodies while they arrive, documents before they are tokenised.
 """
 
 from __future__ import annotations
@@ -15,80 +15,85 @@ from .messages import RequestError
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of a server.
+    """Limits of a server. Each field is an option of `prorank serve`.
 
     Args:
-        body_bytes: of one request's body.
-        documents: of one request.
-        characters: of one request, query and documents together.
-        tokens_per_doc: of each document, whatever a request asks for; None leaves it to the prompt.
-        chunks: prompts that one long document may take.
-        requests: at work at once, those whose bodies still arrive included.
-        waiting: documents of all requests at work.
-        held_bytes: bodies of all requests at work.
-        seconds: until a request has to be answered.
-        body_seconds: until its body has to be there.
+        max_body_bytes: size of a request's body.
+        max_documents: documents of a request.
+        max_characters: characters of a request, query and documents together.
+        max_tokens_per_doc: tokens of a document, whatever the request asks for; None leaves it to the prompt.
+        max_chunks: prompts that one long document may take.
+        max_requests: concurrent requests, including those whose body still arrives.
+        max_queued_documents: documents of all concurrent requests.
+        max_inflight_bytes: bodies of all concurrent requests.
+        request_timeout: seconds until a request must be answered.
+        max_body_seconds: seconds until the body must have arrived.
 
     Raises:
-        ConfigError: a bound that is not above 0.
+        ConfigError: a limit is not above 0.
     """
 
-    body_bytes: int = 10_000_000
-    documents: int = 1000
-    characters: int = 5_000_000
-    tokens_per_doc: int | None = None
-    chunks: int = 16
-    requests: int = 512
-    waiting: int = 20_000
-    held_bytes: int = 256_000_000
-    seconds: float = 300.0
-    body_seconds: float = 30.0
+    max_body_bytes: int = 10_000_000
+    max_documents: int = 1000
+    max_characters: int = 5_000_000
+    max_tokens_per_doc: int | None = None
+    max_chunks: int = 16
+    max_requests: int = 512
+    max_queued_documents: int = 20_000
+    max_inflight_bytes: int = 256_000_000
+    request_timeout: float = 300.0
+    max_body_seconds: float = 30.0
 
     def __post_init__(self) -> None:
-        for f in fields(self):
-            value = getattr(self, f.name)
+        for field in fields(self):
+            value = getattr(self, field.name)
             if value is not None and not value > 0:
-                raise ConfigError(f"limit {f.name} must be above 0, not {value}")
+                raise ConfigError(f"limit {field.name} must be above 0, not {value}")
 
 
 class Admission:
-    """What the requests at work take up together; used by the event loop's thread alone."""
+    """Counts what all concurrent requests take up. Only the thread of the event loop uses it.
+
+    Attributes:
+        requests, documents, bytes: the present totals.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self.limits, self.requests, self.documents, self.bytes = limits, 0, 0, 0
 
     @contextmanager
-    def request(self) -> Iterator["Reservation"]:
-        """A place for one more request. Raises Refused where there is none."""
-        if self.requests >= self.limits.requests:
-            raise RequestError("overloaded", f"{self.requests} requests are at work, and no more are taken; try again later")
-        held = Reservation(self)
+    def admit(self) -> Iterator["Reservation"]:
+        """Admit one request until the block ends. Raises RequestError if there are too many."""
+        if self.requests >= self.limits.max_requests:
+            raise RequestError("overloaded", f"{self.requests} requests are in progress, which is the limit; try again later")
+        reservation = Reservation(self)
         self.requests += 1
         try:
-            yield held
+            yield reservation
         finally:
             self.requests -= 1
-            self.documents -= held.documents
-            self.bytes -= held.bytes
+            self.documents -= reservation.documents
+            self.bytes -= reservation.bytes
 
 
 class Reservation:
-    """What one request takes up."""
+    """What one admitted request takes up."""
 
-    def __init__(self, room: Admission) -> None:
-        self.room, self.documents, self.bytes = room, 0, 0
+    def __init__(self, admission: Admission) -> None:
+        self.admission, self.documents, self.bytes = admission, 0, 0
 
     def take_bytes(self, count: int) -> None:
-        """Raises Refused where the bodies at work are too many."""
-        if self.room.bytes + count > max(self.room.limits.held_bytes, self.room.limits.body_bytes):
-            raise RequestError("overloaded", "too many large requests are at work; try again later")
+        """Reserve bytes of a body. Raises RequestError if all bodies together are too large."""
+        limits = self.admission.limits
+        if self.admission.bytes + count > max(limits.max_inflight_bytes, limits.max_body_bytes):
+            raise RequestError("overloaded", "the requests in progress hold too many bytes; try again later")
         self.bytes += count
-        self.room.bytes += count
+        self.admission.bytes += count
 
     def take_documents(self, count: int) -> None:
-        """Raises Refused where too many documents wait. A request alone is always taken."""
-        waiting = self.room.documents
-        if waiting and waiting + count > self.room.limits.waiting:
-            raise RequestError("overloaded", f"{waiting} documents are waiting, and {count} more are too many; try again later")
+        """Reserve documents. Raises RequestError if too many are queued; a request that is alone always fits."""
+        queued = self.admission.documents
+        if queued and queued + count > self.admission.limits.max_queued_documents:
+            raise RequestError("overloaded", f"{queued} documents are queued, and {count} more exceed the limit; try again later")
         self.documents += count
-        self.room.documents += count
+        self.admission.documents += count

@@ -1,129 +1,152 @@
-"""What a request asks for and what it gets, in no dialect.
+"""Requests, answers and errors, independent of any dialect.
 
-Every refusal has one kind, and each dialect says what status and what body that kind has there.
+Every error has one kind. Each dialect maps kinds to a status code and a body.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from ..prompts.truncation import WHOLE, Truncation
 from ..rank.thinking import Thought
 
-KINDS = (
-    "syntax",  # no JSON
-    "invalid",  # JSON of another form, or more than is taken
+ErrorKind = Literal[
+    "syntax",  # the body is not JSON
+    "invalid",  # JSON of another form, or a value out of range
     "empty",  # no documents
-    "too large",  # in bytes
-    "media",  # no application/json
-    "slow",  # the body did not come in time
+    "too large",  # too many bytes
+    "media",  # the content type is not application/json
+    "slow",  # the body did not arrive in time
     "unauthorized",
-    "model",  # another model than the one that is served
+    "model",  # the request names another model
     "overloaded",
     "deadline",
-    "unready",  # loading, or going
-    "failed",  # our fault
-)
+    "unready",  # the server is loading or stopping
+    "failed",  # an error of the server itself
+]
+ScoreKind = Literal["log-odds", "probability", "sigmoid", "place"]  # values of the header x-prorank-scores
 
 
 class RequestError(Exception):
-    """A request that gets no answer.
+    """A request that the server refuses.
 
     Args:
-        kind: one of KINDS.
-        message: what is wrong, and the remedy; holds no text of the request.
-        where: the field it is about.
-        details: all that is wrong, [{"loc", "msg", "type"}], where there is more than a message.
-        retry_after: seconds after which another try makes sense.
+        kind: see ErrorKind.
+        message: what is wrong, and the remedy; contains no text of the request.
+        where: name of the field.
+        details: all problems as [{"loc", "msg", "type"}], where there is more than one message.
+        retry_after: seconds after which the client may try again.
     """
 
     def __init__(
-        self, kind: str, message: str, where: str | None = None, details: Sequence[dict[str, Any]] = (),
+        self, kind: ErrorKind, message: str, where: str | None = None, details: Sequence[dict[str, Any]] = (),
         retry_after: int | None = None,
     ) -> None:  # fmt: skip
         super().__init__(message)
-        self.kind, self.message, self.where, self.details, self.retry_after = kind, message, where, list(details), retry_after
+        self.kind: ErrorKind = kind
+        self.message, self.where, self.details, self.retry_after = message, where, list(details), retry_after
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.kind, self.message, self.where, self.details, self.retry_after)
 
 
+class QueryDocuments(NamedTuple):
+    """A query and the documents to score for it."""
+
+    query: str
+    documents: list[str]
+
+
 @dataclass(frozen=True)
 class RerankQuery:
-    """Documents to score.
+    """A request to score documents, independent of its dialect.
 
     Attributes:
-        lists: (query, its documents).
-        instruction: in place of the prompt's own; None keeps that.
-        parts: how documents are fitted into prompts.
-        raw: answer with log-odds in place of 0..1.
-        thoughts: answer with thoughts, too.
-        top: hits wanted; 0 is all.
-        show: answer with the documents.
-        whole: refuse what would have to be cut.
+        lists: one entry per query.
+        instruction: replaces the instruction of the prompt; None keeps it.
+        truncation: how documents are fitted into prompts.
+        raw_scores: answer with log-odds instead of values in 0..1.
+        return_thoughts: add the thoughts of a thinking model.
+        top_n: number of hits; 0 for all.
+        return_documents: add the documents to the hits.
+        refuse_truncation: refuse the request if a text would have to be truncated.
     """
 
-    lists: list[tuple[str, list[str]]]
+    lists: list[QueryDocuments]
     instruction: str | None = None
-    parts: Truncation = WHOLE
-    raw: bool = False
-    thoughts: bool = False
-    top: int = 0
-    show: bool = False
-    whole: bool = False
+    truncation: Truncation = WHOLE
+    raw_scores: bool = False
+    return_thoughts: bool = False
+    top_n: int = 0
+    return_documents: bool = False
+    refuse_truncation: bool = False
 
     @property
-    def count(self) -> int:
-        """Documents in all."""
+    def num_documents(self) -> int:
+        """Number of documents in all lists."""
         return sum(len(documents) for _, documents in self.lists)
 
     @property
-    def characters(self) -> int:
-        """Of queries, documents and instruction."""
+    def num_characters(self) -> int:
+        """Characters of all queries, all documents and the instruction."""
         return len(self.instruction or "") + sum(len(query) + sum(map(len, documents)) for query, documents in self.lists)
 
 
-@dataclass
+@dataclass(frozen=True)
+class StageSeconds:
+    """Seconds a request spent in each stage. `total` runs from its arrival to its answer."""
+
+    tokenization: float
+    queue: float
+    inference: float
+    total: float
+
+
+@dataclass(frozen=True)
 class Answer:
-    """Scores of an Ask's documents.
+    """The scores of a RerankQuery.
 
     Attributes:
-        scores: one array a list, in input order: log-odds fp32, or minus the place where the model orders lists.
-        shown: what the client gets to see, fp64; `meaning` says what that is: "log-odds", "probability" (calibrated), "sigmoid" (of
-            the log-odds) or "place".
-        sure: calibrated probabilities fp64, one array a list; empty where there are none.
-        thoughts: of each document, where the model thinks.
-        cut: places in each list of documents that were cut; `queries_cut`: how many queries were.
-        tokens: of all prompts.
-        seconds: by stage: tokenization, queue, inference, total.
+        scores: one fp32 array [documents] per list, in input order: log-odds, or minus the rank of a listwise model.
+        client_scores: the fp64 scores that the client gets, in the same shape.
+        score_kind: what `client_scores` are: "log-odds", "probability" (calibrated), "sigmoid" (of the log-odds) or "place".
+        probabilities: calibrated probabilities, one fp64 array per list; empty without calibration.
+        thoughts: one list per query, None for documents without a thought.
+        truncated: indices of the truncated documents of each list.
+        num_truncated_queries: number of queries that were truncated.
+        tokens: tokens of all prompts.
+        seconds: time by stage.
     """
 
     scores: list[np.ndarray]
-    shown: list[np.ndarray]
-    meaning: str
-    sure: list[np.ndarray]
+    client_scores: list[np.ndarray]
+    score_kind: ScoreKind
+    probabilities: list[np.ndarray]
     thoughts: list[list[Thought | None]]
-    cut: list[list[int]]
-    queries_cut: int
+    truncated: list[list[int]]
+    num_truncated_queries: int
     tokens: int
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: StageSeconds
 
-    def order(self, number: int = 0, top: int = 0) -> list[int]:
-        """Places of a list's documents best first, equal scores in input order; at most `top`, 0 for all."""
-        order = np.argsort(-self.scores[number], kind="stable").tolist()
-        return order[:top] if top else order
+    def order(self, list_index: int = 0, top_n: int = 0) -> list[int]:
+        """Document indices of a list, best first, equal scores in input order; at most `top_n`, 0 for all."""
+        order = np.argsort(-self.scores[list_index], kind="stable").tolist()
+        return order[:top_n] if top_n else order
+
+    @property
+    def num_truncated(self) -> int:
+        """Number of truncated documents in all lists."""
+        return sum(map(len, self.truncated))
 
     @property
     def warnings(self) -> list[str]:
-        """What the client should know, in words."""
-        cut, all_of_them = sum(map(len, self.cut)), sum(map(len, self.scores))
-        said = [f"{cut} of {all_of_them} documents were cut"] if cut else []
-        return (
-            said
-            + ([f"{self.queries_cut} queries were cut"] if self.queries_cut > 1 else [])
-            + (["the query was cut"] if self.queries_cut == 1 else [])
-        )
+        """Warnings about truncation, as sentences for the client."""
+        total, queries = sum(map(len, self.scores)), self.num_truncated_queries
+        warnings = [f"{self.num_truncated} of {total} documents were cut"] if self.num_truncated else []
+        if queries:
+            warnings.append("the query was cut" if queries == 1 else f"{queries} queries were cut")
+        return warnings

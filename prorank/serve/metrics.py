@@ -1,16 +1,18 @@
-"""What is counted, for Prometheus.
+"""Prometheus metrics of a server.
 
-Each server has a registry of its own, so several in one process (tests) do not add up.
+Each server has its own registry, so several servers in one process (tests) do not share counters.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 if TYPE_CHECKING:
+    from .messages import StageSeconds
     from .queue import QueueItem
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -33,24 +35,24 @@ class Metrics:
         self.batch_seconds = Histogram("prorank_batch_seconds", "Of a batch in the model.", buckets=SECONDS, registry=own)
         self.batch_prompts = Histogram("prorank_batch_prompts", "Prompts of a batch.", buckets=COUNTS, registry=own)
         self.batch_requests = Histogram("prorank_batch_requests", "Requests joined in a batch.", buckets=COUNTS, registry=own)
-        self.at_work = Gauge("prorank_requests_at_work", "Requests accepted and not answered.", registry=own)
-        self.waiting = Gauge("prorank_documents_waiting", "Documents accepted and not answered.", registry=own)
+        self.requests_at_work = Gauge("prorank_requests_at_work", "Requests accepted and not answered.", registry=own)
+        self.documents_waiting = Gauge("prorank_documents_waiting", "Documents accepted and not answered.", registry=own)
         self.ready = Gauge("prorank_ready", "1 when requests are taken.", registry=own)
 
-    def asked(self, documents: int, tokens: int, truncated: int, seconds: dict[str, float]) -> None:
+    def record_answer(self, documents: int, tokens: int, truncated: int, seconds: "StageSeconds") -> None:
         """Count an answered request."""
         self.documents.inc(documents)
         self.tokens.inc(tokens)
         self.truncated.inc(truncated)
-        for stage, value in seconds.items():
+        for stage, value in asdict(seconds).items():
             self.stages.labels(stage).observe(value)
 
-    def batch(self, units: Sequence["QueueItem"], seconds: float) -> None:
+    def record_batch(self, items: Sequence["QueueItem"], seconds: float) -> None:
         """Count a batch."""
         self.batch_seconds.observe(seconds)
-        self.batch_prompts.observe(len(units))
-        self.batch_requests.observe(len({id(unit.job) for unit in units}))
+        self.batch_prompts.observe(len(items))
+        self.batch_requests.observe(len({id(item.job) for item in items}))
 
     def page(self) -> bytes:
-        """All of it in Prometheus' text form."""
+        """Return all metrics in the text format of Prometheus."""
         return generate_latest(self.registry)

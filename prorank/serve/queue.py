@@ -1,7 +1,8 @@
-"""The queue: requests in, batches out, by a budget of tokens.
+"""The queue: turns concurrent requests into batches with a token budget.
 
-A request is served first until it has had a batch's worth; from then on it takes turns with the other long ones, and
-they keep a quarter of the model whatever else comes. So ten documents do not wait for a thousand, nor a thousand for ever for tens.
+A new request is served first until it has received one batch worth of tokens. After that it takes turns with the other long
+requests. While both kinds wait, long requests keep a quarter of the model's tokens. A request of ten documents therefore does not
+wait for one of a thousand, and short requests cannot starve a long one.
 """
 
 from __future__ import annotations
@@ -13,120 +14,141 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Self, TypeVar
 
-SHARE = 3  # tokens of new requests for each token of long ones, while both wait
+NEW_TO_LONG_RATIO = 3  # tokens of new requests for each token of long ones, while both wait
 
 AnyJob = TypeVar("AnyJob", bound="Job")
 
 
 @dataclass(eq=False, slots=True)
 class QueueItem(Generic[AnyJob]):
-    """A piece of work that is not split: a prompt. `number`, `place`: of the list and the document it is about; `tokens`: what it
-    costs behind the `prefix` that it shares with others of its list; `what`: the work itself."""
+    """One piece of work that is never split, usually a prompt.
+
+    Attributes:
+        job: the request it belongs to.
+        list_index: index of its list in the request.
+        position: index of its document in that list.
+        tokens: its cost in tokens, without the shared prefix.
+        prefix_tokens: tokens of the prefix that it shares with the other items of its list.
+        payload: the work itself; only the workload reads it.
+    """
 
     job: AnyJob
-    number: int
-    place: int
+    list_index: int
+    position: int
     tokens: int
-    prefix: int
-    what: Any
+    prefix_tokens: int
+    payload: Any
 
 
 class Job:
-    """A request at work. `finish(error)` is called once, from any thread: None says that all its units are answered."""
+    """A request in progress.
+
+    Args:
+        finish: called once, from any thread: with None when all items are answered, else with the error.
+    """
 
     def __init__(self, finish: Callable[[Exception | None], None]) -> None:
         self.finish = finish
         self.pending: deque[QueueItem[Self]] = deque()
-        self.flying = 0  # units taken and not answered
-        self.more = True  # units are still to come
-        self.served = 0  # tokens
-        self.over = False  # finished, failed or dropped
-        self.put_at = self.taken_at = 0.0
-        self.inference = 0.0  # seconds of the batches it was part of
+        self.in_flight = 0  # items in a batch and not answered
+        self.expects_more = True  # more items will be put
+        self.served_tokens = 0
+        self.finished = False  # answered, failed or dropped
+        self.queued_at = self.started_at = 0.0  # `perf_counter`; 0 before that
+        self.inference_seconds = 0.0  # of all batches it took part in
 
-    def slice(self, room: int, at_least_one: bool) -> list[QueueItem[Self]]:
-        """Take units whose tokens fit into `room`."""
-        some: list[QueueItem[Self]] = []
+    def take_items(self, budget: int, at_least_one: bool) -> list[QueueItem[Self]]:
+        """Remove and return the first pending items whose tokens fit into `budget`."""
+        batch: list[QueueItem[Self]] = []
         while self.pending:
-            unit = self.pending[0]
-            cost = unit.tokens + (unit.prefix if not some or some[-1].number != unit.number else 0)
-            if cost > room and not (at_least_one and not some):
+            item = self.pending[0]
+            new_list = not batch or batch[-1].list_index != item.list_index
+            cost = item.tokens + (item.prefix_tokens if new_list else 0)
+            if cost > budget and (batch or not at_least_one):
                 break
-            room -= cost
-            self.served += cost
-            some.append(self.pending.popleft())
-        self.flying += len(some)
-        return some
+            budget -= cost
+            self.served_tokens += cost
+            batch.append(self.pending.popleft())
+        self.in_flight += len(batch)
+        return batch
 
 
 class Queue(Generic[AnyJob]):
-    """Jobs that wait for the model; safe between threads.
+    """Jobs that wait for the model. Thread-safe.
 
     Args:
-        budget: tokens of a batch, and what a job is served first.
+        batch_tokens: token budget of a batch, and the tokens a job gets before it counts as long.
     """
 
-    def __init__(self, budget: int) -> None:
-        self.budget = budget
+    def __init__(self, batch_tokens: int) -> None:
+        self.batch_tokens = batch_tokens
         self.changed = threading.Condition()
-        self.jobs: set[AnyJob] = set()  # all that are at work
-        self.new: dict[AnyJob, None] = {}  # that have units to take, in order of arrival
-        self.long: dict[AnyJob, None] = {}  # in order of their turns
-        self.owed = 0.0  # tokens that the long jobs have to get before new ones are served again
+        self.jobs: set[AnyJob] = set()  # all unfinished jobs
+        self.new_jobs: dict[AnyJob, None] = {}  # with pending items, in order of arrival
+        self.long_jobs: dict[AnyJob, None] = {}  # with pending items, in order of service
+        self.owed_tokens = 0.0  # tokens that long jobs are due before new jobs are served again
         self.closed = False
-        self.error: Exception | None = None  # with which jobs end from now on
+        self.error: Exception | None = None  # set by `fail`: every later job ends with it
 
-    def put(self, job: AnyJob, units: Iterable[QueueItem[AnyJob]], more: bool = False) -> None:
-        """Add units of a job; `more` says that there will be others."""
+    def put(self, job: AnyJob, items: Iterable[QueueItem[AnyJob]], more: bool = False) -> None:
+        """Add items of a job.
+
+        Args:
+            more: whether further items of this job will be put.
+        """
         with self.changed:
-            if job.over:
+            if job.finished:
                 return
             if self.error:
-                job.over = True
+                job.finished = True
                 job.finish(self.error)
                 return
             self.jobs.add(job)
-            job.put_at = job.put_at or time.perf_counter()
-            job.pending.extend(units)
-            job.more = more
-            self._seat(job)
-            done = self._done(job)
+            job.queued_at = job.queued_at or time.perf_counter()
+            job.pending.extend(items)
+            job.expects_more = more
+            self._enqueue(job)
+            complete = self._close_if_complete(job)
             self.changed.notify()
-        if done:
+        if complete:
             job.finish(None)
 
     def take(self) -> list[QueueItem[AnyJob]]:
-        """The next batch; waits for one. Empty once the queue is closed and nothing is left."""
+        """Wait for the next batch and return it; an empty list once the queue is closed and drained."""
         with self.changed:
-            while not (self.new or self.long):
+            while not (self.new_jobs or self.long_jobs):
                 if self.closed:
                     return []
                 self.changed.wait()
-            return self._batch()
+            return self._make_batch()
 
-    def answered(self, units: Sequence[QueueItem[AnyJob]], following: Iterable[QueueItem[AnyJob]] = ()) -> list[AnyJob]:
-        """These units are done, and `following` come from them. Returns the jobs that this ends; the caller finishes them."""
+    def complete(self, items: Sequence[QueueItem[AnyJob]], follow_ups: Iterable[QueueItem[AnyJob]] = ()) -> list[AnyJob]:
+        """Mark a batch as answered and queue its follow-up items.
+
+        Returns:
+            The jobs that are complete now. The caller finishes them, outside the lock.
+        """
         with self.changed:
-            jobs = dict.fromkeys(unit.job for unit in units)
-            for unit in units:
-                unit.job.flying -= 1
-            for unit in following:
-                if not unit.job.over:
-                    unit.job.pending.append(unit)
-                    self._seat(unit.job)
-            return [job for job in jobs if self._done(job)]
+            jobs = dict.fromkeys(item.job for item in items)
+            for item in items:
+                item.job.in_flight -= 1
+            for item in follow_ups:
+                if not item.job.finished:
+                    item.job.pending.append(item)
+                    self._enqueue(item.job)
+            return [job for job in jobs if self._close_if_complete(job)]
 
     def drop(self, job: AnyJob) -> None:
-        """Forget a job: what waits of it is not done any more."""
+        """Remove a job; its pending items are not processed."""
         with self.changed:
-            job.over = True
+            job.finished = True
             job.pending.clear()
             self.jobs.discard(job)
-            self.new.pop(job, None)
-            self.long.pop(job, None)
+            self.new_jobs.pop(job, None)
+            self.long_jobs.pop(job, None)
 
     def fail(self, error: Exception) -> None:
-        """Finish all jobs that wait, and all that come, with this error."""
+        """Finish all present and future jobs with this error."""
         with self.changed:
             self.error = error
             jobs = list(self.jobs)
@@ -135,55 +157,57 @@ class Queue(Generic[AnyJob]):
             job.finish(error)
 
     def close(self) -> None:
-        """No more jobs come; `take` ends when those there are done."""
+        """Announce that no further jobs come; `take` returns an empty list once the present ones are done."""
         with self.changed:
             self.closed = True
             self.changed.notify_all()
 
     @property
-    def tokens(self) -> int:
-        """That wait to be taken."""
+    def pending_tokens(self) -> int:
+        """Tokens of all items that are not yet in a batch."""
         with self.changed:
-            return sum(unit.tokens for job in (*self.new, *self.long) for unit in job.pending)
+            return sum(item.tokens for job in (*self.new_jobs, *self.long_jobs) for item in job.pending)
 
-    def _done(self, job: AnyJob) -> bool:
-        done = not (job.over or job.more or job.pending or job.flying)
-        if done:
-            job.over = True
+    def _close_if_complete(self, job: AnyJob) -> bool:
+        complete = not (job.finished or job.expects_more or job.pending or job.in_flight)
+        if complete:
+            job.finished = True
             self.jobs.discard(job)
-        return done
+        return complete
 
-    def _seat(self, job: AnyJob) -> None:
-        if job.pending and job not in self.new and job not in self.long:
-            (self.new if job.served < self.budget else self.long)[job] = None
+    def _enqueue(self, job: AnyJob) -> None:
+        if job.pending and job not in self.new_jobs and job not in self.long_jobs:
+            (self.new_jobs if job.served_tokens < self.batch_tokens else self.long_jobs)[job] = None
 
-    def _batch(self) -> list[QueueItem[AnyJob]]:
-        """Units within the budget: of new jobs first, or of long ones where they are owed; few are joined by others."""
-        turn = bool(self.long) and (not self.new or self.owed >= self.budget)
-        units: list[QueueItem[AnyJob]] = []
-        room = self._fill(units, self.long if turn else self.new, self.budget)
-        if room > self.budget // 2:  # in a longer batch those in it would wait for others and nothing be gained
-            self._fill(units, self.new if turn else self.long, room)
-        return units
+    def _make_batch(self) -> list[QueueItem[AnyJob]]:
+        """Return items within the budget: of new jobs first, or of long jobs where they are owed tokens."""
+        long_first = bool(self.long_jobs) and (not self.new_jobs or self.owed_tokens >= self.batch_tokens)
+        items: list[QueueItem[AnyJob]] = []
+        budget = self._fill(items, self.long_jobs if long_first else self.new_jobs, self.batch_tokens)
+        if budget > self.batch_tokens // 2:  # a fuller batch would only delay the jobs that are in it
+            self._fill(items, self.new_jobs if long_first else self.long_jobs, budget)
+        return items
 
-    def _fill(self, units: list[QueueItem[AnyJob]], jobs: dict[AnyJob, None], room: int) -> int:
-        """Add units of these jobs in their order; the room that is left."""
+    def _fill(self, items: list[QueueItem[AnyJob]], jobs: dict[AnyJob, None], budget: int) -> int:
+        """Append items of these jobs, in order, and return the remaining budget."""
         for job in list(jobs):
-            if units and room < self.budget // 4:  # a job that is split for little reads its prefix again
+            if items and budget < self.batch_tokens // 4:  # splitting a job for a few tokens would process its prefix twice
                 break
-            before = job.served
-            units += (some := job.slice(room, at_least_one=not units))
-            if not some:
+            before = job.served_tokens
+            batch = job.take_items(budget, at_least_one=not items)
+            if not batch:
                 continue
-            job.taken_at = job.taken_at or time.perf_counter()
-            room -= job.served - before
-            self._account(job.served - before, jobs is self.long)
+            items += batch
+            job.started_at = job.started_at or time.perf_counter()
+            cost = job.served_tokens - before
+            budget -= cost
+            self._update_debt(cost, jobs is self.long_jobs)
             del jobs[job]
-            self._seat(job)  # at the end of its row, if anything is left of it
-        return room
+            self._enqueue(job)  # at the end of its line, if it has pending items left
+        return budget
 
-    def _account(self, cost: int, of_long: bool) -> None:
-        if of_long:
-            self.owed = max(0.0, self.owed - cost)
-        elif self.long:
-            self.owed = min(2.0 * self.budget, self.owed + cost / SHARE)
+    def _update_debt(self, cost: int, served_long: bool) -> None:
+        if served_long:
+            self.owed_tokens = max(0.0, self.owed_tokens - cost)
+        elif self.long_jobs:
+            self.owed_tokens = min(2.0 * self.batch_tokens, self.owed_tokens + cost / NEW_TO_LONG_RATIO)

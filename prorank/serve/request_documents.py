@@ -13,13 +13,14 @@ DocumentField = str | TextDocument
 
 
 def texts_of(documents: Sequence[DocumentField], fields: Sequence[str] | None = None) -> list[str]:
-    """Documents as they are read.
+    """Return the text of each document.
 
     Args:
-        fields: names of what is read of objects, joined by blanks; None or none for title and text.
+        documents: strings or objects.
+        fields: names of the fields to read of objects, joined by spaces; None or empty for title and text.
 
     Raises:
-        Refused: an object without a text, a field that no object has, or a value that is neither a text nor a number.
+        RequestError: an object has no text, no object has one of the fields, or a value is neither a string nor a number.
     """
     objects = [document for document in documents if not isinstance(document, str)]
     for at, name in enumerate(fields or ()):
@@ -36,9 +37,8 @@ def _text(document: TextDocument, at: int, fields: Sequence[str] | None) -> str:
     else:
         values = _contents(document)
     if not values:
-        raise RequestError(
-            "invalid", f"document {at} has no text; give it a field text, or name its fields in rank_fields", "documents"
-        )
+        message = f"document {at} has no text; give it a field text, or name its fields in rank_fields"
+        raise RequestError("invalid", message, "documents")
     return " ".join(values).strip()
 
 
@@ -55,15 +55,15 @@ def _readable(value: Any, at: int) -> str:
 
 
 def _contents(document: TextDocument) -> list[str]:
-    """Texts of vLLM's form of a document, {"content": [{"type": "text", "text": ...}]}; none where a part is no text."""
+    """Return the texts of vLLM's form, {"content": [{"type": "text", "text": ...}]}; none if any part is not text."""
     parts = _value(document, "content")
     if isinstance(parts, str):
         return [parts]
-    found = [part.get("text") if isinstance(part, dict) else None for part in parts] if isinstance(parts, list) else []
-    texts = [text for text in found if isinstance(text, str)]
-    return texts if len(texts) == len(found) else []
+    values = [part.get("text") if isinstance(part, dict) else None for part in parts] if isinstance(parts, list) else []
+    texts = [value for value in values if isinstance(value, str)]
+    return texts if len(texts) == len(values) else []
 
 
-def shown(document: DocumentField, text: str) -> dict[str, Any]:
-    """A document as a hit shows it: all fields that it came with, and `text` as it was read."""
+def document_in_hit(document: DocumentField, text: str) -> dict[str, Any]:
+    """Return a document as its hit shows it: all fields it was sent with, and the text that was scored as `text`."""
     return ({} if isinstance(document, str) else document.model_dump(exclude_unset=True)) | {"text": text}

@@ -1,7 +1,8 @@
-"""HTTP responses: refusals in a dialect, headers that describe an answer."""
+"""HTTP responses: errors in a dialect, and the headers that describe an answer."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import Response
@@ -11,35 +12,40 @@ from .dialects import Dialect
 from .messages import Answer, RequestError, RerankQuery
 from .service import Service
 
+MAX_TRUNCATED_INDICES = 256  # listed in a header
+CLOSING = ("too large", "slow", "media", "overloaded")  # kinds of errors after which the rest of the body may still arrive
 
-def refusal(refused: RequestError, form: Dialect, service: Service) -> Response:
-    """A refusal in a dialect."""
-    status = form.statuses[refused.kind]
-    response = json_response(form.refuse(refused, status), status)
-    wait = refused.retry_after or (service.retry_after() if refused.kind == "overloaded" else None)
-    if wait:
-        response.headers["retry-after"] = str(wait)
-    if refused.kind == "unauthorized":
+
+def error_response(error: RequestError, dialect: Dialect, service: Service) -> Response:
+    """Make the response for a refused request, in a dialect."""
+    status = dialect.statuses[error.kind]
+    response = json_response(dialect.error_body(error, status), status)
+    retry_after = error.retry_after or (service.retry_after() if error.kind == "overloaded" else None)
+    if retry_after:
+        response.headers["retry-after"] = str(retry_after)
+    if error.kind == "unauthorized":
         response.headers["www-authenticate"] = "Bearer"
-    if refused.kind in ("too large", "slow", "media", "overloaded"):  # the rest of the body may still be on its way
+    if error.kind in CLOSING:
         response.headers["connection"] = "close"
     return response
 
 
-def headers_of(ask: RerankQuery, answer: Answer, service: Service) -> dict[str, str]:
-    """What an answer tells besides its body: times as TEI does, what the scores are, what was cut."""
-    ms = {stage: str(round(1000 * each)) for stage, each in answer.seconds.items()}
-    cut = sum(map(len, answer.cut))
-    found = {
-        "x-compute-type": service.reranker.device.type, "x-compute-characters": str(ask.characters),
+def answer_headers(rerank_query: RerankQuery, answer: Answer, service: Service) -> dict[str, str]:
+    """Return the headers of an answer: TEI's timings, the kind of its scores, and what was truncated."""
+    ms = {stage: str(round(1000 * seconds)) for stage, seconds in asdict(answer.seconds).items()}
+    headers = {
+        "x-compute-type": service.reranker.device.type, "x-compute-characters": str(rerank_query.num_characters),
         "x-compute-tokens": str(answer.tokens), "x-compute-time": ms["total"], "x-total-time": ms["total"],
         "x-tokenization-time": ms["tokenization"], "x-queue-time": ms["queue"], "x-inference-time": ms["inference"],
-        "x-prorank-scores": answer.meaning, "x-prorank-truncated-documents": str(cut),
+        "x-prorank-scores": answer.score_kind, "x-prorank-truncated-documents": str(answer.num_truncated),
     }  # fmt: skip
-    if cut and len(answer.cut) == 1:
-        found["x-prorank-truncated-indices"] = ",".join(map(str, answer.cut[0][:256]))
-    return found | ({"x-prorank-truncated-queries": str(answer.queries_cut)} if answer.queries_cut else {})
+    if answer.num_truncated and len(answer.truncated) == 1:
+        headers["x-prorank-truncated-indices"] = ",".join(map(str, answer.truncated[0][:MAX_TRUNCATED_INDICES]))
+    if answer.num_truncated_queries:
+        headers["x-prorank-truncated-queries"] = str(answer.num_truncated_queries)
+    return headers
 
 
 def json_response(value: Any, status: int) -> Response:
+    """Make a JSON response."""
     return Response(to_json(value, inf_nan_mode="constants"), status, media_type="application/json")

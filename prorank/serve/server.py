@@ -1,75 +1,95 @@
-"""Running the server: settings in, exit code out.
+"""Runs the server until it is told to stop.
 
-SIGTERM and Ctrl-C close the door, answer everybody who is inside, and end with exit code 0.
+SIGTERM and Ctrl-C close the socket, answer all accepted requests, and end with exit code 0.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import uvicorn
 
 from ..errors import ConfigError, ModelError, ProRankError
 from ..reranker import Reranker
 from .app import create_app
+from .hints import playground_hint
 from .limits import Limits
-from .logs import log, set_up
+from .logs import configure_logging, log_event, print_to_terminal
 from .metrics import Metrics
 from .service import Service
+
+KEEP_ALIVE_SECONDS = 30
+BACKLOG = 2048
 
 
 def serve(
     load: Callable[[], Reranker], name: str, host: str, port: int, limits: Limits, key: str | None = None,
-    origins: Sequence[str] = (), names: Sequence[str] = (), budget: int | None = None,
+    origins: Sequence[str] = (), names: Sequence[str] = (), batch_size: int | None = None,
 ) -> None:  # fmt: skip
     """Serve until SIGTERM or Ctrl-C; returns when all accepted requests are answered.
 
     Args:
-        load: makes the Reranker, in the model's thread, while the server already tells that it is not ready.
-        name: what clients call the model; `names` are others for it.
-        host, port: where to listen; port 0 takes a free one, which the line "listening" names.
-        limits: see Limits. key: see `create_app`; origins, too. budget: tokens of a batch.
+        load: makes the Reranker. It runs in the model's thread, while the server already answers that it is not ready.
+        name: what clients call the model.
+        host, port: where to listen. Port 0 takes a free port, which the log line "listening" names.
+        limits: limits of requests.
+        key, origins, names: see `create_app`.
+        batch_size: tokens of a batch; None chooses by device.
 
     Raises:
-        ConfigError: the address cannot be had. ProRankError: the model cannot be loaded.
+        ConfigError: the address is not available.
+        ProRankError: the model cannot be loaded.
     """
-    set_up()
-    service = Service(load, name, limits, Metrics(), budget)
-    bound = listen(host, port)
+    configure_logging()
+    service = Service(load, name, limits, Metrics(), batch_size)
+    listener = listen(host, port)
     config = uvicorn.Config(
         create_app(service, key, origins, names), log_config=None, access_log=False, server_header=False, log_level="warning",
-        timeout_keep_alive=30, lifespan="on",
-        # A client that neither sends nor reads on must not keep the server from its end for longer than a request may take.
-        timeout_graceful_shutdown=math.ceil(limits.body_seconds + limits.seconds),
+        timeout_keep_alive=KEEP_ALIVE_SECONDS, lifespan="on",
+        # A client that neither sends nor reads must not delay the shutdown for longer than a request may take.
+        timeout_graceful_shutdown=math.ceil(limits.max_body_seconds + limits.request_timeout),
     )  # fmt: skip
     server = uvicorn.Server(config)
     service.on_failure = lambda: setattr(server, "should_exit", True)
-    # uvicorn raises the signals it has taken once more when it is done; by then they shall do nothing.
+    with _ignored_signals(), listener:
+        bound_port = listener.getsockname()[1]
+        log_event("listening", host=host, port=bound_port, model=name, key=bool(key))
+        print_to_terminal(playground_hint(host, bound_port))
+        server.run(sockets=[listener])
+    _raise_failure(service)
+    log_event("stopped", logging.INFO)
+
+
+@contextlib.contextmanager
+def _ignored_signals() -> Iterator[None]:
+    """Ignore SIGTERM and SIGINT outside uvicorn's own handlers: uvicorn raises the signals it caught again when it has stopped."""
     before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
-    log("listening", host=host, port=bound.getsockname()[1], model=name, key=bool(key))
     try:
-        server.run(sockets=[bound])
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        bound.close()
+
+
+def _raise_failure(service: Service) -> None:
+    """Raise the error of a failed service."""
+    if isinstance(service.error, ProRankError):
+        raise service.error
     if service.error:
-        if isinstance(service.error, ProRankError):
-            raise service.error
-        raise ModelError(f"{name}: the model failed ({type(service.error).__name__}); the log says where")
-    log("stopped", logging.INFO)
+        raise ModelError(f"{service.name}: the model failed ({type(service.error).__name__}); the log says where")
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there. Raises ConfigError where it cannot."""
+    """Return a listening socket. Raises ConfigError if the address is not available."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        bound = socket.create_server((host, port), family=family, backlog=2048, reuse_port=False)
-        bound.setblocking(False)
-        return bound
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=False)
+        listener.setblocking(False)
+        return listener
     except (OSError, OverflowError) as error:
         raise ConfigError(f"cannot listen on {host}:{port} ({error}); choose another --host or --port") from error

@@ -1,8 +1,7 @@
-"""The service behind the dialects: loads the model, encodes requests, feeds the queue to the model's thread, collects answers.
+"""The service behind the dialects: loads the model, encodes requests, queues them, and collects their answers.
 
-Three threads: the event loop, one that encodes (a tokenizer serves one at a time), one that owns the model. Where a
-batch fails its requests are asked for one by one, so that only the guilty one fails. Requests are taken once the shapes of
-`warmup` have gone the same way.
+It uses three threads: the event loop, one that encodes prompts (a tokenizer is not thread-safe), and one that owns the model.
+Requests are accepted once the warm-up requests of `first_requests` have taken the same path.
 """
 
 from __future__ import annotations
@@ -13,24 +12,36 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from itertools import groupby
+from enum import Enum
 
-import numpy as np
-
-from ..checkpoints.calibration import sigmoid
 from ..errors import ProRankError
 from ..reranker import Reranker
 from ..utils.memory import trim
+from .answers import make_answer
+from .batch_runner import run_batch
 from .first_requests import warm_up
-from .job import Request
+from .hints import score_hint
+from .job import RerankJob
 from .limits import Admission, Limits
-from .logs import failure, log
+from .logs import log_event, log_failure, print_to_terminal
 from .messages import Answer, RequestError, RerankQuery
 from .metrics import Metrics
 from .queue import Queue, QueueItem
-from .workloads import Comparisons, Documents, work_of
+from .workloads import MAX_CHARS_PER_TOKEN, Workload, make_workload
 
-AFTER = 65536  # tokens after which freed memory goes back to the kernel; more often would cost short requests their speed
+TRIM_EVERY_TOKENS = 65536  # give freed memory back to the kernel after so many tokens; more often would slow short requests down
+SMOOTHING = 0.8  # of the moving average of the speed
+MAX_RETRY_AFTER = 120  # seconds
+NOT_READY_RETRY_AFTER = 5  # seconds
+
+
+class ServiceState(Enum):
+    """Life cycle of a service: STARTING, READY, DRAINING; FAILED is final."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    FAILED = "failed"
 
 
 class Service:
@@ -39,214 +50,179 @@ class Service:
     Args:
         load: makes the Reranker; called once, in the model's thread.
         name: what clients call the model.
-        limits: see Limits.
-        metrics: counted up.
-        budget: tokens of a batch; None chooses.
+        limits: limits of requests.
+        metrics: counts answers and batches.
+        batch_size: tokens of a batch; None chooses by device.
+
+    Attributes:
+        state: see ServiceState.
+        startup_step: what a starting service waits for, as a message for clients.
+        error: why the service failed.
+        reranker, workload: available once the model is loaded.
+        on_failure: called when the service has failed.
     """
 
+    reranker: Reranker
+    workload: Workload
+
     def __init__(
-        self, load: Callable[[], Reranker], name: str, limits: Limits, metrics: Metrics, budget: int | None = None
+        self, load: Callable[[], Reranker], name: str, limits: Limits, metrics: Metrics, batch_size: int | None = None
     ) -> None:
-        self.load, self.name, self.limits, self.metrics, self.budget = load, name, limits, metrics, budget
-        self.room = Admission(limits)
-        self.state = "starting"  # ready, failed, draining
-        self.waits_for = "the model is loading"  # while it is starting
-        self.error: BaseException | None = None  # why it failed
+        self.load, self.name, self.limits, self.metrics, self.batch_size = load, name, limits, metrics, batch_size
+        self.admission = Admission(limits)
+        self.state = ServiceState.STARTING
+        self.startup_step = "the model is loading"
+        self.error: BaseException | None = None
         self.on_failure: Callable[[], None] = lambda: None
         self.on_loaded: Callable[[], None] = lambda: None
-        self.reranker: Reranker  # this and `work` are there once the model is loaded
-        self.work: Documents | Comparisons
-        self.queue: Queue[Request] = Queue(1)
-        self.rate = 0.0  # units of the queue's tokens a second
-        self.counts = Metrics()  # where answers and batches are counted: not among the metrics before the service is ready
-        self.encoder = ThreadPoolExecutor(1, "encoder")
-        self.thread = threading.Thread(target=self._run, name="model", daemon=True)
+        self.queue: Queue[RerankJob] = Queue(1)
+        self.tokens_per_second = 0.0  # moving average; 0 before the first batch
+        self.counters = Metrics()  # thrown away when the service is ready, so that `metrics` do not count the warm-up
+        self.encoder_pool = ThreadPoolExecutor(1, "encoder")
+        self.model_thread = threading.Thread(target=self._run_model, name="model", daemon=True)
 
     async def start(self) -> None:
-        """Load the model, warm it up and take requests; returns when that is so, or when it has failed (see `error`)."""
+        """Load the model and warm it up; returns when the service is ready or has failed (see `error`)."""
         begin, loop = time.perf_counter(), asyncio.get_running_loop()
         loaded: asyncio.Future[None] = loop.create_future()
-        self.on_loaded = lambda: _tell(loop, loaded, None)
-        self.thread.start()
+        self.on_loaded = lambda: _settle(loop, loaded, None)
+        self.model_thread.start()
         await loaded
         try:
-            if self.state == "starting":
+            if self.state is ServiceState.STARTING:
                 await warm_up(self)
         except Exception as error:
             self._give_up(error.__cause__ or error if isinstance(error, RequestError) else error)
-        if self.state == "starting":
-            self.rate, self.counts, self.state = 0.0, self.metrics, "ready"
-            log("ready", model=self.name, batch=self.work.budget, seconds=round(time.perf_counter() - begin, 3))
+        if self.state is ServiceState.STARTING:
+            self.tokens_per_second, self.counters, self.state = 0.0, self.metrics, ServiceState.READY
+            log_event("ready", model=self.name, batch=self.workload.batch_size, seconds=round(time.perf_counter() - begin, 3))
+            print_to_terminal(score_hint(self.reranker))
 
     def stop(self) -> None:
-        """End when all accepted requests are answered."""
-        self.state = "draining" if self.state != "failed" else self.state
+        """Stop accepting requests and return when all accepted ones are answered."""
+        if self.state is not ServiceState.FAILED:
+            self.state = ServiceState.DRAINING
         self.queue.close()
-        self.thread.join()
-        self.encoder.shutdown(cancel_futures=True)
+        self.model_thread.join()
+        self.encoder_pool.shutdown(cancel_futures=True)
 
     def check_ready(self) -> None:
-        """Raise Refused unless requests are taken."""
-        if self.state != "ready":
-            said = {"starting": self.waits_for, "draining": "the server is going", "failed": "the model has failed"}
-            raise RequestError("unready", said[self.state], retry_after=None if self.state == "failed" else 5)
+        """Raise RequestError unless the service is ready."""
+        if self.state is ServiceState.STARTING:
+            raise RequestError("unready", self.startup_step, retry_after=NOT_READY_RETRY_AFTER)
+        if self.state is ServiceState.DRAINING:
+            raise RequestError("unready", "the server is stopping", retry_after=NOT_READY_RETRY_AFTER)
+        if self.state is ServiceState.FAILED:
+            raise RequestError("unready", "the model has failed")
 
-    async def answer(self, ask: RerankQuery, seconds: float, begin: float) -> Answer:
-        """Scores of an Ask, within so many seconds of `begin` (`perf_counter`). Raises Refused; a cancelled call drops its work."""
-        self._check(ask)
-        asked, loop = time.perf_counter(), asyncio.get_running_loop()
+    async def answer(self, rerank_query: RerankQuery, seconds: float, begin: float) -> Answer:
+        """Score the documents of a request. Cancelling the call drops its work.
+
+        Args:
+            rerank_query: the request.
+            seconds: time limit, counted from `begin`.
+            begin: when the request arrived (`perf_counter`).
+
+        Raises:
+            RequestError: it cannot be answered, or not in time.
+        """
+        self._check(rerank_query)
+        encoding_begin, loop = time.perf_counter(), asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
-        request = Request(ask, lambda error: _tell(loop, done, error), self.work.distinct)
+        job = RerankJob(rerank_query, lambda error: _settle(loop, done, error), self.workload.deduplicates)
         try:
-            async with asyncio.timeout(max(0.0, begin + seconds - asked)):
-                await self._encode(request)
-                encoded = time.perf_counter()
+            async with asyncio.timeout(max(0.0, begin + seconds - encoding_begin)):
+                await self._encode(job)
+                encoding_seconds = time.perf_counter() - encoding_begin
                 await done
         except TimeoutError:
             self.metrics.dropped.labels("deadline").inc()
-            raise RequestError(
-                "deadline", f"not answered within {seconds:.3g} seconds; send fewer documents or more time"
-            ) from None
+            message = f"not answered within {seconds:.3g} seconds; send fewer documents or allow more time"
+            raise RequestError("deadline", message) from None
         except ProRankError as error:
             raise RequestError("failed" if done.done() else "invalid", str(error)) from error
         finally:
-            self.queue.drop(request)
+            self.queue.drop(job)
             if not done.cancel() and not done.cancelled():
-                done.exception()  # it may not have been waited for
-        return self._answer(request, begin, encoded - asked)
+                done.exception()  # mark it as retrieved: nobody may have awaited it
+        answer = make_answer(self.reranker, job, begin, encoding_seconds)
+        self.counters.record_answer(rerank_query.num_documents, job.tokens, answer.num_truncated, answer.seconds)
+        return answer
 
-    def _check(self, ask: RerankQuery) -> None:
-        if self.work.thinks is False and ask.thoughts:
-            raise RequestError(
-                "invalid", "this model does not think before it answers, so there are no thoughts", "return_thoughts"
-            )
-        if self.reranker.lists and len(ask.lists) > 1:
-            raise RequestError("invalid", "this model puts the documents of a query in order; give one query")
-        if len(ask.instruction or "") > 256 * self.work.longest:
+    def _check(self, rerank_query: RerankQuery) -> None:
+        """Raise RequestError for what this model cannot do."""
+        if rerank_query.return_thoughts and not self.workload.thinks:
+            message = "this model does not think before it answers, so there are no thoughts"
+            raise RequestError("invalid", message, "return_thoughts")
+        if self.reranker.lists and len(rerank_query.lists) > 1:
+            raise RequestError("invalid", "this model orders the documents of one query; send one query")
+        if len(rerank_query.instruction or "") > MAX_CHARS_PER_TOKEN * self.workload.longest:
             raise RequestError("invalid", "the instruction is longer than a whole prompt; shorten it", "instruction")
 
-    async def _encode(self, request: Request) -> None:
-        """Encode slice by slice, among those of other requests, and queue each at once."""
+    async def _encode(self, job: RerankJob) -> None:
+        """Encode a job slice by slice, between slices of other jobs, and queue each slice at once."""
         loop = asyncio.get_running_loop()
-        for number, places in self.work.slices(request):
-            units = await loop.run_in_executor(self.encoder, self.work.encode, request, number, places)
-            self.queue.put(request, units, more=True)
-        self.queue.put(request, [])
-
-    def _answer(self, request: Request, begin: float, encoding: float) -> Answer:
-        now, ask, per_list = time.perf_counter(), request.ask, range(len(request.texts))
-        scores = [np.array(request.by_document(request.scores[i], i), np.float32) for i in per_list]
-        sure = self._sure(ask, scores)
-        meaning, shown = self._meaning(ask.raw, scores, sure)
-        cut = [[at for at, place in enumerate(request.same[i]) if place in request.cut[i]] for i in per_list]
-        thoughts = [request.by_document(request.thoughts[i], i) for i in per_list]
-        waited = request.taken_at - request.put_at if request.taken_at else 0.0
-        seconds = {"tokenization": encoding, "queue": waited, "inference": request.inference, "total": now - begin}
-        self.counts.asked(ask.count, request.tokens, sum(map(len, cut)), seconds)
-        return Answer(scores, shown, meaning, sure, thoughts, cut, len(request.queries_cut), request.tokens, seconds)
-
-    def _sure(self, ask: RerankQuery, scores: list[np.ndarray]) -> list[np.ndarray]:
-        """Calibrated probabilities. They hold for whole documents, so not for the best of a document's parts."""
-        if self.reranker.lists or ask.parts.chunks > 1:
-            return []
-        found = [self.reranker.probabilities(row, ask.instruction) for row in scores]
-        return [row for row in found if row is not None]  # all of them, or none
-
-    def _meaning(self, raw: bool, scores: list[np.ndarray], sure: list[np.ndarray]) -> tuple[str, list[np.ndarray]]:
-        """What clients see, and what it is."""
-        if raw:
-            return "place" if self.reranker.lists else "log-odds", [row.astype(np.float64) for row in scores]
-        if self.reranker.lists:
-            return "place", [1.0 + row.astype(np.float64) / max(1, len(row)) for row in scores]
-        return ("probability", sure) if sure else ("sigmoid", [sigmoid(row.astype(np.float64)) for row in scores])
+        for list_index, indices in self.workload.slices(job):
+            items = await loop.run_in_executor(self.encoder_pool, self.workload.encode, job, list_index, indices)
+            self.queue.put(job, items, more=True)
+        self.queue.put(job, [])
 
     def retry_after(self) -> int:
-        """Seconds until there may be room again, from what waits and how fast it goes."""
-        return int(min(120, max(1, self.queue.tokens / self.rate))) if self.rate else 1
+        """Return the seconds until the queue is probably empty, at most MAX_RETRY_AFTER."""
+        if not self.tokens_per_second:
+            return 1
+        return int(min(MAX_RETRY_AFTER, max(1, self.queue.pending_tokens / self.tokens_per_second)))
 
-    # The model's thread.
-
-    def _run(self) -> None:
+    def _run_model(self) -> None:
+        """Load the model, then answer batches until the queue is closed; the target of the model's thread."""
         try:
-            self._load()
+            self._load_model()
             self.on_loaded()
-            made = 0
-            while units := self.queue.take():
-                made += self._batch(units)
-                if made > AFTER:
+            tokens = 0
+            while items := self.queue.take():
+                tokens += self._answer_batch(items)
+                if tokens > TRIM_EVERY_TOKENS:
                     trim()
-                    made = 0
-        except BaseException as error:  # whatever it is, the service is of no use without this thread
+                    tokens = 0
+        except BaseException as error:  # without this thread the service cannot work, whatever the error
             self._give_up(error)
             self.on_loaded()
 
-    def _load(self) -> None:
+    def _load_model(self) -> None:
         begin = time.perf_counter()
         self.reranker = self.load()
-        read = time.perf_counter()
-        self.work = work_of(self.reranker, self.budget)
-        self.queue.budget = self.work.budget
-        _ = self.reranker.calibration  # reads all weights once, to know them
-        reading, calibrating = round(read - begin, 3), round(time.perf_counter() - read, 3)
-        log("loaded", model=self.name, seconds=reading, calibration_seconds=calibrating)
+        loaded = time.perf_counter()
+        self.workload = make_workload(self.reranker, self.batch_size)
+        self.queue.batch_tokens = self.workload.batch_size
+        _ = self.reranker.calibration  # computed on first access, from all weights
+        calibration_seconds = round(time.perf_counter() - loaded, 3)
+        log_event("loaded", model=self.name, seconds=round(loaded - begin, 3), calibration_seconds=calibration_seconds)
 
     def _give_up(self, error: BaseException) -> None:
-        """Fail for good: nothing that waits is answered, and the server ends."""
-        self.error, self.state = error, "failed"
-        failure("model", error)
+        """Fail for good: refuse everything that is queued, and stop the server."""
+        self.error, self.state = error, ServiceState.FAILED
+        log_failure("model", error)
         self.queue.fail(RequestError("failed", "the model has failed"))
         self.queue.close()
         self.on_failure()
 
-    def _batch(self, units: list[QueueItem[Request]]) -> int:
-        """Answer a batch; returns its tokens."""
-        begin, counts = time.perf_counter(), self.counts  # by its end others may be counted elsewhere
-        self._answer_units(units)
-        seconds, tokens = time.perf_counter() - begin, sum(unit.tokens for unit in units)
-        self.rate = 0.8 * self.rate + 0.2 * tokens / seconds if self.rate else tokens / seconds
-        counts.batch(units, seconds)
+    def _answer_batch(self, items: list[QueueItem[RerankJob]]) -> int:
+        """Answer a batch and return its tokens."""
+        begin, counters = time.perf_counter(), self.counters  # `counters` is replaced when the service becomes ready
+        run_batch(self.workload, self.queue, items)
+        seconds, tokens = time.perf_counter() - begin, sum(item.tokens for item in items)
+        speed, average = tokens / seconds, self.tokens_per_second
+        self.tokens_per_second = SMOOTHING * average + (1 - SMOOTHING) * speed if average else speed
+        counters.record_batch(items, seconds)
         return tokens
 
-    def _answer_units(self, units: list[QueueItem[Request]]) -> None:
-        jobs = [list(some) for _, some in groupby(units, key=lambda unit: id(unit.job))]
-        following: list[QueueItem[Request]] = []
-        begin = time.perf_counter()
-        try:
-            values = self.work.run(units)
-        except Exception as error:
-            if len(jobs) > 1:
-                for some in jobs:
-                    self._answer_units(some)
-                return
-            self._fail(units[0].job, error)
-            values = []
-        for some in jobs:
-            some[0].job.inference += time.perf_counter() - begin
-        for unit, value in zip(units, values):
-            if not unit.job.over:
-                try:
-                    following += self.work.take(unit, value)
-                except Exception as error:
-                    self._fail(unit.job, error)
-        for job in self.queue.answered(units, following):
-            job.finish(None)
 
-    def _fail(self, job: Request, error: Exception) -> None:
-        if not isinstance(error, RequestError):
-            failure("batch", error)
-            if not isinstance(error, ProRankError):
-                cause, error = error, RequestError("failed", "the model failed on this request")
-                error.__cause__ = cause
-        self.queue.drop(job)
-        job.finish(error)
-
-
-def _tell(loop: asyncio.AbstractEventLoop, done: asyncio.Future, error: Exception | None) -> None:
-    """Settle a future of the loop from another thread."""
+def _settle(loop: asyncio.AbstractEventLoop, future: asyncio.Future, error: Exception | None) -> None:
+    """Settle a future of the event loop from another thread."""
 
     def settle() -> None:
-        if not done.done():
-            done.set_exception(error) if error else done.set_result(None)
+        if not future.done():
+            future.set_exception(error) if error else future.set_result(None)
 
     with contextlib.suppress(RuntimeError):  # the loop has ended
         loop.call_soon_threadsafe(settle)

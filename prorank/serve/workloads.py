@@ -1,7 +1,7 @@
-"""What the model is asked for a request: documents one by one, or comparisons of several; as units for the queue.
+"""What the model computes for a request: scores of single documents, or comparisons of several, as items of the queue.
 
-Units of many requests go through one forward, and each gets what the library gives it alone, float noise aside: the
-prompts are the Prompt's, the scores the Reranker's.
+Items of many requests share a forward pass. Each gets the score that the library gives it alone, except for rounding: prompts
+come from the prompt's encoder, scores from the Reranker.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import copy
 import math
 from collections.abc import Iterator
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,174 +20,200 @@ from ..prompts.truncation import WHOLE, Truncation
 from ..rank.listwise import ListRanker
 from ..rank.thinking import Thought, key_of
 from ..reranker import Reranker
-from .job import Request
+from .job import RerankJob
 from .messages import RequestError
 from .queue import QueueItem
 
-TOKENS = 1024  # of a batch on a CPU: about the engine's own speed with its wide ones, and nobody waits long behind it
-WIDE = 16384  # where forwards are wide, on a GPU
-ROWS = 32  # documents that are thought about together
-QUESTIONS = 4  # comparisons of several documents in a batch
-MAX_CHARS_PER_TOKEN = 256  # characters that no token is longer than: what lies behind is cut before it is tokenised
-SLICE = 64, 200_000  # documents and characters that are tokenised in one go
+CPU_BATCH_TOKENS = 1024  # large enough for nearly the engine's full speed, small enough that nobody waits long behind a batch
+GPU_BATCH_TOKENS = 16384
+MAX_THINKING_DOCUMENTS = 32  # documents of a batch of a thinking model
+MAX_COMPARISONS = 4  # comparisons of a batch of a listwise model
+MAX_CHARS_PER_TOKEN = 256  # upper bound on characters per token, used to pre-truncate texts before tokenising
+SLICE_DOCUMENTS, SLICE_CHARACTERS = 64, 200_000  # tokenised in one go
 
-Value = tuple[float, Thought | None]
+Item = QueueItem[RerankJob]
 
 
-class Documents:
-    """Scores of documents one by one.
+class PromptScore(NamedTuple):
+    """Log-odds of a prompt, and the thought of a thinking model."""
+
+    score: float
+    thought: Thought | None
+
+
+class EncodedDocument(NamedTuple):
+    """Payload of a pointwise item: an encoded prompt, and the key of its thought in the cache."""
+
+    prompt: Any
+    thought_key: str
+
+
+class PointwiseWorkload:
+    """Scores documents one by one. An item is a prompt.
 
     Args:
-        reranker: a pointwise one, which may think.
-        budget: tokens of a batch; documents, if it thinks. None chooses.
+        reranker: a pointwise Reranker; it may think.
+        batch_size: tokens of a batch, or documents if the model thinks; None chooses by device.
     """
 
-    distinct = True  # a text is read once in a list; where documents are compared, twins count
+    deduplicates = True
 
-    def __init__(self, reranker: Reranker, budget: int | None = None) -> None:
+    def __init__(self, reranker: Reranker, batch_size: int | None = None) -> None:
         self.reranker, self.thinks = reranker, reranker.thinks
-        self.budget = budget or (ROWS if self.thinks else TOKENS if reranker.device.type == "cpu" else WIDE)
-        # Prompts are encoded beside the model's thread, and a tokenizer cannot be shared: it is set anew for each kind of text.
-        self.bound = copy.deepcopy(reranker.bound)
-        self.longest = self.bound.longest
+        default = CPU_BATCH_TOKENS if reranker.device.type == "cpu" else GPU_BATCH_TOKENS
+        self.batch_size = batch_size or (MAX_THINKING_DOCUMENTS if self.thinks else default)
+        # A copy: prompts are encoded beside the model's thread, and a tokenizer changes its settings with each kind of text.
+        self.encoder = copy.deepcopy(reranker.bound)
+        self.longest = self.encoder.longest
 
-    def slices(self, request: Request) -> Iterator[tuple[int, list[int]]]:
-        """(list, places of texts) to encode in one go, so that no request keeps others from being encoded."""
-        for number, texts in enumerate(request.texts):
-            some, letters = [], 0
-            for place, text in enumerate(texts):
-                some.append(place)
-                letters += min(len(text), self._letters(request))
-                if len(some) >= SLICE[0] or letters >= SLICE[1]:
-                    yield number, some
-                    some, letters = [], 0
-            if some:
-                yield number, some
+    def slices(self, job: RerankJob) -> Iterator[tuple[int, list[int]]]:
+        """Yield (list index, text indices) to encode in one go. Slices are short, so that jobs can take turns."""
+        for list_index, texts in enumerate(job.texts):
+            chunk: list[int] = []
+            characters = 0
+            for at, text in enumerate(texts):
+                chunk.append(at)
+                characters += min(len(text), self._max_characters(job))
+                if len(chunk) >= SLICE_DOCUMENTS or characters >= SLICE_CHARACTERS:
+                    yield list_index, chunk
+                    chunk, characters = [], 0
+            if chunk:
+                yield list_index, chunk
 
-    def encode(self, request: Request, number: int, places: list[int]) -> list[QueueItem[Request]]:
-        """Units of these texts, the longest first. Raises Refused for a text that had to be cut and must not be, PromptError where
-        there is no room."""
-        ask, most = request.ask, self._letters(request)
-        query = ask.lists[number][0]
-        texts = [_near(request.texts[number][place], most, ask.parts.side) for place in places]
-        found = self.bound.encode_parts(query[:most], texts, ask.instruction, ask.parts)
-        units = []
-        for place, text, prompts in zip(places, texts, found):
-            whole = request.texts[number][place]
-            cut = [place] if prompts[0].document_cut or len(text) < len(whole) else []
-            request.heard(number, cut, prompts[0].query_cut > 0, sum(len(prompt.ids) for prompt in prompts))
-            units += [self._unit(request, number, place, prompt, key_of(query, whole)) for prompt in prompts]
-        return sorted(units, key=lambda unit: -unit.tokens)
+    def encode(self, job: RerankJob, list_index: int, indices: list[int]) -> list[Item]:
+        """Encode texts of a list as items, longest first.
 
-    def _unit(self, request: Request, number: int, place: int, prompt: Any, key: str) -> QueueItem[Request]:
-        own = 1 if self.thinks else len(prompt.ids) - prompt.document_start
-        return QueueItem(request, number, place, own, 0 if self.thinks else prompt.document_start, (prompt, key))
+        Raises:
+            RequestError: a text was truncated although the request forbids it.
+            PromptError: the prompt leaves no room for the document.
+        """
+        rerank_query, limit = job.rerank_query, self._max_characters(job)
+        query = rerank_query.lists[list_index].query
+        texts = [_pre_truncate(job.texts[list_index][at], limit, rerank_query.truncation.side) for at in indices]
+        encoded = self.encoder.encode_parts(query[:limit], texts, rerank_query.instruction, rerank_query.truncation)
+        items = []
+        for at, text, prompts in zip(indices, texts, encoded):
+            whole = job.texts[list_index][at]
+            truncated = [at] if prompts[0].document_cut or len(text) < len(whole) else []
+            job.record_prompts(list_index, truncated, prompts[0].query_cut > 0, sum(len(prompt.ids) for prompt in prompts))
+            key = key_of(query, whole)
+            items += [self._item(job, list_index, at, EncodedDocument(prompt, key)) for prompt in prompts]
+        return sorted(items, key=lambda item: -item.tokens)
 
-    def _letters(self, request: Request) -> int:
-        return MAX_CHARS_PER_TOKEN * self.longest * request.ask.parts.chunks
+    def _item(self, job: RerankJob, list_index: int, at: int, document: EncodedDocument) -> Item:
+        if self.thinks:
+            return QueueItem(job, list_index, at, 1, 0, document)
+        prefix = document.prompt.document_start
+        return QueueItem(job, list_index, at, len(document.prompt.ids) - prefix, prefix, document)
 
-    def run(self, units: list[QueueItem[Request]]) -> list[Value]:
-        """(log-odds, thought) of each."""
-        lists = [list(some) for _, some in groupby(units, key=lambda unit: (id(unit.job), unit.number))]
-        asked = [([unit.what[0] for unit in some], [unit.what[1] for unit in some]) for some in lists]
-        rows, thoughts = self.reranker.score_encoded(asked)
-        said: list[Thought | None] = [thought for some in thoughts for thought in some]
-        return list(zip(np.concatenate(rows).tolist(), said or [None] * len(units)))
+    def _max_characters(self, job: RerankJob) -> int:
+        return MAX_CHARS_PER_TOKEN * self.longest * job.rerank_query.truncation.chunks
 
-    def take(self, unit: QueueItem[Request], value: Value) -> list[QueueItem[Request]]:
-        """Note a score: a document's is the best of its parts. Raises ModelError for one that is not finite."""
-        request, (score, thought) = unit.job, value
+    def run(self, items: list[Item]) -> list[PromptScore]:
+        """Score a batch; one result per item."""
+        lists = [list(group) for _, group in groupby(items, key=lambda item: (id(item.job), item.list_index))]
+        encoded = [([item.payload.prompt for item in group], [item.payload.thought_key for item in group]) for group in lists]
+        scores, thoughts = self.reranker.score_encoded(encoded)
+        flat: list[Thought | None] = [thought for group in thoughts for thought in group]
+        return list(map(PromptScore, np.concatenate(scores).tolist(), flat or [None] * len(items)))
+
+    def record(self, item: Item, result: PromptScore) -> list[Item]:
+        """Store a score; a document has the score of its best chunk. Raises ModelError for a score that is not finite."""
+        (score, thought), scores = result, item.job.scores[item.list_index]
         if not math.isfinite(score):
             raise ModelError(f"{self.reranker.name}: a score is not finite; the weights are damaged or its training diverged")
-        if score > request.scores[unit.number][unit.place]:
-            request.scores[unit.number][unit.place], request.thoughts[unit.number][unit.place] = score, thought
+        if score > scores[item.position]:
+            scores[item.position], item.job.thoughts[item.list_index][item.position] = score, thought
         return []
 
 
-class Comparisons:
-    """Orders of documents by a method of lists; a unit is a question of it.
+class ListwiseWorkload:
+    """Orders documents by a listwise method. An item is one question of that method.
 
     Args:
-        reranker: one with a method of lists.
-        lists: that method, with its prompts and its reader.
-        budget: questions of a batch; None chooses.
+        reranker: a Reranker with a listwise method.
+        lists: that method with its prompts and its parser.
+        batch_size: questions of a batch; None chooses.
     """
 
-    thinks, distinct = False, False
+    thinks, deduplicates = False, False
 
-    def __init__(self, reranker: Reranker, lists: ListRanker, budget: int | None = None) -> None:
-        self.reranker, self.lists, self.budget = reranker, lists, budget or QUESTIONS
-        self.bound = copy.deepcopy(reranker.prompt)
-        self.longest = self.bound.longest
+    def __init__(self, reranker: Reranker, lists: ListRanker, batch_size: int | None = None) -> None:
+        self.reranker, self.lists, self.batch_size = reranker, lists, batch_size or MAX_COMPARISONS
+        self.encoder = copy.deepcopy(reranker.prompt)
+        self.longest = self.encoder.longest
 
-    def slices(self, request: Request) -> Iterator[tuple[int, list[int]]]:
-        """Each list at once."""
-        return ((number, list(range(len(texts)))) for number, texts in enumerate(request.texts) if texts)
+    def slices(self, job: RerankJob) -> Iterator[tuple[int, list[int]]]:
+        """Yield (list index, text indices): each list at once."""
+        return ((list_index, list(range(len(texts)))) for list_index, texts in enumerate(job.texts) if texts)
 
-    def encode(self, request: Request, number: int, places: list[int]) -> list[QueueItem[Request]]:
-        """The first question about a list. Raises Refused where its documents should be fitted in a way that it cannot."""
-        parts = request.ask.parts
-        if parts.chunks > 1 or parts.prompt or parts.query:
-            raise RequestError(
-                "invalid", "this model is shown several documents at once: no chunks, no tokens of a prompt or a query"
-            )
-        texts = request.texts[number]
-        request.texts[number] = [self._fitted(request, number, at, text, parts) for at, text in enumerate(texts)]
-        request.sorters[number] = self.lists.method.sorter(len(places))
-        return self._next(request, number, None)
+    def encode(self, job: RerankJob, list_index: int, indices: list[int]) -> list[Item]:
+        """Return the first question about a list. Raises RequestError for kinds of truncation that lists do not have."""
+        truncation = job.rerank_query.truncation
+        if truncation.chunks > 1 or truncation.prompt or truncation.query:
+            message = "this model reads several documents at once; chunks and token limits of a prompt or a query are not supported"
+            raise RequestError("invalid", message)
+        job.texts[list_index] = [
+            self._truncate(job, list_index, at, text, truncation) for at, text in enumerate(job.texts[list_index])
+        ]
+        job.sorters[list_index] = self.lists.method.sorter(len(indices))
+        return self._next_question(job, list_index, None)
 
-    def _fitted(self, request: Request, number: int, place: int, text: str, parts: Truncation) -> str:
-        """What can be shown of a text."""
-        kept = _near(text, MAX_CHARS_PER_TOKEN * self.longest, parts.side)
-        if parts != WHOLE:
-            ids = free_tokens(self.bound.tokenizer, [kept])[0]
-            shown = parts.of(ids, self.longest)[0][0]
-            kept = kept if len(shown) == len(ids) else self.bound.tokenizer.decode(shown)
+    def _truncate(self, job: RerankJob, list_index: int, at: int, text: str, truncation: Truncation) -> str:
+        """Return the part of a text that a prompt can show."""
+        kept = _pre_truncate(text, MAX_CHARS_PER_TOKEN * self.longest, truncation.side)
+        if truncation != WHOLE:
+            ids = free_tokens(self.encoder.tokenizer, [kept])[0]
+            shown = truncation.of(ids, self.longest)[0][0]
+            kept = kept if len(shown) == len(ids) else self.encoder.tokenizer.decode(shown)
         if kept != text:
-            request.heard(number, [place], False, 0)
+            job.record_prompts(list_index, [at], False, 0)
         return kept
 
-    def run(self, units: list[QueueItem[Request]]) -> list[Any]:
-        """The method's answer to each question."""
-        out: list[Any] = [None] * len(units)
-        for instruction in dict.fromkeys(unit.job.ask.instruction for unit in units):
-            mine = [i for i, unit in enumerate(units) if unit.job.ask.instruction == instruction]
-            for i, value in zip(mine, self._asked([units[i] for i in mine], instruction)):
-                out[i] = value
-        return out
+    def run(self, items: list[Item]) -> list[Any]:
+        """Answer a batch of questions; one (answer, records of its prompts) per item."""
+        results: list[Any] = [None] * len(items)
+        for instruction in dict.fromkeys(item.job.rerank_query.instruction for item in items):
+            same = [i for i, item in enumerate(items) if item.job.rerank_query.instruction == instruction]
+            for i, result in zip(same, self._answer([items[i] for i in same], instruction)):
+                results[i] = result
+        return results
 
-    def _asked(self, units: list[QueueItem[Request]], instruction: str | None) -> list[Any]:
-        """(answer, what was cut of it and what it cost) of each."""
-        heard: list[list[tuple]] = [[] for _ in units]
-        rows = self.lists.values([self._shown(unit) for unit in units], instruction, lambda i, *what: heard[i].append(what))
-        return [(self.lists.method.answer(row), some) for row, some in zip(rows, heard)]
+    def _answer(self, items: list[Item], instruction: str | None) -> list[Any]:
+        records: list[list[tuple]] = [[] for _ in items]
+        questions = [self._question(item) for item in items]
+        values = self.lists.values(questions, instruction, lambda i, *record: records[i].append(record))
+        return [(self.lists.method.answer(value), record) for value, record in zip(values, records)]
 
-    def _shown(self, unit: QueueItem[Request]) -> tuple[str, list[str]]:
-        texts = unit.job.texts[unit.number]
-        return unit.job.ask.lists[unit.number][0][: MAX_CHARS_PER_TOKEN * self.longest], [texts[place] for place in unit.what]
+    def _question(self, item: Item) -> tuple[str, list[str]]:
+        texts, query = item.job.texts[item.list_index], item.job.rerank_query.lists[item.list_index].query
+        return query[: MAX_CHARS_PER_TOKEN * self.longest], [texts[at] for at in item.payload]
 
-    def take(self, unit: QueueItem[Request], value: Any) -> list[QueueItem[Request]]:
-        """The question that follows from an answer; none where the order is known."""
-        answer, heard = value
-        for places, query_cut, tokens in heard:
-            unit.job.heard(unit.number, [unit.what[place] for place in places], query_cut, tokens)
-        return self._next(unit.job, unit.number, answer)
+    def record(self, item: Item, result: Any) -> list[Item]:
+        """Store an answer and return the question that follows from it; none once the order is known."""
+        answer, records = result
+        for shown, query_truncated, tokens in records:
+            item.job.record_prompts(item.list_index, [item.payload[at] for at in shown], query_truncated, tokens)
+        return self._next_question(item.job, item.list_index, answer)
 
-    def _next(self, request: Request, number: int, answer: Any) -> list[QueueItem[Request]]:
+    def _next_question(self, job: RerankJob, list_index: int, answer: Any) -> list[Item]:
         try:
-            question = request.sorters[number].send(answer)
-            return [QueueItem(request, number, 0, 1, 0, question)]
+            question = job.sorters[list_index].send(answer)
+            return [QueueItem(job, list_index, 0, 1, 0, question)]
         except StopIteration as end:
-            del request.sorters[number]
-            request.scores[number] = -np.argsort(end.value).astype(np.float32)
+            del job.sorters[list_index]
+            job.scores[list_index] = -np.argsort(end.value).astype(np.float32)
             return []
 
 
-def _near(text: str, most: int, side: str) -> str:
-    """The letters that can count of a text that is cut on this side."""
-    return text[:most] if side == "right" else text[-most:]
+Workload = PointwiseWorkload | ListwiseWorkload
 
 
-def work_of(reranker: Reranker, budget: int | None = None) -> Documents | Comparisons:
-    """What a reranker's requests are made of."""
-    return Comparisons(reranker, reranker.lists, budget) if reranker.lists else Documents(reranker, budget)
+def make_workload(reranker: Reranker, batch_size: int | None = None) -> Workload:
+    """Return the workload for a Reranker. `batch_size`: see the workloads."""
+    return ListwiseWorkload(reranker, reranker.lists, batch_size) if reranker.lists else PointwiseWorkload(reranker, batch_size)
+
+
+def _pre_truncate(text: str, max_characters: int, side: str) -> str:
+    """Drop characters that are cut in any case. `side`: the side that is cut."""
+    return text[:max_characters] if side == "right" else text[-max_characters:]

@@ -1,6 +1,6 @@
-"""API keys: taken from environment variables, for servers and for their clients.
+"""API keys from environment variables, for servers and their clients.
 
-A key never comes from the command line, where others on the machine could read it.
+Keys are not options of the command line, where other users of the machine could read them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from ..errors import ConfigError
 
 
 def key_of(name: str | None) -> str | None:
-    """The key in the environment variable of this name. Raises ConfigError where it is empty."""
+    """Return the key in an environment variable; None if `name` is None. Raises ConfigError if it is not set or empty."""
     if name is None:
         return None
     if not os.environ.get(name, "").strip():

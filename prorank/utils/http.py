@@ -1,7 +1,7 @@
-"""HTTP connections to other servers: one place that makes clients, explains failures and waits between tries.
+"""HTTP connections to other servers: makes clients and explains failures. `http_retry` repeats requests.
 
-The environment takes part in every connection (proxies, certificates), so making a client can fail as well as using it. Every such
-failure is one line that names the variable to blame; credentials in it are never shown.
+Variables of the environment configure proxies and certificates, so making a client can fail as well as using it. Every such
+failure is one line that names the variable; credentials are never shown.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from ipaddress import ip_address, ip_network
 from typing import Any
 from urllib.request import getproxies
@@ -20,7 +18,7 @@ from urllib.request import getproxies
 from ..errors import ConfigError, DataError, extra
 
 PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
-LONGEST_WAIT = 31_536_000.0  # seconds: no server is waited for beyond a year, and no clock overflows
+CONNECT_SECONDS = 10
 
 
 class Connection:
@@ -28,16 +26,16 @@ class Connection:
 
     Args:
         url: address of the server, or of one of its endpoints.
-        option: the option that gave the address, for messages.
-        key: sent as `Authorization: Bearer`; None or blank for none.
-        timeout: seconds for one answer; connecting has 10 at most.
+        option: name of the option that holds the address, for messages.
+        key: sent as `Authorization: Bearer`; None or blank for no key.
+        timeout: seconds for one answer; connecting may take at most CONNECT_SECONDS of them.
 
     Attributes:
-        where: the address for messages, and the variable that sends it through a proxy.
-        failures: what `request` raises where no answer came; see `explain`.
+        where: the address for messages, with the variable of its proxy.
+        failures: exceptions that `request` raises if no answer came; see `explain`.
 
     Raises:
-        ConfigError: the address, the key, or a variable of the environment cannot be used.
+        ConfigError: the address, the key, or a variable of the environment is unusable.
     """
 
     def __init__(self, url: str, option: str, key: str | None = None, timeout: float = 300) -> None:
@@ -47,15 +45,17 @@ class Connection:
         self.url, self.host, self.proxy = url, host, proxy_for(scheme, host, port)
         self.where = f"{url} (through the proxy that {self.proxy.variable} names)" if self.proxy else url
         self.failures = (httpx.RequestError, httpx.InvalidURL)
-        self._lasting = (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL)
+        self._permanent = (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL)
         self.client = httpx.Client(
-            transport=self._transport(httpx), headers=_authorization(key), timeout=httpx.Timeout(timeout, connect=min(10, timeout))
+            transport=self._transport(httpx),
+            headers=_authorization(key),
+            timeout=httpx.Timeout(timeout, connect=min(CONNECT_SECONDS, timeout)),
         )
 
     def _transport(self, httpx: Any) -> Any:
         setting = self.proxy
         try:
-            proxy = httpx.Proxy(self._checked(httpx, setting)) if setting else None
+            proxy = httpx.Proxy(self._proxy_url(httpx, setting)) if setting else None
             with _certificates():
                 return httpx.HTTPTransport(proxy=proxy, limits=httpx.Limits(max_connections=None))
         except ImportError as error:
@@ -64,8 +64,8 @@ class Connection:
             remedy = f"pip install 'httpx2[socks]', {self._without(setting)}"
             raise ConfigError(f"{setting.variable} names a SOCKS proxy, which needs the package socksio: {remedy}") from error
 
-    def _checked(self, httpx: Any, proxy: ProxySetting) -> Any:
-        """The proxy's address. Raises ConfigError, which does not quote it: a password may stand in it."""
+    def _proxy_url(self, httpx: Any, proxy: ProxySetting) -> Any:
+        """Return the address of a proxy. Raises ConfigError without quoting it, because it may contain a password."""
         try:
             url = httpx.URL(proxy.address)
             if url.scheme in PROXY_SCHEMES and _is_host(url.host) and _is_port(url.port):
@@ -80,41 +80,47 @@ class Connection:
     def _without(self, proxy: ProxySetting) -> str:
         return f"or unset {proxy.variable} or add {self.host} to NO_PROXY to go without a proxy"
 
-    def request(self, method: str, path: str = "", **more: Any) -> Any:
-        """The answer, whatever its status. Raises one of `failures` where none came, DataError for a text that cannot be sent."""
+    def request(self, method: str, path: str = "", **options: Any) -> Any:
+        """Send a request and return the response, whatever its status.
+
+        Raises:
+            one of `failures`: no answer came.
+            DataError: a text cannot be encoded as UTF-8.
+        """
         try:
-            return self.client.request(method, self.url + path, **more)
+            return self.client.request(method, self.url + path, **options)
         except UnicodeEncodeError as error:
             raise DataError(f"{self.url}: a text has half of a surrogate pair, which UTF-8 cannot carry; mend the text") from error
 
     def explain(self, error: Exception) -> str:
-        """Why no answer came, and the remedy, in one line."""
-        what = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        """Return one line that says why no answer came, and the remedy."""
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         if fault := _tls_error(error):
-            return f"{what}; {_tls_remedy(fault)}"
+            return f"{reason}; {_tls_remedy(fault)}"
         if self.proxy:
             through = f"through the proxy {self.proxy.shown} that {self.proxy.variable} names"
-            return f"{what}, {through}; start or correct the proxy, {self._without(self.proxy)}"
-        return f"{what}; is the server running?"
+            return f"{reason}, {through}; start or correct the proxy, {self._without(self.proxy)}"
+        return f"{reason}; is the server running?"
 
     def refused_by_proxy(self, status: int) -> str | None:
-        """What a status says that only proxies give (407), in one line; None for all others."""
+        """Return one line about a status that only proxies send (407); None for all others."""
         if status != 407:
             return None
         variable = self.proxy.variable if self.proxy else "HTTP_PROXY"
         return f"a proxy wants credentials (status 407); put them into {variable}: http://USER:PASSWORD@HOST:PORT"
 
-    def is_lasting(self, error: Exception) -> bool:
-        """Whether another try must fail in the same way."""
-        return isinstance(error, self._lasting) or _tls_error(error) is not None
+    def is_permanent(self, error: Exception) -> bool:
+        """Whether another attempt would fail in the same way."""
+        return isinstance(error, self._permanent) or _tls_error(error) is not None
 
     def close(self) -> None:
+        """Close all connections."""
         self.client.close()
 
 
 @dataclass(frozen=True)
 class ProxySetting:
-    """The proxy of a connection: its address, and the variable that names it."""
+    """A proxy: its address, and the variable of the environment that names it."""
 
     address: str
     variable: str
@@ -127,10 +133,11 @@ class ProxySetting:
 
 
 def proxy_for(scheme: str, host: str, port: int) -> ProxySetting | None:
-    """The proxy that the environment (or the system's settings) has for an address; None for a direct connection.
+    """Return the proxy that the environment (or the system's settings) has for an address; None for a direct connection.
 
     Args:
-        scheme: http or https; `HTTP_PROXY`, `HTTPS_PROXY` and then `ALL_PROXY` count, in capitals or not.
+        scheme: "http" or "https". `HTTP_PROXY` or `HTTPS_PROXY` is read, then `ALL_PROXY`, in upper or lower case.
+        host, port: the address.
     """
     settings = getproxies()
     kind = next((kind for kind in (scheme, "all") if settings.get(kind)), None)
@@ -143,7 +150,7 @@ def proxy_for(scheme: str, host: str, port: int) -> ProxySetting | None:
 
 
 def _is_exempt(exceptions: str, host: str, port: int) -> bool:
-    """Whether NO_PROXY covers an address: by `*`, a name, a domain, an address or a network, each perhaps with a port."""
+    """Whether NO_PROXY covers an address: by `*`, a name, a domain, an address or a network, each with or without a port."""
     return any(_covers(entry, host.lower(), port) for entry in exceptions.lower().replace(",", " ").split())
 
 
@@ -161,30 +168,8 @@ def _covers(entry: str, host: str, port: int) -> bool:
         return bool(domain) and (host == domain or host.endswith(f".{domain}"))
 
 
-def retry_after(text: str | None) -> float | None:
-    """Seconds that a Retry-After header asks for, at most a year; None where it is absent or neither a number nor a date."""
-    if not text:
-        return None
-    try:
-        seconds = float(text)
-    except ValueError:
-        try:
-            moment = parsedate_to_datetime(text)
-            seconds = (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
-        except (ValueError, TypeError, IndexError, OverflowError):
-            return None
-    return min(max(0.0, seconds), LONGEST_WAIT) if seconds == seconds else None  # NaN equals nothing
-
-
-def pauses(first: float, longest: float) -> Iterator[float]:
-    """Seconds between tries, doubled each time up to `longest`. They are the least that is waited, whatever a server asks for."""
-    while True:
-        yield first
-        first = min(longest, 2 * first)
-
-
 def _parsed(httpx: Any, url: str, option: str) -> tuple[str, int, str]:
-    """(host, port, scheme) of an address. Raises ConfigError."""
+    """Return (host, port, scheme) of an address. Raises ConfigError."""
     try:
         parsed = httpx.URL(url)
         usual = {"http": 80, "https": 443}[parsed.scheme]
@@ -196,7 +181,7 @@ def _parsed(httpx: Any, url: str, option: str) -> tuple[str, int, str]:
 
 
 def _is_host(host: str) -> bool:
-    return bool(host.strip(".")) and not any(letter.isspace() or letter in "%/\\" for letter in host)
+    return bool(host.strip(".")) and not any(character.isspace() or character in "%/\\" for character in host)
 
 
 def _is_port(port: int | None) -> bool:
@@ -213,20 +198,20 @@ def _authorization(key: str | None) -> dict[str, str]:
 
 @contextmanager
 def _certificates() -> Iterator[None]:
-    """Turn failures to read SSL_CERT_FILE or SSL_CERT_DIR into ConfigError."""
+    """Convert failures to read SSL_CERT_FILE or SSL_CERT_DIR to ConfigError."""
     name, folders = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
     if folders and not name and not any(map(os.path.isdir, folders.split(os.pathsep))):
         raise ConfigError(f"SSL_CERT_DIR {folders}: no such folder; name one of certificates, or unset SSL_CERT_DIR")
     try:
         yield
     except OSError as error:
-        why = getattr(error, "reason", None) or error.strerror or error
-        what = f"SSL_CERT_FILE {name}" if name else "the system's certificates"
-        raise ConfigError(f"{what}: {why}; let SSL_CERT_FILE name a file of certificates (PEM), or unset it") from error
+        reason = getattr(error, "reason", None) or error.strerror or error
+        source = f"SSL_CERT_FILE {name}" if name else "the system's certificates"
+        raise ConfigError(f"{source}: {reason}; let SSL_CERT_FILE name a file of certificates (PEM), or unset it") from error
 
 
 def _tls_error(error: BaseException | None) -> ssl.SSLError | None:
-    """The failure of TLS behind an error."""
+    """Return the TLS error behind an error, if there is one."""
     while error is not None and not isinstance(error, ssl.SSLError):
         error = error.__cause__ or error.__context__
     return error
@@ -234,7 +219,7 @@ def _tls_error(error: BaseException | None) -> ssl.SSLError | None:
 
 def _tls_remedy(fault: ssl.SSLError) -> str:
     if isinstance(fault, ssl.SSLCertVerificationError):
-        given = os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR")
-        now = f" (now {given})" if given else ""
+        path = os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR")
+        now = f" (now {path})" if path else ""
         return f"name the certificate of its authority in SSL_CERT_FILE{now}"
     return "does it speak TLS there? If not, begin the address with http://"

@@ -9,7 +9,7 @@ import mteb
 import pytest
 from mteb.models.models_protocols import CrossEncoderProtocol
 
-from prorank.integrations.mteb import ProRankCrossEncoder, _name
+from prorank.integrations.mteb import ProRankCrossEncoder, model_id
 from prorank.reranker import Reranker
 from tests.integrations.toy_task import CORPUS, INSTRUCTIONS, QUERIES, ToldReranking, ToyReranking
 
@@ -42,4 +42,4 @@ def test_results_are_kept_under_name_and_fingerprint(checkpoint, reranker):
     assert (given.name, given.revision) == ("me/mine", "7")
     assert ProRankCrossEncoder(in_memory).mteb_model_meta.revision == "in_memory"
     names = {"a/b": "a/b", "runs/demo/score/model": "prorank/score", "smollm2-135m": "prorank/smollm2-135m"}
-    assert {name: _name(name) for name in names} == names
+    assert {name: model_id(name) for name in names} == names

@@ -1,22 +1,22 @@
-"""The dialects: each a form of the same question and answer.
+"""Dialects: forms of the same request and answer.
 
-A dialect is data: what it reads, what it writes, and the status and body of each kind of refusal.
+A dialect is data: what it reads, what it writes, and the status and body of each kind of error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel
 
 from ...prompts.truncation import Truncation
-from ..fields import Ours, Ranked
+from ..fields import CommonFields, RankingFields
 from ..limits import Limits
-from ..messages import Answer, RequestError, RerankQuery
+from ..messages import Answer, ErrorKind, QueryDocuments, RequestError, RerankQuery
 
-STATUSES = {
+STATUSES: dict[ErrorKind, int] = {
     "syntax": 400, "invalid": 422, "empty": 400, "too large": 413, "media": 415, "slow": 408, "unauthorized": 401, "model": 404,
     "overloaded": 429, "deadline": 504, "unready": 503, "failed": 500,
 }  # fmt: skip
@@ -24,64 +24,71 @@ STATUSES = {
 
 @dataclass(frozen=True)
 class Dialect:
-    """An endpoint's dialect.
+    """The dialect of an endpoint.
 
     Attributes:
-        name: of the dialect.
-        bodies: models of the request, the first whose key is there is meant: (key, model).
-        answers: model of the answer, for the schema.
-        errors: model of a refusal, for the schema.
-        read: a request's model and the limits to an Ask.
-        write: the model, its Ask, the Answer, the served model's name and the request's id to the answer's body.
-        refuse: a refusal and its status to a body.
-        statuses: of kinds of refusals.
+        name: name of the dialect.
+        bodies: request models by their telling field; the first whose field is present is used.
+        answer_model: model of the answer, for the schema.
+        error_model: model of an error, for the schema.
+        read: converts (request model, limits) to a RerankQuery.
+        write: converts (request model, its RerankQuery, Answer, name of the served model, request id) to the body of the answer.
+        error_body: converts (error, status) to the body of the error.
+        statuses: status by kind of error.
     """
 
     name: str
-    bodies: Sequence[tuple[str, type[BaseModel]]]
-    answers: Any
-    errors: Any
+    bodies: Mapping[str, type[BaseModel]]
+    answer_model: Any
+    error_model: Any
     read: Callable[[Any, Limits], RerankQuery]
     write: Callable[[Any, RerankQuery, Answer, str, str], Any]
-    refuse: Callable[[RequestError, int], Any]
-    statuses: dict[str, int]
+    error_body: Callable[[RequestError, int], Any]
+    statuses: Mapping[ErrorKind, int]
 
-    def body_of(self, value: dict[str, Any]) -> type[BaseModel]:
-        """The model that a request's object is meant as."""
-        return next((model for key, model in self.bodies if key in value), self.bodies[0][1])
+    def matches(self, value: dict[str, Any]) -> bool:
+        """Whether a JSON object has a telling field of this dialect."""
+        return any(field in value for field in self.bodies)
 
-
-def ask_of(ours: Ours, lists: list[tuple[str, list[str]]], limits: Limits, **more: Any) -> RerankQuery:
-    """An Ask of our common fields. `more`: fields of Ask, and of Parts."""
-    fitted = {key: more.pop(key) for key in ("side", "prompt", "query") if key in more}
-    bounds = [bound for bound in (ours.max_tokens_per_doc, limits.tokens_per_doc) if bound]
-    parts = Truncation(most=min(bounds, default=None), chunks=_chunks(ours, limits), **fitted)
-    raw = more.pop("raw", False) or bool(ours.raw_scores)
-    whole = more.pop("whole", False) or getattr(ours, "truncation", None) is False
-    return RerankQuery(lists, ours.instruction, parts, raw, bool(ours.return_thoughts), whole=whole, **more)
+    def model_for(self, value: dict[str, Any]) -> type[BaseModel]:
+        """Return the request model for a JSON object; the first one if no telling field is present."""
+        models = list(self.bodies.values())
+        return next((model for field, model in self.bodies.items() if field in value), models[0])
 
 
-def top_of(ranked: Ranked) -> int:
-    """Hits wanted; 0 for all. Raises Refused where two fields say different numbers."""
-    if ranked.top_n and ranked.top_k and ranked.top_n != ranked.top_k:
+def make_rerank_query(
+    body: CommonFields, lists: list[QueryDocuments], limits: Limits, truncation_options: Mapping[str, Any] | None = None,
+    raw_scores: bool = False, refuse_truncation: bool = False, **options: Any,
+) -> RerankQuery:  # fmt: skip
+    """Make a RerankQuery from the common fields of a body.
+
+    Args:
+        body: the request model.
+        lists: its queries and documents.
+        limits: of the server.
+        truncation_options: fields of Truncation that only this dialect has.
+        raw_scores, refuse_truncation: what the dialect's own fields ask for.
+        options: further fields of RerankQuery.
+    """
+    caps = [cap for cap in (body.max_tokens_per_doc, limits.max_tokens_per_doc) if cap]
+    truncation = Truncation(most=min(caps, default=None), chunks=_num_chunks(body, limits), **(truncation_options or {}))
+    return RerankQuery(
+        lists, body.instruction, truncation,
+        raw_scores=raw_scores or bool(body.raw_scores), return_thoughts=bool(body.return_thoughts),
+        refuse_truncation=refuse_truncation or getattr(body, "truncation", None) is False, **options,
+    )  # fmt: skip
+
+
+def requested_hits(body: RankingFields) -> int:
+    """Return the number of hits to answer with; 0 for all. Raises RequestError if top_n and top_k differ."""
+    if body.top_n and body.top_k and body.top_n != body.top_k:
         raise RequestError("invalid", "top_n and top_k are different numbers; give one of them", "top_k")
-    return ranked.top_n or ranked.top_k or 0
+    return body.top_n or body.top_k or 0
 
 
-def _chunks(ours: Ours, limits: Limits) -> int:
-    """Prompts that a long document may take."""
-    wanted = getattr(ours, "max_chunks_per_doc", None) or 0
-    if ours.long_documents == "truncate" or (ours.long_documents is None and wanted < 2):
+def _num_chunks(body: CommonFields, limits: Limits) -> int:
+    """Return the number of prompts that a long document may take."""
+    requested = getattr(body, "max_chunks_per_doc", None) or 0
+    if body.long_documents == "truncate" or (body.long_documents is None and requested < 2):
         return 1
-    return min(wanted or limits.chunks, limits.chunks)
-
-
-def more_of(ask: RerankQuery, answer: Answer, at: int, number: int = 0) -> dict[str, Any]:
-    """What a hit has besides: the probability that its log-odds mean, and its thought, where they were asked for."""
-    thought = answer.thoughts[number][at] if ask.thoughts else None
-    sure = {"probability": float(answer.sure[number][at])} if answer.meaning == "log-odds" and answer.sure else {}
-    return sure | ({"thought": thought.text, "thought_cut": thought.cut} if thought else {})
-
-
-def usage_of(answer: Answer) -> dict[str, int]:
-    return {"prompt_tokens": answer.tokens, "total_tokens": answer.tokens}
+    return min(requested or limits.max_chunks, limits.max_chunks)

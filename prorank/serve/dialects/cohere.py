@@ -1,6 +1,6 @@
 """Cohere's dialect: `POST /v2/rerank`.
 
-Hits hold index and score alone; what was cut is told in `meta.warnings`, where the official clients show it.
+A hit holds its index and score only. Truncation is reported in `meta.warnings`, which the official clients show.
 """
 
 from __future__ import annotations
@@ -10,29 +10,32 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from ..fields import MANY, Count, Flag, OurHit, Query, Ranked, Text, TextDocument
+from ..fields import NON_EMPTY, Count, Flag, HitFields, Query, RankingFields, Text, TextDocument
 from ..limits import Limits
-from ..messages import Answer, RequestError, RerankQuery
-from ..request_documents import shown, texts_of
-from . import STATUSES, Dialect, ask_of, more_of, top_of
+from ..messages import Answer, QueryDocuments, RequestError, RerankQuery
+from ..request_documents import texts_of
+from . import STATUSES, Dialect, make_rerank_query, requested_hits
+from .hit_fields import ranked_hits
+
+DOCUMENTS_PER_SEARCH_UNIT = 100
 
 
-class CohereRequest(Ranked):
+class CohereRequest(RankingFields):
     model: Text | None = None
     query: Query
-    documents: list[Text | TextDocument] = Field(json_schema_extra=MANY)
-    max_tokens_per_doc: Count | None = Field(4096, description="Tokens of a document that are read.")
-    return_documents: Flag | None = Field(None, description="Not Cohere's: true adds the documents.")
+    documents: list[Text | TextDocument] = Field(json_schema_extra=NON_EMPTY)
+    max_tokens_per_doc: Count | None = Field(4096, description="Tokens to read of a document.")
+    return_documents: Flag | None = Field(None, description="An addition to Cohere's fields: true adds the documents.")
 
 
 class CohereDocument(BaseModel):
     text: str
 
 
-class CohereResult(OurHit):
+class CohereResult(HitFields):
     index: int
     relevance_score: float
-    document: CohereDocument | None = Field(None, description="Only where return_documents asked for it.")
+    document: CohereDocument | None = Field(None, description="Only with return_documents.")
 
 
 class CohereVersion(BaseModel):
@@ -52,7 +55,7 @@ class CohereMeta(BaseModel):
     api_version: CohereVersion
     billed_units: CohereUnits
     tokens: CohereTokens
-    warnings: list[str] | None = Field(None, description="Only where there are any.")
+    warnings: list[str] | None = Field(None, description="Only if there are any.")
 
 
 class CohereResponse(BaseModel):
@@ -67,33 +70,30 @@ class CohereError(BaseModel):
 
 
 def read(body: CohereRequest, limits: Limits) -> RerankQuery:
+    """Convert a request. Raises RequestError."""
     if not body.documents:
         raise RequestError("empty", "invalid request: list of documents must not be empty", "documents")
-    return ask_of(
-        body, [(body.query, texts_of(body.documents, body.rank_fields))], limits, top=top_of(body), show=bool(body.return_documents)
-    )  # fmt: skip
+    lists = [QueryDocuments(body.query, texts_of(body.documents, body.rank_fields))]
+    return make_rerank_query(body, lists, limits, top_n=requested_hits(body), return_documents=bool(body.return_documents))
 
 
-def write(body: CohereRequest, ask: RerankQuery, answer: Answer, model: str, request_id: str) -> dict[str, Any]:
-    texts, scores = ask.lists[0][1], answer.shown[0]
-    results = [
-        {"index": at, "relevance_score": float(scores[at])}
-        | ({"document": shown(body.documents[at], texts[at])} if ask.show else {})
-        | more_of(ask, answer, at)
-        for at in answer.order(top=ask.top)
-    ]
+def write(body: CohereRequest, rerank_query: RerankQuery, answer: Answer, model: str, request_id: str) -> dict[str, Any]:
+    """Convert an answer."""
     meta: dict[str, Any] = {
-        "api_version": {"version": "2"}, "billed_units": {"search_units": math.ceil(ask.count / 100)},
+        "api_version": {"version": "2"},
+        "billed_units": {"search_units": math.ceil(rerank_query.num_documents / DOCUMENTS_PER_SEARCH_UNIT)},
         "tokens": {"input_tokens": answer.tokens, "output_tokens": 0},
-    }  # fmt: skip
+    }
     if answer.warnings:
         meta["warnings"] = answer.warnings
-    return {"id": request_id, "results": results, "meta": meta}
+    return {"id": request_id, "results": ranked_hits(body.documents, rerank_query, answer), "meta": meta}
 
 
-def refuse(refused: RequestError, status: int) -> dict[str, Any]:
-    return {"message": refused.message}
+def error_body(error: RequestError, status: int) -> dict[str, Any]:
+    """Convert an error."""
+    return {"message": error.message}
 
 
-OWN = STATUSES | {"invalid": 400}
-RERANK = Dialect("cohere", [("documents", CohereRequest)], CohereResponse, CohereError, read, write, refuse, OWN)
+RERANK = Dialect(
+    "cohere", {"documents": CohereRequest}, CohereResponse, CohereError, read, write, error_body, STATUSES | {"invalid": 400}
+)

@@ -1,6 +1,6 @@
 """Jina's dialect: `POST /v1/rerank`.
 
-A hit carries its document only where `return_documents` asks for it, as Jina has had it since October 2025.
+A hit holds its document only with `return_documents`, which is Jina's default since October 2025.
 """
 
 from __future__ import annotations
@@ -9,32 +9,33 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from ..fields import MANY, Body, Flag, OurHit, Query, Ranked, Text, TextDocument, Usage
+from ..fields import NON_EMPTY, Flag, HitFields, Query, RankingFields, RequestBody, Text, TextDocument, Usage
 from ..limits import Limits
-from ..messages import Answer, RequestError, RerankQuery
-from ..request_documents import shown, texts_of
-from . import STATUSES, Dialect, ask_of, more_of, top_of, usage_of
+from ..messages import Answer, QueryDocuments, RequestError, RerankQuery
+from ..request_documents import texts_of
+from . import STATUSES, Dialect, make_rerank_query, requested_hits
+from .hit_fields import ranked_hits, token_usage
 
 
-class JinaQuery(Body):
+class JinaQuery(RequestBody):
     text: Query
 
 
-class JinaRequest(Ranked):
+class JinaRequest(RankingFields):
     model: Text | None = None
     query: Query | JinaQuery
-    documents: list[Text | TextDocument] = Field(json_schema_extra=MANY)
-    return_documents: Flag | None = Field(None, description="Null or absent: no.")
+    documents: list[Text | TextDocument] = Field(json_schema_extra=NON_EMPTY)
+    return_documents: Flag | None = Field(None, description="Add the documents to the hits; by default no.")
 
 
 class JinaDocument(BaseModel):
     text: str
 
 
-class JinaResult(OurHit):
+class JinaResult(HitFields):
     index: int
     relevance_score: float
-    document: JinaDocument | None = Field(None, description="Only where return_documents asked for it.")
+    document: JinaDocument | None = Field(None, description="Only with return_documents.")
 
 
 class JinaResponse(BaseModel):
@@ -55,27 +56,23 @@ class JinaError(BaseModel):
 
 
 def read(body: JinaRequest, limits: Limits) -> RerankQuery:
+    """Convert a request. Raises RequestError."""
     if not body.documents:
         raise RequestError("invalid", "documents must hold at least one document", "documents")
     query = body.query if isinstance(body.query, str) else body.query.text
-    return ask_of(
-        body, [(query, texts_of(body.documents, body.rank_fields))], limits, top=top_of(body), show=bool(body.return_documents)
-    )  # fmt: skip
+    lists = [QueryDocuments(query, texts_of(body.documents, body.rank_fields))]
+    return make_rerank_query(body, lists, limits, top_n=requested_hits(body), return_documents=bool(body.return_documents))
 
 
-def write(body: JinaRequest, ask: RerankQuery, answer: Answer, model: str, request_id: str) -> dict[str, Any]:
-    texts, scores = ask.lists[0][1], answer.shown[0]
-    results = [
-        {"index": at, "relevance_score": float(scores[at])}
-        | ({"document": shown(body.documents[at], texts[at])} if ask.show else {})
-        | more_of(ask, answer, at)
-        for at in answer.order(top=ask.top)
-    ]
-    return {"model": model, "object": "list", "usage": usage_of(answer), "results": results}
+def write(body: JinaRequest, rerank_query: RerankQuery, answer: Answer, model: str, request_id: str) -> dict[str, Any]:
+    """Convert an answer."""
+    results = ranked_hits(body.documents, rerank_query, answer)
+    return {"model": model, "object": "list", "usage": token_usage(answer), "results": results}
 
 
-def refuse(refused: RequestError, status: int) -> dict[str, Any]:
-    return {"detail": refused.details or refused.message}
+def error_body(error: RequestError, status: int) -> dict[str, Any]:
+    """Convert an error."""
+    return {"detail": error.details or error.message}
 
 
-RERANK = Dialect("jina", [("documents", JinaRequest)], JinaResponse, JinaError, read, write, refuse, STATUSES | {"syntax": 422})
+RERANK = Dialect("jina", {"documents": JinaRequest}, JinaResponse, JinaError, read, write, error_body, STATUSES | {"syntax": 422})

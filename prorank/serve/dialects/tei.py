@@ -1,7 +1,7 @@
 """The dialect of text-embeddings-inference: `POST /rerank` with `texts`.
 
-The answer is a bare list, best first, and an error is {"error", "error_type"}; a request that is no valid JSON object
-gets that form, too, where TEI itself answers in plain text.
+The answer is a plain list, best first. Errors are {"error", "error_type"}, also for a body that is not a JSON object, where TEI
+itself answers in plain text.
 """
 
 from __future__ import annotations
@@ -10,24 +10,25 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from ..fields import MANY, Flag, OurHit, Ours, Query, Text
+from ..fields import NON_EMPTY, CommonFields, Flag, HitFields, Query, Text
 from ..limits import Limits
-from ..messages import Answer, RequestError, RerankQuery
-from . import STATUSES, Dialect, ask_of, more_of
+from ..messages import Answer, ErrorKind, QueryDocuments, RequestError, RerankQuery
+from . import STATUSES, Dialect, make_rerank_query
+from .hit_fields import extra_hit_fields
 
 
-class TeiRequest(Ours):
+class TeiRequest(CommonFields):
     query: Query
-    texts: list[Text] = Field(json_schema_extra=MANY)
-    truncate: Flag | None = Field(None, description="false refuses texts that would be cut.")
+    texts: list[Text] = Field(json_schema_extra=NON_EMPTY)
+    truncate: Flag | None = Field(None, description="false refuses a request with a text that would be truncated.")
     truncation_direction: Literal["right", "left", "Right", "Left"] | None = None
     return_text: Flag | None = None
 
 
-class TeiRank(OurHit):
+class TeiRank(HitFields):
     index: int
     score: float
-    text: str | None = Field(None, description="Only where return_text asked for it.")
+    text: str | None = Field(None, description="Only with return_text.")
 
 
 class TeiError(BaseModel):
@@ -35,33 +36,37 @@ class TeiError(BaseModel):
     error_type: str
 
 
-TYPES = {
+ERROR_TYPES: dict[ErrorKind, str] = {
     "empty": "Empty", "overloaded": "Overloaded", "unready": "Unhealthy", "failed": "Backend", "deadline": "Backend",
     "unauthorized": "Unauthorized",
 }  # fmt: skip
 
 
 def read(body: TeiRequest, limits: Limits) -> RerankQuery:
+    """Convert a request. Raises RequestError."""
     if not body.texts:
         raise RequestError("empty", "`texts` cannot be empty", "texts")
-    return ask_of(
-        body, [(body.query, body.texts)], limits, side=(body.truncation_direction or "right").lower(), whole=body.truncate is False,
-        show=bool(body.return_text),
+    return make_rerank_query(
+        body, [QueryDocuments(body.query, body.texts)], limits, {"side": (body.truncation_direction or "right").lower()},
+        refuse_truncation=body.truncate is False, return_documents=bool(body.return_text),
     )  # fmt: skip
 
 
-def write(body: TeiRequest, ask: RerankQuery, answer: Answer, model: str, request_id: str) -> list[dict[str, Any]]:
+def write(body: TeiRequest, rerank_query: RerankQuery, answer: Answer, model: str, request_id: str) -> list[dict[str, Any]]:
+    """Convert an answer."""
     return [
-        {"index": at, **({"text": body.texts[at]} if ask.show else {}), "score": float(answer.shown[0][at])}
-        | more_of(ask, answer, at)
+        {"index": at, **({"text": body.texts[at]} if rerank_query.return_documents else {})}
+        | {"score": float(answer.client_scores[0][at])}
+        | extra_hit_fields(rerank_query, answer, at)
         for at in answer.order()
     ]
 
 
-def refuse(refused: RequestError, status: int) -> dict[str, Any]:
-    return {"error": refused.message, "error_type": TYPES.get(refused.kind, "Validation")}
+def error_body(error: RequestError, status: int) -> dict[str, Any]:
+    """Convert an error."""
+    return {"error": error.message, "error_type": ERROR_TYPES.get(error.kind, "Validation")}
 
 
 RERANK = Dialect(
-    "tei", [("texts", TeiRequest)], list[TeiRank], TeiError, read, write, refuse, STATUSES | {"failed": 424, "deadline": 424}
+    "tei", {"texts": TeiRequest}, list[TeiRank], TeiError, read, write, error_body, STATUSES | {"failed": 424, "deadline": 424}
 )

@@ -1,7 +1,7 @@
 """vLLM's dialect: `POST /score`, and `POST /rerank` with `documents`.
 
-/score answers in input order, for one query with many documents or for pairs; /rerank answers best first and hits hold
-their documents unless `return_documents` is false.
+/score answers in input order, for one query with many documents or for pairs. /rerank answers best first, and its hits hold their
+documents unless `return_documents` is false.
 """
 
 from __future__ import annotations
@@ -12,30 +12,35 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from ..fields import MANY, Count, CountOrAll, Flag, OurHit, Ours, Query, Ranked, Text, TextDocument, Usage
+from ..fields import NON_EMPTY, CommonFields, Count, CountOrAll, Flag, HitFields, Query, RankingFields, Text, TextDocument, Usage
 from ..limits import Limits
-from ..messages import Answer, RequestError, RerankQuery
+from ..messages import Answer, ErrorKind, QueryDocuments, RequestError, RerankQuery
 from ..request_documents import texts_of
-from . import STATUSES, Dialect, ask_of, more_of, top_of, usage_of
+from . import STATUSES, Dialect, make_rerank_query, requested_hits
+from .hit_fields import extra_hit_fields, token_usage
 
-Queries = Query | Annotated[list[Query], Field(json_schema_extra=MANY)]
-Documents = Text | TextDocument | Annotated[list[Text | TextDocument], Field(json_schema_extra=MANY)]
+# Names of the fields for queries and documents in the four forms of /score.
+SIDES = (("queries", "documents"), ("queries", "items"), ("text_1", "text_2"), ("data_1", "data_2"))
+Queries = Query | Annotated[list[Query], Field(json_schema_extra=NON_EMPTY)]
+Documents = Text | TextDocument | Annotated[list[Text | TextDocument], Field(json_schema_extra=NON_EMPTY)]
 
 
-class VllmFields(Ours):
+class VllmFields(CommonFields):
     model: Text | None = None
     use_activation: Flag | None = Field(None, description="false answers with log-odds.")
-    activation: Flag | None = Field(None, description="Its older name.")
-    truncate_prompt_tokens: CountOrAll | None = Field(None, description="Tokens of a whole prompt at most; -1, 0 or null: its own.")
+    activation: Flag | None = Field(None, description="Older name of use_activation.")
+    truncate_prompt_tokens: CountOrAll | None = Field(
+        None, description="Maximum tokens of a whole prompt; -1, 0 or null: the limit of the model."
+    )
     truncation_side: Literal["left", "right"] | None = None
     max_tokens_per_query: Count | None = None
     request_id: Text | None = None
 
 
-class VllmRerankRequest(VllmFields, Ranked):
+class VllmRerankRequest(VllmFields, RankingFields):
     query: Query
     documents: Documents
-    return_documents: Flag | None = Field(None, description="Null or absent: yes.")
+    return_documents: Flag | None = Field(None, description="Add the documents to the hits; by default yes.")
 
 
 class VllmQueriesDocuments(VllmFields):
@@ -63,9 +68,9 @@ class VllmDocument(BaseModel):
     multi_modal: None = None
 
 
-class VllmResult(OurHit):
+class VllmResult(HitFields):
     index: int
-    document: VllmDocument | None = Field(None, description="Absent where return_documents is false.")
+    document: VllmDocument | None = Field(None, description="Absent if return_documents is false.")
     relevance_score: float
 
 
@@ -76,7 +81,7 @@ class VllmRerankResponse(BaseModel):
     results: list[VllmResult]
 
 
-class VllmScore(OurHit):
+class VllmScore(HitFields):
     index: int
     object: str = "score"
     score: float
@@ -107,46 +112,47 @@ class VllmError(BaseModel):
     error: VllmErrorInfo
 
 
-TYPES = {
+ERROR_TYPES: dict[ErrorKind, str] = {
     "unauthorized": "AuthenticationError", "model": "NotFoundError", "too large": "RequestTooLargeError",
     "media": "UnsupportedMediaTypeError", "overloaded": "RateLimitError", "unready": "ServiceUnavailableError",
     "failed": "InternalServerError", "deadline": "TimeoutError", "slow": "TimeoutError",
 }  # fmt: skip
 
 
-def _ask(body: VllmFields, lists: list[tuple[str, list[str]]], limits: Limits, **more: Any) -> RerankQuery:
-    prompt = body.truncate_prompt_tokens
-    return ask_of(
-        body, lists, limits, raw=False in (body.use_activation, body.activation), side=body.truncation_side or "right",
-        prompt=prompt if prompt and prompt > 0 else None, query=body.max_tokens_per_query or None, **more,
-    )  # fmt: skip
+def read_rerank(body: VllmRerankRequest, limits: Limits) -> RerankQuery:
+    """Convert a request of /rerank. Raises RequestError."""
+    if not (texts := _texts(body.documents, body.rank_fields)):
+        raise RequestError("empty", "At least one text_pair element must be given", "documents")
+    options = {"top_n": requested_hits(body), "return_documents": body.return_documents is not False}
+    return _make_query(body, [QueryDocuments(body.query, texts)], limits, **options)
 
 
-def _many(documents: Any, fields: Sequence[str] | None = None) -> list[str]:
+def read_score(body: VllmFields, limits: Limits) -> RerankQuery:
+    """Convert a request of /score; pairs of equal queries form one list. Raises RequestError."""
+    lists: dict[str, list[str]] = {}
+    for query, document in _pairs(body):
+        lists.setdefault(query, []).append(document)
+    return _make_query(body, [QueryDocuments(query, documents) for query, documents in lists.items()], limits)
+
+
+def _make_query(body: VllmFields, lists: list[QueryDocuments], limits: Limits, **options: Any) -> RerankQuery:
+    max_prompt = body.truncate_prompt_tokens
+    truncation_options = {
+        "side": body.truncation_side or "right", "prompt": max_prompt if max_prompt and max_prompt > 0 else None,
+        "query": body.max_tokens_per_query or None,
+    }  # fmt: skip
+    raw = False in (body.use_activation, body.activation)
+    return make_rerank_query(body, lists, limits, truncation_options, raw_scores=raw, **options)
+
+
+def _texts(documents: Any, fields: Sequence[str] | None = None) -> list[str]:
     return texts_of(documents if isinstance(documents, list) else [documents], fields)
 
 
-def read_rerank(body: VllmRerankRequest, limits: Limits) -> RerankQuery:
-    if not (texts := _many(body.documents, body.rank_fields)):
-        raise RequestError("empty", "At least one text_pair element must be given", "documents")
-    return _ask(body, [(body.query, texts)], limits, top=top_of(body), show=body.return_documents is not False)
-
-
-def write_rerank(body: VllmRerankRequest, ask: RerankQuery, answer: Answer, model: str, request_id: str) -> dict[str, Any]:
-    texts, shown = ask.lists[0][1], answer.shown[0]
-    results = [
-        {"index": at, **({"document": {"text": texts[at], "multi_modal": None}} if ask.show else {})}
-        | {"relevance_score": float(shown[at])}
-        | more_of(ask, answer, at)
-        for at in answer.order(top=ask.top)
-    ]
-    return {"id": body.request_id or f"score-{request_id}", "model": model, "usage": usage_of(answer), "results": results}
-
-
-def pairs(body: VllmFields) -> list[tuple[str, str]]:
-    """(query, document) in input order. Raises Refused where their numbers do not fit."""
+def _pairs(body: VllmFields) -> list[tuple[str, str]]:
+    """Return (query, document) pairs in input order. Raises RequestError if their numbers do not fit."""
     first, second = next((a, b) for a, b in SIDES if hasattr(body, a) and hasattr(body, b))
-    queries, documents = getattr(body, first), _many(getattr(body, second))
+    queries, documents = getattr(body, first), _texts(getattr(body, second))
     queries = queries if isinstance(queries, list) else [queries]
     if not queries:
         raise RequestError("empty", "At least one text element must be given", first)
@@ -157,35 +163,50 @@ def pairs(body: VllmFields) -> list[tuple[str, str]]:
     return list(zip(queries * len(documents) if len(queries) == 1 else queries, documents))
 
 
-def read_score(body: VllmFields, limits: Limits) -> RerankQuery:
-    lists: dict[str, list[str]] = {}
-    for query, document in pairs(body):
-        lists.setdefault(query, []).append(document)
-    return _ask(body, list(lists.items()), limits)
+def write_rerank(body: VllmRerankRequest, rerank_query: RerankQuery, answer: Answer, model: str, request_id: str) -> dict[str, Any]:
+    """Convert an answer of /rerank."""
+    texts, scores = rerank_query.lists[0].documents, answer.client_scores[0]
+    results = [
+        {"index": at, **({"document": {"text": texts[at], "multi_modal": None}} if rerank_query.return_documents else {})}
+        | {"relevance_score": float(scores[at])}
+        | extra_hit_fields(rerank_query, answer, at)
+        for at in answer.order(top_n=rerank_query.top_n)
+    ]
+    return {"id": _id(body, request_id), "model": model, "usage": token_usage(answer), "results": results}
 
 
-def write_score(body: VllmFields, ask: RerankQuery, answer: Answer, model: str, request_id: str) -> dict[str, Any]:
-    number = {query: at for at, (query, _) in enumerate(ask.lists)}
-    taken, data = [0] * len(ask.lists), []
-    for index, (query, _) in enumerate(pairs(body)):
-        at, taken[number[query]] = taken[number[query]], taken[number[query]] + 1
-        score = float(answer.shown[number[query]][at])
-        data.append({"index": index, "object": "score", "score": score} | more_of(ask, answer, at, number[query]))
-    usage = usage_of(answer) | {"completion_tokens": 0, "prompt_tokens_details": None}
-    name = body.request_id or f"score-{request_id}"
-    return {"id": name, "object": "list", "created": int(time.time()), "model": model, "data": data, "usage": usage}
+def write_score(body: VllmFields, rerank_query: RerankQuery, answer: Answer, model: str, request_id: str) -> dict[str, Any]:
+    """Convert an answer of /score."""
+    list_indices = {query: at for at, (query, _) in enumerate(rerank_query.lists)}
+    positions, data = [0] * len(rerank_query.lists), []  # positions: the next document of each list
+    for index, (query, _) in enumerate(_pairs(body)):
+        list_index = list_indices[query]
+        at = positions[list_index]
+        positions[list_index] += 1
+        hit = {"index": index, "object": "score", "score": float(answer.client_scores[list_index][at])}
+        data.append(hit | extra_hit_fields(rerank_query, answer, at, list_index))
+    return {
+        "id": _id(body, request_id), "object": "list", "created": int(time.time()), "model": model, "data": data,
+        "usage": token_usage(answer) | {"completion_tokens": 0, "prompt_tokens_details": None},
+    }  # fmt: skip
 
 
-def refuse(refused: RequestError, status: int) -> dict[str, Any]:
-    kind = TYPES.get(refused.kind, "BadRequestError")
-    return {"error": {"message": refused.message, "type": kind, "param": refused.where, "code": status}}
+def _id(body: VllmFields, request_id: str) -> str:
+    return body.request_id or f"score-{request_id}"
 
 
-SIDES = (("queries", "documents"), ("queries", "items"), ("text_1", "text_2"), ("data_1", "data_2"))
-OWN = STATUSES | {"invalid": 400}
-RERANK = Dialect("vllm", [("documents", VllmRerankRequest)], VllmRerankResponse, VllmError, read_rerank, write_rerank, refuse, OWN)
+def error_body(error: RequestError, status: int) -> dict[str, Any]:
+    """Convert an error."""
+    kind = ERROR_TYPES.get(error.kind, "BadRequestError")
+    return {"error": {"message": error.message, "type": kind, "param": error.where, "code": status}}
+
+
+OWN_STATUSES = STATUSES | {"invalid": 400}
+RERANK = Dialect(
+    "vllm", {"documents": VllmRerankRequest}, VllmRerankResponse, VllmError, read_rerank, write_rerank, error_body, OWN_STATUSES
+)
 SCORE = Dialect(
     "vllm",
-    [("documents", VllmQueriesDocuments), ("items", VllmQueriesItems), ("text_1", VllmTexts), ("data_1", VllmData)],
-    VllmScoreResponse, VllmError, read_score, write_score, refuse, OWN,
+    {"documents": VllmQueriesDocuments, "items": VllmQueriesItems, "text_1": VllmTexts, "data_1": VllmData},
+    VllmScoreResponse, VllmError, read_score, write_score, error_body, OWN_STATUSES,
 )  # fmt: skip

@@ -1,7 +1,7 @@
-"""The page at `/`: a query and documents in, their new order out, through the server's own `/v1/rerank`.
+"""The playground at `/`: a page that ranks documents for a query through the server's own `/v1/rerank`.
 
-Three files as they lie here, no build and no other host; the policy forbids inline scripts, so a text that the page
-shows can never become one.
+It is three static files, without a build step and without other hosts. Its Content-Security-Policy forbids inline scripts, so
+text that the page shows can never run as one.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ FILES = {
 }
 
 
-def add(app: FastAPI) -> None:
-    """Add the routes. They need no key: the page holds nothing but itself, and asks for the key where the server wants one."""
+def add_playground_routes(app: FastAPI) -> None:
+    """Add the routes of the page. They need no key: the page is static, and asks the user for the key if the server needs one."""
     for path, (name, kind) in FILES.items():
         app.add_api_route(path, _page(name, kind), include_in_schema=False)
 

@@ -1,4 +1,4 @@
-// The playground: reads the form, asks /v1/rerank, shows the hits. Every text is put in by textContent.
+// The playground: reads the form, calls /v1/rerank, shows the hits. All text is inserted with textContent, never as HTML.
 "use strict";
 
 const EXAMPLES = [
@@ -35,21 +35,24 @@ const EXAMPLES = [
   ]],
 ];
 const MEANINGS = {
-  "probability": "calibrated probabilities", "sigmoid": "the sigmoid of the log-odds", "log-odds": "log-odds", "place": "places",
+  "probability": "calibrated probabilities",
+  "sigmoid": "the sigmoid of the log-odds: 0.5 means yes and no are equally likely; not calibrated",
+  "log-odds": "log-odds: 0 means yes and no are equally likely, below 0 leans to no",
+  "place": "ranks: 1 is the best document",
 };
 
 const $ = id => document.getElementById(id);
-const add = (parent, tag, kind, text) => {
-  const made = parent.appendChild(document.createElement(tag));
-  if (kind) made.className = kind;
-  if (text !== undefined) made.textContent = text;
-  return made;
+const add = (parent, tag, className, text) => {
+  const node = parent.appendChild(document.createElement(tag));
+  if (className) node.className = className;
+  if (text !== undefined) node.textContent = text;
+  return node;
 };
-let server = {};  // what /info tells
-let running = null;  // the request under way
-let keyed = false;  // whether the server has asked for a key
+let server = {};  // the answer of /info
+let running = null;  // AbortController of the current request
+let needsKey = false;  // whether the server has asked for a key
 
-// What the form says.
+// The form.
 
 function documentsOf(text, blocks) {
   if (blocks) return text.split(/\r?\n[ \t]*\r?\n/).map(part => part.trim()).filter(Boolean);
@@ -87,26 +90,26 @@ const headers = () => ({ "content-type": "application/json", ...($("key").value 
 
 function curlOf(body) {
   const quote = text => "'" + text.replaceAll("'", "'\\''") + "'";
-  const key = keyed ? ' \\\n  -H "authorization: Bearer $API_KEY"' : "";
+  const key = needsKey ? ' \\\n  -H "authorization: Bearer $API_KEY"' : "";
   return `curl ${quote(new URL("v1/rerank", location.href).href)} \\\n  -H 'content-type: application/json'${key} \\\n  -d ${quote(JSON.stringify(body))}`;
 }
 
 // The server.
 
-function complaint(answer, body) {
-  if (answer.status === 401) return "The server wants an API key, and this is not it.";
+function errorMessage(answer, body) {
+  if (answer.status === 401) return "The server wants an API key, and this one is missing or wrong.";
   const detail = body?.detail;
-  const said = Array.isArray(detail) ? detail.map(one => `${one.loc.slice(1).join(".")}: ${one.msg}`).join("; ") : detail;
+  const message = Array.isArray(detail) ? detail.map(one => `${one.loc.slice(1).join(".")}: ${one.msg}`).join("; ") : detail;
   const wait = answer.headers.get("retry-after");
-  return `${said || `The server answers with status ${answer.status}`}${wait ? `; try again in ${wait} s` : ""}.`.replace(/\.\.$/, ".");
+  return `${message || `The server answers with status ${answer.status}`}${wait ? `; try again in ${wait} s` : ""}.`.replace(/\.\.$/, ".");
 }
 
-async function meet() {
+async function readInfo() {
   try {
     const answer = await fetch("info", { headers: headers() });
     if (answer.status === 401) unlock();
     $("model").textContent = answer.status === 401 ? "a key is needed" : answer.status === 503 ? "the model is loading …" : "";
-    if (answer.status === 503) setTimeout(meet, 1000);
+    if (answer.status === 503) setTimeout(readInfo, 1000);
     if (!answer.ok) return;
     server = await answer.json();
     $("model").textContent = `${server.served_model_name}, ${server.max_input_length} tokens a prompt`;
@@ -114,7 +117,7 @@ async function meet() {
 }
 
 function unlock() {
-  keyed = true;
+  needsKey = true;
   $("locked").hidden = false;
 }
 
@@ -126,55 +129,55 @@ async function rank(event) {
   try {
     const body = bodyOf(), begin = performance.now();
     running = new AbortController();
-    busy(true);
+    setBusy(true);
     const answer = await fetch("v1/rerank", { method: "POST", headers: headers(), body: JSON.stringify(body), signal: running.signal });
-    const said = await answer.json().catch(() => null);
+    const result = await answer.json().catch(() => null);
     if (answer.status === 401) { unlock(); $("key").focus(); }
-    if (!answer.ok || !said) throw Error(complaint(answer, said));
-    show(said, body, answer.headers, (performance.now() - begin) / 1000);
-    if (keyed && !server.served_model_name) meet();
-  } catch (error) { complain(error); }
+    if (!answer.ok || !result) throw Error(errorMessage(answer, result));
+    show(result, body, answer.headers, (performance.now() - begin) / 1000);
+    if (needsKey && !server.served_model_name) readInfo();
+  } catch (error) { showError(error); }
   running = null;
-  busy(false);
+  setBusy(false);
 }
 
 function stop() {
   running?.abort();
 }
 
-function complain(error) {
-  const lost = error instanceof TypeError;  // what fetch throws where no answer came
+function showError(error) {
+  const lost = error instanceof TypeError;  // fetch throws it if no answer came
   $("status").textContent = error.name === "AbortError" ? "Stopped." : "";
   if (error.name !== "AbortError") $("error").textContent = lost ? "The server does not answer." : error.message;
   if (error.field) { $(error.field).setAttribute("aria-invalid", "true"); $(error.field).focus(); }
 }
 
-function busy(yes) {
-  $("found").setAttribute("aria-busy", yes);
-  $("go").textContent = yes ? "Stop" : "Rank";
-  if (yes) $("status").textContent = "Ranking …";
+function setBusy(busy) {
+  $("results").setAttribute("aria-busy", busy);
+  $("go").textContent = busy ? "Stop" : "Rank";
+  if (busy) $("status").textContent = "Ranking …";
 }
 
 // The answer.
 
-function show(said, body, told, seconds) {
-  const cut = new Set((told.get("x-prorank-truncated-indices") || "").split(",").filter(Boolean).map(Number));
-  const all = said.results.map(hit => hit.relevance_score), meaning = told.get("x-prorank-scores");
-  const most = Math.max(...all.map(Math.abs), 1e-9), signed = Boolean(body.raw_scores);
+function show(result, body, headers, seconds) {
+  const cut = new Set((headers.get("x-prorank-truncated-indices") || "").split(",").filter(Boolean).map(Number));
+  const all = result.results.map(hit => hit.relevance_score), meaning = headers.get("x-prorank-scores");
+  const scale = Math.max(...all.map(Math.abs), 1e-9), signed = Boolean(body.raw_scores);
   $("hits").replaceChildren();
-  said.results.forEach((hit, place) => $("hits").append(itemOf(hit, place, body.documents[hit.index], cut.has(hit.index), signed ? most : 0)));
+  result.results.forEach((hit, place) => $("hits").append(itemOf(hit, place, body.documents[hit.index], cut.has(hit.index), signed ? scale : 0)));
   for (const text of document.querySelectorAll(".text")) shorten(text);
-  const model = (+told.get("x-compute-time") / 1000).toFixed(2), tokens = said.usage.total_tokens.toLocaleString("en");
-  const cuts = +told.get("x-prorank-truncated-documents"), queries = +told.get("x-prorank-truncated-queries");
+  const model = (+headers.get("x-compute-time") / 1000).toFixed(2), tokens = result.usage.total_tokens.toLocaleString("en");
+  const cuts = +headers.get("x-prorank-truncated-documents"), queries = +headers.get("x-prorank-truncated-queries");
   $("status").textContent = `${body.documents.length} documents, ${tokens} tokens in ${seconds.toFixed(2)} s (server ${model} s). `
     + `Scores are ${MEANINGS[meaning] || "the server's"}.`
-    + (cuts ? ` ${cuts} cut: too long to be read whole.` : "") + (queries ? " The query was cut, too." : "");
+    + (cuts ? ` ${cuts} cut: too long for the model.` : "") + (queries ? " The query was cut, too." : "");
   $("curl").textContent = curlOf(body);
   $("command").hidden = false;
-  if ($("found").getBoundingClientRect().top > innerHeight * 0.8) $("found").scrollIntoView();
+  if ($("results").getBoundingClientRect().top > innerHeight * 0.8) $("results").scrollIntoView();
 }
 
-function itemOf(hit, place, document_, cut, most) {
+function itemOf(hit, place, document_, cut, scale) {
   const item = document.createElement("li"), left = add(item, "div"), right = add(item, "div"), up = hit.index - place;
   item.className = "hit";
   item.dataset.index = hit.index;
@@ -183,22 +186,22 @@ function itemOf(hit, place, document_, cut, most) {
   add(move, "span", "", up > 0 ? `▲${up}` : up < 0 ? `▼${-up}` : "=").setAttribute("aria-hidden", "true");
   add(move, "span", "unseen", up > 0 ? `up ${up}` : up < 0 ? `down ${-up}` : "unmoved");
   if (up) add(left, "span", "was", `was ${hit.index + 1}`);
-  bar(add(right, "div", "measure"), hit.relevance_score, most);
+  bar(add(right, "div", "measure"), hit.relevance_score, scale);
   if (document_.title) add(right, "p", "title", document_.title);
   add(right, "p", "text short", document_.text ?? document_);
-  if (cut) add(right, "span", "cut", "✂ cut: only its beginning was read");
+  if (cut) add(right, "span", "cut", "✂ cut: only the beginning was read");
   if (hit.thought != null) thought(right, hit);
   return item;
 }
 
-// From 0 to 1, or log-odds on both sides of a zero in the middle.
-function bar(parent, score, most) {
-  const fill = add(add(parent, "div", "track"), "div", most && score < 0 ? "fill below" : "fill");
+// A bar from 0 to 1; for log-odds (scale > 0) to both sides of a zero in the middle.
+function bar(parent, score, scale) {
+  const fill = add(add(parent, "div", "track"), "div", scale && score < 0 ? "fill below" : "fill");
   fill.parentNode.setAttribute("aria-hidden", "true");
-  const width = most ? 50 * Math.abs(score) / most : 100 * Math.min(1, Math.max(0, score));
+  const width = scale ? 50 * Math.abs(score) / scale : 100 * Math.min(1, Math.max(0, score));
   fill.style.width = `${width}%`;
-  fill.style.left = `${most ? (score < 0 ? 50 - width : 50) : 0}%`;
-  add(parent, "span", "score", (most && score > 0 ? "+" : "") + score.toFixed(3));
+  fill.style.left = `${scale ? (score < 0 ? 50 - width : 50) : 0}%`;
+  add(parent, "span", "score", (scale && score > 0 ? "+" : "") + score.toFixed(3));
 }
 
 function thought(parent, hit) {
@@ -213,19 +216,19 @@ function shorten(text) {
   const more = document.createElement("button");
   more.type = "button";
   more.className = "more";
-  const say = () => {
+  const update = () => {
     const short = text.classList.contains("short");
     more.textContent = short ? "Show all" : "Show less";
     more.setAttribute("aria-expanded", !short);
   };
-  more.onclick = () => { text.classList.toggle("short"); say(); };
-  say();
+  more.onclick = () => { text.classList.toggle("short"); update(); };
+  update();
   text.after(more);
 }
 
-// Hands: files, keys, the clipboard, which is there only over https and on this machine.
+// Files, keys, and the clipboard, which browsers offer only over https and on localhost.
 
-async function take(file) {
+async function loadFile(file) {
   if (!file) return;
   $("documents").value = await file.text();
   if (file.name.endsWith("l") || file.name.endsWith("json")) $("split").value = "lines";
@@ -233,10 +236,10 @@ async function take(file) {
 }
 
 async function copy() {
-  const done = say => { $("copy").textContent = say; setTimeout(() => { $("copy").textContent = "Copy"; }, 2000); };
-  try { await navigator.clipboard.writeText($("curl").textContent); done("Copied"); } catch {
+  const report = text => { $("copy").textContent = text; setTimeout(() => { $("copy").textContent = "Copy"; }, 2000); };
+  try { await navigator.clipboard.writeText($("curl").textContent); report("Copied"); } catch {
     getSelection().selectAllChildren($("curl"));
-    done(document.execCommand("copy") ? "Copied" : "Press Ctrl C");
+    report(document.execCommand("copy") ? "Copied" : "Press Ctrl C");
   }
 }
 
@@ -249,22 +252,22 @@ $("example").onchange = () => {
   $("split").value = "lines";
   count();
 };
-$("ask").noValidate = true;  // our own messages name the field and are read out
-$("ask").onsubmit = rank;
+$("request").noValidate = true;  // the page's own messages name the field and are read aloud
+$("request").onsubmit = rank;
 $("documents").oninput = $("split").onchange = count;
-$("file").onchange = () => take($("file").files[0]).then(() => { $("file").value = ""; });
-$("key").onchange = meet;
+$("file").onchange = () => loadFile($("file").files[0]).then(() => { $("file").value = ""; });
+$("key").onchange = readInfo;
 $("copy").onclick = copy;
 for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
   $("documents").addEventListener(kind, event => {
     if (!event.dataTransfer?.types.includes("Files")) return;
     event.preventDefault();
     $("documents").classList.toggle("over", kind.startsWith("drage") || kind === "dragover");
-    if (kind === "drop") take(event.dataTransfer.files[0]);
+    if (kind === "drop") loadFile(event.dataTransfer.files[0]);
   });
 }
 document.addEventListener("keydown", event => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !running) rank(event);
   if (event.key === "Escape") stop();
 });
-meet();
+readInfo();
