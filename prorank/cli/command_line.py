@@ -195,7 +195,7 @@ def evaluate(
             top_k=top_k,
             split=split,
             min_rel=min_rel,
-            pool=pool,
+            judged_only=pool,
             exclude=exclude,
             out=out,
             limit=limit,
