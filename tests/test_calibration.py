@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prorank.calibrate.calibration_run import _folds, _labels, calibrate
+from prorank.calibrate import calibrate
+from prorank.calibrate.calibration_data import assign_folds, binary_labels
 from prorank.calibrate.fit import AUTO, METHODS, choose, fit, out_of_fold, pav
 from prorank.checkpoints.calibration import FILE, Calibration, sigmoid
 from prorank.checkpoints.default_model import DEFAULT
@@ -149,7 +150,7 @@ def test_measures_do_not_depend_on_the_order_of_pairs(data, seed):
 def test_folds_keep_equal_queries_together_and_leave_both_labels_to_each_fit(kinds, folds, seed):
     kinds = [(1.0,), (0.0,)] * 10 + kinds
     groups = [Group(f"{'Q' if i % 2 else 'q'} {i // 2}!", tuple("ab"[: len(kind)]), kind) for i, kind in enumerate(kinds)]
-    fold, labels = _folds(groups, None, folds, seed, "data"), _labels(groups, None, "data")
+    fold, labels = assign_folds(groups, None, folds, seed, "data"), binary_labels(groups, None, "data")
     of_query = {}
     for group, some in zip(groups, np.split(fold, np.cumsum([len(g.documents) for g in groups])[:-1])):
         of_query.setdefault(group.query.lower(), set()).update(some.tolist())

@@ -58,7 +58,7 @@ def calibrate(
     trust_remote_code: RemoteCode = False,
 ) -> None:
     """Fit probabilities on held-out labels and write them into the checkpoint or a copy; its hits then carry them."""
-    from ..calibrate.calibration_run import calibrate as fit_and_save
+    from ..calibrate import calibrate as fit_and_save
     from ..evaluate.reliability import NAMES
     from ..utils.progress import Progress
 
