@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from prorank.adapt.adaptation import adapt
+from prorank.adapt import adapt
 from prorank.calibrate import calibrate
 from prorank.cli import command_line as cli
 from prorank.errors import ModelError, TrainingError

@@ -29,7 +29,7 @@ def adapt(
     compile: Compile = None,
 ) -> None:
     """Fine-tune on your own labels; the old model stays unless the new one ranks held-out queries better, beyond chance."""
-    from ..adapt.adaptation import adapt as fine_tune
+    from ..adapt import adapt as fine_tune
     from ..utils.progress import Progress
 
     with Progress("adapt") as report:
