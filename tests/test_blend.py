@@ -1,4 +1,4 @@
-"""Blended weights: the ends are the two checkpoints, the middle lies between, for full weights, adapters and fresh adapters.
+"""Interpolated weights: the ends are the two checkpoints, the middle lies between, for full weights, adapters and fresh adapters.
 
 Scores are compared, so weights that were left alone would be seen.
 """
@@ -76,10 +76,8 @@ def test_a_fresh_adapter_began_as_nothing(tmp_path):
     base = save_tiny(tmp_path / "base")
     trained = save_adapter(tmp_path / "fresh", base)
     np.testing.assert_allclose(scores(interpolate_weights(resolve(base), trained, tmp_path / "0", 0.0)), scores(base), atol=1e-4)
-    half, model = (
-        interpolate_weights(resolve(base), trained, tmp_path / "half", 0.5),
-        load_model(resolve(trained), torch.float32, CPU),
-    )
+    half = interpolate_weights(resolve(base), trained, tmp_path / "half", 0.5)
+    model = load_model(resolve(trained), torch.float32, CPU)
     plain, got = (load_model(resolve(path), torch.float32, CPU) for path in (base, half))
     for a, b, c in zip(plain.parameters(), got.parameters(), model.parameters()):
         torch.testing.assert_close(b, (a + c) / 2, atol=1e-5, rtol=1e-4)

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from prorank.adapt.weight_averaging import interpolate_weights
 from prorank.checkpoints.resolve import resolve
 from prorank.errors import ConfigError
-from prorank.export.classifier import export
+from prorank.export import export
 from prorank.train.run import train
 from prorank.train.settings.stage_settings import make_settings
 from prorank.utils.files import atomic_file, atomic_folder, cache_dir, check_file, check_folder, copy_folder
