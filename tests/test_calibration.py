@@ -280,13 +280,13 @@ def pairs(queries: int, labels=(1, 0)) -> list[dict]:
         (pairs(20, (1,)), {}, DataError, "all documents are labelled relevant; a calibration needs both kinds"),
         (pairs(20), {"min_rel": 2}, DataError, "no documents are labelled relevant"),
         (pairs(9), {}, DataError, "9 queries have a relevant document; a calibration in 5 folds needs at least 10"),
-        (pairs(20, (1,)) + pairs(3), {"folds": 12}, DataError, "3 queries have another one; a calibration in 12 folds"),
+        (pairs(20, (1,)) + pairs(3), {"folds": 12}, DataError, "3 queries have one that is not relevant; a calibration in 12 folds"),
         (pairs(20), {"method": "isotonix"}, ConfigError, "'isotonix' is not known; did you mean 'isotonic'"),
         (pairs(20), {"folds": 1}, ConfigError, "folds must be at least 2, not 1"),
         (pairs(20), {"out": "dev.jsonl"}, ConfigError, "is a file, expected a folder"),
         (pairs(20), {"prompt": "setwise"}, ConfigError, "shows several documents and gives no log-odds"),
         (pairs(20), {"model": "./none"}, ModelError, "./none: no such folder or file"),
-        (pairs(20), {"copy": "."}, ConfigError, ".: is there already; calibrate that one (MODEL .), or name another folder by"),
+        (pairs(20), {"copy": "."}, ConfigError, ".: already exists; calibrate that one (MODEL .), or name another folder by"),
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_told_before_weights_are_read(rows, changes, kind, message, tiny_llama_dir, tmp_path, monkeypatch):
@@ -317,7 +317,7 @@ def test_the_default_model_is_copied(standin, tmp_path, monkeypatch, capsys):
     plain, sure = (Reranker(*name, dtype="fp32").rank("garden", ["the garden", "bread"]) for name in ((), ("runs/calibrated",)))
     assert [(hit.index, hit.score) for hit in sure] == [(hit.index, hit.score) for hit in plain]
     assert all(hit.probability is None for hit in plain) and all(0 < hit.probability < 1 for hit in sure)
-    with pytest.raises(ConfigError, match="is there already"):
+    with pytest.raises(ConfigError, match="already exists"):
         calibrate(DEFAULT, data, dtype="fp32")
     assert calibrate("runs/calibrated", data, dtype="fp32", method="platt", copy="other")[1] == Path("other/calibration.json")
     first, second = (Path(folder, "README.md").read_text(encoding="utf-8") for folder in ("runs/calibrated", "other"))

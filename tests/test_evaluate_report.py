@@ -48,7 +48,7 @@ def test_page_is_whole_safe_and_needs_no_other_host(done):
     assert parser.open == []
     assert "<script" not in page and "&lt;script&gt;" in page and "<b>one" not in page
     assert not re.search(r"https?://|src=|@import|url\(", page)
-    assert not re.search(r"\$[a-z]", page)
+    assert not re.search(r"\$[a-z]|{{|{%", page)
     assert page.count("<svg") == 2 + 4  # bars for each set, differences for each set and model
     assert "prefers-color-scheme: dark" in page and "prorank evaluate toy" in page
 

@@ -192,7 +192,7 @@ def test_a_folder_that_is_there_is_left_alone(tmp_path, tiny_llama_dir):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious").write_text("x")
     result = CliRunner().invoke(app, ["export", str(tiny_llama_dir), str(tmp_path / "out")])
-    assert isinstance(result.exception, ConfigError) and "is there already; name a new folder" in str(result.exception)
+    assert isinstance(result.exception, ConfigError) and "already exists; name a new folder" in str(result.exception)
     with pytest.raises(ConfigError, match="unknown format 'seqcls'; did you mean 'seq-cls'"):
         export(tiny_llama_dir, tmp_path / "new", format="seqcls")
     with pytest.raises(ConfigError, match="unknown dtype 'int8'; valid: bf16, fp32"):

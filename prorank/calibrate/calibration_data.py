@@ -59,7 +59,7 @@ def assign_folds(groups: Sequence[Group], min_rel: float | None, folds: int, see
     for group in groups:
         labels_of.setdefault(query_key(group.query), set()).update(_relevant(group, min_rel))
     needed = max(MIN_QUERIES, folds)
-    for label, name in ((True, "a relevant document"), (False, "another one")):
+    for label, name in ((True, "a relevant document"), (False, "one that is not relevant")):
         if (count := sum(label in labels for labels in labels_of.values())) < needed:
             raise DataError(f"{data}: {count} queries have {name}; a calibration in {folds} folds needs at least {needed}")
     queries = sorted(labels_of)
@@ -102,5 +102,5 @@ def check_scores_rise(scores: np.ndarray, labels: np.ndarray, data: str | Path) 
     if relevant <= other:
         raise DataError(
             f"{data}: relevant documents score no higher than the others ({relevant:+.3f} against {other:+.3f} on average), so "
-            f"their scores tell nothing of relevance; is it the right checkpoint, prompt and data?"
+            f"their scores say nothing about relevance; is it the right checkpoint, prompt and data?"
         )

@@ -114,7 +114,7 @@ def _target(resolved: Resolved, model: str | Path, copy: str | Path | None) -> P
     path = Path(os.path.expanduser(model))
     target = Path(copy) if copy else None if resolved.folder in (path, path / "model") else DEFAULT_COPY
     if target and target.exists():
-        raise ConfigError(f"{target}: is there already; calibrate that one (MODEL {target}), or name another folder by --copy")
+        raise ConfigError(f"{target}: already exists; calibrate that one (MODEL {target}), or name another folder by --copy")
     if not target and not os.access(resolved.folder, os.W_OK):
         raise ModelError(f"{resolved.folder}: cannot be written, and calibrate writes into the checkpoint; name a --copy")
     check_folder(target or resolved.folder)

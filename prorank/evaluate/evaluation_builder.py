@@ -110,9 +110,9 @@ def _notes(row: Row) -> list[str]:
         notes.append(f"{row.system}: {row.without_text} candidates without text were not reranked; they follow the others")
     if row.cuts and (row.cuts.get("documents") or row.cuts.get("queries")):
         truncated = f"{row.cuts['documents']:,} of {row.documents:,} documents and {row.cuts['queries']:,} queries"
-        notes.append(f"{row.system}: {truncated} were cut at the prompt's length")
+        notes.append(f"{row.system}: {truncated} were truncated to the prompt's length")
     if about_probabilities := note(row):
         notes.append(about_probabilities)
     if row.reused:
-        notes.append(f"{row.system}: scores of an earlier call used again (same weights, same texts)")
+        notes.append(f"{row.system}: scores reused from an earlier call (same weights, same texts)")
     return notes

@@ -95,7 +95,7 @@ def _check(folder: Path, format: str, dtype: str) -> None:
         if value not in known:
             raise ConfigError(f"unknown {name} '{value}'{nearest(value, known)}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder} is there already; name a new folder, or remove it first")
+        raise ConfigError(f"{folder}: already exists; name a new folder, or remove it first")
     check_folder(folder)
 
 
