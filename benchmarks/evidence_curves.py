@@ -105,7 +105,7 @@ def run(base: Base, size: int, seed: int, options: argparse.Namespace, groups: l
 
 def measured(options: argparse.Namespace, held: set[str]) -> Task:
     """The held-out queries with their candidates: BM25's, or their judged documents."""
-    task = prepare(data_folder() / options.data, Options(split=options.split, pool=options.pool, top_k=options.top_k))
+    task = prepare(data_folder() / options.data, Options(split=options.split, judged_only=options.pool, top_k=options.top_k))
     task.queries = [query for query in task.queries if query in held][: options.limit]
     return task
 

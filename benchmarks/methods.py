@@ -58,7 +58,7 @@ def main() -> None:
         with failures.arm(text):
             resolve(text.partition("=")[2].partition("@")[0])  # one that is missing fails before any other is run
             systems.append(system(text, options))
-    candidates: dict[str, Any] = {"split": options.split, "pool": True} if options.pool else {"run": "protocol"}
+    candidates: dict[str, Any] = {"split": options.split, "judged_only": True} if options.pool else {"run": "protocol"}
     with bars() as heard:
         report = evaluate(
             [folder / name for name in options.data], systems, top_k=options.top_k,

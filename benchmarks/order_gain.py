@@ -67,7 +67,7 @@ def tables(options: argparse.Namespace) -> None:
             folders[f"{arm} {rate:g} #{seed}"] = folder(options.out, arm, rate, seed)
     systems = [loader(name, run, options.length) for name, run in folders.items()]
     common: dict[str, Any] = {"top_k": options.top_k, "seed": 0, "sample": 0, "command": "benchmarks/order_gain.py"}
-    pools = {"split": "dev", "pool": True, "out": options.out / "dev", "limit": options.dev_limit}
+    pools = {"split": "dev", "judged_only": True, "out": options.out / "dev", "limit": options.dev_limit}
     found = {"run": "protocol", "out": options.out / "lists", "limit": options.limit}
     for names, more in ((DEV, pools), (options.lists, found)):
         if not names:

@@ -16,15 +16,15 @@ import torch
 from common import MAIN, data_folder, say
 from jobs import Failures, claimed
 
-from prorank.evaluate.benchmark import slug
 from prorank.evaluate.candidates import Options, Task, prepare
 from prorank.evaluate.measures import measure
 from prorank.evaluate.scoring import Scored, reranked, score
+from prorank.evaluate.system_names import slug
 
 PROTOCOL = ("dl19", "dl20", "scifact", "cranfield", "npl_vaswani", "dbpedia50")
 DEV = ("trecqa", "wikiqa", "semeval_cqa_answers")  # judged pools of their dev splits
 SAMPLE = 128  # pairs whose hidden states are looked at
-POOL = {"split": "dev", "pool": True}
+POOL = {"split": "dev", "judged_only": True}
 FIXED = {"run": "protocol"}
 
 

@@ -7,8 +7,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .adapt.adaptation import adapt
+    from .calibrate.calibration_run import calibrate
     from .errors import ProRankError
     from .evaluate.benchmark import evaluate
+    from .export.exporter import export
     from .prompts.prompt import Prompt
     from .reranker import Hit, Reranker
     from .train.run import train
@@ -22,8 +25,10 @@ _HOMES = {
     "load_settings": ".train.settings.stage_settings",
     "ProRankError": ".errors",
 }
-_CALLED = ("evaluate", "train")  # subpackages that are functions, too
-__all__ = ["Hit", "ProRankError", "Prompt", "Reranker", "__version__", "evaluate", "load_settings", "train"]
+_CALLED = ("adapt", "calibrate", "evaluate", "export", "train")  # subpackages that are functions, too
+__all__ = [
+    "Hit", "ProRankError", "Prompt", "Reranker", "__version__", "adapt", "calibrate", "evaluate", "export", "load_settings", "train",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -13,8 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from prorank.adapt import AdaptationResult, adapt
 from prorank.adapt import adaptation as module
-from prorank.adapt.adaptation import PASSES, RATES, AdaptationResult, _found, _shares, adapt
+from prorank.adapt.adaptation import PASSES
+from prorank.adapt.adaptation_plan import RATES, choose_blend_weights
+from prorank.adapt.adaptation_result import compare
 from prorank.checkpoints.card import HUB_BASE, LIBRARIES, front_matter, section_of
 from prorank.checkpoints.default_model import DEFAULT
 from prorank.checkpoints.resolve import resolve
@@ -134,7 +137,7 @@ def test_what_shows_no_gain_is_kept_on_demand_alone(tmp_path, tiny_llama_dir, mo
     """Row 28: by the command line, exit code 0 where the old model stays; then its weights are taken without another training."""
     base, out = str(tiny_llama_dir), tmp_path / "out"
     monkeypatch.setattr(module, "scores_of", told(base, 1.0))
-    monkeypatch.setattr(module, "_settings", lambda start, given, real=module._settings: real(start, given | SMALL))
+    monkeypatch.setattr(module, "choose_settings", lambda start, options, real=module.choose_settings: real(start, options | SMALL))
     words = ["prorank", "adapt", "--data", str(lists(tmp_path)), "-m", base, "--out", str(out)]
     words += ["--minutes", "0.01", "--held-out", "12"]
 
@@ -188,14 +191,14 @@ def test_all_that_is_loaded_is_where_it_is_asked_for(tmp_path, tiny_llama_dir, m
 
 def verdict(before, after, labels=(1.0, 0.0, 0.0)):
     groups = [Group(f"q{i}", ("a", "b", "c"), labels) for i in range(len(before))]
-    return _found(groups, before, after, ("old", "new"), trained_on=1)
+    return compare(groups, before, after, ("old", "new"), trained_on=1)
 
 
 @pytest.mark.parametrize(("gain", "worth"), [("linear", 3), ("exponential", 7)])
 def test_what_decides_has_the_gain_that_is_asked_for(gain, worth):
     """Row 21: a grade of 3 behind one of 1, then before it."""
     groups = [Group(f"q{i}", ("a", "b", "c"), (3.0, 1.0, 0.0)) for i in range(12)]
-    found = _found(groups, [[1.0, 2.0, 0.0]] * 12, [[2.0, 1.0, 0.0]] * 12, ("old", "new"), gain, trained_on=1)
+    found = compare(groups, [[1.0, 2.0, 0.0]] * 12, [[2.0, 1.0, 0.0]] * 12, ("old", "new"), gain, trained_on=1)
     second = 1 / np.log2(3)
     assert found.before == pytest.approx((1 + worth * second) / (worth + second)) and found.after == 1 and found.gain == gain
     assert ("gains 2^label - 1" in str(found)) == (gain == "exponential")
@@ -251,7 +254,7 @@ def test_what_cannot_be_adapted_is_said_before_training(tmp_path, tiny_llama_dir
     with pytest.raises(ModelError):
         adapt(lists(tmp_path), str(tmp_path / "nothing"), tmp_path / "out")
     with pytest.raises(ConfigError, match="blend must be above 0 and at most 1, not 0"):
-        adapt(lists(tmp_path), str(tiny_llama_dir), tmp_path / "out", blend=0)
+        adapt(lists(tmp_path), str(tiny_llama_dir), tmp_path / "out", blend_weight=0)
     assert not (tmp_path / "out").exists()
 
 
@@ -293,13 +296,13 @@ def test_what_has_not_learnt_to_rank_is_not_held_to(tmp_path, tiny_llama_dir, ow
     folder = shutil.copytree(tiny_llama_dir, tmp_path / "start")
     if own:
         Prompt.preset("echo").save(folder)
-    assert _shares(resolve(folder), given) == shares
+    assert choose_blend_weights(resolve(folder), given) == shares
 
 
 def test_a_folder_that_cannot_be_written_is_told_before_data_are_read(tmp_path, tiny_llama_dir, monkeypatch):
     out = tmp_path / "run"
     out.symlink_to("/proc/self/fd")
-    monkeypatch.setattr(module, "_groups", None)
+    monkeypatch.setattr(module, "read_labelled_lists", None)
     monkeypatch.setattr(module, "resolve", None)
     with pytest.raises(OSError) as error:
         adapt(tmp_path / "labels.jsonl", str(tiny_llama_dir), out)

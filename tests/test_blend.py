@@ -1,4 +1,4 @@
-"""Blended weights: the ends are the two checkpoints, the middle lies between, for full weights, adapters and fresh adapters.
+"""Interpolated weights: the ends are the two checkpoints, the middle lies between, for full weights, adapters and fresh adapters.
 
 Scores are compared, so weights that were left alone would be seen.
 """
@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 
-from prorank.adapt.weight_averaging import blend
+from prorank.adapt.weight_averaging import interpolate_weights
 from prorank.checkpoints.loading import load_model, load_tokenizer
 from prorank.checkpoints.resolve import resolve, weight_hash
 from prorank.checkpoints.saving import save_checkpoint
@@ -49,13 +49,13 @@ def two(request, tmp_path):
 def test_the_ends_are_the_two_checkpoints(two, tmp_path):
     start, trained = two
     assert np.abs(scores(start) - scores(trained)).max() > 0.05
-    np.testing.assert_allclose(scores(blend(resolve(start), trained, tmp_path / "0", 0.0)), scores(start), atol=1e-3)
-    assert weight_hash(blend(resolve(start), trained, tmp_path / "1", 1.0)) == weight_hash(trained)
+    np.testing.assert_allclose(scores(interpolate_weights(resolve(start), trained, tmp_path / "0", 0.0)), scores(start), atol=1e-3)
+    assert weight_hash(interpolate_weights(resolve(start), trained, tmp_path / "1", 1.0)) == weight_hash(trained)
 
 
 def test_between_them_scores_lie_between(two, tmp_path):
     start, trained = two
-    half = blend(resolve(start), trained, tmp_path / "half", 0.5)
+    half = interpolate_weights(resolve(start), trained, tmp_path / "half", 0.5)
     a, b, c = scores(start), scores(half), scores(trained)
     middle = np.abs(b - (a + c) / 2).max()
     assert middle < 0.5 * np.abs(a - c).max() and np.abs(b - a).max() > 0.01 and np.abs(b - c).max() > 0.01
@@ -67,16 +67,17 @@ def test_the_card_of_what_was_trained_stays_behind(tmp_path):
     start = save_tiny(tmp_path / "base")
     trained = moved(start, tmp_path / "trained", False)
     (trained / "README.md").write_text("# trained\n\n## Other libraries\n\nnone\n")
-    assert not (blend(resolve(start), trained, tmp_path / "bare", 0.5) / "README.md").exists()
-    told = blend(resolve(start), trained, tmp_path / "told", 0.5, "# mine\n") / "README.md"
+    assert not (interpolate_weights(resolve(start), trained, tmp_path / "bare", 0.5) / "README.md").exists()
+    told = interpolate_weights(resolve(start), trained, tmp_path / "told", 0.5, "# mine\n") / "README.md"
     assert told.read_text() == "# mine\n\n## Other libraries\n\nnone\n"
 
 
 def test_a_fresh_adapter_began_as_nothing(tmp_path):
     base = save_tiny(tmp_path / "base")
     trained = save_adapter(tmp_path / "fresh", base)
-    np.testing.assert_allclose(scores(blend(resolve(base), trained, tmp_path / "0", 0.0)), scores(base), atol=1e-4)
-    half, model = blend(resolve(base), trained, tmp_path / "half", 0.5), load_model(resolve(trained), torch.float32, CPU)
+    np.testing.assert_allclose(scores(interpolate_weights(resolve(base), trained, tmp_path / "0", 0.0)), scores(base), atol=1e-4)
+    half = interpolate_weights(resolve(base), trained, tmp_path / "half", 0.5)
+    model = load_model(resolve(trained), torch.float32, CPU)
     plain, got = (load_model(resolve(path), torch.float32, CPU) for path in (base, half))
     for a, b, c in zip(plain.parameters(), got.parameters(), model.parameters()):
         torch.testing.assert_close(b, (a + c) / 2, atol=1e-5, rtol=1e-4)
@@ -88,14 +89,14 @@ def test_weights_that_the_start_lacks_are_refused_and_nothing_is_left(tmp_path):
     wide = get_peft_model(tiny_llama(tokenizer), LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
     other = save_checkpoint(tmp_path / "other", wide, Prompt.preset("prorank").bind(tokenizer), (str(tmp_path / "base"), start))
     with pytest.raises(ModelError, match="is not among the weights of the checkpoint it was trained from"):
-        blend(resolve(start), other, tmp_path / "out", 0.5)
+        interpolate_weights(resolve(start), other, tmp_path / "out", 0.5)
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".*"))
 
 
 def test_of_several_the_mean_is_blended_in(tmp_path):
     start = save_adapter(tmp_path / "start", save_tiny(tmp_path / "base"))
     several = [moved(start, tmp_path / f"trained{step}", True, step) for step in (0.01, 0.03, 0.05)]
-    mean = blend(resolve(start), several, tmp_path / "mean", 0.5)
+    mean = interpolate_weights(resolve(start), several, tmp_path / "mean", 0.5)
     before, *trained, found = (load_file(folder / "adapter_model.safetensors") for folder in (start, *several, mean))
     for key, weight in found.items():
         torch.testing.assert_close(weight, (before[key] + sum(one[key] for one in trained) / 3) / 2)

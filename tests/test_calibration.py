@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prorank.calibrate.calibration_run import _folds, _labels, calibrate
+from prorank.calibrate import calibrate
+from prorank.calibrate.calibration_data import assign_folds, binary_labels
 from prorank.calibrate.fit import AUTO, METHODS, choose, fit, out_of_fold, pav
 from prorank.checkpoints.calibration import FILE, Calibration, sigmoid
 from prorank.checkpoints.default_model import DEFAULT
@@ -149,7 +150,7 @@ def test_measures_do_not_depend_on_the_order_of_pairs(data, seed):
 def test_folds_keep_equal_queries_together_and_leave_both_labels_to_each_fit(kinds, folds, seed):
     kinds = [(1.0,), (0.0,)] * 10 + kinds
     groups = [Group(f"{'Q' if i % 2 else 'q'} {i // 2}!", tuple("ab"[: len(kind)]), kind) for i, kind in enumerate(kinds)]
-    fold, labels = _folds(groups, None, folds, seed, "data"), _labels(groups, None, "data")
+    fold, labels = assign_folds(groups, None, folds, seed, "data"), binary_labels(groups, None, "data")
     of_query = {}
     for group, some in zip(groups, np.split(fold, np.cumsum([len(g.documents) for g in groups])[:-1])):
         of_query.setdefault(group.query.lower(), set()).update(some.tolist())
@@ -279,13 +280,13 @@ def pairs(queries: int, labels=(1, 0)) -> list[dict]:
         (pairs(20, (1,)), {}, DataError, "all documents are labelled relevant; a calibration needs both kinds"),
         (pairs(20), {"min_rel": 2}, DataError, "no documents are labelled relevant"),
         (pairs(9), {}, DataError, "9 queries have a relevant document; a calibration in 5 folds needs at least 10"),
-        (pairs(20, (1,)) + pairs(3), {"folds": 12}, DataError, "3 queries have another one; a calibration in 12 folds"),
+        (pairs(20, (1,)) + pairs(3), {"folds": 12}, DataError, "3 queries have one that is not relevant; a calibration in 12 folds"),
         (pairs(20), {"method": "isotonix"}, ConfigError, "'isotonix' is not known; did you mean 'isotonic'"),
         (pairs(20), {"folds": 1}, ConfigError, "folds must be at least 2, not 1"),
         (pairs(20), {"out": "dev.jsonl"}, ConfigError, "is a file, expected a folder"),
         (pairs(20), {"prompt": "setwise"}, ConfigError, "shows several documents and gives no log-odds"),
         (pairs(20), {"model": "./none"}, ModelError, "./none: no such folder or file"),
-        (pairs(20), {"copy": "."}, ConfigError, ".: is there already; calibrate that one (MODEL .), or name another folder by"),
+        (pairs(20), {"copy": "."}, ConfigError, ".: already exists; calibrate that one (MODEL .), or name another folder by"),
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_told_before_weights_are_read(rows, changes, kind, message, tiny_llama_dir, tmp_path, monkeypatch):
@@ -316,7 +317,7 @@ def test_the_default_model_is_copied(standin, tmp_path, monkeypatch, capsys):
     plain, sure = (Reranker(*name, dtype="fp32").rank("garden", ["the garden", "bread"]) for name in ((), ("runs/calibrated",)))
     assert [(hit.index, hit.score) for hit in sure] == [(hit.index, hit.score) for hit in plain]
     assert all(hit.probability is None for hit in plain) and all(0 < hit.probability < 1 for hit in sure)
-    with pytest.raises(ConfigError, match="is there already"):
+    with pytest.raises(ConfigError, match="already exists"):
         calibrate(DEFAULT, data, dtype="fp32")
     assert calibrate("runs/calibrated", data, dtype="fp32", method="platt", copy="other")[1] == Path("other/calibration.json")
     first, second = (Path(folder, "README.md").read_text(encoding="utf-8") for folder in ("runs/calibrated", "other"))

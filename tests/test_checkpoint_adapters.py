@@ -31,7 +31,7 @@ from prorank.checkpoints.resolve import resolve
 from prorank.cli.command_line import app
 from prorank.engine.modules import merged_copy
 from prorank.errors import ModelError
-from prorank.export.classifier import export
+from prorank.export import export
 from prorank.prompts.prompt import Prompt
 from prorank.reranker import Reranker
 from tests.tiny import save_adapter, save_tiny

@@ -336,7 +336,7 @@ def test_evaluate(place):
     too_large = r"set: label 90 is too large for nDCG with exponential gains, 2\^label - 1; use smaller grades, or gain linear"
     place.fails("evaluate set --split many --gain exponential", too_large)
     place.fails("evaluate set --run none.run", r"--run none\.run: no such file, neither in set nor as given")
-    place.fails("evaluate set --run in.run --pool", r"--run and --pool exclude each other: .*")
+    place.fails("evaluate set --run in.run --pool", r"--run and --judged-only exclude each other: .*")
     place.fails("evaluate set --likelihood", r"--likelihood needs --model, whose weights it uses")
     place.fails("evaluate set --model nowhere", r"nowhere: no such folder or file, and no hub id \(owner/name\).*")
     place.fails("evaluate set --device tpu", r"device 'tpu' is not available here; present: cpu.*")

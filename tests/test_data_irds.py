@@ -10,7 +10,7 @@ from collections import namedtuple
 
 import pytest
 
-from prorank.adapt.adaptation import _groups
+from prorank.adapt.held_out_folds import read_labelled_lists
 from prorank.data.examples import Group
 from prorank.data.formats import is_collection, read_beir, read_collection, read_groups, write_run
 from prorank.data.irds import read_irds
@@ -123,7 +123,7 @@ def test_labels_and_exclusions_of_files_go_before_its_own(catalogue, tmp_path):
 def test_mining_takes_the_whole_corpus(catalogue):
     groups, report = mine(read_collection("ir_datasets:toy/positive"), negatives=2)
     assert report.groups == 2 and all(sum(label == 0 for label in group.labels) == 2 for group in groups)
-    assert [g.query for g in _groups(["ir_datasets:toy/positive"])] == ["green tea", "stone bridge"]
+    assert [g.query for g in read_labelled_lists(["ir_datasets:toy/positive"])] == ["green tea", "stone bridge"]
 
 
 def test_a_run_is_evaluated_and_reranked_by_the_documents_it_names(catalogue, tmp_path, tiny_llama_dir):

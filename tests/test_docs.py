@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 import prorank
 from prorank.checkpoints.saving import save_checkpoint
 from prorank.cli.command_line import app
-from prorank.export.classifier import export
+from prorank.export import export
 from prorank.prompts.prompt import PRESETS, Prompt
 from prorank.train.objectives.ranking_losses import LOSSES
 from prorank.train.settings.stage_settings import Lora, Order, Reason, Score, Settings, Sft, Warmup, load_settings

@@ -8,8 +8,8 @@ import pytest
 from prorank.data.trec import read_run
 from prorank.errors import ConfigError, DataError, ModelError
 from prorank.evaluate import Scorer, evaluate
-from prorank.evaluate.benchmark import short_name, slug
 from prorank.evaluate.candidates import Options, prepare
+from prorank.evaluate.system_names import short_name, slug
 from tests.evaluate_toy import Fake, write_beir, write_run
 
 
@@ -64,12 +64,12 @@ def test_scorer_functions_and_lazy_models(toy):
 
 
 def test_pool_takes_the_judged_documents_only(toy):
-    task = prepare(toy, Options(pool=True))
+    task = prepare(toy, Options(judged_only=True))
     assert {q: set(ids) for q, ids in task.ranking.items()} == {
         "q1": {"d1", "d2"}, "q2": {"d3", "d4", "d6", "gone"}, "q4": {"d5"},
     }  # fmt: skip
     assert task.ranking["q1"] == ["d1", "d2"] and task.ranking["q2"][-1] == "gone"
-    assert task.first == "BM25 (pool)"
+    assert task.first == "BM25 (judged only)"
 
 
 def test_pool_order_among_equal_scores_does_not_follow_the_judgements(tmp_path):
@@ -80,7 +80,7 @@ def test_pool_order_among_equal_scores_does_not_follow_the_judgements(tmp_path):
         folder = write_beir(tmp_path / name, qrels)
         with open(folder / "queries.jsonl", "a", encoding="utf-8") as handle:
             handle.write('{"_id": "q5", "text": "unseen words"}\n')
-        found.append(prepare(folder, Options(pool=True)).ranking["q5"])
+        found.append(prepare(folder, Options(judged_only=True)).ranking["q5"])
     assert found[0] == found[1]
 
 
@@ -162,7 +162,7 @@ def test_run_files_fall_strictly(toy, tmp_path):
         ({"top_k": 0}, ConfigError, "--top-k must be at least 1, not 0"),
         ({"min_rel": 0}, ConfigError, "--min-rel must be at least 1"),
         ({"limit": 0}, ConfigError, "--limit must be at least 1"),
-        ({"run": "protocol", "pool": True}, ConfigError, "exclude each other"),
+        ({"run": "protocol", "judged_only": True}, ConfigError, "exclude each other"),
         ({"only_run_queries": True}, ConfigError, "needs --run"),
         ({"run": "missing.run"}, DataError, "--run missing.run: no such file"),
         ({"qrels": "missing.txt"}, DataError, "--qrels missing.txt: no such file"),

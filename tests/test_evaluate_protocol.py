@@ -28,7 +28,7 @@ def test_published_bm25_with_full_judgements(data_dir, name):
         ("npl_vaswani", {}, 0.445),
         ("cosqa", {}, 0.320),
         ("lee50", {}, 0.382),
-        ("dbpedia50", {"pool": True}, 0.355),
+        ("dbpedia50", {"judged_only": True}, 0.355),
     ],
 )
 def test_own_bm25(data_dir, name, how, expected):

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from prorank.evaluate import evaluate
-from prorank.evaluate.charts import bars, differences
+from prorank.evaluate.charts import BarValue, bars, differences
 from prorank.evaluate.format import figure, percent, probability, signed
 from prorank.evaluate.terminal_report import show
 from tests.evaluate_toy import Fake, write_beir
@@ -48,7 +48,7 @@ def test_page_is_whole_safe_and_needs_no_other_host(done):
     assert parser.open == []
     assert "<script" not in page and "&lt;script&gt;" in page and "<b>one" not in page
     assert not re.search(r"https?://|src=|@import|url\(", page)
-    assert not re.search(r"\$[a-z]", page)
+    assert not re.search(r"\$[a-z]|{{|{%", page)
     assert page.count("<svg") == 2 + 4  # bars for each set, differences for each set and model
     assert "prefers-color-scheme: dark" in page and "prorank evaluate toy" in page
 
@@ -79,6 +79,6 @@ def test_figures_as_text():
 
 
 def test_charts_draw_every_row():
-    svg = bars([("a & b", 1, 0.25, (0.2, 0.3)), ("long name of a checkpoint in a folder", 2, 0.5, (0.4, 0.6))], 0.6)
+    svg = bars([BarValue("a & b", 1, 0.25, 0.2, 0.3), BarValue("long name of a checkpoint in a folder", 2, 0.5, 0.4, 0.6)], 0.6)
     assert svg.count("<rect") == 2 and "a &amp; b" in svg and "…" in svg
     assert differences([("q", 0.5), ("<r>", -0.5), ("s", 0.0)], 1).count("<rect") == 3

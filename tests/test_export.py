@@ -18,8 +18,9 @@ from prorank.checkpoints.resolve import resolve
 from prorank.checkpoints.saving import save_checkpoint
 from prorank.cli.command_line import app
 from prorank.errors import ConfigError, ModelError, PromptError
-from prorank.export import classifier as module
-from prorank.export.classifier import classifier_of, export
+from prorank.export import export
+from prorank.export import exporter as module
+from prorank.export.classifier import build_classifier
 from prorank.prompts.prompt import Prompt
 from prorank.reranker import Reranker
 from tests.test_saving import DOCUMENTS, QUERY, adapter, cross_encoder
@@ -168,20 +169,20 @@ def test_a_head_with_a_bias_is_refused():
     tokenizer = byte_tokenizer("smollm")
     model, bound = tiny_llama(tokenizer, tie=False), Prompt.preset("prorank").bind(tokenizer)
     model.lm_head.bias = torch.nn.Parameter(torch.zeros(model.config.vocab_size))
-    assert classifier_of(model, bound, 0).score.weight.shape == (1, 64)  # the same bias for both answers changes no score
+    assert build_classifier(model, bound, 0).score.weight.shape == (1, 64)  # the same bias for both answers changes no score
     model.lm_head.bias.data[bound.answer_ids[1]] = 0.5
     with pytest.raises(ModelError, match="its head has a bias, which one row cannot hold; take --format merged"):
-        classifier_of(model, bound, 0)
+        build_classifier(model, bound, 0)
 
 
 def test_models_without_classifier_are_refused():
     tokenizer = byte_tokenizer("smollm")
     with pytest.raises(ModelError, match="transformers has no classifier for Llama4ForCausalLM; take --format merged"):
-        classifier_of(tiny_llama4(tokenizer), Prompt.preset("prorank").bind(tokenizer), 0)
+        build_classifier(tiny_llama4(tokenizer), Prompt.preset("prorank").bind(tokenizer), 0)
 
 
 def test_a_classifier_that_says_otherwise_is_not_written(tmp_path, tiny_llama_dir, monkeypatch):
-    monkeypatch.setattr(module, "_scores", lambda model, bound, pairs: torch.full((len(pairs),), 9.0))
+    monkeypatch.setattr(module, "model_scores", lambda model, encoder, pairs: torch.full((len(pairs),), 9.0))
     with pytest.raises(ModelError, match="the classifier's logits differ by .* nothing was written"):
         export(tiny_llama_dir, tmp_path / "out")
     assert not list(tmp_path.iterdir())
@@ -191,7 +192,7 @@ def test_a_folder_that_is_there_is_left_alone(tmp_path, tiny_llama_dir):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious").write_text("x")
     result = CliRunner().invoke(app, ["export", str(tiny_llama_dir), str(tmp_path / "out")])
-    assert isinstance(result.exception, ConfigError) and "is there already; name a new folder" in str(result.exception)
+    assert isinstance(result.exception, ConfigError) and "already exists; name a new folder" in str(result.exception)
     with pytest.raises(ConfigError, match="unknown format 'seqcls'; did you mean 'seq-cls'"):
         export(tiny_llama_dir, tmp_path / "new", format="seqcls")
     with pytest.raises(ConfigError, match="unknown dtype 'int8'; valid: bf16, fp32"):

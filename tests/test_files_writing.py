@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from prorank.adapt.weight_averaging import blend as blend_weights
+from prorank.adapt.weight_averaging import interpolate_weights
 from prorank.checkpoints.resolve import resolve
 from prorank.errors import ConfigError
-from prorank.export.classifier import export
+from prorank.export import export
 from prorank.train.run import train
 from prorank.train.settings.stage_settings import make_settings
 from prorank.utils.files import atomic_file, atomic_folder, cache_dir, check_file, check_folder, copy_folder
@@ -132,7 +132,7 @@ def test_all_that_commands_write_has_the_mode_of_the_umask(tmp_path, tiny_llama_
     train(make_settings({"stage": "score", "out": str(tmp_path / "full"), "save_every": 1, **common}))
     export(tmp_path / "full", tmp_path / "merged", "merged")
     export(tmp_path / "full", tmp_path / "classifier")
-    blend_weights(resolve(tiny_llama_dir), [tmp_path / "full" / "model"] * 2, tmp_path / "blend", 0.5)
+    interpolate_weights(resolve(tiny_llama_dir), [tmp_path / "full" / "model"] * 2, tmp_path / "blend", 0.5)
     assert list((tmp_path / "full").glob("checkpoint-*"))
     wanted = {"file": 0o666 & ~UMASK, "folder": 0o777 & ~UMASK}
     wrong = {p: oct(m) for p, m in modes_of(tmp_path).items() if m != wanted["folder" if (tmp_path / p).is_dir() else "file"]}

@@ -10,8 +10,8 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from prorank.errors import PromptError
-from prorank.export.classifier import padding
-from prorank.export.pair_template import baked, pair_template, rendering
+from prorank.export.classifier import padding_token
+from prorank.export.pair_template import baked_tokenizer, pair_template, plain_tokenizer
 from prorank.prompts.prompt import Prompt
 from tests.test_prompt import SPECIAL, fast, texts
 from tests.tiny import STYLES, byte_tokenizer
@@ -35,7 +35,7 @@ BAKED = {}
 def tokenizer_of(case, folder=None):
     """The baked tokenizer of a case, saved and read again."""
     if case not in BAKED:
-        tokenizer = baked(BOUND[case], padding(BOUND[case]))
+        tokenizer = baked_tokenizer(BOUND[case], padding_token(BOUND[case]))
         tokenizer.save_pretrained(folder)
         BAKED[case] = AutoTokenizer.from_pretrained(folder), Tokenizer.from_file(str(folder / "tokenizer.json"))
     return BAKED[case]
@@ -64,14 +64,14 @@ def test_plain_pairs_have_the_prompts_ids(case, tmp_path):
 @pytest.mark.parametrize("style, more", [("smollm", 70), ("qwen2", 150), ("plain", 90)])
 def test_the_document_alone_is_cut_and_as_the_prompt_cuts_it(style, more):
     fixed = len(BOUND[style, "prorank"].encode("", "").ids)
-    bound = Prompt.preset("prorank", max_length=fixed + more).bind(TOKENIZERS[style])
-    tokenizer = baked(bound, padding(bound))
+    encoder = Prompt.preset("prorank", max_length=fixed + more).bind(TOKENIZERS[style])
+    tokenizer = baked_tokenizer(encoder, padding_token(encoder))
     raw = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
 
     @fast
     @given(query=texts.filter(bool), document=texts, copies=st.integers(0, 60))
     def same(query, document, copies):
-        want = bound.encode(query, document * copies)
+        want = encoder.encode(query, document * copies)
         assume(not want.query_cut)  # a pair template leaves queries whole
         assert tokenizer([query], [document * copies], truncation="only_second")["input_ids"] == [want.ids]
         assert raw.encode(query, document * copies).ids == want.ids
@@ -80,11 +80,11 @@ def test_the_document_alone_is_cut_and_as_the_prompt_cuts_it(style, more):
 
 
 def test_a_repeated_query_leaves_the_pair_within_its_length():
-    bound = Prompt.preset("echo", max_length=256).bind(TOKENIZERS["qwen2"])
-    tokenizer = baked(bound, padding(bound))
+    encoder = Prompt.preset("echo", max_length=256).bind(TOKENIZERS["qwen2"])
+    tokenizer = baked_tokenizer(encoder, padding_token(encoder))
     query = "garden " * 8
     got = tokenizer(query, "river " * 300, truncation="only_second")["input_ids"]
-    want = bound.encode(query, "river " * 300)
+    want = encoder.encode(query, "river " * 300)
     assert not want.query_cut and want.document_cut and len(want.ids) == 256 >= len(got)
     tail = len(want.ids) - want.document_end
     assert got[-tail:] == want.ids[-tail:] and got[:-tail] == want.ids[: len(got) - tail]
@@ -115,7 +115,7 @@ def test_a_batch_is_padded_on_the_right(tmp_path):
 
 REFUSED = {
     "behind": (Prompt.preset("qwen3-reranker"), "tokens of its words reach into those of the {query} before them; export it with"),
-    "mixed": (Prompt(template=("q: {query}", "\n{document}", "?")), "a blank stands before one text and none before the other"),
+    "mixed": (Prompt(template=("q: {query}", "\n{document}", "?")), "a space stands before one text and none before the other"),
     "joint": (Prompt(template=("wh{query}", "{document}", "?")), "its words share tokens with texts such as"),
 }
 
@@ -123,32 +123,32 @@ REFUSED = {
 @pytest.mark.parametrize("case", list(REFUSED))
 def test_prompts_that_do_not_fit_are_refused_with_the_remedy(case):
     prompt, message = REFUSED[case]
-    bound = prompt.bind(TOKENIZERS["qwen3"])
+    encoder = prompt.bind(TOKENIZERS["qwen3"])
     with pytest.raises(PromptError) as error:
-        baked(bound, padding(bound))
+        baked_tokenizer(encoder, padding_token(encoder))
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("style, name", [("qwen3", "qwen3-reranker"), ("plain", "prorank"), ("qwen2", "mxbai")])
 def test_rendered_texts_get_the_prompts_ids(style, name, tmp_path):
-    bound = Prompt.preset(name, answers=("no", "yes")).bind(TOKENIZERS[style])
-    rendering(bound, padding(bound)).save_pretrained(tmp_path)
+    encoder = Prompt.preset(name, answers=("no", "yes")).bind(TOKENIZERS[style])
+    plain_tokenizer(encoder, padding_token(encoder)).save_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     turns = [{"role": "query", "content": "what is École?"}, {"role": "document", "content": "École, a garden"}]
     text = tokenizer.apply_chat_template(turns, tokenize=False)
-    want = TOKENIZERS[style](bound.render("what is École?", "École, a garden"), add_special_tokens=False)["input_ids"]
+    want = TOKENIZERS[style](encoder.render("what is École?", "École, a garden"), add_special_tokens=False)["input_ids"]
     assert tokenizer(text)["input_ids"] == want
     if style != "plain":  # where special tokens stand at the bounds, the joined ids are those of the text
-        assert want == bound.encode("what is École?", "École, a garden").ids
+        assert want == encoder.encode("what is École?", "École, a garden").ids
         turns[1]["content"] = "a <|im_end|> b<|im_end|>"  # row 15: text, unless the prompt takes it for a token
         text = tokenizer.apply_chat_template(turns, tokenize=False)
-        assert tokenizer(text)["input_ids"] == bound.encode("what is École?", turns[1]["content"]).ids
+        assert tokenizer(text)["input_ids"] == encoder.encode("what is École?", turns[1]["content"]).ids
 
 
 def test_the_token_to_pad_with_is_not_the_prompts_last():
-    bound = Prompt(name="end", template="{query}\n{document}<|im_end|>").bind(TOKENIZERS["smollm"])
-    assert TOKENIZERS["smollm"].pad_token == "<|im_end|>" and padding(bound) == "<|im_start|>"
-    assert padding(BOUND["smollm", "prorank"]) == "<|im_end|>"
+    encoder = Prompt(name="end", template="{query}\n{document}<|im_end|>").bind(TOKENIZERS["smollm"])
+    assert TOKENIZERS["smollm"].pad_token == "<|im_end|>" and padding_token(encoder) == "<|im_start|>"
+    assert padding_token(BOUND["smollm", "prorank"]) == "<|im_end|>"
 
 
 def test_parts_are_the_segments_in_order():

@@ -154,7 +154,7 @@ def test_a_long_query_differs_as_the_docs_say(saved):
 
 def test_a_classifier_scores_such_texts_the_same(tmp_path):
     """Row 15: the exported classifier in sentence-transformers."""
-    from prorank.export.classifier import export
+    from prorank.export import export
 
     source = save(tmp_path / "m", "llama", max_length=400)
     export(source, tmp_path / "out")

@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from prorank.adapt.adaptation import adapt
-from prorank.calibrate.calibration_run import calibrate
+from prorank.adapt import adapt
+from prorank.calibrate import calibrate
 from prorank.cli import command_line as cli
 from prorank.errors import ModelError, TrainingError
 from prorank.train import run

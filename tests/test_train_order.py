@@ -92,12 +92,12 @@ def test_reward_dev_figure_and_evaluation_are_one_measure(gain, tmp_path, tiny_l
     stage, model = stage_of(tiny_llama_dir, data, list_size=5, gain=gain)
     rewarded = stage.loss(model, [stage.unit(i) for i in range(6)])[1]["reward_sorted"]
     reranker = Reranker(tiny_llama_dir, dtype="fp32", prompt="prorank", max_length=96)
-    found = evaluate([data], [reranker], split="train", pool=True, gain=gain, sample=0, out=tmp_path / "out")
+    found = evaluate([data], [reranker], split="train", judged_only=True, gain=gain, sample=0, out=tmp_path / "out")
     printed = found.rows[1].measures["nDCG@10"]
     groups = read_groups(str(data), "train")
     dev = Dev(groups, reranker.prompt.prompt, reranker.tokenizer, False, gain=gain).measure(model)["ndcg@10"]
     assert 0.3 < printed < 0.99 and rewarded == pytest.approx(printed, abs=1e-6) and dev == pytest.approx(printed, abs=1e-6)
-    other = evaluate([data], [reranker], split="train", pool=True, gain=GAINS[GAINS[0] == gain], sample=0)
+    other = evaluate([data], [reranker], split="train", judged_only=True, gain=GAINS[GAINS[0] == gain], sample=0)
     assert abs(other.rows[1].measures["nDCG@10"] - printed) > 1e-3  # or equality would say nothing
     assert json.loads((tmp_path / "out" / "results.json").read_text())["settings"]["gain"] == gain
     assert f"nDCG@10 with {gain} gains" in (tmp_path / "out" / "report.html").read_text()

@@ -1,28 +1,37 @@
-"""What `adapt` found, in figures and in words."""
+"""The result of `adapt`: figures before and after on held-out queries, and whether the new checkpoint is better."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..evaluate.gains import FORMULA, LINEAR
-from ..evaluate.measures import MAIN
+import numpy as np
 
-SURE = 0.05  # a p below it is no chance
+from ..data.examples import Group
+from ..evaluate.gains import FORMULA, LINEAR
+from ..evaluate.list_likelihood import log_likelihood
+from ..evaluate.measures import MAIN, ndcg_of
+from ..evaluate.significance import randomisation_test
+
+SIGNIFICANCE = 0.05  # p-values below it are not taken for chance
+Rows = Sequence[Sequence[float] | np.ndarray]  # scores of the documents of each list
 
 
 @dataclass(frozen=True)
 class AdaptationResult:
-    """What came of it.
+    """What `adapt` measured and decided.
 
     Attributes:
-        before, after: nDCG@10 over the `queries` that decide. p: of their difference (paired randomisation, two-sided).
-        likelihood, likelihood_p: what the log-likelihood of their relevant documents gained, and its p.
-        trained_on: queries of the training.
-        better: whether the likelihood gained beyond chance and nDCG did not fall beyond chance.
-        model: the one to use: the new checkpoint where it is better, or was kept anyway.
-        trainings: one that left those queries out, or several that each left out a part of them, whose mean is the new checkpoint.
+        before, after: nDCG@10 over the `queries` that decide.
+        p: of the difference in nDCG@10 (paired randomisation test, two-sided).
+        likelihood, likelihood_p: difference in the log-likelihood of their relevant documents, and its p-value.
+        queries: number of queries that decide.
+        trained_on: number of queries of the training.
+        better: the likelihood gained beyond chance, and nDCG did not fall beyond chance.
+        model: the checkpoint to use: the new one if it is better or was kept anyway, else the old one.
+        trainings: 1, or several that each held out a part of the queries; then the new checkpoint is their mean.
         gain: of a label in nDCG and in the likelihood.
-        kept_anyway: the new checkpoint is kept though there is no evidence that it is better.
+        kept_anyway: the new checkpoint was kept without evidence that it is better.
     """
 
     before: float
@@ -42,22 +51,51 @@ class AdaptationResult:
         where = f"on {self.queries} held-out queries, trained on {self.trained_on}"
         if self.trainings > 1:
             where = f"on {self.queries} queries, each held out by one of {self.trainings} trainings"
-        gain = _told(self.after - self.before, self.p)
-        heard = f"log-likelihood of their relevant documents {_told(self.likelihood, self.likelihood_p)}"
+        difference = _with_p(self.after - self.before, self.p)
+        likelihood = f"log-likelihood of their relevant documents {_with_p(self.likelihood, self.likelihood_p)}"
         measure = MAIN if self.gain == LINEAR else f"{MAIN} with gains {FORMULA[self.gain]}"
-        return f"{measure} before {self.before:.4f}, after {self.after:.4f} ({gain}) {where}\n{heard}\n{self._verdict()}"
+        first = f"{measure} before {self.before:.4f}, after {self.after:.4f} ({difference}) {where}"
+        return f"{first}\n{likelihood}\n{self._verdict()}"
 
     def _verdict(self) -> str:
-        """What is kept, and what to do where nothing is."""
+        """Which checkpoint is kept and why, and the remedies if it is the old one."""
         if self.better:
             return f"kept: {self.model}"
-        lost = self.p < SURE and self.after < self.before
-        why = f"{MAIN} fell beyond chance" if lost else f"no significant gain (p {self.likelihood_p:.4f}, needed below {SURE})"
+        lost = self.p < SIGNIFICANCE and self.after < self.before
+        no_gain = f"no significant gain (p {self.likelihood_p:.4f}, needed below {SIGNIFICANCE})"
+        why = f"{MAIN} fell beyond chance" if lost else no_gain
         if self.kept_anyway:
             return f"{why}; kept anyway: {self.model}"
-        remedy = "label more queries, give more --minutes, or take the new one all the same by --keep-anyway"
+        remedy = "label more queries, give more --minutes, or keep the new model all the same by --keep-anyway"
         return f"{why}, so the model stays {self.model}; {remedy}"
 
 
-def _told(gain: float, p: float) -> str:
-    return f"{gain:+.4f}, p {p:.4f}" + ("" if p < SURE else ", which may be chance")
+def compare(
+    groups: list[Group], before: Rows, after: Rows, models: tuple[str, str], gain: str = LINEAR, *, trained_on: int,
+    trainings: int = 1,
+) -> AdaptationResult:  # fmt: skip
+    """Compare the scores of two models on the lists that decide.
+
+    Args:
+        groups: the lists.
+        before, after: scores of their documents by the old and by the new model.
+        models: the old and the new one; the result names the one to use.
+        gain: of a label, "linear" or "exponential".
+        trained_on: number of queries of the training.
+        trainings: their number.
+    """
+    labels = [group.labels for group in groups]
+    old, new = (ndcg_of(labels, scores, gain) for scores in (before, after))
+    old_likelihood, new_likelihood = (log_likelihood(scores, labels, gain) for scores in (before, after))
+    p, likelihood = randomisation_test(new, old), float((new_likelihood - old_likelihood).mean())
+    likelihood_p = randomisation_test(new_likelihood, old_likelihood)
+    gained = likelihood > 0 and likelihood_p < SIGNIFICANCE
+    better = gained and bool(new.mean() >= old.mean() or p >= SIGNIFICANCE)
+    return AdaptationResult(
+        float(old.mean()), float(new.mean()), p, likelihood, likelihood_p, len(groups), trained_on, better, models[better],
+        trainings, gain,
+    )  # fmt: skip
+
+
+def _with_p(difference: float, p: float) -> str:
+    return f"{difference:+.4f}, p {p:.4f}" + ("" if p < SIGNIFICANCE else ", which may be chance")

@@ -1,6 +1,6 @@
 """Fit a checkpoint's calibration on labelled lists and write it into the checkpoint, or into a copy of it.
 
-The figures are of queries that the fit had not seen (folds by query); the calibration that is written is fitted on all.
+The calibration that is written is fitted on all queries. Its figures are measured on held-out folds of queries.
 """
 
 from __future__ import annotations
@@ -8,30 +8,44 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..checkpoints.calibration import Calibration, sigmoid
 from ..checkpoints.card import calibrated
 from ..checkpoints.resolve import Resolved, prompt_of, resolve
-from ..data.examples import Group, query_key
+from ..data.examples import Group
 from ..data.formats import read_groups
-from ..data.irds import is_irds
-from ..errors import ConfigError, DataError, ModelError, nearest
+from ..errors import ConfigError, ModelError, nearest
 from ..evaluate.reliability import draw, figures, pyplot
 from ..prompts.prompt import Prompt
-from ..utils.config_files import read_values
 from ..utils.files import atomic_folder, check_folder, copy_folder
+from .calibration_data import assign_folds, binary_labels, check_scores_rise, data_name, warn_of_training_data
 from .fit import AUTO, METHODS, choose, fit, out_of_fold
 
 log = logging.getLogger("prorank")
-LEAST = 10  # queries with a relevant document, and with another one
 PICTURE = "reliability.png"
-COPY = Path("runs/calibrated")  # of a checkpoint that is no folder of the user's own
+DEFAULT_COPY = Path("runs/calibrated")  # of a checkpoint that is not a folder of the user's own
+
+
+class CalibrationRun(NamedTuple):
+    """What `calibrate` returns: the calibration, the file it was written to, and the reliability diagram."""
+
+    calibration: Calibration
+    path: Path
+    picture: Path
+
+
+@dataclass(frozen=True)
+class ScoredPairs:
+    """Log-odds of every pair [n], how the prompt asked for them, and the hashes of the weights that gave them."""
+
+    scores: np.ndarray
+    prompt: str
+    weights: list[str]
 
 
 def calibrate(
@@ -45,80 +59,77 @@ def calibrate(
     out: str | Path | None = None,
     progress: Callable[[float, dict], None] | None = None,
     copy: str | Path | None = None,
-    **how: Any,
-) -> tuple[Calibration, Path, Path]:
-    """Score labelled lists, fit, measure on held-out folds, write `calibration.json` into the checkpoint.
+    **options: Any,
+) -> CalibrationRun:
+    """Score labelled lists, fit a calibration, measure it on held-out folds, and write `calibration.json` into the checkpoint.
 
     Args:
-        model: a checkpoint's folder, its run's, or another name of a checkpoint, which is copied.
-        data: labelled lists, pairs or BEIR folder (`data.formats.read_groups`) that the model was not trained on.
+        model: folder of a checkpoint or of its run, or another name of a checkpoint, which is copied.
+        data: labelled lists, pairs or a BEIR folder (`data.formats.read_groups`) that the model was not trained on.
         split: label file of a BEIR folder.
-        method: "temperature", "platt", "isotonic", or "auto" for the one of least log loss on held-out folds;
-            its figures are those of `out_of_fold`, where no fold has a say in the method it is measured by.
-        folds: parts that the queries are split into, at random by `seed`.
-        min_rel: least label that is relevant; any above 0 by default.
+        method: "temperature", "platt", "isotonic", or "auto" for the one with the lowest log loss on held-out folds. The figures
+            of "auto" are those of `out_of_fold`, which chooses without the fold that is measured.
+        folds: number of parts that the queries are split into.
+        seed: of the split.
+        min_rel: smallest label that is relevant; any above 0 by default.
         out: folder of the picture; the checkpoint's by default.
-        progress: hears of the share that is scored.
-        copy: folder of a copy of the checkpoint to write into; by default runs/calibrated where `model` is no folder, else none.
-        how: arguments of Reranker (device, dtype, prompt, think, ...).
-
-    Returns:
-        (calibration, its file, the reliability diagram).
+        progress: called with the share of pairs that are scored, and an empty dict.
+        copy: folder of a copy of the checkpoint to write into; by default runs/calibrated if `model` is not a folder, else none.
+        options: arguments of Reranker (device, dtype, prompt, think, ...).
 
     Raises:
-        ConfigError, DataError, ModelError: before any weights are read, but for scores that do not rise with relevance (DataError).
+        ConfigError: invalid arguments, a `copy` that exists, or a prompt of several documents.
+        DataError: too few labels, or relevant documents that score no higher than others.
+        ModelError: unknown checkpoint, or one that cannot be written. All but the scores are checked before weights are read.
     """
-    resolved = resolve(model, how.get("base"), how.get("trust_remote_code", False))
-    folder, copy = _folders(resolved, model, how.get("prompt"), copy)
+    resolved = resolve(model, options.get("base"), options.get("trust_remote_code", False))
+    target = _target(resolved, model, copy)
+    _check_prompt(resolved, options.get("prompt"))
     _check(method, folds, out)
     groups = read_groups(data, split)
-    labels, fold = _labels(groups, min_rel, data), _folds(groups, min_rel, folds, seed, data)
-    _warn_of_training_data(folder, data, split)
+    labels, fold = binary_labels(groups, min_rel, data), assign_folds(groups, min_rel, folds, seed, data)
+    warn_of_training_data(resolved.folder, data, split)
     pyplot()
-    scores, asked, weights = _score(model, groups, progress, how)
-    _check_scores(scores, labels, data)
+    scored = _score(model, groups, progress, options)
+    scores = scored.scores
+    check_scores_rise(scores, labels, data)
     chosen = choose(scores, labels, fold) if method == AUTO else method
-    raw, said = sigmoid(scores), out_of_fold(scores, labels, fold, method)
-    found = replace(
-        fit(scores, labels, chosen), asked=asked, weights=weights, data=_name(data), min_rel=min_rel, folds=folds, seed=seed,
-        split=split if Path(data).is_dir() else "", queries=len(groups), pairs=len(labels), relevant=float(labels.mean()),
-        before=figures(raw, labels), after=figures(said, labels),
+    before, after = sigmoid(scores), out_of_fold(scores, labels, fold, method)
+    calibration = replace(
+        fit(scores, labels, chosen),
+        asked=scored.prompt,
+        weights=scored.weights,
+        data=data_name(data), split=split if Path(data).is_dir() else "", min_rel=min_rel, folds=folds, seed=seed,
+        queries=len(groups), pairs=len(labels), relevant=float(labels.mean()),
+        before=figures(before, labels), after=figures(after, labels),
     )  # fmt: skip
-    if found.after["ece"] >= found.before["ece"]:
-        log.warning("%s: ECE does not fall on held-out queries (%.4f, %.4f)", model, found.before["ece"], found.after["ece"])
-    path = _write(found, folder, copy)
-    picture = draw({"before": raw, f"after ({chosen})": said}, labels, Path(out or path.parent) / PICTURE, _name(data))
-    return found, path, picture
+    _warn_if_no_better(model, calibration)
+    path = _write(calibration, resolved.folder, target)
+    series = {"before": before, f"after ({chosen})": after}
+    return CalibrationRun(calibration, path, draw(series, labels, Path(out or path.parent) / PICTURE, data_name(data)))
 
 
-def _folders(resolved: Resolved, model: str | Path, prompt: Any, copy: str | Path | None) -> tuple[Path, Path | None]:
-    """(the checkpoint's folder, that of the copy to write into or None); it must be asked about one document at a time."""
+def _target(resolved: Resolved, model: str | Path, copy: str | Path | None) -> Path | None:
+    """The folder of the copy to write into, None to write into the checkpoint itself. Raises for one that cannot be written."""
     path = Path(os.path.expanduser(model))
-    target = Path(copy) if copy else None if resolved.folder in (path, path / "model") else COPY
+    target = Path(copy) if copy else None if resolved.folder in (path, path / "model") else DEFAULT_COPY
     if target and target.exists():
-        raise ConfigError(f"{target}: is there already; calibrate that one (MODEL {target}), or name another folder by --copy")
+        raise ConfigError(f"{target}: already exists; calibrate that one (MODEL {target}), or name another folder by --copy")
     if not target and not os.access(resolved.folder, os.W_OK):
         raise ModelError(f"{resolved.folder}: cannot be written, and calibrate writes into the checkpoint; name a --copy")
     check_folder(target or resolved.folder)
+    return target
+
+
+def _check_prompt(resolved: Resolved, prompt: Any) -> None:
+    """Raise ConfigError for a prompt of several documents, which gives no log-odds."""
     chosen = Prompt.of(prompt) if prompt else prompt_of(resolved)
     if chosen.lists:
         raise ConfigError(f"prompt {chosen.name} shows several documents and gives no log-odds, so there is nothing to calibrate")
-    return resolved.folder, target
-
-
-def _write(found: Calibration, folder: Path, copy: Path | None) -> Path:
-    """Save the calibration into the checkpoint, or into a copy of it, which appears whole; returns its file."""
-    if copy is None:
-        path = found.save(folder)
-        calibrated(folder, found)
-        return path
-    with atomic_folder(copy) as beside:
-        copy_folder(folder, beside)
-        calibrated(beside, found, str(copy))
-        return copy / found.save(beside).name
 
 
 def _check(method: str, folds: int, out: str | Path | None) -> None:
+    """Raise ConfigError for an unknown method, too few folds or a file in place of the folder."""
     if method not in (AUTO, *METHODS):
         raise ConfigError(f"calibration method '{method}' is not known{nearest(method, (AUTO, *METHODS))}")
     if folds < 2:
@@ -129,74 +140,37 @@ def _check(method: str, folds: int, out: str | Path | None) -> None:
         check_folder(out)
 
 
-def _relevant(group: Group, min_rel: float | None) -> list[bool]:
-    return [label > 0 if min_rel is None else label >= min_rel for label in group.labels]
-
-
-def _labels(groups: Sequence[Group], min_rel: float | None, data: str | Path) -> np.ndarray:
-    """0 or 1 of every pair, in order. Raises DataError where all are the same."""
-    labels = np.array([float(one) for group in groups for one in _relevant(group, min_rel)])
-    if labels.min() == labels.max():
-        some = "all" if labels.max() else "no"
-        raise DataError(f"{data}: {some} documents are labelled relevant; a calibration needs both kinds")
-    return labels
-
-
-def _folds(groups: Sequence[Group], min_rel: float | None, folds: int, seed: int, data: str | Path) -> np.ndarray:
-    """The fold of every pair: equal queries stay together, and every fold gets queries with each of the two labels."""
-    kinds: dict[str, set[bool]] = {}
-    for group in groups:
-        kinds.setdefault(query_key(group.query), set()).update(_relevant(group, min_rel))
-    need = max(LEAST, folds)
-    for kind, name in ((True, "a relevant document"), (False, "another one")):
-        if (there := sum(kind in some for some in kinds.values())) < need:
-            raise DataError(f"{data}: {there} queries have {name}; a calibration in {folds} folds needs at least {need}")
-    queries = sorted(kinds)
-    Random(f"folds/{seed}").shuffle(queries)
-    # Dealt out in this order, the queries of either label lie side by side, so none of the folds goes without.
-    queries.sort(key=lambda query: (True in kinds[query], False not in kinds[query]))
-    fold = {query: place % folds for place, query in enumerate(queries)}
-    return np.array([fold[query_key(g.query)] for g in groups for _ in g.documents])
-
-
-def _name(data: str | Path) -> str:
-    """Data as they are called in figures: without the machine's folders."""
-    return str(data) if is_irds(data) else Path(data).name
-
-
-def _warn_of_training_data(folder: Path, data: str | Path, split: str) -> None:
-    """Say so where a run's own training data are to calibrate it: scores on them are too sure."""
-    config = folder.parent / "config.yaml"
-    if folder.name != "model" or not config.is_file() or (Path(data).is_dir() and split != "train"):
-        return
-    used = read_values(config).get("data") or []
-    if Path(data).resolve() in [Path(one).resolve() for one in ([used] if isinstance(used, str) else used)]:
-        log.warning("%s: the model was trained on these data; probabilities fitted on them will be too sure", data)
-
-
 def _score(
-    model: str | Path, groups: Sequence[Group], progress: Callable[[float, dict], None] | None, how: dict[str, Any]
-) -> tuple[np.ndarray, str, list[str]]:
-    """(log-odds of every pair, how it was asked, hashes of the weights)."""
+    model: str | Path, groups: Sequence[Group], progress: Callable[[float, dict], None] | None, options: dict[str, Any]
+) -> ScoredPairs:
+    """Score every pair of the groups with the model."""
     from ..reranker import Reranker
 
-    reranker, total, done = Reranker(model, **how), sum(len(group.documents) for group in groups), 0
+    reranker, total, done = Reranker(model, **options), sum(len(group.documents) for group in groups), 0
 
-    def hear(count: int) -> None:
+    def count(documents: int) -> None:
         nonlocal done
-        done += count
+        done += documents
         if progress:
             progress(done / total, {})
 
-    rows = reranker.score_lists([group.query for group in groups], [group.documents for group in groups], progress=hear)
-    return np.concatenate(rows).astype(np.float64), reranker.asked, reranker.weights
+    rows = reranker.score_lists([group.query for group in groups], [group.documents for group in groups], progress=count)
+    return ScoredPairs(np.concatenate(rows).astype(np.float64), reranker.asked, reranker.weights)
 
 
-def _check_scores(scores: np.ndarray, labels: np.ndarray, data: str | Path) -> None:
-    """Raise DataError where the best slope is none or falls: the mean scores of the two labels tell."""
-    yes, no = scores[labels > 0].mean(), scores[labels == 0].mean()
-    if yes <= no:
-        raise DataError(
-            f"{data}: relevant documents score no higher than the others ({yes:+.3f} against {no:+.3f} on average), so their "
-            f"scores tell nothing of relevance; is it the right checkpoint, prompt and data?"
-        )
+def _warn_if_no_better(model: str | Path, calibration: Calibration) -> None:
+    before, after = calibration.before["ece"], calibration.after["ece"]
+    if after >= before:
+        log.warning("%s: ECE does not fall on held-out queries (%.4f, %.4f)", model, before, after)
+
+
+def _write(calibration: Calibration, folder: Path, copy: Path | None) -> Path:
+    """Save a calibration into a checkpoint, or into a copy of it that is written whole or not at all. Returns its file."""
+    if copy is None:
+        path = calibration.save(folder)
+        calibrated(folder, calibration)
+        return path
+    with atomic_folder(copy) as beside:
+        copy_folder(folder, beside)
+        calibrated(beside, calibration, str(copy))
+        return copy / calibration.save(beside).name

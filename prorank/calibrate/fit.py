@@ -1,4 +1,4 @@
-"""Fit calibration maps: temperature, Platt scaling, isotonic regression; and choose among them on held-out folds."""
+"""Fit calibration maps (temperature, Platt scaling, isotonic regression), and choose among them on held-out folds."""
 
 from __future__ import annotations
 
@@ -9,22 +9,24 @@ from ..errors import ConfigError, DataError, nearest
 from ..evaluate.reliability import figures
 
 METHODS = ("temperature", "platt", "isotonic")
-AUTO = "auto"  # the one of least log loss on held-out folds
-FLAT = 1e-6  # least slope, in units of the scores' spread: where none is best, one that still keeps the order
+AUTO = "auto"  # the method with the lowest log loss on held-out folds
+MIN_SLOPE = 1e-6  # per spread of the scores; keeps their order if the best slope is 0 or negative
 
 
 def fit(scores: np.ndarray, labels: np.ndarray, method: str) -> Calibration:
-    """The calibration of least log loss.
+    """Fit the calibration with the lowest log loss.
 
-    The targets are Platt's, (N+ + 1) / (N+ + 2) and 1 / (N- + 2) in place of 1 and 0, so that no probability becomes 0 or 1 because
-    a few labels happened to fall apart. Slopes are held above 0, as the order must stay.
+    The targets are Platt's, (N+ + 1) / (N+ + 2) and 1 / (N- + 2) in place of 1 and 0, so that a few labels which the scores
+    separate do not make a probability 0 or 1. Slopes stay above 0, which keeps the order of documents.
 
     Args:
-        scores: log-odds [n], finite. labels: [n] of 0 and 1, both present.
+        scores: log-odds [n], finite.
+        labels: [n] of 0 and 1, both present.
         method: "temperature" (Guo et al. 2017), "platt" (Platt 1999) or "isotonic" (Zadrozny and Elkan 2002).
 
     Raises:
-        ConfigError: unknown method. DataError: lengths differ, one label only, scores that are not finite.
+        ConfigError: unknown method.
+        DataError: lengths differ, one label only, or scores that are not finite.
     """
     if method not in METHODS:
         raise ConfigError(f"calibration method '{method}' is not known{nearest(method, METHODS)}")
@@ -36,8 +38,8 @@ def fit(scores: np.ndarray, labels: np.ndarray, method: str) -> Calibration:
     spread = float(np.abs(s).max() if method == "temperature" else s.std()) or 1.0
     design = np.stack([s / spread, np.ones_like(s)][: 1 if method == "temperature" else 2], 1)
     slope, *rest = _newton(design, targets)
-    if slope < FLAT:
-        slope, rest = FLAT, [float(np.log(targets.mean() / (1 - targets.mean())))] * len(rest)
+    if slope < MIN_SLOPE:
+        slope, rest = MIN_SLOPE, [float(np.log(targets.mean() / (1 - targets.mean())))] * len(rest)
     if method == "temperature":
         return Calibration(method, {"temperature": spread / float(slope)})
     return Calibration(method, {"slope": float(slope) / spread, "intercept": float(rest[0])})
@@ -55,7 +57,15 @@ def _checked(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def _newton(design: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Weights [k] that minimise the mean log loss of sigmoid(design [n, k] @ weights): Newton's steps, halved where too long."""
+    """Minimise the mean log loss of sigmoid(design @ weights) by Newton's method; steps that overshoot are halved.
+
+    Args:
+        design: [n, k].
+        targets: [n] in 0..1.
+
+    Returns:
+        weights [k].
+    """
 
     def loss(weights: np.ndarray) -> float:
         z = design @ weights
@@ -64,8 +74,8 @@ def _newton(design: np.ndarray, targets: np.ndarray) -> np.ndarray:
     weights, n = np.zeros(design.shape[1]), len(design)
     for _ in range(100):
         p = sigmoid(design @ weights)
-        curve = (design * (p * (1 - p))[:, None]).T @ design / n + 1e-12 * np.eye(len(weights))
-        step = np.linalg.solve(curve, design.T @ (p - targets) / n)
+        hessian = (design * (p * (1 - p))[:, None]).T @ design / n + 1e-12 * np.eye(len(weights))
+        step = np.linalg.solve(hessian, design.T @ (p - targets) / n)
         while loss(weights - step) > loss(weights) and np.abs(step).max() > 1e-12:
             step = step / 2
         weights = weights - step
@@ -75,16 +85,23 @@ def _newton(design: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def pav(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Isotonic regression by pool-adjacent-violators: (scores, values), the ends of each flat stretch of the fit.
+    """Isotonic regression by pool-adjacent-violators.
 
-    Equal scores count as one with their mean target. Of all rising functions the fit has the least squared error (and the least log
-    loss) at the scores; between them it is to be read as a line.
+    Of all non-decreasing functions the fit has the least squared error (and the lowest log loss) at the scores. Equal scores count
+    as one with their mean target.
+
+    Args:
+        scores: [n].
+        targets: [n].
+
+    Returns:
+        (scores [m], values [m]), the ends of each flat stretch; between them the fit is interpolated linearly.
     """
     at, same, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    blocks: list[tuple[float, int, int, int]] = []  # (sum of targets, how many, first and last place in `at`)
+    blocks: list[tuple[float, int, int, int]] = []  # (sum of targets, number of targets, first and last index in `at`)
     for i, (total, count) in enumerate(zip(np.bincount(same, targets), counts)):
         block = (float(total), int(count), i, i)
-        while blocks and blocks[-1][0] * block[1] >= block[0] * blocks[-1][1]:  # a mean that does not rise
+        while blocks and blocks[-1][0] * block[1] >= block[0] * blocks[-1][1]:  # the mean does not rise
             before = blocks.pop()
             block = (before[0] + block[0], before[1] + block[1], before[2], i)
         blocks.append(block)
@@ -93,22 +110,27 @@ def pav(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def choose(scores: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> str:
-    """The method of least log loss on held-out folds; arguments as `out_of_fold`."""
-    held = {name: out_of_fold(scores, labels, folds, name) for name in METHODS}
-    return min(METHODS, key=lambda name: figures(held[name], labels)["log_loss"])
+    """The method with the lowest log loss on held-out folds. Arguments as in `out_of_fold`."""
+    probabilities = {name: out_of_fold(scores, labels, folds, name) for name in METHODS}
+    return min(METHODS, key=lambda name: figures(probabilities[name], labels)["log_loss"])
 
 
 def out_of_fold(scores: np.ndarray, labels: np.ndarray, folds: np.ndarray, method: str) -> np.ndarray:
-    """Probabilities [n] by calibrations that have not seen them: that of a fold is fitted on the others.
+    """Cross-validated probabilities: each fold's come from a calibration that was fitted on the other folds.
 
     Args:
-        scores: log-odds [n]. labels: [n] of 0 and 1. folds: [n], the fold of each pair.
-        method: one of METHODS, or "auto": for each fold the one that the others choose among themselves (of two folds, both do).
+        scores: log-odds [n].
+        labels: [n] of 0 and 1.
+        folds: [n], the fold of each pair.
+        method: one of METHODS, or "auto" to choose the method for each fold on the other folds (on both, if there are only two).
+
+    Returns:
+        Probabilities [n].
     """
-    out = np.empty(len(scores))
+    probabilities = np.empty(len(scores))
     for fold in np.unique(folds):
-        held = folds == fold
-        some = ~held if len(np.unique(folds[~held])) > 1 else np.ones_like(held)
-        name = choose(scores[some], labels[some], folds[some]) if method == AUTO else method
-        out[held] = fit(scores[~held], labels[~held], name).apply(scores[held])
-    return out
+        test = folds == fold
+        choosing = ~test if len(np.unique(folds[~test])) > 1 else np.ones_like(test)
+        name = choose(scores[choosing], labels[choosing], folds[choosing]) if method == AUTO else method
+        probabilities[test] = fit(scores[~test], labels[~test], name).apply(scores[test])
+    return probabilities

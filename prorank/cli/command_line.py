@@ -195,7 +195,7 @@ def evaluate(
             top_k=top_k,
             split=split,
             min_rel=min_rel,
-            pool=pool,
+            judged_only=pool,
             exclude=exclude,
             out=out,
             limit=limit,
@@ -217,7 +217,7 @@ def demo(
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
     """Train SmolLM2-135M in two stages on a small public task and show what each stage did."""
-    from ..demo.walkthrough import run_demo
+    from ..demo import run_demo
 
     run_demo(minutes, out, fresh, seed)
 

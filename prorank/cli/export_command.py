@@ -27,7 +27,7 @@ def export(
     trust_remote_code: RemoteCode = False,
 ) -> None:
     """Write a checkpoint for other servers: a classifier with the prompt in its tokenizer, or a model without adapter."""
-    from ..export.classifier import export as write
+    from ..export import export as write
 
     found = write(model, out, format, dtype, template, prompt, instruction, max_length, base, trust_remote_code)
     say(found)

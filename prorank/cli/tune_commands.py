@@ -29,7 +29,7 @@ def adapt(
     compile: Compile = None,
 ) -> None:
     """Fine-tune on your own labels; the old model stays unless the new one ranks held-out queries better, beyond chance."""
-    from ..adapt.adaptation import adapt as fine_tune
+    from ..adapt import adapt as fine_tune
     from ..utils.progress import Progress
 
     with Progress("adapt") as report:
@@ -58,7 +58,7 @@ def calibrate(
     trust_remote_code: RemoteCode = False,
 ) -> None:
     """Fit probabilities on held-out labels and write them into the checkpoint or a copy; its hits then carry them."""
-    from ..calibrate.calibration_run import calibrate as fit_and_save
+    from ..calibrate import calibrate as fit_and_save
     from ..evaluate.reliability import NAMES
     from ..utils.progress import Progress
 

@@ -1,9 +1,9 @@
-"""The demo's task: semanlink, bookmarks and arXiv papers tagged by one person; query = tag, relevant = tagged texts.
+"""The demo's task, semanlink: bookmarks and arXiv papers tagged by one person. Queries are tags, tagged texts are relevant.
 
-Its two collections overlap (every paper is also a bookmark), so they are united first and then split: each
-tag and each text belongs to one of train, dev and test by a fixed hash, and a label stays where both are in one part.
+Its two collections overlap (every paper is also a bookmark), so they are merged first and then split: each tag and each text
+belongs to one of train, dev and test by a fixed hash. A label is kept if its tag and its text belong to the same part.
 
-    Source: the sdist of `cherche` 2.2.1 (MIT), fetched by pip, its SHA-256 checked before any of it runs or is read.
+Source: the sdist of `cherche` 2.2.1 (MIT), fetched by pip, whose SHA-256 is checked before anything of it is run or read.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from ..utils.packages import download
 
 Texts = dict[str, tuple[str, str, set[str]]]  # (title, text, tags) by normalised title and text
 
-RECIPE = 2  # raise it when the task changes: caches of other recipes are built anew
+RECIPE = 2  # version of the task; caches of other versions are rebuilt
 SDIST = "cherche==2.2.1"
 SHA256 = "7984a88f0bf9349cd08907baefc2527deaacea95d3acf5f4a1692896c507fe34"
 FILES = {name: f"cherche-2.2.1/cherche/data/semanlink/{name}.json" for name in ("arxiv", "docs", "tags")}
-# Share of the tags and of the texts; of the labels a part gets its square. Test: about 150 queries.
+# Share of the tags and of the texts; a part gets the square of its share of the labels. Test: about 150 queries.
 PARTS = {"train": 0.66, "dev": 0.14, "test": 0.20}
-FOLDER = "semanlink-{}"  # of each part: a report calls a dataset by its folder
-MIN_WORDS = 12  # of title, note and abstract: shorter bookmarks are names of sites
-TEXTS_A_TAG = (2, 80)  # tags on fewer texts are names, on more are containers such as "arXiv paper"
+FOLDER = "semanlink-{}"  # of each part, as reports name a dataset by its folder
+MIN_WORDS = 12  # of title, note and abstract; shorter bookmarks are names of sites
+TEXTS_A_TAG = (2, 80)  # tags on fewer texts are names; on more, containers such as "arXiv paper"
 
 
 @dataclass(frozen=True)
 class SemanlinkPaths:
-    """BEIR folders of the three parts; the labels bear the part's name: `read_beir(paths.dev, "dev")`."""
+    """BEIR folders of the three parts. The split of the labels has the part's name: `read_beir(paths.dev, "dev")`."""
 
     train: Path
     dev: Path
@@ -45,11 +45,11 @@ class SemanlinkPaths:
 
 
 def semanlink(cache: str | Path | None = None, source: str | Path | None = None) -> SemanlinkPaths:
-    """Build the task once into `cache`/semanlink and return its folders; a finished one is taken as it is.
+    """Build the task in `cache`/semanlink unless it is there, and return its folders.
 
     Args:
-        cache: folder; the user's cache without it.
-        source: the sdist, or a folder with arxiv.json, docs.json, tags.json; without it pip fetches the sdist.
+        cache: folder; the user's cache by default.
+        source: the sdist, or a folder with arxiv.json, docs.json and tags.json; by default pip fetches the sdist.
 
     Raises:
         DataError: the sdist cannot be fetched, has another hash, or lacks the files.
@@ -71,16 +71,16 @@ def _is_built(root: Path) -> bool:
 
 
 def _downloaded() -> dict[str, Any]:
-    """The JSON files out of the sdist, fetched by pip into a folder that goes away."""
+    """The JSON files of the sdist, fetched by pip into a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
-        # A hash in a requirements file makes pip check it before it runs the sdist's setup.py for its metadata.
-        wanted = Path(folder) / "wanted.txt"
-        wanted.write_text(f"{SDIST} --hash=sha256:{SHA256}\n", encoding="utf-8")
-        why = download(["--no-binary", SDIST.split("==")[0], "--require-hashes", "-r", str(wanted)], Path(folder))
-        found = sorted(Path(folder).glob("*.tar.gz"))
-        if why or not found:
+        # With a hash in a requirements file pip checks it before it runs the sdist's setup.py for its metadata.
+        requirements = Path(folder) / "requirements.txt"
+        requirements.write_text(f"{SDIST} --hash=sha256:{SHA256}\n", encoding="utf-8")
+        why = download(["--no-binary", SDIST.split("==")[0], "--require-hashes", "-r", str(requirements)], Path(folder))
+        archives = sorted(Path(folder).glob("*.tar.gz"))
+        if why or not archives:
             raise DataError(f"{SDIST}: pip could not fetch the demo's data ({why or 'no file'}); the first run needs the network")
-        return _raw(found[0])
+        return _raw(archives[0])
 
 
 def _raw(source: Path) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def _raw(source: Path) -> dict[str, Any]:
 
 
 def _members(sdist: Path) -> dict[str, bytes]:
-    """The three files, read from the archive: nothing of it is written to disk."""
+    """The three files, read from the archive without writing anything to disk."""
     if not sdist.is_file():
         raise DataError(f"{sdist}: no such file")
     digest = hashlib.sha256(sdist.read_bytes()).hexdigest()
@@ -112,7 +112,13 @@ def _read(archive: tarfile.TarFile, path: str) -> bytes:
 
 @dataclass(frozen=True)
 class Part:
-    """One part: (title, text) by document id, query text by query id, relevant document ids by query id."""
+    """One part of the task.
+
+    Attributes:
+        corpus: document id -> (title, text).
+        queries: query id -> text.
+        relevant: query id -> ids of relevant documents.
+    """
 
     corpus: dict[str, tuple[str, str]]
     queries: dict[str, str]
@@ -120,26 +126,32 @@ class Part:
 
 
 def build(raw: dict[str, Any]) -> dict[str, Part]:
-    """The parts of the task, the same for the same input everywhere.
+    """Build the parts of the task. The same input gives the same parts on every machine.
 
-    Texts that are equal but for case and marks are one text with the tags of all; tags with the same label are one
-    query. A text's part goes by its title, so that two notes on one paper stay together; of near-duplicates that fall
-    into two parts only the one in the earlier part stays.
+    Texts that differ in case and punctuation only are one text with the tags of all of them; tags with the same label are one
+    query. A text's part depends on its title, so that two notes on one paper stay together. Of near-duplicates in different parts
+    only those of the earlier part are kept.
+
+    Args:
+        raw: {"arxiv": rows, "docs": rows, "tags": tag by URI}.
+
+    Returns:
+        Part by name: "train", "dev", "test".
     """
-    texts = _united(raw["docs"] + raw["arxiv"])
+    texts = _merged_texts(raw["docs"] + raw["arxiv"])
     labels = {uri: " ".join(tag["prefLabel"][0].split()) for uri, tag in raw["tags"].items() if tag.get("prefLabel")}
     tagged: dict[str, tuple[str, set[str]]] = {}
     for key, (_, _, tags) in texts.items():
         for uri in sorted(tags & labels.keys()):
             tagged.setdefault(normalised(labels[uri]), (labels[uri], set()))[1].add(key)
     low, high = TEXTS_A_TAG
-    order = sorted(tagged.items(), key=lambda item: _place(item[0]))  # not by name: the first n are a fair sample
+    order = sorted(tagged.items(), key=lambda item: _hash_fraction(item[0]))  # by hash, so that the first n are a random sample
     tagged = {query: entry for query, entry in order if query and low <= len(entry[1]) <= high}
     return {part: _part(part, keys, texts, tagged) for part, keys in _split(texts).items()}
 
 
 def _split(texts: Texts) -> dict[str, list[str]]:
-    """Keys of the texts of each part."""
+    """Keys of the texts by part."""
     parts: dict[str, list[str]] = {part: [] for part in PARTS}
     for key, (title, _, _) in texts.items():
         parts[part_of(normalised(title) or key)].append(key)
@@ -151,20 +163,20 @@ def _split(texts: Texts) -> dict[str, list[str]]:
     return parts
 
 
-def _united(rows: list[dict]) -> Texts:
-    """(title, text, tags) by normalised text, of rows with enough words, sorted."""
-    found: Texts = {}
+def _merged_texts(rows: list[dict]) -> Texts:
+    """(title, text, tags) by normalised text, sorted, of rows with enough words."""
+    texts: Texts = {}
     for row in rows:
         title = _clean(row.get("arxiv_title") or re.sub(r"^\[[\d.v]+\]\s*", "", row.get("title") or ""))
         text = _clean(f"{row.get('comment') or ''} {row.get('arxiv_summary') or ''}")
         key = normalised(f"{title} {text}")
         if len(key.split()) >= MIN_WORDS:
-            found.setdefault(key, (title, text, set()))[2].update(row.get("tag") or ())
-    return dict(sorted(found.items()))
+            texts.setdefault(key, (title, text, set()))[2].update(row.get("tag") or ())
+    return dict(sorted(texts.items()))
 
 
 def _clean(text: str) -> str:
-    """Text on one line; of markdown's links and pictures the words remain."""
+    """Text on one line, with the words of markdown links and images only."""
     return " ".join(re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text).split())
 
 
@@ -181,22 +193,22 @@ def _part(part: str, keys: list[str], texts: Texts, tagged: dict[str, tuple[str,
 
 
 def part_of(text: str) -> str:
-    """The part that a normalised tag or title belongs to, by its SHA-256."""
-    place = _place(text)
+    """The part of a normalised tag or title, by its SHA-256."""
+    fraction = _hash_fraction(text)
     for part, share in PARTS.items():
-        if place < share:
+        if fraction < share:
             return part
-        place -= share
+        fraction -= share
     return part
 
 
-def _place(text: str) -> float:
-    """A fixed place in [0, 1] by SHA-256."""
+def _hash_fraction(text: str) -> float:
+    """The first 64 bits of the text's SHA-256 as a fraction in [0, 1]."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
 
 
 def _write(folder: Path, parts: dict[str, Part]) -> None:
-    """BEIR folders, and task.json with the recipe and the counts."""
+    """Write BEIR folders, and task.json with the recipe and the counts."""
     counts = {}
     for name, part in parts.items():
         place = folder / FOLDER.format(name)

@@ -1,6 +1,6 @@
-"""The demo: SmolLM2-135M cannot rerank; two stages of training on a small public task, and what each of them did.
+"""The demo: train SmolLM2-135M, which cannot rerank, in two stages on a small public task, and measure each of them.
 
-No score of any row mixes in BM25; BM25 only chooses the candidates, the same for every row.
+BM25 only chooses the candidates, which are the same for every system; no system mixes its scores in.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.resolve import BUILT_IN, resolve
 from ..data.beir import read_beir
 from ..data.formats import write_groups
-from ..data.negatives import mine
+from ..data.negatives import mine as mine_negatives
 from ..errors import ConfigError
 from ..train.run import is_done, train
 from ..train.settings.stage_settings import Score, Settings, Warmup
@@ -24,71 +25,101 @@ from ..utils.strict_json import dumps
 from ..utils.terminal import plain, stdout_console
 from .semanlink import SemanlinkPaths, semanlink
 
-LENGTH, TRAIN_LENGTH = 256, 144  # tokens of a prompt: short ones buy steps, and what was learnt holds for longer ones
+if TYPE_CHECKING:
+    from ..evaluate.results import Evaluation
+
+MAX_LENGTH, TRAIN_LENGTH = 256, 144  # tokens of a prompt; short ones give more steps, and what is learnt holds for longer ones
 PROMPT = "echo"
-CANDIDATES, QUERIES, DEV = 20, 50, 20  # texts a tag, tags of the test, lists of a look during training
-ROWS = ("BM25", "zero-shot", "query likelihood", "warm-up only", "both stages")
+CANDIDATES, TEST_QUERIES, DEV_LISTS = 20, 50, 20  # texts a tag, tags of the test, lists measured during training
+ZERO_SHOT, LIKELIHOOD, WARMED_UP, TRAINED = "zero-shot", "query likelihood", "warm-up only", "both stages"
 
 
-def run_demo(minutes: float, out: Path, fresh: bool, seed: int, quiet: bool = False) -> Path:
-    """Run the demo, or go on with it; returns the folder of its report.
+@dataclass(frozen=True)
+class DemoPlan:
+    """What one run of the demo works on: its folder, its seed, the task and the settings of the two stages."""
+
+    out: Path
+    seed: int
+    paths: SemanlinkPaths
+    warmup: Warmup
+    score: Score
+
+
+def run_demo(minutes: float, out: Path, fresh: bool, seed: int) -> Path:
+    """Run the demo, or resume it.
 
     Args:
-        minutes: of training, both stages together (evaluation and set-up come on top).
-        out: runs, report and curves.
-        fresh: begin anew.
+        minutes: of training, both stages together; evaluation and set-up take extra time.
+        out: folder of runs, report and curves.
+        fresh: delete `out` and start from the beginning.
         seed: of both stages.
+
+    Returns:
+        The folder of the report.
+
+    Raises:
+        ConfigError: no minutes.
     """
     if minutes <= 0:
         raise ConfigError(f"--minutes must be above 0, not {minutes}")
     check_folder(out)
     if fresh:
         shutil.rmtree(os.path.realpath(out), ignore_errors=True)
-    began = time.monotonic()
-    say = _speaker(began)
+    say = _timed_printer()
     say("1/6 base model: SmolLM2-135M-Instruct (from a wheel, converted once)")
     resolve(BUILT_IN)
     say("2/6 task: semanlink, queries are tags, documents are notes and abstracts")
     paths = semanlink()
-    lists = {part: _lists(paths, part, out, seed) for part in ("train", "dev")}
-    warm, fine = settings(minutes, out, lists, seed)
-    say(f"3/6 stage warmup: reinforcement, one-token answers ({warm.minutes:.1f} min)")
-    _stage(warm)
-    say(f"4/6 stage score: fine-grained scores ({fine.minutes:.1f} min)")
-    _stage(fine)
-    say(f"5/6 evaluation: {QUERIES} held-out tags, BM25's first {CANDIDATES} texts, five rows")
-    found = _evaluate(paths, warm, fine, out, seed)
-    _table(found, out)
+    lists = {part: _write_lists(paths, part, out, seed) for part in ("train", "dev")}
+    plan = DemoPlan(out, seed, paths, *settings(minutes, out, lists, seed))
+    say(f"3/6 stage warmup: reinforcement, one-token answers ({plan.warmup.minutes:.1f} min)")
+    _train(plan.warmup)
+    say(f"4/6 stage score: fine-grained scores ({plan.score.minutes:.1f} min)")
+    _train(plan.score)
+    say(f"5/6 evaluation: {TEST_QUERIES} held-out tags, BM25's first {CANDIDATES} texts, five systems")
+    _show_table(_evaluate(plan), out)
     say("6/6 one example, reranked by the trained model")
-    _example(fine)
+    _show_example(plan.score)
     print(
-        f"\nreport   {out / 'report' / 'report.html'}\ncurves   {Path(warm.out) / 'train_curves.png'}  "
-        f"{Path(fine.out) / 'train_curves.png'}\nmodel    {Path(fine.out) / 'model'}\n\n"
-        f"Go on: longer training brings more (prorank demo --minutes 40 --out runs/demo40), or rank your own documents:\n"
-        f"  prorank rerank --model {Path(fine.out)} --query 'your question' documents.txt"
+        f"\nreport   {out / 'report' / 'report.html'}\ncurves   {Path(plan.warmup.out) / 'train_curves.png'}  "
+        f"{Path(plan.score.out) / 'train_curves.png'}\nmodel    {Path(plan.score.out) / 'model'}\n\n"
+        f"Next: train longer for better rankings (prorank demo --minutes 40 --out runs/demo40), or rank your own documents:\n"
+        f"  prorank rerank --model {Path(plan.score.out)} --query 'your question' documents.txt"
     )
     say("done")
     return out / "report"
 
 
 def settings(minutes: float, out: Path, lists: dict[str, Path], seed: int) -> tuple[Warmup, Score]:
-    """Settings of the two stages for a budget of minutes: an eighth warms up, at most four minutes."""
-    first = min(minutes / 8, 4.0)
+    """Settings of the two stages for a budget of minutes: an eighth of it, at most four minutes, is for the warm-up.
+
+    Args:
+        minutes: of both stages together.
+        out: folder of the two runs.
+        lists: files of the "train" and "dev" lists.
+        seed: of both stages.
+    """
+    warmup_minutes = min(minutes / 8, 4.0)
     data = {"data": str(lists["train"]), "dev": str(lists["dev"])}
-    common: dict[str, Any] = {**data, "prompt": PROMPT, "max_length": LENGTH, "train_length": TRAIN_LENGTH, "seed": seed}
-    warm = Warmup(
-        base=BUILT_IN, out=str(out / "warmup"), minutes=first, evals=1, save_every=0, learning_rate=1e-5, log_every=1, **common
-    )
-    # Short lists and many steps: what the budget buys is steps, and the order begins to move after some thirty of them.
-    fine = Score(
-        base=str(out / "warmup"), out=str(out / "score"), minutes=minutes - first, evals=2, save_every=50, learning_rate=1e-4,
-        batch_size=4, list_size=4, loss={"softmax": 1.0, "bce": 0.1}, **common,
+    common: dict[str, Any] = {**data, "prompt": PROMPT, "max_length": MAX_LENGTH, "train_length": TRAIN_LENGTH, "seed": seed}
+    warmup = Warmup(
+        base=BUILT_IN, out=str(out / "warmup"), minutes=warmup_minutes, save_every=0, learning_rate=1e-5, log_every=1,
+        evals=1,
+        **common,
     )  # fmt: skip
-    return warm, fine
+    # Short lists give many steps for the budget; rankings begin to improve after about thirty steps.
+    score = Score(
+        base=str(out / "warmup"), out=str(out / "score"), minutes=minutes - warmup_minutes, save_every=50, learning_rate=1e-4,
+        batch_size=4, list_size=4,
+        evals=2,
+        loss={"softmax": 1.0, "bce": 0.1},
+        **common,
+    )  # fmt: skip
+    return warmup, score
 
 
-def _stage(stage: Settings) -> None:
-    """Run a stage to its end, or leave it if it has been there."""
+def _train(stage: Settings) -> None:
+    """Run or resume a stage, unless it is finished."""
     from ..utils.progress import Progress
 
     if is_done(stage.out):
@@ -97,45 +128,38 @@ def _stage(stage: Settings) -> None:
         train(stage, resume=True, report=report)
 
 
-def _lists(paths: SemanlinkPaths, part: str, out: Path, seed: int) -> Path:
-    """Training or dev lists with BM25 negatives, mined once."""
+def _write_lists(paths: SemanlinkPaths, part: str, out: Path, seed: int) -> Path:
+    """Mine BM25 negatives for the training or dev lists, unless their file is there. Returns the file."""
     path = out / f"{part}.jsonl"
     if not path.is_file():
-        groups, _ = mine(read_beir(getattr(paths, part), part), negatives=12, seed=seed, random=8 if part == "train" else 0)
-        if part == "dev":  # a quick look during training
-            groups = groups[:DEV]
-        write_groups(path, groups)
+        random = 8 if part == "train" else 0
+        groups, _ = mine_negatives(read_beir(getattr(paths, part), part), negatives=12, seed=seed, random=random)
+        write_groups(path, groups[:DEV_LISTS] if part == "dev" else groups)
     return path
 
 
-def _evaluate(paths: SemanlinkPaths, warm: Warmup, fine: Score, out: Path, seed: int) -> Any:
+def _evaluate(plan: DemoPlan) -> "Evaluation":
+    """Measure BM25, the base model in two ways, and the result of each stage."""
     from ..evaluate import Scorer, evaluate
     from ..evaluate.terminal_report import bars
     from ..prompts.prompt import Prompt
     from ..reranker import Reranker
 
     def zero_shot() -> Reranker:
-        return _named(Reranker(BUILT_IN, prompt=Prompt.preset(PROMPT, max_length=LENGTH)), "zero-shot")
+        return _named(Reranker(BUILT_IN, prompt=Prompt.preset(PROMPT, max_length=MAX_LENGTH)), ZERO_SHOT)
 
     def likelihood() -> Scorer:
-        return Scorer("query likelihood", zero_shot().likelihood)
+        return Scorer(LIKELIHOOD, zero_shot().likelihood)
 
     def trained(stage: Settings, name: str) -> Callable[[], Reranker]:
         return lambda: _named(Reranker(stage.out), name)
 
-    systems = [zero_shot, likelihood, trained(warm, ROWS[3]), trained(fine, ROWS[4])]
+    systems = [zero_shot, likelihood, trained(plan.warmup, WARMED_UP), trained(plan.score, TRAINED)]
     with bars() as progress:
         return evaluate(
-            [paths.test],
-            systems,
-            split="test",
-            top_k=CANDIDATES,
-            limit=QUERIES,
-            out=out / "report",
-            seed=seed,
-            progress=progress,
-            command="prorank demo",
-        )
+            [plan.paths.test], systems, split="test", top_k=CANDIDATES, limit=TEST_QUERIES, out=plan.out / "report", seed=plan.seed,
+            progress=progress, command="prorank demo",
+        )  # fmt: skip
 
 
 def _named(reranker: Any, name: str) -> Any:
@@ -143,16 +167,17 @@ def _named(reranker: Any, name: str) -> Any:
     return reranker
 
 
-def _table(found: Any, out: Path) -> None:
-    """The five rows, printed and kept as JSON."""
+def _show_table(evaluation: "Evaluation", out: Path) -> None:
+    """Print the five systems, and save their figures to table.json."""
     from rich.table import Table
 
     from ..evaluate.format import figure, p_value, percent, signed
+    from ..evaluate.results import ANSWERS
 
     table = Table("", "nDCG@10", "MRR@10", "format", "vs BM25", "p (Holm)", title="semanlink, held-out tags and texts")
-    kept = {}
-    for row in found.rows:
-        if row.kind == "answers only":
+    figures = {}
+    for row in evaluation.rows:
+        if row.kind == ANSWERS:
             continue
         table.add_row(
             plain(row.system if row.difference is not None else "BM25 (first stage)"),
@@ -162,13 +187,14 @@ def _table(found: Any, out: Path) -> None:
             signed(row.difference),
             p_value(row),
         )
-        kept[row.system] = {**row.measures, "format_rate": row.format_rate, "p_holm": row.p_holm}
+        figures[row.system] = {**row.measures, "format_rate": row.format_rate, "p_holm": row.p_holm}
     stdout_console().print(table)
     with atomic_file(out / "table.json") as handle:
-        handle.write(dumps(kept, indent=2))
+        handle.write(dumps(figures, indent=2))
 
 
-def _example(fine: Score) -> None:
+def _show_example(stage: Score) -> None:
+    """Rerank a few documents with the trained model and print them."""
     from ..rank.rerank_files import show
     from ..reranker import Reranker
 
@@ -180,12 +206,15 @@ def _example(fine: Score) -> None:
         "SPARQL is the query language for RDF graphs on the semantic web.",
     ]
     print("query: representing words as vectors")
-    show(Reranker(fine.out).rank("representing words as vectors", documents), False)
+    show(Reranker(stage.out).rank("representing words as vectors", documents), False)
 
 
-def _speaker(began: float) -> Callable[[str], None]:
+def _timed_printer() -> Callable[[str], None]:
+    """A function that prints a line behind the time since this call."""
+    start = time.monotonic()
+
     def say(text: str) -> None:
-        spent = time.monotonic() - began
-        print(f"[{int(spent // 60):2d}:{int(spent % 60):02d}] {text}", flush=True)
+        seconds = int(time.monotonic() - start)
+        print(f"[{seconds // 60:2d}:{seconds % 60:02d}] {text}", flush=True)
 
     return say

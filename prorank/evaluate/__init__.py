@@ -1,6 +1,7 @@
-"""Measure rerankers: first stage and models on judged datasets, with significance and a report.
+"""Measure a first stage and rerankers on judged datasets, with significance tests and a report.
 
-Averages run over the judged queries, not over those a system happened to answer.
+`prorank.evaluate(...)` is `prorank.evaluate.benchmark.evaluate`. Averages run over the judged queries; a query that a system lacks
+counts 0.
 """
 
 from ..utils.callable_modules import make_callable

@@ -1,6 +1,6 @@
-"""What a calibrated model's probabilities are worth on a dataset: figures for results.json, a note, a section of the page.
+"""Calibration error of a model's probabilities on a dataset, for results.json and the reports.
 
-Only judged candidates count, as a probability is measured against what is known to be relevant or not.
+Only judged candidates count: of the others it is not known whether they are relevant.
 """
 
 from __future__ import annotations
@@ -20,32 +20,41 @@ if TYPE_CHECKING:
 
 
 def probabilities_of(model: Any, task: Task, scored: Scored) -> dict[str, Any] | None:
-    """Figures of `reliability.figures` before and after the model's calibration, and the bins of both; None where it has no
-    calibration, or where the judged candidates are all relevant or all not."""
+    """Measure a calibrated model's probabilities on a dataset.
+
+    Returns:
+        `method`, number of `pairs`, share `relevant`, and before and after calibration the figures of `reliability.figures`
+        (`before`, `after`) and their bins (`bins_before`, `bins_after`). None if the model has no calibration, or if its judged
+        candidates are all relevant or all not.
+    """
     calibration = getattr(model, "calibration", None)
     if calibration is None:
         return None
-    least = 1 if calibration.min_rel is None else calibration.min_rel
-    judged = [
-        (score, float(task.qrels[query][document] >= least))
+    scores, labels = _judged(task, scored, 1 if calibration.min_rel is None else calibration.min_rel)
+    if len(set(labels)) < 2:
+        return None
+    measured = {"method": calibration.method, "pairs": len(labels), "relevant": float(labels.mean())}
+    for name, probabilities in (("before", sigmoid(scores)), ("after", calibration.apply(scores))):
+        measured |= {name: figures(probabilities, labels), f"bins_{name}": bins(probabilities, labels)}
+    return measured
+
+
+def _judged(task: Task, scored: Scored, min_rel: float) -> tuple[np.ndarray, np.ndarray]:
+    """(scores [n], labels [n] of 0 and 1) of the judged candidates."""
+    pairs = [
+        (score, float(task.qrels[query][document] >= min_rel))
         for query, row in scored.scores.items()
         for document, score in zip(scored.heads[query], row)
         if document in task.qrels.get(query, {})
     ]
-    if len({label for _, label in judged}) < 2:
-        return None
-    scores, labels = (np.array(some) for some in zip(*judged))
-    found = {"method": calibration.method, "pairs": len(labels), "relevant": float(labels.mean())}
-    for name, said in (("before", sigmoid(scores)), ("after", calibration.apply(scores))):
-        found |= {name: figures(said, labels), f"bins_{name}": bins(said, labels)}
-    return found
+    return np.array([score for score, _ in pairs]), np.array([label for _, label in pairs])
 
 
 def note(row: "Row") -> str | None:
-    """A line about a row's probabilities, if it has any."""
+    """One line about a row's probabilities; None if it has none."""
     if not row.probabilities:
         return None
     before, after = row.probabilities["before"], row.probabilities["after"]
-    told = ", ".join(f"{NAMES[key]} {figure(before[key])} to {figure(after[key])}" for key in ("ece", "brier"))
+    changes = ", ".join(f"{NAMES[key]} {figure(before[key])} to {figure(after[key])}" for key in ("ece", "brier"))
     pairs = f"{row.probabilities['pairs']:,} judged candidates"
-    return f"{row.system}: calibrated ({row.probabilities['method']}), on {pairs} {told}"
+    return f"{row.system}: calibrated ({row.probabilities['method']}), on {pairs} {changes}"

@@ -1,7 +1,7 @@
-"""What the score alone does not show: format, ties, answers against logits, and how narrow the hidden states are.
+"""Diagnostics of a model beyond its scores: format rate, ties, 0/1 answers, and how narrow its hidden states are.
 
-The effective rank of n hidden states is at most n - 1 (they are centred), so compare it only between
-samples of one size; models evaluated together are diagnosed on the same pairs.
+The effective rank of n centred hidden states is at most n - 1, so compare it only between samples of the same size. Models that
+are evaluated together are diagnosed on the same pairs.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ from ..errors import DataError
 class Findings:
     """Figures of one model on a sample of pairs.
 
-    `pairs`: sample size. `format_rate`: share of pairs whose likeliest token is one of the two answers. `format_mass`:
-    mean probability of the two answers together. `relevant_share`: share answered "relevant". `effective_rank`,
-    `mean_cosine`: of the last hidden states at the answer position.
+    Attributes:
+        pairs: sample size.
+        format_rate: share of pairs whose likeliest token is one of the two answers.
+        format_mass: mean probability of the two answers together.
+        relevant_share: share of pairs answered "relevant".
+        effective_rank, mean_cosine: of the last hidden states at the answer position.
     """
 
     pairs: int
@@ -36,20 +39,25 @@ class Findings:
 
 
 def diagnose(reranker: Any, queries: Sequence[str], documents: Sequence[Sequence[str]]) -> Findings:
-    """Run `reranker.diagnose` on each query's documents and sum it up.
+    """Run `reranker.diagnose` on each query's documents and average what it returns.
+
+    Args:
+        reranker: has `diagnose(queries, documents)`.
+        queries: [n] texts.
+        documents: [n] lists of texts.
 
     Raises:
         DataError: no pairs.
     """
     if not sum(map(len, documents)):
         raise DataError("nothing to diagnose: the sample holds no pairs")
-    seen = reranker.diagnose(list(queries), [list(some) for some in documents])
-    hidden = np.asarray(seen.hidden, np.float32)
+    diagnosis = reranker.diagnose(list(queries), [list(texts) for texts in documents])
+    hidden = np.asarray(diagnosis.hidden, np.float32)
     return Findings(
         pairs=len(hidden),
-        format_rate=format_rate(seen.argmax_is_answer),
-        format_mass=float(np.mean(seen.format_mass)),
-        relevant_share=float(np.mean(seen.answer)),
+        format_rate=format_rate(diagnosis.argmax_is_answer),
+        format_mass=float(np.mean(diagnosis.format_mass)),
+        relevant_share=float(np.mean(diagnosis.answer)),
         effective_rank=effective_rank(hidden),
         mean_cosine=mean_cosine(hidden),
     )
@@ -61,7 +69,7 @@ def format_rate(argmax_is_answer: Sequence[bool]) -> float:
 
 
 def tie_share(scores: Mapping[str, Sequence[float]]) -> float:
-    """Share of documents whose score equals, to the last bit, that of another document of the same query."""
+    """Share of documents with exactly the score of another document of the same query."""
     tied = total = 0
     for row in scores.values():
         _, counts = np.unique(np.asarray(row), return_counts=True)
@@ -70,18 +78,24 @@ def tie_share(scores: Mapping[str, Sequence[float]]) -> float:
 
 
 def answers_only(scores: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Order of documents by the 0/1 answer alone (1 where log-odds > 0); ties keep first-stage order."""
+    """Order [n] of documents by the 0/1 answer alone (1 if the log-odds are above 0); ties keep first-stage order."""
     return np.argsort(-(np.asarray(scores) > 0).astype(np.int8), kind="stable")
 
 
 def effective_rank(hidden: np.ndarray) -> float:
-    """exp(entropy of s / sum(s)), s the singular values of the centred matrix [n, H] (Roy and Vetterli 2007).
+    """Effective rank of hidden states: exp(entropy of s / sum(s)), s the singular values of the centred matrix.
 
-    1 when all states lie on a line, min(n - 1, H) when they spread alike in all directions; 0 when they are all equal.
+    Args:
+        hidden: [n, H].
+
+    Returns:
+        1 if all states lie on a line, min(n - 1, H) if they spread equally in all directions, 0 if all are equal.
+
+    Source: Roy and Vetterli, The effective rank (2007).
     """
     hidden = np.asarray(hidden, np.float64)
     singular = np.linalg.svd(hidden - hidden.mean(0), compute_uv=False)
-    # What rounding leaves of zero directions must not count as directions.
+    # Rounding errors leave tiny singular values where there are zeros.
     singular = singular[singular > singular.max(initial=0) * 1e-10]
     if len(singular) == 0 or singular.max() <= 1e-12 * max(1.0, np.abs(hidden).max()):
         return 0.0
@@ -90,10 +104,10 @@ def effective_rank(hidden: np.ndarray) -> float:
 
 
 def mean_cosine(hidden: np.ndarray) -> float:
-    """Mean cosine over all pairs of rows of [n, H], not centred; near 1 is a narrow cone. NaN for one row."""
+    """Mean cosine over all pairs of rows of `hidden` [n, H], not centred; near 1 is a narrow cone. NaN for one row."""
     hidden = np.asarray(hidden, np.float64)
     n = len(hidden)
     if n < 2:
         return float("nan")
-    unit = hidden / np.maximum(np.linalg.norm(hidden, axis=1, keepdims=True), 1e-30)
-    return float((np.square(unit.sum(0)).sum() - np.square(unit).sum()) / (n * (n - 1)))
+    directions = hidden / np.maximum(np.linalg.norm(hidden, axis=1, keepdims=True), 1e-30)
+    return float((np.square(directions.sum(0)).sum() - np.square(directions).sum()) / (n * (n - 1)))

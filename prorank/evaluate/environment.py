@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -14,8 +15,8 @@ PACKAGES = ("prorank", "torch", "transformers", "numpy", "ir-measures", "pytrec-
 
 
 def environment(command: str) -> dict[str, Any]:
-    """Command, date, machine and package versions: what a figure needs beside it. Host and user names stay out."""
-    packages = {name: _version(name) for name in PACKAGES}
+    """Describe where figures come from: command, date, machine and package versions, without host and user names."""
+    versions = {name: _version(name) for name in PACKAGES}
     return {
         "command": command,
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -24,7 +25,7 @@ def environment(command: str) -> dict[str, Any]:
         "processor": processor_name(),
         "cores": os.cpu_count(),
         "accelerator": _accelerator(),
-        "packages": {name: found for name, found in packages.items() if found},
+        "packages": {name: number for name, number in versions.items() if number},
     }
 
 
@@ -36,8 +37,6 @@ def _version(name: str) -> str | None:
 
 
 def _accelerator() -> str | None:
-    """The GPU's name where torch is in use already; importing it for this alone would cost seconds."""
-    import sys
-
+    """The GPU's name if torch is loaded; importing torch only for this would take seconds."""
     torch = sys.modules.get("torch")
     return torch.cuda.get_device_name(0) if torch is not None and torch.cuda.is_available() else None

@@ -1,4 +1,4 @@
-"""Figures of an evaluation as text, for the terminal and for the page."""
+"""Figures of an evaluation as text, for the terminal and the HTML report."""
 
 from __future__ import annotations
 
@@ -12,40 +12,43 @@ from .results import ANSWERS
 if TYPE_CHECKING:
     from .results import Evaluation, Row
 
+DASH = "–"
+
 
 def gain_note(evaluation: "Evaluation") -> str:
-    """How labels count in nDCG."""
+    """The gain of a label in nDCG, as a note."""
     gain = evaluation.settings.get("gain", LINEAR)
     return f"{MAIN} with {gain} gains ({FORMULA[gain]})"
 
 
 def shown_name(system: str, kind: str) -> str:
-    """A system's name in a table; an answers-only row stands below its model and need not repeat its name."""
+    """A system's name in a table; an answers-only row stands below its model and does not repeat its name."""
     return "  └ 0/1 only" if kind == ANSWERS else system
 
 
-def findings_cells(row: "Row", found: dict[str, float]) -> list[str]:
-    """Pairs, format rate, answer mass, ties, effective rank, mean cosine of a row and its findings, as text."""
-    shares = [percent(found["format_rate"]), percent(found["format_mass"]), percent(row.tie_share)]
-    return [str(found["pairs"]), *shares, f"{found['effective_rank']:.1f}", f"{found['mean_cosine']:.3f}"]
+def findings_cells(row: "Row") -> list[str]:
+    """Pairs, format rate, answer mass, ties, effective rank and mean cosine of a row that has findings."""
+    findings = row.findings or {}
+    shares = [percent(findings["format_rate"]), percent(findings["format_mass"]), percent(row.tie_share)]
+    return [str(findings["pairs"]), *shares, f"{findings['effective_rank']:.1f}", f"{findings['mean_cosine']:.3f}"]
 
 
 def figure(value: float | None) -> str:
-    """.1234, or a dash where there is none."""
+    """Four decimals, without the 0 before the point: .1234; a dash for None and NaN."""
     if value is None or math.isnan(value):
-        return "–"
+        return DASH
     return f"{value:.4f}".replace("0.", ".", 1) if 0 <= value < 1 else f"{value:.4f}"
 
 
 def signed(value: float | None) -> str:
-    """+.1234 or −.1234."""
+    """+.1234 or −.1234; nothing for None."""
     return "" if value is None else ("+" if value >= 0 else "−") + figure(abs(value))
 
 
 def percent(value: float | None) -> str:
-    """One decimal, two at the ends, where 99.95 % and 100 % differ; a dash for None."""
+    """One decimal, two near 0 % and 100 % so that 99.95 % and 100 % differ; a dash for None."""
     if value is None:
-        return "–"
+        return DASH
     plain = value in (0, 1) or 0.001 <= value <= 0.999
     return f"{100 * value:.1f} %" if plain else f"{100 * value:.2g} %" if value < 0.5 else f"{100 * value:.2f} %"
 
@@ -59,22 +62,30 @@ def p_value(row: "Row") -> str:
 
 
 def probability(p: float) -> str:
-    """Three decimals, or four where three would say 0."""
+    """Three decimals, or four if three would print 0."""
     return f"{p:.3f}" if p >= 0.001 else f"{p:.4f}" if p >= 0.0001 else "<.0001"
 
 
 def speed(row: "Row") -> str:
-    """Documents a second, or nothing for a first stage."""
-    return _short(row.documents_per_second)
+    """Documents a second; nothing for a first stage."""
+    return _rounded(row.documents_per_second)
 
 
 def tokens(row: "Row") -> str:
-    """Tokens read and written a query, or nothing where none were counted."""
-    spent = row.cost or {}
-    return _short((spent.get("prompt_tokens", 0) + spent.get("generated_tokens", 0)) / max(1, row.queries))
+    """Tokens read and generated a query; nothing if none were counted."""
+    cost = row.cost or {}
+    return _rounded((cost.get("prompt_tokens", 0) + cost.get("generated_tokens", 0)) / max(1, row.queries))
 
 
-def _short(found: float | None) -> str:
-    if not found:
+def shortened(text: str, max_length: int) -> str:
+    """The beginning and the end of a long text: names of checkpoints differ at both."""
+    if len(text) <= max_length:
+        return text
+    head = max_length // 2
+    return text[:head].rstrip() + "…" + text[-(max_length - head - 1) :].lstrip()
+
+
+def _rounded(value: float | None) -> str:
+    if not value:
         return ""
-    return f"{found:.1f}" if found < 10 else f"{found:,.0f}" if found < 99_999 else f"{found / 1000:,.0f}k"
+    return f"{value:.1f}" if value < 10 else f"{value:,.0f}" if value < 99_999 else f"{value / 1000:,.0f}k"

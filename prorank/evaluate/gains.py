@@ -1,9 +1,9 @@
-"""What a label is worth in nDCG: the one definition that training, dev measures, adapt, evaluation and benchmarks share.
+"""Gains of labels and nDCG, shared by training, dev measures, adapt, evaluation and benchmarks.
 
-"linear" gains are the labels themselves, as trec_eval, ir-measures and BEIR count them; "exponential" gains are 2^label - 1, as
-LambdaRank's papers (Burges et al. 2005) and REARANK count them. For labels of 0 and 1 the two are the same.
+"linear" gains are the labels themselves, as in trec_eval, ir-measures and BEIR. "exponential" gains are 2^label - 1, as in
+LambdaRank (Burges et al. 2005) and REARANK. For labels of 0 and 1 the two are the same.
 
-Source of nDCG: Järvelin and Kekäläinen, Cumulated gain-based evaluation of IR techniques (2002).
+Source: Järvelin and Kekäläinen, Cumulated gain-based evaluation of IR techniques (2002).
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from ..errors import ConfigError, DataError
 LINEAR, EXPONENTIAL = "linear", "exponential"
 GAINS = (LINEAR, EXPONENTIAL)
 FORMULA = {LINEAR: "label", EXPONENTIAL: "2^label - 1"}
-LARGEST = 2**20  # trec_eval keeps a counter for each whole gain up to the largest
+MAX_GAIN = 2**20  # trec_eval keeps a counter for each whole gain up to the largest
 
 
 def check_gain(gain: str, key: str = "gain") -> None:
-    """Raise ConfigError, naming `key`, for a gain that is not known."""
+    """Raise ConfigError, naming `key`, for an unknown gain."""
     if gain not in GAINS:
         raise ConfigError(f"{key} must be {' or '.join(GAINS)}, not {gain!r}")
 
 
 def gains_of(labels: Any, gain: str = LINEAR) -> Any:
-    """The gain of each label; labels below 0 are worth 0, labels between two grades lie between them.
+    """The gain of each label. Labels below 0 have gain 0; labels may lie between two grades.
 
     Args:
         labels: a sequence or an array of numbers, or a torch tensor, which keeps its type and device.
         gain: "linear" or "exponential".
 
     Returns:
-        An array fp64, or a tensor where `labels` is one, of the same shape.
+        A float64 array, or a tensor if `labels` is one, of the same shape.
 
     Raises:
         ConfigError: unknown gain.
@@ -46,9 +46,9 @@ def gains_of(labels: Any, gain: str = LINEAR) -> Any:
 
 
 def check_labels(labels: Iterable[float], gain: str, where: str) -> None:
-    """Raise DataError, naming `where`, for a label whose gain is larger than nDCG can be computed with (2^20)."""
+    """Raise DataError, naming `where`, for a label whose gain exceeds 2^20, which trec_eval cannot compute."""
     top = max(labels, default=0)
-    if top > (LARGEST if gain == LINEAR else LARGEST.bit_length() - 1):
+    if top > (MAX_GAIN if gain == LINEAR else MAX_GAIN.bit_length() - 1):
         remedy = "use smaller grades" if gain == LINEAR else f"use smaller grades, or gain {LINEAR}"
         raise DataError(f"{where}: label {top:g} is too large for nDCG with {gain} gains, {FORMULA[gain]}; {remedy}")
 
@@ -57,12 +57,12 @@ def ndcg(labels: Sequence[float] | np.ndarray, gain: str = LINEAR, depth: int = 
     """nDCG@depth of one list.
 
     Args:
-        labels: of all its documents, in the order that is measured, best first.
+        labels: [n] of all its documents, in ranked order, best first.
         gain: "linear" or "exponential".
-        depth: places that count.
+        depth: ranks that count.
 
     Returns:
-        0 to 1, against the best order of the same documents; 0 where none is relevant.
+        0 to 1, relative to the best order of the same documents; 0 if none is relevant.
     """
     gains = gains_of(labels, gain)
     discounts = 1 / np.log2(np.arange(2, min(depth, len(gains)) + 2))

@@ -1,7 +1,8 @@
-"""How likely a list's relevant documents are by its scores: a measure that hears every difference of scores, not only of places.
+"""Log-likelihood of a list's relevant documents under a softmax of its scores.
 
-Scores of different models have different units, so each model gets the one slope that serves its lists best; an order
-that tells nothing gets slope 0, at which all documents are equally likely.
+Unlike nDCG it changes with every difference of scores, not only with ranks. Scores of different models have different scales, so
+each model gets the one slope that maximises its likelihood over all lists; slope 0, at which all documents are equally likely, if
+its order is no better than chance.
 
 Source: the top-one likelihood of ListNet (Cao et al., Learning to Rank, ICML 2007), with the gains of nDCG as targets.
 """
@@ -20,30 +21,34 @@ HALVINGS = 60
 def log_likelihood(
     scores: Sequence[Sequence[float] | np.ndarray], labels: Sequence[Sequence[float]], gain: str = LINEAR
 ) -> np.ndarray:
-    """Mean log-chance of each list's relevant documents [n]: chances are softmax(slope x score), documents weigh by their gains.
+    """Log-likelihood of each list's relevant documents under softmax(slope * score), weighted by their gains.
 
     Args:
-        scores: of each list's documents, any units. labels: their grades; a list without a relevant one has value 0.
-        gain: of a grade, as in nDCG.
+        scores: of each list's documents, on any scale.
+        labels: of the same documents.
+        gain: of a label, as in nDCG: "linear" or "exponential".
+
+    Returns:
+        [n], each at most 0; 0 for a list without a relevant document.
     """
-    s, gains, there = _padded(scores, labels, gain)
+    s, gains, mask = _padded(scores, labels, gain)
 
     def log_chances(slope: float) -> np.ndarray:
-        x = np.where(there, slope * s, -np.inf)
+        x = np.where(mask, slope * s, -np.inf)
         x = x - x.max(1, keepdims=True)
         return x - np.log(np.exp(x).sum(1, keepdims=True))
 
     def rises(slope: float) -> bool:
-        """Whether a larger slope makes the relevant documents likelier: the likelihood is concave in it."""
+        """Whether the likelihood, which is concave in the slope, rises at this slope."""
         expected = (np.exp(log_chances(slope)) * s).sum(1)
         return bool(((gains * s).sum(1) - gains.sum(1) * expected).sum() > 0)
 
-    found = np.where(there, log_chances(_slope(rises, float(s[there].std()) or 1.0)), 0.0)
-    return (gains * found).sum(1)
+    best = _slope(rises, float(s[mask].std()) or 1.0)
+    return (gains * np.where(mask, log_chances(best), 0.0)).sum(1)
 
 
 def _slope(rises: Callable[[float], bool], spread: float) -> float:
-    """The slope of the greatest likelihood, 0 to 1,000 spreads, by bisection."""
+    """The slope of the largest likelihood, 0 or 1e-6 to 1,000 per standard deviation of the scores, by bisection."""
     if not rises(0.0):
         return 0.0
     low, high = 1e-6 / spread, 1e3 / spread
@@ -56,13 +61,15 @@ def _slope(rises: Callable[[float], bool], spread: float) -> float:
 def _padded(
     scores: Sequence[Sequence[float] | np.ndarray], labels: Sequence[Sequence[float]], gain: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(scores, gains, whether there is a document) [n, longest]: gains of a list sum to 1, or 0 where none is relevant. A list's
-    scores have mean 0, as only their differences count."""
+    """(scores, gains, mask of documents), each [n, longest list].
+
+    A list's gains sum to 1, or to 0 if none is relevant; its scores have mean 0, as only their differences matter.
+    """
     sizes = np.array([len(row) for row in scores])
-    there = np.arange(sizes.max()) < sizes[:, None]
-    s, gains = np.zeros(there.shape), np.zeros(there.shape)
+    mask = np.arange(sizes.max()) < sizes[:, None]
+    s, gains = np.zeros(mask.shape), np.zeros(mask.shape)
     for i, (row, grades) in enumerate(zip(scores, labels, strict=True)):
-        worth = gains_of(grades, gain)
+        row_gains = gains_of(grades, gain)
         s[i, : len(row)] = np.asarray(row, float) - np.mean(row)
-        gains[i, : len(row)] = worth / (worth.sum() or 1.0)
-    return s, gains, there
+        gains[i, : len(row)] = row_gains / (row_gains.sum() or 1.0)
+    return s, gains, mask

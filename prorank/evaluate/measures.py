@@ -1,7 +1,7 @@
-"""Measures of a ranking against judgements, per query, computed by ir-measures.
+"""Measures of a ranking against judgements, query by query, computed by ir-measures.
 
-Trec_eval orders equal scores by document id and ignores ranks; rankings therefore go in as strictly
-decreasing scores made from the ranks, so that ties keep our order.
+trec_eval ignores ranks and orders equal scores by document id. Rankings are therefore passed as strictly decreasing scores made
+from the ranks, so that ties keep our order.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ def ranking_of(run: Mapping[str, Mapping[str, float]]) -> Ranking:
 
 
 def rank_scores(ranking: Ranking) -> dict[str, dict[str, float]]:
-    """Strictly decreasing scores n, n-1, ..., 1 that hold the order of each list."""
+    """Strictly decreasing scores n, n-1, ..., 1 that keep the order of each list."""
     return {query: {d: float(len(ids) - i) for i, d in enumerate(ids)} for query, ids in ranking.items() if ids}
 
 
-def with_positive(qrels: Qrels, least: int = 1) -> list[str]:
-    """Queries with a judgement of at least `least`, in the order of the judgements."""
-    return [query for query, judged in qrels.items() if max(judged.values(), default=0) >= max(1, least)]
+def with_positive(qrels: Qrels, min_rel: int = 1) -> list[str]:
+    """Queries with a label of at least `min_rel` (and at least 1), in the order of the judgements."""
+    return [query for query, judged in qrels.items() if max(judged.values(), default=0) >= max(1, min_rel)]
 
 
 def names(recall_at: Sequence[int]) -> list[str]:
@@ -52,17 +52,18 @@ def measure(
     Args:
         qrels: graded judgements, whole numbers.
         ranking: query id -> document ids, best first. A query that is absent counts 0.
-        queries: which queries count; all judged ones by default. nDCG is kept for those with a label above 0, the
-            binary measures for those with a label of at least `min_rel`; nothing else can score above 0.
+        queries: queries that count; all judged ones by default. nDCG is returned for those with a label above 0, the binary
+            measures for those with a label of at least `min_rel`; no other query can score above 0.
         recall_at: cut-offs of recall.
-        min_rel: least label that counts as relevant in the binary measures.
+        min_rel: smallest label that counts as relevant in the binary measures.
         gain: of a label in nDCG: "linear", the label, or "exponential", 2^label - 1.
 
     Returns:
         measure -> query id -> value in [0, 1].
 
     Raises:
-        ConfigError: min_rel below 1, unknown gain. MissingExtra: ir-measures is not installed.
+        ConfigError: min_rel below 1, or an unknown gain.
+        MissingExtra: ir-measures is not installed.
     """
     if min_rel < 1:
         raise ConfigError(f"min_rel must be at least 1, not {min_rel}")
@@ -72,37 +73,45 @@ def measure(
         from ir_measures import AP, RR, R, nDCG
 
     graded_gain = nDCG if gain == LINEAR else nDCG(gains=_gain_table(qrels, gain))
-    wanted = [graded_gain @ 10, RR(rel=min_rel) @ 10, AP(rel=min_rel), *(R(rel=min_rel) @ k for k in recall_at)]
-    label = dict(zip(map(str, wanted), names(recall_at)))
-    asked = set(qrels if queries is None else queries)
-    graded = [q for q in with_positive(qrels) if q in asked]
-    binary = [q for q in with_positive(qrels, min_rel) if q in asked]
+    requested = [graded_gain @ 10, RR(rel=min_rel) @ 10, AP(rel=min_rel), *(R(rel=min_rel) @ k for k in recall_at)]
+    label = dict(zip(map(str, requested), names(recall_at)))
+    counting = set(qrels if queries is None else queries)
+    graded = [q for q in with_positive(qrels) if q in counting]
+    binary = [q for q in with_positive(qrels, min_rel) if q in counting]
     values = {name: dict.fromkeys(graded if name == MAIN else binary, 0.0) for name in label.values()}
     judged = {q: dict(qrels[q]) for q in graded}
     run = rank_scores({q: ranking[q] for q in graded if q in ranking})
     if run:
-        for found in ir_measures.iter_calc(wanted, judged, run):
-            of_measure = values[label[str(found.measure)]]
-            if found.query_id in of_measure:
-                of_measure[found.query_id] = float(found.value)
+        for metric in ir_measures.iter_calc(requested, judged, run):
+            of_measure = values[label[str(metric.measure)]]
+            if metric.query_id in of_measure:
+                of_measure[metric.query_id] = float(metric.value)
     return values
 
 
 def _gain_table(qrels: Qrels, gain: str) -> dict[int, int]:
-    """The gain of every label that occurs, as ir-measures takes it."""
+    """The gain of every positive label that occurs, in the form of ir-measures."""
     known = sorted({label for judged in qrels.values() for label in judged.values() if label > 0})
     return {label: int(value) for label, value in zip(known, gains_of(known, gain))}
 
 
 def ndcg_of(labels: Sequence[Sequence[float]], scores: Sequence[Sequence[float] | np.ndarray], gain: str = LINEAR) -> np.ndarray:
-    """nDCG@10 [n] of n lists from their own documents' labels and scores, both in one order, which equal scores keep.
+    """nDCG@10 of n lists, each relative to the best order of its own documents.
 
-    `measure` gives the same for whole labels, which are all that it takes; here a label may lie between two grades.
+    Unlike `measure` it takes labels that lie between two grades; for whole labels the two agree.
+
+    Args:
+        labels: of each list's documents.
+        scores: of the same documents; equal scores keep the order of the list.
+        gain: "linear" or "exponential".
+
+    Returns:
+        [n] values in 0..1.
     """
     orders = [np.argsort(-np.asarray(row), kind="stable") for row in scores]
     return np.array([ndcg(np.asarray(row, np.float64)[order], gain) for row, order in zip(labels, orders, strict=True)])
 
 
 def means(values: Values) -> dict[str, float]:
-    """Mean of each measure over its queries; NaN where no query counts."""
+    """Mean of each measure over its queries; NaN if no query counts."""
     return {name: float(np.mean(list(by.values()))) if by else float("nan") for name, by in values.items()}

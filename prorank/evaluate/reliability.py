@@ -1,13 +1,13 @@
-"""How far probabilities are from what comes true: bins, ECE, Brier score and log loss, and the picture of it.
+"""Calibration error of probabilities: bins, ECE, Brier score, log loss, and the reliability diagram.
 
-Every measure here is 0 at best and takes pairs one by one; the order of a query's documents has no part in it.
+Every measure is 0 at best and counts (query, document) pairs one by one, whatever their order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,19 +15,30 @@ from ..errors import DataError, extra
 from ..utils.files import atomic_file
 
 BINS = 10
-LEAST = 1e-15  # log loss takes no probability to be nearer to 0 or 1, where it would be infinite
+EPSILON = 1e-15  # log loss clips probabilities to [EPSILON, 1 - EPSILON], as it is infinite at 0 and 1
 NAMES = {"ece": "ECE", "ece_equal_count": "ECE, equal counts", "brier": "Brier score", "log_loss": "log loss"}
-Bin = tuple[float, float, int]
 Values = Sequence[float] | np.ndarray
 
 
+class Bin(NamedTuple):
+    """Pairs of similar probability: their mean probability, the share that is relevant, and their number."""
+
+    probability: float
+    relevant: float
+    pairs: int
+
+
 def bins(probabilities: Values, labels: Values, equal_count: bool = False, count: int = BINS) -> list[Bin]:
-    """(mean probability, share relevant, pairs) of each bin that holds pairs, from low to high.
+    """Group pairs by probability.
 
     Args:
-        probabilities: [n] in 0..1. labels: [n] of 0 and 1.
+        probabilities: [n], each in 0..1.
+        labels: [n] of 0 and 1.
         equal_count: bins of equally many pairs; by default bins of equal width.
-        count: how many.
+        count: number of bins.
+
+    Returns:
+        The bins that hold pairs, from low to high.
 
     Raises:
         DataError: no pairs, or lengths differ.
@@ -36,37 +47,38 @@ def bins(probabilities: Values, labels: Values, equal_count: bool = False, count
     if p.shape != y.shape or p.ndim != 1 or not p.size:
         raise DataError(f"bins need as many labels as probabilities, and at least one: not {p.shape} and {y.shape}")
     if equal_count:
+        # Equal probabilities get their mean label, so that the order of the input does not matter where a bin ends between them.
         _, same = np.unique(p, return_inverse=True)
-        y = (np.bincount(same, y) / np.bincount(same))[same]  # where a bin ends between equal ones, the file's order must not count
+        y = (np.bincount(same, y) / np.bincount(same))[same]
         parts = np.array_split(np.argsort(p, kind="stable"), count)
     else:
-        place = np.minimum((p * count).astype(int), count - 1)
-        parts = [np.flatnonzero(place == i) for i in range(count)]
-    return [(float(p[i].mean()), float(y[i].mean()), len(i)) for i in parts if len(i)]
+        index = np.minimum((p * count).astype(int), count - 1)
+        parts = [np.flatnonzero(index == i) for i in range(count)]
+    return [Bin(float(p[i].mean()), float(y[i].mean()), len(i)) for i in parts if len(i)]
 
 
-def ece(found: Sequence[Bin]) -> float:
-    """Expected calibration error of `bins`: mean |probability - share relevant|, each bin weighed by its pairs.
+def ece(bins_: Sequence[Bin]) -> float:
+    """Expected calibration error of `bins`: mean |probability - share relevant|, weighted by the pairs of each bin.
 
-    Naeini, Cooper and Hauskrecht 2015; Guo et al. 2017.
+    Source: Naeini, Cooper and Hauskrecht (2015); Guo et al. (2017).
     """
-    return sum(n * abs(p - y) for p, y, n in found) / sum(n for _, _, n in found)
+    return sum(n * abs(p - y) for p, y, n in bins_) / sum(n for _, _, n in bins_)
 
 
 def figures(probabilities: Values, labels: Values) -> dict[str, float]:
-    """The measures that `NAMES` lists: ECE in 10 bins of equal width and of equal count, Brier score, log loss (in nats)."""
+    """The measures in `NAMES`: ECE in 10 bins of equal width and of equal count, Brier score, log loss (nats)."""
     p, y = np.asarray(probabilities, np.float64), np.asarray(labels, np.float64)
-    sure = np.clip(p, LEAST, 1 - LEAST)
+    clipped = np.clip(p, EPSILON, 1 - EPSILON)
     return {
         "ece": ece(bins(p, y)),
         "ece_equal_count": ece(bins(p, y, equal_count=True)),
         "brier": float(np.mean((p - y) ** 2)),
-        "log_loss": float(-np.mean(y * np.log(sure) + (1 - y) * np.log1p(-sure))),
+        "log_loss": float(-np.mean(y * np.log(clipped) + (1 - y) * np.log1p(-clipped))),
     }
 
 
 def pyplot() -> Any:
-    """matplotlib's pyplot, drawing to files. Raises MissingExtra."""
+    """Import matplotlib.pyplot with the Agg backend. Raises MissingExtra if matplotlib is not installed."""
     with extra("eval"):
         import matplotlib
 
@@ -76,20 +88,23 @@ def pyplot() -> Any:
 
 
 def draw(series: Mapping[str, Values], labels: Values, path: str | Path, title: str) -> Path:
-    """Reliability diagram: share relevant against probability in bins of equal width, and how many pairs each bin holds
-    (the larger the dot, the more).
+    """Draw a reliability diagram: share relevant against probability in bins of equal width, above a histogram of pairs.
 
     Args:
-        series: name -> probabilities [n]. labels: [n] of 0 and 1.
-        path: picture to write (PNG).
+        series: probabilities [n] by name, at most two.
+        labels: [n] of 0 and 1.
+        path: PNG file to write.
+        title: above the diagram.
     """
     plt = pyplot()
     chart, (top, below) = plt.subplots(2, 1, figsize=(5.2, 6.4), height_ratios=(4, 1), sharex=True, layout="constrained")
-    top.plot([0, 1], [0, 1], color="#888888", linewidth=1, linestyle=":", label="as said, so it is")
-    for (name, p), color, kind in zip(series.items(), ("#c2410c", "#1d4ed8"), ("--", "-")):
-        said, true, counts = zip(*(found := bins(p, labels)))
-        top.plot(said, true, kind, color=color, linewidth=1.4, label=f"{name}: ECE {ece(found):.4f}")
-        top.scatter(said, true, s=[8 + 90 * n / max(counts) for n in counts], color=color, zorder=3, clip_on=False)
+    top.plot([0, 1], [0, 1], color="#888888", linewidth=1, linestyle=":", label="perfect calibration")
+    for (name, p), color, style in zip(series.items(), ("#c2410c", "#1d4ed8"), ("--", "-")):
+        of_series = bins(p, labels)
+        predicted, relevant, counts = zip(*of_series)
+        top.plot(predicted, relevant, style, color=color, linewidth=1.4, label=f"{name}: ECE {ece(of_series):.4f}")
+        sizes = [8 + 90 * n / max(counts) for n in counts]  # the larger the dot, the more pairs
+        top.scatter(predicted, relevant, s=sizes, color=color, zorder=3, clip_on=False)
         below.hist(p, bins=np.linspace(0, 1, BINS + 1), histtype="step", color=color, linewidth=1.6)
     top.set(title=title, ylabel="share relevant", xlim=(0, 1), ylim=(0, 1), aspect="equal")
     below.set(xlabel="probability", ylabel="pairs")

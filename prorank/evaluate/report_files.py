@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..utils.files import atomic_file
 from ..utils.strict_json import dumps
+from .html_report import page
+from .results import Evaluation
 
-if TYPE_CHECKING:
-    from .results import Evaluation
 
+def write(evaluation: Evaluation, out: str | Path) -> None:
+    """Write results.json and report.html into the folder `out`, each file whole or not at all.
 
-def write(evaluation: "Evaluation", out: str | Path) -> None:
-    """Write results.json and report.html into `out`, each whole or not at all."""
-    from .html_report import page
-
+    results.json holds every figure of the page and the values of every query, but no text of a dataset.
+    """
     out = Path(out)
     with atomic_file(out / "results.json") as handle:
         handle.write(dumps(evaluation.to_dict(), indent=1, ensure_ascii=False) + "\n")

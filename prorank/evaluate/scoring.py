@@ -1,7 +1,7 @@
-"""Score a task's candidates with one model, time it, and keep the raw scores for a later call.
+"""Score a task's candidates with one model, time it, and cache the raw scores for a later call.
 
-Kept scores are used again only where the model's fingerprint and all texts are the same, by SHA-256. A
-fingerprint must tell weights, prompt and dtype; a model that has none is scored anew.
+Cached scores are used again only if the model's fingerprint and all texts are the same, by SHA-256. A fingerprint must cover
+weights, prompt and dtype; a model without one is scored anew.
 """
 
 from __future__ import annotations
@@ -24,15 +24,18 @@ from .diagnostics import answers_only, diagnose
 from .measures import Ranking
 
 Progress = Callable[[int], None]
-COUNTERS = ("cuts", "cost")  # of a Reranker
+COUNTERS = ("cuts", "cost")  # attributes of a Reranker
+MAX_SAMPLED_DOCUMENTS = 8  # of one query in the diagnosed sample
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """Any function that scores lists, under a name; for baselines such as query likelihood.
+    """A function that scores lists, under a name: for baselines such as query likelihood. A Reranker needs no Scorer.
 
-    `score_lists(queries, documents, progress=None)` returns one array a query. `fingerprint` changes with whatever changes a score;
-    without one, scores are not kept. A Reranker is a scorer already.
+    Attributes:
+        name: in tables and file names.
+        score_lists: called as `score_lists(queries, documents, progress=None)`; returns one array of scores a query.
+        fingerprint: text that changes with whatever changes a score; without one, scores are not cached.
     """
 
     name: str
@@ -42,7 +45,17 @@ class Scorer:
 
 @dataclass
 class Scored:
-    """Raw scores of each query's candidates that have a text, in first-stage order, and what they cost."""
+    """Raw scores of the candidates that have a text, and what they cost.
+
+    Attributes:
+        scores: query id -> scores in first-stage order.
+        seconds: wall-clock time of scoring.
+        cuts, cost: what the model counted meanwhile, of truncated texts and of tokens; None if it does not count.
+        findings: the diagnosis of a sample (`diagnostics.Findings`).
+        reused: the scores come from an earlier call.
+        heads: query id -> ids of the documents that were scored.
+        without_text: number of candidates without text, which were not scored.
+    """
 
     scores: dict[str, list[float]]
     seconds: float
@@ -51,36 +64,38 @@ class Scored:
     findings: dict[str, float] | None = None
     reused: bool = False
     heads: dict[str, list[str]] = field(default_factory=dict)
-    untold: int = 0  # candidates without text
+    without_text: int = 0
 
     @property
     def documents(self) -> int:
+        """Number of documents that were scored."""
         return sum(map(len, self.scores.values()))
 
 
-def score(model: Any, task: Task, top_k: int, sample: int, seed: int, keep: Path | None, progress: Progress | None) -> Scored:
+def score(model: Any, task: Task, top_k: int, sample: int, seed: int, cache: Path | None, progress: Progress | None) -> Scored:
     """Score the first `top_k` candidates of every query.
 
     Args:
-        model: has `name` and `score_lists(queries, documents, progress=)`; with `diagnose`, `sample` pairs are seen.
+        model: has `name` and `score_lists(queries, documents, progress=)`; with `diagnose`, a sample is diagnosed.
         task: the dataset.
-        sample: pairs for the diagnosis; 0 for none.
+        top_k: candidates a query.
+        sample: pairs of the diagnosis; 0 for none.
         seed: of the sample.
-        keep: file for the raw scores, read where the model has a `fingerprint` and all texts are equal.
-        progress: hears of n more documents.
+        cache: file of raw scores; read and written for models with a `fingerprint`.
+        progress: called with the number of documents scored since its last call.
 
     Raises:
         ModelError: wrong number of scores, or a score that is not finite.
     """
     heads = {q: task.head(q, top_k) for q in task.queries}
     texts = {q: [task.text(d) for d in head] for q, (head, _) in heads.items() if head}
-    key = _key(model, [task.collection.queries[q] for q in texts], list(texts.values()))
-    found = _kept(keep, key, [sample, seed]) or _score(model, task, texts, sample, seed, progress)
-    found.heads = {q: head for q, (head, _) in heads.items()}
-    found.untold = sum(len(bare) for _, bare in heads.values())
-    if keep and not found.reused:
-        _keep(keep, key, [sample, seed], found)
-    return found
+    key = _cache_key(model, [task.collection.queries[q] for q in texts], list(texts.values()))
+    scored = _read_cache(cache, key, [sample, seed]) or _score(model, task, texts, sample, seed, progress)
+    scored.heads = {q: head for q, (head, _) in heads.items()}
+    scored.without_text = sum(len(bare) for _, bare in heads.values())
+    if cache and not scored.reused:
+        _write_cache(cache, key, [sample, seed], scored)
+    return scored
 
 
 def _score(model: Any, task: Task, texts: dict[str, list[str]], sample: int, seed: int, progress: Progress | None) -> Scored:
@@ -93,13 +108,14 @@ def _score(model: Any, task: Task, texts: dict[str, list[str]], sample: int, see
     scores = {q: [float(x) for x in row] for q, row in zip(texts, rows)}
     findings = None
     if sample and getattr(model, "diagnose", None):
-        some = _sample(texts, sample, seed)
-        findings = diagnose(model, [task.collection.queries[q] for q in some], list(some.values())).to_dict()
+        sampled = _sample(texts, sample, seed)
+        findings = diagnose(model, [task.collection.queries[q] for q in sampled], list(sampled.values())).to_dict()
     return Scored(scores, seconds, cuts, cost, findings)
 
 
 def _check(name: str, task: Task, texts: dict[str, list[str]], rows: Sequence[np.ndarray]) -> None:
-    if len(rows) != len(texts) or any(len(row) != len(some) for row, some in zip(rows, texts.values())):
+    """Raise ModelError for a wrong number of scores or a score that is not finite."""
+    if len(rows) != len(texts) or any(len(row) != len(documents) for row, documents in zip(rows, texts.values())):
         raise ModelError(f"{name}: score_lists must return one score a document, one list a query ({task.name})")
     for query, row in zip(texts, rows):
         if not np.isfinite(np.asarray(row)).all():
@@ -107,7 +123,7 @@ def _check(name: str, task: Task, texts: dict[str, list[str]], rows: Sequence[np
 
 
 def _counted(model: Any, name: str) -> dict[str, Any] | None:
-    """What a model has counted so far under this name."""
+    """The state of a model's counter of this name; None if it has none."""
     counter = getattr(model, name, None)
     return asdict(counter) if is_dataclass(counter) and not isinstance(counter, type) else None
 
@@ -117,21 +133,26 @@ def _since(before: dict[str, Any] | None, after: dict[str, Any] | None) -> dict[
 
 
 def _sample(texts: dict[str, list[str]], pairs: int, seed: int) -> dict[str, list[str]]:
-    """About `pairs` documents of queries in hash order, at most 8 a query, spread evenly over its candidates."""
-    some: dict[str, list[str]] = {}
+    """About `pairs` documents: queries in hash order, of each at most 8 documents spread evenly over its candidates."""
+    sampled: dict[str, list[str]] = {}
     for query in by_hash(list(texts), seed):
-        left = pairs - sum(map(len, some.values()))
+        left = pairs - sum(map(len, sampled.values()))
         if left <= 0:
             break
-        places = np.unique(np.linspace(0, len(texts[query]) - 1, min(8, left, len(texts[query]))).astype(int))
-        some[query] = [texts[query][i] for i in places]
-    return some
+        count = min(MAX_SAMPLED_DOCUMENTS, left, len(texts[query]))
+        places = np.unique(np.linspace(0, len(texts[query]) - 1, count).astype(int))
+        sampled[query] = [texts[query][i] for i in places]
+    return sampled
 
 
 def reranked(task: Task, scored: Scored, top_k: int, answers: bool = False) -> Ranking:
-    """Rankings after the model: its order, then candidates without text, then the rest of the first stage in its order.
+    """Rankings after a model: its order, then candidates without text, then the rest of the first stage.
 
-    `answers` orders by the 0/1 answer alone. Ties keep first-stage order.
+    Args:
+        task: the dataset.
+        scored: the model's scores of it.
+        top_k: candidates it was given.
+        answers: order by the 0/1 answer alone. Ties keep first-stage order.
     """
     ranking = {}
     for query, first in task.ranking.items():
@@ -143,27 +164,27 @@ def reranked(task: Task, scored: Scored, top_k: int, answers: bool = False) -> R
     return ranking
 
 
-def _key(model: Any, queries: list[str], documents: list[list[str]]) -> str | None:
+def _cache_key(model: Any, queries: list[str], documents: list[list[str]]) -> str | None:
+    """SHA-256 of the model's fingerprint and all texts; None for a model without fingerprint."""
     fingerprint = getattr(model, "fingerprint", None)
     if not fingerprint:
         return None
-    said = json.dumps([str(fingerprint), queries, documents], ensure_ascii=True)
-    return hashlib.sha256(said.encode()).hexdigest()
+    content = json.dumps([str(fingerprint), queries, documents], ensure_ascii=True)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _kept(path: Path | None, key: str | None, sample: list[int]) -> Scored | None:
-    """Scores of the same weights, prompt and texts; where a sample is asked for, it must be the same, too."""
+def _read_cache(path: Path | None, key: str | None, sample: list[int]) -> Scored | None:
+    """Scores of the same key; if a diagnosis is wanted, its sample must be the same, too."""
     if not (path and key and path.is_file()):
         return None
-    kept = json.loads(path.read_text(encoding="utf-8"))
-    if kept.get("key") != key or (sample[0] and kept.get("sample") != sample):
+    cached = json.loads(path.read_text(encoding="utf-8"))
+    if cached.get("key") != key or (sample[0] and cached.get("sample") != sample):
         return None
-    findings = kept["findings"] if sample[0] else None
-    return Scored(kept["scores"], kept["seconds"], kept["cuts"], kept.get("cost"), findings, reused=True)
+    findings = cached["findings"] if sample[0] else None
+    return Scored(cached["scores"], cached["seconds"], cached["cuts"], cached.get("cost"), findings, reused=True)
 
 
-def _keep(path: Path, key: str | None, sample: list[int], scored: Scored) -> None:
-    kept = {name: getattr(scored, name) for name in ("seconds", "cuts", "cost", "findings", "scores")}
-    kept |= {"key": key, "sample": sample}
+def _write_cache(path: Path, key: str | None, sample: list[int], scored: Scored) -> None:
+    content = {name: getattr(scored, name) for name in ("seconds", "cuts", "cost", "findings", "scores")}
     with atomic_file(path) as handle:
-        handle.write(dumps(kept))
+        handle.write(dumps(content | {"key": key, "sample": sample}))

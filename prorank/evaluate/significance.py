@@ -1,8 +1,9 @@
-"""Is a difference between two systems more than chance: paired randomisation, Holm's correction, bootstrap intervals.
+"""Significance of differences between two systems: paired randomisation test, Holm's correction, bootstrap intervals.
 
-Under the null hypothesis the sign of each query's difference is arbitrary, so 2^n sign patterns are the
-whole test (Fisher 1935; Smucker, Allan and Carterette 2007); with Monte Carlo the smallest p is 1 / (flips + 1),
-never 0.
+Under the null hypothesis the sign of each query's difference is arbitrary, so the exact test counts all 2^n sign patterns. A sample
+of `flips` patterns gives a p-value of at least 1 / (flips + 1), never 0.
+
+Source: Fisher (1935); Smucker, Allan and Carterette (2007).
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ def randomisation_test(a: Values, b: Values, flips: int = 10_000, seed: int = 0)
     """Two-sided p-value of the mean difference between paired values.
 
     Args:
-        a, b: values of the same queries in the same order.
-        flips: random sign patterns, at least 10,000; where at most 16 differences are not 0 the test is exact instead.
+        a, b: [n] values of the same queries in the same order.
+        flips: random sign patterns, at least 10,000. The test is exact instead if at most 16 differences are not 0.
         seed: of the random sign patterns.
 
     Raises:
@@ -33,34 +34,49 @@ def randomisation_test(a: Values, b: Values, flips: int = 10_000, seed: int = 0)
     differences = differences[differences != 0]  # a zero has no sign to flip
     if len(differences) == 0:
         return 1.0
-    # Sums that are equal on paper may differ in the last bits.
-    least = abs(differences.sum()) * (1 - 1e-9) - 1e-12
+    # The tolerance counts sums as equal that differ in the last bits only.
+    threshold = abs(differences.sum()) * (1 - 1e-9) - 1e-12
     if len(differences) <= EXACT_UP_TO:
-        return float(np.mean(np.abs(_all_signs(len(differences)) @ differences) >= least))
+        return float(np.mean(np.abs(_all_signs(len(differences)) @ differences) >= threshold))
     rng, hits, done = np.random.default_rng(seed), 0, 0
     flips = max(flips, 10_000)
     while done < flips:
         n = min(CHUNK, flips - done)
         signs = rng.integers(0, 2, (n, len(differences)), dtype=np.int8) * 2.0 - 1.0
-        hits += int((np.abs(signs @ differences) >= least).sum())
+        hits += int((np.abs(signs @ differences) >= threshold).sum())
         done += n
     return (hits + 1) / (flips + 1)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p-values (Holm 1979) in the order given; they keep the family-wise error rate at any dependence."""
+    """Adjusted p-values, in the order of `p_values`; they control the family-wise error rate under any dependence.
+
+    Source: Holm (1979).
+    """
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    adjusted, least = [0.0] * len(p_values), 0.0
+    adjusted, previous = [0.0] * len(p_values), 0.0
     for place, i in enumerate(order):
-        least = max(least, min(1.0, (len(p_values) - place) * p_values[i]))
-        adjusted[i] = least
+        previous = max(previous, min(1.0, (len(p_values) - place) * p_values[i]))
+        adjusted[i] = previous
     return adjusted
 
 
 def bootstrap_ci(values: Values, level: float = 0.95, resamples: int = 10_000, seed: int = 0) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean over queries (Efron and Tibshirani 1993, chapter 13).
+    """Percentile bootstrap interval of the mean over queries.
 
-    Pass the differences of two systems to get the interval of their mean difference.
+    Args:
+        values: [n]; the differences of two systems give the interval of their mean difference.
+        level: of confidence.
+        resamples: bootstrap samples.
+        seed: of the resampling.
+
+    Returns:
+        (low, high).
+
+    Raises:
+        DataError: no values, or values that are not finite.
+
+    Source: Efron and Tibshirani (1993), chapter 13.
     """
     sample = np.asarray(values, np.float64)
     if sample.size == 0 or not np.isfinite(sample).all():

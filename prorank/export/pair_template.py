@@ -1,7 +1,7 @@
-"""A Prompt baked into a tokenizer: plain `tokenizer(query, document)` then gives the Prompt's ids, in any library.
+"""Bake a Prompt into a tokenizer, so that plain `tokenizer(query, document)` gives the Prompt's ids in any library.
 
-A pair template puts ids around the texts' own tokens and knows no more, so a Prompt fits into one only where the tokens
-of its words end where those of the texts begin; that is tried on hard texts before it is believed.
+A pair template can only put fixed ids around the tokens of the texts. A Prompt fits into one if its own tokens end where those of
+the texts begin, which is verified on difficult texts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..prompts.sentinels import heed_marks
 from ..prompts.slots import SLOT
 from ..prompts.tokens import fixed_tokens, free_tokens
 
-# Texts that melt into their neighbours where they can: blanks, breaks, digits, marks at their ends.
+# Texts that tokenizers tend to merge with their neighbours: spaces, line breaks, digits, combining marks at their ends.
 QUERIES = ("garden", "what is it?", " 1", "e\n", "a \n", "42.", "\u0301x", "Grüße, 图书馆 🦊", "'s")
 DOCUMENTS = (*QUERIES, "", " ", "\n\n1\n", "\u0338", "the old river is near the garden. " * 3)
 REMEDY = "export it with --no-template and render the texts by the chat template, or choose a prompt whose query stands alone"
@@ -24,87 +24,105 @@ REMEDY = "export it with --no-template and render the texts by the chat template
 
 @dataclass(frozen=True)
 class PairTemplate:
-    """`parts`: ids, or "A" for the query and "B" for the document, in order. `lead`: what is put before a text ("" or a blank).
-    `room`: tokens of a pair at most; beyond it the document is cut."""
+    """A Prompt as a pair template of `tokenizers`.
+
+    Attributes:
+        parts: lists of ids, or "A" for the query and "B" for the document, in order.
+        lead: text put before the query and before the document, "" or a space.
+        max_tokens: tokens of a pair; beyond them the document is truncated.
+    """
 
     parts: list[list[int] | str]
     lead: str
-    room: int
+    max_tokens: int
 
 
-def pair_template(bound: PairPromptEncoder) -> PairTemplate:
-    """The pair template of a prompt of one document, with its default instruction. Raises PromptError where there is none."""
+def pair_template(encoder: PairPromptEncoder) -> PairTemplate:
+    """Make the pair template of a prompt of one document, with its default instruction.
+
+    Raises:
+        PromptError: a pair template cannot express the prompt.
+    """
     parts, leads = [], set()
-    for segment in bound.segments:
-        before, text, lead = _pieces(bound, segment)
+    for segment in encoder.segments:
+        before, text, lead = _pieces(encoder, segment)
         parts += [ids for ids in (before, text) if ids]
         leads |= {lead} if text else set()
     if len(leads) > 1:
-        raise PromptError(f"prompt {bound.prompt.name}: a blank stands before one text and none before the other; {REMEDY}")
-    return PairTemplate(parts, leads.pop(), room_of(bound))
+        raise PromptError(f"prompt {encoder.prompt.name}: a space stands before one text and none before the other; {REMEDY}")
+    return PairTemplate(parts, leads.pop(), max_pair_tokens(encoder))
 
 
-def _pieces(bound: PairPromptEncoder, segment: str) -> tuple[list[int], str, str]:
-    """(ids, "A", "B" or "" for the text behind them, the blank before that text) of a segment."""
+def _pieces(encoder: PairPromptEncoder, segment: str) -> tuple[list[int], str, str]:
+    """(ids, "A", "B" or "" for the text that follows them, the space before that text) of a segment."""
     if not SLOT.search(segment):
-        return fixed_tokens(bound.tokenizer, segment), "", ""
+        return fixed_tokens(encoder.tokenizer, segment), "", ""
     if segment == "{instruction}":
-        return bound.instruction_ids(), "", ""
-    text = segment.replace("{instruction}", bound.instruction_text())
+        return encoder.instruction_ids(), "", ""
+    text = segment.replace("{instruction}", encoder.instruction_text())
     slot = "{query}" if "{query}" in text else "{document}"
     before, _, after = text.partition(slot)
     if after or SLOT.search(before):
-        raise PromptError(f"prompt {bound.prompt.name}: tokens of its words reach into those of the {slot} before them; {REMEDY}")
+        raise PromptError(f"prompt {encoder.prompt.name}: tokens of its words reach into those of the {slot} before them; {REMEDY}")
     lead = " " if before.endswith(" ") else ""
-    ids = free_tokens(bound.tokenizer, [before.removesuffix(" ")], bound.prompt.split_special)[0] if before else []
+    ids = free_tokens(encoder.tokenizer, [before.removesuffix(" ")], encoder.prompt.split_special)[0] if before else []
     return ids, "A" if slot == "{query}" else "B", lead
 
 
-def room_of(bound: PairPromptEncoder) -> int:
-    """Tokens of a pair at most. Libraries count a repeated query once, so its largest length is set aside for each repetition."""
-    return bound.longest - (bound.repeats - 1) * bound.query_limit()
+def max_pair_tokens(encoder: PairPromptEncoder) -> int:
+    """Largest number of tokens of a pair, as libraries count them.
+
+    They count a repeated query once, so its largest length is reserved for each repetition.
+    """
+    return encoder.longest - (encoder.repeats - 1) * encoder.query_limit()
 
 
-def baked(bound: PairPromptEncoder, pad: str) -> Any:
-    """A tokenizer of transformers whose pairs are the Prompt's ids; single texts get nothing around them.
+def baked_tokenizer(encoder: PairPromptEncoder, pad: str) -> Any:
+    """Make a transformers tokenizer whose pairs get the Prompt's ids. Single texts get no ids around them.
 
     Args:
-        bound: a prompt of one document, bound to a fast tokenizer.
-        pad: the token to pad with.
+        encoder: of a prompt of one document, with a fast tokenizer.
+        pad: the padding token.
 
     Raises:
-        PromptError: a pair template cannot say what the Prompt does.
+        PromptError: a pair template cannot express the prompt.
     """
-    template = pair_template(bound)
-    tokenizer = _wrapped(_backend(bound.tokenizer, template), pad, template.room, bound.prompt.split_special)
-    _try(bound, tokenizer, template.lead)
-    # Last, because each call of the tokenizer sets its own: what libraries find that read tokenizer.json alone.
-    tokenizer.backend_tokenizer.enable_truncation(template.room, strategy="only_second")
+    template = pair_template(encoder)
+    tokenizer = _wrapped(_backend(encoder.tokenizer, template), pad, template.max_tokens, encoder.prompt.split_special)
+    _verify(encoder, tokenizer, template.lead)
+    # For libraries that read tokenizer.json only. Set last, because each call of the tokenizer overwrites it.
+    tokenizer.backend_tokenizer.enable_truncation(template.max_tokens, strategy="only_second")
     return tokenizer
 
 
-def rendering(bound: PairPromptEncoder, pad: str) -> Any:
-    """A tokenizer of transformers that adds nothing to texts, with the Prompt as its chat template: for texts that are rendered
-    first, in which special tokens count where the template put them (see `marks`)."""
-    tokenizer = _wrapped(_backend(bound.tokenizer, PairTemplate(["A", "B"], "", bound.longest)), pad, bound.longest, False)
-    if bound.prompt.split_special:
+def plain_tokenizer(encoder: PairPromptEncoder, pad: str) -> Any:
+    """Make a transformers tokenizer that adds nothing to texts, with the Prompt as its chat template.
+
+    It is for texts that are rendered first. Special tokens count only where the template put them (see `prompts.sentinels`).
+
+    Args:
+        encoder: of a prompt of one document, with a fast tokenizer.
+        pad: the padding token.
+    """
+    tokenizer = _wrapped(_backend(encoder.tokenizer, PairTemplate(["A", "B"], "", encoder.longest)), pad, encoder.longest, False)
+    if encoder.prompt.split_special:
         heed_marks(tokenizer)
-    tokenizer.chat_template = bound.chat_template(escapes=bound.prompt.split_special)
+    tokenizer.chat_template = encoder.chat_template(escapes=encoder.prompt.split_special)
     return tokenizer
 
 
-def _wrapped(inner: Any, pad: str, room: int, split_special: bool) -> Any:
-    """The plain class, which takes tokenizer.json as it is; those of single models would put their own template into it."""
+def _wrapped(inner: Any, pad: str, max_tokens: int, split_special: bool) -> Any:
+    """Wrap a tokenizer of `tokenizers` in the generic class of transformers; others add a template of their own."""
     from transformers import PreTrainedTokenizerFast
 
     return PreTrainedTokenizerFast(
-        tokenizer_object=inner, pad_token=pad, model_max_length=room, padding_side="right", split_special_tokens=split_special,
+        tokenizer_object=inner, pad_token=pad, model_max_length=max_tokens, padding_side="right", split_special_tokens=split_special,
         clean_up_tokenization_spaces=False, model_input_names=["input_ids", "attention_mask"],
     )  # fmt: skip
 
 
 def _backend(tokenizer: Any, template: PairTemplate) -> Any:
-    """A copy of the tokenizer's inner one with the template behind it."""
+    """A copy of the tokenizer's backend with the template as its post-processor."""
     from tokenizers import Tokenizer, normalizers, processors
 
     inner = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
@@ -124,13 +142,15 @@ def _backend(tokenizer: Any, template: PairTemplate) -> Any:
     return inner
 
 
-def _try(bound: PairPromptEncoder, tokenizer: Any, lead: str) -> None:
-    """Raise PromptError unless hard pairs get the Prompt's ids. An empty document may differ where a blank is put before texts: the
-    normalizer leaves empty texts as they are."""
+def _verify(encoder: PairPromptEncoder, tokenizer: Any, lead: str) -> None:
+    """Raise PromptError unless difficult pairs get the Prompt's ids.
+
+    Empty documents are not tried if a space is put before texts, as the normalizer leaves empty texts unchanged.
+    """
     for query, document in product(QUERIES, DOCUMENTS if not lead else filter(None, DOCUMENTS)):
-        want = bound.encode(query, document)
+        want = encoder.encode(query, document)
         if want.query_cut or want.document_cut:
             continue
-        if tokenizer([query], [document])["input_ids"] != [want.ids]:  # alone, an empty document would pass for none
+        if tokenizer([query], [document])["input_ids"] != [want.ids]:  # outside of a list an empty document counts as none
             texts = f"{query!r} and {document!r}"
-            raise PromptError(f"prompt {bound.prompt.name}: its words share tokens with texts such as {texts} here; {REMEDY}")
+            raise PromptError(f"prompt {encoder.prompt.name}: its words share tokens with texts such as {texts} here; {REMEDY}")

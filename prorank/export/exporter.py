@@ -1,0 +1,139 @@
+"""Write a checkpoint for other servers: a one-logit classifier, or a plain causal model with its adapter merged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..checkpoints.card import hub_base, merged_card, read_card
+from ..checkpoints.loading import load_model, load_tokenizer, without_bars
+from ..checkpoints.resolve import Resolved, licence_of, prompt_of, resolve
+from ..checkpoints.saving import name_as_before, save_checkpoint, write_json
+from ..engine.modules import cast_weights, room_for_prompts
+from ..errors import ConfigError, ModelError, nearest
+from ..prompts.pair_encoder import PairPromptEncoder
+from ..prompts.prompt import Prompt
+from ..utils.files import atomic_folder, check_folder
+from .classifier import build_classifier, classifier_logits, model_scores, padding_token, probe_pairs
+from .notes import Source, causal_command, classifier_notes, serve_command
+from .pair_template import baked_tokenizer, max_pair_tokens, plain_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+FORMATS = ("seq-cls", "merged")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+TOLERANCE = 1e-4  # of the classifier's logits in fp32, relative to the largest score if that is above 1
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What `export` wrote.
+
+    Attributes:
+        folder: of the export.
+        format: "seq-cls" or "merged".
+        command: vLLM's command line for the folder; "" if vLLM cannot serve it as a reranker.
+        difference: largest difference between the classifier's logits and the model's scores; None for a merged model.
+        pairs: number of pairs on which they were compared.
+    """
+
+    folder: Path
+    format: str
+    command: str
+    difference: float | None = None
+    pairs: int = 0
+
+    def __str__(self) -> str:
+        if self.difference is None:
+            return f"{self.folder}: a plain causal model"
+        return f"{self.folder}: scores differ from the model's by {self.difference:.1e} at most over {self.pairs} pairs"
+
+
+def export(
+    model: str | Path, out: str | Path, format: str = "seq-cls", dtype: str = "fp32", template: bool = True, prompt: Any = None,
+    instruction: str | None = None, max_length: int | None = None, base: str | Path | None = None, trust_remote_code: bool = False,
+) -> ExportResult:  # fmt: skip
+    """Write a checkpoint into a new folder for other libraries and servers.
+
+    Args:
+        model: as `Reranker` takes it.
+        out: folder to make; it must not exist, or be empty.
+        format: "seq-cls" (a ...ForSequenceClassification whose one logit is the score) or "merged" (a causal LM, no adapter).
+        dtype: of the weights that are written, "fp32" or "bf16".
+        template: bake the Prompt into the classifier's tokenizer; otherwise callers have to render it.
+        prompt, max_length, base, trust_remote_code: as `Reranker` takes them.
+        instruction: in place of the Prompt's default one.
+
+    Raises:
+        ConfigError: unknown format or dtype, a folder that is not empty, or a prompt of several documents for a classifier.
+        ModelError: the model does not fit into a classifier, or the classifier's logits differ from the scores.
+        PromptError: a pair template cannot express the Prompt.
+    """
+    folder = Path(out)
+    _check(folder, format, dtype)
+    resolved, changes = resolve(model, base, trust_remote_code), {"instruction": instruction, "max_length": max_length}
+    chosen = Prompt.of(prompt or prompt_of(resolved), **{key: value for key, value in changes.items() if value is not None})
+    if format == "seq-cls" and chosen.lists:
+        raise ConfigError(f"prompt {chosen.name} shows several documents, and a classifier reads one; take --format merged")
+    tokenizer = load_tokenizer(resolved)
+    (chosen.bind_list if chosen.lists else chosen.bind)(tokenizer)  # fails before the weights are read
+    loaded = load_model(resolved, torch.float32, torch.device("cpu"))
+    source = Source(resolved.name, hub_base(resolved.name, resolved.folder), licence_of(resolved.name, resolved.folder))
+    if format == "merged":
+        return _export_merged(folder, loaded, chosen, tokenizer, dtype, _merged_card(folder, source, resolved, dtype, chosen))
+    encoder = chosen.bind(tokenizer, room_for_prompts(loaded)).direct()
+    return _export_classifier(folder, loaded, encoder, DTYPES[dtype], template, source)
+
+
+def _check(folder: Path, format: str, dtype: str) -> None:
+    """Raise ConfigError for a folder that holds something, an unknown format or dtype."""
+    for name, value, known in (("format", format, FORMATS), ("dtype", dtype, DTYPES)):
+        if value not in known:
+            raise ConfigError(f"unknown {name} '{value}'{nearest(value, known)}")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder}: already exists; name a new folder, or remove it first")
+    check_folder(folder)
+
+
+def _merged_card(folder: Path, source: Source, resolved: Resolved, dtype: str, prompt: Prompt) -> str:
+    base = str(resolved.base or "") if resolved.adapter else ""
+    card = read_card(resolved.folder)
+    return merged_card(str(folder), source.name, source.hub_id, source.licence, base, dtype, card, prompt.lists)
+
+
+def _export_merged(folder: Path, model: PreTrainedModel, prompt: Prompt, tokenizer: Any, dtype: str, card: str) -> ExportResult:
+    """Save the causal model, whose adapter was merged when it was loaded."""
+    encoder = (prompt.bind_list if prompt.lists else prompt.bind)(tokenizer, room_for_prompts(model))
+    save_checkpoint(folder, cast_weights(model, DTYPES[dtype]), encoder, card=card)
+    return ExportResult(folder, "merged", causal_command(folder, model.config, encoder))
+
+
+def _export_classifier(
+    folder: Path, model: PreTrainedModel, encoder: PairPromptEncoder, dtype: torch.dtype, template: bool, source: Source
+) -> ExportResult:
+    """Save the classifier with tokenizer, prompt and notes, after it was read back and compared with the model."""
+    pad = padding_token(encoder)
+    tokenizer = (baked_tokenizer if template else plain_tokenizer)(encoder, pad)
+    pairs = probe_pairs(encoder)
+    if not pairs:
+        raise ConfigError(f"{encoder.longest} tokens leave no room to try the classifier; raise --max-length")
+    scores = model_scores(model, encoder, pairs)
+    classifier = cast_weights(build_classifier(model, encoder, encoder.tokenizer.convert_tokens_to_ids(pad)), dtype)
+    with atomic_folder(folder) as beside:
+        with without_bars():
+            classifier.save_pretrained(beside)
+        tokenizer.save_pretrained(beside)
+        name_as_before(beside)
+        encoder.prompt.save(beside)
+        if template and encoder.repeats == 1:
+            write_json(beside / "sentence_bert_config.json", {"max_seq_length": max_pair_tokens(encoder)})
+        notes = classifier_notes(folder, encoder, type(classifier).__name__, max_pair_tokens(encoder), template, source)
+        (beside / "README.md").write_text(notes, encoding="utf-8")
+        difference = float((classifier_logits(beside, encoder, pairs, template) - scores).abs().max())
+        if dtype == torch.float32 and not difference <= TOLERANCE * max(1.0, float(scores.abs().max())):
+            raise ModelError(f"{folder}: the classifier's logits differ by {difference:.1e} from the scores; nothing was written")
+    return ExportResult(folder, "seq-cls", serve_command(folder, template), difference, len(pairs))
