@@ -117,7 +117,7 @@ def smoothing_factors(weight: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
 
 
 def rounding_loss(weight: torch.Tensor, activations: LayerActivations, factors: torch.Tensor) -> float:
-    """Norm of the error that rounded rows make in `down_proj`, relative to the layer's output (most of it in three layers of SmolLM2)."""
+    """Norm of the error that rounded rows make in `down_proj`, relative to the layer's output; SmolLM2 has most in three layers."""
     rows = activations.down_inputs / factors
     steps, scale = int8_steps(rows)
     return float(((steps * scale - rows) @ (weight.float() * factors).T).norm() / activations.outputs.norm())
