@@ -26,8 +26,8 @@ from prorank.checkpoints.loading import load_config, load_model, load_tokenizer,
 from prorank.checkpoints.resolve import resolve
 from prorank.data.examples import Group
 from prorank.engine.auto import choose_dtype
+from prorank.engine.heads import use_fp32_head
 from prorank.engine.layer_speed import RANKING, TRAINING
-from prorank.engine.modules import freeze_head_fp32
 from prorank.prompts.prompt import Prompt
 from prorank.train.settings.stage_settings import Score
 from prorank.train.stages.score import ScoreStage
@@ -57,7 +57,7 @@ def training_run(dtype: str, options: argparse.Namespace) -> Callable[[], float]
     """A function that takes a step of stage score over made-up lists and returns documents a second."""
     resolved = resolve(options.base)
     model = load_model(resolved, torch.float32, torch.device("cpu")).train()
-    freeze_head_fp32(model)
+    use_fp32_head(model)
     bound = Prompt.preset("prorank", max_length=192).bind(load_tokenizer(resolved))
     rng = random.Random(0)
     groups = [Group(text(rng, 6), tuple(text(rng, rng.randint(20, 110)) for _ in range(6)), (1, 0, 0, 0, 0, 0)) for _ in range(8)]

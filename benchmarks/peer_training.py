@@ -33,8 +33,8 @@ from prorank.checkpoints.saving import save_checkpoint
 from prorank.data.examples import Group, list_groups, sample_lists
 from prorank.data.formats import read_groups
 from prorank.engine.auto import pick_dtype
+from prorank.engine.heads import use_fp32_head
 from prorank.engine.layer_speed import TRAINING
-from prorank.engine.modules import freeze_head_fp32
 from prorank.errors import ConfigError
 from prorank.prompts.pair_encoder import PairPromptEncoder
 from prorank.prompts.prompt import Prompt
@@ -144,7 +144,7 @@ def train_peer(settings: Peer) -> Path:
     short = Prompt.preset(settings.prompt, max_length=settings.train_length).bind(tokenizer)
     torch.manual_seed(settings.seed)
     model = model_of(settings, bound)
-    freeze_head_fp32(model.model)
+    use_fp32_head(model.model)
     _claim(run, settings)
     clock, rows = Clock(settings.minutes), rows_of(list_groups(read_groups(settings.data)), short, settings)
     trainer = PeerTrainer(

@@ -34,8 +34,9 @@ from prorank.checkpoints.loading import load_config, load_model, load_tokenizer,
 from prorank.checkpoints.resolve import Resolved, resolve
 from prorank.data.examples import Group
 from prorank.engine.auto import pick_dtype
-from prorank.engine.generation import Completion, Sampler
+from prorank.engine.generation import Sampler
 from prorank.engine.layer_speed import TRAINING
+from prorank.engine.sampling import Completion
 from prorank.prompts.prompt import PairPromptEncoder, Prompt
 from prorank.rewards.rules import RuleReward, Rules, counter
 from prorank.train.settings.stage_settings import Grpo, Reason
@@ -63,7 +64,7 @@ def timer(found: list[float]) -> Any:
 
 def to_the_end(writer: Sampler, row: Completion) -> None:
     """Rows end by their length alone."""
-    row.done = len(row.ids) >= writer.sampling.most
+    row.done = len(row.ids) >= writer.sampling.max_tokens
 
 
 def ours(
@@ -78,7 +79,7 @@ def ours(
     model = load_model(resolved, torch.float32, torch.device("cpu"))
     model.config.use_cache = False
     seconds: list[float] = []
-    with mock.patch.object(Sampler, "_write", to_the_end):
+    with mock.patch.object(Sampler, "_advance_to_end", to_the_end):
         trainer = StageTrainer(ReasonStage(groups, bound, settings, model, [], bf16), settings, model, bf16, save_best=None)
         trainer.add_callback(timer(seconds))
         trainer.fit(resume=False)

@@ -28,8 +28,8 @@ from prorank.checkpoints.resolve import BUILT_IN, resolve
 from prorank.data.beir import read_beir
 from prorank.data.negatives import mine
 from prorank.engine.auto import pick_dtype
+from prorank.engine.heads import use_fp32_head
 from prorank.engine.layer_speed import TRAINING
-from prorank.engine.modules import freeze_head_fp32
 from prorank.prompts.prompt import Prompt
 from prorank.train.settings.stage_settings import Score
 from prorank.train.stages.score import ScoreStage
@@ -44,7 +44,7 @@ class Arm:
         self.device = pick_device(options.device)
         self.half = pick_dtype(options.dtype, self.device, load_config(resolved), TRAINING) == torch.bfloat16
         self.model = load_model(resolved, torch.float32, self.device).train()
-        freeze_head_fp32(self.model)  # as the stages do
+        use_fp32_head(self.model)  # as the stages do
         bound = Prompt.preset(options.prompt, max_length=options.length).bind(load_tokenizer(resolved))
         settings = Score(data="", out="", list_size=options.list_size, batch_size=options.batch, seed=options.seed, **more)
         self.stage = ScoreStage(groups, bound, settings, None, self.half)
@@ -91,7 +91,7 @@ def main() -> None:
     ]
     groups = [group for groups in mined for group in groups[: min(map(len, mined))]]  # as many of each
     arms = [Arm("plain step", options, groups, plain=True), Arm("answers only", options, groups, plain=True)]
-    arms[1].stage.logits.every = False
+    arms[1].stage.logits.plain = False
     arms.append(Arm("prorank", options, groups, compile=options.compile))
     failures = Failures()
     for number in range(options.steps):

@@ -20,7 +20,7 @@ from .checkpoints.default_model import DEFAULT
 from .checkpoints.loading import load_config, load_model, load_tokenizer, pick_device
 from .checkpoints.resolve import prompt_of, resolve, trained_prompt
 from .engine.auto import check_compile, check_dtype, choose_dtype
-from .engine.cpu_engine import engine_for
+from .engine.cpu_engine import scoring_engine
 from .engine.generation import make_generator, make_training_generator
 from .engine.layer_speed import DTYPES
 from .errors import ConfigError, ModelError
@@ -104,7 +104,7 @@ class Reranker(MadeByArguments, Scorer):
         config = load_config(resolved)
         choice = choose_dtype(dtype, where, config)
         loaded = load_model(resolved, DTYPES[choice.value], where)
-        super().__init__(str(model), loaded, tokenizer, chosen, resolved, engine_for(loaded, compile is True, dtype == "int8"))
+        super().__init__(str(model), loaded, tokenizer, chosen, resolved, scoring_engine(loaded, compile is True, dtype == "int8"))
         self.choices["dtype"] = choice
         log.debug("%s: dtype %s", model, choice)
         if chosen_method:

@@ -24,7 +24,7 @@ from tests.test_train_run import run
 from tests.tiny import WORDS, byte_tokenizer
 
 TOKENIZER = byte_tokenizer("smollm")
-BOUND = Prompt.preset("document-first", max_length=200).bind(TOKENIZER)
+ENCODER = Prompt.preset("document-first", max_length=200).bind(TOKENIZER)
 DOCUMENTS = tuple(f"the old {word} is near the {word}" for word in WORDS[:6])
 words = st.lists(st.sampled_from(WORDS), min_size=1, max_size=60).map(" ".join)
 
@@ -37,20 +37,20 @@ def block(*queries, documents=DOCUMENTS):
 
 @given(query=words, document=words)
 def test_the_query_stands_behind_the_document_and_both_keep_to_their_room(query, document):
-    encoded = BOUND.encode(query, document)
-    text = BOUND.tokenizer.decode(encoded.ids)
+    encoded = ENCODER.encode(query, document)
+    text = ENCODER.tokenizer.decode(encoded.ids)
     assert len(encoded.ids) <= 200
-    assert text.endswith(BOUND.segments[-1]) and text.index("Document:") < text.index("Query:")
+    assert text.endswith(ENCODER.segments[-1]) and text.index("Document:") < text.index("Query:")
     asked, shown = (len(TOKENIZER(some, add_special_tokens=False)["input_ids"]) for some in (query, document))
     assert encoded.document_end - encoded.document_start == shown - encoded.document_cut
-    fits = asked + shown <= BOUND._max
-    assert encoded.query_cut == (0 if fits else max(0, asked - BOUND.query_limit()))
+    fits = asked + shown <= ENCODER._max
+    assert encoded.query_cut == (0 if fits else max(0, asked - ENCODER.query_limit()))
     if not encoded.document_cut and not encoded.query_cut:
-        assert text == BOUND.render(query, document)
+        assert text == ENCODER.render(query, document)
 
 
 def test_what_comes_before_the_query_is_the_same_for_all_queries():
-    one, other = (BOUND.encode(q, DOCUMENTS[0]) for q in ("garden", "what to drink in winter"))
+    one, other = (ENCODER.encode(q, DOCUMENTS[0]) for q in ("garden", "what to drink in winter"))
     assert one.ids[: one.document_end] == other.ids[: other.document_end] and one.document_cut == other.document_cut == 0
 
 
@@ -129,14 +129,16 @@ def test_a_document_is_read_once_for_its_queries_and_the_loss_is_that_of_single_
     values = []
     for plain in (True, False):
         model = load_model(resolve(tiny_llama_dir), torch.float32, torch.device("cpu"))
-        bound = Prompt.preset("document-first", max_length=160).bind(load_tokenizer(resolve(tiny_llama_dir)))
+        encoder = Prompt.preset("document-first", max_length=160).bind(load_tokenizer(resolve(tiny_llama_dir)))
         chosen = Score(data="", out="", loss={"kl": 1.0, "bce": 0.5}, teacher="data", list_size=6, plain=plain)
-        stage = ScoreStage(groups, bound, chosen, None)
+        stage = ScoreStage(groups, encoder, chosen, None)
         assert len(stage) == 1
-        unit = stage.unit(0)
-        loss, figures = stage.loss(model, [unit])
+        example = stage.unit(0)
+        loss, figures = stage.loss(model, [example])
         loss.backward()
-        values.append((loss.item(), model.model.layers[0].mlp.up_proj.weight.grad.norm().item(), unit.length, figures["documents"]))
+        values.append(
+            (loss.item(), model.model.layers[0].mlp.up_proj.weight.grad.norm().item(), example.length, figures["documents"])
+        )
     (plain, plain_norm, plain_tokens, count), (ours, norm, tokens, _) = values
     assert ours == pytest.approx(plain, abs=1e-4) and norm == pytest.approx(plain_norm, rel=1e-3)
     assert tokens < 0.7 * plain_tokens and count == 18
@@ -144,27 +146,27 @@ def test_a_document_is_read_once_for_its_queries_and_the_loss_is_that_of_single_
 
 def test_scores_of_a_block_stand_query_by_query(tiny_llama_dir):
     groups = block("a garden", "an engine", "a river")
-    bound = Prompt.preset("document-first", max_length=160).bind(load_tokenizer(resolve(tiny_llama_dir)))
-    stage = ScoreStage(groups, bound, Score(data="", out="", list_size=6), None)
-    unit = stage.unit(0)
-    no, yes = bound.answer_ids
+    encoder = Prompt.preset("document-first", max_length=160).bind(load_tokenizer(resolve(tiny_llama_dir)))
+    stage = ScoreStage(groups, encoder, Score(data="", out="", list_size=6), None)
+    example = stage.unit(0)
+    no, yes = encoder.answer_ids
     logits = torch.zeros(18, max(no, yes) + 1)
     logits[:, yes] = torch.arange(18.0)  # as packs have them: the first document's three queries, then the second's
-    rows = stage.scores(logits, [unit])
+    rows = stage.scores(logits, [example])
     assert [row.tolist() for row in rows] == [[3.0 * d + q for d in range(6)] for q in range(3)]
-    assert unit.keys == ["0", "0/1", "0/2"]
+    assert example.keys == ["0", "0/1", "0/2"]
 
 
 def test_equal_queries_share_no_more_than_the_document():
-    same = [BOUND.encode("garden", DOCUMENTS[0])] * 2
+    same = [ENCODER.encode("garden", DOCUMENTS[0])] * 2
     shared = pack_document(same)
-    assert shared.start == same[0].document_end and len(shared.answers) == 2
+    assert shared.prefix_length == same[0].document_end and len(shared.answers) == 2
 
 
 def test_no_more_queries_share_a_unit_than_fit():
-    bound = Prompt.preset("document-first", max_length=160).bind(TOKENIZER)
+    encoder = Prompt.preset("document-first", max_length=160).bind(TOKENIZER)
     stage = ScoreStage(
-        block(*(f"query {i} garden" for i in range(2 * MAX_QUERIES_PER_BLOCK + 1))), bound, Score(data="", out=""), None
+        block(*(f"query {i} garden" for i in range(2 * MAX_QUERIES_PER_BLOCK + 1))), encoder, Score(data="", out=""), None
     )
     assert len(stage) == 3 and len(stage.unit(0).lists) in (1, MAX_QUERIES_PER_BLOCK)
 

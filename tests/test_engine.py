@@ -12,9 +12,9 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from prorank.checkpoints.loading import load_model, load_tokenizer
 from prorank.checkpoints.resolve import resolve
 from prorank.engine import prefix_attention as attention
-from prorank.engine.cpu_engine import Engine, engine_for, is_supported
+from prorank.engine.cpu_engine import Engine, is_supported, scoring_engine
 from prorank.engine.heads import last_hidden
-from prorank.engine.int8 import Int8
+from prorank.engine.int8 import Int8Linear
 from prorank.engine.kernels import quantise
 from prorank.engine.layers import PackedLinear
 from prorank.engine.packing import collate
@@ -50,12 +50,12 @@ def loaded(request, tmp_path_factory):
     """(folder, model, prompt bound to its tokenizer)."""
     folder = tmp_path_factory.mktemp("engine") / request.param
     resolved = resolve(save_qwen3(folder) if request.param == "qwen3" else save_tiny(folder, request.param))
-    bound = Prompt.preset("echo", max_length=200).bind(load_tokenizer(resolved))
-    return folder, load_model(resolved, torch.float32, CPU), bound
+    encoder = Prompt.preset("echo", max_length=200).bind(load_tokenizer(resolved))
+    return folder, load_model(resolved, torch.float32, CPU), encoder
 
 
-def both(model, bound, lists, share=True, **more):
-    batch = collate(packs_of_lengths(bound, lists, share), bound.tokenizer.pad_token_id, True)
+def both(model, encoder, lists, share=True, **more):
+    batch = collate(packs_of_lengths(encoder, lists, share), encoder.tokenizer.pad_token_id, True)
     with torch.inference_mode():
         return last_hidden(model, batch), Engine(model, **more)(batch)
 
@@ -63,16 +63,16 @@ def both(model, bound, lists, share=True, **more):
 @settings(max_examples=25)
 @given(lists=LISTS, share=st.booleans())
 def test_hidden_states_are_those_of_transformers(loaded, lists, share):
-    _, model, bound = loaded
-    want, got = both(model, bound, lists, share)
+    _, model, encoder = loaded
+    want, got = both(model, encoder, lists, share)
     assert got.shape == want.shape
     torch.testing.assert_close(got, want, atol=1e-4, rtol=0)
 
 
 def test_long_prompts_go_without_a_mask(loaded, monkeypatch):
-    _, model, bound = loaded
-    monkeypatch.setattr(attention, "LONG", 60)
-    want, got = both(model, bound, [[5, 30, 12], [40, 1], [2]])
+    _, model, encoder = loaded
+    monkeypatch.setattr(attention, "LONG_PROMPT", 60)
+    want, got = both(model, encoder, [[5, 30, 12], [40, 1], [2]])
     torch.testing.assert_close(got, want, atol=1e-4, rtol=0)
 
 
@@ -126,8 +126,8 @@ def test_weights_are_shared_not_copied(loaded):
 
 
 def test_int8_is_near(loaded):
-    _, model, bound = loaded
-    want, got = both(model, bound, [[5, 30, 12], [20, 1]], int8=True)
+    _, model, encoder = loaded
+    want, got = both(model, encoder, [[5, 30, 12], [20, 1]], int8=True)
     error = float((got - want).norm() / want.norm())
     assert 1e-5 < error < 0.15  # another path, and the same model
 
@@ -139,8 +139,8 @@ def test_int8_keeps_the_product_that_would_lose_most_and_turns_biased_values(tmp
         for layer in model.model.layers:
             layer.self_attn.v_proj.bias.normal_()
         model.model.layers[3].mlp.up_proj.weight[5] *= 100  # one channel takes the steps of all others
-        bound = Prompt.preset("echo", max_length=200).bind(load_tokenizer(resolved))
-        want, got = both(model, bound, [[5, 30, 12], [20, 1]], int8=True)
+        encoder = Prompt.preset("echo", max_length=200).bind(load_tokenizer(resolved))
+        want, got = both(model, encoder, [[5, 30, 12], [20, 1]], int8=True)
     assert [type(layer.down) for layer in Engine(model, int8=True).layers].index(PackedLinear) == 3
     assert float((got - want).norm() / want.norm()) < 0.15
 
@@ -160,7 +160,7 @@ def test_rows_of_the_answers_are_exact_in_int8():
     want = rows @ weight.T
     for exact in (True, False):
         whole, scale = quantise(rows)
-        got = Int8(weight, torch.float32, exact)(whole, scale, few, rows[few]) * scale
+        got = Int8Linear(weight, torch.float32, exact)(whole, scale, few, rows[few]) * scale
         apart = (got - want).abs().amax(-1) / want.abs().max()
         assert (apart[few] < 1e-5).all() == exact
         assert (apart < 0.05).all() and (apart[[0, 2, 3, 5]] > 1e-5).all()
@@ -186,11 +186,11 @@ def test_an_engine_leaves_the_process_as_it_is(loaded, monkeypatch):
 def test_other_layers_stay_with_transformers_and_have_no_int8():
     model = tiny_llama(byte_tokenizer())
     model.config.mlp_bias = True
-    assert not is_supported(model) and engine_for(model, False, False) is None
+    assert not is_supported(model) and scoring_engine(model, False, False) is None
     with pytest.raises(ModelError, match="int8 needs a CPU with oneDNN and plain layers of llama.*, not llama on cpu; take dtype"):
-        engine_for(model, False, True)
+        scoring_engine(model, False, True)
     with pytest.raises(ModelError, match="compile needs .*leave it out"):
-        engine_for(model, True, False)
+        scoring_engine(model, True, False)
 
 
 def test_a_missing_compiler_is_said(loaded, monkeypatch):
@@ -214,13 +214,13 @@ def test_int8_is_refused_off_the_cpu():
 def test_compiled_steps_give_the_same_and_few_graphs(loaded):
     from torch._dynamo.utils import counters
 
-    _, model, bound = loaded
+    _, model, encoder = loaded
     lists = [[5, 30, 12], [20, 1]]
     for int8 in (False, True):
         counters.clear()
         plain, compiled = Engine(model, False, int8), Engine(model, True, int8)
         for some in (lists, [[3]], [[7, 7, 7, 40]]):
-            batch = collate(packs_of_lengths(bound, some), bound.tokenizer.pad_token_id, True)
+            batch = collate(packs_of_lengths(encoder, some), encoder.tokenizer.pad_token_id, True)
             with torch.inference_mode():
                 torch.testing.assert_close(compiled(batch), plain(batch), atol=2e-2 if int8 else 1e-4, rtol=0)
         assert counters["stats"]["unique_graphs"] <= 4 + int8

@@ -53,16 +53,16 @@ def test_what_is_asked_for_is_taken_without_a_measurement(monkeypatch):
 def test_a_measurement_is_kept_by_machine_and_shapes_and_read_again(tmp_path, monkeypatch):
     monkeypatch.setenv("PRORANK_CACHE", str(tmp_path))
     monkeypatch.setattr(layer_speed, "_known", {})
-    monkeypatch.setattr(layer_speed, "BUSY", 0.0)  # whatever else runs here
+    monkeypatch.setattr(layer_speed, "MIN_CPU_SHARE", 0.0)  # whatever else runs here
     config = LlamaConfig(hidden_size=64, intermediate_size=128, num_attention_heads=4, num_key_value_heads=2)
-    found = layer_speed.layer_speed(config)
-    assert set(found.seconds) == {"fp32", "bf16"} and min(found.seconds.values()) > 0
+    speed_now = layer_speed.layer_speed(config)
+    assert set(speed_now.seconds) == {"fp32", "bf16"} and min(speed_now.seconds.values()) > 0
     (kept,) = (tmp_path / "speed").iterdir()
-    assert json.loads(kept.read_text())["shapes"] == found.shapes
+    assert json.loads(kept.read_text())["shapes"] == speed_now.shapes
 
     monkeypatch.setattr(layer_speed, "_known", {})
-    monkeypatch.setattr(layer_speed, "_measured", lambda *_: pytest.fail("measured again"))
-    assert layer_speed.layer_speed(config) == found
+    monkeypatch.setattr(layer_speed, "_measure", lambda *_: pytest.fail("measured again"))
+    assert layer_speed.layer_speed(config) == speed_now
     other = LlamaConfig(hidden_size=96, intermediate_size=128, num_attention_heads=4, num_key_value_heads=2)
     for changed in (lambda: layer_speed.layer_speed(other), lambda: layer_speed.layer_speed(config, TRAINING)):
         with pytest.raises(pytest.fail.Exception):
@@ -76,17 +76,17 @@ def test_a_disturbed_measurement_serves_this_process_alone(tmp_path, monkeypatch
     monkeypatch.setenv("PRORANK_CACHE", str(tmp_path))
     monkeypatch.setattr(layer_speed, "_known", {})
     busy = replace(speed(1.0, 0.5), disturbed=True)
-    monkeypatch.setattr(layer_speed, "_measured", lambda *_: busy)
+    monkeypatch.setattr(layer_speed, "_measure", lambda *_: busy)
     assert layer_speed.layer_speed(CONFIG) is busy
     assert not (tmp_path / "speed").exists()
-    monkeypatch.setattr(layer_speed, "_measured", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(layer_speed, "_measure", lambda *_: pytest.fail("measured again"))
     assert layer_speed.layer_speed(CONFIG) is busy
     assert "other work ran beside it" in choose_dtype("auto", CPU, CONFIG).reason
 
 
 def test_a_broken_or_unwritable_store_is_no_error(tmp_path, monkeypatch):
     monkeypatch.setenv("PRORANK_CACHE", str(tmp_path))
-    monkeypatch.setattr(layer_speed, "_measured", lambda *_: speed(1.0, 0.5))
+    monkeypatch.setattr(layer_speed, "_measure", lambda *_: speed(1.0, 0.5))
     for broken in ("", "[]", '{"tokens": 3}'):
         monkeypatch.setattr(layer_speed, "_known", {})
         path = layer_speed._file(CONFIG, RANKING)

@@ -53,10 +53,10 @@ packs = st.tuples(st.integers(0, 20), st.lists(st.integers(1, 70), min_size=1, m
 def test_attention_in_padded_sizes_is_that_of_each_prompt_alone(shape, seed):
     prefix, documents = shape
     batch = collate([pack_of(prefix, documents)], 0, flat=True)
-    spans, tokens, heads, pairs, width = batch.inputs["spans"], prefix + sum(documents), 4, 2, 8
+    spans, tokens, num_heads, num_kv_heads, width = batch.inputs["spans"], prefix + sum(documents), 4, 2, 8
     rng = torch.Generator().manual_seed(seed)
-    q, k, v = (torch.randn(tokens, n, width, generator=rng) for n in (heads, pairs, pairs))
-    got = attend(q, k, v, plan_of(spans, heads, pairs), softmax, torch.float32)
+    q, k, v = (torch.randn(tokens, n, width, generator=rng) for n in (num_heads, num_kv_heads, num_kv_heads))
+    got = attend(q, k, v, plan_of(spans, num_heads, num_kv_heads), softmax, torch.float32)
     for number, some in enumerate(spans.gather.split(spans.lengths)):
         parts = (t[some].transpose(0, 1)[None] for t in (q, k, v))
         want = torch.nn.functional.scaled_dot_product_attention(*parts, is_causal=True, scale=1.0, enable_gqa=True)[0]
@@ -74,7 +74,7 @@ def test_batches_of_many_lengths_meet_few_shapes(dtype, monkeypatch):
     bmm = torch.bmm
     monkeypatch.setattr(torch, "bmm", lambda a, b: attentions.add((*a.shape, *b.shape)) or bmm(a, b))
     for layer in engine.layers:
-        for name in ("qkv", "out", "up", "down"):
+        for name in ("qkv", "out", "gate_up", "down"):
             product = getattr(layer, name)
             counted = lambda rows, name=name, product=product: products.add((name, len(rows))) or product(rows)  # noqa: E731
             object.__setattr__(layer, name, counted)

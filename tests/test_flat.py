@@ -25,10 +25,10 @@ def loaded(request, tmp_path_factory):
     return load_model(resolved, torch.float32, CPU), Prompt.preset("echo", max_length=200).bind(tokenizer)
 
 
-def packs_of_lengths(bound, lists, share=True):
+def packs_of_lengths(encoder, lists, share=True):
     packs, owner = [], 0
     for number, lengths in enumerate(lists):
-        prompts = bound.encode_many(WORDS.split()[number], [WORDS[:n] for n in lengths])
+        prompts = encoder.encode_many(WORDS.split()[number], [WORDS[:n] for n in lengths])
         packs.append(pack(prompts, range(owner, owner + len(prompts)), share))
         owner += len(prompts)
     return packs
@@ -37,11 +37,11 @@ def packs_of_lengths(bound, lists, share=True):
 @settings(max_examples=25)
 @given(lists=st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=5), min_size=1, max_size=4), share=st.booleans())
 def test_flat_padded_and_single_prompts_score_alike(loaded, lists, share):
-    model, bound = loaded
-    packs, pad = packs_of_lengths(bound, lists, share), bound.tokenizer.pad_token_id
+    model, encoder = loaded
+    packs, pad = packs_of_lengths(encoder, lists, share), encoder.tokenizer.pad_token_id
     with torch.no_grad():
         rows = [vocabulary_logits(model, collate(packs, pad, kind)) for kind in (True, False)]
-        alone = [ids for p in packs_of_lengths(bound, lists, share=False) for ids in _prompts(p)]
+        alone = [ids for p in packs_of_lengths(encoder, lists, share=False) for ids in _prompts(p)]
         rows.append(torch.cat([model(input_ids=torch.tensor([ids])).logits[:, -1] for ids in alone]))
     for other in rows[1:]:
         torch.testing.assert_close(rows[0], other, atol=1e-4, rtol=0)
@@ -54,23 +54,23 @@ def _prompts(one):
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_gradients_are_those_of_padded_batches(loaded, checkpointing):
-    model, bound = loaded
-    packs, found = packs_of_lengths(bound, [[5, 30, 12], [20, 1]]), []
+    model, encoder = loaded
+    packs, gradients = packs_of_lengths(encoder, [[5, 30, 12], [20, 1]]), []
     if checkpointing:
         model.train().gradient_checkpointing_enable({"use_reentrant": False})
     for kind in (True, False):
         model.zero_grad()
         vocabulary_logits(model, collate(packs, 0, kind)).logsumexp(-1).sum().backward()
-        found.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
     model.gradient_checkpointing_disable()
     model.eval()
-    assert found[0].norm() > 0
-    assert (found[0] - found[1]).norm() < 1e-5 * found[1].norm()
+    assert gradients[0].norm() > 0
+    assert (gradients[0] - gradients[1]).norm() < 1e-5 * gradients[1].norm()
 
 
 def test_autocast_is_as_near_to_fp32_as_a_padded_batch(loaded):
-    model, bound = loaded
-    packs = packs_of_lengths(bound, [[5, 30, 12], [20, 1]])
+    model, encoder = loaded
+    packs = packs_of_lengths(encoder, [[5, 30, 12], [20, 1]])
     with torch.no_grad():
         exact = last_hidden(model, collate(packs, 0, True))
         with torch.autocast("cpu", torch.bfloat16):

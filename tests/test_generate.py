@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from prorank.checkpoints.loading import load_model, load_tokenizer
 from prorank.checkpoints.resolve import resolve
 from prorank.engine.cpu_engine import Engine, is_supported
-from prorank.engine.generation import CLOSE, Completion, Sampler, Sampling, draw, make_generator, make_training_generator
+from prorank.engine.generation import CLOSE, Sampler, make_generator, make_training_generator
 from prorank.engine.packing import pack, packs_of
+from prorank.engine.sampling import Completion, Sampling, StopAt, draw
 from prorank.errors import ConfigError
 from prorank.prompts.prompt import Prompt
 from prorank.rank.thinking import Thinker
@@ -27,17 +28,17 @@ CPU = torch.device("cpu")
 PAIRS = [("coffee", "the old coffee is near"), ("bread", "we saw a castle today, then another and another"), ("horse", "no")]
 
 
-def bound_for(tokenizer, **changes):
+def encoder_for(tokenizer, **changes):
     return Prompt.preset("rerank-r0", max_length=1500, system="Judge.", **changes).bind(tokenizer)
 
 
 @pytest.fixture(scope="module", params=["llama", "qwen2", "llama4"])
-def model_and_bound(request, tmp_path_factory):
+def model_and_encoder(request, tmp_path_factory):
     resolved = resolve(save_tiny(tmp_path_factory.mktemp("tiny"), request.param))
-    return load_model(resolved, torch.float32, CPU), bound_for(load_tokenizer(resolved))
+    return load_model(resolved, torch.float32, CPU), encoder_for(load_tokenizer(resolved))
 
 
-def pens(model):
+def generators(model):
     """Of the model's own layers, of the engine where it knows the model, and as in training."""
     engines = [make_generator(model, Engine(copy.deepcopy(model)))] if is_supported(model) else []
     return [make_generator(model, None), *engines, make_training_generator(model, False, False)]
@@ -47,43 +48,43 @@ def singles(prompts):
     return [pack([p], [i], share=False) for i, p in enumerate(prompts)]
 
 
-def test_greedy_rows_are_those_of_generate(model_and_bound):
-    model, bound = model_and_bound
-    prompts = [bound.encode(*pair) for pair in PAIRS]
+def test_greedy_rows_are_those_of_generate(model_and_encoder):
+    model, encoder = model_and_encoder
+    prompts = [encoder.encode(*pair) for pair in PAIRS]
     want = []
     for prompt in prompts:
         out = model.generate(torch.tensor([prompt.ids]), max_new_tokens=24, do_sample=False, attention_mask=None)
         want.append(out[0, len(prompt.ids) :].tolist())
-    for pen in pens(model):
-        rows = Sampler(pen, bound, Sampling(0.0, most=24))(singles(prompts), [[str(i)] for i in range(3)])
+    for generator in generators(model):
+        rows = Sampler(generator, encoder, Sampling(0.0, max_tokens=24))(singles(prompts), [[str(i)] for i in range(3)])
         assert [some[0].ids for some in rows] == want
-        assert all(some[0].finished == (some[0].ids[-1] == bound.tokenizer.eos_token_id) for some in rows)
+        assert all(some[0].finished == (some[0].ids[-1] == encoder.tokenizer.eos_token_id) for some in rows)
 
 
-def test_prompts_that_share_their_query_write_the_same(model_and_bound):
-    model, bound = model_and_bound
-    prompts = bound.encode_many("coffee", [document for _, document in PAIRS])
-    for pen in pens(model):
-        writer = Sampler(pen, bound, Sampling(0.9, most=12))
+def test_prompts_that_share_their_query_write_the_same(model_and_encoder):
+    model, encoder = model_and_encoder
+    prompts = encoder.encode_many("coffee", [document for _, document in PAIRS])
+    for generator in generators(model):
+        sampler = Sampler(generator, encoder, Sampling(0.9, max_tokens=12))
         keys = [[f"{i}/{k}" for k in range(4)] for i in range(3)]
-        alone = writer(singles(prompts), keys)
-        shared = writer(list(packs_of(prompts, range(3))), keys)  # longest first: another order of prompts
+        alone = sampler(singles(prompts), keys)
+        shared = sampler(list(packs_of(prompts, range(3))), keys)  # longest first: another order of prompts
         assert [[row.ids for row in some] for some in alone] == [[row.ids for row in some] for some in shared]
         assert len({tuple(row.ids) for row in alone[0]}) > 1
 
 
-def test_what_a_row_writes_does_not_depend_on_its_batch(model_and_bound):
-    model, bound = model_and_bound
-    prompts = [bound.encode(*pair) for pair in PAIRS]
-    for pen in pens(model):
-        writer = Sampler(pen, bound, Sampling(1.0, top_p=0.9, most=16))
-        together = writer(singles(prompts), [[f"{i}/{k}" for k in range(3)] for i in range(3)])
+def test_what_a_row_writes_does_not_depend_on_its_batch(model_and_encoder):
+    model, encoder = model_and_encoder
+    prompts = [encoder.encode(*pair) for pair in PAIRS]
+    for generator in generators(model):
+        sampler = Sampler(generator, encoder, Sampling(1.0, top_p=0.9, max_tokens=16))
+        together = sampler(singles(prompts), [[f"{i}/{k}" for k in range(3)] for i in range(3)])
         for i, prompt in enumerate(prompts):
-            alone = writer(singles([prompt]), [[f"{i}/{k}" for k in range(3)]])
+            alone = sampler(singles([prompt]), [[f"{i}/{k}" for k in range(3)]])
             assert [row.ids for row in alone[0]] == [row.ids for row in together[i]]
 
 
-class Told:
+class ScriptedGenerator:
     """A pen for a model that says what it is told: `says` [rows of tokens], then its last token for ever."""
 
     def __init__(self, says, vocabulary):
@@ -113,34 +114,34 @@ class Told:
         return torch.nn.functional.one_hot(hidden[:, 0].long(), self.vocabulary).float()
 
 
-def told(bound, texts, sampling, to_answer=False, ends=()):
+def sample_scripted(encoder, texts, sampling, stop=StopAt.END_TOKEN, ends=()):
     """Rows of a model that writes these texts, those in `ends` with an end token behind."""
-    says = [bound._tokens(text) + [bound.tokenizer.eos_token_id] * (i in ends) for i, text in enumerate(texts)]
-    pen = Told(says, len(bound.tokenizer))
-    rows = Sampler(pen, bound, sampling, to_answer)([None] * len(texts), [[str(i)] for i in range(len(texts))])
-    return [some[0] for some in rows], pen
+    says = [encoder._tokens(text) + [encoder.tokenizer.eos_token_id] * (i in ends) for i, text in enumerate(texts)]
+    generator = ScriptedGenerator(says, len(encoder.tokenizer))
+    rows = Sampler(generator, encoder, sampling, stop)([None] * len(texts), [[str(i)] for i in range(len(texts))])
+    return [some[0] for some in rows], generator
 
 
 @pytest.mark.parametrize("style", ["smollm", "qwen2", "r1"])
 def test_in_training_rows_end_at_their_end_token_alone(style):
-    bound = bound_for(byte_tokenizer(style))
+    encoder = encoder_for(byte_tokenizer(style))
     texts = ["<think>a</think><answer>yes</answer> and more", "<think>b</think>", "x"]
-    (long, cut, never), pen = told(bound, texts, Sampling(0.0, most=200), ends={0})
-    assert long.finished and bound.tokenizer.decode(long.ids[:-1]) == texts[0] and not long.forced_positions
+    (long, cut, never), generator = sample_scripted(encoder, texts, Sampling(0.0, max_tokens=200), ends={0})
+    assert long.finished and encoder.tokenizer.decode(long.ids[:-1]) == texts[0] and not long.forced_positions
     assert not cut.finished and not never.finished and len(never.ids) == len(cut.ids) == 200
-    assert pen.kept  # the one that was done left
+    assert generator.kept  # the one that was done left
 
 
 @pytest.mark.parametrize("style", ["smollm", "r1"])
 def test_in_training_a_thought_over_its_budget_is_closed_and_what_was_put_in_is_marked(style):
-    bound = bound_for(byte_tokenizer(style))
-    opened = "" if bound.opened else "<think>\n"
-    texts = [f"{opened}{'a b c d ' * 20}", f"{opened}a</think><answer>no</answer>", *([] if bound.opened else ["a b c d " * 9])]
-    rows, _ = told(bound, texts, Sampling(0.0, most=60, budget=10), ends={1})
+    encoder = encoder_for(byte_tokenizer(style))
+    opened = "" if encoder.opened else "<think>\n"
+    texts = [f"{opened}{'a b c d ' * 20}", f"{opened}a</think><answer>no</answer>", *([] if encoder.opened else ["a b c d " * 9])]
+    rows, _ = sample_scripted(encoder, texts, Sampling(0.0, max_tokens=60, max_think_tokens=10), ends={1})
     first = rows[0].forced_positions[0]
     assert (
-        first == 10 + len(bound.opener)
-        and [rows[0].ids[i] for i in rows[0].forced_positions] == bound.shut
+        first == 10 + len(encoder.opener)
+        and [rows[0].ids[i] for i in rows[0].forced_positions] == encoder.shut
         and rows[0].thought_truncated
     )
     assert all(not row.forced_positions and not row.thought_truncated for row in rows[1:])  # closed in time, or never opened
@@ -148,32 +149,32 @@ def test_in_training_a_thought_over_its_budget_is_closed_and_what_was_put_in_is_
 
 @pytest.mark.parametrize("style", ["smollm", "qwen2", "plain", "r1"])
 def test_on_the_way_to_the_answer_a_thought_is_closed_once(style):
-    bound = bound_for(byte_tokenizer(style))
+    encoder = encoder_for(byte_tokenizer(style))
     texts = ["a\n</think>\n<answer>yes</answer>", "a</think> yes", "a b c d e f g h i j k l m n o p", "a b"]
-    rows, pen = told(bound, texts, Sampling(0.0, most=12), to_answer=True, ends={3})
-    decode = bound.tokenizer.decode
+    rows, generator = sample_scripted(encoder, texts, Sampling(0.0, max_tokens=12), stop=StopAt.ANSWER_START, ends={3})
+    decode = encoder.tokenizer.decode
     assert decode(rows[0].ids).endswith("a\n</think>\n<answer>") and decode(rows[1].ids) == "a</think>\n<answer>"
     assert [row.thought_truncated for row in rows] == [False, False, True, False]
     assert decode(rows[2].ids).endswith("\n</think>\n<answer>") and decode(rows[3].ids) == "a b\n</think>\n<answer>"
-    for row, fed in zip(rows, pen.fed):
+    for row, fed in zip(rows, generator.fed):
         assert row.state is not None and fed[: len(row.ids)] == row.ids and CLOSE in decode(row.ids)
 
 
-def test_a_thinkers_score_is_that_of_the_whole_text_read_at_once(model_and_bound):
-    model, bound = model_and_bound
-    reranker = Reranker.of(model, bound.tokenizer, bound.prompt)
-    for pen in pens(model):
+def test_a_thinkers_score_is_that_of_the_whole_text_read_at_once(model_and_encoder):
+    model, encoder = model_and_encoder
+    reranker = Reranker.of(model, encoder.tokenizer, encoder.prompt)
+    for generator in generators(model):
         for samples in (1, 3):
-            thinker = Thinker(pen, bound, reranker._rows, reranker._bias, samples, 9, reranker.cost)
-            prompts = bound.encode_many("coffee", [document for _, document in PAIRS])
+            thinker = Thinker(generator, encoder, reranker._rows, reranker._bias, samples, 9, reranker.cost)
+            prompts = encoder.encode_many("coffee", [document for _, document in PAIRS])
             (scores,), (thoughts,) = thinker([(prompts, ["a", "b", "c"])])
-            packs = [pack([replace(p, ids=p.ids + bound.opener)], [i], share=False) for i, p in enumerate(prompts)]
+            packs = [pack([replace(p, ids=p.ids + encoder.opener)], [i], share=False) for i, p in enumerate(prompts)]
             rows = thinker.writer(packs, [[f"{key}/{k}" for k in range(samples)] for key in "abc"])
             for i, prompt in enumerate(prompts):
                 each = []
                 for row in rows[i]:
-                    logits = model(torch.tensor([prompt.ids + bound.opener + row.ids])).logits[0, -1]
-                    each.append(float(logits[bound.answer_ids[1]] - logits[bound.answer_ids[0]]))
+                    logits = model(torch.tensor([prompt.ids + encoder.opener + row.ids])).logits[0, -1]
+                    each.append(float(logits[encoder.answer_ids[1]] - logits[encoder.answer_ids[0]]))
                 assert scores[i] == pytest.approx(np.mean(each), abs=2e-4)
             assert all(thought.cut == row[0].thought_truncated for thought, row in zip(thoughts, rows))
 
@@ -227,6 +228,6 @@ def test_temperature_0_takes_the_likeliest_and_noise_belongs_to_its_key():
     logits = torch.tensor([[0.0, 2.0, 1.0]])
     assert draw(logits, torch.tensor([0.99]), 0.0, 1.0).item() == 1
     row = Completion(torch.zeros(3), forced_tokens=[5])
-    row.take(7)
-    row.take(8)
+    row.append(7)
+    row.append(8)
     assert row.ids == [5, 8] and row.forced_positions == [0]

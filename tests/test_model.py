@@ -21,7 +21,8 @@ from prorank.checkpoints import sources as module
 from prorank.checkpoints.loading import load_model, load_tokenizer, pick_device
 from prorank.checkpoints.resolve import prompt_of, resolve, weight_hash
 from prorank.checkpoints.sources import convert_gguf
-from prorank.engine.modules import body, cast_weights, freeze_head_fp32
+from prorank.engine.heads import use_fp32_head, use_plain_head
+from prorank.engine.modules import body, cast_weights
 from prorank.errors import ModelError
 from prorank.prompts.prompt import Prompt
 from tests.tiny import byte_tokenizer, save_tiny, tiny_llama, tiny_qwen2
@@ -200,10 +201,10 @@ def test_body_and_head_make_the_logits(build):
 
 def test_the_frozen_head_computes_in_fp32_under_autocast_and_can_be_undone():
     model, ids = tiny_llama(byte_tokenizer()), torch.tensor([[1, 2, 3]])
-    undo = freeze_head_fp32(model)
+    use_fp32_head(model)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         assert model(input_ids=ids).logits.dtype == torch.float32
-        undo()
+        use_plain_head(model)
         assert model(input_ids=ids).logits.dtype == torch.bfloat16
 
 

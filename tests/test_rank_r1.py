@@ -14,7 +14,7 @@ from prorank.checkpoints.resolve import resolve
 from prorank.data.examples import Group, sample_lists
 from prorank.data.extractive_thoughts import label_extractive_lists, think_of_list
 from prorank.data.reasoning_examples import ListThought, read_thoughts
-from prorank.engine.generation import Completion
+from prorank.engine.sampling import Completion
 from prorank.errors import ConfigError, DataError
 from prorank.prompts.list_encoder import MOST
 from prorank.prompts.prompt import Prompt

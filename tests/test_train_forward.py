@@ -6,10 +6,9 @@ from peft import LoraConfig, get_peft_model
 
 from prorank.checkpoints.loading import load_model, load_tokenizer
 from prorank.checkpoints.resolve import resolve
-from prorank.engine.cpu_engine import live_engine
-from prorank.engine.heads import vocabulary_logits
-from prorank.engine.layers import Live, LoraLinear
-from prorank.engine.modules import freeze_head_fp32
+from prorank.engine.cpu_engine import training_engine
+from prorank.engine.heads import use_fp32_head, vocabulary_logits
+from prorank.engine.layers import LoraLinear, TrainableLinear
 from prorank.engine.packing import collate
 from prorank.prompts.prompt import Prompt
 from prorank.train.curves import read_metrics
@@ -34,9 +33,9 @@ def loaded(request, tmp_path):
     for name, weight in model.named_parameters():
         if "bias" in name:
             torch.nn.init.normal_(weight)  # zeros would hide a bias that is left out or added twice
-    freeze_head_fp32(model)
-    bound = Prompt.preset("echo", max_length=200).bind(load_tokenizer(resolved))
-    return model.train(), collate(packs_of_lengths(bound, [[5, 30, 12], [20, 1]]), bound.tokenizer.pad_token_id, True)
+    use_fp32_head(model)
+    encoder = Prompt.preset("echo", max_length=200).bind(load_tokenizer(resolved))
+    return model.train(), collate(packs_of_lengths(encoder, [[5, 30, 12], [20, 1]]), encoder.tokenizer.pad_token_id, True)
 
 
 def forward(model, batch, bf16=False, **more):
@@ -49,7 +48,7 @@ def forward(model, batch, bf16=False, **more):
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_logits_and_gradients_are_those_of_the_layers(loaded, compiled):
     model, batch = loaded
-    assert live_engine(model, False, torch.float32) is not None
+    assert training_engine(model, False, torch.float32) is not None
     (want, before), (got, after) = forward(model, batch, plain=True), forward(model, batch, compile=compiled)
     torch.testing.assert_close(got, want, atol=1e-4, rtol=0)
     assert before.keys() == after.keys()
@@ -82,8 +81,8 @@ def test_a_plain_adapter_is_thin_products_and_others_go_through_their_modules(ti
     model = load_model(resolve(tiny_llama_dir), torch.float32, CPU)
     plain = LoraConfig(r=4, target_modules=["q_proj", "k_proj", "v_proj", "down_proj"], init_lora_weights=False)
     model = get_peft_model(model, plain)
-    layer = live_engine(model, False, torch.float32).layers[0]
-    assert isinstance(layer.qkv, LoraLinear) and isinstance(layer.down, LoraLinear) and isinstance(layer.up, Live)
+    layer = training_engine(model, False, torch.float32).layers[0]
+    assert isinstance(layer.qkv, LoraLinear) and isinstance(layer.down, LoraLinear) and isinstance(layer.gate_up, TrainableLinear)
     rows = torch.randn(6, model.config.hidden_size)
     inner = model.get_base_model().model.layers[0].self_attn
     assert torch.allclose(layer.qkv(rows), torch.cat([p(rows) for p in (inner.q_proj, inner.k_proj, inner.v_proj)], -1), atol=1e-6)
@@ -96,4 +95,4 @@ def test_a_plain_adapter_is_thin_products_and_others_go_through_their_modules(ti
 def test_adapters_that_are_not_plain_keep_their_own_forward(tiny_llama_dir, more):
     model = load_model(resolve(tiny_llama_dir), torch.float32, CPU)
     model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", **more))
-    assert isinstance(live_engine(model, False, torch.float32).layers[0].qkv, Live)
+    assert isinstance(training_engine(model, False, torch.float32).layers[0].qkv, TrainableLinear)

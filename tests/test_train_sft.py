@@ -11,7 +11,7 @@ import torch
 from prorank.checkpoints.loading import load_model, load_tokenizer
 from prorank.checkpoints.resolve import resolve
 from prorank.data.reasoning_examples import Thought, read_thoughts, split_thoughts
-from prorank.engine.packing import completed
+from prorank.engine.packing import pack_completions
 from prorank.errors import ConfigError, DataError
 from prorank.prompts.prompt import Prompt
 from prorank.reranker import Reranker
@@ -120,8 +120,8 @@ def test_balanced_passes_alternate_and_repeat_the_scarcer_side():
 
 
 def test_completed_rows_end_where_nothing_follows():
-    row = completed([1, 2, 3], [7, 8, 9])
-    assert row.ids == [1, 2, 3, 7, 8] and row.answers == [2, 3, 4] and row.ends == [5] and row.start == 0
+    row = pack_completions([1, 2, 3], [7, 8, 9])
+    assert row.ids == [1, 2, 3, 7, 8] and row.answers == [2, 3, 4] and row.ends == [5] and row.prefix_length == 0
 
 
 def test_a_model_learns_to_think_and_keeps_its_prompt(tmp_path, tiny_llama_dir):

@@ -86,12 +86,12 @@ def test_prompts_in_training_are_what_the_thinker_reads(thinking, lists, tmp_pat
         batches = generate_batches(thinker.writer, [(prompts, list(group.documents))])
         rows = {at: completions[0] for batch in batches for _, at, completions in batch}
         (pack,) = unit.packs
-        begins = [pack.start, *pack.ends]
+        begins = [pack.prefix_length, *pack.ends]
         for at, prompt in enumerate(prompts):
-            read = pack.ids[: pack.start] + pack.ids[begins[at] : begins[at + 1]]
+            read = pack.ids[: pack.prefix_length] + pack.ids[begins[at] : begins[at + 1]]
             assert read == prompt.ids + thinker.bound.opener + rows[at].ids
             assert unit.thoughts[at].cut == rows[at].thought_truncated
-        assert pack.start == prompts[0].document_start > 0  # the query is read once for all
+        assert pack.prefix_length == prompts[0].document_start > 0  # the query is read once for all
 
 
 @pytest.mark.parametrize("plain", [False, True])

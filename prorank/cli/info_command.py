@@ -89,7 +89,7 @@ def _dtypes(model: str, where: Any, measure: bool) -> dict[str, str]:
     config = load_config(resolve(model))
     if measure and where.type == "cpu":
         for purpose in (RANKING, TRAINING):
-            layer_speed(config, purpose, anew=True)
+            layer_speed(config, purpose, remeasure=True)
     return {purpose: str(choose_dtype("auto", where, config, purpose)) for purpose in (RANKING, TRAINING)}
 
 

@@ -1,4 +1,4 @@
-"""What `auto` takes: the dtype by a measurement on this machine, compiled steps where the job is long enough to pay for them."""
+"""The choices of `auto`: the dtype by a measurement on this machine, compiled steps for jobs long enough to pay for compiling."""
 
 from __future__ import annotations
 
@@ -12,18 +12,24 @@ from ..errors import ConfigError, ModelError, first_line, nearest
 from .layer_speed import DTYPES, RANKING, LayerSpeed, compiled_speed, layer_speed
 
 NAMES = {"fp32": "fp32", "float32": "fp32", "bf16": "bf16", "bfloat16": "bf16"}
-TIE = 0.05  # bf16 has to be faster by this share, for fp32 is exact
-SMALL = 1_000_000  # weights of a layer below which no dtype is worth a measurement
-# A job of fewer seconds is not worth measuring what compiling gains, which takes as long as compiling itself.
-UNKNOWN_JOB, KNOWN_JOB = 300.0, 30.0
-SHORT_JOB = 3e12  # operations, which take no processor half a minute
+MIN_GAIN = 0.05  # share by which bf16 must be faster to be chosen: fp32 is exact
+MIN_LAYER_WEIGHTS = 1_000_000  # below which the dtype does not matter
+# Jobs of fewer seconds are never compiled: where the gain was measured before, and where it was not. Measuring it takes as long as
+# compiling.
+MIN_SECONDS, MIN_SECONDS_UNMEASURED = 30.0, 300.0
+MIN_OPERATIONS = 3e12  # less than half a minute on any processor
 COMPILED, PLAIN = "compiled", "plain"
 COMPILERS = ("g++", "clang++", "c++")
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What was taken for a setting, and why: `value` is a dtype's name, or COMPILED or PLAIN."""
+    """The value chosen for a setting.
+
+    Attributes:
+        value: the name of a dtype, or COMPILED or PLAIN.
+        reason: why, for reports.
+    """
 
     value: str
     reason: str
@@ -33,7 +39,7 @@ class Choice:
 
 
 def check_dtype(dtype: str, device: torch.device) -> None:
-    """Raise ModelError for a dtype that is not known or that the device does not have."""
+    """Raise ModelError for a dtype that is unknown or that the device does not support."""
     if dtype not in (*NAMES, "auto", "int8"):
         raise ModelError(f"unknown dtype '{dtype}'{nearest(dtype, [*NAMES, 'auto', 'int8'])}")
     if dtype == "int8" and device.type != "cpu":
@@ -41,16 +47,16 @@ def check_dtype(dtype: str, device: torch.device) -> None:
 
 
 def choose_dtype(dtype: str, device: torch.device, config: Any, purpose: str = RANKING) -> Choice:
-    """The dtype of a model's weights and products.
+    """Choose the dtype of a model's weights and products.
 
     Args:
-        dtype: "fp32", "bf16", "auto", or "int8", which concerns the large products alone: the rest is as with "auto".
+        dtype: "fp32", "bf16", "auto", or "int8", which concerns the layers' products only: the rest is as with "auto".
         device: where the model runs.
         config: its configuration (of transformers).
-        purpose: RANKING or TRAINING, which may differ.
+        purpose: RANKING or TRAINING; the faster dtype may differ.
 
     Raises:
-        ModelError: the dtype is not known, or the device does not have it.
+        ModelError: the dtype is unknown, or the device does not support it.
     """
     check_dtype(dtype, device)
     if dtype in NAMES:
@@ -61,18 +67,18 @@ def choose_dtype(dtype: str, device: torch.device, config: Any, purpose: str = R
     if device.type != "cpu":
         return Choice("fp32", f"bf16 is not measured on {device.type}")
     weights = layer_weights(config)
-    if weights < SMALL:
+    if weights < MIN_LAYER_WEIGHTS:
         return Choice("fp32", f"a layer of {weights:,} weights is too small for the dtype to matter")
     try:
         speed = layer_speed(config, purpose)
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:  # of an architecture that is not known
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:  # an unknown architecture
         return Choice("fp32", f"one layer of {getattr(config, 'model_type', 'the model')} cannot be measured: {first_line(error)}")
-    faster = speed.seconds["bf16"] < (1 - TIE) * speed.seconds["fp32"]
-    return Choice("bf16" if faster else "fp32", _measured(speed))
+    faster = speed.seconds["bf16"] < (1 - MIN_GAIN) * speed.seconds["fp32"]
+    return Choice("bf16" if faster else "fp32", _speed_reason(speed))
 
 
 def pick_dtype(dtype: str, device: torch.device, config: Any, purpose: str = RANKING) -> torch.dtype:
-    """`choose_dtype` as a dtype of torch."""
+    """The result of `choose_dtype` as a dtype of torch."""
     return DTYPES[choose_dtype(dtype, device, config, purpose).value]
 
 
@@ -83,19 +89,20 @@ def check_compile(compile: bool | str) -> None:
 
 
 def choose_compile(config: Any, purpose: str, dtype: str, seconds: float) -> Choice:
-    """Whether compiling pays for a job.
+    """Choose whether to compile: COMPILED if it saves more than twice the time that compiling takes, else PLAIN.
 
     Args:
-        config, purpose, dtype: see `choose_dtype`; the dtype is "fp32" or "bf16".
+        config, purpose: see `choose_dtype`.
+        dtype: "fp32" or "bf16".
         seconds: how long the job takes with plain steps.
     """
-    if seconds < KNOWN_JOB:
+    if seconds < MIN_SECONDS:
         return Choice(PLAIN, f"about {seconds:.0f} s of work do not pay for compiling")
     if not any(map(shutil.which, COMPILERS)):
         return Choice(PLAIN, "there is no C++ compiler")
     speed = layer_speed(config, purpose)
     if dtype not in speed.compiled:
-        if seconds < UNKNOWN_JOB:
+        if seconds < MIN_SECONDS_UNMEASURED:
             return Choice(PLAIN, f"about {seconds:.0f} s of work do not pay for measuring what compiling gains")
         try:
             speed = compiled_speed(config, purpose, dtype)
@@ -103,34 +110,34 @@ def choose_compile(config: Any, purpose: str, dtype: str, seconds: float) -> Cho
             return Choice(PLAIN, str(error))
     share = 1 - speed.compiled[dtype] / speed.seconds[dtype]
     saved, cost = share * seconds, speed.compile_seconds[dtype]
-    told = f"it saves {share:.0%} of about {seconds:.0f} s and takes {cost:.0f} s"
-    return Choice(COMPILED if saved > 2 * cost else PLAIN, told)
+    reason = f"it saves {share:.0%} of about {seconds:.0f} s and takes {cost:.0f} s"
+    return Choice(COMPILED if saved > 2 * cost else PLAIN, reason)
 
 
 def choose_compile_for(config: Any, purpose: str, dtype: str, tokens: float) -> Choice:
-    """`choose_compile` for a job of so many tokens; a short one is not worth measuring how long it takes."""
+    """`choose_compile` for a job of `tokens` tokens. The speed is not measured for a job that is clearly short."""
     operations = 2 * tokens * config.num_hidden_layers * layer_weights(config)
-    if layer_weights(config) < SMALL or operations < SHORT_JOB:
+    if layer_weights(config) < MIN_LAYER_WEIGHTS or operations < MIN_OPERATIONS:
         return Choice(PLAIN, f"about {tokens:.0f} tokens do not pay for compiling")
     return choose_compile(config, purpose, dtype, job_seconds(config, purpose, dtype, tokens))
 
 
 def job_seconds(config: Any, purpose: str, dtype: str, tokens: float) -> float:
-    """Seconds that a model's layers take for so many tokens, by the measured speed of one layer."""
+    """Seconds that a model's layers take for `tokens` tokens, by the measured speed of one layer."""
     speed = layer_speed(config, purpose)
     return config.num_hidden_layers * speed.seconds[dtype] / speed.tokens * tokens
 
 
 def layer_weights(config: Any) -> int:
-    """Weights of a layer's matrix products, estimated from the configuration."""
-    size, inner = getattr(config, "hidden_size", 0), getattr(config, "intermediate_size", 0) or 0
-    heads = getattr(config, "num_attention_heads", 1) or 1
-    width = getattr(config, "head_dim", None) or size // heads
-    pairs = getattr(config, "num_key_value_heads", None) or heads
-    return size * width * 2 * (heads + pairs) + 3 * size * inner
+    """Number of weights in a layer's matrix products, estimated from the configuration."""
+    hidden_size, intermediate_size = getattr(config, "hidden_size", 0), getattr(config, "intermediate_size", 0) or 0
+    num_heads = getattr(config, "num_attention_heads", 1) or 1
+    head_dim = getattr(config, "head_dim", None) or hidden_size // num_heads
+    num_kv_heads = getattr(config, "num_key_value_heads", None) or num_heads
+    return hidden_size * head_dim * 2 * (num_heads + num_kv_heads) + 3 * hidden_size * intermediate_size
 
 
-def _measured(speed: LayerSpeed) -> str:
-    told = ", ".join(f"{name} {1000 * value:.1f} ms" for name, value in speed.seconds.items())
+def _speed_reason(speed: LayerSpeed) -> str:
+    figures = ", ".join(f"{name} {1000 * value:.1f} ms" for name, value in speed.seconds.items())
     busy = "; other work ran beside it, so it is measured anew next time" if speed.disturbed else ""
-    return f"measured, {speed.purpose}: {told} for a layer of {speed.tokens} tokens on {speed.threads} threads{busy}"
+    return f"measured, {speed.purpose}: {figures} for a layer of {speed.tokens} tokens on {speed.threads} threads{busy}"

@@ -1,11 +1,12 @@
-"""Forwards for any number of documents: prompts in windows, windows as packs, packs as batches.
+"""Batches for any number of documents: prompts in windows, windows as packs, packs as batches.
 
-No more than a window of 1,024 prompts is held at a time, so memory does not grow with the number of documents.
+At most about 1,024 prompts are in memory at a time, so memory does not grow with the number of documents.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 import torch
 
@@ -13,44 +14,73 @@ from ..prompts.prompt import Encoded
 from .flat_attention import is_flat
 from .packing import Batch, Pack, batches_of, collate, packs_of
 
-WINDOW = 1024
+WINDOW = 1024  # prompts that are packed together
 
 
-def sizes(model: torch.nn.Module) -> tuple[int, int, int]:
-    """(tokens of a forward, tokens of a pack, documents of a pack) at most."""
+@dataclass(frozen=True)
+class BatchLimits:
+    """Limits of one forward pass.
+
+    Attributes:
+        tokens: of a batch.
+        pack_tokens: of a pack.
+        pack_documents: number of documents in a pack.
+    """
+
+    tokens: int
+    pack_tokens: int
+    pack_documents: int
+
+
+def batch_limits(model: torch.nn.Module) -> BatchLimits:
+    """The limits that are fast for a model on its device."""
     if is_flat(model):
-        return 16384, 16384, 128
+        return BatchLimits(16384, 16384, 128)
     # With a mask, attention over a pack costs its length squared: on a CPU short packs win.
-    return (1024, 320, 16) if next(model.parameters()).device.type == "cpu" else (16384, 1024, 16)
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    return BatchLimits(1024, 320, 16) if on_cpu else BatchLimits(16384, 1024, 16)
 
 
-def windows(parts: Iterable[tuple[int, list[Encoded]]], model: torch.nn.Module, most: int | None) -> Iterator[list[Pack]]:
-    """Packs of the prompts in `parts`, each of one query: (owner of the first, at most WINDOW prompts); `most` documents a pack."""
-    _, tokens, documents = sizes(model)
+def windows(parts: Iterable[tuple[int, list[Encoded]]], model: torch.nn.Module, max_documents: int | None) -> Iterator[list[Pack]]:
+    """Windows of packs.
+
+    Args:
+        parts: prompts of one query each: (owner of the first, at most WINDOW prompts whose owners count on from there).
+        model: decides the limits.
+        max_documents: of a pack; None: what is fast for the model.
+    """
+    limits = batch_limits(model)
     window: list[Pack] = []
-    held = 0
+    count = 0
     for first, prompts in parts:
-        window += packs_of(prompts, range(first, first + len(prompts)), tokens, most or documents)
-        held += len(prompts)
-        if held >= WINDOW:
+        owners = range(first, first + len(prompts))
+        window += packs_of(prompts, owners, limits.pack_tokens, max_documents or limits.pack_documents)
+        count += len(prompts)
+        if count >= WINDOW:
             yield window
-            window, held = [], 0
+            window, count = [], 0
     if window:
         yield window
 
 
 def batches(
-    parts: Iterable[tuple[int, list[Encoded]]], model: torch.nn.Module, pad: int, most: int | None,
-    let_go: Callable[[], None] | None,
+    parts: Iterable[tuple[int, list[Encoded]]], model: torch.nn.Module, pad: int, max_documents: int | None,
+    trim_memory: Callable[[], None] | None,
 ) -> Iterator[Batch]:  # fmt: skip
-    """Batches of `parts` (see `windows`) on the model's device, padded with `pad` where padding is; `let_go` is called between
-    forwards, so that what fits into one keeps its memory for the next request."""
-    flat, tokens, made = is_flat(model), sizes(model)[0], 0
+    """Batches on the model's device.
+
+    Args:
+        parts, model, max_documents: see `windows`; `max_documents` also limits a batch.
+        pad: the padding token.
+        trim_memory: called between forward passes, after half a batch of tokens or more, so that a small request leaves
+            its memory for the next one. None: never.
+    """
+    flat, max_tokens, tokens_since_trim = is_flat(model), batch_limits(model).tokens, 0
     device = next(model.parameters()).device
-    for window in windows(parts, model, most):
-        for some in batches_of(sorted(window, key=len, reverse=True), tokens, most, flat):
-            if let_go and made > tokens // 2:
-                let_go()
-                made = 0
-            made += sum(map(len, some))
-            yield collate(some, pad, flat).to(device)
+    for window in windows(parts, model, max_documents):
+        for packs in batches_of(sorted(window, key=len, reverse=True), max_tokens, max_documents, flat):
+            if trim_memory and tokens_since_trim > max_tokens // 2:
+                trim_memory()
+                tokens_since_trim = 0
+            tokens_since_trim += sum(map(len, packs))
+            yield collate(packs, pad, flat).to(device)

@@ -1,12 +1,15 @@
-"""Keys and values of prompts and of what is written behind them, for the engine: a prompt's are held once for all its samples.
+"""Decoding with the engine: the keys and values of a prompt are stored once for all its samples.
 
-A step's attention is two products, over the prompt (the samples of a prompt are rows of one product) and over what the
-row wrote itself, joined in one softmax; what a row reads from memory shrinks with the number of samples.
+The attention of a step is two products, over the prompt (the samples of a prompt are rows of one product) and over what
+the row wrote itself, joined in one softmax. What a row reads from memory shrinks with the number of samples.
+
+Shapes: P prompts of at most L tokens, R rows (samples of all prompts), G the most rows that one prompt has.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -14,100 +17,145 @@ from .cpu_engine import Engine
 from .packing import Pack, collate
 from .prefix_attention import attend, plan_of
 
-LOWEST = float("-inf")
+NEGATIVE_INFINITY = float("-inf")
+
+
+@dataclass(frozen=True)
+class _KeyValues:
+    """Keys and values of one layer."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+    def __getitem__(self, index: torch.Tensor) -> "_KeyValues":
+        return _KeyValues(self.keys[index], self.values[index])
+
+
+@dataclass(frozen=True)
+class _Seating:
+    """Rows laid out as a table of P prompts with G seats each.
+
+    Attributes:
+        prompts, seats: P and G.
+        row_of_seat: [P * G], the row in each seat; empty seats repeat row 0.
+        seat_of_row: [R].
+        mask: [P, 1, 1, L] of 0 and -inf for the tokens of each prompt.
+    """
+
+    prompts: int
+    seats: int
+    row_of_seat: torch.Tensor
+    seat_of_row: torch.Tensor
+    mask: torch.Tensor
+
+    @classmethod
+    def of(cls, prompt_of_row: torch.Tensor, masks: torch.Tensor) -> "_Seating":
+        """Seat rows by their prompts [R]; `masks` [all prompts, L]."""
+        prompts, counts = prompt_of_row.unique_consecutive(return_counts=True)
+        seats = int(counts.max())
+        column = torch.cat([torch.arange(int(count)) for count in counts])
+        seat_of_row = torch.arange(len(prompts)).repeat_interleave(counts) * seats + column
+        row_of_seat = torch.zeros(len(prompts) * seats, dtype=torch.long)
+        row_of_seat[seat_of_row] = torch.arange(len(prompt_of_row))
+        return cls(len(prompts), seats, row_of_seat, seat_of_row, masks[prompts][:, None, None])
 
 
 class EngineDecoder:
-    """Writes by the engine: `start` reads prompts, `step` one more token of each row, `keep` lets rows go.
+    """An `IncrementalDecoder` of the engine, see `generation`.
 
     Args:
-        engine: over weights that stay as they are meanwhile.
-        room: tokens that a row may write.
+        engine: its weights must stay as they are meanwhile.
+        max_tokens: new tokens of a row.
     """
 
-    def __init__(self, engine: Engine, room: int) -> None:
-        self.engine, self.room = engine, room
-        self.shape = engine.heads, engine.pairs, engine.heads // engine.pairs, engine.width
+    def __init__(self, engine: Engine, max_tokens: int) -> None:
+        self.engine, self.max_tokens = engine, max_tokens
+        self.num_kv_groups = engine.num_heads // engine.num_kv_heads
 
     def start(self, packs: Sequence[Pack], samples: int) -> torch.Tensor:
-        """Last hidden states [R, H] of the prompts in these packs, R = prompts * samples, a prompt's samples side by side."""
+        """Last hidden states [R, H] of the prompts, R = prompts * samples, the samples of a prompt side by side."""
         engine = self.engine
         batch = collate(packs, 0, flat=True)
         spans = batch.inputs["spans"]
-        plan = plan_of(spans, engine.heads, engine.pairs)
+        plan = plan_of(spans, engine.num_heads, engine.num_kv_heads)
         order = torch.tensor(batch.owners).argsort()  # packs may hold the prompts in another order
         lengths = torch.tensor(spans.lengths)
         longest, prompts = int(lengths.max()), len(lengths)
-        place = torch.zeros(prompts, longest, dtype=torch.long)  # which token of the batch stands where in which prompt
-        for row, some in enumerate(spans.gather.split(spans.lengths)):
-            place[row, : len(some)] = some
-        lengths, place = lengths[order], place[order]
-        self.prefix: list[tuple[torch.Tensor, torch.Tensor]] = []  # of each layer: keys and values [P * pairs, L, d]
-        self.own: list[tuple[torch.Tensor, torch.Tensor]] = []  # of each layer: keys and values [R, pairs, room, d]
-        self.written = 0
-        rows = prompts * samples
+        places = torch.zeros(prompts, longest, dtype=torch.long)  # [P, L]: index in the batch of each token of each prompt
+        for prompt, indices in enumerate(spans.gather.split(spans.lengths)):
+            places[prompt, : len(indices)] = indices
+        lengths, places = lengths[order], places[order]
+        self.prefix: list[_KeyValues] = []  # of each layer, [P * num_kv_heads, L, head_dim]
+        self.own: list[_KeyValues] = []  # of each layer, [R, num_kv_heads, max_tokens, head_dim]
+        self.own_length = 0
 
         def attention_fn(number: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-            keys, values = (t.to(engine.dtype)[place].transpose(1, 2).flatten(0, 1) for t in (k, v))
-            self.prefix.append((keys, values))
-            keys, values = (k.new_empty(rows, engine.pairs, self.room, engine.width, dtype=engine.dtype) for _ in "kv")
-            self.own.append((keys, values))
-            return attend(q, k, v, plan, engine.steps.softmax, engine.dtype)
+            self.prefix.append(_KeyValues(*(t.to(engine.dtype)[places].transpose(1, 2).flatten(0, 1) for t in (k, v))))
+            shape = prompts * samples, engine.num_kv_heads, self.max_tokens, engine.head_dim
+            self.own.append(_KeyValues(*(k.new_empty(shape, dtype=engine.dtype) for _ in range(2))))
+            return attend(q, k, v, plan, engine.kernels.softmax, engine.dtype)
 
         hidden = engine.run(batch.inputs["input_ids"][0], batch.inputs["position_ids"][0], batch.columns, attention_fn)
-        self.owner = torch.arange(prompts).repeat_interleave(samples)  # [R]: which prompt's keys a row sees
-        self.masks = torch.where(torch.arange(longest) < lengths[:, None], 0.0, LOWEST)  # [P, L]
-        self.positions = lengths[self.owner]
-        self._seat()
-        return hidden[order][self.owner]
-
-    def _seat(self) -> None:
-        """Lay rows out as a table of prompts and their rows."""
-        prompts, counts = self.owner.unique_consecutive(return_counts=True)
-        most = int(counts.max())
-        column = torch.cat([torch.arange(int(n)) for n in counts])
-        line = torch.arange(len(prompts)).repeat_interleave(counts)
-        self.back = line * most + column  # [R]: a row's seat
-        self.seats = torch.zeros(len(prompts) * most, dtype=torch.long)  # [P * G]: the row of each seat; empty ones repeat row 0
-        self.seats[self.back] = torch.arange(len(self.owner))
-        self.mask = self.masks[prompts][:, None, None]  # [P, 1, 1, L]
-        self.table = len(prompts), most
+        self.prompt_of_row = torch.arange(prompts).repeat_interleave(samples)  # [R]
+        self.masks = torch.where(torch.arange(longest) < lengths[:, None], 0.0, NEGATIVE_INFINITY)  # [P, L]
+        self.positions = lengths[self.prompt_of_row]
+        self.seating = _Seating.of(self.prompt_of_row, self.masks)
+        return hidden[order][self.prompt_of_row]
 
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Hidden states [R, H] after one more token [R] of each row."""
-        hidden = self.engine.run(tokens, self.positions, torch.arange(len(tokens)), self._look)
-        self.positions, self.written = self.positions + 1, self.written + 1
+        """Hidden states [R, H] after one more token [R] in each row."""
+        hidden = self.engine.run(tokens, self.positions, torch.arange(len(tokens)), self._attend)
+        self.positions, self.own_length = self.positions + 1, self.own_length + 1
         return hidden
 
-    def _look(self, number: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """Attention of one token a row: q [R, heads, d], scaled, and its k and v [R, pairs, d]: [R, heads * d]."""
-        heads, pairs, groups, width = self.shape
-        (prompts, most), rows, dtype = self.table, len(q), self.engine.dtype
-        keys, values = self.own[number]
-        keys[:, :, self.written], values[:, :, self.written] = k, v
-        keys, values = (t[:, :, : self.written + 1].flatten(0, 1) for t in (keys, values))  # [R * pairs, t, d]
-        near = torch.bmm(q.to(dtype).reshape(rows * pairs, groups, width), keys.transpose(1, 2))  # [R * pairs, groups, t]
-        far_keys, far_values = self.prefix[number]
-        seated = q.to(dtype)[self.seats].view(prompts, most, pairs, groups, width).transpose(1, 2)
-        far = torch.bmm(seated.reshape(prompts * pairs, most * groups, width), far_keys.transpose(1, 2))
-        far = far.view(prompts, pairs, most * groups, -1) + self.mask  # [P, pairs, G * groups, L]
-        by_row = far.view(prompts, pairs, most, groups, -1).transpose(1, 2).flatten(0, 1)[self.back]  # [R, pairs, groups, L]
-        weights = torch.cat((by_row, near.view(rows, pairs, groups, -1)), -1).float().softmax(-1).to(dtype)
-        length = far.shape[-1]
-        seen = torch.bmm(weights[..., length:].reshape(rows * pairs, groups, -1), values).view(rows, pairs, groups, width)
-        there = weights[self.seats, ..., :length].view(prompts, most, pairs, groups, length).transpose(1, 2)
-        back = torch.bmm(there.reshape(prompts * pairs, most * groups, length), far_values)
-        back = back.view(prompts, pairs, most, groups, width).transpose(1, 2).flatten(0, 1)[self.back]
-        return (seen + back).reshape(rows, heads * width)
+    def _attend(self, number: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """Attention of one token in each row, see `cpu_engine.AttentionFn`."""
+        rows, num_kv_heads, head_dim, dtype = len(q), self.engine.num_kv_heads, self.engine.head_dim, self.engine.dtype
+        q = q.to(dtype).reshape(rows, num_kv_heads, self.num_kv_groups, head_dim)
+        own = self._append(number, k, v)
+        own_scores = torch.bmm(q.flatten(0, 1), own.keys.transpose(1, 2)).view(rows, num_kv_heads, self.num_kv_groups, -1)
+        prefix_scores = self._prefix_scores(q, self.prefix[number].keys)  # [R, num_kv_heads, num_kv_groups, L]
+        length = prefix_scores.shape[-1]
+        weights = torch.cat((prefix_scores, own_scores), -1).float().softmax(-1).to(dtype)
+        own_context = torch.bmm(weights[..., length:].reshape(rows * num_kv_heads, self.num_kv_groups, -1), own.values)
+        prefix_context = self._prefix_context(weights[..., :length], self.prefix[number].values)
+        return (own_context.view(q.shape) + prefix_context).reshape(rows, -1)
+
+    def _append(self, number: int, k: torch.Tensor, v: torch.Tensor) -> _KeyValues:
+        """Store the new keys and values [R, num_kv_heads, head_dim]; all of the rows' own, [R * num_kv_heads, tokens, head_dim]."""
+        own, end = self.own[number], self.own_length
+        own.keys[:, :, end], own.values[:, :, end] = k, v
+        return _KeyValues(*(t[:, :, : end + 1].flatten(0, 1) for t in (own.keys, own.values)))
+
+    def _prefix_scores(self, q: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        """Masked scores [R, num_kv_heads, num_kv_groups, L] of q (the same with head_dim for L) with the prompts' keys."""
+        scores = torch.bmm(self._seat(q), keys.transpose(1, 2))  # [P * num_kv_heads, G * num_kv_groups, L]
+        return self._unseat(scores.view(self.seating.prompts, -1, *scores.shape[1:]) + self.seating.mask)
+
+    def _prefix_context(self, weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """[R, num_kv_heads, num_kv_groups, head_dim] from weights [R, num_kv_heads, num_kv_groups, L] and the prompts' values."""
+        context = torch.bmm(self._seat(weights), values)  # [P * num_kv_heads, G * num_kv_groups, head_dim]
+        return self._unseat(context.view(self.seating.prompts, -1, *context.shape[1:]))
+
+    def _seat(self, by_row: torch.Tensor) -> torch.Tensor:
+        """[R, num_kv_heads, num_kv_groups, n] to [P * num_kv_heads, G * num_kv_groups, n]."""
+        table, (heads, groups, size) = self.seating, by_row.shape[1:]
+        seated = by_row[table.row_of_seat].view(table.prompts, table.seats, heads, groups, size).transpose(1, 2)
+        return seated.reshape(table.prompts * heads, table.seats * groups, size)
+
+    def _unseat(self, seated: torch.Tensor) -> torch.Tensor:
+        """[P, num_kv_heads, G * num_kv_groups, n] to [R, num_kv_heads, num_kv_groups, n]."""
+        by_seat = seated.unflatten(2, (self.seating.seats, self.num_kv_groups)).transpose(1, 2).flatten(0, 1)
+        return by_seat[self.seating.seat_of_row]
 
     def keep(self, rows: torch.Tensor) -> None:
-        """Go on with these rows alone."""
-        prompts = self.owner.unique_consecutive()
-        self.owner, self.positions = self.owner[rows], self.positions[rows]
-        left = torch.isin(prompts, self.owner)
-        self.own = [(keys[rows], values[rows]) for keys, values in self.own]
-        if not left.all():
-            pairs = self.shape[1]
-            keep = (left.nonzero()[:, 0, None] * pairs + torch.arange(pairs)).flatten()
-            self.prefix = [(keys[keep], values[keep]) for keys, values in self.prefix]
-        self._seat()
+        """Continue with these rows alone."""
+        prompts = self.prompt_of_row.unique_consecutive()
+        self.prompt_of_row, self.positions = self.prompt_of_row[rows], self.positions[rows]
+        remaining = torch.isin(prompts, self.prompt_of_row)
+        self.own = [layer[rows] for layer in self.own]
+        if not remaining.all():
+            num_kv_heads = self.engine.num_kv_heads
+            index = (remaining.nonzero()[:, 0, None] * num_kv_heads + torch.arange(num_kv_heads)).flatten()
+            self.prefix = [layer[index] for layer in self.prefix]
+        self.seating = _Seating.of(self.prompt_of_row, self.masks)

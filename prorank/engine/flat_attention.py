@@ -1,7 +1,7 @@
 """Flat attention: prompts of many queries in one row of tokens, without padding and without a mask, for CPUs.
 
-Matrix products see every token once (a shared prefix once for all its documents), attention sees each prompt alone;
-so a batch costs what its tokens cost, however their lengths differ, and its scores are those of single prompts.
+Matrix products see every token once (a shared prefix once for all its documents); attention sees each prompt alone. A
+batch therefore costs what its tokens cost, however their lengths differ, and its scores equal those of single prompts.
 """
 
 from __future__ import annotations
@@ -16,55 +16,82 @@ from torch.nn.functional import scaled_dot_product_attention
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-NAME = "prorank_flat"
-# Plain causal attention in every layer and nothing else: no sliding windows, caps or sinks, which `attend` does not know.
-KINDS = ("llama", "qwen2", "qwen3", "mistral", "smollm3")
+NAME = "prorank_flat"  # of the attention, in the registry of transformers
+# Plain causal attention in every layer and nothing else: `flat_attention_forward` has no sliding windows, caps or sinks.
+MODEL_TYPES = ("llama", "qwen2", "qwen3", "mistral", "smollm3")
+
+
+@dataclass(frozen=True)
+class PackSpan:
+    """Where one pack lies in a row of tokens.
+
+    Attributes:
+        start: the row's index of the pack's first token.
+        prefix_length: number of tokens that all prompts of the pack share.
+        ends: where each prompt ends (exclusive), counted from `start`. The first prompt begins behind the prefix, each
+            other one at the end of the one before.
+    """
+
+    start: int
+    prefix_length: int
+    ends: list[int]
+
+    @property
+    def prefix(self) -> range:
+        """The row's indices of the shared prefix."""
+        return range(self.start, self.start + self.prefix_length)
+
+    @property
+    def suffixes(self) -> list[range]:
+        """The row's indices of each prompt's own tokens, the prefix left out."""
+        begins = [self.prefix_length, *self.ends[:-1]]
+        return [range(self.start + begin, self.start + end) for begin, end in zip(begins, self.ends)]
 
 
 @dataclass(frozen=True)
 class Spans:
-    """How prompts lie in a row of T tokens. `packs`: (first row, tokens of the prefix, where each prompt ends within the pack)."""
+    """How the packs of a batch lie end to end in a row of T tokens.
 
-    packs: list[tuple[int, int, list[int]]]
+    With every prompt written out whole, its prefix included, a batch has G >= T tokens.
+    """
+
+    packs: list[PackSpan]
 
     @cached_property
     def lengths(self) -> list[int]:
-        """Tokens of each prompt, its shared prefix included, G in all."""
-        return [start + end - begin for _, start, ends in self.packs for begin, end in zip([start, *ends], ends)]
+        """Number of tokens of each prompt, its prefix included; they add up to G."""
+        return [pack.prefix_length + len(suffix) for pack in self.packs for suffix in pack.suffixes]
 
     @cached_property
     def gather(self) -> torch.Tensor:
-        """[G]: where in the row these tokens stand, prompt after prompt."""
-        rows = []
-        for row, start, ends in self.packs:
-            for begin, end in zip([start, *ends], ends):
-                rows += [*range(row, row + start), *range(row + begin, row + end)]
-        return torch.tensor(rows)
+        """Indices [G] into the row: prompt after prompt, each with its prefix."""
+        return torch.tensor([i for pack in self.packs for suffix in pack.suffixes for i in (*pack.prefix, *suffix)])
 
     @cached_property
     def back(self) -> torch.Tensor:
-        """[T]: where in `gather` each token of the row stands, a shared one at its first."""
-        places: list[int] = []
-        made = 0
-        for _, start, ends in self.packs:
-            places += range(made, made + start)
-            for begin, end in zip([start, *ends], ends):
-                places += range(made + start, made + start + end - begin)
-                made += start + end - begin
-        return torch.tensor(places)
+        """Indices [T] into the gathered tokens: where each token of the row stands (a shared one: in the pack's first prompt)."""
+        indices: list[int] = []
+        offset = 0
+        for pack in self.packs:
+            indices += range(offset, offset + pack.prefix_length)
+            for suffix in pack.suffixes:
+                indices += range(offset + pack.prefix_length, offset + pack.prefix_length + len(suffix))
+                offset += pack.prefix_length + len(suffix)
+        return torch.tensor(indices)
 
 
 def enable(model: PreTrainedModel) -> None:
-    """Let the model take `spans` in its forward if it runs on a CPU and its attention is plain; other calls stay as they are."""
+    """Let the model's forward accept `spans`, if it runs on a CPU and its attention is plain; other calls stay as they are."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
     config = model.config
-    plain = config.model_type in KINDS and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
+    layer_types = set(getattr(config, "layer_types", None) or ["full_attention"])
+    plain = config.model_type in MODEL_TYPES and layer_types == {"full_attention"}
     if not plain or getattr(config, "sliding_window", None) or config._attn_implementation != "sdpa":
         return
     if next(model.parameters()).device.type == "cpu":
-        AttentionInterface.register(NAME, attend)
+        AttentionInterface.register(NAME, flat_attention_forward)
         AttentionMaskInterface.register(NAME, sdpa_mask)
         model.set_attn_implementation(NAME)
 
@@ -75,19 +102,32 @@ def is_flat(model: torch.nn.Module) -> bool:
     return getattr(model.config, "_attn_implementation", None) == NAME and next(model.parameters()).device.type == "cpu"
 
 
-def attend(
+def flat_attention_forward(
     module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: torch.Tensor | None,
-    spans: Spans | None = None, scaling: float | None = None, dropout: float = 0.0, **more: Any,
+    spans: Spans | None = None, scaling: float | None = None, dropout: float = 0.0, **options: Any,
 ) -> tuple[torch.Tensor, None]:  # fmt: skip
-    """An attention function of transformers: query [1, heads, T, d], key and value [1, fewer heads, T, d] to [1, T, heads, d]."""
+    """An attention function of transformers.
+
+    Args:
+        module: the attention layer.
+        query: [1, num_heads, T, head_dim].
+        key, value: [1, num_kv_heads, T, head_dim].
+        attention_mask, dropout, options: for calls without `spans`, which go to transformers' SDPA attention.
+        spans: how prompts lie in the row.
+        scaling: factor of the scores.
+
+    Returns:
+        ([1, T, num_heads, head_dim], None).
+    """
     if spans is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **more)
-    # The bf16 kernel's backward takes twice as long as that of fp32.
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options)
+    # The backward of the bf16 kernel takes twice as long as that of fp32.
     dtype = torch.float32 if torch.is_grad_enabled() else value.dtype
-    q, k, v = (t[0].transpose(0, 1).to(dtype).index_select(0, spans.gather) for t in (query, key, value))  # [G, heads, d] each
-    parts = zip(*(t.transpose(0, 1)[None].split(spans.lengths, 2) for t in (q, k, v)))
+    # [G, heads, head_dim] each
+    q, k, v = (t[0].transpose(0, 1).to(dtype).index_select(0, spans.gather) for t in (query, key, value))
+    prompts = zip(*(t.transpose(0, 1)[None].split(spans.lengths, 2) for t in (q, k, v)))
     with torch.autocast("cpu", enabled=False):
-        seen = [scaled_dot_product_attention(x, y, z, is_causal=True, scale=scaling, enable_gqa=True)[0] for x, y, z in parts]
-    return torch.cat(seen, 1).transpose(0, 1).index_select(0, spans.back).to(value.dtype)[None], None
+        outputs = [scaled_dot_product_attention(x, y, z, is_causal=True, scale=scaling, enable_gqa=True)[0] for x, y, z in prompts]
+    return torch.cat(outputs, 1).transpose(0, 1).index_select(0, spans.back).to(value.dtype)[None], None

@@ -1,6 +1,6 @@
-"""Score prompts one by one: from the last hidden state and two rows of the output matrix to fp32 log-odds.
+"""From hidden states to scores: fp32 log-odds from two rows of the output matrix, or fp32 logits over the vocabulary.
 
-Logits over the vocabulary are never made for scoring; [N, H] hidden states meet the difference of two rows.
+Scoring never makes logits over the vocabulary: hidden states [N, H] are multiplied with the difference of two rows.
 """
 
 from __future__ import annotations
@@ -8,52 +8,107 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch.nn.functional import linear
 
 from ..errors import ModelError
-from .modules import body
+from .modules import base_of, body
 from .packing import Batch
 
-# Settings by which some architectures bend their logits; two plain rows would then give other scores than the model's own.
-BENDING = {"final_logit_softcapping": None, "logit_scale": None, "logits_scaling": 1.0}
+# Settings by which some architectures transform their logits; rows of the output matrix alone would give other scores.
+LOGIT_TRANSFORMS = {"final_logit_softcapping": None, "logit_scale": None, "logits_scaling": 1.0}
+
+
+class Fp32Head(torch.nn.Linear):
+    """An output head that computes logits in fp32, whatever autocast and the dtype of its weights are.
+
+    bf16 logits near 16 are 0.125 apart, which ties scores and starves the loss of gradient. The parameters are those of the head it
+    replaces, under the same names, so tied weights stay tied and checkpoints keep their keys.
+    """
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits [..., V] fp32 from hidden states [..., H]."""
+        return fp32_logits(hidden, self.weight, self.bias)
+
+
+def use_fp32_head(model: torch.nn.Module) -> None:
+    """Put an `Fp32Head` in place of the model's output head; `use_plain_head` undoes it."""
+    _replace_head(model, Fp32Head)
+
+
+def use_plain_head(model: torch.nn.Module) -> None:
+    """Put a plain Linear in place of the model's `Fp32Head`."""
+    _replace_head(model, torch.nn.Linear)
+
+
+def _replace_head(model: torch.nn.Module, kind: type[torch.nn.Linear]) -> None:
+    """Replace the output head by one of this kind that shares its parameters."""
+    head = body(model)[1]
+    if type(head) is kind:
+        return
+    outputs, inputs = head.weight.shape
+    bias = getattr(head, "bias", None)
+    replacement = kind(inputs, outputs, bias=bias is not None, device="meta").train(head.training)
+    replacement.weight = head.weight
+    replacement.register_parameter("bias", bias)
+    base_of(model).set_output_embeddings(replacement)
+
+
+def fp32_logits(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """Logits [..., V] fp32 from hidden states [..., H], weight [V, H] and bias [V] or None, without autocast."""
+    with torch.autocast(hidden.device.type, enabled=False):
+        return linear(hidden.float(), weight.float(), None if bias is None else bias.float())
 
 
 def last_hidden(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-    """Last hidden states [N, H] at the answer positions, in the model's dtype."""
+    """Last hidden states [N, H] at the answers, in the model's dtype."""
     inner, _ = body(model)
     out = inner(**batch.inputs, use_cache=False)
     return out.last_hidden_state[batch.rows, batch.columns]
 
 
 def answer_rows(model: torch.nn.Module, answer_ids: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """(rows [A, H], bias [A]) of the output matrix for A answers, such as (not relevant, relevant), fp32. Raises ModelError for
-    bent logits."""
-    for key, plain in BENDING.items():
-        value = getattr(model.config, key, plain)
-        if value not in (None, plain):
+    """Rows of the output matrix.
+
+    Args:
+        model: a causal LM.
+        answer_ids: A tokens, such as (not relevant, relevant).
+
+    Returns:
+        (rows [A, H], bias [A]), fp32.
+
+    Raises:
+        ModelError: the architecture transforms its logits, so its rows alone do not give its scores.
+    """
+    for key, neutral in LOGIT_TRANSFORMS.items():
+        value = getattr(model.config, key, neutral)
+        if value not in (None, neutral):
             raise ModelError(f"{type(model).__name__}: {key}={value} bends the logits; this architecture is not supported yet")
     _, head = body(model)
-    chosen = torch.tensor(answer_ids, dtype=torch.long, device=head.weight.device)
+    ids = torch.tensor(answer_ids, dtype=torch.long, device=head.weight.device)
     bias = getattr(head, "bias", None)
-    zero = torch.zeros(len(answer_ids), device=head.weight.device)
-    return head.weight[chosen].float(), (zero if bias is None else bias[chosen].float())
+    zeros = torch.zeros(len(answer_ids), device=head.weight.device)
+    return head.weight[ids].float(), (zeros if bias is None else bias[ids].float())
 
 
 def log_odds(hidden: torch.Tensor, rows: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """logit(relevant) - logit(not relevant), fp32 [N], from hidden states [N, H] (ProRank, stage 2)."""
-    # Products and sum elementwise: a matrix product would fall to bf16 under autocast.
+    """logit(relevant) - logit(not relevant), fp32 [N] (ProRank, stage 2).
+
+    Args:
+        hidden: hidden states at the answers [N, H].
+        rows, bias: of (not relevant, relevant): [2, H] and [2].
+    """
+    # Products and sum are elementwise: a matrix product would run in bf16 under autocast.
     return (hidden.float() * (rows[1] - rows[0])).sum(-1) + (bias[1] - bias[0])
 
 
 def vocabulary_logits(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-    """Logits [N, V] fp32 at the answer positions, through the model's own forward (so DDP, FSDP and adapters take part)."""
-    keep, where = torch.unique(batch.columns, return_inverse=True)
-    out = model(**batch.inputs, logits_to_keep=keep, use_cache=False)
-    return out.logits[batch.rows, where].float()
+    """Logits [N, V] fp32 at the answers, through the model's own forward (so DDP, FSDP and adapters take part)."""
+    columns, places = torch.unique(batch.columns, return_inverse=True)
+    out = model(**batch.inputs, logits_to_keep=columns, use_cache=False)
+    return out.logits[batch.rows, places].float()
 
 
-def vocabulary_of(model: torch.nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+def logits_of_hidden(model: torch.nn.Module, hidden: torch.Tensor) -> torch.Tensor:
     """Logits [N, V] fp32 from last hidden states [N, H]."""
     _, head = body(model)
-    bias = getattr(head, "bias", None)
-    with torch.autocast(hidden.device.type, enabled=False):
-        return torch.nn.functional.linear(hidden.float(), head.weight.float(), None if bias is None else bias.float())
+    return fp32_logits(hidden, head.weight, getattr(head, "bias", None))

@@ -1,7 +1,8 @@
-"""Layers in int8: the residual stream turned so that no channel stands out, and bf16 kept where rounding loses most.
+"""Layers in int8: the residual stream rotated so that no channel stands out, and bf16 kept where rounding loses most.
 
-Rounding a row to int8 costs every channel the same, a step of 1/127 of the largest; so all that is done here is to keep
-the largest near the others, and no calibration data is asked for: random tokens show which channels and layers are hard.
+Rounding a row to int8 gives every channel the same step, 1/127 of the row's largest value. Both transforms here keep the
+largest value near the others: a random rotation (QuaRot, arXiv 2404.00456) and a scaling of channels (SmoothQuant, arXiv
+2211.10438). No calibration data is needed: random tokens show which channels and layers are hard.
 """
 
 from __future__ import annotations
@@ -10,125 +11,154 @@ from dataclasses import dataclass
 
 import torch
 
-from .kernels import whole
+from .kernels import int8_steps
 from .layers import Layer, PackedLinear, head_norms
-from .transformer import Decoder, DecoderLayer, Norm
+from .transformer import DecoderLayer, Norm, TransformerBody
 
-SHARE = 10  # one of so many layers keeps its last product as it is
-EARLY = 2  # in the first of so many parts of the layers the rows of the answers are rounded too
+ONE_UNROUNDED_IN = 10  # of every 10 layers one, those that lose most, keeps `down_proj` in the model's dtype
+FIRST_PART = 2  # in the first half of the layers the answers' rows are rounded too
 
 
-class Int8:
-    """A matrix product of uint8 rows around 128 and int8 weights [N, H] (one scale an output), summed in int32, given in dtype.
+class Int8Linear:
+    """A product of uint8 rows around 128 and int8 weights [N, H] with one scale an output, summed in int32, returned in `dtype`.
 
-    The result lacks the rows' own scales, which the next step brings in. With `exact` a few rows are made in dtype: those of the
-    answers, whose errors no other row makes up for."""
+    The result lacks the scales of the rows, which the next step multiplies in.
 
-    def __init__(self, weight: torch.Tensor, dtype: torch.dtype, exact: bool) -> None:
-        steps, scales = whole(weight)
+    Args:
+        weight: [N, H], fp32.
+        dtype: of the results.
+        exact_answers: compute the rows of the answers in `dtype`. No other row averages their errors out.
+    """
+
+    def __init__(self, weight: torch.Tensor, dtype: torch.dtype, exact_answers: bool) -> None:
+        steps, scales = int8_steps(weight)
         self.dtype, self.scales = dtype, scales[:, 0].contiguous()
         self.packed = torch.ops.onednn.qlinear_prepack(steps.to(torch.int8), None)
         self.zeros = torch.zeros(len(steps), dtype=torch.int64)
-        self.exact = PackedLinear(weight.to(dtype)) if exact else None
+        self.exact = PackedLinear(weight.to(dtype)) if exact_answers else None
 
-    def __call__(self, rows: torch.Tensor, scale: torch.Tensor, few: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        """Rows [T, H] of `scale` [T, 1] (which becomes 1 for exact rows, in place); those at `few` [n] have `values` [n, H]."""
+    def __call__(self, rows: torch.Tensor, scale: torch.Tensor, answers: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """The product [T, N].
+
+        Args:
+            rows: uint8 [T, H].
+            scale: of the rows [T, 1]; set to 1 in place for rows that are computed exactly.
+            answers: indices [n] of the answers' rows.
+            values: these rows unrounded, [n, H].
+        """
         weight = self.packed, self.scales, self.zeros
-        made = torch.ops.onednn.qlinear_pointwise(rows, 1.0, 128, *weight, None, 1.0, 0, self.dtype, "none", [], "")
+        product = torch.ops.onednn.qlinear_pointwise(rows, 1.0, 128, *weight, None, 1.0, 0, self.dtype, "none", [], "")
         if self.exact is not None:
-            made[few], scale[few] = self.exact(values), 1.0
-        return made
+            product[answers], scale[answers] = self.exact(values), 1.0
+        return product
 
 
-def rotation(size: int) -> torch.Tensor:
+def random_rotation(size: int) -> torch.Tensor:
     """A random orthogonal matrix [size, size], fp32, always the same.
 
-    Rows of the residual stream have a few channels far larger than the rest, which take the steps of int8 for themselves; turned at
-    random they have none, and a norm without weights commutes with the turn (QuaRot, arXiv 2404.00456, section 3)."""
-    drawn = torch.randn(size, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return torch.linalg.qr(drawn)[0].float()
+    A few channels of the residual stream are far larger than the rest and would set the steps of int8 for all. After a random
+    rotation there are none, and a norm without weights commutes with the rotation (QuaRot, arXiv 2404.00456, section 3,
+    computational invariance).
+    """
+    normal = torch.randn(size, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return torch.linalg.qr(normal)[0].float()
 
 
-def rounded_layers(inner: Decoder, residual_rotation: torch.Tensor) -> list[Layer]:
-    """All layers of a model's body in int8, on a residual stream turned by `residual_rotation` [H, H]."""
-    gates, head_rotation = attention_fn(inner), rotation(inner.layers[0].self_attn.head_dim)
-    evens = [even(layer.mlp.down_proj.weight, gate.rows) for layer, gate in zip(inner.layers, gates)]
-    losses = [loss(layer.mlp.down_proj.weight, gate, some) for layer, gate, some in zip(inner.layers, gates, evens)]
-    kept = sorted(range(len(losses)), key=lambda i: -losses[i])[: len(losses) // SHARE]
+def int8_layers(body: TransformerBody, residual_rotation: torch.Tensor) -> list[Layer]:
+    """All layers of a model in int8, on a residual stream rotated by `residual_rotation` [H, H]."""
+    head_rotation = random_rotation(body.layers[0].self_attn.head_dim)
+    activations = collect_activations(body)
+    weights = [layer.mlp.down_proj.weight for layer in body.layers]
+    factors = [smoothing_factors(weight, a.down_inputs) for weight, a in zip(weights, activations)]
+    losses = [rounding_loss(*of_layer) for of_layer in zip(weights, activations, factors)]
+    unrounded = sorted(range(len(losses)), key=lambda i: -losses[i])[: len(losses) // ONE_UNROUNDED_IN]
     return [
-        _rounded(layer, residual_rotation, head_rotation, None if i in kept else some, i >= len(evens) // EARLY)
-        for i, (layer, some) in enumerate(zip(inner.layers, evens))
+        _int8_layer(
+            layer, residual_rotation, head_rotation, None if i in unrounded else factors[i], i >= len(factors) // FIRST_PART
+        )
+        for i, layer in enumerate(body.layers)
     ]
 
 
 @dataclass(frozen=True)
-class Gate:
-    """What a layer's `down_proj` reads (rows [T, I]) and what the layer gives in the end (given [T, H]), fp32."""
+class LayerActivations:
+    """What one layer computed over T tokens, fp32.
 
-    rows: torch.Tensor
-    given: torch.Tensor
+    Attributes:
+        down_inputs: rows [T, I] that `down_proj` takes.
+        outputs: of the whole layer [T, H].
+    """
+
+    down_inputs: torch.Tensor
+    outputs: torch.Tensor
 
 
-def attention_fn(inner: Decoder) -> list[Gate]:
-    """Every layer's Gate over random tokens, whose large channels are those of text."""
-    rows: list[torch.Tensor] = []
-    given: list[torch.Tensor] = []
+def collect_activations(body: TransformerBody) -> list[LayerActivations]:
+    """Every layer's activations over random tokens, whose large channels are those of text."""
+    down_inputs: list[torch.Tensor] = []
+    outputs: list[torch.Tensor] = []
     hooks = [
-        layer.mlp.down_proj.register_forward_pre_hook(lambda _, x: rows.append(x[0].flatten(0, 1).float()))
-        for layer in inner.layers
+        layer.mlp.down_proj.register_forward_pre_hook(lambda _, x: down_inputs.append(x[0].flatten(0, 1).float()))
+        for layer in body.layers
     ]
-    hooks += [layer.register_forward_hook(lambda _m, _x, y: given.append(y.flatten(0, 1).float())) for layer in inner.layers]
-    inner(input_ids=torch.randint(inner.embed_tokens.num_embeddings, (8, 64), generator=torch.Generator().manual_seed(0)))
+    hooks += [layer.register_forward_hook(lambda _m, _x, y: outputs.append(y.flatten(0, 1).float())) for layer in body.layers]
+    body(input_ids=torch.randint(body.embed_tokens.num_embeddings, (8, 64), generator=torch.Generator().manual_seed(0)))
     for hook in hooks:
         hook.remove()
-    return [Gate(*some) for some in zip(rows, given)]
+    return [LayerActivations(*of_layer) for of_layer in zip(down_inputs, outputs)]
 
 
-def even(weight: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """Divisors [I] that even out the channels of rows [T, I] before a product with weight [H, I], which takes them as factors
-    (SmoothQuant, arXiv 2211.10438, section 4)."""
+def smoothing_factors(weight: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Divisors [I] that even out the channels of rows [T, I] before a product with weight [H, I], whose columns are multiplied
+    by them (SmoothQuant, arXiv 2211.10438, section 4)."""
     size = (rows / rows.abs().amax(-1, keepdim=True)).pow(2).mean(0).sqrt()
-    # Powers .3 and .5 lost least on SmolLM2; the usual .5 and .5 lose more, for a few channels of some layers stand out too far.
+    # Powers of 0.3 and 0.5 lost least on SmolLM2. The usual 0.5 and 0.5 lose more: in a few layers some channels stand out too far.
     return size.clamp_min(1e-6) ** 0.3 / weight.float().pow(2).mean(0).sqrt().clamp_min(1e-6) ** 0.5
 
 
-def loss(weight: torch.Tensor, gate: Gate, divisors: torch.Tensor) -> float:
-    """How large the error of the rounded rows is against what the layer gives. In SmolLM2 three layers have most of the error."""
-    rows = gate.rows / divisors
-    steps, scale = whole(rows)
-    return float(((steps * scale - rows) @ (weight.float() * divisors).T).norm() / gate.given.norm())
+def rounding_loss(weight: torch.Tensor, activations: LayerActivations, factors: torch.Tensor) -> float:
+    """Norm of the error that rounded rows make in `down_proj`, relative to the layer's output; SmolLM2 has most in three layers."""
+    rows = activations.down_inputs / factors
+    steps, scale = int8_steps(rows)
+    return float(((steps * scale - rows) @ (weight.float() * factors).T).norm() / activations.outputs.norm())
 
 
-def _rounded(
-    layer: DecoderLayer, residual_rotation: torch.Tensor, head_rotation: torch.Tensor, divisors: torch.Tensor | None, exact: bool
-) -> Layer:
-    """The layer in int8; norms lose their weights to the products behind them, values are turned within each head by
-    `head_rotation` [d, d]. Without `divisors` the last product stays as it is; `exact`: see Int8."""
+def _int8_layer(
+    layer: DecoderLayer, residual_rotation: torch.Tensor, head_rotation: torch.Tensor, factors: torch.Tensor | None,
+    exact_answers: bool,
+) -> Layer:  # fmt: skip
+    """One layer in int8. Norm weights move into the products that follow them; values are rotated within each head.
+
+    Args:
+        layer: of transformers.
+        residual_rotation: [H, H].
+        head_rotation: [head_dim, head_dim].
+        factors: see `smoothing_factors`; None leaves `down_proj` unrounded.
+        exact_answers: see `Int8Linear`.
+    """
     a, m, dtype = layer.self_attn, layer.mlp, layer.mlp.down_proj.weight.dtype
     out, up, down = (part.weight.float() for part in (a.o_proj, m.up_proj, m.down_proj))
-    out, down = (
-        residual_rotation.T @ (out.unflatten(1, (-1, len(head_rotation))) @ head_rotation).flatten(1),
-        residual_rotation.T @ down,
-    )
-    if divisors is not None:
-        up, down = up / divisors[:, None], down * divisors
+    out = residual_rotation.T @ (out.unflatten(1, (-1, len(head_rotation))) @ head_rotation).flatten(1)
+    down = residual_rotation.T @ down
+    if factors is not None:
+        up, down = up / factors[:, None], down * factors
 
-    def spun(values: torch.Tensor) -> torch.Tensor:
+    def rotate_heads(values: torch.Tensor) -> torch.Tensor:
         return (head_rotation.T @ values.float().unflatten(0, (-1, len(head_rotation)))).flatten(0, 1)
 
-    def reads(norm: Norm, *weights: torch.Tensor) -> Int8:
-        return Int8(torch.cat(weights).float() * norm.weight.float() @ residual_rotation, dtype, exact)
+    def joined(norm: Norm, *weights: torch.Tensor) -> Int8Linear:
+        return Int8Linear(torch.cat(weights).float() * norm.weight.float() @ residual_rotation, dtype, exact_answers)
 
     bias = None
     if a.q_proj.bias is not None:
-        bias = torch.cat((a.q_proj.bias, a.k_proj.bias, spun(a.v_proj.bias[:, None])[:, 0].to(dtype)))
+        bias = torch.cat((a.q_proj.bias, a.k_proj.bias, rotate_heads(a.v_proj.bias[:, None])[:, 0].to(dtype)))
     return Layer(
-        before=None,
-        qkv=reads(layer.input_layernorm, a.q_proj.weight, a.k_proj.weight, spun(a.v_proj.weight)),
-        bias=bias,
-        norms=head_norms(a),
-        out=Int8(out, dtype, exact),
-        after=None,
-        up=reads(layer.post_attention_layernorm, m.gate_proj.weight, up),
-        down=PackedLinear(down.to(dtype)) if divisors is None else Int8(down, dtype, exact),
+        input_norm=None,
+        qkv=joined(layer.input_layernorm, a.q_proj.weight, a.k_proj.weight, rotate_heads(a.v_proj.weight)),
+        qkv_bias=bias,
+        head_norms=head_norms(a),
+        out=Int8Linear(out, dtype, exact_answers),
+        post_attention_norm=None,
+        gate_up=joined(layer.post_attention_layernorm, m.gate_proj.weight, up),
+        down=PackedLinear(down.to(dtype)) if factors is None else Int8Linear(down, dtype, exact_answers),
     )

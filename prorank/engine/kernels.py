@@ -1,7 +1,9 @@
 """The element-wise steps of a transformer layer, each one pass over memory once compiled.
 
-Sums, norms, angles and rounding are computed in fp32 and rounded once at the end of a step, so these are never less
-exact than the layers of transformers, which round in between.
+Sums, norms, angles and rounding are computed in fp32 and rounded once at the end of a step. They are therefore at least
+as exact as the layers of transformers, which round in between.
+
+Shapes: T tokens, H hidden size, I intermediate size. A product of int8 rows comes with the `scale` [T, 1] of its rows.
 """
 
 from __future__ import annotations
@@ -17,84 +19,128 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def whole(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(x [N, H] in steps of -127 to 127, still fp32, and the size of a step in each row [N, 1])."""
+def int8_steps(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Round each row of x [N, H] to integers of -127 to 127.
+
+    Returns:
+        (the integers [N, H], still fp32; the size of a step in each row [N, 1]).
+    """
     scale = x.abs().amax(-1, keepdim=True).clamp_min(1e-8) / 127
     return (x / scale).round(), scale
 
 
-def scaled(product: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
-    """A matrix product in fp32, with the scales of its rows where they were int8."""
+def rescaled(product: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
+    """A matrix product in fp32, multiplied by the scales of its rows; `scale` is None where these were not int8."""
     return product.float() if scale is None else product.float() * scale
 
 
 def quantise(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """x [T, H] as a product in int8 takes it: uint8 around 128, and the scale of each row [T, 1]."""
-    steps, scale = whole(x.float())
+    """Round x [T, H] for an int8 product.
+
+    Returns:
+        (uint8 [T, H] around 128, the scale of each row [T, 1]).
+    """
+    steps, scale = int8_steps(x.float())
     return (steps + 128).to(torch.uint8), scale
 
 
-def inverse_size(x: torch.Tensor, eps: float) -> torch.Tensor:
+def inverse_rms(x: torch.Tensor, eps: float) -> torch.Tensor:
     """One over the root mean square of each row, fp32."""
     return torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + eps)
 
 
-def normed(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """Root mean square norm over the last dimension, fp32."""
-    return weight.float() * (x.float() * inverse_size(x, eps))
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """Root mean square norm over the last dimension, fp32 (Zhang and Sennrich, arXiv 1910.07467)."""
+    return weight.float() * (x.float() * inverse_rms(x, eps))
 
 
 def add_norm(
     x: torch.Tensor, y: torch.Tensor, scale: torch.Tensor | None, weight: torch.Tensor | None, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """The residual stream x [T, H] plus a layer's output y, and its norm: (new x, rows for the next product in the dtype of y,
-    their scale). Without `weight` (which the product then holds) the rows are in int8."""
-    x = (x.float() + scaled(y, scale)).to(x.dtype)
+    """Add a layer's output to the residual stream and normalise the sum.
+
+    Args:
+        x: residual stream [T, H].
+        y: output [T, H] of the last product, with its rows' `scale`.
+        weight: of the norm [H]; None: the next product holds it and takes int8 rows.
+        eps: of the norm.
+
+    Returns:
+        (the new x, rows for the next product in the dtype of y or in uint8, the scale of these rows or None).
+    """
+    x = (x.float() + rescaled(y, scale)).to(x.dtype)
     if weight is not None:
-        return x, normed(x, weight, eps).to(y.dtype), None
+        return x, rms_norm(x, weight, eps).to(y.dtype), None
     rows, step = quantise(x)  # dividing a row by its norm changes its step alone
-    return x, rows, step * inverse_size(x, eps)
+    return x, rows, step * inverse_rms(x, eps)
 
 
 def rotate(
-    qkv: torch.Tensor, scale: torch.Tensor | None, bias: torch.Tensor | None, norms: tuple[torch.Tensor, torch.Tensor] | None,
-    cos: torch.Tensor, sin: torch.Tensor, heads: int, pairs: int, width: int, eps: float, scaling: float, dtype: torch.dtype,
+    qkv: torch.Tensor, scale: torch.Tensor | None, bias: torch.Tensor | None, head_norms: tuple[torch.Tensor, torch.Tensor] | None,
+    cos: torch.Tensor, sin: torch.Tensor, num_heads: int, num_kv_heads: int, head_dim: int, eps: float, scaling: float,
+    dtype: torch.dtype,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-    """Queries [T, heads, width], keys and values [T, pairs, width] in dtype from a product [T, (heads + 2 pairs) width]: scaled,
-    biased, normed by head where the model does (Qwen3), queries and keys turned by their positions, queries times `scaling`."""
-    x = scaled(qkv, scale)
-    x = (x if bias is None else x + bias.float()).view(-1, heads + 2 * pairs, width)
-    q, k, v = x.split((heads, pairs, pairs), 1)  # the gradient of three slices would be a sum of padded ones
-    if norms is not None:
-        q, k = normed(q, norms[0], eps), normed(k, norms[1], eps)
-    return _turned(q, cos * scaling, sin * scaling, dtype), _turned(k, cos, sin, dtype), v.to(dtype)
+    """Queries, keys and values from their joined product, with rotary position embeddings (RoFormer, arXiv 2104.09864).
+
+    Args:
+        qkv: [T, (num_heads + 2 num_kv_heads) * head_dim], with its rows' `scale`.
+        bias: of the product, or None.
+        head_norms: norm weights [head_dim] of queries and keys, or None (Qwen3 has them).
+        cos, sin: of the positions' angles [T, 1, head_dim].
+        eps: of the norms.
+        scaling: factor of the queries.
+        dtype: of the results.
+
+    Returns:
+        (queries [T, num_heads, head_dim], already scaled; keys and values [T, num_kv_heads, head_dim]).
+    """
+    x = rescaled(qkv, scale)
+    x = (x if bias is None else x + bias.float()).view(-1, num_heads + 2 * num_kv_heads, head_dim)
+    q, k, v = x.split((num_heads, num_kv_heads, num_kv_heads), 1)  # the gradient of three slices would be a sum of padded ones
+    if head_norms is not None:
+        q, k = rms_norm(q, head_norms[0], eps), rms_norm(k, head_norms[1], eps)
+    return _apply_rotary(q, cos * scaling, sin * scaling, dtype), _apply_rotary(k, cos, sin, dtype), v.to(dtype)
 
 
-def _turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Each half of x by itself: compiled, those are two plain loops; turning whole rows asks at each place which half it is."""
+def _apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Rotate both halves of x by themselves: compiled, those are two plain loops; rotating whole rows would test at each
+    element which half it is in."""
     (a, b), (c, d), (s, t) = (part.chunk(2, -1) for part in (x, cos, sin))
     return torch.cat(((a * c - b * s).to(dtype), (b * d + a * t).to(dtype)), -1)
 
 
-def gated(
-    pair: torch.Tensor, scale: torch.Tensor | None, dtype: torch.dtype, rounded: bool
+def gated_silu(
+    gate_up: torch.Tensor, scale: torch.Tensor | None, dtype: torch.dtype, quantised: bool
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor] | None]:
-    """silu(gate) * up from a product [T, 2 I] of both, and the same by `quantise` or None. Compiled, it is one pass: a row is given
-    as it is too, so rounding it once its largest is known reads it again and does not compute it again."""
-    gate, up = scaled(pair, scale).chunk(2, -1)
+    """silu(gate) * up (SwiGLU, arXiv 2002.05202).
+
+    Compiled, it is one pass: the unrounded rows are a result too, so rounding reads them again and does not compute them again.
+
+    Args:
+        gate_up: joined product [T, 2 I], with its rows' `scale`.
+        dtype: of the result.
+        quantised: whether the next product takes int8.
+
+    Returns:
+        (rows [T, I], the same by `quantise` or None).
+    """
+    gate, up = rescaled(gate_up, scale).chunk(2, -1)
     rows = (torch.nn.functional.silu(gate) * up).to(dtype)
-    return rows, quantise(rows) if rounded else None
+    return rows, quantise(rows) if quantised else None
 
 
 def softmax(scores: torch.Tensor, mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Softmax over the last dimension of masked scores, in dtype."""
+    """Softmax over the last dimension of scores plus mask, computed in fp32, returned in `dtype`."""
     return torch.softmax(scores.float() + mask, -1).to(dtype)
 
 
-def fused(step: Callable[P, R]) -> Callable[P, R]:
-    """The step compiled at its first call, one graph for any number of rows. That call raises ModelError without a C++ compiler."""
-    # Graphs of all models in the process count together against the limit.
-    # torch's overloads lack the limit.
+def compiled_step(step: Callable[P, R]) -> Callable[P, R]:
+    """The step, compiled at its first call as one graph for any number of rows.
+
+    Raises:
+        ModelError: at the first call, without a working C++ compiler.
+    """
+    # Graphs of all models in the process count together against the limit, which torch's overloads lack.
     compiled = torch.compile(step, dynamic=True, fullgraph=True, recompile_limit=64)  # type: ignore[call-overload]
 
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -111,8 +157,8 @@ class Kernels:
     """The steps as functions, compiled or as they are."""
 
     def __init__(self, compiled: bool) -> None:
-        self.add_norm = fused(add_norm) if compiled else add_norm
-        self.rotate = fused(rotate) if compiled else rotate
-        self.softmax = fused(softmax) if compiled else softmax
-        self.gated = fused(gated) if compiled else gated
-        self.quantise = fused(quantise) if compiled else quantise
+        self.add_norm = compiled_step(add_norm) if compiled else add_norm
+        self.rotate = compiled_step(rotate) if compiled else rotate
+        self.softmax = compiled_step(softmax) if compiled else softmax
+        self.gated_silu = compiled_step(gated_silu) if compiled else gated_silu
+        self.quantise = compiled_step(quantise) if compiled else quantise

@@ -1,8 +1,8 @@
-"""How fast one layer of a model runs here, in fp32 and in bf16, as it is and compiled: measured once, then kept.
+"""How fast one layer of a model runs on this machine, in fp32 and bf16, plain and compiled: measured once, then stored.
 
-A flag of the processor does not say which dtype is faster: with AVX512-BF16 and without AMX, Intel processors multiply bf16 at half
-the speed of fp32, AMD processors at twice. So a layer of the model's own shapes is run, with random weights, by the code that ranks
-or trains.
+The processor's flags do not tell which dtype is faster: with AVX512-BF16 and without AMX, Intel processors multiply bf16 at half
+the speed of fp32, AMD processors at twice. So a layer of the model's shapes, with random weights, is run by the code that ranks or
+trains.
 """
 
 from __future__ import annotations
@@ -33,26 +33,28 @@ if TYPE_CHECKING:
 log = logging.getLogger("prorank")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 RANKING, TRAINING = "ranking", "training"
-PROBE = 64  # tokens that show how long a measurement will take, and whether a dtype is worth one
-LONGEST = 1024  # tokens of a measured batch at most
-RUN_SECONDS = 0.15  # of one run over that batch; slow layers are measured over fewer tokens
-HOPELESS = 3.0  # a dtype that takes so many times as long as fp32 in the probe is not measured
-ROUNDS = 4  # dtypes take turns; of each the fastest counts
-BUSY = 0.7  # of the processors' time, below which other work disturbed a measurement, which is then not kept
-DEADLINE = 2.0  # seconds after which no further round begins, on a machine that is busy
-VERSION = 1  # of the measurement: another number makes kept figures void
-_known: dict[Path, LayerSpeed] = {}  # what this process has measured or read, by the file where it is kept
+PROBE_TOKENS = 64  # of a first run, which shows how long a measurement will take and which dtypes are worth one
+MAX_TOKENS = 1024  # of a measured batch
+MAX_RUN_SECONDS = 0.15  # of one run over that batch; slow layers are measured over fewer tokens
+MAX_PROBE_RATIO = 3.0  # a dtype that takes this many times as long as fp32 in the probe is not measured
+ROUNDS = 4  # dtypes take turns; the fastest run of each counts
+MIN_CPU_SHARE = 0.7  # of the threads' processor time; with less, other work disturbed the measurement and it is not stored
+DEADLINE = 2.0  # seconds after which no further round begins, for busy machines
+VERSION = 1  # of the measurement; a new number makes stored figures void
+_known: dict[Path, LayerSpeed] = {}  # what this process has measured or read, by its file
 
 
 @dataclass(frozen=True)
 class LayerSpeed:
-    """Seconds of one layer over a batch of `tokens` tokens, by dtype; for training forward and backward together.
+    """The measured speed of one layer.
 
     Attributes:
-        processor, threads, torch, shapes, purpose: what the figures hold for.
-        compiled: seconds once its steps are compiled, by dtype; empty where that was not measured.
+        processor, threads, torch, shapes, purpose: the machine, versions, sizes and use for which the figures hold.
+        tokens: of the measured batch.
+        seconds: of a forward pass over the batch, by dtype; for training of forward and backward together.
+        compiled: the same with compiled steps; empty if not measured.
         compile_seconds: what compiling took, by dtype.
-        disturbed: other work took the processors meanwhile.
+        disturbed: other work used the processors meanwhile.
     """
 
     processor: str
@@ -68,90 +70,98 @@ class LayerSpeed:
 
 
 @one_at_a_time
-def layer_speed(config: Any, purpose: str = RANKING, anew: bool = False) -> LayerSpeed:
-    """The speed of a layer of the model that `config` (of transformers) describes, on this CPU with the threads of now.
+def layer_speed(config: Any, purpose: str = RANKING, remeasure: bool = False) -> LayerSpeed:
+    """The speed of one layer of a model on this CPU with torch's current number of threads.
 
-    Taken from the user's cache where it was measured before; else it takes some tenths of a second. `anew` measures again.
+    Args:
+        config: of the model (of transformers).
+        purpose: RANKING or TRAINING.
+        remeasure: ignore a stored measurement. A new one takes some tenths of a second.
     """
     path = _file(config, purpose)
     stored = _known.get(path) or _read(path)
-    if stored and not anew:
+    if stored and not remeasure:
         return stored
-    with torch.random.fork_rng(devices=[]):  # a run's draws must not depend on whether it measured
-        return _keep(path, _measured(config, purpose))
+    with torch.random.fork_rng(devices=[]):  # random numbers must not depend on whether there was a measurement
+        return _store(path, _measure(config, purpose))
 
 
 @one_at_a_time
 def compiled_speed(config: Any, purpose: str, dtype: str) -> LayerSpeed:
-    """`layer_speed` with the figures of compiled steps in this dtype, which take as long to measure as compiling takes."""
+    """The result of `layer_speed` with figures of compiled steps in `dtype`, which take as long to measure as compiling takes.
+
+    Raises:
+        ModelError: there is no working C++ compiler.
+    """
     known = layer_speed(config, purpose)
     if dtype in known.compiled:
         return known
     with torch.random.fork_rng(devices=[]):
-        plain, compiled = (_Layer(config, purpose).runner(DTYPES[dtype], known.tokens, which) for which in (False, True))
-        took = compiled()
+        plain, compiled = (_ProbeLayer(config, purpose).runner(DTYPES[dtype], known.tokens, value) for value in (False, True))
+        compile_seconds = compiled()
         plain()
-        with _Undisturbed() as watch:
+        with _LoadMonitor() as monitor:
             rounds = _rounds(lambda: (plain(), compiled()))
     seconds, best = (min(times) for times in zip(*rounds))
-    return _keep(_file(config, purpose), replace(
+    return _store(_file(config, purpose), replace(
         known, seconds={**known.seconds, dtype: seconds}, compiled={**known.compiled, dtype: best},
-        compile_seconds={**known.compile_seconds, dtype: took}, disturbed=watch.disturbed,
+        compile_seconds={**known.compile_seconds, dtype: compile_seconds}, disturbed=monitor.disturbed,
     ))  # fmt: skip
 
 
 def shapes_of(config: Any) -> str:
-    """The sizes that decide how long a layer takes, as text."""
+    """The sizes that determine how long a layer takes, as text."""
     names = ("model_type", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim")
     return " ".join(f"{name}={getattr(config, name, None)}" for name in names)
 
 
-def _measured(config: Any, purpose: str) -> LayerSpeed:
-    layer = _Layer(config, purpose)
-    probes = {name: layer.runner(dtype, PROBE) for name, dtype in DTYPES.items()}
-    short = {name: min(run() for _ in range(2)) for name, run in probes.items()}
-    tokens = LONGEST
-    while tokens > PROBE and short["fp32"] * tokens / PROBE > RUN_SECONDS:
+def _measure(config: Any, purpose: str) -> LayerSpeed:
+    layer = _ProbeLayer(config, purpose)
+    probes = {name: layer.runner(dtype, PROBE_TOKENS) for name, dtype in DTYPES.items()}
+    probed = {name: min(run() for _ in range(2)) for name, run in probes.items()}
+    tokens = MAX_TOKENS
+    while tokens > PROBE_TOKENS and probed["fp32"] * tokens / PROBE_TOKENS > MAX_RUN_SECONDS:
         tokens //= 2
-    runs = {name: layer.runner(DTYPES[name], tokens) for name in DTYPES if short[name] < HOPELESS * short["fp32"]}
+    runs = {name: layer.runner(DTYPES[name], tokens) for name in DTYPES if probed[name] < MAX_PROBE_RATIO * probed["fp32"]}
     for run in runs.values():
         run()  # the first run compiles programs
-    with _Undisturbed() as watch:
+    with _LoadMonitor() as monitor:
         rounds = _rounds(lambda: {name: run() for name, run in runs.items()})
-    # A dtype that was not measured is told at the pace of its probe.
-    seconds = {name: min(r[name] for r in rounds) if name in runs else short[name] * tokens / PROBE for name in DTYPES}
+    # A dtype that was not measured is extrapolated from its probe.
+    extrapolated = {name: seconds * tokens / PROBE_TOKENS for name, seconds in probed.items()}
+    seconds = extrapolated | {name: min(figures[name] for figures in rounds) for name in runs}
     return LayerSpeed(
         processor_identity(), torch.get_num_threads(), torch.__version__, shapes_of(config), purpose, tokens, seconds,
-        disturbed=watch.disturbed,
+        disturbed=monitor.disturbed,
     )  # fmt: skip
 
 
-def _rounds(one: Callable[[], Any]) -> list[Any]:
-    """What `one` returns in a few rounds, one at least."""
-    found, end = [one()], time.perf_counter() + DEADLINE
-    while len(found) < ROUNDS and time.perf_counter() < end:
-        found.append(one())
-    return found
+def _rounds(run: Callable[[], Any]) -> list[Any]:
+    """The results of `run` in a few rounds, at least one."""
+    results, end = [run()], time.perf_counter() + DEADLINE
+    while len(results) < ROUNDS and time.perf_counter() < end:
+        results.append(run())
+    return results
 
 
-class _Undisturbed:
-    """Watches whether this process had its threads' share of the processors: with other work beside it, figures say little."""
+class _LoadMonitor:
+    """Checks whether this process had its threads' share of the processors; if not, its timings are not reliable."""
 
-    def __enter__(self) -> _Undisturbed:
+    def __enter__(self) -> _LoadMonitor:
         self.began, self.used = time.perf_counter(), time.process_time()
         return self
 
     def __exit__(self, *_: object) -> None:
         wall, used = time.perf_counter() - self.began, time.process_time() - self.used
-        self.disturbed = used < BUSY * wall * torch.get_num_threads()
+        self.disturbed = used < MIN_CPU_SHARE * wall * torch.get_num_threads()
 
 
-class _Layer:
-    """One layer of a model with random weights, and a batch for it.
+class _ProbeLayer:
+    """One layer of a model with random weights.
 
     Args:
         config: of the whole model.
-        purpose: RANKING runs it forward with the weights in the dtype, TRAINING forward and backward with fp32 weights.
+        purpose: RANKING runs it forward with weights in the dtype, TRAINING forward and backward with fp32 weights.
     """
 
     def __init__(self, config: Any, purpose: str) -> None:
@@ -167,7 +177,7 @@ class _Layer:
         self.purpose = purpose
 
     def runner(self, dtype: torch.dtype, tokens: int, compiled: bool = False) -> Callable[[], float]:
-        """A function that runs the layer over `tokens` tokens and returns the seconds that took."""
+        """A function that runs the layer over `tokens` tokens and returns the seconds it took."""
         training = self.purpose == TRAINING
         model = self.model if training else copy.deepcopy(self.model)
         if not training:
@@ -190,45 +200,44 @@ class _Layer:
         return timed
 
 
-def _forward(model: PreTrainedModel, trainable: torch.dtype | None, compiled: bool) -> Callable[[Batch], torch.Tensor]:
-    """What ranks or (with the dtype of the products `trainable`) trains: the engine, or transformers' layers where it has to
-    be them."""
+def _forward(model: PreTrainedModel, training_dtype: torch.dtype | None, compiled: bool) -> Callable[[Batch], torch.Tensor]:
+    """The forward pass that ranks or, with `training_dtype`, trains: of the engine, or of transformers for unsupported layers."""
     if is_supported(model):
-        return Engine(model, compiled, trainable=trainable)
+        return Engine(model, compiled, training_dtype=training_dtype)
     inner, _ = body(model)
 
     def plain(batch: Batch) -> torch.Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=trainable == torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=training_dtype == torch.bfloat16):
             return inner(**batch.inputs, use_cache=False).last_hidden_state
 
     return plain
 
 
-def _batch(tokens: int, is_flat: bool) -> Batch:
-    """Prompts of 128 tokens, of which 16 are shared, as a batch of so many tokens; the answers are all tokens' own places."""
+def _batch(tokens: int, flat: bool) -> Batch:
+    """Prompts of 128 tokens, 16 of them shared, as a batch of about `tokens` tokens; every token is an answer."""
     shared, length = 16, min(112, tokens - 16)
     count = (tokens - shared) // length
     positions = [*range(shared), *(shared + i for _ in range(count) for i in range(length))]
     segments = [0] * shared + [1 + k for k in range(count) for _ in range(length)]
     ids = [(7 * i) % 256 for i in range(len(positions))]
-    return collate([Pack(ids, positions, segments, list(range(len(ids))), list(range(len(ids))))], 0, is_flat)
+    return collate([Pack(ids, positions, segments, list(range(len(ids))), list(range(len(ids))))], 0, flat)
 
 
 def _file(config: Any, purpose: str) -> Path:
-    said = [VERSION, processor_identity(), torch.get_num_threads(), torch.__version__, shapes_of(config), purpose]
-    return cache_dir() / "speed" / f"{hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]}.json"
+    key = [VERSION, processor_identity(), torch.get_num_threads(), torch.__version__, shapes_of(config), purpose]
+    return cache_dir() / "speed" / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.json"
 
 
 def _read(path: Path) -> LayerSpeed | None:
-    """A kept measurement; None where there is none or it cannot be read, and then it is made anew."""
+    """A stored measurement, or None if there is none or it cannot be read."""
     try:
         return LayerSpeed(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
 
 
-def _keep(path: Path, speed: LayerSpeed) -> LayerSpeed:
-    """Keep a measurement for this process and, unless other work disturbed it, for later ones."""
+def _store(path: Path, speed: LayerSpeed) -> LayerSpeed:
+    """Store a measurement for this process and, unless other work disturbed it, for later ones."""
     _known[path] = speed
     if speed.disturbed:
         return speed

@@ -1,4 +1,4 @@
-"""A layer's weights as the engine takes them, and its matrix products in the model's dtype: for scoring, and in training.
+"""A layer's weights as the engine takes them, and its matrix products in the model's dtype: for scoring and for training.
 
 Queries, keys and values are one product, and so are gate and up: fewer passes over the rows, the same sums.
 """
@@ -16,7 +16,8 @@ from .transformer import Attention, DecoderLayer
 
 
 class PackedLinear:
-    """A matrix product with weight [N, H] in its dtype; in bf16 a copy in oneDNN's own layout saves reordering it every time."""
+    """A matrix product with weight [N, H] in its dtype. In bf16 it keeps a copy in oneDNN's layout, which saves reordering it in
+    every call."""
 
     def __init__(self, weight: torch.Tensor) -> None:
         self.weight = weight
@@ -25,36 +26,40 @@ class PackedLinear:
             self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight, 2048)
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+        """[T, H] to [T, N]."""
         if self.packed is None:
             return linear(rows, self.weight)
         return torch.ops.mkldnn._linear_pointwise(rows, self.packed, None, "none", [], "")
 
     @classmethod
-    def of(cls, *parts: torch.nn.Linear) -> "PackedLinear":
-        """The weights of these modules joined into one, of which they become views."""
-        weight = torch.cat([part.weight for part in parts])
-        for part, view in zip(parts, weight.split([len(part.weight) for part in parts])):
-            part.weight = torch.nn.Parameter(view, requires_grad=False)
+    def of(cls, *modules: torch.nn.Linear) -> "PackedLinear":
+        """Join the weights of these modules into one; the modules' own become views of it."""
+        weight = torch.cat([module.weight for module in modules])
+        for module, view in zip(modules, weight.split([len(module.weight) for module in modules])):
+            module.weight = torch.nn.Parameter(view, requires_grad=False)
         return cls(weight)
 
 
 class TrainableLinear:
-    """A matrix product and its bias in training: weights are cast and joined anew each time, with gradient; what is no Linear goes
-    through its module."""
+    """A matrix product with bias, in training: weights are cast and joined in every call, with gradient.
 
-    def __init__(self, *parts: torch.nn.Module) -> None:
-        self.parts, self.plain = parts, [part for part in parts if type(part) is torch.nn.Linear]
+    If one of the modules is no plain Linear, all of them are called instead.
+    """
+
+    def __init__(self, *modules: torch.nn.Module) -> None:
+        self.modules, self.linears = modules, [module for module in modules if type(module) is torch.nn.Linear]
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
-        if len(self.plain) < len(self.parts):
+        """[T, H] to [T, N] in the dtype of the rows."""
+        if len(self.linears) < len(self.modules):
             with torch.autocast("cpu", enabled=rows.dtype == torch.bfloat16):
-                return torch.cat([part(rows) for part in self.parts], -1)
-        biases = [part.bias.to(rows.dtype) for part in self.plain if part.bias is not None]
-        return linear(rows, torch.cat([part.weight.to(rows.dtype) for part in self.plain]), torch.cat(biases) if biases else None)
+                return torch.cat([module(rows) for module in self.modules], -1)
+        biases = [part.bias.to(rows.dtype) for part in self.linears if part.bias is not None]
+        return linear(rows, torch.cat([part.weight.to(rows.dtype) for part in self.linears]), torch.cat(biases) if biases else None)
 
 
 class AdaptedLinear(Protocol):
-    """What is read of a Linear under an adapter of peft."""
+    """What `LoraLinear` reads of a Linear under an adapter of peft."""
 
     base_layer: torch.nn.Linear
     active_adapters: list[str]
@@ -65,76 +70,105 @@ class AdaptedLinear(Protocol):
 
 
 class LoraLinear:
-    """Frozen weights [N, H], cast and joined once, with the factors of their adapters (r each) beside them: two thin products more
-    for all parts, and no gradient of the weights, a third of a step's work."""
+    """A matrix product with frozen weights [N, H] and LoRA adapters (arXiv 2106.09685) of rank r.
 
-    def __init__(self, *parts: AdaptedLinear) -> None:
-        self.parts = parts
+    The frozen weights are cast and joined once. The adapters of all modules are two thin products, and no gradient of the
+    frozen weights is computed, which saves a third of a step's work.
+    """
+
+    def __init__(self, *modules: AdaptedLinear) -> None:
+        self.modules = modules
         self.weight: torch.Tensor | None = None
         self.bias: torch.Tensor | None = None
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+        """[T, H] to [T, N] in the dtype of the rows."""
         if self.weight is None or self.weight.dtype != rows.dtype:
-            bases = [part.base_layer for part in self.parts]
+            bases = [module.base_layer for module in self.modules]
             self.weight = torch.cat([base.weight.detach().to(rows.dtype) for base in bases])
             biases = [base.bias.detach().to(rows.dtype) for base in bases if base.bias is not None]
             self.bias = torch.cat(biases) if biases else None
         out = linear(rows, self.weight, self.bias)  # [T, N]
-        if self.parts[0].disable_adapters:
+        if self.modules[0].disable_adapters:
             return out
         down, up = self.factors()
         return torch.addmm(out, linear(rows, down.to(rows.dtype)), up.to(rows.dtype))
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """(down [R, H], up [R, N]) of all parts in fp32, R the sum of their ranks; `up` has a block a part and zeros elsewhere."""
-        pairs = [(part, part.active_adapters[0]) for part in self.parts]
-        down = torch.cat([part.lora_A[name].weight for part, name in pairs])
-        return down, torch.block_diag(*(part.lora_B[name].weight.t() * part.scaling[name] for part, name in pairs))
+        """The joined factors (down [R, H], up [R, N]) in fp32, R the sum of the ranks; `up` has one block a module, else zeros."""
+        adapted = [(module, module.active_adapters[0]) for module in self.modules]
+        down = torch.cat([module.lora_A[name].weight for module, name in adapted])
+        return down, torch.block_diag(*(module.lora_B[name].weight.t() * module.scaling[name] for module, name in adapted))
 
     @staticmethod
-    def fits(part: torch.nn.Module) -> TypeGuard[AdaptedLinear]:
-        """Whether a module is a frozen Linear under one plain adapter without dropout, as `lora` in the settings makes it."""
+    def fits(module: torch.nn.Module) -> TypeGuard[AdaptedLinear]:
+        """Whether a module is a frozen Linear under one plain adapter without dropout, as the setting `lora` makes it."""
         from peft.tuners.lora import Linear
 
-        if type(part) is not Linear or part.merged or len(part.active_adapters) != 1 or part.base_layer.weight.requires_grad:
+        if type(module) is not Linear or module.merged or len(module.active_adapters) != 1:
             return False
-        name = part.active_adapters[0]
-        plain = name in part.lora_A and name not in part.lora_variant and part.lora_B[name].bias is None
-        return plain and isinstance(part.lora_dropout[name], torch.nn.Identity)
+        if module.base_layer.weight.requires_grad:
+            return False
+        name = module.active_adapters[0]
+        plain = name in module.lora_A and name not in module.lora_variant and module.lora_B[name].bias is None
+        return plain and isinstance(module.lora_dropout[name], torch.nn.Identity)
 
 
-def trainable(*parts: torch.nn.Module) -> TrainableLinear | LoraLinear:
-    """The product of these modules in training."""
-    adapted = [part for part in parts if LoraLinear.fits(part)]
-    return LoraLinear(*adapted) if len(adapted) == len(parts) else TrainableLinear(*parts)
+def trainable_linear(*modules: torch.nn.Module) -> TrainableLinear | LoraLinear:
+    """The joined product of these modules in training, bias included."""
+    adapted = [module for module in modules if LoraLinear.fits(module)]
+    return LoraLinear(*adapted) if len(adapted) == len(modules) else TrainableLinear(*modules)
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer: the norms' weights before and after attention (None: the products hold them and take int8), its four products, the
-    bias of the first or None, and `norms` of queries and keys by head, or None."""
+    """The weights of one layer.
 
-    before: torch.Tensor | None
+    Attributes:
+        input_norm: weight [H] of the norm before attention; None: the products hold the norms and take int8 rows.
+        qkv: product of queries, keys and values.
+        qkv_bias: its bias; None: it has none, or `qkv` adds it.
+        head_norms: norm weights [head_dim] of queries and keys, or None.
+        out: product of the attention's output.
+        post_attention_norm: weight [H] of the norm before the feed-forward part, or None.
+        gate_up: product of gate and up.
+        down: last product of the feed-forward part.
+    """
+
+    input_norm: torch.Tensor | None
     qkv: Any
-    bias: torch.Tensor | None
-    norms: tuple[torch.Tensor, torch.Tensor] | None
+    qkv_bias: torch.Tensor | None
+    head_norms: tuple[torch.Tensor, torch.Tensor] | None
     out: Any
-    after: torch.Tensor | None
-    up: Any
+    post_attention_norm: torch.Tensor | None
+    gate_up: Any
     down: Any
 
 
-def layer_of(layer: DecoderLayer, kind: Callable[..., Any]) -> Layer:
-    """A layer of transformers with products of this kind, made of the modules whose weights they join."""
+def layer_of(layer: DecoderLayer, make_linear: Callable[..., Any]) -> Layer:
+    """Read a layer of transformers.
+
+    Args:
+        layer: a Llama-like layer.
+        make_linear: makes a product from the modules whose weights it joins: `PackedLinear.of` or `trainable_linear`.
+    """
     a, m = layer.self_attn, layer.mlp
-    parts = (a.q_proj, a.k_proj, a.v_proj), (a.o_proj,), (m.gate_proj, m.up_proj), (m.down_proj,)
-    qkv, out, up, down = (kind(*some) for some in parts)
-    bias = None if a.q_proj.bias is None or kind is trainable else torch.cat([part.bias for part in parts[0]]).detach()
-    return Layer(layer.input_layernorm.weight, qkv, bias, head_norms(a), out, layer.post_attention_layernorm.weight, up, down)
+    qkv = (a.q_proj, a.k_proj, a.v_proj)
+    bias_in_product = make_linear is trainable_linear
+    return Layer(
+        input_norm=layer.input_layernorm.weight,
+        qkv=make_linear(*qkv),
+        qkv_bias=None if a.q_proj.bias is None or bias_in_product else torch.cat([part.bias for part in qkv]).detach(),
+        head_norms=head_norms(a),
+        out=make_linear(a.o_proj),
+        post_attention_norm=layer.post_attention_layernorm.weight,
+        gate_up=make_linear(m.gate_proj, m.up_proj),
+        down=make_linear(m.down_proj),
+    )
 
 
 def head_norms(attention: Attention) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Weights of the norms of queries and keys, which Qwen3 has."""
+    """Norm weights of queries and keys, which Qwen3 has; None for other models."""
     if not (hasattr(attention, "q_norm") and hasattr(attention, "k_norm")):
         return None
     return attention.q_norm.weight, attention.k_norm.weight

@@ -1,7 +1,7 @@
 """Attention of the engine: the documents of a pack at once, behind the prefix they share.
 
-Documents stand padded side by side in attention alone, so the same causal mask fits them all, and the padding that the
-layers' matrix products never see costs a few per cent of the smallest part of a layer.
+In attention alone, documents stand padded side by side, so one causal mask fits them all. The layers' matrix products see
+no padding; in attention it costs a few per cent of the cheapest part of a layer.
 """
 
 from __future__ import annotations
@@ -12,132 +12,176 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import embedding, scaled_dot_product_attention
 
-from .flat_attention import Spans
+from .flat_attention import PackSpan, Spans
 from .shapes import padded_length, powers_of_two, repeat_last
 
-AREA = 128 * 1024  # scores of one attention call, for each head
-LONG = 1024  # tokens of a prompt from which its mask would cost more than asking the prefix again
+MAX_SCORES = 128 * 1024  # of one attention call, for each head: what fits into a processor's cache
+LONG_PROMPT = 1024  # tokens from which a mask would cost more than computing the prefix's attention again for each document
 
 
 @dataclass(frozen=True)
-class Call:
-    """One attention of D prompts, by heads of keys: `shape` is (D * pairs, groups * Lq, Lk). `mask`: [groups * Lq, Lk] of 0 and
-    -inf; None means causal, with Lq = Lk."""
+class AttentionCall:
+    """One attention over D prompts of Lq queries and Lk keys. Query heads that share a key head are rows of one product.
 
-    shape: tuple[int, int, int]
+    Attributes:
+        batch: D * num_kv_heads.
+        query_rows: (num_heads / num_kv_heads) * Lq.
+        key_rows: Lk.
+        mask: [query_rows, key_rows] of 0 and -inf; None for causal attention with Lq = Lk.
+    """
+
+    batch: int
+    query_rows: int
+    key_rows: int
     mask: torch.Tensor | None
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The attentions of a batch, the same in all layers. `asked` and `keys`: which rows of queries [T * heads, d] and of keys and
-    values [T * pairs, d] the calls take, one after the other. `back` [T * heads]: where in their joined results each head of each
-    token stands."""
+class AttentionPlan:
+    """The attention calls of a batch of T tokens, the same in all layers.
 
-    calls: list[Call]
-    asked: torch.Tensor
+    Attributes:
+        calls: in the order of the indices below.
+        queries: indices into query rows [T * num_heads, head_dim] that the calls take, one call after the other.
+        keys: indices into key and value rows [T * num_kv_heads, head_dim], likewise.
+        back: [T * num_heads], where in the calls' joined results each head of each token stands.
+    """
+
+    calls: list[AttentionCall]
+    queries: torch.Tensor
     keys: torch.Tensor
     back: torch.Tensor
 
 
 class _Planner:
-    """Collects calls, for `heads` heads of queries of which `groups` share one head of keys."""
+    """Collects attention calls."""
 
-    def __init__(self, heads: int, pairs: int) -> None:
-        self.heads, self.pairs, self.groups = heads, pairs, heads // pairs
-        self.calls: list[Call] = []
-        self.asked: list[torch.Tensor] = []
+    def __init__(self, num_heads: int, num_kv_heads: int) -> None:
+        self.num_heads, self.num_kv_heads, self.num_kv_groups = num_heads, num_kv_heads, num_heads // num_kv_heads
+        self.calls: list[AttentionCall] = []
+        self.queries: list[torch.Tensor] = []
         self.keys: list[torch.Tensor] = []
         self.back: list[torch.Tensor] = []
-        self.made = 0
+        self.result_rows = 0
 
-    def add(self, asked: torch.Tensor, keys: torch.Tensor, kept: list[slice], masked: bool = True, hidden: int = 0) -> None:
-        """Tokens asked [D, Lq] look at tokens keys [D, Lk]; the prompt in row i of `asked` keeps the results at kept[i]."""
-        (count, lq), lk = asked.shape, keys.shape[1]
-        head, pair = torch.arange(self.heads), torch.arange(self.pairs)
-        shape = count * self.pairs, self.groups * lq, lk
-        by_head = (asked[:, None] * self.heads + head[:, None]).flatten()  # [D, heads, Lq]
-        self.asked.append(by_head)
-        self.keys.append((keys[:, None] * self.pairs + pair[:, None]).flatten())  # [D, pairs, Lk]
-        # The last lq of lk tokens look at what stands before them and at themselves; the first `hidden` keys fill a size up.
-        mask = torch.full((lq, lk), float("-inf")).triu_(lk - lq + 1).repeat(self.groups, 1) if masked else None
-        if mask is not None and hidden:
-            mask[:, :hidden] = float("-inf")
-        self.calls.append(Call(shape, mask))
-        place = self.made + torch.arange(by_head.numel()).view(count, self.heads, lq).transpose(1, 2)  # [D, Lq, heads]
-        self.back += [place[row, some].flatten() for row, some in enumerate(kept)]
-        self.made += by_head.numel()
+    def add(self, queries: torch.Tensor, keys: torch.Tensor, kept: list[slice], masked: bool = True, hidden_keys: int = 0) -> None:
+        """Plan one call.
 
+        Args:
+            queries: token indices [D, Lq], the last Lq of each prompt's keys.
+            keys: token indices [D, Lk].
+            kept: which of a prompt's Lq results are used.
+            masked: False for plain causal attention with Lq = Lk.
+            hidden_keys: number of leading keys that are padding.
+        """
+        (count, lq), lk = queries.shape, keys.shape[1]
+        heads, kv_heads = torch.arange(self.num_heads), torch.arange(self.num_kv_heads)
+        query_rows = (queries[:, None] * self.num_heads + heads[:, None]).flatten()  # [D, num_heads, Lq]
+        self.queries.append(query_rows)
+        self.keys.append((keys[:, None] * self.num_kv_heads + kv_heads[:, None]).flatten())  # [D, num_kv_heads, Lk]
+        mask = self._mask(lq, lk, hidden_keys) if masked else None
+        self.calls.append(AttentionCall(count * self.num_kv_heads, self.num_kv_groups * lq, lk, mask))
+        results = self.result_rows + torch.arange(query_rows.numel()).view(count, self.num_heads, lq).transpose(1, 2)
+        self.back += [results[number, part].flatten() for number, part in enumerate(kept)]
+        self.result_rows += query_rows.numel()
 
-def plan_of(spans: Spans, heads: int, pairs: int) -> Plan:
-    """Attentions for packs laid end to end, see `flat.Spans`, for `heads` heads of queries and `pairs` of keys."""
-    planner = _Planner(heads, pairs)
-    for row, start, ends in spans.packs:
-        prefix = torch.arange(row, row + start)
-        begins = [row + start, *(row + end for end in ends[:-1])]
-        rows = [torch.arange(begin, row + end) for begin, end in zip(begins, ends)]
-        if start + max(map(len, rows)) > LONG:
-            for number, own in enumerate(rows):
-                whole = torch.cat((prefix, own))
-                kept = slice(0 if number == 0 else start, len(whole))
-                whole = repeat_last(whole, padded_length(len(whole)))[None]
-                planner.add(whole, whole, [kept], masked=False)
-            continue
-        if start:
-            _add_run(planner, prefix[:0], [prefix])
-        for run in _runs(rows, start):
-            _add_run(planner, prefix, run)
-    return Plan(planner.calls, *map(torch.cat, (planner.asked, planner.keys, planner.back)))
+    def _mask(self, lq: int, lk: int, hidden_keys: int) -> torch.Tensor:
+        """[num_kv_groups * Lq, Lk]: the last Lq of Lk tokens attend to what stands before them and to themselves."""
+        mask = torch.full((lq, lk), float("-inf")).triu_(lk - lq + 1).repeat(self.num_kv_groups, 1)
+        mask[:, :hidden_keys] = float("-inf")
+        return mask
 
 
-def _add_run(planner: _Planner, prefix: torch.Tensor, rows: list[torch.Tensor]) -> None:
-    """Plan the attention of the documents in `rows` behind `prefix`, in sizes of which there are few (see `engine.shapes`)."""
-    longest = padded_length(max(map(len, rows)))
-    hidden = padded_length(len(prefix) + longest) - len(prefix) - longest
-    before = torch.cat((rows[0][:1].expand(hidden), prefix))  # what fills a size up comes first and is hidden
-    # Short documents repeat their last token: it comes after all that counts, where the mask hides it.
-    asked = torch.stack([repeat_last(own, longest) for own in rows])
-    keys = torch.cat((before.expand(len(rows), -1), asked), 1)
+def plan_of(spans: Spans, num_heads: int, num_kv_heads: int) -> AttentionPlan:
+    """Plan the attention calls for packs laid end to end."""
+    planner = _Planner(num_heads, num_kv_heads)
+    for span in spans.packs:
+        longest = max(map(len, span.suffixes))
+        (_plan_long if span.prefix_length + longest > LONG_PROMPT else _plan_short)(planner, span)
+    return AttentionPlan(planner.calls, *map(torch.cat, (planner.queries, planner.keys, planner.back)))
+
+
+def _plan_long(planner: _Planner, span: PackSpan) -> None:
+    """One call for each prompt, without a mask; the prefix is computed in each and kept from the first."""
+    for number, suffix in enumerate(span.suffixes):
+        prompt = torch.cat((_indices(span.prefix), _indices(suffix)))
+        kept = slice(0 if number == 0 else span.prefix_length, len(prompt))
+        padded = repeat_last(prompt, padded_length(len(prompt)))[None]
+        planner.add(padded, padded, [kept], masked=False)
+
+
+def _plan_short(planner: _Planner, span: PackSpan) -> None:
+    """A call for the prefix, then one for each run of prompts of similar length."""
+    prefix = _indices(span.prefix)
+    if len(prefix):
+        _plan_run(planner, prefix[:0], [prefix])
+    for run in _runs([_indices(suffix) for suffix in span.suffixes], len(prefix)):
+        _plan_run(planner, prefix, run)
+
+
+def _plan_run(planner: _Planner, prefix: torch.Tensor, suffixes: list[torch.Tensor]) -> None:
+    """Plan the attention of prompts behind `prefix` in padded sizes, of which there are few (see `shapes`)."""
+    longest = padded_length(max(map(len, suffixes)))
+    hidden_keys = padded_length(len(prefix) + longest) - len(prefix) - longest
+    before = torch.cat((suffixes[0][:1].expand(hidden_keys), prefix))  # key padding comes first and is masked
+    # Short prompts repeat their last token: it comes after all that counts, where the causal mask hides it.
+    queries = torch.stack([repeat_last(suffix, longest) for suffix in suffixes])
+    keys = torch.cat((before.expand(len(suffixes), -1), queries), 1)
     first = 0
-    for count in powers_of_two(len(rows)):
+    for count in powers_of_two(len(suffixes)):
         part = slice(first, first + count)
-        planner.add(asked[part], keys[part], [slice(len(own)) for own in rows[part]], hidden=hidden)
+        planner.add(queries[part], keys[part], [slice(len(suffix)) for suffix in suffixes[part]], hidden_keys=hidden_keys)
         first += count
 
 
-def _runs(rows: list[torch.Tensor], start: int) -> Iterator[list[torch.Tensor]]:
-    """Neighbours (of similar length, as packs hold them) whose scores fit into a processor's cache together."""
-    some: list[torch.Tensor] = []
-    for own in rows:
-        longest = max(len(own), *map(len, some)) if some else len(own)
-        if some and (len(some) + 1) * longest * (start + longest) > AREA:
-            yield some
-            some = []
-        some.append(own)
-    yield some
+def _runs(suffixes: list[torch.Tensor], prefix_length: int) -> Iterator[list[torch.Tensor]]:
+    """Neighbours, of similar length as packs hold them, whose scores fit into a processor's cache together."""
+    run: list[torch.Tensor] = []
+    for suffix in suffixes:
+        longest = max(map(len, [*run, suffix]))
+        if run and (len(run) + 1) * longest * (prefix_length + longest) > MAX_SCORES:
+            yield run
+            run = []
+        run.append(suffix)
+    yield run
+
+
+def _indices(part: range) -> torch.Tensor:
+    return torch.arange(part.start, part.stop)
 
 
 def attend(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: Plan, softmax: Callable[..., torch.Tensor], dtype: torch.dtype
-) -> torch.Tensor:
-    """Attention of q [T, heads, d], already scaled, over k and v [T, pairs, d]: [T, heads * d] in dtype.
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: AttentionPlan, softmax: Callable[..., torch.Tensor],
+    dtype: torch.dtype,
+) -> torch.Tensor:  # fmt: skip
+    """Attention of every prompt to itself and its prefix.
 
-    `softmax(scores, mask, dtype)`, see `kernels`. Two products and a softmax take half of the time of the fused kernel here, whose
-    tiles are made for long sequences; heads that share keys are rows of one product."""
-    tokens, heads, width = q.shape
-    q, k, v = (t.reshape(-1, width) for t in (q, k, v))
-    shapes = [call.shape for call in plan.calls]
-    # Rows by `embedding`: the fastest of the ways to gather, and its gradient sums rows that were taken more than once.
-    asked = embedding(plan.asked, q).to(dtype).split([shape[0] * shape[1] for shape in shapes])
-    keys, values = (embedding(plan.keys, t).to(dtype).split([shape[0] * shape[2] for shape in shapes]) for t in (k, v))
-    seen = []
-    for call, x, y, z in zip(plan.calls, asked, keys, values):
-        pairs, lq, lk = call.shape
-        x, y, z = x.view(pairs, lq, width), y.view(pairs, lk, width), z.view(pairs, lk, width)
+    Two products and a softmax take half the time of the fused kernel here, whose tiles are made for long sequences.
+
+    Args:
+        q: [T, num_heads, head_dim], already scaled.
+        k, v: [T, num_kv_heads, head_dim].
+        plan: see `plan_of`.
+        softmax: see `kernels.softmax`.
+        dtype: of the products.
+
+    Returns:
+        [T, num_heads * head_dim] in `dtype`.
+    """
+    tokens, num_heads, head_dim = q.shape
+    q, k, v = (t.reshape(-1, head_dim) for t in (q, k, v))
+    # `embedding` is the fastest way to gather rows, and its gradient sums rows that were taken more than once.
+    queries = embedding(plan.queries, q).to(dtype).split([call.batch * call.query_rows for call in plan.calls])
+    key_sizes = [call.batch * call.key_rows for call in plan.calls]
+    keys, values = (embedding(plan.keys, t).to(dtype).split(key_sizes) for t in (k, v))
+    results = []
+    for call, x, y, z in zip(plan.calls, queries, keys, values):
+        x = x.view(call.batch, call.query_rows, head_dim)
+        y, z = (t.view(call.batch, call.key_rows, head_dim) for t in (y, z))
         if call.mask is None:
-            x = x.view(1, heads, lk, width)
-            found = scaled_dot_product_attention(x, y[None], z[None], is_causal=True, scale=1.0, enable_gqa=True)
+            x = x.view(1, num_heads, call.key_rows, head_dim)
+            result = scaled_dot_product_attention(x, y[None], z[None], is_causal=True, scale=1.0, enable_gqa=True)
         else:
-            found = torch.bmm(softmax(torch.bmm(x, y.transpose(1, 2)), call.mask, dtype), z)
-        seen.append(found.reshape(-1, width))
-    return embedding(plan.back, torch.cat(seen)).view(tokens, heads * width)
+            result = torch.bmm(softmax(torch.bmm(x, y.transpose(1, 2)), call.mask, dtype), z)
+        results.append(result.reshape(-1, head_dim))
+    return embedding(plan.back, torch.cat(results)).view(tokens, num_heads * head_dim)

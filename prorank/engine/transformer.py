@@ -1,6 +1,6 @@
 """The parts of a Llama-like model of transformers that the engine reads, as types.
 
-`torch.nn.Module` finds its parts by name, so a type checker sees a tensor or any module in each of them.
+`torch.nn.Module` finds its parts by name, so without these a type checker sees `Tensor | Module` in each of them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Mlp(Protocol):
 
 
 class DecoderLayer(Protocol):
-    """One layer."""
+    """One layer: attention and feed-forward part, each behind a norm."""
 
     self_attn: Attention
     mlp: Mlp
@@ -57,7 +57,7 @@ class Layers(Protocol):
     def __iter__(self) -> Iterator[DecoderLayer]: ...
 
 
-class Decoder(Protocol):
+class TransformerBody(Protocol):
     """A model without its output head."""
 
     layers: Layers
@@ -69,6 +69,6 @@ class Decoder(Protocol):
     def __call__(self, **inputs: Any) -> Any: ...
 
 
-def decoder_of(model: torch.nn.Module) -> Decoder:
-    """The model without its output head, for which `engine.is_supported` holds."""
-    return cast(Decoder, body(model)[0])
+def transformer_body(model: torch.nn.Module) -> TransformerBody:
+    """The body of a model for which `cpu_engine.is_supported` holds."""
+    return cast(TransformerBody, body(model)[0])

@@ -1,6 +1,6 @@
-"""Writing by a model's own layers and cache, for GPUs and for architectures that the engine does not know.
+"""Decoding with a model's own layers and cache, for GPUs and for architectures that the engine does not support.
 
-Prompts are padded on the left once, read once, and their cache is repeated for the samples; rows that are done leave it.
+Prompts are padded on the left and read once; their cache is repeated for the samples.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class CacheDecoder:
-    """See `generate.Decoder`.
+class TransformersDecoder:
+    """An `IncrementalDecoder` of transformers' layers, see `generation`.
 
     Args:
         model: a causal LM of transformers.
-        bf16: under autocast to bf16, where its weights are fp32.
+        bf16: run under autocast to bf16, for fp32 weights.
     """
 
     def __init__(self, model: PreTrainedModel, bf16: bool) -> None:
@@ -32,16 +32,16 @@ class CacheDecoder:
         self.device = next(model.parameters()).device
 
     def start(self, packs: Sequence[Pack], samples: int) -> torch.Tensor:
-        """Last hidden states [R, H] of the prompts in these packs, R = prompts * samples, a prompt's samples side by side."""
+        """Last hidden states [R, H] of the prompts, R = prompts * samples, the samples of a prompt side by side."""
         from transformers import DynamicCache
 
         spans = spans_of(packs)
-        order = torch.tensor([owner for pack in packs for owner in pack.owners]).argsort()  # packs may hold them otherwise
+        order = torch.tensor([owner for pack in packs for owner in pack.owners]).argsort()  # packs may hold them in another order
         prompts = torch.tensor([token for pack in packs for token in pack.ids])[spans.gather].split(spans.lengths)
         rows = [prompts[i] for i in order]
         ids, self.mask = (
-            pad_sequence(some, batch_first=True, padding_side="left").to(self.device)
-            for some in (rows, [torch.ones_like(row) for row in rows])
+            pad_sequence(tensors, batch_first=True, padding_side="left").to(self.device)
+            for tensors in (rows, [torch.ones_like(row) for row in rows])
         )
         self.cache = DynamicCache(config=self.config)
         hidden = self._forward(ids, (self.mask.cumsum(-1) - 1).clamp_min(0))
@@ -50,17 +50,20 @@ class CacheDecoder:
         return hidden.repeat_interleave(samples, 0)
 
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Hidden states [R, H] after one more token [R] of each row."""
+        """Hidden states [R, H] after one more token [R] in each row."""
         positions = self.mask.sum(-1, keepdim=True)
         self.mask = torch.cat((self.mask, self.mask.new_ones(len(tokens), 1)), -1)
         return self._forward(tokens[:, None], positions)
 
     def keep(self, rows: torch.Tensor) -> None:
-        """Go on with these rows alone."""
+        """Continue with these rows alone."""
         self.cache.batch_select_indices(rows)
         self.mask = self.mask[rows]
 
     def _forward(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Hidden states [R, H] of the last column of ids [R, L]."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            given = {"attention_mask": self.mask, "position_ids": positions, "past_key_values": self.cache, "use_cache": True}
-            return self.body(input_ids=ids, **given).last_hidden_state[:, -1]
+            out = self.body(
+                input_ids=ids, position_ids=positions, attention_mask=self.mask, past_key_values=self.cache, use_cache=True
+            )
+            return out.last_hidden_state[:, -1]

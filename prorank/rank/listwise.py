@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from ..engine.batches import sizes
+from ..engine.batches import batch_limits
 from ..engine.flat_attention import is_flat
-from ..engine.generation import Sampler, Sampling, TextGenerator, generate
+from ..engine.generation import Sampler, TextGenerator, generate
 from ..engine.packing import Batch, batches_of, collate, pack
+from ..engine.sampling import Sampling, StopAt
 from ..errors import ModelError
 from ..prompts.list_encoder import EncodedList, ListPromptEncoder
 from ..prompts.prompt import Encoded, TruncationCounts
@@ -30,7 +31,7 @@ class LabelReader:
     """Reads log-probabilities of labels at the answer, among those of the documents shown.
 
     Args:
-        model: says how batches are laid, see `windows.sizes`.
+        model: says how batches are laid, see `batches.batch_limits`.
         hidden: last hidden states [N, H] of a batch.
         rows, bias: of the labels in the output matrix, [20, H] and [20].
         pad: the padding token.
@@ -40,7 +41,7 @@ class LabelReader:
         self, model: torch.nn.Module, hidden: Callable[[Batch], torch.Tensor], rows: torch.Tensor, bias: torch.Tensor, pad: int
     ) -> None:
         self.hidden, self.rows, self.bias, self.pad = hidden, rows, bias, pad
-        self.flat, self.tokens = is_flat(model), sizes(model)[0]
+        self.flat, self.tokens = is_flat(model), batch_limits(model).tokens
 
     def __call__(self, prompts: list[Encoded], counts: list[int]) -> list[np.ndarray]:
         out: list[np.ndarray] = [np.empty(0)] * len(prompts)
@@ -72,7 +73,7 @@ class AnswerReader:
     def __call__(self, prompts: list[Encoded], counts: list[int]) -> list[np.ndarray]:
         budget = self.bound.prompt.max_think_tokens if self.bound.thinks else None
         most = most_written(self.bound, self.method, max(counts, default=0))
-        writer = Sampler(self.pen, self.bound, Sampling(0.0, most=most, budget=budget), in_form=True)
+        writer = Sampler(self.pen, self.bound, Sampling(0.0, max_tokens=most, max_think_tokens=budget), StopAt.ANSWER_END)
         out = []
         for number, (row,) in enumerate(generate(writer, prompts, [["0"]] * len(prompts))):
             said = parse_ranking(self.bound.tokenizer.decode(row.ids, skip_special_tokens=True), counts[number])

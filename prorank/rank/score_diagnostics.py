@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..engine.heads import answer_rows, log_odds, vocabulary_of
+from ..engine.heads import answer_rows, log_odds, logits_of_hidden
 from ..engine.packing import Batch
 
 
@@ -40,7 +40,7 @@ def diagnosis(
     for batch, state in seen:
         scores[batch.owners] = log_odds(state, rows, bias).cpu().numpy()
         hidden[batch.owners] = state.float().cpu().numpy()
-        logits = vocabulary_of(model, state)
+        logits = logits_of_hidden(model, state)
         mass[batch.owners] = logits.softmax(-1)[:, ids].sum(-1).cpu().numpy()
         best = logits.argmax(-1)
         top[batch.owners] = torch.isin(best, torch.tensor(ids, device=best.device)).cpu().numpy()

@@ -148,14 +148,14 @@ class Scorer(Identity):
         self.choices["compile"] = choice
         log.debug("%s: steps %s", self.name, choice)
         if choice.value == COMPILED:
-            self._engine.steps, self._compile_for = Kernels(compiled=True), None
+            self._engine.kernels, self._compile_for = Kernels(compiled=True), None
 
     def after_fork(self) -> None:
         """In a forked process: no compiled steps, which are made for a number of threads, and no thread for async calls."""
         self._forked = True
         self.__dict__.pop("_thread", None)
         if self._engine:
-            self._engine.steps = Kernels(compiled=False)
+            self._engine.kernels = Kernels(compiled=False)
 
     @contextmanager
     def _own_turn(self) -> Iterator[None]:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..engine.generation import CLOSE, TOKENS, Completion, Sampler, Sampling, TextGenerator
+from ..engine.generation import CLOSE, PROMPT_TOKENS_PER_BATCH, Sampler, TextGenerator
 from ..engine.heads import log_odds
 from ..engine.modules import room_for_prompts
 from ..engine.packing import Pack, batches_of, pack, packs_of
+from ..engine.sampling import Completion, Sampling, StopAt
 from ..errors import ConfigError
 from ..prompts.pair_encoder import Encoded, PairPromptEncoder
 from .documents import Cost
@@ -62,7 +63,7 @@ class Thinker:
         if samples < 1:
             raise ConfigError(f"samples must be at least 1, not {samples}")
         self.bound, self.rows, self.bias, self.samples, self.cost = bound, rows, bias, samples, cost
-        self.writer = Sampler(pen, bound, Sampling(SAMPLING if samples > 1 else 0.0, most=budget), to_answer=True)
+        self.writer = Sampler(pen, bound, Sampling(SAMPLING if samples > 1 else 0.0, max_tokens=budget), StopAt.ANSWER_START)
 
     def __call__(
         self, lists: Sequence[tuple[list[Encoded], list[str]]], progress: Callable[[int], None] | None = None
@@ -92,14 +93,14 @@ def generate_batches(
 ) -> Iterator[list[tuple[int, int, list[Completion]]]]:
     """What is written behind the prompts of each query's list (prompts, keys of chance), some at a time: (number of the list, place
     in it, its rows). A row's ids come behind prompt and opener."""
-    opener = writer.bound.opener
+    opener = writer.encoder.opener
     todo = [
         (number, at, replace(prompt, ids=prompt.ids + opener), key)
         for number, (prompts, keys) in enumerate(lists)
         for at, (prompt, key) in enumerate(zip(prompts, keys))
     ]
     singles = (pack([prompt], [i], share=False) for i, (_, _, prompt, _) in enumerate(todo))
-    for packs in batches_of(singles, TOKENS, max(1, ROWS // samples), flat=True):
+    for packs in batches_of(singles, PROMPT_TOKENS_PER_BATCH, max(1, ROWS // samples), flat=True):
         some = [todo[one.owners[0]] for one in packs]
         rows = writer(_packs(some), [[f"{key}/{k}" for k in range(samples)] for *_, key in some])
         yield [(number, at, mine) for (number, at, *_), mine in zip(some, rows)]
@@ -110,7 +111,7 @@ def _packs(some: list[tuple[int, int, Encoded, str]]) -> list[Pack]:
     packs: list[Pack] = []
     for number in dict.fromkeys(number for number, *_ in some):
         mine = [i for i, one in enumerate(some) if one[0] == number]
-        packs += packs_of([some[i][2] for i in mine], mine, TOKENS, ROWS)
+        packs += packs_of([some[i][2] for i in mine], mine, PROMPT_TOKENS_PER_BATCH, ROWS)
     return packs
 
 

@@ -1,7 +1,7 @@
-"""The forward of a training step: logits at the answers, through the engine where it knows the model.
+"""The forward pass of a training step: logits at the answers, through the engine where it supports the model.
 
-The engine does the layers' own arithmetic on the same weights, so a loss differs from that of transformers' layers by
-rounding only; `plain: true` and gradient checkpointing go through transformers' layers.
+The engine does the layers' arithmetic on the same weights, so a loss differs from that of transformers' layers by rounding only.
+`plain: true` and gradient checkpointing use transformers' layers.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..engine.cpu_engine import Engine, live_engine
-from ..engine.heads import last_hidden, vocabulary_logits, vocabulary_of
+from ..engine.cpu_engine import Engine, training_engine
+from ..engine.heads import last_hidden, logits_of_hidden, vocabulary_logits
 from ..engine.packing import Batch
 from .settings.stage_settings import Settings
 
@@ -20,35 +20,41 @@ if TYPE_CHECKING:
 
 
 class Logits:
-    """Logits [N, V] fp32 at the answer positions of a batch, with gradient.
+    """Logits at the answers of a batch, with gradient.
 
     Args:
-        settings: `compile`, `gradient_checkpointing` and, where the stage has it, `plain`.
-        bf16: products in bf16 over fp32 weights.
+        settings: its `compile`, `gradient_checkpointing` and, if the stage has it, `plain` are read.
+        bf16: compute products in bf16; the weights stay fp32.
+
+    Attributes:
+        plain: compute logits at every position with transformers' forward and select the answers afterwards.
     """
 
     def __init__(self, settings: Settings, bf16: bool) -> None:
-        self.every = getattr(settings, "plain", False)  # logits at every position, as transformers makes them unless told otherwise
-        self.own = not (settings.gradient_checkpointing or self.every)
-        self.compiled, self.dtype = settings.compile is True, torch.bfloat16 if bf16 else torch.float32
-        self._seen: tuple[PreTrainedModel | None, Engine | None] = (None, None)
+        self.plain = getattr(settings, "plain", False)
+        self._use_engine = not (settings.gradient_checkpointing or self.plain)
+        self._compiled, self._dtype = settings.compile is True, torch.bfloat16 if bf16 else torch.float32
+        self._engine_model: PreTrainedModel | None = None  # the model of `_engine`
+        self._engine: Engine | None = None
 
     def __call__(self, model: PreTrainedModel, batch: Batch) -> torch.Tensor:
-        if self.every:
+        """Logits [N, V] fp32."""
+        if self.plain:
             return model(**batch.inputs, use_cache=False).logits[batch.rows, batch.columns].float()
-        engine = self._engine(model)
-        return vocabulary_of(model, engine(batch)) if engine else vocabulary_logits(model, batch)
+        engine = self._engine_of(model)
+        return logits_of_hidden(model, engine(batch)) if engine else vocabulary_logits(model, batch)
 
     def hidden(self, model: PreTrainedModel, batch: Batch) -> torch.Tensor:
-        """Last hidden states [N, H] at the same places."""
-        engine = self._engine(model)
+        """Last hidden states [N, H] at the answers."""
+        engine = self._engine_of(model)
         if engine:
             return engine(batch)
         model = getattr(model, "module", model)  # under DDP: the trainer averages gradients itself
-        with torch.autocast(batch.columns.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+        with torch.autocast(batch.columns.device.type, torch.bfloat16, enabled=self._dtype == torch.bfloat16):
             return last_hidden(model, batch)
 
-    def _engine(self, model: PreTrainedModel) -> Engine | None:
-        if self.own and self._seen[0] is not model:
-            self._seen = (model, live_engine(model, self.compiled, self.dtype))
-        return self._seen[1]
+    def _engine_of(self, model: PreTrainedModel) -> Engine | None:
+        """The engine of a model, kept until another model comes; None where transformers' layers are used."""
+        if self._use_engine and self._engine_model is not model:
+            self._engine_model, self._engine = model, training_engine(model, self._compiled, self._dtype)
+        return self._engine

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
-from ..engine.modules import cast_weights, freeze_head_fp32, merged_copy
+from ..engine.heads import use_fp32_head
+from ..engine.modules import cast_weights, merged_copy
 from .forward import Logits
 from .settings.stage_settings import Settings
 
@@ -36,7 +37,7 @@ class Reference:
             self.frozen = merged_copy(model).eval().requires_grad_(False)
             if bf16:
                 cast_weights(self.frozen, torch.bfloat16)
-            freeze_head_fp32(self.frozen)
+            use_fp32_head(self.frozen)
             self._forward = Logits(settings, bf16)
 
     @contextmanager

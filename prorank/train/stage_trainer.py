@@ -21,7 +21,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from ..checkpoints.loading import without_bars
 from ..checkpoints.weights import check_resumable
-from ..engine.modules import freeze_head_fp32
+from ..engine.heads import use_fp32_head
 from ..errors import ModelError, TrainingError
 from ..utils.files import append_text
 from ..utils.strict_json import dumps
@@ -66,7 +66,7 @@ class StageTrainer(Trainer):
         self._sums: dict[str, float] = {}
         self._count = 0
         self._seen = 0.0  # the clock at the last log line
-        freeze_head_fp32(model)
+        use_fp32_head(model)
         self.items = Steps(stage, self.total, settings.batch_size, self.micro, repeat)
         arguments = arguments_of(settings, self.total, self.share // self.micro, bf16, _on_cpu(model))
         quiet = contextlib.redirect_stdout(io.StringIO())

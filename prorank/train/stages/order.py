@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...data.examples import Group
-from ...engine.generation import generator_of
 from ...engine.packing import Batch
+from ...engine.sampling import rng_of_key
 from ...prompts.prompt import AnyPromptEncoder
 from ..dev_set import Dev
 from ..objectives.plackett_luce import expected_reward, order_kl, order_log_probs, placed_rewards, policy_weights, sample_orders
@@ -71,7 +71,7 @@ class OrderStage(ScoreStage):
         if s.advantage == "exact":
             expected = expected_reward(scores, grades, s.reward, s.depth, s.gain)
             return expected, float(expected.detach())
-        orders = sample_orders(scores, s.group_size, generator_of(f"order/{s.seed}/{key}"))
+        orders = sample_orders(scores, s.group_size, rng_of_key(f"order/{s.seed}/{key}"))
         rewards = placed_rewards(grades, orders, s.reward, s.depth, s.gain)
         weights = policy_weights(rewards, s.advantage).to(scores.device)
         logs = order_log_probs(scores, orders.to(scores.device), s.depth)

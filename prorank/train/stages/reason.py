@@ -12,9 +12,9 @@ import torch
 
 from ...data.examples import Group
 from ...engine.flat_attention import is_flat
-from ...engine.heads import vocabulary_of
+from ...engine.heads import logits_of_hidden
 from ...engine.modules import body
-from ...engine.packing import Batch, collate, completed
+from ...engine.packing import Batch, collate, pack_completions
 from ...prompts.prompt import AnyPromptEncoder
 from ..forward import Logits
 from ..objectives.one_token_grpo import advantages, clipped
@@ -108,7 +108,7 @@ class ReasonStage:
 
     def _laid(self, episodes: list[Episode]) -> tuple[Batch, torch.Tensor, list[int]]:
         """(the episodes as one forward, the drawn tokens [N], how many of each row)."""
-        packs = [completed(e.prompt, *e.rows, places=e.drawn) for e in episodes]
+        packs = [pack_completions(e.prompt, *e.rows, places=e.drawn) for e in episodes]
         targets = torch.tensor([row[i] for e in episodes for row, places in zip(e.rows, e.drawn) for i in places])
         sizes = [len(places) for e in episodes for places in e.drawn]
         return collate(packs, self.bound.tokenizer.pad_token_id, self.flat).to(self.device), targets.to(self.device), sizes
@@ -201,7 +201,7 @@ def token_log_probs(
     """(log-probabilities of targets [N] after hidden states [N, H] at the sampling temperature, entropies [N] without gradient)."""
 
     def some(part: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        logits = vocabulary_of(model, part) / temperature
+        logits = logits_of_hidden(model, part) / temperature
         total = logits.logsumexp(-1)
         with torch.no_grad():
             entropy = total - ((logits - total[:, None]).exp() * logits).sum(-1)

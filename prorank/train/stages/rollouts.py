@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...data.jsonl import line_of
-from ...engine.generation import Completion, Sampler, Sampling, generate, make_training_generator
+from ...engine.generation import Sampler, generate, make_training_generator
+from ...engine.sampling import Completion, Sampling
 from ...prompts.prompt import AnyPromptEncoder
 from ...rewards.rules import Verdict
 from ...utils.files import append_text

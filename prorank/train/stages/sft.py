@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from ...data.examples import cycled
 from ...data.reasoning_examples import AnyThought, ListThought
 from ...engine.flat_attention import is_flat
-from ...engine.packing import Pack, collate, completed
+from ...engine.packing import Pack, collate, pack_completions
 from ...errors import DataError
 from ...prompts.prompt import AnyPromptEncoder, ListPromptEncoder, PairPromptEncoder
 from ..forward import Logits
@@ -93,7 +93,7 @@ class SftStage:
         said = thought.answer if isinstance(thought, ListThought) else thought.label
         target, cut = self.bound.completion(thought.think, said, self.settings.max_think_tokens)
         end = len(target) - len(self.bound.end)
-        return CompletionExample(key, completed(prompt, target), target, label, range(end - len(answer), end), cut)
+        return CompletionExample(key, pack_completions(prompt, target), target, label, range(end - len(answer), end), cut)
 
     def _weight(self, units: Iterable[CompletionExample]) -> float:
         """What all tokens of these completions count."""

@@ -19,7 +19,8 @@ import torch
 
 from ...data.examples import Group
 from ...data.jsonl import line_of
-from ...engine.generation import Completion, Sampler, Sampling, make_training_generator
+from ...engine.generation import Sampler, make_training_generator
+from ...engine.sampling import Completion, Sampling, StopAt
 from ...prompts.prompt import Encoded, PairPromptEncoder, Prompt
 from ...rank.thinking import generate_batches, thought_of, with_room
 from ...utils.files import append_text, atomic_file
@@ -91,11 +92,11 @@ class ThoughtCache:
 
     def _rows(self, number: int, lists: list[tuple[str, list[str]]]) -> list[dict[str, Any]]:
         """Lines of the file for these queries and their documents."""
-        sampling = Sampling(0.0, most=self.bound.prompt.max_think_tokens)
+        sampling = Sampling(0.0, max_tokens=self.bound.prompt.max_think_tokens)
         training = self.model.training
         self.model.eval()
         writer = Sampler(
-            make_training_generator(self.model, self.bf16, self.settings.compile is True), self.bound, sampling, to_answer=True
+            make_training_generator(self.model, self.bf16, self.settings.compile is True), self.bound, sampling, StopAt.ANSWER_START
         )
         asked = [(self.bound.encode_many(query, some), some) for query, some in lists]
         out = []
