@@ -56,5 +56,5 @@ def describe_error(error: BaseException) -> dict[str, Any]:
 
 def print_to_terminal(text: str) -> None:
     """Print a plain line on stderr if that is a terminal; programs that read the log see JSON only."""
-    if sys.stderr.isatty():
+    if sys.stderr is not None and sys.stderr.isatty():
         print(text, file=sys.stderr, flush=True)

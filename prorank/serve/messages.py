@@ -38,7 +38,7 @@ class RequestError(Exception):
         kind: see ErrorKind.
         message: what is wrong, and the remedy; contains no text of the request.
         where: name of the field.
-        details: all problems as [{"loc", "msg", "type"}], where there is more than one message.
+        details: all problems as [{"loc", "msg", "type"}], if the message alone does not name them.
         retry_after: seconds after which the client may try again.
     """
 
