@@ -27,7 +27,8 @@ _HOMES = {
 }
 _CALLED = ("adapt", "calibrate", "evaluate", "export", "train")  # subpackages that are functions, too
 __all__ = [
-    "Hit", "ProRankError", "Prompt", "Reranker", "__version__", "adapt", "calibrate", "evaluate", "export", "load_settings", "train",
+    "Hit", "ProRankError", "Prompt", "Reranker", "__version__",
+    "adapt", "calibrate", "evaluate", "export", "load_settings", "train",
 ]  # fmt: skip
 
 

@@ -54,13 +54,13 @@ class Fake:
 
     def score_lists(self, queries, documents, progress=None):
         self.calls += 1
-        assert all(text for some in documents for text in some), "a document without text was scored"
-        for some in documents:
-            self.cuts.total += len(some)
+        assert all(text for texts in documents for text in texts), "a document without text was scored"
+        for texts in documents:
+            self.cuts.total += len(texts)
             if progress:
-                progress(len(some))
+                progress(len(texts))
         self.cuts.documents += 1
-        return [np.array([1.5 if self.word in text else -1.0 for text in some], np.float32) for some in documents]
+        return [np.array([1.5 if self.word in text else -1.0 for text in texts], np.float32) for texts in documents]
 
     def diagnose(self, queries, documents):
         scores = np.concatenate(self.score_lists(queries, documents))

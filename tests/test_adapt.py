@@ -1,6 +1,6 @@
-"""`adapt`: what is trained on, what chooses and what decides lie apart; the old model stays where the new one is not better.
+"""`adapt`: queries that decide are never trained on, and the old model stays unless the new one is better.
 
-Both outcomes are forced here by the held-out scores themselves, not by hoping for a training to fail.
+Both outcomes are forced by the held-out scores, so no test depends on whether a training succeeds.
 """
 
 import json
@@ -38,7 +38,7 @@ def lists(tmp_path, count=60):
     return write_jsonl(tmp_path / "labels.jsonl", rows)
 
 
-def told(base, share):
+def stand_in(base, share):
     """A stand-in for `scores_of`: noise, and of what is relevant .5 by `base`, but `share` times that by what came of it."""
 
     def scores(path, groups, prompt, **how):
@@ -54,39 +54,39 @@ def queries(path):
 
 
 def test_a_model_is_adapted_and_judged_on_queries_it_has_not_seen(tmp_path, tiny_llama_dir):
-    heard = []
+    shares_reported = []
     data, out = lists(tmp_path), tmp_path / "out"
-    told = {"report": lambda share, figures: heard.append(share), "held_out": 12}
-    found = adapt(data, str(tiny_llama_dir), out, minutes=0.03, **told, **SMALL)
+    options = {"report": lambda share, figures: shares_reported.append(share), "held_out": 12}
+    result = adapt(data, str(tiny_llama_dir), out, minutes=0.03, **options, **SMALL)
     parts = {name: queries(out / f"{name}.jsonl") for name in ("train", "held-out")}
     assert sum(map(len, parts.values())) == 60 and len(set.union(*parts.values())) == 60
-    assert (found.queries, found.trained_on, found.trainings) == (12, len(parts["train"]), 1) and heard[-1] >= 1
-    assert found.better == (found.likelihood > 0 and found.likelihood_p < 0.05) and 0 < found.p <= 1
+    assert (result.queries, result.trained_on, result.trainings) == (12, len(parts["train"]), 1) and shares_reported[-1] >= 1
+    assert result.better == (result.likelihood > 0 and result.likelihood_p < 0.05) and 0 < result.p <= 1
     kept = json.loads((out / "adapted.json").read_text(encoding="utf-8"))
-    assert AdaptationResult(**kept) == found and (out / "model").is_dir() == found.better
-    held = read_groups(out / "held-out.jsonl")
+    assert AdaptationResult(**kept) == result and (out / "model").is_dir() == result.better
+    deciding = read_groups(out / "held-out.jsonl")
     reranker = Reranker(out / "run", dtype="fp32")
-    firsts = [g.labels[reranker.rank(g.query, list(g.documents))[0].index] for g in held]
-    assert found.after >= sum(firsts) / len(firsts)  # the first place alone earns 1
+    firsts = [g.labels[reranker.rank(g.query, list(g.documents))[0].index] for g in deciding]
+    assert result.after >= sum(firsts) / len(firsts)  # the first place alone earns 1
     assert Prompt.load(out / "run" / "model").name == "echo" and not (out / "made").exists()
-    ended = "holds an adapted model already" if found.better else "holds a run from .* that ended without a significant gain"
+    ended = "holds an adapted model already" if result.better else "holds a run from .* that ended without a significant gain"
     with pytest.raises(ConfigError, match=ended):
         adapt(data, str(tiny_llama_dir), out, minutes=0.03)
 
 
 def test_few_queries_all_decide_and_the_mean_of_the_trainings_is_kept(tmp_path, tiny_llama_dir, monkeypatch):
-    heard, base = [], str(tiny_llama_dir)
-    monkeypatch.setattr(module, "scores_of", told(base, 4.0))
+    shares_reported, base = [], str(tiny_llama_dir)
+    monkeypatch.setattr(module, "scores_of", stand_in(base, 4.0))
     out = tmp_path / "out"
     data = lists(tmp_path, 31)
-    found = adapt(data, base, out, minutes=0.03, report=lambda share, figures: heard.append(share), **SMALL)
+    result = adapt(data, base, out, minutes=0.03, report=lambda share, figures: shares_reported.append(share), **SMALL)
     folds = sorted(out.glob("fold-*"))
-    held = [queries(fold / "held-out.jsonl") for fold in folds]
-    assert [len(part) for part in held] == [11, 10, 10] and len(set.union(*held)) == 31
-    assert all(queries(fold / "train.jsonl") == set.union(*held) - part for fold, part in zip(folds, held))
-    assert (found.queries, found.trained_on, found.trainings) == (31, 31, 3)
-    assert "on 31 queries, each held out by one of 3 trainings" in str(found)
-    assert heard == sorted(heard) and heard[-1] == 1 and not list(out.glob("**/made"))
+    parts = [queries(fold / "held-out.jsonl") for fold in folds]
+    assert [len(part) for part in parts] == [11, 10, 10] and len(set.union(*parts)) == 31
+    assert all(queries(fold / "train.jsonl") == set.union(*parts) - part for fold, part in zip(folds, parts))
+    assert (result.queries, result.trained_on, result.trainings) == (31, 31, 3)
+    assert "on 31 queries, each held out by one of 3 trainings" in str(result)
+    assert shares_reported == sorted(shares_reported) and shares_reported[-1] == 1 and not list(out.glob("**/made"))
     trained, kept = (
         [load_file(folder / "model.safetensors") for folder in folders]
         for folders in ([fold / "run" / "model" for fold in folds], [out / "model"])
@@ -98,7 +98,7 @@ def test_few_queries_all_decide_and_the_mean_of_the_trainings_is_kept(tmp_path, 
     assert f'Reranker("{out}")' in card and "the mean of 3 trainings, each of which held out a part of the queries; all is" in card
     assert f"Data: {data} (31 queries)" in card and "fold-1" not in card.split("Command")[0]
     assert "31 queries, held out each by one of the 3 trainings" in card
-    assert f"| {found.before:.4f} | {found.after:.4f} | {found.after - found.before:+.4f} | {found.p:.4f} |" in card
+    assert f"| {result.before:.4f} | {result.after:.4f} | {result.after - result.before:+.4f} | {result.p:.4f} |" in card
     assert "CrossEncoder" in section_of(card, LIBRARIES) and "Measures on the dev set" not in card
 
 
@@ -116,27 +116,27 @@ def test_a_command_that_was_stopped_goes_on_with_the_training_it_had_come_to(tmp
     with pytest.raises(KeyboardInterrupt):
         adapt(data, str(tiny_llama_dir), out, minutes=0.03, **SMALL)
     assert not (out / "adapted.json").exists()
-    found = adapt(data, str(tiny_llama_dir), out, minutes=0.03, **SMALL)
+    result = adapt(data, str(tiny_llama_dir), out, minutes=0.03, **SMALL)
     runs = [str(out / f"fold-{i}" / "run") for i in (1, 2, 2, 3)]
-    assert begun == runs and found.trainings == 3
+    assert begun == runs and result.trainings == 3
 
 
 @pytest.mark.parametrize(("share", "better"), [(4.0, True), (1.0, False), (0.0, False), (-1.0, False)])
 def test_the_old_model_stays_unless_the_new_one_is_better(tmp_path, tiny_llama_dir, monkeypatch, share, better):
     base = str(tiny_llama_dir)
-    monkeypatch.setattr(module, "scores_of", told(base, share))
-    found = adapt(lists(tmp_path), base, tmp_path / "out", minutes=0.01, held_out=12, **SMALL)
-    assert found.better == better == (found.likelihood > 0 and found.likelihood_p < 0.05)
-    assert found.model == (str(tmp_path / "out" / "model") if better else base)
+    monkeypatch.setattr(module, "scores_of", stand_in(base, share))
+    result = adapt(lists(tmp_path), base, tmp_path / "out", minutes=0.01, held_out=12, **SMALL)
+    assert result.better == better == (result.likelihood > 0 and result.likelihood_p < 0.05)
+    assert result.model == (str(tmp_path / "out" / "model") if better else base)
     assert (tmp_path / "out" / "model" / "prompt.json").is_file() == better and not (tmp_path / "out" / "made").exists()
-    assert ("kept: " in str(found)) == better and f"{found.likelihood:+.4f}" in str(found)
-    assert better or (f"so the model stays {base}; label more queries" in str(found) and "--keep-anyway" in str(found))
+    assert ("kept: " in str(result)) == better and f"{result.likelihood:+.4f}" in str(result)
+    assert better or (f"so the model stays {base}; label more queries" in str(result) and "--keep-anyway" in str(result))
 
 
 def test_what_shows_no_gain_is_kept_on_demand_alone(tmp_path, tiny_llama_dir, monkeypatch, capsys):
     """Row 28: by the command line, exit code 0 where the old model stays; then its weights are taken without another training."""
     base, out = str(tiny_llama_dir), tmp_path / "out"
-    monkeypatch.setattr(module, "scores_of", told(base, 1.0))
+    monkeypatch.setattr(module, "scores_of", stand_in(base, 1.0))
     monkeypatch.setattr(module, "choose_settings", lambda start, options, real=module.choose_settings: real(start, options | SMALL))
     words = ["prorank", "adapt", "--data", str(lists(tmp_path)), "-m", base, "--out", str(out)]
     words += ["--minutes", "0.01", "--held-out", "12"]
@@ -148,8 +148,8 @@ def test_what_shows_no_gain_is_kept_on_demand_alone(tmp_path, tiny_llama_dir, mo
         return end.value.code
 
     assert run() == 0 and not (out / "model").exists()
-    said = capsys.readouterr().out
-    assert "no significant gain (p 1.0000, needed below 0.05), so the model stays " + base in said and "kept" not in said
+    printed = capsys.readouterr().out
+    assert "no significant gain (p 1.0000, needed below 0.05), so the model stays " + base in printed and "kept" not in printed
     assert run() == 2
     assert "ended without a significant gain; choose another folder, or keep its weights by" in capsys.readouterr().err
     monkeypatch.setattr(module, "train", lambda *_, **__: pytest.fail("trained again"))
@@ -157,8 +157,8 @@ def test_what_shows_no_gain_is_kept_on_demand_alone(tmp_path, tiny_llama_dir, mo
     assert f"no significant gain (p 1.0000, needed below 0.05); kept anyway: {out / 'model'}" in capsys.readouterr().out
     kept, trained = (load_file(folder / "model" / "model.safetensors") for folder in (out, out / "run"))
     assert all(torch.equal(kept[key], trained[key]) for key in trained)
-    found = AdaptationResult(**json.loads((out / "adapted.json").read_text(encoding="utf-8")))
-    assert found.kept_anyway and not found.better and found.model == str(out / "model")
+    result = AdaptationResult(**json.loads((out / "adapted.json").read_text(encoding="utf-8")))
+    assert result.kept_anyway and not result.better and result.model == str(out / "model")
     assert run("--keep-anyway") == 2 and "holds an adapted model already" in capsys.readouterr().err
 
 
@@ -166,20 +166,20 @@ def test_what_shows_no_gain_is_kept_on_demand_alone(tmp_path, tiny_llama_dir, mo
 def test_without_evidence_all_the_same_is_one_call(tmp_path, tiny_llama_dir, monkeypatch, few):
     """Row 28: of one training and of the mean of three."""
     base, out = str(tiny_llama_dir), tmp_path / "out"
-    monkeypatch.setattr(module, "scores_of", told(base, 1.0))
-    held = {"held_out": 12} if few == 11 else {}
-    found = adapt(lists(tmp_path, 60 if held else few), base, out, minutes=0.01, keep_anyway=True, **held, **SMALL)
-    assert found.kept_anyway and not found.better and found.model == str(out / "model") and resolve(found.model)
-    assert found.trainings == (1 if held else 3)
+    monkeypatch.setattr(module, "scores_of", stand_in(base, 1.0))
+    options = {"held_out": 12} if few == 11 else {}
+    result = adapt(lists(tmp_path, 60 if options else few), base, out, minutes=0.01, keep_anyway=True, **options, **SMALL)
+    assert result.kept_anyway and not result.better and result.model == str(out / "model") and resolve(result.model)
+    assert result.trainings == (1 if options else 3)
 
 
 def test_all_that_is_loaded_is_where_it_is_asked_for(tmp_path, tiny_llama_dir, monkeypatch):
     """Row 20: on a machine whose best device is another one, `device` reaches the training and every Reranker that measures."""
     made, real = [], Reranker
 
-    def loaded(*given, **how):
+    def loaded(*arguments, **how):
         made.append(how)
-        return real(*given, **how)
+        return real(*arguments, **how)
 
     monkeypatch.setattr(module, "Reranker", loaded)
     monkeypatch.setattr("prorank.checkpoints.loading.pick_device", lambda device: torch.device(device or "meta"))
@@ -198,10 +198,10 @@ def verdict(before, after, labels=(1.0, 0.0, 0.0)):
 def test_what_decides_has_the_gain_that_is_asked_for(gain, worth):
     """Row 21: a grade of 3 behind one of 1, then before it."""
     groups = [Group(f"q{i}", ("a", "b", "c"), (3.0, 1.0, 0.0)) for i in range(12)]
-    found = compare(groups, [[1.0, 2.0, 0.0]] * 12, [[2.0, 1.0, 0.0]] * 12, ("old", "new"), gain, trained_on=1)
+    result = compare(groups, [[1.0, 2.0, 0.0]] * 12, [[2.0, 1.0, 0.0]] * 12, ("old", "new"), gain, trained_on=1)
     second = 1 / np.log2(3)
-    assert found.before == pytest.approx((1 + worth * second) / (worth + second)) and found.after == 1 and found.gain == gain
-    assert ("gains 2^label - 1" in str(found)) == (gain == "exponential")
+    assert result.before == pytest.approx((1 + worth * second) / (worth + second)) and result.after == 1 and result.gain == gain
+    assert ("gains 2^label - 1" in str(result)) == (gain == "exponential")
 
 
 def test_an_unknown_gain_ends_adapt_before_anything(tmp_path, tiny_llama_dir):
@@ -212,18 +212,18 @@ def test_an_unknown_gain_ends_adapt_before_anything(tmp_path, tiny_llama_dir):
 def test_few_changes_of_place_do_not_outweigh_what_all_scores_say():
     before = [[1.0, 0.9, 0.0]] * 18 + [[0.0, 1.0, 0.0]] * 2
     worse_once = [[3.0, 0.0, 0.0]] * 17 + [[0.9, 1.0, 0.0]] + [[0.4, 1.0, 0.0]] * 2
-    found = verdict(before, worse_once)
+    result = verdict(before, worse_once)
     second = 1 / np.log2(3)  # nDCG of the second place
-    assert (found.before, found.after) == pytest.approx(((18 + 2 * second) / 20, (17 + 3 * second) / 20))
-    assert found.after < found.before and found.p >= 0.05 and found.likelihood > 0 and found.better and found.model == "new"
+    assert (result.before, result.after) == pytest.approx(((18 + 2 * second) / 20, (17 + 3 * second) / 20))
+    assert result.after < result.before and result.p >= 0.05 and result.likelihood > 0 and result.better and result.model == "new"
 
 
 def test_a_gain_that_may_be_chance_is_none():
     """Row 28: .9725 before and after and a likelihood that rose by luck (p .64) was called better."""
     before = [[1.0, 0.0, 0.0]] * 20
-    found = verdict(before, [[1.2, 0.0, 0.0]] * 11 + [[0.8, 0.0, 0.0]] * 9)
-    assert found.after == found.before == 1 and found.p == 1 and found.likelihood_p > 0.05
-    assert not found.better and found.model == "old" and "no significant gain" in str(found)
+    result = verdict(before, [[1.2, 0.0, 0.0]] * 11 + [[0.8, 0.0, 0.0]] * 9)
+    assert result.after == result.before == 1 and result.p == 1 and result.likelihood_p > 0.05
+    assert not result.better and result.model == "old" and "no significant gain" in str(result)
 
 
 @given(st.integers(0, 10_000), st.floats(-0.5, 0.5), st.integers(10, 40))
@@ -231,19 +231,21 @@ def test_better_means_that_the_paired_test_says_so(seed, lift, queries):
     """Row 28: whatever the scores, nothing is kept without a significant gain, nor with a significant loss of nDCG."""
     rng = np.random.default_rng(seed)
     before = rng.normal(size=(queries, 3))
-    found = verdict(before.tolist(), (before + rng.normal(size=before.shape) + [lift, 0, 0]).tolist())
-    assert found.better == (found.model == "new")
-    gained, lost = found.likelihood > 0 and found.likelihood_p < 0.05, found.after < found.before and found.p < 0.05
-    assert found.better == (gained and not lost)
-    assert ("nDCG@10 fell beyond chance" in str(found)) == lost
-    assert ("no significant gain" in str(found)) == (not gained and not lost)
+    result = verdict(before.tolist(), (before + rng.normal(size=before.shape) + [lift, 0, 0]).tolist())
+    assert result.better == (result.model == "new")
+    gained, lost = result.likelihood > 0 and result.likelihood_p < 0.05, result.after < result.before and result.p < 0.05
+    assert result.better == (gained and not lost)
+    assert ("nDCG@10 fell beyond chance" in str(result)) == lost
+    assert ("no significant gain" in str(result)) == (not gained and not lost)
 
 
 def test_what_loses_ndcg_beyond_chance_is_not_kept():
     before = [[1.0, 0.99, -3.0]] * 10 + [[-9.0, 0.0, 0.0]] * 10
     lost = [[0.99, 1.0, -30.0]] * 10 + [[-0.1, 0.0, 0.0]] * 10
-    found = verdict(before, lost)
-    assert found.likelihood > 0 and found.after < found.before and found.p < 0.05 and not found.better and found.model == "old"
+    result = verdict(before, lost)
+    assert (
+        result.likelihood > 0 and result.after < result.before and result.p < 0.05 and not result.better and result.model == "old"
+    )
 
 
 def test_what_cannot_be_adapted_is_said_before_training(tmp_path, tiny_llama_dir):
@@ -270,9 +272,9 @@ def test_a_prompt_of_several_documents_is_refused_before_training(tmp_path, tiny
 
 
 def test_the_default_model_stays_an_adapter_and_keeps_half_of_what_it_was(tmp_path, standin, monkeypatch):
-    monkeypatch.setattr(module, "scores_of", told(DEFAULT, 4.0))
-    found = adapt(lists(tmp_path), out=tmp_path / "out", minutes=0.03, held_out=12, **SMALL | {"max_length": 192})
-    start, run, kept = (resolve(path) for path in (DEFAULT, tmp_path / "out" / "run", found.model))
+    monkeypatch.setattr(module, "scores_of", stand_in(DEFAULT, 4.0))
+    result = adapt(lists(tmp_path), out=tmp_path / "out", minutes=0.03, held_out=12, **SMALL | {"max_length": 192})
+    start, run, kept = (resolve(path) for path in (DEFAULT, tmp_path / "out" / "run", result.model))
     assert (kept.path, kept.base) == (start.path, "smollm2-135m") and kept.adapter == tmp_path / "out" / "model"
     before, after, got = (load_file(one.adapter / "adapter_model.safetensors") for one in (start, run, kept))
     assert any(not torch.equal(before[key].float(), after[key]) for key in before)
@@ -291,12 +293,12 @@ def test_the_default_model_stays_an_adapter_and_keeps_half_of_what_it_was(tmp_pa
 SHARES = [(True, None, (0.5, 0.75)), (False, None, (1.0, 1.0)), (True, 0.9, (0.9, 0.9))]
 
 
-@pytest.mark.parametrize(("own", "given", "shares"), SHARES)
-def test_what_has_not_learnt_to_rank_is_not_held_to(tmp_path, tiny_llama_dir, own, given, shares):
+@pytest.mark.parametrize(("own", "blend_weight", "shares"), SHARES)
+def test_what_has_not_learnt_to_rank_is_not_held_to(tmp_path, tiny_llama_dir, own, blend_weight, shares):
     folder = shutil.copytree(tiny_llama_dir, tmp_path / "start")
     if own:
         Prompt.preset("echo").save(folder)
-    assert choose_blend_weights(resolve(folder), given) == shares
+    assert choose_blend_weights(resolve(folder), blend_weight) == shares
 
 
 def test_a_folder_that_cannot_be_written_is_told_before_data_are_read(tmp_path, tiny_llama_dir, monkeypatch):

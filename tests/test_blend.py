@@ -28,14 +28,14 @@ def scores(folder) -> np.ndarray:
 
 def moved(start, out, train: bool, step: float = 0.02):
     """A checkpoint that lies a little off `start`: an adapter's own weights moved (`train`), or all weights, merged."""
-    found = resolve(start)
-    model = load_model(found, torch.float32, CPU, train=train)
+    resolved = resolve(start)
+    model = load_model(resolved, torch.float32, CPU, train=train)
     torch.manual_seed(1)
     for weight in model.parameters():
         if weight.requires_grad:
             weight.data += step * torch.randn_like(weight)
-    bound = Prompt.preset("prorank", max_length=192).bind(load_tokenizer(found))
-    return save_checkpoint(out, model, bound, (found.base or str(start), found.path))
+    encoder = Prompt.preset("prorank", max_length=192).bind(load_tokenizer(resolved))
+    return save_checkpoint(out, model, encoder, (resolved.base or str(start), resolved.path))
 
 
 @pytest.fixture(params=["weights", "adapter", "merged"])
@@ -68,8 +68,8 @@ def test_the_card_of_what_was_trained_stays_behind(tmp_path):
     trained = moved(start, tmp_path / "trained", False)
     (trained / "README.md").write_text("# trained\n\n## Other libraries\n\nnone\n")
     assert not (interpolate_weights(resolve(start), trained, tmp_path / "bare", 0.5) / "README.md").exists()
-    told = interpolate_weights(resolve(start), trained, tmp_path / "told", 0.5, "# mine\n") / "README.md"
-    assert told.read_text() == "# mine\n\n## Other libraries\n\nnone\n"
+    card = interpolate_weights(resolve(start), trained, tmp_path / "told", 0.5, "# mine\n") / "README.md"
+    assert card.read_text() == "# mine\n\n## Other libraries\n\nnone\n"
 
 
 def test_a_fresh_adapter_began_as_nothing(tmp_path):
@@ -97,6 +97,6 @@ def test_of_several_the_mean_is_blended_in(tmp_path):
     start = save_adapter(tmp_path / "start", save_tiny(tmp_path / "base"))
     several = [moved(start, tmp_path / f"trained{step}", True, step) for step in (0.01, 0.03, 0.05)]
     mean = interpolate_weights(resolve(start), several, tmp_path / "mean", 0.5)
-    before, *trained, found = (load_file(folder / "adapter_model.safetensors") for folder in (start, *several, mean))
-    for key, weight in found.items():
+    before, *trained, resolved = (load_file(folder / "adapter_model.safetensors") for folder in (start, *several, mean))
+    for key, weight in resolved.items():
         torch.testing.assert_close(weight, (before[key] + sum(one[key] for one in trained) / 3) / 2)

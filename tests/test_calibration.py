@@ -36,8 +36,8 @@ floats = st.floats(-60, 60, width=32)
 @st.composite
 def labelled(draw):
     """(scores, labels) with both labels, ties likely."""
-    some = draw(st.lists(st.tuples(st.one_of(floats, st.sampled_from([-1.0, 0.0, 2.0])), st.booleans()), min_size=2, max_size=30))
-    scores, labels = (np.array(part, np.float64) for part in zip(*some))
+    pairs = draw(st.lists(st.tuples(st.one_of(floats, st.sampled_from([-1.0, 0.0, 2.0])), st.booleans()), min_size=2, max_size=30))
+    scores, labels = (np.array(part, np.float64) for part in zip(*pairs))
     labels[0], labels[1] = 1, 0
     return scores, labels
 
@@ -51,9 +51,9 @@ def drawn(count: int = 20_000, temperature: float = 2.5, intercept: float = 0.0,
 
 @pytest.mark.parametrize("method", METHODS)
 @settings(max_examples=80)
-@given(data=labelled(), asked=st.lists(floats, min_size=1, max_size=30))
-def test_probabilities_rise_with_the_scores_and_stay_in_range(method, data, asked):
-    p = fit(*data, method).apply(np.sort(np.array([*asked, *data[0]])))
+@given(data=labelled(), more_scores=st.lists(floats, min_size=1, max_size=30))
+def test_probabilities_rise_with_the_scores_and_stay_in_range(method, data, more_scores):
+    p = fit(*data, method).apply(np.sort(np.array([*more_scores, *data[0]])))
     assert (np.diff(p) >= -1e-12).all() and (p >= 0).all() and (p <= 1).all()
 
 
@@ -66,11 +66,11 @@ def test_no_labels_make_a_slope_that_turns_the_order(method, data):
 
 
 @settings(max_examples=80)
-@given(data=labelled(), asked=st.lists(floats, min_size=1, max_size=20))
-def test_isotonic_is_that_of_sklearn(data, asked):
+@given(data=labelled(), more_scores=st.lists(floats, min_size=1, max_size=20))
+def test_isotonic_is_that_of_sklearn(data, more_scores):
     isotonic = pytest.importorskip("sklearn.isotonic").IsotonicRegression(out_of_bounds="clip")
     scores, labels = data[0].round(3), data[1]  # sklearn takes scores that hardly differ as one
-    at = np.concatenate([scores, asked])
+    at = np.concatenate([scores, more_scores])
     ours = np.interp(at, *pav(scores, labels))
     np.testing.assert_allclose(ours, isotonic.fit(scores, labels).predict(at), atol=1e-9)
     assert ours[: len(scores)].sum() == pytest.approx(labels.sum())  # the mean is kept
@@ -123,8 +123,8 @@ def test_what_cannot_be_fitted_is_named():
     with pytest.raises(ConfigError, match="'plat' is not known; did you mean 'platt'"):
         fit(np.zeros(2), np.array([0, 1]), "plat")
     cases = (([0, 1], [1, 1], "both labels"), ([0, 1, 2], [0, 1], "one label a score"), ([0, np.nan], [0, 1], "finite"))
-    for scores, labels, said in cases:
-        with pytest.raises(DataError, match=said):
+    for scores, labels, message in cases:
+        with pytest.raises(DataError, match=message):
             fit(np.array(scores, float), np.array(labels), "platt")
 
 
@@ -141,8 +141,8 @@ def test_ece_by_hand():
 @settings(max_examples=50)
 @given(data=labelled(), seed=st.integers(0, 99))
 def test_measures_do_not_depend_on_the_order_of_pairs(data, seed):
-    p, turn = sigmoid(data[0]), np.random.default_rng(seed).permutation(len(data[0]))
-    assert figures(p, data[1]) == pytest.approx(figures(p[turn], data[1][turn]))
+    p, order = sigmoid(data[0]), np.random.default_rng(seed).permutation(len(data[0]))
+    assert figures(p, data[1]) == pytest.approx(figures(p[order], data[1][order]))
 
 
 @settings(max_examples=50)
@@ -152,23 +152,23 @@ def test_folds_keep_equal_queries_together_and_leave_both_labels_to_each_fit(kin
     groups = [Group(f"{'Q' if i % 2 else 'q'} {i // 2}!", tuple("ab"[: len(kind)]), kind) for i, kind in enumerate(kinds)]
     fold, labels = assign_folds(groups, None, folds, seed, "data"), binary_labels(groups, None, "data")
     of_query = {}
-    for group, some in zip(groups, np.split(fold, np.cumsum([len(g.documents) for g in groups])[:-1])):
-        of_query.setdefault(group.query.lower(), set()).update(some.tolist())
-    assert all(len(some) == 1 for some in of_query.values())
+    for group, folds_of in zip(groups, np.split(fold, np.cumsum([len(g.documents) for g in groups])[:-1])):
+        of_query.setdefault(group.query.lower(), set()).update(folds_of.tolist())
+    assert all(len(queries) == 1 for queries in of_query.values())
     assert all(set(labels[fold != one]) == {0.0, 1.0} for one in range(folds))
 
 
 def lists_of(folder, slope: float, queries: int = 24, documents: int = 8, seed: int = 0) -> list[dict]:
     """Pairs whose labels are drawn with p = sigmoid(slope * (score - mean)) from the scores of the checkpoint in `folder`."""
     rng = np.random.default_rng(seed)
-    asked = [f"where is the {WORDS[i % 12]} {i}?" for i in range(queries)]
-    texts = [[" ".join(rng.choice(WORDS, 5)) for _ in range(documents)] for _ in asked]
-    rows = Reranker(folder, dtype="fp32").score_lists(asked, texts)
+    questions = [f"where is the {WORDS[i % 12]} {i}?" for i in range(queries)]
+    texts = [[" ".join(rng.choice(WORDS, 5)) for _ in range(documents)] for _ in questions]
+    rows = Reranker(folder, dtype="fp32").score_lists(questions, texts)
     middle = np.mean(np.concatenate(rows))
     return [
         {"query": query, "document": text, "label": int(rng.random() < sigmoid(slope * (score - middle)))}
-        for query, some, row in zip(asked, texts, rows)
-        for text, score in zip(some, row)
+        for query, documents_of, row in zip(questions, texts, rows)
+        for text, score in zip(documents_of, row)
     ]
 
 
@@ -194,8 +194,8 @@ def run(monkeypatch, capsys, *words) -> tuple[int, str, str]:
     monkeypatch.setattr("sys.argv", ["prorank", *map(str, words)])
     with pytest.raises(SystemExit) as ended:
         main()
-    said = capsys.readouterr()
-    return ended.value.code or 0, said.out, said.err
+    printed = capsys.readouterr()
+    return ended.value.code or 0, printed.out, printed.err
 
 
 def test_from_data_to_hits_by_the_command_line(tiny_llama_dir, calibrated, tmp_path, monkeypatch, capsys):
@@ -210,21 +210,23 @@ def test_from_data_to_hits_by_the_command_line(tiny_llama_dir, calibrated, tmp_p
     saved = json.loads((model / FILE).read_text())
     assert saved["data"] == "dev.jsonl" and saved["method"] in METHODS and saved["after"]["ece"] == pytest.approx(after, abs=1e-4)
     (tmp_path / "docs.txt").write_text("the garden\nan old horse\na castle\n")
-    asked = ["rerank", tmp_path / "docs.txt", "-q", "garden", "--dtype", "fp32", "--model"]
-    shown = [run(monkeypatch, capsys, *asked, one, "--json")[1].splitlines() for one in (tiny_llama_dir, model)]
-    plain, sure = ([json.loads(line) for line in lines] for lines in shown)
-    assert [row.pop("probability") for row in sure] == pytest.approx(Calibration.load(model).apply([row["score"] for row in plain]))
-    assert sure == plain  # nothing else changes
-    assert "probability" in run(monkeypatch, capsys, *asked, model)[1]
-    assert "probability" not in run(monkeypatch, capsys, *asked, tiny_llama_dir)[1]
+    words = ["rerank", tmp_path / "docs.txt", "-q", "garden", "--dtype", "fp32", "--model"]
+    shown = [run(monkeypatch, capsys, *words, one, "--json")[1].splitlines() for one in (tiny_llama_dir, model)]
+    plain, fitted = ([json.loads(line) for line in lines] for lines in shown)
+    assert [row.pop("probability") for row in fitted] == pytest.approx(
+        Calibration.load(model).apply([row["score"] for row in plain])
+    )
+    assert fitted == plain  # nothing else changes
+    assert "probability" in run(monkeypatch, capsys, *words, model)[1]
+    assert "probability" not in run(monkeypatch, capsys, *words, tiny_llama_dir)[1]
 
 
 def test_hits_keep_the_order_of_scores_and_carry_probabilities(tiny_llama_dir, calibrated):
     documents = [f"the {word} and the {other}" for word in WORDS[:6] for other in WORDS[6:]] * 2
-    plain, sure = (Reranker(folder, dtype="fp32").rank("horse", documents) for folder in (tiny_llama_dir, calibrated[0]))
-    assert [(hit.index, hit.score) for hit in sure] == [(hit.index, hit.score) for hit in plain]
+    plain, fitted = (Reranker(folder, dtype="fp32").rank("horse", documents) for folder in (tiny_llama_dir, calibrated[0]))
+    assert [(hit.index, hit.score) for hit in fitted] == [(hit.index, hit.score) for hit in plain]
     assert all(hit.probability is None for hit in plain)
-    assert all(0 <= b.probability <= a.probability <= 1 for a, b in zip(sure, sure[1:]))
+    assert all(0 <= b.probability <= a.probability <= 1 for a, b in zip(fitted, fitted[1:]))
 
 
 def test_another_prompt_or_other_weights_have_no_probability(calibrated, copied, caplog):
@@ -280,7 +282,10 @@ def pairs(queries: int, labels=(1, 0)) -> list[dict]:
         (pairs(20, (1,)), {}, DataError, "all documents are labelled relevant; a calibration needs both kinds"),
         (pairs(20), {"min_rel": 2}, DataError, "no documents are labelled relevant"),
         (pairs(9), {}, DataError, "9 queries have a relevant document; a calibration in 5 folds needs at least 10"),
-        (pairs(20, (1,)) + pairs(3), {"folds": 12}, DataError, "3 queries have one that is not relevant; a calibration in 12 folds"),
+        (
+            pairs(20, (1,)) + pairs(3), {"folds": 12}, DataError,
+            "3 queries have one that is not relevant; a calibration in 12 folds",
+        ),
         (pairs(20), {"method": "isotonix"}, ConfigError, "'isotonix' is not known; did you mean 'isotonic'"),
         (pairs(20), {"folds": 1}, ConfigError, "folds must be at least 2, not 1"),
         (pairs(20), {"out": "dev.jsonl"}, ConfigError, "is a file, expected a folder"),
@@ -314,9 +319,9 @@ def test_the_default_model_is_copied(standin, tmp_path, monkeypatch, capsys):
     assert not ended.value.code and "calibration: runs/calibrated/calibration.json" in capsys.readouterr().out
     assert (tmp_path / "runs" / "calibrated" / "reliability.png").is_file()
     assert sorted(path.name for path in (standin.models / DEFAULT).iterdir()) == before
-    plain, sure = (Reranker(*name, dtype="fp32").rank("garden", ["the garden", "bread"]) for name in ((), ("runs/calibrated",)))
-    assert [(hit.index, hit.score) for hit in sure] == [(hit.index, hit.score) for hit in plain]
-    assert all(hit.probability is None for hit in plain) and all(0 < hit.probability < 1 for hit in sure)
+    plain, fitted = (Reranker(*name, dtype="fp32").rank("garden", ["the garden", "bread"]) for name in ((), ("runs/calibrated",)))
+    assert [(hit.index, hit.score) for hit in fitted] == [(hit.index, hit.score) for hit in plain]
+    assert all(hit.probability is None for hit in plain) and all(0 < hit.probability < 1 for hit in fitted)
     with pytest.raises(ConfigError, match="already exists"):
         calibrate(DEFAULT, data, dtype="fp32")
     assert calibrate("runs/calibrated", data, dtype="fp32", method="platt", copy="other")[1] == Path("other/calibration.json")
@@ -340,23 +345,23 @@ def test_training_data_are_warned_of(calibrated, copied, tmp_path, caplog):
     (tmp_path / "run").mkdir()
     model = shutil.move(copied, tmp_path / "run" / "model")
     (tmp_path / "run" / "config.yaml").write_text(json.dumps({"data": str(calibrated[1])}))
-    found, path, _ = calibrate(tmp_path / "run", calibrated[1], dtype="fp32", method="temperature")
+    result, path, _ = calibrate(tmp_path / "run", calibrated[1], dtype="fp32", method="temperature")
     assert "was trained on these data" in caplog.text
-    assert path == model / FILE and Reranker(tmp_path / "run", dtype="fp32").calibration == found
+    assert path == model / FILE and Reranker(tmp_path / "run", dtype="fp32").calibration == result
 
 
 def test_the_report_shows_probabilities_of_calibrated_models(tmp_path):
-    sure, plain = Fake(name="sure"), Fake(word="river", name="plain")
-    sure.calibration = Calibration("temperature", {"temperature": 2.0})
+    fitted, plain = Fake(name="sure"), Fake(word="river", name="plain")
+    fitted.calibration = Calibration("temperature", {"temperature": 2.0})
     out = tmp_path / "out"
-    found = evaluate([write_beir(tmp_path / "toy")], [sure, plain], out=out, min_rel=3, sample=0, command="prorank evaluate toy")
-    assert found.row("toy", "plain").probabilities is None
+    result = evaluate([write_beir(tmp_path / "toy")], [fitted, plain], out=out, min_rel=3, sample=0, command="prorank evaluate toy")
+    assert result.row("toy", "plain").probabilities is None
     row = json.loads((out / "results.json").read_text())["rows"]
-    told = next(r for r in row if r["system"] == "sure")["probabilities"]
-    assert told["pairs"] == sum(n for *_, n in told["bins_after"]) and told["before"]["ece"] != told["after"]["ece"]
+    shown = next(r for r in row if r["system"] == "sure")["probabilities"]
+    assert shown["pairs"] == sum(n for *_, n in shown["bins_after"]) and shown["before"]["ece"] != shown["after"]["ece"]
     page = (out / "report.html").read_text(encoding="utf-8")
-    assert "<h2>Probabilities</h2>" in page and page.count("<circle") == 2 + len(told["bins_before"]) + len(told["bins_after"])
-    assert any(note.startswith("sure: calibrated (temperature), on ") for note in found.notes["toy"])
+    assert "<h2>Probabilities</h2>" in page and page.count("<circle") == 2 + len(shown["bins_before"]) + len(shown["bins_after"])
+    assert any(note.startswith("sure: calibrated (temperature), on ") for note in result.notes["toy"])
     assert "<h2>Probabilities</h2>" not in plain_page(tmp_path)
 
 

@@ -144,8 +144,8 @@ def test_a_failed_download_is_one_clear_line(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.slow
 def test_the_real_task_has_the_documented_size(tmp_path: Path) -> None:
     paths = semanlink(tmp_path)
-    found = json.loads((paths.test.parent / "task.json").read_text())["parts"]
-    assert found == REAL
+    counts = json.loads((paths.test.parent / "task.json").read_text())["parts"]
+    assert counts == REAL
 
 
 REAL = {

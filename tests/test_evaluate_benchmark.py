@@ -19,48 +19,48 @@ def toy(tmp_path):
 
 
 def test_first_stage_alone(toy):
-    found = evaluate([toy])
-    (row,) = found.rows
+    result = evaluate([toy])
+    (row,) = result.rows
     assert (row.system, row.kind, row.queries, row.p) == ("BM25", "first stage", 3, None)
-    assert found.values["toy"]["BM25"]["MRR@10"] == {"q1": 0.5, "q2": 1.0, "q4": 1.0}
-    assert found.skipped == {"toy": ["q3"]}
-    notes = " ".join(found.notes["toy"])
+    assert result.values["toy"]["BM25"]["MRR@10"] == {"q1": 0.5, "q2": 1.0, "q4": 1.0}
+    assert result.skipped == {"toy": ["q3"]}
+    notes = " ".join(result.notes["toy"])
     assert "1 queries skipped, no positive judgement: q3" in notes
     assert "2 judged documents have no text" in notes
 
 
 def test_model_reorders_the_head_and_the_rest_follows(toy, tmp_path):
     run = write_run(tmp_path / "a.run", {"q1": ["d1", "gone", "d6", "d2", "d3", "d4"], "q2": ["d3", "d4"]})
-    found = evaluate([toy], [Fake()], run=run, top_k=4, out=tmp_path / "out", sample=4)
+    result = evaluate([toy], [Fake()], run=run, top_k=4, out=tmp_path / "out", sample=4)
     order = list(read_run(tmp_path / "out" / "toy.fake.run")["q1"])
     assert order == ["d2", "d1", "gone", "d6", "d3", "d4"]
-    row = found.row("toy", "fake")
+    row = result.row("toy", "fake")
     assert (row.documents, row.without_text, row.cuts["documents"]) == (4, 2, 1)
-    assert row.measures["nDCG@10"] > found.row("toy", "a.run").measures["nDCG@10"]
-    assert found.values["toy"]["fake"]["nDCG@10"]["q4"] == 0.0  # absent from the run
-    assert "1 judged queries are absent from the first stage and count 0: q4" in " ".join(found.notes["toy"])
+    assert row.measures["nDCG@10"] > result.row("toy", "a.run").measures["nDCG@10"]
+    assert result.values["toy"]["fake"]["nDCG@10"]["q4"] == 0.0  # absent from the run
+    assert "1 judged queries are absent from the first stage and count 0: q4" in " ".join(result.notes["toy"])
 
 
 def test_equal_scores_keep_first_stage_order_and_answers_row_stands_beside(toy):
-    found = evaluate([toy], [Fake(word="nothing like it")], sample=2)
+    result = evaluate([toy], [Fake(word="nothing like it")], sample=2)
     systems = ["BM25", "fake", "fake, 0/1 only"]
-    assert found.systems == systems
-    values = [found.values["toy"][s] for s in systems]
+    assert result.systems == systems
+    values = [result.values["toy"][s] for s in systems]
     assert values[0] == values[1] == values[2]
-    assert found.row("toy", "fake").p_holm == 1.0 and found.row("toy", "fake").tie_share == 0.8
-    assert found.row("toy", "fake").format_rate == 0.5
+    assert result.row("toy", "fake").p_holm == 1.0 and result.row("toy", "fake").tie_share == 0.8
+    assert result.row("toy", "fake").format_rate == 0.5
 
 
 def test_scorer_functions_and_lazy_models(toy):
     def lengths(queries, documents, progress=None):
-        return [np.array([len(d) for d in some], np.float32) for some in documents]
+        return [np.array([len(d) for d in texts], np.float32) for texts in documents]
 
-    heard = []
+    reports = []
     models = [Scorer("length", lengths), lambda: Fake(name="a/b/c/length"), Fake(name="length")]
-    found = evaluate([toy], models, progress=lambda *state: heard.append(state), sample=0)
-    assert [r.system for r in found.rows if r.kind == "model"] == ["length", "c/length", "length (2)"]
-    assert [c.a for c in found.comparisons] == ["c/length", "length (2)", "length (2)"]
-    assert heard[-1][1] == heard[-1][2] == 5 and found.row("toy", "length").format_rate is None
+    result = evaluate([toy], models, progress=lambda *state: reports.append(state), sample=0)
+    assert [r.system for r in result.rows if r.kind == "model"] == ["length", "c/length", "length (2)"]
+    assert [c.a for c in result.comparisons] == ["c/length", "length (2)", "length (2)"]
+    assert reports[-1][1] == reports[-1][2] == 5 and result.row("toy", "length").format_rate is None
 
 
 def test_pool_takes_the_judged_documents_only(toy):
@@ -75,28 +75,28 @@ def test_pool_takes_the_judged_documents_only(toy):
 def test_pool_order_among_equal_scores_does_not_follow_the_judgements(tmp_path):
     forth = {"q5": {"d3": 1, "d4": 0, "d5": 0, "d1": 0}, "q1": {"d2": 1}}
     back = {"q5": dict(reversed(forth["q5"].items())), "q1": {"d2": 1}}
-    found = []
+    result = []
     for name, qrels in (("forth", forth), ("back", back)):
         folder = write_beir(tmp_path / name, qrels)
         with open(folder / "queries.jsonl", "a", encoding="utf-8") as handle:
             handle.write('{"_id": "q5", "text": "unseen words"}\n')
-        found.append(prepare(folder, Options(judged_only=True)).ranking["q5"])
-    assert found[0] == found[1]
+        result.append(prepare(folder, Options(judged_only=True)).ranking["q5"])
+    assert result[0] == result[1]
 
 
 def test_exclude_drops_pairs_from_candidates_and_judgements(toy):
     (toy / "qrels" / "exclude.txt").write_text("query-id\tcorpus-id\nq1\td1\n", encoding="utf-8")
     assert "exclude.txt exists and was not used" in " ".join(evaluate([toy]).notes["toy"])
-    found = evaluate([toy], exclude="qrels/exclude.txt")
-    assert found.values["toy"]["BM25"]["MRR@10"]["q1"] == 1.0
+    result = evaluate([toy], exclude="qrels/exclude.txt")
+    assert result.values["toy"]["BM25"]["MRR@10"]["q1"] == 1.0
 
 
 def test_protocol_fixes_queries_judgements_and_exclusions(toy):
     write_run(toy / "protocol.run.txt", {"q2": ["d4", "d3"]})
     (toy / "qrels" / "full.txt").write_text("q1 0 d2 1\nq2 0 d3 1\nq2 0 d4 1\n", encoding="utf-8")
     (toy / "qrels" / "exclude.txt").write_text("q2\td4\n", encoding="utf-8")
-    found = evaluate([toy], run="protocol")
-    assert found.values["toy"] == {"protocol list": {k: {"q2": 1.0} for k in ("nDCG@10", "MRR@10", "MAP", "R@10", "R@100")}}
+    result = evaluate([toy], run="protocol")
+    assert result.values["toy"] == {"protocol list": {k: {"q2": 1.0} for k in ("nDCG@10", "MRR@10", "MAP", "R@10", "R@100")}}
     by_path = evaluate([toy], run=toy / "protocol.run.txt")
     assert by_path.rows[0].queries == 1 and "full.txt exists and was not used" in " ".join(by_path.notes["toy"])
 
@@ -122,18 +122,18 @@ def test_limit_is_the_same_for_one_seed(toy):
 
 def test_means_weigh_each_set_the_same(toy, tmp_path):
     other = write_beir(tmp_path / "other" / "toy", {"q1": {"d2": 1}})
-    found = evaluate([toy, other], [Fake()], sample=0)
-    assert found.datasets == ["toy", "toy (2)"]
-    each = [found.row(d, "fake").measures["MRR@10"] for d in found.datasets]
-    assert found.mean("fake")["MRR@10"] == pytest.approx(np.mean(each)) and found.to_dict()["means"]["fake"]
+    result = evaluate([toy, other], [Fake()], sample=0)
+    assert result.datasets == ["toy", "toy (2)"]
+    each = [result.row(d, "fake").measures["MRR@10"] for d in result.datasets]
+    assert result.mean("fake")["MRR@10"] == pytest.approx(np.mean(each)) and result.to_dict()["means"]["fake"]
 
 
 def test_scores_are_used_again_only_for_the_same_model_and_texts(toy, tmp_path):
-    def call(fingerprint, **how):
+    def call(fingerprint, **arguments):
         model = Fake()
         model.fingerprint = fingerprint
-        found = evaluate([toy], [model], out=tmp_path / "out", **how)
-        return model.calls, found.row("toy", "fake")
+        result = evaluate([toy], [model], out=tmp_path / "out", **arguments)
+        return model.calls, result.row("toy", "fake")
 
     (calls, first), (again, reused) = call("one"), call("one")
     assert calls == 2 and again == 0 and reused.reused and not first.reused  # scoring and diagnosis
@@ -155,7 +155,7 @@ def test_run_files_fall_strictly(toy, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "how, error, said",
+    "arguments, error, message",
     [
         ({"datasets": []}, ConfigError, "name at least one dataset"),
         ({"datasets": ["nowhere"]}, DataError, "nowhere: no such folder"),
@@ -169,12 +169,12 @@ def test_run_files_fall_strictly(toy, tmp_path):
         ({"split": "train"}, DataError, "train"),
     ],
 )
-def test_bad_input_fails_before_a_model_is_made(toy, how, error, said):
+def test_bad_input_fails_before_a_model_is_made(toy, arguments, error, message):
     def never():
         raise AssertionError("the model was loaded before the input was checked")
 
-    with pytest.raises(error, match=said):
-        evaluate(**({"datasets": [toy], "models": [never]} | how))
+    with pytest.raises(error, match=message):
+        evaluate(**({"datasets": [toy], "models": [never]} | arguments))
 
 
 def test_runs_that_do_not_fit(toy, tmp_path):
@@ -187,9 +187,9 @@ def test_runs_that_do_not_fit(toy, tmp_path):
         evaluate([toy], out=tmp_path / "x.run")
 
 
-@pytest.mark.parametrize("row, said", [([np.nan], "not finite"), ([1.0, 2.0], "one score a document")])
-def test_wrong_scores_are_refused(toy, row, said):
-    with pytest.raises(ModelError, match=said):
+@pytest.mark.parametrize("row, message", [([np.nan], "not finite"), ([1.0, 2.0], "one score a document")])
+def test_wrong_scores_are_refused(toy, row, message):
+    with pytest.raises(ModelError, match=message):
         evaluate([toy], [Scorer("bad", lambda q, d, progress=None: [np.array(row)] * len(q))], exclude=None, top_k=1)
 
 
@@ -220,28 +220,28 @@ class Named:
         self.name = name
 
     def score_lists(self, queries, documents, progress=None):
-        return [np.array([len(text) for text in some], np.float32) for some in documents]
+        return [np.array([len(text) for text in texts], np.float32) for texts in documents]
 
 
 def test_rows_are_found_by_whole_names_and_a_miss_is_an_error(toy):
     """Row 25: tables shorten names, and None came back for the name that the caller had given."""
     names = ["runs/demo/score", "runs/other/score", "elsewhere/demo/score", "plain"]
-    found = evaluate([toy], [Named(name) for name in names])
-    rows = [found.row("toy", name) for name in names]
+    result = evaluate([toy], [Named(name) for name in names])
+    rows = [result.row("toy", name) for name in names]
     assert [row.system for row in rows] == ["demo/score", "other/score", "demo/score (2)", "plain"]
-    assert found.row(toy, "demo/score") is rows[0] is found.row(str(toy), names[0])
-    assert found.mean(names[0]) == found.mean("demo/score") == rows[0].measures and "demo/score" in found.means()
-    for call in (lambda: found.row("toy", "runs/nothing"), lambda: found.mean("runs/nothing")):
+    assert result.row(toy, "demo/score") is rows[0] is result.row(str(toy), names[0])
+    assert result.mean(names[0]) == result.mean("demo/score") == rows[0].measures and "demo/score" in result.means()
+    for call in (lambda: result.row("toy", "runs/nothing"), lambda: result.mean("runs/nothing")):
         with pytest.raises(ConfigError, match="system 'runs/nothing' is not in this evaluation; known: .*demo/score, other/score"):
             call()
     with pytest.raises(ConfigError, match="dataset 'tpy' is not in this evaluation; known: toy"):
-        found.row("tpy", "plain")
-    assert found.find("toy", "runs/nothing") is None
+        result.row("tpy", "plain")
+    assert result.find("toy", "runs/nothing") is None
 
 
 def test_a_whole_name_of_two_systems_is_not_guessed(toy):
     """Row 25: the same checkpoint twice, with other options."""
-    found = evaluate([toy], [Named("runs/demo/score"), Named("runs/demo/score")])
+    result = evaluate([toy], [Named("runs/demo/score"), Named("runs/demo/score")])
     with pytest.raises(ConfigError, match=r"stands for 2 systems; name one of: demo/score, demo/score \(2\)"):
-        found.row("toy", "runs/demo/score")
-    assert found.row("toy", "demo/score (2)").system == "demo/score (2)"
+        result.row("toy", "runs/demo/score")
+    assert result.row("toy", "demo/score (2)").system == "demo/score (2)"

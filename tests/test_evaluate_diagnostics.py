@@ -26,8 +26,8 @@ def test_effective_rank_follows_its_formula():
 
 def test_mean_cosine_equals_the_mean_over_pairs():
     hidden = np.random.default_rng(1).standard_normal((7, 5)) + 0.5
-    unit = hidden / np.linalg.norm(hidden, axis=1, keepdims=True)
-    pairs = [unit[i] @ unit[j] for i in range(7) for j in range(7) if i != j]
+    directions = hidden / np.linalg.norm(hidden, axis=1, keepdims=True)
+    pairs = [directions[i] @ directions[j] for i in range(7) for j in range(7) if i != j]
     assert mean_cosine(hidden) == pytest.approx(np.mean(pairs))
     assert mean_cosine(np.array([[1.0, 0], [0, 1]])) == pytest.approx(0)
     assert np.isnan(mean_cosine(np.ones((1, 3))))
@@ -44,8 +44,8 @@ def test_answers_only_keeps_first_stage_order_among_equals():
 
 
 def test_diagnose_sums_up_the_pairs():
-    found = diagnose(Fake(), ["a", "b"], [["the baker", "x"], ["y", "z"]])
-    assert (found.pairs, found.format_rate, found.relevant_share, found.format_mass) == (4, 0.75, 0.25, 0.5)
-    assert 0 < found.effective_rank <= 3 and format_rate([True, False]) == 0.5
+    findings = diagnose(Fake(), ["a", "b"], [["the baker", "x"], ["y", "z"]])
+    assert (findings.pairs, findings.format_rate, findings.relevant_share, findings.format_mass) == (4, 0.75, 0.25, 0.5)
+    assert 0 < findings.effective_rank <= 3 and format_rate([True, False]) == 0.5
     with pytest.raises(DataError, match="no pairs"):
         diagnose(Fake(), ["a"], [[]])

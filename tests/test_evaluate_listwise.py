@@ -29,9 +29,9 @@ def at(slope, scores, gain="linear"):
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 10_000), st.floats(0.01, 100), st.floats(-50, 50))
-def test_units_and_origin_of_scores_do_not_count(seed, unit, origin):
+def test_units_and_origin_of_scores_do_not_count(seed, scale, origin):
     scores = drawn(seed)
-    others = [unit * row + origin for row in scores]
+    others = [scale * row + origin for row in scores]
     np.testing.assert_allclose(log_likelihood(others, LABELS), log_likelihood(scores, LABELS), atol=1e-6)
 
 

@@ -33,8 +33,8 @@ GRADES = st.lists(st.integers(-1, 5), min_size=1, max_size=12).filter(lambda gra
 def test_ndcg_of_a_list_is_that_of_ir_measures(grades, data, gain, depth):
     """Row 21: the one function of lists against trec_eval, which is told its gains one by one."""
     order = data.draw(st.permutations(range(len(grades))))
-    told = {grade: 2 ** max(0, grade) - 1 if gain == "exponential" else max(0, grade) for grade in range(-1, 6)}
-    by_id = {f"{i:02}": told[grade] for i, grade in enumerate(grades)}
+    gain_table = {grade: 2 ** max(0, grade) - 1 if gain == "exponential" else max(0, grade) for grade in range(-1, 6)}
+    by_id = {f"{i:02}": gain_table[grade] for i, grade in enumerate(grades)}
     run = {f"{i:02}": float(-place) for place, i in enumerate(order)}
     theirs = ir_measures.calc_aggregate([ir_measures.nDCG @ depth], {"q": by_id}, {"q": run})[ir_measures.nDCG @ depth]
     assert ndcg([grades[i] for i in order], gain, depth) == pytest.approx(theirs, abs=1e-9)
@@ -49,8 +49,8 @@ def test_three_against_one_in_the_wrong_order():
     linear = (1 + 3 / math.log2(3)) / (3 + 1 / math.log2(3))
     exponential = (1 + 7 / math.log2(3)) / (7 + 1 / math.log2(3))
     assert measure(qrels, ranking)["nDCG@10"]["q"] == pytest.approx(linear) == pytest.approx(0.797, abs=1e-3)
-    found = measure(qrels, ranking, gain="exponential")["nDCG@10"]["q"]
-    assert found == pytest.approx(exponential) == pytest.approx(0.710, abs=1e-3)
+    values = measure(qrels, ranking, gain="exponential")["nDCG@10"]["q"]
+    assert values == pytest.approx(exponential) == pytest.approx(0.710, abs=1e-3)
     others = [measure(qrels, ranking, gain=gain) for gain in GAINS]
     assert all(others[0][name] == others[1][name] for name in ("MRR@10", "MAP", "R@100"))
 

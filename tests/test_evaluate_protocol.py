@@ -9,16 +9,16 @@ QUERIES = {"dl19": 43, "dl20": 54, "scifact": 100, "cranfield": 75, "npl_vaswani
 
 
 def test_protocol_lists(data_dir):
-    found = evaluate([data_dir / name for name in PROTOCOL], run="protocol")
-    assert {r.dataset: round(r.measures["nDCG@10"], 4) for r in found.rows} == PROTOCOL
-    assert {r.dataset: r.queries for r in found.rows} == QUERIES
+    result = evaluate([data_dir / name for name in PROTOCOL], run="protocol")
+    assert {r.dataset: round(r.measures["nDCG@10"], 4) for r in result.rows} == PROTOCOL
+    assert {r.dataset: r.queries for r in result.rows} == QUERIES
 
 
 @pytest.mark.parametrize("name", ["dl19", "dl20"])
 def test_published_bm25_with_full_judgements(data_dir, name):
-    found = evaluate([data_dir / name], run="run.bm25.txt", qrels="qrels/full.txt")
-    assert round(found.rows[0].measures["nDCG@10"], 4) == PROTOCOL[name]
-    assert any("judged documents have no text" in note for note in found.notes[name])
+    result = evaluate([data_dir / name], run="run.bm25.txt", qrels="qrels/full.txt")
+    assert round(result.rows[0].measures["nDCG@10"], 4) == PROTOCOL[name]
+    assert any("judged documents have no text" in note for note in result.notes[name])
 
 
 @pytest.mark.parametrize(
@@ -32,5 +32,5 @@ def test_published_bm25_with_full_judgements(data_dir, name):
     ],
 )
 def test_own_bm25(data_dir, name, how, expected):
-    found = evaluate([data_dir / name], **how)
-    assert found.rows[0].measures["nDCG@10"] == pytest.approx(expected, abs=0.002)
+    result = evaluate([data_dir / name], **how)
+    assert result.rows[0].measures["nDCG@10"] == pytest.approx(expected, abs=0.002)

@@ -54,13 +54,13 @@ def test_page_is_whole_safe_and_needs_no_other_host(done):
 
 
 def test_json_is_strict_and_complete(done):
-    found = json.loads((done[1] / "results.json").read_text(), parse_constant=lambda name: pytest.fail(name))
-    assert {r["kind"] for r in found["rows"]} == {"first stage", "model", "answers only"}
-    assert found["rows"][0]["measures"]["nDCG@10"] == done[0].rows[0].measures["nDCG@10"]
-    assert found["settings"]["seed"] == 0 and found["settings"]["environment"]["packages"]["ir-measures"]
-    assert set(found["values"]["toy"]["two"]["nDCG@10"]) == {"q1", "q2", "q4"}
-    assert set(found["means"]) == {"BM25", "two", "[bold]<b>one</b>", "two, 0/1 only", "[bold]<b>one</b>, 0/1 only"}
-    assert len(found["comparisons"]) == 2
+    result = json.loads((done[1] / "results.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert {r["kind"] for r in result["rows"]} == {"first stage", "model", "answers only"}
+    assert result["rows"][0]["measures"]["nDCG@10"] == done[0].rows[0].measures["nDCG@10"]
+    assert result["settings"]["seed"] == 0 and result["settings"]["environment"]["packages"]["ir-measures"]
+    assert set(result["values"]["toy"]["two"]["nDCG@10"]) == {"q1", "q2", "q4"}
+    assert set(result["means"]) == {"BM25", "two", "[bold]<b>one</b>", "two, 0/1 only", "[bold]<b>one</b>, 0/1 only"}
+    assert len(result["comparisons"]) == 2
 
 
 def test_terminal_table_fits_and_takes_names_as_they_are(done):

@@ -46,8 +46,8 @@ def test_smallest_p_is_not_zero():
 
 def test_under_the_null_p_is_uniform_enough():
     rng = np.random.default_rng(0)
-    found = [randomisation_test(rng.random(10), rng.random(10)) for _ in range(400)]
-    assert np.mean(np.array(found) <= 0.1) == pytest.approx(0.1, abs=4 * np.sqrt(0.09 / 400))
+    p_values = [randomisation_test(rng.random(10), rng.random(10)) for _ in range(400)]
+    assert np.mean(np.array(p_values) <= 0.1) == pytest.approx(0.1, abs=4 * np.sqrt(0.09 / 400))
 
 
 def test_wrong_input_is_refused():

@@ -47,14 +47,14 @@ def logits(folder, documents, **options) -> np.ndarray:
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_a_classifiers_logits_are_the_scores(kind, tmp_path):
     source = saved(tmp_path / "model", kind, max_length=192)
-    found = export(source, tmp_path / "out")
+    result = export(source, tmp_path / "out")
     reranker = Reranker(source, dtype="fp32")
     want = reranker.score([(QUERY, document) for document in DOCUMENTS])
     assert reranker.cuts.documents == 2 and np.ptp(want) > 0.05  # or equality would say little
     np.testing.assert_allclose(logits(tmp_path / "out", DOCUMENTS), want, atol=1e-4)
     np.testing.assert_allclose(logits(tmp_path / "out", DOCUMENTS, padding_side="left"), want, atol=1e-4)
     assert [float(logits(tmp_path / "out", [document])[0]) for document in DOCUMENTS] == pytest.approx(want.tolist(), abs=1e-4)
-    assert found.difference < 1e-4 and found.pairs >= 3
+    assert result.difference < 1e-4 and result.pairs >= 3
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["architectures"] == [f"{kind.capitalize()}ForSequenceClassification"] and config["id2label"] == {"0": "relevance"}
     assert config["pad_token_id"] is not None and "prorank" not in json.dumps(config)
@@ -73,10 +73,16 @@ def test_sentence_transformers_reads_a_classifier(tmp_path):
 
 
 def test_the_folder_says_how_long_pairs_may_be_and_how_to_serve_them(tmp_path):
-    found = export(saved(tmp_path / "model", "llama", max_length=192), tmp_path / "out")
+    result = export(saved(tmp_path / "model", "llama", max_length=192), tmp_path / "out")
     text = (tmp_path / "out" / "README.md").read_text()
-    said = ['logit of "1" less logit of "0"', "at 192 tokens in all", found.command, "None of them was run", "LlamaForSequence"]
-    assert all(part in text for part in [*said, "license: other"])
+    expected = [
+        'logit of "1" less logit of "0"',
+        "at 192 tokens in all",
+        result.command,
+        "None of them was run",
+        "LlamaForSequence",
+    ]
+    assert all(part in text for part in [*expected, "license: other"])
     assert json.loads((tmp_path / "out" / "sentence_bert_config.json").read_text()) == {"max_seq_length": 192}
     inner = json.loads((tmp_path / "out" / "tokenizer.json").read_text())
     assert inner["truncation"]["strategy"] == "OnlySecond" and inner["truncation"]["max_length"] == 192
@@ -113,8 +119,8 @@ def test_without_template_texts_are_rendered_by_the_caller(tmp_path):
     with pytest.raises(PromptError, match="--no-template"):
         export(source, tmp_path / "out", prompt="qwen3-reranker")
     assert sorted(os.listdir(tmp_path)) == ["model"]
-    found = export(source, tmp_path / "out", prompt="qwen3-reranker", template=False)
-    assert found.difference < 1e-4 and found.command.endswith("--chat-template " + str(tmp_path / "out" / "chat_template.jinja"))
+    result = export(source, tmp_path / "out", prompt="qwen3-reranker", template=False)
+    assert result.difference < 1e-4 and result.command.endswith("--chat-template " + str(tmp_path / "out" / "chat_template.jinja"))
     assert (tmp_path / "out" / "chat_template.jinja").is_file()
     pairs = [(QUERY, document) for document in DOCUMENTS[:4]]
     want = Reranker(source, dtype="fp32", prompt="qwen3-reranker").score(pairs)
@@ -124,20 +130,20 @@ def test_without_template_texts_are_rendered_by_the_caller(tmp_path):
 def test_bf16_halves_the_file_and_stays_near(tmp_path):
     source = saved(tmp_path / "model", "qwen2")
     full, half = export(source, tmp_path / "full"), export(source, tmp_path / "half", dtype="bf16")
-    sizes = [(found.folder / "model.safetensors").stat().st_size for found in (full, half)]
+    sizes = [(result.folder / "model.safetensors").stat().st_size for result in (full, half)]
     assert sizes[1] < 0.55 * sizes[0] and full.difference < 1e-4 < half.difference < 0.5
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_merged_adapters_are_plain_models(tmp_path, tiny_llama_dir, dtype):
     _, folder = adapter(tmp_path / "lora", tiny_llama_dir)
-    found = export(folder, tmp_path / "out", format="merged", dtype=dtype)
+    result = export(folder, tmp_path / "out", format="merged", dtype=dtype)
     pairs = [(QUERY, document) for document in DOCUMENTS]
     got, want = Reranker(tmp_path / "out", dtype=dtype).score(pairs), Reranker(folder, dtype=dtype).score(pairs)
     np.testing.assert_allclose(got, want, atol=1e-5)
     AutoModelForCausalLM.from_pretrained(tmp_path / "out")
-    assert not resolve(tmp_path / "out").adapter and found.difference is None
-    overrides = json.loads(found.command.split("'")[1])
+    assert not resolve(tmp_path / "out").adapter and result.difference is None
+    overrides = json.loads(result.command.split("'")[1])
     tokens = {"classifier_from_token": ["0", "1"], "method": "from_2_way_softmax"}
     assert overrides == {"architectures": ["LlamaForSequenceClassification"], **tokens}
     assert (tmp_path / "out" / "chat_template.jinja").is_file()
@@ -152,9 +158,9 @@ def test_an_adapter_becomes_a_classifier(tmp_path, tiny_llama_dir):
 
 def test_a_prompt_of_lists_is_merged_but_no_classifier(tmp_path):
     tokenizer = byte_tokenizer("smollm")
-    bound = Prompt.preset("setwise").bind_list(tokenizer)
+    encoder = Prompt.preset("setwise").bind_list(tokenizer)
     card = "---\nlicense: mit\n---\n# card\n\n## Training\n\nlong\n"
-    source = save_checkpoint(tmp_path / "model", tiny_llama(tokenizer), bound, card=card)
+    source = save_checkpoint(tmp_path / "model", tiny_llama(tokenizer), encoder, card=card)
     with pytest.raises(ConfigError, match="shows several documents, and a classifier reads one; take --format merged"):
         export(source, tmp_path / "out")
     assert export(source, tmp_path / "out", format="merged").command == ""
@@ -167,12 +173,12 @@ def test_a_prompt_of_lists_is_merged_but_no_classifier(tmp_path):
 
 def test_a_head_with_a_bias_is_refused():
     tokenizer = byte_tokenizer("smollm")
-    model, bound = tiny_llama(tokenizer, tie=False), Prompt.preset("prorank").bind(tokenizer)
+    model, encoder = tiny_llama(tokenizer, tie=False), Prompt.preset("prorank").bind(tokenizer)
     model.lm_head.bias = torch.nn.Parameter(torch.zeros(model.config.vocab_size))
-    assert build_classifier(model, bound, 0).score.weight.shape == (1, 64)  # the same bias for both answers changes no score
-    model.lm_head.bias.data[bound.answer_ids[1]] = 0.5
+    assert build_classifier(model, encoder, 0).score.weight.shape == (1, 64)  # the same bias for both answers changes no score
+    model.lm_head.bias.data[encoder.answer_ids[1]] = 0.5
     with pytest.raises(ModelError, match="its head has a bias, which one row cannot hold; take --format merged"):
-        build_classifier(model, bound, 0)
+        build_classifier(model, encoder, 0)
 
 
 def test_models_without_classifier_are_refused():

@@ -54,7 +54,7 @@ class EvaluationBuilder:
         self._add(task, task.first, FIRST, task.ranking)
 
     def add_model(self, task: Task, model: Any, scored: Scored) -> None:
-        """Add a model's row on a dataset, and that of its 0/1 answers alone if it can tell them."""
+        """Add a model's row on a dataset, and that of its 0/1 answers alone if it has `diagnose`."""
         row = self._add(task, model.name, MODEL, reranked(task, scored, self.options.top_k))
         row.documents, row.seconds, row.cuts, row.reused = scored.documents, scored.seconds, scored.cuts, scored.reused
         row.cost = scored.cost

@@ -112,11 +112,12 @@ def plain_tokenizer(encoder: PairPromptEncoder, pad: str) -> Any:
 
 
 def _wrapped(inner: Any, pad: str, max_tokens: int, split_special: bool) -> Any:
-    """Wrap a tokenizer of `tokenizers` in the generic class of transformers; others add a template of their own."""
+    """Wrap a tokenizer of `tokenizers` in the generic class of transformers; others add their own template."""
     from transformers import PreTrainedTokenizerFast
 
     return PreTrainedTokenizerFast(
-        tokenizer_object=inner, pad_token=pad, model_max_length=max_tokens, padding_side="right", split_special_tokens=split_special,
+        tokenizer_object=inner, pad_token=pad, model_max_length=max_tokens, padding_side="right",
+        split_special_tokens=split_special,
         clean_up_tokenization_spaces=False, model_input_names=["input_ids", "attention_mask"],
     )  # fmt: skip
 
