@@ -47,7 +47,7 @@ def save_qwen3(folder):
 
 @pytest.fixture(scope="module", params=["llama", "qwen2", "qwen3"])
 def loaded(request, tmp_path_factory):
-    """(folder, model, prompt bound to its tokenizer)."""
+    """(folder, model, prompt encoder)."""
     folder = tmp_path_factory.mktemp("engine") / request.param
     resolved = resolve(save_qwen3(folder) if request.param == "qwen3" else save_tiny(folder, request.param))
     encoder = Prompt.preset("echo", max_length=200).bind(load_tokenizer(resolved))

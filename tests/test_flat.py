@@ -19,7 +19,7 @@ WORDS = "river castle garden music winter harbour stone"
 
 @pytest.fixture(scope="module", params=["llama", "qwen2"])
 def loaded(request, tmp_path_factory):
-    """(model that takes flat batches, prompt bound to its tokenizer)."""
+    """(model that takes flat batches, prompt encoder)."""
     resolved = resolve(save_tiny(tmp_path_factory.mktemp("flat") / request.param, request.param))
     tokenizer = load_tokenizer(resolved)
     return load_model(resolved, torch.float32, CPU), Prompt.preset("echo", max_length=200).bind(tokenizer)

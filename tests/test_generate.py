@@ -39,7 +39,7 @@ def model_and_encoder(request, tmp_path_factory):
 
 
 def generators(model):
-    """Of the model's own layers, of the engine where it knows the model, and as in training."""
+    """Generators of the model's own layers, of the engine if it supports the model, and as in training."""
     engines = [make_generator(model, Engine(copy.deepcopy(model)))] if is_supported(model) else []
     return [make_generator(model, None), *engines, make_training_generator(model, False, False)]
 
@@ -85,7 +85,7 @@ def test_what_a_row_writes_does_not_depend_on_its_batch(model_and_encoder):
 
 
 class ScriptedGenerator:
-    """A pen for a model that says what it is told: `says` [rows of tokens], then its last token for ever."""
+    """A generator that writes fixed rows of tokens, `says`, and then repeats the last token of each."""
 
     def __init__(self, says, vocabulary):
         self.says, self.vocabulary, self.kept = says, vocabulary, []
@@ -115,7 +115,7 @@ class ScriptedGenerator:
 
 
 def sample_scripted(encoder, texts, sampling, stop=StopAt.END_TOKEN, ends=()):
-    """Rows of a model that writes these texts, those in `ends` with an end token behind."""
+    """(completions, generator) of a model that writes these texts, those in `ends` with an end token behind."""
     says = [encoder._tokens(text) + [encoder.tokenizer.eos_token_id] * (i in ends) for i, text in enumerate(texts)]
     generator = ScriptedGenerator(says, len(encoder.tokenizer))
     rows = Sampler(generator, encoder, sampling, stop)([None] * len(texts), [[str(i)] for i in range(len(texts))])
