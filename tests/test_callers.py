@@ -71,7 +71,8 @@ def call(request):
 @pytest.fixture
 def no_work(monkeypatch):
     """Nothing may be computed or sent."""
-    for place in ("prorank.rank.scorer.last_hidden", "prorank.rank.scorer.query_likelihood", "prorank.remote.client.Remote._ask"):
+    work = ["rank.model_runtime.last_hidden", "rank.base_reranker.query_likelihood", "remote.client.Remote._ask"]
+    for place in (f"prorank.{name}" for name in work):
         monkeypatch.setattr(place, lambda *_, **__: pytest.fail("work was done"))
 
 

@@ -34,7 +34,7 @@ seen = []
 with running(Reranker(sys.argv[1], device="cpu", dtype=sys.argv[2])) as server:
     server.client.get("/health")
     calls(server.service.work, "run", seen)
-    calls(server.reranker, "_hidden", seen)
+    calls(server.reranker.runtime, "hidden", seen)
     before = set(sys.modules), threads()
     answer = server.post("/v1/rerank", {"query": "garden", "documents": ["the garden", "a castle"]})
     after = set(sys.modules), threads()
@@ -48,7 +48,7 @@ def test_the_first_request_imports_nothing_starts_no_thread_and_reads_one_batch(
     done = subprocess.run([sys.executable, "-c", FIRST, tiny_llama_dir, dtype], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    assert found == {"status": 200, "modules": [], "threads": 0, "calls": ["run", "_hidden"]}
+    assert found == {"status": 200, "modules": [], "threads": 0, "calls": ["run", "hidden"]}
 
 
 KINDS = {
@@ -84,8 +84,8 @@ def test_shapes_go_from_one_document_to_a_batch_of_the_longest(tiny_llama_dir):
     shapes = shapes_of(reranker, 1024, 512)
     assert [sum(count for count, _ in shape.requests) for shape in shapes] == [1, 2, 10, 9, 3] and len(shapes[3].requests) == 3
     (ask,) = asks_of(shapes[-1])
-    prompts = reranker.prompt.encode_many(ask.lists[0][0], ask.lists[0][1])
-    assert {len(prompt.ids) for prompt in prompts} == {reranker.prompt.longest} and sum(len(p.ids) for p in prompts) > 1024
+    prompts = reranker.encoder.encode_many(ask.lists[0][0], ask.lists[0][1])
+    assert {len(prompt.ids) for prompt in prompts} == {reranker.encoder.longest} and sum(len(p.ids) for p in prompts) > 1024
     for shape in shapes:
         texts = [text for one in asks_of(shape) for _, some in one.lists for text in some]
         assert len(set(texts)) == len(texts) or len(shape.requests) > 1  # what is the same is read once

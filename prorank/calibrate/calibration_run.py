@@ -189,7 +189,7 @@ def _score(
             progress(done / total, {})
 
     rows = reranker.score_lists([group.query for group in groups], [group.documents for group in groups], progress=hear)
-    return np.concatenate(rows).astype(np.float64), reranker.asked, reranker.weights
+    return np.concatenate(rows).astype(np.float64), reranker.prompt_fingerprint, reranker.weight_hashes
 
 
 def _check_scores(scores: np.ndarray, labels: np.ndarray, data: str | Path) -> None:

@@ -14,8 +14,8 @@ import numpy as np
 
 from ..errors import ConfigError, DataError, KeyRefused, ServerAway, ServerError, ServerFailed, TooBusy, TooLarge
 from ..prompts.pair_encoder import TruncationCounts
-from ..rank.documents import Document, Hit, make_hits
-from ..rank.validation import RankOptions, read_lists
+from ..rank.documents import Document, GeneratedThought, Hit, make_hits
+from ..rank.validation import RankOptions, validate_batch
 from ..utils.http import Connection, pauses, retry_after
 from ..utils.pickling import MadeByArguments
 from .client_dialects import FORMS as DIALECTS
@@ -67,11 +67,11 @@ class Remote(MadeByArguments):
 
     def rank(
         self, query: str, documents: Sequence[Document], top_k: int | None = None, min_score: float | None = None,
-        instruction: str | None = None, thoughts: bool = False,
+        instruction: str | None = None, thoughts: bool = False, top_n: int | None = None,
     ) -> list[Hit]:  # fmt: skip
         """See `Reranker.rank`. A score is what `meaning` says; probabilities and (with `thoughts`) thoughts are ours."""
-        options = RankOptions(top_k, min_score, instruction=instruction)
-        lists = read_lists([query], [documents])
+        options = RankOptions(top_k, min_score, instruction=instruction, top_n=top_n)
+        lists = validate_batch([query], [documents])
         rows = self._all(lists.queries, lists.texts, options.instruction, thoughts)[0]
         said = _thoughts([hit for _, hit in rows]) if thoughts else ()
         scores = np.array([score for score, _ in rows], np.float32)
@@ -84,7 +84,7 @@ class Remote(MadeByArguments):
     ) -> list[np.ndarray]:
         """Scores of each query's documents: one fp32 array a query, in input order."""
         instruction = RankOptions(instruction=instruction).instruction
-        lists = read_lists(queries, documents)
+        lists = validate_batch(queries, documents)
         found = self._all(lists.queries, lists.texts, instruction)
         return [np.array([score for score, _ in rows], np.float32) for rows in found]
 
@@ -213,11 +213,9 @@ class Remote(MadeByArguments):
         raise ServerError(f"{where}: status {status} in the dialect {self.dialect}: {said}", status)
 
 
-def _thoughts(found: list[dict[str, Any]]) -> list[Any]:
-    """The thoughts of hits. (Thinking brings PyTorch with it, which is spared where nothing was thought.)"""
-    from ..rank.thinking import Thought
-
-    return [Thought(hit["thought"], hit.get("thought_cut") or False) for hit in found]
+def _thoughts(found: list[dict[str, Any]]) -> list[GeneratedThought]:
+    """The thoughts of hits."""
+    return [GeneratedThought(hit["thought"], hit.get("thought_cut") or False) for hit in found]
 
 
 def _positive(value: Any) -> int:

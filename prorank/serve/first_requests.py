@@ -45,7 +45,7 @@ def shapes_of(reranker: Any, budget: int, longest: int) -> list[Shape]:
     shapes = [Shape("one short document", ((1, 5),)), Shape("two short documents", ((2, 9),))]
     if reranker.thinks:
         return shapes
-    if reranker.lists:
+    if reranker.compares_documents:
         return [*shapes, Shape("ten short documents", ((10, 9),))]
     many = max(1, min(budget // longest + 1, 64))
     return shapes + [

@@ -109,12 +109,12 @@ def add(app: FastAPI, service: Service, check: Callable[[Request], None]) -> Non
 def info_of(service: Service) -> Info:
     """What TEI tells of a reranker."""
     reranker, limits, work = service.reranker, service.limits, service.work
-    scores = "place" if reranker.lists else "probability" if reranker.calibration else "sigmoid"
+    scores = "place" if reranker.compares_documents else "probability" if reranker.calibration else "sigmoid"
     return Info(
         model_id=service.name, model_sha=None, model_dtype=str(reranker.model.dtype).removeprefix("torch."),
         served_model_name=service.name,
         model_type={"reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}},
         max_concurrent_requests=limits.requests, max_input_length=work.longest, max_batch_tokens=work.budget,
         max_batch_requests=None, max_client_batch_size=limits.documents, auto_truncate=True, tokenization_workers=1,
-        version=__version__, sha=None, docker_label=None, scores=scores, prompt=reranker.prompt.prompt.name, thinks=work.thinks,
+        version=__version__, sha=None, docker_label=None, scores=scores, prompt=reranker.prompt.name, thinks=work.thinks,
     )  # fmt: skip

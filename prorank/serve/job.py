@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..rank.thinking import Thought
+from ..rank.documents import GeneratedThought
 from .messages import RequestError, RerankQuery
 from .queue import Job
 
@@ -32,7 +32,7 @@ class Request(Job):
             for place, (_, documents) in zip(places, ask.lists)
         ]
         self.scores = [np.full(len(some), -np.inf, np.float32) for some in self.texts]
-        self.thoughts: list[list[Thought | None]] = [[None] * len(some) for some in self.texts]
+        self.thoughts: list[list[GeneratedThought | None]] = [[None] * len(some) for some in self.texts]
         self.cut: list[set[int]] = [set() for _ in self.texts]
         self.queries_cut: set[int] = set()
         self.sorters: dict[int, Any] = {}  # of lists that are ordered by comparisons

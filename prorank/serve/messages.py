@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..prompts.truncation import WHOLE, Truncation
-from ..rank.thinking import Thought
+from ..rank.documents import GeneratedThought
 
 KINDS = (
     "syntax",  # no JSON
@@ -106,7 +106,7 @@ class Answer:
     shown: list[np.ndarray]
     meaning: str
     sure: list[np.ndarray]
-    thoughts: list[list[Thought | None]]
+    thoughts: list[list[GeneratedThought | None]]
     cut: list[list[int]]
     queries_cut: int
     tokens: int

@@ -120,7 +120,7 @@ class Service:
             raise RequestError(
                 "invalid", "this model does not think before it answers, so there are no thoughts", "return_thoughts"
             )
-        if self.reranker.lists and len(ask.lists) > 1:
+        if self.reranker.compares_documents and len(ask.lists) > 1:
             raise RequestError("invalid", "this model puts the documents of a query in order; give one query")
         if len(ask.instruction or "") > 256 * self.work.longest:
             raise RequestError("invalid", "the instruction is longer than a whole prompt; shorten it", "instruction")
@@ -147,7 +147,7 @@ class Service:
 
     def _sure(self, ask: RerankQuery, scores: list[np.ndarray]) -> list[np.ndarray]:
         """Calibrated probabilities. They hold for whole documents, so not for the best of a document's parts."""
-        if self.reranker.lists or ask.parts.chunks > 1:
+        if self.reranker.compares_documents or ask.parts.chunks > 1:
             return []
         found = [self.reranker.probabilities(row, ask.instruction) for row in scores]
         return [row for row in found if row is not None]  # all of them, or none
@@ -155,8 +155,8 @@ class Service:
     def _meaning(self, raw: bool, scores: list[np.ndarray], sure: list[np.ndarray]) -> tuple[str, list[np.ndarray]]:
         """What clients see, and what it is."""
         if raw:
-            return "place" if self.reranker.lists else "log-odds", [row.astype(np.float64) for row in scores]
-        if self.reranker.lists:
+            return "place" if self.reranker.compares_documents else "log-odds", [row.astype(np.float64) for row in scores]
+        if self.reranker.compares_documents:
             return "place", [1.0 + row.astype(np.float64) / max(1, len(row)) for row in scores]
         return ("probability", sure) if sure else ("sigmoid", [sigmoid(row.astype(np.float64)) for row in scores])
 

@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 
 from ..errors import ModelError
+from ..prompts.pair_encoder import PairPromptEncoder
 from ..prompts.tokens import free_tokens
 from ..prompts.truncation import WHOLE, Truncation
-from ..rank.listwise import ListRanker
-from ..rank.thinking import Thought, key_of
+from ..rank.documents import GeneratedThought
+from ..rank.list_strategy import ListStrategy
+from ..rank.thinking import sampling_key
 from ..reranker import Reranker
 from .job import Request
 from .messages import RequestError
@@ -31,7 +33,7 @@ QUESTIONS = 4  # comparisons of several documents in a batch
 MAX_CHARS_PER_TOKEN = 256  # characters that no token is longer than: what lies behind is cut before it is tokenised
 SLICE = 64, 200_000  # documents and characters that are tokenised in one go
 
-Value = tuple[float, Thought | None]
+Value = tuple[float, GeneratedThought | None]
 
 
 class Documents:
@@ -48,7 +50,9 @@ class Documents:
         self.reranker, self.thinks = reranker, reranker.thinks
         self.budget = budget or (ROWS if self.thinks else TOKENS if reranker.device.type == "cpu" else WIDE)
         # Prompts are encoded beside the model's thread, and a tokenizer cannot be shared: it is set anew for each kind of text.
-        self.bound = copy.deepcopy(reranker.bound)
+        encoder = copy.deepcopy(reranker.encoder)
+        assert isinstance(encoder, PairPromptEncoder)
+        self.bound = encoder
         self.longest = self.bound.longest
 
     def slices(self, request: Request) -> Iterator[tuple[int, list[int]]]:
@@ -76,7 +80,7 @@ class Documents:
             whole = request.texts[number][place]
             cut = [place] if prompts[0].document_cut or len(text) < len(whole) else []
             request.heard(number, cut, prompts[0].query_cut > 0, sum(len(prompt.ids) for prompt in prompts))
-            units += [self._unit(request, number, place, prompt, key_of(query, whole)) for prompt in prompts]
+            units += [self._unit(request, number, place, prompt, sampling_key(query, whole)) for prompt in prompts]
         return sorted(units, key=lambda unit: -unit.tokens)
 
     def _unit(self, request: Request, number: int, place: int, prompt: Any, key: str) -> QueueItem[Request]:
@@ -90,9 +94,9 @@ class Documents:
         """(log-odds, thought) of each."""
         lists = [list(some) for _, some in groupby(units, key=lambda unit: (id(unit.job), unit.number))]
         asked = [([unit.what[0] for unit in some], [unit.what[1] for unit in some]) for some in lists]
-        rows, thoughts = self.reranker.score_encoded(asked)
-        said: list[Thought | None] = [thought for some in thoughts for thought in some]
-        return list(zip(np.concatenate(rows).tolist(), said or [None] * len(units)))
+        scored = self.reranker.score_encoded(asked)
+        said: list[GeneratedThought | None] = [thought for some in scored.thoughts for thought in some]
+        return list(zip(np.concatenate(scored.scores).tolist(), said or [None] * len(units)))
 
     def take(self, unit: QueueItem[Request], value: Value) -> list[QueueItem[Request]]:
         """Note a score: a document's is the best of its parts. Raises ModelError for one that is not finite."""
@@ -115,9 +119,9 @@ class Comparisons:
 
     thinks, distinct = False, False
 
-    def __init__(self, reranker: Reranker, lists: ListRanker, budget: int | None = None) -> None:
+    def __init__(self, reranker: Reranker, lists: ListStrategy, budget: int | None = None) -> None:
         self.reranker, self.lists, self.budget = reranker, lists, budget or QUESTIONS
-        self.bound = copy.deepcopy(reranker.prompt)
+        self.bound = copy.deepcopy(lists.encoder)
         self.longest = self.bound.longest
 
     def slices(self, request: Request) -> Iterator[tuple[int, list[int]]]:
@@ -190,4 +194,5 @@ def _near(text: str, most: int, side: str) -> str:
 
 def work_of(reranker: Reranker, budget: int | None = None) -> Documents | Comparisons:
     """What a reranker's requests are made of."""
-    return Comparisons(reranker, reranker.lists, budget) if reranker.lists else Documents(reranker, budget)
+    strategy = reranker.strategy
+    return Comparisons(reranker, strategy, budget) if isinstance(strategy, ListStrategy) else Documents(reranker, budget)
