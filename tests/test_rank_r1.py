@@ -65,7 +65,12 @@ def test_the_prompt_is_the_published_text(style):
 
 def test_training_and_ranking_read_the_same_ids(tiny_llama_dir, monkeypatch):
     seen = []
-    monkeypatch.setattr(list_readers, "generate", lambda _, some, keys: seen.extend(some) or [[Completion(torch.zeros(1))]] * len(some))
+
+    def generate(_, prompts, keys):
+        seen.extend(prompts)
+        return [[Completion(torch.zeros(1))]] * len(prompts)
+
+    monkeypatch.setattr(list_readers, "generate", generate)
     reranker = Reranker(tiny_llama_dir, method="setwise", prompt="rank-r1", max_length=1500, max_think_tokens=8, branching=3, k=1)
     settings = Reason(list_size=4, seed=0)
     task = ListTask(groups(), Prompt.preset("rank-r1", max_length=1500).bind_list(reranker.tokenizer), settings)

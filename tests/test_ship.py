@@ -82,8 +82,12 @@ def test_a_calibration_goes_along_and_holds_for_the_rounded_weights(place, tmp_p
     run = shutil.copytree(place.run, tmp_path / "run")
     theirs = Reranker(run, dtype="fp32")
     fitted = Calibration(
-        "platt", {"slope": 0.5, "intercept": -1.0}, theirs.prompt_fingerprint, theirs.weight_hashes,
-        before={"ece": 0.2}, after={"ece": 0.05},
+        "platt",
+        {"slope": 0.5, "intercept": -1.0},
+        theirs.prompt_fingerprint,
+        theirs.weight_hashes,
+        before={"ece": 0.2},
+        after={"ece": 0.05},
     )
     path = fitted.save(run / "model")
     main([str(run), "--card", str(place.card), "--calibration", str(path)])

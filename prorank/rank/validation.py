@@ -29,7 +29,7 @@ class RankOptions:
         min_score: lowest score of a hit; None for no bound.
         batch_size: documents in a forward pass, at least 1; None chooses by tokens.
         instruction: text in place of the prompt's own; None keeps that.
-        top_n: another name of `top_k`, as in the APIs of Cohere and Jina; `top_k` holds its value afterwards.
+        top_n: another name of `top_k`, as in the APIs of Cohere and Jina; both hold the same value afterwards.
 
     Raises:
         DataError: an option has another type or a value that cannot work, or `top_k` and `top_n` differ.
@@ -42,8 +42,10 @@ class RankOptions:
     top_n: int | None = None
 
     def __post_init__(self) -> None:
+        number_of_hits = _number_of_hits(self.top_k, self.top_n)
         checked = {
-            "top_k": _number_of_hits(self.top_k, self.top_n),
+            "top_k": number_of_hits,
+            "top_n": number_of_hits,
             "min_score": _lowest_score(self.min_score),
             "batch_size": whole_number(self.batch_size, "batch_size", "leave it out to choose by tokens"),
             "instruction": None if self.instruction is None else plain_text(self.instruction, "the instruction"),
