@@ -29,10 +29,10 @@ def scored(options: argparse.Namespace, length: int | None, lists: list[Any]) ->
     found = []
     for some in lists:
         for query, documents, row in zip(some.queries, some.documents, reranker.score_lists(some.queries, some.documents)):
-            prompts = reranker.prompt.encode_many(query, documents)
+            prompts = reranker.encoder.encode_many(query, documents)
             start = prompts[0].document_start
             found.append((row, [start, *(len(prompt.ids) - start for prompt in prompts)]))
-        say(f"{some.name} at {reranker.prompt.longest} tokens: {reranker.cuts}")
+        say(f"{some.name} at {reranker.encoder.longest} tokens: {reranker.cuts}")
     return found
 
 

@@ -78,7 +78,7 @@ def _case(task: Task, found: Scored, model: Any, query: str, now: list[str], val
     if pair:
         scores = dict(zip(heads, found.scores[query]))
         lost, passed = pair
-        more = {"lost": texts[lost], "seen": shown_of(model.prompt, text, texts[lost]), "passed": texts[passed]}
+        more = {"lost": texts[lost], "seen": shown_of(model.encoder, text, texts[lost]), "passed": texts[passed]}
         more |= {"lead": scores[passed] - scores[lost], "label": labels.get(passed)}
     terms = terms_of([text, more.get("seen", ""), *texts.values()])
     spread = Counter(term for one in texts.values() for term in terms[one])

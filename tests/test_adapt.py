@@ -183,7 +183,7 @@ def test_all_that_is_loaded_is_where_it_is_asked_for(tmp_path, tiny_llama_dir, m
 
     monkeypatch.setattr(module, "Reranker", loaded)
     monkeypatch.setattr("prorank.checkpoints.loading.pick_device", lambda device: torch.device(device or "meta"))
-    monkeypatch.setattr("prorank.reranker.pick_device", lambda device: torch.device(device or "meta"))
+    monkeypatch.setattr("prorank.rank.load_reranker.pick_device", lambda device: torch.device(device or "meta"))
     adapt(lists(tmp_path), str(tiny_llama_dir), tmp_path / "out", minutes=0.01, held_out=12, **SMALL)
     assert [(how["device"], how["dtype"], how["compile"]) for how in made] == 2 * [("cpu", "fp32", "auto")]
     assert read_values(tmp_path / "out" / "run" / "config.yaml")["device"] == "cpu"

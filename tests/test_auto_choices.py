@@ -41,14 +41,14 @@ def test_an_unknown_dtype_is_refused_before_the_checkpoint_is_looked_for():
 
 def test_steps_are_compiled_before_the_call_that_is_long_enough(tiny_llama_dir, monkeypatch):
     made = []
-    monkeypatch.setattr("prorank.rank.scorer.Kernels", lambda compiled: made.append(compiled) or Kernels(False))
+    monkeypatch.setattr("prorank.rank.lazy_compile.Kernels", lambda compiled: made.append(compiled) or Kernels(False))
     asked = []
 
     def choose(config, purpose, dtype, tokens):
         asked.append(tokens)
         return Choice(COMPILED if tokens > 100 else PLAIN, "a reason")
 
-    monkeypatch.setattr("prorank.rank.scorer.choose_compile_for", choose)
+    monkeypatch.setattr("prorank.rank.lazy_compile.choose_compile_for", choose)
     reranker = Reranker(tiny_llama_dir, device="cpu")
     reranker.rank("river", ["a stone", "a castle"])
     assert made == [] and reranker.choices["compile"].value == PLAIN

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from prorank.errors import DataError
 from prorank.integrations.sentence_transformers import CrossEncoder
 from prorank.prompts.prompt import Prompt
+from prorank.rank import documents, validation
 from prorank.rank.documents import document_text
 from prorank.rank.rerank_files import show
 from prorank.rank.validation import RankOptions, items
@@ -71,7 +72,8 @@ def call(request):
 @pytest.fixture
 def no_work(monkeypatch):
     """Nothing may be computed or sent."""
-    for place in ("prorank.rank.scorer.last_hidden", "prorank.rank.scorer.query_likelihood", "prorank.remote.client.Remote._post"):
+    work = ["rank.model_runtime.last_hidden", "rank.base_reranker.query_likelihood", "remote.client.Remote._post"]
+    for place in (f"prorank.{name}" for name in work):
         monkeypatch.setattr(place, lambda *_, **__: pytest.fail("work was done"))
 
 
@@ -229,7 +231,7 @@ def test_a_query_that_cannot_be_read_is_named(call, no_work, query, message):
 
 
 NUMBERS = [2.5, 2.0, True, np.True_, "3", math.nan, [3], Decimal(3), 0, -1, np.int64(0)]
-WRONG = [("top_k", value) for value in NUMBERS] + [("batch_size", value) for value in NUMBERS]
+WRONG = [(name, value) for name in ("top_k", "top_n", "batch_size") for value in NUMBERS]
 WRONG += [("min_score", value) for value in (math.nan, np.float32("nan"), "0.5", True, [0.5], Decimal("nan"), 10**400)]
 WRONG += [("instruction", value) for value in (3, b"bytes", ["find"], HALF, math.nan)]
 
@@ -265,8 +267,42 @@ def test_options_of_numpy_are_numbers():
     assert [hit.index for hit in few] == [hit.index for hit in hits[:2]]
     assert RERANKER.rank(QUERY, DOCUMENTS, min_score=np.float64(hits[2].score)) == hits[:3]
     assert RERANKER.rank(QUERY, DOCUMENTS, min_score=-math.inf) == hits and RERANKER.rank(QUERY, DOCUMENTS, min_score=10**6) == []
-    made = RankOptions(np.int8(3), Fraction(1, 2), np.uint16(4), np.str_("find"))
-    assert [type(value) for value in vars(made).values()] == [int, float, int, str]
+    made = RankOptions(np.int8(3), Fraction(1, 2), np.uint16(4), np.str_("find"), np.int64(3))
+    assert [type(value) for value in vars(made).values()] == [int, float, int, str, int]
+
+
+def test_top_n_is_another_name_of_top_k(remote, no_work):
+    """Users of the APIs of Cohere and Jina try it first; two numbers that differ are refused before any work."""
+    for top_k, top_n, wanted in [(2, None, 2), (None, 2, 2), (2, np.int64(2), 2), (None, None, None)]:
+        assert RankOptions(top_k, top_n=top_n).top_k == wanted
+    untouched = (pytest.fail("documents were read") for _ in range(1))
+    calls = [
+        lambda: RERANKER.rank(QUERY, untouched, 3, top_n=2),
+        lambda: RERANKER.rank_many([QUERY], untouched, 3, top_n=2),
+        lambda: asyncio.run(RERANKER.arank(QUERY, untouched, 3, top_n=2)),
+        lambda: remote.rank(QUERY, untouched, 3, top_n=2),
+    ]
+    for call in calls:
+        with pytest.raises(DataError, match="^top_n is another name of top_k, but top_k is 3 and top_n is 2; give one of them$"):
+            call()
+
+
+def test_top_n_bounds_the_hits(remote):
+    hits = RERANKER.rank(QUERY, DOCUMENTS, top_n=2)
+    assert len(hits) == 2 and hits == RERANKER.rank(QUERY, DOCUMENTS, top_k=2, top_n=2) == RERANKER.rank(QUERY, DOCUMENTS, 2)
+    assert RERANKER.rank_many([QUERY], [DOCUMENTS], top_n=2) == [hits]
+    assert asyncio.run(RERANKER.arank(QUERY, DOCUMENTS, top_n=2)) == hits
+    assert [hit.index for hit in remote.rank(QUERY, DOCUMENTS, top_n=2)] == [hit.index for hit in hits]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_document_becomes_a_text_once(name, monkeypatch):
+    """At the door: what comes after works with texts."""
+    calls = []
+    monkeypatch.setattr(validation, "document_text", lambda *args: calls.append(args) or document_text(*args))
+    monkeypatch.setattr(documents, "document_text", lambda *args: pytest.fail("a text was made again"))
+    METHODS[name](DOCUMENTS)
+    assert len(calls) == len(DOCUMENTS)
 
 
 def test_a_prompt_names_the_text_that_its_tokenizer_would_not_take():

@@ -183,7 +183,7 @@ def test_a_reranker_whose_prompt_is_not_known_is_refused(tmp_path, name):
     with pytest.raises(ModelError, match="a reranker .* without prompt.json, .*--prompt.*qwen3-reranker") as error:
         Reranker(folder, device="cpu")
     assert "\n" not in str(error.value)
-    assert Reranker(folder, device="cpu", prompt="prorank").prompt.prompt.name == "prorank"
+    assert Reranker(folder, device="cpu", prompt="prorank").prompt.name == "prorank"
     assert prompt_of(resolve(folder), "echo").name == "echo"  # a base of a training
 
 
@@ -207,7 +207,7 @@ def test_a_plain_base_is_ranked_with_a_word(tmp_path, caplog):
     folder = save_tiny(tmp_path / "smol")
     with caplog.at_level(logging.INFO, logger="prorank"):
         for _ in range(2):
-            assert Reranker(folder, device="cpu").prompt.prompt.name == "prorank"
+            assert Reranker(folder, device="cpu").prompt.name == "prorank"
         prompt_of(resolve(folder), "echo")
         Reranker(folder, device="cpu", prompt="echo")
     assert caplog.text.count("has no prompt of its own; preset prorank is used") == 1 and len(caplog.records) == 1

@@ -115,7 +115,7 @@ def test_a_damaged_file_is_refused_before_anything_is_loaded(folder, tmp_path, c
     asked = folder if kind == "model" else save_adapter(tmp_path / "a", folder)
     file = asked / ("model.safetensors" if kind == "model" else "adapter_model.safetensors")
     file.write_bytes(change(file.read_bytes()))
-    monkeypatch.setattr("prorank.reranker.load_tokenizer", lambda *_: pytest.fail("something was loaded"))
+    monkeypatch.setattr("prorank.rank.load_reranker.load_tokenizer", lambda *_: pytest.fail("something was loaded"))
     refused(asked, str(file), part)
     if kind == "model":
         over = tmp_path / "over"

@@ -111,9 +111,9 @@ def _reranker(folder, dtype="fp32", engine=True):
     key = folder, dtype, engine
     if key not in _kept:
         _kept[key] = Reranker(folder, prompt=Prompt.preset("echo", max_length=200), dtype=dtype, device="cpu")
-        assert _kept[key]._engine is not None
+        assert _kept[key].runtime.engine is not None
         if not engine:  # transformers' own layers
-            _kept[key]._engine = None
+            _kept[key].runtime.engine = None
     return _kept[key]
 
 

@@ -20,7 +20,8 @@ from prorank.engine.packing import pack, packs_of
 from prorank.engine.sampling import Completion, Sampling, StopAt, draw
 from prorank.errors import ConfigError
 from prorank.prompts.prompt import Prompt
-from prorank.rank.thinking import Thinker
+from prorank.rank.model_runtime import ModelRuntime
+from prorank.rank.thinking import ThinkingStrategy
 from prorank.reranker import Reranker
 from tests.tiny import byte_tokenizer, save_tiny
 
@@ -162,14 +163,15 @@ def test_on_the_way_to_the_answer_a_thought_is_closed_once(style):
 
 def test_a_thinkers_score_is_that_of_the_whole_text_read_at_once(model_and_encoder):
     model, encoder = model_and_encoder
-    reranker = Reranker.of(model, encoder.tokenizer, encoder.prompt)
     for generator in generators(model):
         for samples in (1, 3):
-            thinker = Thinker(generator, encoder, reranker._rows, reranker._bias, samples, 9, reranker.cost)
+            prompt = Prompt.of(encoder.prompt, max_think_tokens=9)
+            thinker = ThinkingStrategy(ModelRuntime(model, encoder.tokenizer), prompt, generator, samples)
             prompts = encoder.encode_many("coffee", [document for _, document in PAIRS])
-            (scores,), (thoughts,) = thinker([(prompts, ["a", "b", "c"])])
+            scored = thinker.score_encoded([(prompts, ["a", "b", "c"])])
+            (scores,), (thoughts,) = scored.scores, scored.thoughts
             packs = [pack([replace(p, ids=p.ids + encoder.opener)], [i], share=False) for i, p in enumerate(prompts)]
-            rows = thinker.writer(packs, [[f"{key}/{k}" for k in range(samples)] for key in "abc"])
+            rows = thinker.sampler(packs, [[f"{key}/{k}" for k in range(samples)] for key in "abc"])
             for i, prompt in enumerate(prompts):
                 each = []
                 for row in rows[i]:

@@ -111,10 +111,10 @@ def test_scores_do_not_depend_on_the_other_documents(preset):
 
 def test_a_query_is_counted_once_and_told_by_how_much(monkeypatch):
     """Row 34: over 21 documents, in several windows, in every way of scoring."""
-    monkeypatch.setattr("prorank.rank.scorer.WINDOW", 4)
+    monkeypatch.setattr("prorank.rank.pointwise.WINDOW", 4)
     one = reranker()
     one.rank(LONG, [f"{LONGER} {i}" for i in range(21)])
-    cut = len(ids(LONG)) - one.prompt.query_limit()
+    cut = len(ids(LONG)) - one.encoder.query_limit()
     assert (one.cuts.total, one.cuts.documents, one.cuts.queries, one.cuts.query_tokens) == (21, 21, 1, cut)
     assert str(one.cuts) == f"21 of 21 documents cut, 1 query cut by {cut} tokens"
     one.rank(LONG, [f"{SHORT} {i}" for i in range(21)])

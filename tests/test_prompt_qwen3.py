@@ -85,6 +85,6 @@ def test_training_goes_on_from_it_and_keeps_its_prompt(qwen3, tmp_path):
     saved = json.loads((fine / "prompt.json").read_text())
     assert saved["name"] == "qwen3-reranker" and saved["answers"] == ["no", "yes"]
     pairs, reranker = [("garden", "the old garden is near")], Reranker(fine, dtype="fp32")
-    assert reranker.prompt.encode(*pairs[0]).ids == card_ids(*pairs[0])
+    assert reranker.encoder.encode(*pairs[0]).ids == card_ids(*pairs[0])
     before = Reranker(qwen3, dtype="fp32", prompt="qwen3-reranker").score(pairs)
     assert np.abs(reranker.score(pairs) - before).max() > 1e-3

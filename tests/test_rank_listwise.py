@@ -120,14 +120,14 @@ def test_log_probs_are_those_of_the_model(kind, request):
     model = load_model(resolved, torch.float32, torch.device("cpu"))
     bound = Prompt.preset("setwise", max_length=1500).bind_list(load_tokenizer(resolved))
     shown = [("drinks", documents_of(7)), ("music", documents_of(3))]
-    for (query, some), ours in zip(shown, reranker.lists.values(shown)):
+    for (query, some), ours in zip(shown, reranker.strategy.values(shown)):
         ids = torch.tensor([bound.encode(query, some).ids])
         theirs = model(input_ids=ids).logits[0, -1, bound.answer_ids[: len(some)]].log_softmax(-1)
         assert np.allclose(ours, theirs.detach().numpy(), atol=1e-4)
 
 
 def test_turns_are_averaged(tiny_llama_dir):
-    once, thrice = (reranker_of(tiny_llama_dir, "setwise", permutations=n).lists for n in (1, 3))
+    once, thrice = (reranker_of(tiny_llama_dir, "setwise", permutations=n).strategy for n in (1, 3))
     some = documents_of(6)
     by_hand = np.zeros(6)
     for shift in (0, 2, 4):
@@ -160,7 +160,7 @@ def test_rankings_lose_nothing_and_count_their_cost(method, options, tiny_llama_
 def test_one_window_is_in_the_order_of_its_labels(tiny_llama_dir):
     reranker = reranker_of(tiny_llama_dir, "listwise")
     some = documents_of(9)
-    order = np.argsort(-reranker.lists.values([("drinks", some)])[0], kind="stable")
+    order = np.argsort(-reranker.strategy.values([("drinks", some)])[0], kind="stable")
     assert [hit.index for hit in reranker.rank("drinks", some)] == order.tolist() and reranker.cost.calls == 2
     best = reranker_of(tiny_llama_dir, "setwise", branching=8, k=1).rank("drinks", some)
     assert best[0].index == order[0]
@@ -184,7 +184,7 @@ def test_options_that_cannot_work_are_refused(method, options, message, tiny_lla
 def test_a_checkpoint_of_its_own_prompt_keeps_it(tmp_path, tiny_llama_dir):
     with pytest.raises(ConfigError, match="choose method setwise or listwise"):
         Reranker(tiny_llama_dir, prompt="setwise")
-    assert Reranker(tiny_llama_dir, method="setwise").lists.bound.prompt.name == "setwise"
+    assert Reranker(tiny_llama_dir, method="setwise").prompt.name == "setwise"
 
 
 def test_the_command_line_takes_a_method_with_options(tmp_path, tiny_llama_dir):

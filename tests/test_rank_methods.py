@@ -11,7 +11,7 @@ from prorank.checkpoints.saving import save_checkpoint
 from prorank.cli import command_line as cli
 from prorank.errors import ConfigError
 from prorank.prompts.prompt import Prompt
-from prorank.rank.methods import METHODS, prompt_for
+from prorank.rank.methods import METHODS, choose_prompt
 from prorank.reranker import Reranker
 from tests.test_reranker import DOCUMENTS, QUERY
 from tests.tiny import byte_tokenizer, tiny_llama
@@ -36,7 +36,7 @@ def trained(tmp_path_factory):
 @pytest.mark.parametrize("method", LISTS)
 def test_a_checkpoint_trained_on_single_documents_is_refused(method, preset, trained, monkeypatch):
     """Row 30: before its weights are read."""
-    monkeypatch.setattr("prorank.reranker.load_model", lambda *_, **__: pytest.fail("weights were read"))
+    monkeypatch.setattr("prorank.rank.load_reranker.load_model", lambda *_, **__: pytest.fail("weights were read"))
     with pytest.raises(ConfigError) as caught:
         Reranker(trained(preset), method=method)
     kind = Prompt.preset(preset).kind
@@ -66,7 +66,7 @@ def test_a_base_model_is_tried_with_a_warning(method, tiny_llama_dir, caplog):
 def test_a_checkpoint_trained_for_lists_needs_no_warning(method, preset, trained, caplog):
     """Row 30."""
     with caplog.at_level(logging.WARNING, "prorank"):
-        assert Reranker(trained(preset), dtype="fp32", method=method).prompt.prompt.name == preset
+        assert Reranker(trained(preset), dtype="fp32", method=method).prompt.name == preset
     assert "was not trained" not in caplog.text
 
 
@@ -81,7 +81,7 @@ def test_a_mode_that_the_weights_do_not_have_is_told_of(own, given, warned, capl
     """Row 30: another kind of prompt than the one that was trained with."""
     saved = Prompt.preset(own) if own else None
     with caplog.at_level(logging.WARNING, "prorank"):
-        prompt_for(METHODS["setwise"](), given, saved or Prompt(), "runs/x", saved)
+        choose_prompt(METHODS["setwise"](), given, saved or Prompt(), "runs/x", saved)
     assert caplog.text.count(f"runs/x was not trained with prompts of kind {warned}") == (warned is not None)
 
 

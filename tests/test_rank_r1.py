@@ -18,7 +18,7 @@ from prorank.engine.sampling import Completion
 from prorank.errors import ConfigError, DataError
 from prorank.prompts.list_encoder import MOST
 from prorank.prompts.prompt import Prompt
-from prorank.rank import listwise
+from prorank.rank import list_readers
 from prorank.reranker import Reranker
 from prorank.train.run import train
 from prorank.train.settings.stage_settings import Reason, Sft, load_settings, make_settings
@@ -65,7 +65,12 @@ def test_the_prompt_is_the_published_text(style):
 
 def test_training_and_ranking_read_the_same_ids(tiny_llama_dir, monkeypatch):
     seen = []
-    monkeypatch.setattr(listwise, "generate", lambda _, some, keys: seen.extend(some) or [[Completion(torch.zeros(1))]] * len(some))
+
+    def generate(_, prompts, keys):
+        seen.extend(prompts)
+        return [[Completion(torch.zeros(1))]] * len(prompts)
+
+    monkeypatch.setattr(list_readers, "generate", generate)
     reranker = Reranker(tiny_llama_dir, method="setwise", prompt="rank-r1", max_length=1500, max_think_tokens=8, branching=3, k=1)
     settings = Reason(list_size=4, seed=0)
     task = ListTask(groups(), Prompt.preset("rank-r1", max_length=1500).bind_list(reranker.tokenizer), settings)
@@ -96,7 +101,7 @@ def said(texts):
 def test_what_is_written_becomes_an_order(tiny_llama_dir, monkeypatch, method, options, texts, order, unparsed_answers):
     reranker = Reranker(tiny_llama_dir, method=method, prompt="rank-r1", max_length=1500, max_think_tokens=8, **options)
     monkeypatch.setattr("tests.test_rank_r1.byte_tokenizer", lambda _: reranker.tokenizer)
-    monkeypatch.setattr(listwise, "generate", said(texts))
+    monkeypatch.setattr(list_readers, "generate", said(texts))
     hits = reranker.rank("hot drinks", DOCUMENTS)
     assert [hit.index for hit in hits] == order and reranker.cost.unparsed_answers == unparsed_answers
     assert ("name no document" in str(reranker.cost)) == bool(unparsed_answers)
@@ -115,11 +120,11 @@ def test_a_model_that_writes_what_it_likes_loses_nothing(tiny_llama_dir, preset,
 
 
 def test_a_thought_is_opened_closed_and_followed_by_an_answer(tiny_llama_dir, monkeypatch):
-    rows, generate = [], listwise.generate
-    monkeypatch.setattr(listwise, "generate", lambda *given: rows.extend(generate(*given)) or rows)
+    rows, generate = [], list_readers.generate
+    monkeypatch.setattr(list_readers, "generate", lambda *given: rows.extend(generate(*given)) or rows)
     reranker = Reranker(tiny_llama_dir, dtype="fp32", method="setwise", prompt="rank-r1", max_length=1500, max_think_tokens=5)
     reranker.rank("hot drinks", DOCUMENTS[:2])
-    (row,), bound = rows[0], reranker.prompt
+    (row,), bound = rows[0], reranker.encoder
     text = reranker.tokenizer.decode(row.ids)
     assert text.startswith("<think>\n") and "\n</think>\n<answer>" in text and row.thought_truncated
     assert len(row.ids) <= 5 + len(bound.opener) + len(bound.shut) + 16

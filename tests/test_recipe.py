@@ -288,7 +288,7 @@ def test_the_peer_trains_and_goes_on_after_a_kill(peer, loss, tiny_llama_dir, to
     assert peer.train_peer(settings) == tmp_path / "model" and began == [1, 2] and is_done(tmp_path)
     pairs = [("bread", "there is a bread"), ("bread", "the river")]
     trained, before = (Reranker(f, prompt=p, dtype="fp32", device="cpu") for f, p in ((tmp_path, None), (tiny_llama_dir, "echo")))
-    assert trained.prompt.prompt.name == "echo" and trained.score(pairs) != pytest.approx(before.score(pairs), abs=1e-6)
+    assert trained.prompt.name == "echo" and trained.score(pairs) != pytest.approx(before.score(pairs), abs=1e-6)
     with pytest.raises(peer.ConfigError, match="settings differ"):
         peer.train_peer(peer.Peer(str(tiny_llama_dir), str(toy_file), str(tmp_path), steps=3))
 

@@ -248,7 +248,7 @@ def test_models_that_think_or_compare(tiny_qwen2_dir):
         assert [(hit.index, hit.thought, hit.thought_cut) for hit in found] == [(h.index, h.thought, h.thought_cut) for h in wanted]
     setwise = Reranker(tiny_qwen2_dir, device="cpu", dtype="fp32", method="setwise", k=3)
     with running(setwise) as server, Remote(server.url) as remote:
-        assert isinstance(server.reranker.lists.method, Setwise) and remote.meaning == "minus the place"
+        assert isinstance(server.reranker.strategy.method, Setwise) and remote.meaning == "minus the place"
         assert hits(remote.rank(QUERY, DOCUMENTS[:4])) == hits(server.reranker.rank(QUERY, DOCUMENTS[:4]))
         with pytest.raises(DataError, match="take fewer"):
             remote.rank(QUERY, ["a"] * 1001)

@@ -39,10 +39,10 @@ RERANKERS = {kind: small(kind) for kind in ("llama", "qwen2")}
 
 def alone(reranker: Reranker, query: str, document: str, instruction: str | None = None) -> tuple[float, torch.Tensor]:
     """Score and logits by the model's own forward over one prompt."""
-    ids = reranker.prompt.encode(query, document, instruction).ids
+    ids = reranker.encoder.encode(query, document, instruction).ids
     with torch.no_grad():
         logits = reranker.model(input_ids=torch.tensor([ids])).logits[0, -1].float()
-    no, yes = reranker.prompt.answer_ids
+    no, yes = reranker.encoder.answer_ids
     return float(logits[yes] - logits[no]), logits
 
 
@@ -166,7 +166,7 @@ def test_generators_and_arrays_of_documents_are_fine():
     ],
 )
 def test_wrong_input_is_named_before_any_forward(call, message, monkeypatch):
-    monkeypatch.setattr("prorank.rank.scorer.last_hidden", lambda *_: pytest.fail("a forward ran"))
+    monkeypatch.setattr("prorank.rank.model_runtime.last_hidden", lambda *_: pytest.fail("a forward ran"))
     with pytest.raises(DataError) as error:
         call(RERANKERS["llama"])
     assert message in str(error.value) and "\n" not in str(error.value)
@@ -181,7 +181,7 @@ def test_weights_that_give_no_numbers_are_an_error():
 
 def test_cuts_are_counted_and_max_length_is_obeyed(tiny_llama_dir):
     reranker = Reranker(tiny_llama_dir, dtype="fp32", max_length=110)
-    assert reranker.prompt.longest == 110
+    assert reranker.encoder.longest == 110
     reranker.rank(QUERY, DOCUMENTS)
     assert (reranker.cuts.total, reranker.cuts.documents, reranker.cuts.queries) == (6, 1, 0)
     reranker.rank("garden " * 200, ["river"])
@@ -199,7 +199,7 @@ def test_diagnosis_agrees_with_the_models_own_logits(kind):
     assert got.scores.shape == got.format_mass.shape == got.argmax_is_answer.shape == got.answer.shape == (n,)
     assert got.hidden.shape == (n, 64) and got.hidden.dtype == got.scores.dtype == np.float32
     np.testing.assert_allclose(got.scores, np.concatenate(reranker.score_lists(queries, lists)), atol=1e-5)
-    no, yes = reranker.prompt.answer_ids
+    no, yes = reranker.encoder.answer_ids
     pairs = [(query, document) for query, some in zip(queries, lists) for document in some]
     head = reranker.model.get_output_embeddings().weight.detach().numpy()
     for i, (query, document) in enumerate(pairs):
@@ -215,8 +215,8 @@ def test_diagnosis_sees_a_model_that_answers():
     reranker = small("qwen2")  # its output matrix is its own, so two rows can be made to win
     with torch.no_grad():
         hidden = reranker.diagnose([QUERY], [["the garden"]]).hidden[0]
-        reranker.model.lm_head.weight[reranker.prompt.answer_ids[1]] = torch.tensor(hidden)
-    got = Reranker.of(reranker.model, reranker.tokenizer, reranker.prompt.prompt).diagnose([QUERY], [["the garden"]])
+        reranker.model.lm_head.weight[reranker.encoder.answer_ids[1]] = torch.tensor(hidden)
+    got = Reranker.of(reranker.model, reranker.tokenizer, reranker.prompt).diagnose([QUERY], [["the garden"]])
     assert got.argmax_is_answer.all() and got.answer.tolist() == [1] and got.format_mass[0] > 0.9
 
 
@@ -246,8 +246,8 @@ def test_likelihood_cuts_the_document_and_long_queries():
 @pytest.mark.parametrize("kind", list(RERANKERS))
 def test_shared_prefixes_score_as_whole_prompts_do(kind):
     reranker = RERANKERS[kind]
-    prompts = reranker.prompt.encode_many(QUERY, DOCUMENTS)
-    rows, bias = answer_rows(reranker.model, reranker.prompt.answer_ids)
+    prompts = reranker.encoder.encode_many(QUERY, DOCUMENTS)
+    rows, bias = answer_rows(reranker.model, reranker.encoder.answer_ids)
     scores = []
     for share in (True, False):
         row = pack(prompts, range(len(prompts)), share)
@@ -261,7 +261,7 @@ def test_shared_prefixes_score_as_whole_prompts_do(kind):
 @settings(max_examples=50)
 @given(lengths=st.lists(st.integers(0, 60), max_size=20), most=st.integers(1, 6), tokens=st.integers(50, 400))
 def test_packs_hold_each_prompt_once_within_their_limits(lengths, most, tokens):
-    prompt = RERANKERS["llama"].prompt
+    prompt = RERANKERS["llama"].encoder
     prompts = prompt.encode_many("garden", ["x" * n for n in lengths])
     packs = list(packs_of(prompts, range(len(prompts)), tokens, most))
     assert sorted(owner for one in packs for owner in one.owners) == list(range(len(prompts)))
@@ -283,7 +283,7 @@ def test_batch_size_bounds_the_documents_of_a_forward(monkeypatch):
         seen.append(len(batch.owners))
         return last_hidden(model, batch)
 
-    monkeypatch.setattr("prorank.rank.scorer.last_hidden", watched)
+    monkeypatch.setattr("prorank.rank.model_runtime.last_hidden", watched)
     RERANKERS["llama"].rank_many(["garden", "river"], [["a"] * 7, ["b"] * 4], batch_size=3)
     assert sum(seen) == 11 and max(seen) == 3
 

@@ -21,7 +21,7 @@ def reranker():
 
 def watched(reranker, monkeypatch, pause: float = 0.0):
     """(queries in the order the model heard them, how many were under way at once)."""
-    heard, under_way, plain = [], [], reranker._scored_now
+    heard, under_way, plain = [], [], reranker.strategy.score
     now = [0]
 
     def scored(queries, *more):
@@ -34,7 +34,7 @@ def watched(reranker, monkeypatch, pause: float = 0.0):
         finally:
             now[0] -= 1
 
-    monkeypatch.setattr(reranker, "_scored_now", scored)
+    monkeypatch.setattr(reranker.strategy, "score", scored)
     return heard, under_way
 
 

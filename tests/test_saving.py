@@ -78,7 +78,7 @@ def test_texts_that_spell_special_tokens_and_blanks_score_the_same(preset, tmp_p
     tokenizer = byte_tokenizer("smollm")
     folder = save_checkpoint(tmp_path / "m", tiny_llama(tokenizer), Prompt.preset(preset, max_length=400).bind(tokenizer))
     ours = Reranker(folder, dtype="fp32")
-    folder = save_checkpoint(tmp_path / "again", ours.model, ours.prompt)
+    folder = save_checkpoint(tmp_path / "again", ours.model, ours.encoder)
     theirs = cross_encoder(folder)
     texts = SPELLED + BLANKS
     pairs = [(QUERY, text) for text in texts] + [(text, DOCUMENTS[0]) for text in texts if text.strip()]
@@ -214,7 +214,7 @@ def test_plain_transformers_load_the_folder(saved):
 
 def test_saving_what_was_loaded_keeps_the_scores(saved, tmp_path):
     first = Reranker(saved, dtype="fp32")
-    save_checkpoint(tmp_path / "again", first.model, first.prompt)
+    save_checkpoint(tmp_path / "again", first.model, first.encoder)
     again = Reranker(tmp_path / "again", dtype="fp32")
     pairs = [(QUERY, document) for document in DOCUMENTS]
     np.testing.assert_allclose(again.score(pairs), first.score(pairs), atol=1e-6)
@@ -266,8 +266,8 @@ def test_an_adapter_is_saved_with_its_base_and_scores_the_same_merged(tmp_path, 
     assert stored == {"name": str(tiny_llama_dir), "sha256": weight_hash(tiny_llama_dir)}
     assert not (folder / "model.safetensors").exists()
     merged = Reranker(folder, dtype="fp32")
-    assert merged.prompt.prompt.max_length == 192
-    unmerged = Reranker.of(model, merged.tokenizer, merged.prompt.prompt)
+    assert merged.prompt.max_length == 192
+    unmerged = Reranker.of(model, merged.tokenizer, merged.prompt)
     pairs = [(QUERY, document) for document in DOCUMENTS]
     base = Reranker(tiny_llama_dir, dtype="fp32", max_length=192).score(pairs)
     assert np.abs(merged.score(pairs) - base).max() > 0.01

@@ -57,7 +57,7 @@ def test_tei_truncates_on_either_side_or_refuses(server, direction):
     assert answer.headers["x-prorank-truncated-documents"] == "1" and answer.headers["x-prorank-truncated-indices"] == "0"
     kept = server.reranker.tokenizer.decode(ids[:600] if direction.lower() == "right" else ids[-600:])
     found = next(hit["score"] for hit in answer.json() if hit["index"] == 0)
-    encoded = server.reranker.prompt.encode(QUERY, kept)
+    encoded = server.reranker.encoder.encode(QUERY, kept)
     room = encoded.document_end - encoded.document_start
     part = server.reranker.tokenizer.decode(ids[:room] if direction.lower() == "right" else ids[-room:])
     assert found == pytest.approx(server.reranker.rank(QUERY, [part])[0].score, abs=1e-4)
@@ -72,7 +72,7 @@ def test_vllm_rerank_holds_documents_and_jina_does_not_unless_asked(server):
     documents = [{"text": DOCUMENTS[i], "multi_modal": None} for i, _ in expected(server)]
     assert [hit["document"] for hit in found["results"]] == documents
     same(found["results"], expected(server), "relevance_score")
-    tokens = sum(len(prompt.ids) for prompt in server.reranker.prompt.encode_many(QUERY, list(dict.fromkeys(DOCUMENTS))))
+    tokens = sum(len(prompt.ids) for prompt in server.reranker.encoder.encode_many(QUERY, list(dict.fromkeys(DOCUMENTS))))
     assert found["usage"] == {"prompt_tokens": tokens, "total_tokens": tokens}
     found = server.post("/v1/rerank", body | {"model": "jina-reranker-v2-base-multilingual"}).json()
     assert set(found) == {"model", "object", "usage", "results"} and found["object"] == "list"
@@ -146,7 +146,7 @@ def test_what_a_request_may_ask_for_besides(server):
     assert server.post("/v1/rerank", body | {"max_tokens_per_doc": 0}).json() == server.post("/v1/rerank", body).json()
     asked = server.post("/score", {"queries": " ".join(WORDS * 20), "documents": DOCUMENTS, "max_tokens_per_query": 3})
     assert asked.headers["x-prorank-truncated-queries"] == "1"
-    lengths = [len(server.reranker.prompt.encode(QUERY, document).ids) for document in DOCUMENTS]
+    lengths = [len(server.reranker.encoder.encode(QUERY, document).ids) for document in DOCUMENTS]
     short = server.post("/score", {"queries": QUERY, "documents": DOCUMENTS, "truncate_prompt_tokens": 75})
     assert short.headers["x-prorank-truncated-documents"] == str(sum(length > 75 for length in lengths))
     assert short.json()["usage"]["prompt_tokens"] == sum(min(length, 75) for length in lengths[:-1])  # the last is there twice
@@ -155,7 +155,7 @@ def test_what_a_request_may_ask_for_besides(server):
 def test_long_documents_in_parts_score_as_their_best_part(server):
     reranker, long = server.reranker, " ".join(WORDS * 200)
     ids = reranker.tokenizer(long, add_special_tokens=False)["input_ids"]
-    encoded = reranker.prompt.encode(QUERY, long)
+    encoded = reranker.encoder.encode(QUERY, long)
     room = encoded.document_end - encoded.document_start
     step = room - room // 8
     parts = [reranker.tokenizer.decode(ids[at : at + room]) for at in range(0, len(ids) - room + step, step)]

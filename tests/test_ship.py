@@ -82,7 +82,12 @@ def test_a_calibration_goes_along_and_holds_for_the_rounded_weights(place, tmp_p
     run = shutil.copytree(place.run, tmp_path / "run")
     theirs = Reranker(run, dtype="fp32")
     fitted = Calibration(
-        "platt", {"slope": 0.5, "intercept": -1.0}, theirs.asked, theirs.weights, before={"ece": 0.2}, after={"ece": 0.05}
+        "platt",
+        {"slope": 0.5, "intercept": -1.0},
+        theirs.prompt_fingerprint,
+        theirs.weight_hashes,
+        before={"ece": 0.2},
+        after={"ece": 0.05},
     )
     path = fitted.save(run / "model")
     main([str(run), "--card", str(place.card), "--calibration", str(path)])
@@ -93,7 +98,7 @@ def test_a_calibration_goes_along_and_holds_for_the_rounded_weights(place, tmp_p
 
 
 def test_calibrations_of_other_weights_are_refused(place, tmp_path, capsys):
-    asked = Reranker(place.run, dtype="fp32").asked
+    asked = Reranker(place.run, dtype="fp32").prompt_fingerprint
     path = Calibration("temperature", {"temperature": 2.0}, asked, ["other"]).save(tmp_path)
     words = [place.run, "--card", place.card, "--calibration"]
     fails(capsys, [*words, path], "was fitted for other weights or another prompt")

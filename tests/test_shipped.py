@@ -40,7 +40,7 @@ CODE = "from prorank import Reranker; print(Reranker().rank('what is a cat', ['c
 
 def test_the_default_model_is_the_run_that_was_shipped(standin):
     ours, theirs = Reranker(dtype="fp32"), Reranker(standin.run, dtype="fp32")
-    assert ours.name == DEFAULT and ours.prompt.prompt == theirs.prompt.prompt
+    assert ours.name == DEFAULT and ours.prompt == theirs.prompt
     assert np.ptp(theirs.score(PAIRS)) > 0.05
     np.testing.assert_allclose(ours.score(PAIRS), theirs.score(PAIRS), atol=0.02)
     assert [hit.index for hit in ours.rank(PAIRS[0][0], [text for _, text in PAIRS[:2]])] == [

@@ -21,7 +21,6 @@ def measured(monkeypatch: pytest.MonkeyPatch, score, groups: list[Group] = GROUP
 
     class Model:
         thinks = False
-        take_lists = staticmethod(lambda method: None)
         score_lists = staticmethod(lambda queries, rows: [np.asarray(score(row), np.float32) for row in rows])
 
     monkeypatch.setattr("prorank.train.dev_set.Reranker.of", lambda *given, **more: Model())

@@ -95,7 +95,7 @@ def test_reward_dev_figure_and_evaluation_are_one_measure(gain, tmp_path, tiny_l
     found = evaluate([data], [reranker], split="train", judged_only=True, gain=gain, sample=0, out=tmp_path / "out")
     printed = found.rows[1].measures["nDCG@10"]
     groups = read_groups(str(data), "train")
-    dev = Dev(groups, reranker.prompt.prompt, reranker.tokenizer, False, gain=gain).measure(model)["ndcg@10"]
+    dev = Dev(groups, reranker.prompt, reranker.tokenizer, False, gain=gain).measure(model)["ndcg@10"]
     assert 0.3 < printed < 0.99 and rewarded == pytest.approx(printed, abs=1e-6) and dev == pytest.approx(printed, abs=1e-6)
     other = evaluate([data], [reranker], split="train", judged_only=True, gain=GAINS[GAINS[0] == gain], sample=0)
     assert abs(other.rows[1].measures["nDCG@10"] - printed) > 1e-3  # or equality would say nothing

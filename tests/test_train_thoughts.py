@@ -79,17 +79,17 @@ def shapeless(lines: list[dict]) -> dict:
 
 def test_prompts_in_training_are_what_the_thinker_reads(thinking, lists, tmp_path):
     stage, _ = stage_of(thinking, lists, tmp_path / "run")
-    thinker = Reranker(thinking, device="cpu", dtype="fp32")._thinker
+    thinker = Reranker(thinking, device="cpu", dtype="fp32").strategy
     for index in range(4):
         group, unit = stage._group(index), stage.unit(index)
-        prompts = thinker.bound.encode_many(group.query, list(group.documents))
-        batches = generate_batches(thinker.writer, [(prompts, list(group.documents))])
+        prompts = thinker.encoder.encode_many(group.query, list(group.documents))
+        batches = generate_batches(thinker.sampler, [(prompts, list(group.documents))])
         rows = {at: completions[0] for batch in batches for _, at, completions in batch}
         (pack,) = unit.packs
         begins = [pack.prefix_length, *pack.ends]
         for at, prompt in enumerate(prompts):
             read = pack.ids[: pack.prefix_length] + pack.ids[begins[at] : begins[at + 1]]
-            assert read == prompt.ids + thinker.bound.opener + rows[at].ids
+            assert read == prompt.ids + thinker.encoder.opener + rows[at].ids
             assert unit.thoughts[at].cut == rows[at].thought_truncated
         assert pack.prefix_length == prompts[0].document_start > 0  # the query is read once for all
 

@@ -51,10 +51,10 @@ def test_a_reranker_is_made_again_from_its_name_and_options(copied, calibrated_d
 
 def test_options_of_methods_travel_too(tiny_llama_dir):
     """Row 16."""
-    assert travelled(travelled(Reranker(tiny_llama_dir, max_length=150))).prompt.longest == 150
+    assert travelled(travelled(Reranker(tiny_llama_dir, max_length=150))).encoder.longest == 150
     one = Reranker(tiny_llama_dir, dtype="fp32", method="setwise", k=3, branching=2)
     other = travelled(one)
-    assert other.lists.method == one.lists.method and other.rank(QUERY, DOCUMENTS) == one.rank(QUERY, DOCUMENTS)
+    assert other.strategy.method == one.strategy.method and other.rank(QUERY, DOCUMENTS) == one.rank(QUERY, DOCUMENTS)
 
 
 def test_a_relative_folder_is_found_from_elsewhere_and_keeps_its_name(tiny_llama_dir, tmp_path, monkeypatch):
@@ -182,18 +182,18 @@ def test_a_forked_child_answers_async_calls_and_loads_others(ranked, tiny_llama_
 def test_a_fork_amid_a_ranking_waits_for_it(ranked, monkeypatch):
     """Row 16: another thread's lock would stay locked in the child for ever."""
     at_work, go_on = threading.Event(), threading.Event()
-    plain = ranked._scored_now
+    plain = ranked.strategy.score
 
     def slow(*args):
         at_work.set()
         assert go_on.wait(SECONDS)
         return plain(*args)
 
-    monkeypatch.setattr(ranked, "_scored_now", slow)
+    monkeypatch.setattr(ranked.strategy, "score", slow)
     thread = threading.Thread(target=ranked.rank, args=(QUERY, DOCUMENTS))
     thread.start()
     assert at_work.wait(SECONDS)
-    monkeypatch.setattr(ranked, "_scored_now", plain)
+    monkeypatch.setattr(ranked.strategy, "score", plain)
     threading.Timer(0.2, go_on.set).start()
     assert in_fork(lambda: len(ranked.rank(QUERY, DOCUMENTS))) == str(len(DOCUMENTS))
     thread.join(SECONDS)
@@ -210,12 +210,12 @@ def test_a_forked_child_says_why_a_gpu_does_not_work_there(ranked, monkeypatch):
 @forks
 def test_a_forked_child_takes_plain_steps_for_compiled_ones(ranked):
     """Row 16: compiled steps ask OpenMP for the parent's number of threads, whatever the child has."""
-    before = ranked._engine.steps
+    before = ranked.runtime.engine.steps
     try:
-        ranked._engine.steps = marked = copy.copy(before)
-        assert in_fork(lambda: ranked._engine.steps is marked) == "False"
+        ranked.runtime.engine.steps = marked = copy.copy(before)
+        assert in_fork(lambda: ranked.runtime.engine.steps is marked) == "False"
     finally:
-        ranked._engine.steps = before
+        ranked.runtime.engine.steps = before
 
 
 def ranks(reranker, sent) -> None:

@@ -155,7 +155,7 @@ def _score(
             progress(done / total, {})
 
     rows = reranker.score_lists([group.query for group in groups], [group.documents for group in groups], progress=count)
-    return ScoredPairs(np.concatenate(rows).astype(np.float64), reranker.asked, reranker.weights)
+    return ScoredPairs(np.concatenate(rows).astype(np.float64), reranker.prompt_fingerprint, reranker.weight_hashes)
 
 
 def _warn_if_no_better(model: str | Path, calibration: Calibration) -> None:

@@ -31,7 +31,8 @@ class Calibration:
         method: "temperature", p = sigmoid(s / temperature); "platt", p = sigmoid(slope * s + intercept); "isotonic", a rising line
             through points (scores, probabilities), flat beyond its ends.
         numbers: the method's own: temperature; slope, intercept; scores, probabilities.
-        asked: how the documents were asked about, see `Reranker.asked`. weights: hashes of the weights, see `Reranker.weights`.
+        asked: how the documents were asked about, see `Reranker.prompt_fingerprint`.
+        weights: hashes of the weights, see `Reranker.weight_hashes`.
         data, split, min_rel, folds, seed: where the labels came from, and how they were used.
         queries, pairs, relevant: how many there were, and the share of relevant pairs.
         before, after: `reliability.figures` of plain sigmoid(s) and of held-out folds.

@@ -158,10 +158,10 @@ def _local(
 
 def _note(ranker: Any, remote: bool, run: bool) -> None:
     """What the user should know besides the hits, on stderr."""
-    longest = ranker.longest if remote else ranker.prompt.longest
+    longest = ranker.longest if remote else ranker.encoder.longest
     if (ranker.cuts.documents or ranker.cuts.queries) and not run:
         note(f"note: {ranker.cuts} at {longest} tokens")
     if remote and ranker.meaning != LOG_ODDS:
         note(f"note: scores are {ranker.meaning}, as the server gives them")
-    if not remote and not run and (ranker.lists or ranker.thinks):
+    if not remote and not run and (ranker.compares_documents or ranker.thinks):
         note(f"cost: {ranker.cost}")

@@ -62,7 +62,7 @@ class EvaluationBuilder:
         row.tie_share, row.without_text, row.findings = tie_share(scored.scores), scored.without_text, scored.findings
         row.format_rate = (scored.findings or {}).get("format_rate")
         row.probabilities = probabilities_of(model, task, scored)
-        if getattr(model, "diagnose", None):
+        if getattr(model, "can_diagnose", hasattr(model, "diagnose")):
             by_answers = reranked(task, scored, self.options.top_k, answers=True)
             self._add(task, answers_name(model.name), ANSWERS, by_answers)
         self.result.notes[task.name] += _notes(row)

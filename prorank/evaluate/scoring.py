@@ -107,7 +107,7 @@ def _score(model: Any, task: Task, texts: dict[str, list[str]], sample: int, see
     _check(model.name, task, texts, rows)
     scores = {q: [float(x) for x in row] for q, row in zip(texts, rows)}
     findings = None
-    if sample and getattr(model, "diagnose", None):
+    if sample and getattr(model, "can_diagnose", hasattr(model, "diagnose")):
         sampled = _sample(texts, sample, seed)
         findings = diagnose(model, [task.collection.queries[q] for q in sampled], list(sampled.values())).to_dict()
     return Scored(scores, seconds, cuts, cost, findings)

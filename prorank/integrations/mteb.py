@@ -43,7 +43,7 @@ class ProRankCrossEncoder:
                 "name": name or model_id(self.reranker.name),
                 "revision": revision or (self.reranker.fingerprint or "in_memory")[:16],
                 "n_parameters": sum(weight.numel() for weight in self.reranker.model.parameters()),
-                "max_tokens": self.reranker.prompt.longest,
+                "max_tokens": self.reranker.encoder.longest,
                 "framework": ["PyTorch", "Transformers"],
                 "use_instructions": True,
                 "model_type": ["cross-encoder"],

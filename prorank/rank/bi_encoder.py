@@ -1,6 +1,6 @@
-"""Cosines of a bi-encoder: a baseline in evaluation, a teacher in training.
+"""Cosine similarities of a bi-encoder: a baseline in evaluation, a teacher in training.
 
-A bi-encoder sees query and document apart, so a text that many queries share is encoded once.
+A bi-encoder encodes query and document apart, so a text that many queries share is encoded once.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from ..checkpoints.weights import check_report, readable
 from ..errors import ModelError, extra
 from ..utils.loading_lock import one_at_a_time
 
-KIND = "bi-encoder:"  # before a folder's name
+KIND = "bi-encoder:"  # prefix of a folder's name
 WINDOW = 16  # queries whose texts are encoded in one call: enough to sort them by length, few enough to show progress
 
 
 def folder_of(name: str) -> Path:
-    """The folder that `bi-encoder:FOLDER` names. Raises ModelError where there is no sentence-transformers model."""
+    """Return the folder that `bi-encoder:FOLDER` names. Raises ModelError where it holds no sentence-transformers model."""
     folder = Path(name.removeprefix(KIND))
     if not folder.exists():
         raise ModelError(f"{name}: no such folder{similar(folder)}")
@@ -33,7 +33,7 @@ def folder_of(name: str) -> Path:
 
 @one_at_a_time
 def _load(name: str, folder: Path, device: str | None) -> Any:
-    """The SentenceTransformer in a folder. Raises ModelError for files that are damaged or do not hold all of its weights."""
+    """Load a folder's SentenceTransformer. Raises ModelError for files that are damaged or do not hold all of its weights."""
     with extra("teacher"):
         from sentence_transformers import SentenceTransformer
     with readable(name):
@@ -43,8 +43,10 @@ def _load(name: str, folder: Path, device: str | None) -> Any:
 
 
 def _check(folder: Path, encoder: Any) -> None:
-    """Raise ModelError where the transformer's files lack weights, which sentence-transformers fills with random numbers: its own
-    load says nothing of them, so the files are read once more."""
+    """Raise ModelError where the transformer's files lack weights.
+
+    sentence-transformers fills these with random numbers and does not report them, so the files are read once more.
+    """
     for module in encoder:
         model, place = getattr(module, "auto_model", None), folder / getattr(module, "path", "")
         if model is None or not (place / "config.json").is_file():
@@ -55,7 +57,11 @@ def _check(folder: Path, encoder: Any) -> None:
 
 
 def fingerprint_of(name: str, device: str | None = None) -> str:
-    """SHA-256 over the device and the folder's files, names and bytes: where it is the same, cosines are. Raises as `folder_of`."""
+    """Return the SHA-256 over the device and the folder's files (names and bytes), which changes whenever cosines may.
+
+    Raises:
+        ModelError: as `folder_of`.
+    """
     folder, digest = folder_of(name), hashlib.sha256(f"{KIND}{device}".encode())
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         with file.open("rb") as handle:
@@ -64,11 +70,14 @@ def fingerprint_of(name: str, device: str | None = None) -> str:
 
 
 def bi_encoder(name: str, device: str | None = None) -> Callable[..., list[np.ndarray]]:
-    """A function `(queries, documents, progress=None)` that gives one fp32 array of cosines a query.
+    """Load a bi-encoder.
 
     Args:
         name: `bi-encoder:FOLDER`, a local sentence-transformers model.
-        device: "cpu", "cuda" or "mps"; the library's choice by default.
+        device: "cpu", "cuda" or "mps"; None leaves the choice to the library.
+
+    Returns:
+        A function `(queries, documents, progress=None)` that returns one fp32 array [n] of cosines per query.
 
     Raises:
         ModelError: there is no such model. ImportError: sentence-transformers is not installed (extra `teacher`).
@@ -79,15 +88,15 @@ def bi_encoder(name: str, device: str | None = None) -> Callable[..., list[np.nd
         queries: Sequence[str], documents: Sequence[Sequence[str]], progress: Callable[[int], None] | None = None
     ) -> list[np.ndarray]:
         vectors: dict[str, np.ndarray] = {}  # [d] by text
-        pairs, found = list(zip(queries, documents)), []
-        for start in range(0, len(pairs), WINDOW):
-            some = pairs[start : start + WINDOW]
-            new = sorted({text for query, row in some for text in (query, *row)} - vectors.keys())
+        lists, cosines = list(zip(queries, documents)), []
+        for start in range(0, len(lists), WINDOW):
+            window = lists[start : start + WINDOW]
+            new = sorted({text for query, row in window for text in (query, *row)} - vectors.keys())
             vectors |= zip(new, encoder.encode(new, normalize_embeddings=True, show_progress_bar=False))
-            for query, row in some:
-                found.append(np.array([vectors[query] @ vectors[text] for text in row], dtype=np.float32))
+            for query, row in window:
+                cosines.append(np.array([vectors[query] @ vectors[text] for text in row], dtype=np.float32))
                 if progress:
                     progress(len(row))
-        return found
+        return cosines
 
     return scores

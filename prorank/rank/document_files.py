@@ -1,11 +1,11 @@
-"""Documents to rank, read from a file or standard input.
+"""Read documents to rank from a file or standard input.
 
     {"text": "…"} a line, or "…" a line         JSONL; objects may have title, id and anything else
     [{"text": "…"}, "…"]                        a JSON array; JSON may be spread over lines
     id,title,text                               a table: .csv, .tsv, or lines below such a header
     a text a line
 
-Text is what is left when a file is none of the others. Lines that look like JSON or like a table and cannot be read as such are
+A file is read as text lines if it is none of the others. Lines that look like JSON or like a table but cannot be read as such are
 refused, so that no bracket, quote or header is ranked as a document.
 """
 
@@ -15,6 +15,7 @@ import json
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, NoReturn
 
 from ..data.tables import header_fields, is_column, is_table, read_table, shown_columns, table_suffix
@@ -23,19 +24,22 @@ from ..utils.files import source_name, text_lines
 from ..utils.texts import SURROGATE
 from .documents import Document
 
-Lines = list[tuple[int, str]]  # number from 1, text without blanks around it
+Lines = list[tuple[int, str]]  # (line number from 1, text without surrounding blanks)
 COLUMNS = ("id", "_id", "title", "text")
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 TEXT_KEYS = ("contents", "content", "body", "passage", "document", "doc", "page_content", "abstract", "snippet", "segment", "_text")
-# How a line begins, or looks as a whole, that is a piece of JSON or of a Python list.
+# Matches a line that is a piece of JSON or of a Python list, by its beginning or as a whole.
 LOOKS_JSON = re.compile(r"""\{\s*(["'}]|\w+\s*:|$) | \[\s*(["'{\]]|$) | [\]}],?$ | "(?:[^"\\]|\\.)*"\s*(,?$|:)""", re.VERBOSE)
 QUOTED_FIELD = re.compile(r'(^|[,;\t])"([^"]|"")*"([,;\t](?! )|$)')  # of a CSV
-NAME_LENGTH = 40  # of a column, at most
+MAX_NAME_LENGTH = 40  # of a column
 REMEDY = 'give every document as JSON, {"text": "…"} a line'
 
 
 def read_documents(path: str) -> list[Document]:
-    """The documents of a file, or of standard input ("-"), in any of the forms above; blank lines are skipped.
+    """Read the documents of a file, or of standard input ("-"), in any of the forms above; blank lines are skipped.
+
+    Args:
+        path: a file, or "-".
 
     Raises:
         DataError: naming file, line and remedy, for malformed JSON or tables, objects without "text", JSON among text lines, a
@@ -58,7 +62,7 @@ def read_documents(path: str) -> list[Document]:
 
 
 def _is_header(name: str, number: int, line: str) -> bool:
-    """Whether a file's first line names a table's columns. Raises DataError where it may be that or a document."""
+    """Return whether a file's first line names a table's columns. Raises DataError where it may be either that or a document."""
     _, fields = header_fields(line)
     if _names_columns(fields):
         if len(fields) > 1:
@@ -69,14 +73,14 @@ def _is_header(name: str, number: int, line: str) -> bool:
 
 
 def _names_columns(fields: Sequence[str]) -> bool:
-    """Whether fields are columns' names. In prose a blank follows the comma, so there all of them must be known."""
+    """Return whether fields are names of columns. In prose a blank follows the comma, so there all of them must be known."""
     known = [is_column(field) for field in fields]
     prose = any(field.startswith(" ") for field in fields[1:])
-    return (all(known) if prose else any(known)) and max(map(len, fields)) <= NAME_LENGTH
+    return (all(known) if prose else any(known)) and max(map(len, fields)) <= MAX_NAME_LENGTH
 
 
 def _table_documents(name: str, lines: Sequence[str]) -> list[Document]:
-    """The documents of a table: texts where it has no other column."""
+    """Return the documents of a table; plain texts where it has no other column."""
     table = read_table(name, lines)
     if "text" not in table.columns.values():
         expected = "expected a header such as id,title,text"
@@ -86,16 +90,16 @@ def _table_documents(name: str, lines: Sequence[str]) -> list[Document]:
 
 
 def _json_values(name: str, kept: Lines) -> list[tuple[str, Any]]:
-    """(place, value) of each document of a JSON file."""
+    """Return (place for messages, value) of each document of a JSON file."""
     values = _stream(name, kept)
     if len(values) == 1 and isinstance(values[0][1], list):
         line, documents = values[0]
-        return [(f"{name}:{line}: document {place} of the array", one) for place, one in enumerate(documents, 1)]
+        return [(f"{name}:{line}: document {i} of the array", value) for i, value in enumerate(documents, 1)]
     return [(f"{name}:{line}", value) for line, value in values]
 
 
 def _is_json(line: str) -> bool:
-    """Whether a line is a JSON object, array or string, or looks like a piece of one."""
+    """Return whether a line is a JSON object, array or string, or looks like a piece of one."""
     if LOOKS_JSON.match(line):
         return True
     try:
@@ -123,27 +127,25 @@ def _refuse_json_lines(name: str, kept: Lines) -> None:
 
 
 def _stream(name: str, kept: Lines) -> list[tuple[int, Any]]:
-    """(line, value) of JSON values that follow each other, each ending with a line."""
-    text, starts, length = "\n".join(line for _, line in kept), [], 0
-    for _, line in kept:
-        starts.append(length)
-        length += len(line) + 1
+    """Return (line number, value) of JSON values that follow each other, each of which ends at the end of a line."""
+    text = "\n".join(line for _, line in kept)
+    starts = [0, *accumulate(len(line) + 1 for _, line in kept)][:-1]  # of each line in the text
     decoder = json.JSONDecoder(parse_constant=_refuse_constant)
     values: list[tuple[int, Any]] = []
-    at = 0
-    while at < len(text):
-        number = kept[bisect_right(starts, at) - 1][0]
+    position = 0
+    while position < len(text):
+        number = kept[bisect_right(starts, position) - 1][0]
         try:
-            value, end = decoder.raw_decode(text, at)
+            value, end = decoder.raw_decode(text, position)
             if text[end : end + 1] not in ("", "\n"):
                 raise json.JSONDecodeError("Extra data", text, end)
         except json.JSONDecodeError as error:
-            place = bisect_right(starts, min(error.pos, len(text) - 1)) - 1
-            _refuse_json(name, kept, kept[place][0], error.msg)
+            line = bisect_right(starts, min(error.pos, len(text) - 1)) - 1
+            _refuse_json(name, kept, kept[line][0], error.msg)
         except (ValueError, RecursionError) as error:
             _refuse_json(name, kept, number, "nested too deeply" if isinstance(error, RecursionError) else str(error))
         values.append((number, value))
-        at = end + 1
+        position = end + 1
     return values
 
 
@@ -152,6 +154,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _refuse_json(name: str, kept: Lines, line: int, why: str) -> NoReturn:
+    """Raise DataError for a line that is not valid JSON."""
     first = kept[0][0]
     above = f"; line {first} is JSON, so all is" if line > first else ""
     expected = 'expected an object with "text" or a string a line, or one array of them'
@@ -159,27 +162,27 @@ def _refuse_json(name: str, kept: Lines, line: int, why: str) -> NoReturn:
 
 
 def _document(value: Any, where: str) -> Document:
-    """A document, checked."""
+    """Return a document. Raises DataError for a value that is none."""
     if not isinstance(value, (str, dict)):
         raise DataError(f'{where}: expected an object with "text" or a string, got {json.dumps(value)[:40]}')
     if isinstance(value, dict) and not isinstance(value.get("text"), str):
-        raise DataError(f'{where}: expected a JSON object with a string "text"{_found(value)}')
+        raise DataError(f'{where}: expected a JSON object with a string "text"{_instead_of_text(value)}')
     if isinstance(value, dict) and not isinstance(value.get("title"), (str, type(None))):
         raise DataError(f'{where}: "title" must be a string, got {json.dumps(value["title"])[:40]}')
     try:
-        spelled = json.dumps(value, ensure_ascii=False)
+        serialised = json.dumps(value, ensure_ascii=False)
     except RecursionError:
         raise DataError(f"{where}: nested too deeply") from None
-    if SURROGATE.search(spelled):
+    if SURROGATE.search(serialised):
         raise DataError(f"{where}: not UTF-8 text: it has half of a surrogate pair")
     return value
 
 
-def _found(value: dict[str, Any]) -> str:
-    """What an object has in place of "text", for messages."""
+def _instead_of_text(value: dict[str, Any]) -> str:
+    """Return what an object has in place of "text", for messages."""
     if "text" in value:
         return f", got {json.dumps(value['text'])[:40]}"
     named = {key.lower(): key for key in value}
     key = next((named[name] for name in ("text", *TEXT_KEYS) if name in named), None)
-    found = f"; found {', '.join(map(repr, value)) or 'no keys'}"
-    return f'{found}; rename {key!r} to "text" if it holds the text' if key else found
+    keys = f"; found {', '.join(map(repr, value)) or 'no keys'}"
+    return f'{keys}; rename {key!r} to "text" if it holds the text' if key else keys

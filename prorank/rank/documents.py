@@ -1,29 +1,41 @@
-"""What goes into a ranking and comes out of it: documents, their checks, hits.
+"""Documents, their texts, and the hits of a ranking.
 
-A document comes back in its hit as it was given, a dict with all its keys; only `title` and `text` are read.
+A document is returned in its hit unchanged, a dict with all its keys; only `title` and `text` are read.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import DataError
 from ..utils.texts import plain_text, shown
 
+if TYPE_CHECKING:  # torch is not needed where a server ranks
+    from ..engine.generation import Completion
+    from ..prompts.encoded import Encoded
+    from ..prompts.list_encoder import EncodedList
+
 Document = str | dict
 
 
 @dataclass(frozen=True)
 class Hit:
-    """One document of a ranking: its place in the input, its score (log-odds), and the document as it was given. A thinking model
-    adds its thought, and whether that had to be closed for it when its budget ran out; a calibrated one the probability that the
-    document is relevant."""
+    """One document of a ranking.
+
+    Attributes:
+        index: its position in the input.
+        score: log-odds that it is relevant; with a method of lists, minus its position in the order.
+        document: the document, unchanged.
+        thought: the thought about it; None where the model does not think.
+        thought_cut: whether the thought's token budget ran out, so that it had to be closed.
+        probability: that the document is relevant; None where the model is not calibrated.
+    """
 
     index: int
     score: float
@@ -34,19 +46,50 @@ class Hit:
 
     @property
     def text(self) -> str:
+        """The text that was scored, see `document_text`."""
         return document_text(self.document)
+
+
+@dataclass(frozen=True)
+class GeneratedThought:
+    """The thought about a document.
+
+    Attributes:
+        text: the thought, without its tags.
+        cut: whether its token budget ran out, so that it had to be closed.
+    """
+
+    text: str
+    cut: bool
 
 
 @dataclass
 class Cost:
-    """What rankings cost: prompts read (`calls`), their tokens (a prefix that prompts share counts in each), tokens that were
-    written, seconds; `unparsed_answers`: written answers that name none of the documents shown, which leave them in their order."""
+    """What rankings cost.
+
+    Attributes:
+        calls: prompts that were read.
+        prompt_tokens: their tokens; a prefix that prompts share counts in each.
+        generated_tokens: tokens that the model sampled.
+        seconds: time taken.
+        unparsed_answers: generated answers that name none of the documents shown; these leave the documents in their order.
+    """
 
     calls: int = 0
     prompt_tokens: int = 0
     generated_tokens: int = 0
     seconds: float = 0.0
     unparsed_answers: int = 0
+
+    def count_prompts(self, prompts: Iterable[Encoded | EncodedList]) -> None:
+        """Count encoded prompts."""
+        for prompt in prompts:
+            self.calls += 1
+            self.prompt_tokens += len(prompt.ids)
+
+    def count_generated(self, completions: Iterable[Completion]) -> None:
+        """Count the tokens that were sampled; those that were forced are not."""
+        self.generated_tokens += sum(len(completion.ids) - len(completion.forced_positions) for completion in completions)
 
     def __str__(self) -> str:
         unparsed_answers = f" ({self.unparsed_answers} answers name no document)" if self.unparsed_answers else ""
@@ -55,12 +98,12 @@ class Cost:
 
 
 def document_text(document: Document, where: str = "a document") -> str:
-    """The text of a document that is scored.
+    """Return the text of a document that is scored.
 
     Args:
-        document: a string, or a mapping with a string "text" and perhaps a "title", which is put before it with a blank between
-            them, as BEIR does. A title that is missing (None, NaN, `pandas.NA`) counts as none.
-        where: what a message calls it, such as "document 3 of query 0".
+        document: a string, or a mapping with a string "text" and optionally a "title", which is put before the text with a space
+            between them, as BEIR does. A title that is missing (None, NaN, `pandas.NA`) counts as none.
+        where: what a message calls the document, such as "document 3 of query 0".
 
     Raises:
         DataError: it is neither of the two, or its text or title cannot be read as UTF-8 text.
@@ -78,16 +121,16 @@ def document_text(document: Document, where: str = "a document") -> str:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether it stands for no value in a table: None, NaN, `pandas.NA` or `NaT`."""
+    """Return whether a table's value is missing: None, NaN, `pandas.NA` or `NaT`."""
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
     return isinstance(value, Real) and math.isnan(value)
 
 
 def _remedy(document: Any) -> str:
-    """What to give in place of a document object of a framework: its text, by the attribute that holds it."""
-    held = next((name for name in ("page_content", "text", "content") if isinstance(getattr(document, name, None), str)), None)
-    return f"; give its text, {held}, or use the class of prorank.integrations for its framework" if held else ""
+    """Return what to pass in place of a framework's document object: its text, by the attribute that holds it."""
+    attribute = next((name for name in ("page_content", "text", "content") if isinstance(getattr(document, name, None), str)), None)
+    return f"; give its text, {attribute}, or use the class of prorank.integrations for its framework" if attribute else ""
 
 
 def make_hits(
@@ -95,21 +138,46 @@ def make_hits(
     scores: np.ndarray,
     top_k: int | None,
     min_score: float | None,
-    thoughts: Sequence[Any] = (),
+    thoughts: Sequence[GeneratedThought] = (),
     probabilities: np.ndarray | None = None,
 ) -> list[Hit]:
-    """The documents best first (equal scores in input order), at most `top_k`, none below `min_score`; `thoughts` (see `thinking`)
-    and `probabilities` are theirs, if there are any."""
+    """Return the documents as hits, best first; equal scores keep input order.
+
+    Args:
+        documents: the documents.
+        scores: fp32 [n].
+        top_k: number of hits; None for all.
+        min_score: lowest score of a hit; None for no limit.
+        thoughts: one per document, or none at all.
+        probabilities: fp64 [n], or None.
+    """
     order = np.argsort(-scores, kind="stable")
-    least = -math.inf if min_score is None else min_score
-    said: list[tuple[str | None, bool]] = [(thought.text, thought.cut) for thought in thoughts] or [(None, False)] * len(documents)
-    sure = [None] * len(documents) if probabilities is None else probabilities.tolist()
-    found = [Hit(int(i), float(scores[i]), documents[i], said[i][0], said[i][1], sure[i]) for i in order if scores[i] >= least]
-    return found[:top_k]
+    order = order[scores[order] >= (-math.inf if min_score is None else min_score)]
+    return [_hit(int(i), documents, scores, thoughts, probabilities) for i in order[:top_k]]
+
+
+def _hit(
+    index: int, documents: Sequence[Document], scores: np.ndarray, thoughts: Sequence[GeneratedThought],
+    probabilities: np.ndarray | None,
+) -> Hit:  # fmt: skip
+    thought = thoughts[index] if thoughts else None
+    return Hit(
+        index, float(scores[index]), documents[index],
+        thought.text if thought else None, thought.cut if thought else False,
+        None if probabilities is None else float(probabilities[index]),
+    )  # fmt: skip
 
 
 class DocumentProgress:
-    """A rich progress bar on stderr as a callable, or nothing."""
+    """A progress bar on stderr, as a context manager.
+
+    Args:
+        show: whether to show it.
+        total: number of documents.
+
+    Returns:
+        On entry, a callable that advances the bar by n documents; None where it is not shown.
+    """
 
     def __init__(self, show: bool, total: int) -> None:
         self.show, self.total = show, total

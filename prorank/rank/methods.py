@@ -1,6 +1,10 @@
-"""The methods that rank documents against each other, their options, and how what was said of a window becomes an order.
+"""The methods that rank documents against each other, and their options.
 
-A method knows nothing of models: it says which documents to ask about next, and takes a value for each of them.
+A method does not know the model: its sorter yields the documents to compare next, and receives an answer that is made from a value
+per document.
+
+Sources: setwise, Zhuang et al. 2023 (arXiv 2310.09497); listwise with a sliding window, RankGPT, Sun et al. 2023
+(arXiv 2304.09542); permutations, Tang et al. 2023 (arXiv 2310.07712).
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from ..errors import ConfigError, nearest
 from ..prompts.list_encoder import MOST
 from ..prompts.prompt import Prompt
 from .answer_parsing import ParsedRanking
-from .sorting import Best, Order, bubblesort, heapsort, sliding
+from .sorting import BestSorter, OrderSorter, bubblesort, heapsort, sliding
 
 log = logging.getLogger("prorank")
 SORTS = {"heapsort": heapsort, "bubblesort": bubblesort}
@@ -23,10 +27,14 @@ SORTS = {"heapsort": heapsort, "bubblesort": bubblesort}
 
 @dataclass(frozen=True)
 class Setwise:
-    """The best `k` in front, by comparisons of `branching` + 1 documents; the others keep their order.
+    """Brings the best `k` documents to the front, by comparisons of `branching` + 1 documents; the others keep their order.
 
-    `sort`: "heapsort" or "bubblesort", see `sorting`. `permutations`: each comparison is made so many times with the documents
-    turned, and what was said of each is averaged, which takes out what a place in the prompt is worth.
+    Attributes:
+        branching: children of a node of the heap, 1 to 19.
+        k: number of documents to find.
+        sort: "heapsort" or "bubblesort", see `sorting`.
+        permutations: how often each comparison is made, with its documents rotated. The values are averaged, which cancels the
+            model's preference for a position in the prompt.
     """
 
     branching: int = 9
@@ -34,42 +42,50 @@ class Setwise:
     sort: str = "heapsort"
     permutations: int = 1
 
-    def check(self) -> None:
-        """Raise ConfigError for what cannot work."""
+    def validate(self) -> None:
+        """Raise ConfigError for an option that cannot work."""
         if self.sort not in SORTS:
             raise ConfigError(f"sort '{self.sort}' is not known; valid: {', '.join(SORTS)}")
         if not 1 <= self.branching < MOST:
-            raise ConfigError(f"children must lie in 1..{MOST - 1}, not {self.branching}")
+            raise ConfigError(f"branching must lie in 1..{MOST - 1}, not {self.branching}")
         if self.k < 1 or self.permutations < 1:
             raise ConfigError("k and permutations must be at least 1")
 
-    def sorter(self, count: int) -> Best:
+    def sorter(self, count: int) -> BestSorter:
+        """Return a sorter of `count` documents that is sent the position of the best of each comparison."""
         return SORTS[self.sort](count, self.branching, self.k)
 
     def answer(self, values: np.ndarray) -> int:
-        """The place of the best; of equal ones the first."""
+        """Return the position of the highest of values [n]; the first of equal ones."""
         return int(values.argmax())
 
-    def values(self, said: ParsedRanking) -> np.ndarray:
-        """1 for the document that was named, 0 for the others."""
-        return (np.arange(len(said.order)) == said.best).astype(np.float32)
+    def values(self, ranking: ParsedRanking) -> np.ndarray:
+        """Return fp32 [n]: 1 for the document that was named, 0 for the others."""
+        return (np.arange(len(ranking.order)) == ranking.best).astype(np.float32)
 
-    def tokens(self, count: int) -> int:
-        """Most tokens of a written answer."""
+    def max_answer_tokens(self, count: int) -> int:
+        """Return the most tokens of a generated answer about `count` documents."""
         return 16
 
 
 @dataclass(frozen=True)
 class Listwise:
-    """All documents in order, by windows of `window` that move by `step` from the end to the front, `passes` times."""
+    """Puts all documents in order, by a window that moves from the end of the list to its front.
+
+    Attributes:
+        window: documents shown at once, 2 to 20.
+        step: documents by which the window moves.
+        passes: how often the window goes through the list.
+        permutations: how often each window is shown, with its documents rotated, see `Setwise`.
+    """
 
     window: int = 20
     step: int = 10
     passes: int = 1
     permutations: int = 1
 
-    def check(self) -> None:
-        """Raise ConfigError for what cannot work."""
+    def validate(self) -> None:
+        """Raise ConfigError for an option that cannot work."""
         if not 2 <= self.window <= MOST:
             raise ConfigError(f"window must lie in 2..{MOST}, not {self.window}")
         if not 1 <= self.step < self.window:
@@ -77,27 +93,36 @@ class Listwise:
         if self.passes < 1 or self.permutations < 1:
             raise ConfigError("passes and permutations must be at least 1")
 
-    def sorter(self, count: int) -> Order:
+    def sorter(self, count: int) -> OrderSorter:
+        """Return a sorter of `count` documents that is sent the order of each window."""
         return sliding(count, self.window, self.step, self.passes)
 
     def answer(self, values: np.ndarray) -> list[int]:
-        """Places from the best to the worst; equal ones keep their order."""
+        """Return the positions of values [n] from the highest to the lowest; equal ones keep their order."""
         return np.argsort(-values, kind="stable").tolist()
 
-    def values(self, said: ParsedRanking) -> np.ndarray:
-        """Minus the place in the order that was written."""
-        return -np.argsort(said.order).astype(np.float32)
+    def values(self, ranking: ParsedRanking) -> np.ndarray:
+        """Return fp32 [n]: minus the position in the generated order."""
+        return -np.argsort(ranking.order).astype(np.float32)
 
-    def tokens(self, count: int) -> int:
-        """Most tokens of a written answer about so many documents."""
+    def max_answer_tokens(self, count: int) -> int:
+        """Return the most tokens of a generated answer about `count` documents."""
         return 16 + 8 * count
 
 
+ListMethod = Setwise | Listwise
 METHODS: dict[str, type[Setwise] | type[Listwise] | None] = {"pointwise": None, "setwise": Setwise, "listwise": Listwise}
 
 
 def read_method(text: str) -> dict[str, Any]:
-    """`name` or `name:key=value,key=value` as arguments of Reranker. Raises ConfigError for another form."""
+    """Parse `name` or `name:key=value,key=value`.
+
+    Returns:
+        Arguments of Reranker: {"method": name, key: value, …}.
+
+    Raises:
+        ConfigError: another form, or a method or an option that is not known.
+    """
     name, _, rest = text.partition(":")
     options: dict[str, Any] = {}
     for part in filter(None, rest.split(",")):
@@ -105,12 +130,16 @@ def read_method(text: str) -> dict[str, Any]:
         if not (key and equals and value):
             raise ConfigError(f"method {text}: expected NAME:KEY=VALUE,…, such as setwise:k=5, and found {part!r}")
         options[key] = int(value) if value.lstrip("-").isdigit() else value
-    method_of(name, options)
+    make_method(name, options)
     return {"method": name, **options}
 
 
-def method_of(name: str, options: dict[str, Any]) -> Setwise | Listwise | None:
-    """The method of this name, None for pointwise. Raises ConfigError for unknown names and options."""
+def make_method(name: str, options: dict[str, Any]) -> ListMethod | None:
+    """Return the method of this name with these options, None for pointwise.
+
+    Raises:
+        ConfigError: the name or an option is not known, or an option has another type or a value that cannot work.
+    """
     if name not in METHODS:
         raise ConfigError(f"method '{name}' is not known; valid: {', '.join(METHODS)}")
     kind = METHODS[name]
@@ -118,44 +147,44 @@ def method_of(name: str, options: dict[str, Any]) -> Setwise | Listwise | None:
     for key in options:
         if key not in known:
             raise ConfigError(f"'{key}' is no option of method {name}{nearest(key, known) if known else ''}")
-        wanted = type(getattr(kind, key))
-        if not isinstance(options[key], wanted) or isinstance(options[key], bool):
-            raise ConfigError(f"option '{key}' of method {name} must be {wanted.__name__}, not {options[key]!r}")
+        expected = type(getattr(kind, key))
+        if not isinstance(options[key], expected) or isinstance(options[key], bool):
+            raise ConfigError(f"option '{key}' of method {name} must be {expected.__name__}, not {options[key]!r}")
     method = kind(**options) if kind else None
     if method:
-        method.check()
+        method.validate()
     return method
 
 
-def prompt_for(
-    method: Setwise | Listwise | None, given: Any, own: Prompt, name: str = "the model", saved: Prompt | None = None
+def choose_prompt(
+    method: ListMethod | None, requested: Any, default: Prompt, name: str = "the model", saved: Prompt | None = None
 ) -> Prompt:
-    """The prompt to ask a checkpoint with.
+    """Return the prompt to use with a checkpoint.
 
     Args:
         method: a method of lists, None for pointwise.
-        given: the prompt that was asked for, if any.
-        own: the checkpoint's own prompt, or the default where it has none.
+        requested: the prompt that the caller requests, if any: see `Prompt.of`.
+        default: the checkpoint's own prompt, or the preset for checkpoints that have none.
         name: of the checkpoint, for messages.
         saved: the prompt that was saved with the checkpoint, None for a base model.
 
     Returns:
-        `given`, else `own`; for a method of lists preset setwise where that shows one document, with a warning.
+        `requested`, else `default`; for a method of lists preset setwise where that shows one document, with a warning.
 
     Raises:
         ConfigError: prompt and method do not go together, or the checkpoint was trained on single documents.
     """
-    chosen = Prompt.of(given) if given else own
-    if method and not given and not chosen.lists:
+    prompt = Prompt.of(requested) if requested else default
+    if method and not requested and not prompt.lists:
         if saved:
             raise ConfigError(
                 f"{name} was trained to judge one document at a time (its prompt is of kind {saved.kind}), so its order of several "
                 "means nothing; leave method out, take a checkpoint trained for lists, or give prompt='setwise' to try it anyway"
             )
-        chosen = Prompt.preset("setwise")
-    if bool(method) != chosen.lists:
+        prompt = Prompt.preset("setwise")
+    if bool(method) != prompt.lists:
         remedy = "choose method setwise or listwise" if not method else "methods of lists need one that shows several"
-        raise ConfigError(f"prompt {chosen.name} is of kind {chosen.kind}, which does not go with this method; {remedy}")
-    if method and (saved is None or not saved.lists or saved.kind != chosen.kind):
-        log.warning("%s was not trained with prompts of kind %s; its order of several documents may mean little", name, chosen.kind)
-    return chosen
+        raise ConfigError(f"prompt {prompt.name} is of kind {prompt.kind}, which does not go with this method; {remedy}")
+    if method and (saved is None or not saved.lists or saved.kind != prompt.kind):
+        log.warning("%s was not trained with prompts of kind %s; its order of several documents may mean little", name, prompt.kind)
+    return prompt

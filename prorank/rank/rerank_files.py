@@ -1,6 +1,6 @@
-"""Show the hits of one query, and rerank a whole TREC run.
+"""Print the hits of one query, and rerank a whole TREC run.
 
-Documents below the reranked head of a run keep their order behind it, so nothing is lost from the run.
+Documents below the reranked head of a run keep their order behind it, so the run loses none.
 """
 
 from __future__ import annotations
@@ -26,19 +26,24 @@ DEPTH = 100  # candidates of each query that are reranked by default
 
 
 class Ranker(Protocol):
-    """What scores documents for queries: a `Reranker`, or a `Remote` that asks a server."""
+    """Scores documents for queries: a `Reranker`, or a `Remote` that uses a server."""
 
     cuts: Any
 
     def score_lists(
         self, queries: Sequence[str], lists: Sequence[Sequence[str]], instruction: str | None = None
     ) -> list[np.ndarray]:
-        """The scores of each query's documents."""
+        """Return the scores of each query's documents, one fp32 array [n] per query."""
 
 
 def show(hits: Sequence[Hit], as_json: bool, thoughts: bool = False) -> None:
-    """Print hits: one JSON object a line, or a table; of a calibrated model with probabilities, of a thinking one with its thoughts
-    if asked."""
+    """Print hits as JSON lines or as a table, with probabilities where there are any.
+
+    Args:
+        hits: of one query, best first.
+        as_json: print one JSON object per line.
+        thoughts: print thoughts, too.
+    """
     if as_json:
         for rank, hit in enumerate(hits, 1):
             line: dict[str, Any] = {"rank": rank, "index": hit.index, "score": hit.score, "document": hit.document}
@@ -48,21 +53,23 @@ def show(hits: Sequence[Hit], as_json: bool, thoughts: bool = False) -> None:
         return
     from rich.table import Table
 
-    sure = any(hit.probability is not None for hit in hits)
-    table = Table("rank", "score", *(["probability"] if sure else []), "index", "document", *(["thought"] if thoughts else []))
+    calibrated = any(hit.probability is not None for hit in hits)
+    table = Table(
+        "rank", "score", *(["probability"] if calibrated else []), "index", "document", *(["thought"] if thoughts else [])
+    )
     for rank, hit in enumerate(hits, 1):
         name = hit.document.get("id", hit.document.get("_id")) if isinstance(hit.document, dict) else None
         text = " ".join(hit.text.split())
         shown = text if len(text) <= 160 else text[:159] + "…"
-        said = [plain(f"{hit.thought}{' […]' if hit.thought_cut else ''}")] if thoughts else []
-        figures = [f"{hit.score:+.3f}", *([f"{hit.probability:.3f}"] if sure else []), str(hit.index)]
-        table.add_row(str(rank), *figures, plain(f"[{name}] {shown}" if name else shown), *said)
+        thought = [plain(f"{hit.thought}{' […]' if hit.thought_cut else ''}")] if thoughts else []
+        figures = [f"{hit.score:+.3f}", *([f"{hit.probability:.3f}"] if calibrated else []), str(hit.index)]
+        table.add_row(str(rank), *figures, plain(f"[{name}] {shown}" if name else shown), *thought)
     stdout_console().print(table)
 
 
 @dataclass
 class RunTexts:
-    """A run and the texts that it names.
+    """A run with its queries' and documents' texts.
 
     Attributes:
         run: scores by query and document, best first.
@@ -77,30 +84,30 @@ class RunTexts:
 
     @cached_property
     def heads(self) -> dict[str, list[str]]:
-        """The documents to rerank, of each query with a text: those of its first `depth` that have one, in the run's order."""
+        """The documents to rerank, by query: those of its first `depth` that have a text, in the run's order."""
         heads = {query: [d for d in list(self.run[query])[: self.depth] if self.corpus.get(d)] for query in self.queries}
         return {query: head for query, head in heads.items() if head}
 
     def summary(self) -> str:
-        """What is reranked, and which texts are missing."""
-        silent = [query for query in self.run if query not in self.queries]
+        """Return how much is reranked, and which texts are missing."""
+        without_text = [query for query in self.run if query not in self.queries]
         bare = [doc for query in self.queries for doc in list(self.run[query])[: self.depth] if not self.corpus.get(doc)]
-        untouched, why = len(self.run) - len(self.heads), _first(silent, f"{len(silent)} without a text, first")
+        untouched, why = len(self.run) - len(self.heads), _first(without_text, f"{len(without_text)} without a text, first")
         text = f"{len(self.heads)} queries reranked, {untouched} left as they were{why}"
         return f"{text}, {len(bare)} documents without text{_first(bare, 'first')}"
 
 
 def _first(ids: Sequence[str], what: str) -> str:
-    """The first of some ids, for a summary; nothing where there are none."""
+    """Return the first id, for a summary; an empty text where there is none."""
     return f" ({what}: {ids[0]})" if ids else ""
 
 
 def read_run_texts(run: Path, dataset: str | Path, top_k: int | None = None) -> RunTexts:
-    """A TREC run with its texts from a BEIR folder or ir_datasets:NAME, which needs no labels.
+    """Read a TREC run with its texts.
 
     Args:
-        run: of any queries of the collection.
-        dataset: its collection.
+        run: a run of any queries of the collection.
+        dataset: the collection: a BEIR folder or ir_datasets:NAME; it needs no labels.
         top_k: how many documents of each query are reranked; 100 by default.
 
     Raises:
@@ -118,7 +125,17 @@ def read_run_texts(run: Path, dataset: str | Path, top_k: int | None = None) -> 
 
 
 def rerank_run(reranker: Ranker, texts: RunTexts, out: Path, instruction: str | None = None) -> str:
-    """Rerank the head of each query's list that has texts and write a TREC run; returns a line that sums up."""
+    """Rerank the head of each query's list, and write a TREC run.
+
+    Args:
+        reranker: scores the documents.
+        texts: the run with its texts.
+        out: file of the reranked run.
+        instruction: what to look for; None keeps the prompt's own.
+
+    Returns:
+        A summary on one line.
+    """
     rows = reranker.score_lists(
         [texts.queries[query] for query in texts.heads],
         [[texts.corpus[document] for document in head] for head in texts.heads.values()],

@@ -1,6 +1,6 @@
-"""What a model does at the place of the answer: scores, form, likeliest token, hidden states.
+"""Inspect a model at the answer position: scores, format, most likely token, hidden states.
 
-This is the one place where logits over the whole vocabulary are made for ranking; scoring needs two rows of them.
+This is the only place where logits over the whole vocabulary are computed for ranking; scoring needs two rows of them.
 """
 
 from __future__ import annotations
@@ -17,10 +17,14 @@ from ..engine.packing import Batch
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What the model does at the answer position, one entry a pair.
+    """The model at the answer position, one entry per pair.
 
-    `scores` [n]: log-odds. `format_mass` [n]: p("0") + p("1") over the vocabulary. `argmax_is_answer` [n]: the likeliest token is
-    one of the two. `answer` [n]: 1 where relevant is the likelier of the two. `hidden` [n, H]: last hidden states, fp32.
+    Attributes:
+        scores: fp32 [n], log-odds.
+        format_mass: fp32 [n], p("0") + p("1") over the vocabulary.
+        argmax_is_answer: bool [n], whether the most likely token is one of the two answers.
+        answer: int [n], 1 where "relevant" is the more likely of the two.
+        hidden: fp32 [n, H], last hidden states.
     """
 
     scores: np.ndarray
@@ -31,13 +35,20 @@ class Diagnosis:
 
 
 def diagnosis(
-    model: torch.nn.Module, answer_ids: Sequence[int], seen: Iterable[tuple[Batch, torch.Tensor]], count: int
+    model: torch.nn.Module, answer_ids: Sequence[int], states: Iterable[tuple[Batch, torch.Tensor]], count: int
 ) -> Diagnosis:
-    """A Diagnosis of `count` pairs from batches and their last hidden states [N, H]; `answer_ids`: (not relevant, relevant)."""
+    """Compute a Diagnosis.
+
+    Args:
+        model: the causal language model, for its output matrix.
+        answer_ids: tokens of the answers (not relevant, relevant).
+        states: batches with their last hidden states [N, H]; a batch's owners are indices of pairs.
+        count: number of pairs.
+    """
     ids, (rows, bias) = list(answer_ids), answer_rows(model, answer_ids)
     scores, mass = np.empty(count, np.float32), np.empty(count, np.float32)
     top, hidden = np.empty(count, bool), np.empty((count, rows.shape[1]), np.float32)
-    for batch, state in seen:
+    for batch, state in states:
         scores[batch.owners] = log_odds(state, rows, bias).cpu().numpy()
         hidden[batch.owners] = state.float().cpu().numpy()
         logits = logits_of_hidden(model, state)

@@ -1,10 +1,10 @@
-"""Sorting with a model as the judge: heapsort and bubble sort from "which is best?", a sliding window from "in which order?".
+"""Sorting with a model as the judge: setwise heapsort and bubble sort, and a sliding window.
 
-A sorter is a generator that yields candidates to compare and is sent the answer, so it knows no model, and the questions
-of many queries are asked together, round by round (`run_in_lockstep`).
+A sorter is a generator: it yields the candidates to compare, and is sent the answer. It does not know the model, so the comparisons
+of many queries can be run together (`run_in_lockstep`).
 
-Sources: setwise heapsort and bubble sort, Zhuang et al. 2023 (arXiv 2310.09497); sliding window, Sun et al. 2023 (arXiv
-2304.09542), with rank_llm's bounds, which leave no candidate at the top out.
+Sources: setwise heapsort and bubble sort, Zhuang et al. 2023 (arXiv 2310.09497); sliding window, RankGPT, Sun et al. 2023 (arXiv
+2304.09542), with the window bounds of rank_llm, which include every candidate at the top.
 """
 
 from __future__ import annotations
@@ -14,17 +14,20 @@ from functools import partial
 from typing import TypeVar
 
 Answer = TypeVar("Answer")
-Best = Generator[list[int], int, list[int]]  # yields candidates, is sent the place of the best among them, returns the order
-Order = Generator[list[int], list[int], list[int]]  # is sent the candidates' places in order, best first
+# Yields candidates, is sent the position of the best among them, returns the order of all.
+BestSorter = Generator[list[int], int, list[int]]
+# Yields candidates, is sent their positions in order, best first, returns the order of all.
+OrderSorter = Generator[list[int], list[int], list[int]]
+Comparison = tuple[int, list[int]]  # (index of the sorter, its candidates)
 
 
-def heapsort(count: int, branching: int, k: int) -> Best:
-    """Candidates 0..count-1 with the best k in front, best first; the others keep their order behind them.
+def heapsort(count: int, branching: int, k: int) -> BestSorter:
+    """Order candidates 0..count-1 so that the best k come first, best first; the others keep their order behind them.
 
     Args:
-        count: candidates, in the order of the first stage.
-        children: of a node of the heap; children + 1 candidates are compared at once.
-        k: places wanted.
+        count: number of candidates, in the order of the first stage.
+        branching: children of a node of the heap; branching + 1 candidates are compared at once.
+        k: number of candidates to find.
     """
     heap, best = list(range(count)), []
     for node in range(count // branching, -1, -1):
@@ -39,37 +42,37 @@ def heapsort(count: int, branching: int, k: int) -> Best:
 
 
 def _sift(heap: list[int], node: int, count: int, branching: int) -> Generator[list[int], int, None]:
-    """Let the candidate at `node` sink until it is the best among itself and its children."""
+    """Move the candidate at `node` down until it is the best among itself and its children."""
     while branching * node + 1 < count:
-        places = [node, *range(branching * node + 1, min(branching * (node + 1) + 1, count))]
-        best = places[(yield [heap[place] for place in places])]
+        nodes = [node, *range(branching * node + 1, min(branching * (node + 1) + 1, count))]
+        best = nodes[(yield [heap[i] for i in nodes])]
         if best == node:
             return
         heap[node], heap[best] = heap[best], heap[node]
         node = best
 
 
-def bubblesort(count: int, branching: int, k: int) -> Best:
-    """As `heapsort`, by k passes of windows from the end to the front, each window's best moved to its front.
+def bubblesort(count: int, branching: int, k: int) -> BestSorter:
+    """Order candidates as `heapsort` does, by k passes of a window from the end to the front that moves its best to its front.
 
-    A pass begins at the window in which the one before first moved something, for those behind it still have their best in front;
-    or one window further behind, where it was that one's front that moved. (The published code begins one place further there, and
-    can miss the best.)
+    A pass begins at the window in which the previous pass first moved a candidate, since the windows behind it still have their
+    best in front; or one window further behind, where it was the front of that one that moved. (The published code begins one
+    candidate further there, and can miss the best.)
     """
-    order, whole = list(range(count)), branching + 1
-    last = count - whole
+    order, window = list(range(count)), branching + 1
+    last = count - window
     for done in range(min(k, count - 1)):
-        if last + whole <= done:  # this window's candidates are all in their places
+        if last + window <= done:  # this window's candidates are all in their places
             last += branching
         start, changed = last, False
         while True:
             front = max(start, done)
-            some = order[front : start + whole]
-            best = (yield some) if len(some) > 1 else 0
+            candidates = order[front : start + window]
+            best = (yield candidates) if len(candidates) > 1 else 0
             if best:
                 order[front], order[front + best] = order[front + best], order[front]
                 if not changed:
-                    last = min(start + branching, count - whole) if front + best == start + branching else start
+                    last = min(start + branching, count - window) if front + best == start + branching else start
                 changed = True
             if front == done:
                 break
@@ -78,19 +81,22 @@ def bubblesort(count: int, branching: int, k: int) -> Best:
     return order
 
 
-def sliding(count: int, window: int, step: int, passes: int = 1) -> Order:
-    """All candidates in order: windows from the end to the front, each put in order in its place; best first after each pass.
+def sliding(count: int, window: int, step: int, passes: int = 1) -> OrderSorter:
+    """Order all candidates by a window that moves from the end to the front and puts its candidates in order.
 
     Args:
-        count: candidates. window: compared at once. step: how far the window moves. passes: how often it goes through.
+        count: number of candidates, in the order of the first stage.
+        window: candidates compared at once.
+        step: candidates by which the window moves.
+        passes: how often the window goes through the list.
     """
     order = list(range(count))
     for _ in range(passes):
         end, start = count, max(0, count - window)
         while True:
-            some = order[start:end]
-            if len(some) > 1:
-                order[start:end] = [some[place] for place in (yield some)]
+            candidates = order[start:end]
+            if len(candidates) > 1:
+                order[start:end] = [candidates[position] for position in (yield candidates)]
             if start == 0:
                 break
             end, start = end - step, max(0, start - step)
@@ -98,28 +104,36 @@ def sliding(count: int, window: int, step: int, passes: int = 1) -> Order:
 
 
 def run_in_lockstep(
-    sorters: Sequence[Generator[list[int], Answer, list[int]]], ask: Callable[[list[tuple[int, list[int]]]], list[Answer]]
+    sorters: Sequence[Generator[list[int], Answer, list[int]]], compare: Callable[[list[Comparison]], list[Answer]]
 ) -> list[list[int]]:
-    """The order each sorter comes to; `ask` gets the open questions (sorter, candidates) of all of them at once."""
-    orders: list[list[int]] = [[] for _ in sorters]
-    open_questions: list[tuple[int, list[int]]] = []
+    """Run sorters together, round by round.
 
-    def go_on(number: int, question: Callable[[], list[int]]) -> None:
+    Args:
+        sorters: one per query.
+        compare: takes the open comparisons of all sorters, returns their answers.
+
+    Returns:
+        The order that each sorter returns.
+    """
+    orders: list[list[int]] = [[] for _ in sorters]
+    pending: list[Comparison] = []
+
+    def advance(number: int, resume: Callable[[], list[int]]) -> None:
         try:
-            open_questions.append((number, question()))
+            pending.append((number, resume()))
         except StopIteration as end:
             orders[number] = end.value
 
     for number, sorter in enumerate(sorters):
-        go_on(number, partial(next, sorter))
-    while open_questions:
-        asked, answers = list(open_questions), ask(open_questions)
-        open_questions.clear()
-        for (number, _), answer in zip(asked, answers, strict=True):
-            go_on(number, partial(sorters[number].send, answer))
+        advance(number, partial(next, sorter))
+    while pending:
+        comparisons, pending = pending, []
+        for (number, _), answer in zip(comparisons, compare(comparisons), strict=True):
+            advance(number, partial(sorters[number].send, answer))
     return orders
 
 
 def _in_front(best: list[int], count: int) -> list[int]:
+    """Return all candidates, the best ones in front."""
     chosen = set(best)
     return best + [i for i in range(count) if i not in chosen]

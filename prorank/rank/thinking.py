@@ -1,14 +1,14 @@
-"""Scores after a thought: each document is thought about first, then the answer is read as log-odds.
+"""Ranking after a thought: the model writes a thought about each document, then its answer is read as log-odds.
 
-The answer is never sampled; closed by the model or closed for it, the thought is followed by the same words as in
-training, and the two answer rows meet the hidden state behind them in fp32.
+The answer itself is never sampled. The thought, closed by the model or after its token budget, is followed by the same text as in
+training, and the score is the log-odds of the two answer tokens there (fp32), averaged over several thoughts if there are any.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,111 +20,154 @@ from ..engine.packing import Pack, batches_of, pack, packs_of
 from ..engine.sampling import Completion, Sampling, StopAt
 from ..errors import ConfigError
 from ..prompts.pair_encoder import Encoded, PairPromptEncoder
-from .documents import Cost
+from ..prompts.prompt import Prompt
+from .documents import GeneratedThought
+from .model_runtime import ModelRuntime
+from .pointwise import PointwiseStrategy
+from .score_diagnostics import Diagnosis
+from .strategy import EncodedQuery, Progress, RankingStrategy, ScoredLists
 
-if TYPE_CHECKING:
-    from ..prompts.prompt import Prompt
-
-ROWS = 64  # written at once, in prompts of `TOKENS` tokens
-SAMPLING = 0.7  # temperature where several thoughts are asked for; one alone takes the likeliest tokens
-WORDS = 64  # tokens that the words around a thought take at most
-
-
-@dataclass(frozen=True)
-class Thought:
-    """What was thought of a document, and whether its budget ran out so that it was closed."""
-
-    text: str
-    cut: bool
+MAX_ROWS = 64  # thoughts generated together, for prompts of at most `PROMPT_TOKENS_PER_BATCH` tokens
+TEMPERATURE = 0.7  # of several thoughts per document; a single one is decoded greedily
+TAG_TOKENS = 64  # upper bound of the tokens around a thought
 
 
-class Thinker:
-    """Thinks, then scores.
+class ThinkingStrategy(RankingStrategy):
+    """Generates thoughts about each document, then scores it.
 
     Args:
-        pen: see `generate.make_generator`.
-        bound: the thinking prompt.
-        rows, bias: of the two answers, see `pointwise.answer_rows`.
-        samples: thoughts a document; scores are their mean.
-        budget: tokens of a thought.
-        cost: tokens written are counted there.
+        runtime: the model.
+        prompt: a prompt of kind thinking; `max_think_tokens` is the budget of a thought.
+        generator: decodes with the model, see `engine.generation.make_generator`.
+        samples: thoughts per document; the score is the mean of their log-odds.
+
+    Raises:
+        ConfigError: `samples` is below 1.
     """
 
-    def __init__(
-        self,
-        pen: TextGenerator,
-        bound: PairPromptEncoder,
-        rows: torch.Tensor,
-        bias: torch.Tensor,
-        samples: int,
-        budget: int,
-        cost: Cost,
-    ) -> None:
+    thinks = True
+    encoder: PairPromptEncoder
+
+    def __init__(self, runtime: ModelRuntime, prompt: Prompt, generator: TextGenerator, samples: int = 1) -> None:
         if samples < 1:
             raise ConfigError(f"samples must be at least 1, not {samples}")
-        self.bound, self.rows, self.bias, self.samples, self.cost = bound, rows, bias, samples, cost
-        self.writer = Sampler(pen, bound, Sampling(SAMPLING if samples > 1 else 0.0, max_tokens=budget), StopAt.ANSWER_START)
+        self.runtime, self.samples = runtime, samples
+        self.without_thought = PointwiseStrategy(runtime, prompt)
+        self.encoder = thinking_encoder(prompt, runtime.tokenizer, runtime.model)
+        sampling = Sampling(TEMPERATURE if samples > 1 else 0.0, max_tokens=prompt.max_think_tokens)
+        self.sampler = Sampler(generator, self.encoder, sampling, stop=StopAt.ANSWER_START)
 
-    def __call__(
-        self, lists: Sequence[tuple[list[Encoded], list[str]]], progress: Callable[[int], None] | None = None
-    ) -> tuple[list[np.ndarray], list[Sequence[Thought]]]:
-        """(scores fp32, thoughts) of each query's list (prompts, keys of chance); with several samples the thought is the first."""
+    @property
+    def prompt_fingerprint(self) -> str:
+        """See `RankingStrategy.prompt_fingerprint`; the number of thoughts is part of it."""
+        return f"{self.encoder.prompt.fingerprint()}, {self.samples} thoughts"
+
+    @property
+    def settings(self) -> list[str]:
+        """See `RankingStrategy.settings`."""
+        return [f"{self.samples} thoughts"]
+
+    def score(
+        self, queries: Sequence[str], texts: Sequence[list[str]], instruction: str | None = None, batch_size: int | None = None,
+        progress: Progress | None = None,
+    ) -> ScoredLists:  # fmt: skip
+        """See `RankingStrategy.score`; `batch_size` has no effect."""
+        lists = [self._encode(query, row, instruction) for query, row in zip(queries, texts)]
+        return self.score_encoded(lists, progress).tie_equal_texts(texts)
+
+    def score_encoded(
+        self, lists: Sequence[tuple[Sequence[Encoded], Sequence[str]]], progress: Progress | None = None
+    ) -> ScoredLists:
+        """See `RankingStrategy.score_encoded`. With several samples, the thought that is returned is the first one."""
         scores = [np.empty(len(prompts), np.float32) for prompts, _ in lists]
-        thoughts: list[list[Thought]] = [[Thought("", False)] * len(prompts) for prompts, _ in lists]
-        for some in generate_batches(self.writer, lists, self.samples):
-            for number, at, rows in some:
-                states = torch.stack([_state(row) for row in rows])
-                scores[number][at] = log_odds(states, self.rows, self.bias).mean().item()
-                thoughts[number][at] = thought_of(self.bound, rows[0])
-                self.cost.generated_tokens += sum(len(row.ids) - len(row.forced_positions) for row in rows)
-            if progress:
-                progress(len(some))
-        return scores, list(thoughts)
+        thoughts = [[GeneratedThought("", False)] * len(prompts) for prompts, _ in lists]
+        with torch.inference_mode():
+            for chunk in generate_batches(self.sampler, lists, self.samples):
+                for query, position, rows in chunk:
+                    scores[query][position] = self._mean_log_odds(rows)
+                    thoughts[query][position] = read_thought(self.encoder, rows[0])
+                    self.runtime.cost.count_generated(rows)
+                if progress:
+                    progress(len(chunk))
+        return ScoredLists(scores, list(thoughts))
+
+    def diagnose(self, queries: Sequence[str], texts: Sequence[list[str]]) -> Diagnosis:
+        """See `RankingStrategy.diagnose`; the answer is read behind an empty thought."""
+        return self.without_thought.diagnose(queries, texts)
+
+    def _encode(self, query: str, texts: list[str], instruction: str | None) -> EncodedQuery:
+        """Encode one query's prompts and count them."""
+        prompts = self.encoder.encode_many(query, texts, instruction)
+        self.runtime.cost.count_prompts(prompts)
+        self.runtime.cuts.count(prompts)
+        return EncodedQuery(prompts, [sampling_key(query, text) for text in texts])
+
+    def _mean_log_odds(self, rows: Sequence[Completion]) -> float:
+        states = torch.stack([_answer_state(row) for row in rows])  # [samples, H]
+        return log_odds(states, self.without_thought.rows, self.without_thought.bias).mean().item()
 
 
-def _state(row: Completion) -> torch.Tensor:
-    """The hidden state at the answer of a row that was written to that place."""
-    assert row.state is not None
-    return row.state
+class DocumentThoughts(NamedTuple):
+    """The completions of one prompt: index of its query, its position in the query's list, one completion per sample.
+
+    The ids of a completion follow the prompt and the encoder's `opener`.
+    """
+
+    query: int
+    position: int
+    completions: list[Completion]
 
 
 def generate_batches(
-    writer: Sampler, lists: Sequence[tuple[list[Encoded], list[str]]], samples: int = 1
-) -> Iterator[list[tuple[int, int, list[Completion]]]]:
-    """What is written behind the prompts of each query's list (prompts, keys of chance), some at a time: (number of the list, place
-    in it, its rows). A row's ids come behind prompt and opener."""
-    opener = writer.encoder.opener
-    todo = [
-        (number, at, replace(prompt, ids=prompt.ids + opener), key)
-        for number, (prompts, keys) in enumerate(lists)
-        for at, (prompt, key) in enumerate(zip(prompts, keys))
+    sampler: Sampler, lists: Sequence[tuple[Sequence[Encoded], Sequence[str]]], samples: int = 1
+) -> Iterator[list[DocumentThoughts]]:
+    """Generate completions of each query's prompts, and yield them batch by batch.
+
+    Args:
+        sampler: generates behind a prompt.
+        lists: per query its prompts and their sampling keys, see `EncodedQuery`.
+        samples: completions per prompt.
+    """
+    opener = sampler.encoder.opener
+    requests = [
+        (query, position, replace(prompt, ids=prompt.ids + opener), key)
+        for query, (prompts, keys) in enumerate(lists)
+        for position, (prompt, key) in enumerate(zip(prompts, keys))
     ]
-    singles = (pack([prompt], [i], share=False) for i, (_, _, prompt, _) in enumerate(todo))
-    for packs in batches_of(singles, PROMPT_TOKENS_PER_BATCH, max(1, ROWS // samples), flat=True):
-        some = [todo[one.owners[0]] for one in packs]
-        rows = writer(_packs(some), [[f"{key}/{k}" for k in range(samples)] for *_, key in some])
-        yield [(number, at, mine) for (number, at, *_), mine in zip(some, rows)]
+    singles = (pack([prompt], [i], share=False) for i, (_, _, prompt, _) in enumerate(requests))
+    for packs in batches_of(singles, PROMPT_TOKENS_PER_BATCH, max(1, MAX_ROWS // samples), flat=True):
+        chunk = [requests[single.owners[0]] for single in packs]
+        shared = _share_prefixes([(query, prompt) for query, _, prompt, _ in chunk])
+        rows = sampler(shared, [[f"{key}/{k}" for k in range(samples)] for *_, key in chunk])
+        yield [DocumentThoughts(query, position, completions) for (query, position, *_), completions in zip(chunk, rows)]
 
 
-def _packs(some: list[tuple[int, int, Encoded, str]]) -> list[Pack]:
-    """These prompts as packs; those of one query share its tokens."""
+def _share_prefixes(prompts: Sequence[tuple[int, Encoded]]) -> list[Pack]:
+    """Pack prompts, given with the index of their query, so that those of one query share its tokens."""
     packs: list[Pack] = []
-    for number in dict.fromkeys(number for number, *_ in some):
-        mine = [i for i, one in enumerate(some) if one[0] == number]
-        packs += packs_of([some[i][2] for i in mine], mine, PROMPT_TOKENS_PER_BATCH, ROWS)
+    for query in dict.fromkeys(query for query, _ in prompts):
+        indices = [i for i, (owner, _) in enumerate(prompts) if owner == query]
+        packs += packs_of([prompts[i][1] for i in indices], indices, PROMPT_TOKENS_PER_BATCH, MAX_ROWS)
     return packs
 
 
-def key_of(query: str, document: str) -> str:
-    """The key of a document's chance: it names what is thought about, not where it stands."""
+def sampling_key(query: str, document: str) -> str:
+    """Return the key that seeds the sampling of a document's thought: it depends on the texts, not on their position."""
     return f"{query}\0{document}"
 
 
-def thought_of(bound: PairPromptEncoder, row: Completion) -> Thought:
-    """The thought that a row has written."""
-    return Thought(bound.tokenizer.decode(row.ids).partition(CLOSE)[0].strip(), row.thought_truncated)
+def read_thought(encoder: PairPromptEncoder, completion: Completion) -> GeneratedThought:
+    """Return the thought of a completion."""
+    text = encoder.tokenizer.decode(completion.ids).partition(CLOSE)[0].strip()
+    return GeneratedThought(text, completion.thought_truncated)
 
 
-def with_room(prompt: Prompt, tokenizer: Any, model: torch.nn.Module) -> PairPromptEncoder:
-    """A thinking prompt bound so that a whole thought and its answer find a place behind it in the model's positions."""
-    return prompt.bind(tokenizer, room_for_prompts(model, prompt.max_think_tokens + WORDS))
+def thinking_encoder(prompt: Prompt, tokenizer: Any, model: torch.nn.Module) -> PairPromptEncoder:
+    """Join a thinking prompt with a tokenizer, leaving room for a whole thought and its answer in the model's positions."""
+    return prompt.bind(tokenizer, room_for_prompts(model, prompt.max_think_tokens + TAG_TOKENS))
+
+
+def _answer_state(completion: Completion) -> torch.Tensor:
+    """Return the hidden state [H] at the answer of a completion that was generated up to there."""
+    assert completion.state is not None
+    return completion.state

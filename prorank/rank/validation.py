@@ -1,6 +1,7 @@
-"""What callers hand to `rank`, `score` and their sisters: checked before any work, and turned into plain texts once.
+"""Check the arguments of `rank`, `score` and the other public methods, and turn documents into texts.
 
-Every public method reads its arguments here, so all of them take and refuse the same things with the same words.
+Every public method reads its arguments here, before any work, so all of them accept and refuse the same values with the same
+messages. Each document is turned into its text once; what comes after works with texts.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import DataError, ProRankError
 from ..utils.texts import plain_text, shown
@@ -28,20 +29,24 @@ class RankOptions:
         min_score: lowest score of a hit; None for no bound.
         batch_size: documents in a forward pass, at least 1; None chooses by tokens.
         instruction: text in place of the prompt's own; None keeps that.
+        top_n: another name of `top_k`, as in the APIs of Cohere and Jina; both hold the same value afterwards.
 
     Raises:
-        DataError: an option has another type or a value that cannot work.
+        DataError: an option has another type or a value that cannot work, or `top_k` and `top_n` differ.
     """
 
     top_k: int | None = None
     min_score: float | None = None
     batch_size: int | None = None
     instruction: str | None = None
+    top_n: int | None = None
 
     def __post_init__(self) -> None:
+        number_of_hits = _number_of_hits(self.top_k, self.top_n)
         checked = {
-            "top_k": whole_number(self.top_k, "top_k", "leave it out to get all documents"),
-            "min_score": _bound(self.min_score),
+            "top_k": number_of_hits,
+            "top_n": number_of_hits,
+            "min_score": _lowest_score(self.min_score),
             "batch_size": whole_number(self.batch_size, "batch_size", "leave it out to choose by tokens"),
             "instruction": None if self.instruction is None else plain_text(self.instruction, "the instruction"),
         }
@@ -65,7 +70,17 @@ def whole_number(value: Any, name: str, remedy: str = "", raised: type[ProRankEr
     return int(value)
 
 
-def _bound(value: Any) -> float | None:
+def _number_of_hits(top_k: Any, top_n: Any) -> int | None:
+    """Return `top_k`, which `top_n` is another name of. Raises DataError if the two differ."""
+    values = {
+        name: whole_number(value, name, "leave it out to get all documents") for name, value in (("top_k", top_k), ("top_n", top_n))
+    }
+    if None not in values.values() and values["top_k"] != values["top_n"]:
+        raise DataError(f"top_n is another name of top_k, but top_k is {top_k} and top_n is {top_n}; give one of them")
+    return values["top_n"] if values["top_k"] is None else values["top_k"]
+
+
+def _lowest_score(value: Any) -> float | None:
     """Return `min_score` as a float. Raises DataError for what is no number, and for NaN."""
     if value is None:
         return None
@@ -79,16 +94,22 @@ def _bound(value: Any) -> float | None:
 
 
 @dataclass(frozen=True)
-class Lists:
-    """Queries with their documents. `documents` are as they were given, `texts` what is scored of each."""
+class QueryBatch:
+    """Queries with their documents, checked.
+
+    Attributes:
+        queries: one text per query.
+        documents: the documents of each query, unchanged.
+        texts: the text of each document that is scored.
+    """
 
     queries: list[str]
     documents: list[list[Document]]
     texts: list[list[str]]
 
 
-def read_lists(queries: Any, documents: Any) -> Lists:
-    """Read queries and, for each, its documents.
+def validate_batch(queries: Any, documents: Any) -> QueryBatch:
+    """Check queries and the documents of each.
 
     Args:
         queries: an iterable of texts that are not blank.
@@ -100,60 +121,71 @@ def read_lists(queries: Any, documents: Any) -> Lists:
     queries, lists = items(queries, "queries"), items(documents, "documents")
     if len(queries) != len(lists):
         raise DataError(f"{len(queries)} queries but {len(lists)} lists of documents; give one list a query")
-    asked = [query_text(query, f"query {i}") for i, query in enumerate(queries)]
-    given = [items(some, f"documents of query {i}") for i, some in enumerate(lists)]
-    texts = [[document_text(one, f"document {j} of query {i}") for j, one in enumerate(some)] for i, some in enumerate(given)]
-    return Lists(asked, given, texts)
+    query_texts = [query_text(query, f"query {i}") for i, query in enumerate(queries)]
+    lists = [items(row, f"documents of query {i}") for i, row in enumerate(lists)]
+    texts = [
+        [document_text(document, f"document {j} of query {i}") for j, document in enumerate(row)] for i, row in enumerate(lists)
+    ]
+    return QueryBatch(query_texts, lists, texts)
 
 
-def read_pairs(pairs: Any) -> tuple[Lists, list[list[int]]]:
-    """Read (query, document) pairs as lists of one query each, and the places of each list's pairs in the input.
+def validate_pairs(pairs: Any) -> tuple[QueryBatch, list[list[int]]]:
+    """Check (query, document) pairs, and group them by query.
 
     Args:
         pairs: an iterable of pairs: tuples, lists or rows of an array.
 
+    Returns:
+        The batch, and for each of its documents the index of its pair in the input.
+
     Raises:
         DataError: naming the pair that cannot be read.
     """
-    found: dict[str, list[int]] = {}
-    given = items(pairs, "pairs", 'give (query, document) pairs, such as zip(frame["query"], frame["text"])')
-    checked = [_pair(pair, i) for i, pair in enumerate(given)]
-    for i, (query, _, _) in enumerate(checked):
-        found.setdefault(query, []).append(i)
-    places = list(found.values())
-    documents = [[checked[i][1] for i in some] for some in places]
-    texts = [[checked[i][2] for i in some] for some in places]
-    return Lists(list(found), documents, texts), places
+    rows = items(pairs, "pairs", 'give (query, document) pairs, such as zip(frame["query"], frame["text"])')
+    checked = [_pair(pair, i) for i, pair in enumerate(rows)]
+    by_query: dict[str, list[int]] = {}
+    for i, pair in enumerate(checked):
+        by_query.setdefault(pair.query, []).append(i)
+    places = list(by_query.values())
+    documents = [[checked[i].document for i in indices] for indices in places]
+    texts = [[checked[i].text for i in indices] for indices in places]
+    return QueryBatch(list(by_query), documents, texts), places
 
 
-def _pair(pair: Any, number: int) -> tuple[str, Document, str]:
-    """(query, document, text) of a pair."""
-    array = getattr(pair, "ndim", None) == 1 and hasattr(pair, "tolist")
-    if not isinstance(pair, (tuple, list)) and not array or len(pair) != 2:
+class _Pair(NamedTuple):
+    query: str
+    document: Document
+    text: str
+
+
+def _pair(pair: Any, number: int) -> _Pair:
+    """Check one pair."""
+    is_array = getattr(pair, "ndim", None) == 1 and hasattr(pair, "tolist")
+    if not isinstance(pair, (tuple, list)) and not is_array or len(pair) != 2:
         raise DataError(f"pair {number} is {str(pair)[:80]!r}; expected (query, document)")
     query, document = pair
     where = f"pair {number}"
-    return query_text(query, f"{where} is wrong: its query"), document, document_text(document, f"{where}: its document")
+    return _Pair(query_text(query, f"{where} is wrong: its query"), document, document_text(document, f"{where}: its document"))
 
 
 def query_text(value: Any, where: str) -> str:
-    """A query as plain text. Raises DataError for a blank one, and as `plain_text`."""
+    """Return a query as plain text. Raises DataError for a blank one, and as `plain_text`."""
     if isinstance(value, str) and not value.strip() or value is None:
         raise DataError(f"{where} is {value!r}; expected a text that is not empty")
     return plain_text(value, where)
 
 
 def items(value: Any, what: str, remedy: str = "") -> list[Any]:
-    """The elements of an iterable, in its order: a list, tuple, generator, array, column or view of a dict.
+    """Return the elements of an iterable, in its order: a list, tuple, generator, array, column or view of a dict.
 
     Args:
-        value: what the caller gave.
+        value: an argument of a public method.
         what: what the message calls it.
-        remedy: for a table, in place of the call that gives its rows.
+        remedy: for a table, in place of the call that returns its rows.
 
     Raises:
-        DataError: a text, bytes, a mapping, a set (it has no order), a table (its elements would be column names), or nothing that
-            can be gone through.
+        DataError: a text, bytes, a mapping, a set (it has no order), a table (its elements would be column names), or a value that
+            is not iterable.
     """
     name = type(value).__name__
     if isinstance(value, (set, frozenset)):

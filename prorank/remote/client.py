@@ -15,8 +15,8 @@ import numpy as np
 
 from ..errors import ConfigError, DataError, ServerError
 from ..prompts.pair_encoder import TruncationCounts
-from ..rank.documents import Document, Hit, make_hits
-from ..rank.validation import RankOptions, read_lists, whole_number
+from ..rank.documents import Document, GeneratedThought, Hit, make_hits
+from ..rank.validation import RankOptions, validate_batch
 from ..utils.pickling import MadeByArguments
 from .client_dialects import DIALECTS, ScoredText, check_dialect, make_body, parse_hits, split_url
 from .server_connection import ServerConnection
@@ -116,8 +116,8 @@ class Remote(MadeByArguments):
             ConfigError: the server does not support an option.
             ServerError: the server does not answer as expected.
         """
-        options = RankOptions(_num_hits(top_k, top_n), min_score, instruction=instruction)
-        lists = read_lists([query], [documents])
+        options = RankOptions(top_k, min_score, instruction=instruction, top_n=top_n)
+        lists = validate_batch([query], [documents])
         rows = self._score_all(lists.queries, lists.texts, options.instruction, thoughts)[0]
         hit_thoughts = _thoughts([row.hit for row in rows]) if thoughts else ()
         scores = np.array([row.score for row in rows], np.float32)
@@ -134,7 +134,7 @@ class Remote(MadeByArguments):
         Raises: see `rank`.
         """
         instruction = RankOptions(instruction=instruction).instruction
-        lists = read_lists(queries, documents)
+        lists = validate_batch(queries, documents)
         scored = self._score_all(lists.queries, lists.texts, instruction)
         return [np.array([row.score for row in rows], np.float32) for rows in scored]
 
@@ -207,18 +207,6 @@ class Remote(MadeByArguments):
         return PartAnswer(rows, truncated_documents, positive_count(headers.get("x-prorank-truncated-queries")) > 0)
 
 
-def _num_hits(top_k: int | None, top_n: int | None) -> int | None:
-    """Return the number of hits from two names of one option. Raises DataError if they differ."""
-    if top_n is None:
-        return top_k
-    top_n = whole_number(top_n, "top_n", "leave it out to get all documents")
-    if top_k is not None and top_k != top_n:
-        raise DataError(f"top_k={top_k} and top_n={top_n} are two names of one option and differ; give one of them")
-    return top_n
-
-
-def _thoughts(hits: list[dict[str, Any]]) -> list[Any]:
-    """Return the thoughts of hits. The import is local because it loads PyTorch."""
-    from ..rank.thinking import Thought
-
-    return [Thought(hit["thought"], hit.get("thought_cut") or False) for hit in hits]
+def _thoughts(hits: list[dict[str, Any]]) -> list[GeneratedThought]:
+    """Return the thoughts of hits."""
+    return [GeneratedThought(hit["thought"], hit.get("thought_cut") or False) for hit in hits]

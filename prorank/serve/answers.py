@@ -40,7 +40,7 @@ def _seconds(job: RerankJob, begin: float, tokenization: float) -> StageSeconds:
 
 def _probabilities(reranker: Reranker, rerank_query: RerankQuery, scores: list[np.ndarray]) -> list[np.ndarray]:
     """Return calibrated probabilities, or []. The calibration was fitted on whole documents, so it does not hold for chunks."""
-    if reranker.lists or rerank_query.truncation.chunks > 1:
+    if reranker.compares_documents or rerank_query.truncation.chunks > 1:
         return []
     lists = [reranker.probabilities(values, rerank_query.instruction) for values in scores]
     return [values for values in lists if values is not None]  # either all of them or none
@@ -51,8 +51,8 @@ def _client_scores(
 ) -> tuple[ScoreKind, list[np.ndarray]]:
     """Return the scores that the client sees, and their kind."""
     if raw:
-        return "place" if reranker.lists else "log-odds", [values.astype(np.float64) for values in scores]
-    if reranker.lists:
+        return "place" if reranker.compares_documents else "log-odds", [values.astype(np.float64) for values in scores]
+    if reranker.compares_documents:
         return "place", [1.0 + values.astype(np.float64) / max(1, len(values)) for values in scores]
     if probabilities:
         return "probability", probabilities

@@ -55,7 +55,7 @@ def warmup_shapes(reranker: Any, batch_size: int, longest: int) -> list[WarmupSh
     shapes = [_single("one short document", 1, 5), _single("two short documents", 2, 9)]
     if reranker.thinks:
         return shapes
-    if reranker.lists:
+    if reranker.compares_documents:
         return [*shapes, _single("ten short documents", 10, 9)]
     many = max(1, min(batch_size // longest + 1, MAX_DOCUMENTS))
     return [

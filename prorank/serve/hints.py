@@ -18,6 +18,6 @@ def playground_hint(host: str, port: int) -> str:
 
 def score_hint(reranker: Reranker) -> str:
     """The line that says what a score of this model means."""
-    if reranker.lists:
+    if reranker.compares_documents:
         return LISTWISE
     return POINTWISE + (CALIBRATED if reranker.calibration else UNCALIBRATED)

@@ -129,12 +129,12 @@ def _errors(model: type[BaseModel], *statuses: int) -> Responses:
 def make_info(service: Service) -> Info:
     """Return the description of the served model in TEI's form."""
     reranker, limits, workload = service.reranker, service.limits, service.workload
-    scores = "place" if reranker.lists else "probability" if reranker.calibration else "sigmoid"
+    scores = "place" if reranker.compares_documents else "probability" if reranker.calibration else "sigmoid"
     return Info(
         model_id=service.name, model_sha=None, model_dtype=str(reranker.model.dtype).removeprefix("torch."),
         served_model_name=service.name,
         model_type={"reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}},
         max_concurrent_requests=limits.max_requests, max_input_length=workload.longest, max_batch_tokens=workload.batch_size,
         max_batch_requests=None, max_client_batch_size=limits.max_documents, auto_truncate=True, tokenization_workers=1,
-        version=__version__, sha=None, docker_label=None, scores=scores, prompt=reranker.prompt.prompt.name, thinks=workload.thinks,
+        version=__version__, sha=None, docker_label=None, scores=scores, prompt=reranker.prompt.name, thinks=workload.thinks,
     )  # fmt: skip

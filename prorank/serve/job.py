@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..rank.thinking import Thought
+from ..rank.documents import GeneratedThought
 from .messages import RequestError, RerankQuery
 from .queue import Job
 
@@ -40,7 +40,7 @@ class RerankJob(Job):
             for texts, (_, documents) in zip(self.texts, rerank_query.lists)
         ]
         self.scores = [np.full(len(texts), -np.inf, np.float32) for texts in self.texts]
-        self.thoughts: list[list[Thought | None]] = [[None] * len(texts) for texts in self.texts]
+        self.thoughts: list[list[GeneratedThought | None]] = [[None] * len(texts) for texts in self.texts]
         self.truncated: list[set[int]] = [set() for _ in self.texts]
         self.truncated_queries: set[int] = set()
         self.sorters: dict[int, Any] = {}

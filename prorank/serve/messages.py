@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from ..prompts.truncation import WHOLE, Truncation
-from ..rank.thinking import Thought
+from ..rank.documents import GeneratedThought
 
 ErrorKind = Literal[
     "syntax",  # the body is not JSON
@@ -126,7 +126,7 @@ class Answer:
     client_scores: list[np.ndarray]
     score_kind: ScoreKind
     probabilities: list[np.ndarray]
-    thoughts: list[list[Thought | None]]
+    thoughts: list[list[GeneratedThought | None]]
     truncated: list[list[int]]
     num_truncated_queries: int
     tokens: int

@@ -154,7 +154,7 @@ class Service:
         if rerank_query.return_thoughts and not self.workload.thinks:
             message = "this model does not think before it answers, so there are no thoughts"
             raise RequestError("invalid", message, "return_thoughts")
-        if self.reranker.lists and len(rerank_query.lists) > 1:
+        if self.reranker.compares_documents and len(rerank_query.lists) > 1:
             raise RequestError("invalid", "this model orders the documents of one query; send one query")
         if len(rerank_query.instruction or "") > MAX_CHARS_PER_TOKEN * self.workload.longest:
             raise RequestError("invalid", "the instruction is longer than a whole prompt; shorten it", "instruction")

@@ -15,10 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import ModelError
+from ..prompts.pair_encoder import PairPromptEncoder
 from ..prompts.tokens import free_tokens
 from ..prompts.truncation import WHOLE, Truncation
-from ..rank.listwise import ListRanker
-from ..rank.thinking import Thought, key_of
+from ..rank.documents import GeneratedThought
+from ..rank.list_strategy import ListStrategy
+from ..rank.thinking import sampling_key
 from ..reranker import Reranker
 from .job import RerankJob
 from .messages import RequestError
@@ -38,7 +40,7 @@ class PromptScore(NamedTuple):
     """Log-odds of a prompt, and the thought of a thinking model."""
 
     score: float
-    thought: Thought | None
+    thought: GeneratedThought | None
 
 
 class EncodedDocument(NamedTuple):
@@ -63,7 +65,9 @@ class PointwiseWorkload:
         default = CPU_BATCH_TOKENS if reranker.device.type == "cpu" else GPU_BATCH_TOKENS
         self.batch_size = batch_size or (MAX_THINKING_DOCUMENTS if self.thinks else default)
         # A copy: prompts are encoded beside the model's thread, and a tokenizer changes its settings with each kind of text.
-        self.encoder = copy.deepcopy(reranker.bound)
+        encoder = copy.deepcopy(reranker.encoder)
+        assert isinstance(encoder, PairPromptEncoder)
+        self.encoder = encoder
         self.longest = self.encoder.longest
 
     def slices(self, job: RerankJob) -> Iterator[tuple[int, list[int]]]:
@@ -96,7 +100,7 @@ class PointwiseWorkload:
             whole = job.texts[list_index][at]
             truncated = [at] if prompts[0].document_cut or len(text) < len(whole) else []
             job.record_prompts(list_index, truncated, prompts[0].query_cut > 0, sum(len(prompt.ids) for prompt in prompts))
-            key = key_of(query, whole)
+            key = sampling_key(query, whole)
             items += [self._item(job, list_index, at, EncodedDocument(prompt, key)) for prompt in prompts]
         return sorted(items, key=lambda item: -item.tokens)
 
@@ -113,9 +117,9 @@ class PointwiseWorkload:
         """Score a batch; one result per item."""
         lists = [list(group) for _, group in groupby(items, key=lambda item: (id(item.job), item.list_index))]
         encoded = [([item.payload.prompt for item in group], [item.payload.thought_key for item in group]) for group in lists]
-        scores, thoughts = self.reranker.score_encoded(encoded)
-        flat: list[Thought | None] = [thought for group in thoughts for thought in group]
-        return list(map(PromptScore, np.concatenate(scores).tolist(), flat or [None] * len(items)))
+        scored = self.reranker.score_encoded(encoded)
+        flat: list[GeneratedThought | None] = [thought for group in scored.thoughts for thought in group]
+        return list(map(PromptScore, np.concatenate(scored.scores).tolist(), flat or [None] * len(items)))
 
     def record(self, item: Item, result: PromptScore) -> list[Item]:
         """Store a score; a document has the score of its best chunk. Raises ModelError for a score that is not finite."""
@@ -138,9 +142,9 @@ class ListwiseWorkload:
 
     thinks, deduplicates = False, False
 
-    def __init__(self, reranker: Reranker, lists: ListRanker, batch_size: int | None = None) -> None:
+    def __init__(self, reranker: Reranker, lists: ListStrategy, batch_size: int | None = None) -> None:
         self.reranker, self.lists, self.batch_size = reranker, lists, batch_size or MAX_COMPARISONS
-        self.encoder = copy.deepcopy(reranker.prompt)
+        self.encoder = copy.deepcopy(lists.encoder)
         self.longest = self.encoder.longest
 
     def slices(self, job: RerankJob) -> Iterator[tuple[int, list[int]]]:
@@ -211,7 +215,10 @@ Workload = PointwiseWorkload | ListwiseWorkload
 
 def make_workload(reranker: Reranker, batch_size: int | None = None) -> Workload:
     """Return the workload for a Reranker. `batch_size`: see the workloads."""
-    return ListwiseWorkload(reranker, reranker.lists, batch_size) if reranker.lists else PointwiseWorkload(reranker, batch_size)
+    strategy = reranker.strategy
+    if isinstance(strategy, ListStrategy):
+        return ListwiseWorkload(reranker, strategy, batch_size)
+    return PointwiseWorkload(reranker, batch_size)
 
 
 def _pre_truncate(text: str, max_characters: int, side: str) -> str:

@@ -59,11 +59,12 @@ class Dev:
         if self.bf16:
             model = copy.deepcopy(getattr(model, "module", model))
             cast_weights(model, torch.bfloat16)
-        reranker = Reranker.of(model, self.tokenizer, self.prompt, think=self.prompt.kind == "thinking")
+        method = Listwise() if self.prompt.lists else None
+        think = self.prompt.kind == "thinking"
+        reranker = Reranker.of(model, self.tokenizer, self.prompt, think=think, method=method)
         if reranker.thinks:
             return self._after_thoughts(reranker)
         if self.prompt.lists:
-            reranker.take_lists(Listwise())
             scores = reranker.score_lists([g.query for g in self.groups], [g.documents for g in self.groups])
             return {"ndcg@10": self._ndcg(np.concatenate(scores))}
         seen = reranker.diagnose([g.query for g in self.groups], [g.documents for g in self.groups])

@@ -18,7 +18,7 @@ import torch
 class Forkable(Protocol):
     """An object with a lock that a fork must not find held."""
 
-    turn: threading.RLock
+    lock: threading.RLock
 
     def after_fork(self) -> None:
         """Put right, in the child, what does not survive a fork."""
@@ -44,12 +44,12 @@ def _before() -> None:
     _guard.acquire()
     _held[:] = _known
     for owner in _held:
-        owner.turn.acquire()
+        owner.lock.acquire()
 
 
 def _release() -> None:
     for owner in _held:
-        owner.turn.release()
+        owner.lock.release()
     _held.clear()
     _guard.release()
 

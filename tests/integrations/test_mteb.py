@@ -37,7 +37,7 @@ def test_results_are_kept_under_name_and_fingerprint(checkpoint, reranker):
     meta = ProRankCrossEncoder(str(checkpoint), device="cpu", dtype="fp32").mteb_model_meta
     assert meta.name == "prorank/tiny-llama" and meta.revision == reranker.fingerprint[:16]
     assert meta.is_cross_encoder and meta.max_tokens == 512 and meta.n_parameters > 0
-    in_memory = Reranker.of(reranker.model, reranker.tokenizer, reranker.prompt.prompt)
+    in_memory = Reranker.of(reranker.model, reranker.tokenizer, reranker.prompt)
     given = ProRankCrossEncoder(in_memory, name="me/mine", revision="7").mteb_model_meta
     assert (given.name, given.revision) == ("me/mine", "7")
     assert ProRankCrossEncoder(in_memory).mteb_model_meta.revision == "in_memory"

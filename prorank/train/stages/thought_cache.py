@@ -22,7 +22,7 @@ from ...data.jsonl import line_of
 from ...engine.generation import Sampler, make_training_generator
 from ...engine.sampling import Completion, Sampling, StopAt
 from ...prompts.prompt import Encoded, PairPromptEncoder, Prompt
-from ...rank.thinking import generate_batches, thought_of, with_room
+from ...rank.thinking import generate_batches, read_thought, thinking_encoder
 from ...utils.files import append_text, atomic_file
 from ..distributed import is_main, place
 from ..settings.stage_settings import Score
@@ -57,7 +57,7 @@ class ThoughtCache:
 
     def __init__(self, model: PreTrainedModel, bound: PairPromptEncoder, settings: Score, bf16: bool) -> None:
         self.model, self.settings, self.bf16 = model, settings, bf16
-        self.bound = with_room(Prompt.of(bound.prompt), bound.tokenizer, model)
+        self.bound = thinking_encoder(Prompt.of(bound.prompt), bound.tokenizer, model)
         self.path = Path(settings.out) / FILE
         self.by = _fingerprint(model, self.bound)
         self.known = dict(self._kept())
@@ -108,7 +108,7 @@ class ThoughtCache:
         return out
 
     def _said(self, row: Completion) -> dict[str, Any]:
-        said = thought_of(self.bound, row)
+        said = read_thought(self.bound, row)
         return {"thought": said.text, "cut": said.cut, "tokens": len(row.ids) - len(row.forced_positions), "ids": row.ids}
 
     def _kept(self) -> list[tuple[Key, CachedThought]]:

@@ -1,0 +1,143 @@
+"""Load a checkpoint as a reranker: resolve its files, choose prompt and dtype, read the weights, make the strategy.
+
+All options are checked before the weights are read, which takes most of the time.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..checkpoints.loading import load_config, load_model, load_tokenizer, pick_device
+from ..checkpoints.resolve import Resolved, prompt_of, resolve, trained_prompt
+from ..engine.auto import check_compile, check_dtype, choose_dtype
+from ..engine.cpu_engine import scoring_engine
+from ..engine.generation import TextGenerator, make_generator, make_training_generator
+from ..engine.layer_speed import DTYPES
+from ..errors import ConfigError
+from ..prompts.prompt import Prompt
+from .base_reranker import LoadedReranker
+from .lazy_compile import LazyCompile
+from .list_strategy import ListStrategy
+from .methods import ListMethod, choose_prompt, make_method
+from .model_runtime import ModelRuntime
+from .pointwise import PointwiseStrategy
+from .strategy import RankingStrategy
+from .thinking import ThinkingStrategy
+from .validation import whole_number
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+log = logging.getLogger("prorank")
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """Arguments of `Reranker` besides model and method, see there.
+
+    Raises:
+        ConfigError: max_length, max_think_tokens or samples is not a whole number of at least 1.
+    """
+
+    device: str | None = None
+    dtype: str = "auto"
+    max_length: int | None = None
+    prompt: Any = None
+    trust_remote_code: bool = False
+    compile: bool | str = "auto"
+    think: bool = True
+    samples: int = 1
+    max_think_tokens: int | None = None
+    base: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_length", "max_think_tokens"):
+            remedy = "leave it out to take the checkpoint's own"
+            object.__setattr__(self, name, whole_number(getattr(self, name), name, remedy, ConfigError))
+        object.__setattr__(self, "samples", whole_number(self.samples, "samples", raised=ConfigError) or 1)
+
+
+def load_reranker(
+    model: str | Path, options: LoadOptions | None = None, method: str = "pointwise", method_options: dict[str, Any] | None = None
+) -> LoadedReranker:
+    """Load a checkpoint and make the strategy that ranks with it.
+
+    Args:
+        model: name, folder, file or hub id, see `Reranker`.
+        options: see `LoadOptions`.
+        method: "pointwise", "setwise" or "listwise".
+        method_options: fields of `Setwise` or `Listwise`.
+
+    Raises:
+        ModelError, PromptError, ConfigError: see `Reranker`.
+    """
+    options = options or LoadOptions()
+    check_compile(options.compile)
+    device = pick_device(options.device)
+    check_dtype(options.dtype, device)
+    list_method = make_method(method, method_options or {})
+    source = resolve(model, options.base, options.trust_remote_code)
+    prompt = _prompt(str(model), source, options, list_method)
+    think = _check_thinking(str(model), prompt, options)
+    tokenizer = load_tokenizer(source)
+    (prompt.bind_list if list_method else prompt.bind)(tokenizer)  # fails before the weights are read
+    config = load_config(source)
+    dtype = choose_dtype(options.dtype, device, config)
+    weights = load_model(source, DTYPES[dtype.value], device)
+    runtime = ModelRuntime(weights, tokenizer, scoring_engine(weights, options.compile is True, options.dtype == "int8"))
+    log.debug("%s: dtype %s", model, dtype)
+    generator = make_generator(weights, runtime.engine) if think else None
+    strategy = make_strategy(runtime, prompt, list_method, generator, options.samples)
+    lazy_compile = None
+    if options.compile == "auto" and runtime.engine and isinstance(strategy, PointwiseStrategy):
+        lazy_compile = LazyCompile(str(model), runtime.engine, config, dtype.value, strategy.encoder.longest)
+    return LoadedReranker(str(model), runtime, strategy, source, dtype, lazy_compile)
+
+
+def in_memory_reranker(
+    model: PreTrainedModel, tokenizer: Any, prompt: Prompt, name: str, think: bool, method: ListMethod | None
+) -> LoadedReranker:
+    """Make a reranker of a model in memory, see `Reranker.of`. With `think` a copy of its weights as they are now generates."""
+    runtime = ModelRuntime(model, tokenizer)
+    generator = make_training_generator(model, False, False) if think else None
+    return LoadedReranker(name, runtime, make_strategy(runtime, prompt, method, generator))
+
+
+def make_strategy(
+    runtime: ModelRuntime, prompt: Prompt, method: ListMethod | None = None, generator: TextGenerator | None = None,
+    samples: int = 1,
+) -> RankingStrategy:  # fmt: skip
+    """Return the strategy that ranks by a prompt: of lists with a `method`, after thoughts with a `generator`, else pointwise."""
+    if method:
+        return ListStrategy(runtime, prompt, method)
+    if generator:
+        return ThinkingStrategy(runtime, prompt, generator, samples)
+    return PointwiseStrategy(runtime, prompt)
+
+
+def _prompt(name: str, source: Resolved, options: LoadOptions, method: ListMethod | None) -> Prompt:
+    """Return the prompt that was requested, or the checkpoint's own, with the requested limits."""
+    default = Prompt.of(options.prompt) if options.prompt else prompt_of(source, "setwise" if method else None)
+    prompt = choose_prompt(method, options.prompt, default, name, trained_prompt(source))
+    if options.max_length is not None:
+        prompt = Prompt.of(prompt, max_length=options.max_length)
+    if options.max_think_tokens is not None:
+        prompt = Prompt.of(prompt, max_think_tokens=options.max_think_tokens)
+    return prompt
+
+
+def _check_thinking(name: str, prompt: Prompt, options: LoadOptions) -> bool:
+    """Return whether the model thinks about each document.
+
+    Raises:
+        ConfigError: samples or max_think_tokens for a prompt without thoughts of single documents.
+    """
+    thinks = options.think and prompt.kind == "thinking" and not prompt.lists
+    thinks_of_lists = prompt.lists and prompt.kind == "thinking"  # one thought per prompt, and no log-odds to average
+    if not thinks and (options.samples != 1 or (options.max_think_tokens is not None and not thinks_of_lists)):
+        how = "shown several documents" if thinks_of_lists else "asked at once"
+        raise ConfigError(f"samples and max_think_tokens are for thoughts, and {name} is {how}")
+    return thinks
