@@ -1,7 +1,7 @@
-"""What the benchmarks share: the machine, real lists to score, the matrix-product ceiling, paired tests of systems.
+"""Shared by all benchmarks: machine description, real query lists, the matrix-product ceiling, paired tests.
 
-The ceiling is measured in the same run, with the model's own matrix shapes, so a share of it says how much a better
-program could still gain on this machine, whatever a data sheet says.
+The ceiling is measured in the same run with the model's own matrix shapes. A share of it tells how much faster a better
+program could still be on this machine.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The lists that quality is measured on, and their scores: six open tests for reporting, three dev sets for choosing.
+"""The lists that quality is measured on, and cached scores: six open test lists for reporting, three dev sets for choosing.
 
 Scores are kept in files and used again where weights, prompt and texts are the same, so a command that was stopped, or
 is run by two processes, scores every list once for each system.
@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import MAIN, data_folder, say
-from jobs import Failures, claimed
 
+from benchmarks.common import MAIN, data_folder, say
+from benchmarks.jobs import Failures, claimed
 from prorank.evaluate.benchmark import slug
 from prorank.evaluate.candidates import Options, Task, prepare
 from prorank.evaluate.measures import measure

@@ -2,13 +2,11 @@
 
 import json
 
-import common
-import growth
 import pytest
-import score_vs_peers
-import serve_load
 import torch
 
+from benchmarks import common
+from benchmarks.speed import growth, score_vs_peers, serve_load
 from tests.tiny import byte_tokenizer, tiny_llama
 
 

@@ -3,9 +3,9 @@
 Every arm gets the same minutes of training (evaluation and saving are not counted) or the same number of documents, the
 same lists, prompt, lengths and seeds; the last weights count, so nothing is chosen on the dev sets or on the protocol lists.
 
-    PRORANK_DATA=... python benchmarks/recipe.py --minutes 20 --seeds 0 1 2 --out runs/recipe         # on a CPU
-    PRORANK_DATA=... python benchmarks/recipe.py --documents 16000 --seeds 0 1 2 --out runs/recipe    # on a GPU
-    PRORANK_DATA=... python benchmarks/recipe.py --seeds 0 1 2 --out runs/recipe --evaluate           # then the tables
+    PRORANK_DATA=... python -m benchmarks.evidence.recipe --minutes 20 --seeds 0 1 2 --out runs/recipe         # on a CPU
+    PRORANK_DATA=... python -m benchmarks.evidence.recipe --documents 16000 --seeds 0 1 2 --out runs/recipe    # on a GPU
+    PRORANK_DATA=... python -m benchmarks.evidence.recipe --seeds 0 1 2 --out runs/recipe --evaluate           # then the tables
 
 The command is a queue: a run that is complete is not made again, one that was stopped or killed goes on from its last checkpoint,
 and any number of processes with the same command share the runs, and the lists in evaluation (`--threads 1` where cores are few).
@@ -21,11 +21,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from common import compare, data_folder, loader, means_table, per_query
-from jobs import Failures, Job, work
-from protocol import FIXED, POOL, SAMPLE, parsed, score_all, task_of
-from recipe_lists import lists, warmup_lists
-
+from benchmarks.common import compare, data_folder, loader, means_table, per_query
+from benchmarks.evidence.recipe_lists import lists, warmup_lists
+from benchmarks.jobs import Failures, Job, work
+from benchmarks.protocol import FIXED, POOL, SAMPLE, parsed, score_all, task_of
 from prorank.checkpoints.resolve import BUILT_IN
 from prorank.data.formats import read_groups
 from prorank.evaluate import evaluate
@@ -33,7 +32,7 @@ from prorank.evaluate.terminal_report import bars, show
 from prorank.train.run import is_done, train
 from prorank.train.settings.stage_settings import load_settings
 
-RECIPE = Path(__file__).parents[1] / "configs" / "prorank" / "smollm2-135m"
+RECIPE = Path(__file__).parents[2] / "configs" / "prorank" / "smollm2-135m"
 TRAIN_LENGTH = 144  # tokens of a prompt in training, as in the demo
 A_STEP = 16  # documents of an optimiser step in every arm: 16 prompts, or 4 lists of 4
 FIRST = 0.1  # share of the training that the first of two stages gets
@@ -146,7 +145,7 @@ def _evaluated(names: Sequence[str], pool: bool, systems: list[Any], out: Path, 
     with bars() as progress:
         report = evaluate(
             [data_folder() / name for name in names], systems, top_k=options.top_k, limit=options.limit, sample=SAMPLE, out=out,
-            progress=progress, command="benchmarks/recipe.py", **(POOL if pool else FIXED),
+            progress=progress, command="benchmarks/evidence/recipe.py", **(POOL if pool else FIXED),
         )  # fmt: skip
     show(report)
     return report.values

@@ -3,8 +3,8 @@
 Clients, server and engine share the machine, one after the other where they are compared, and answers are held
 against what the library gives for the same documents.
 
-    PRORANK_DATA=... python benchmarks/serve_load.py                          # 64 clients for 5 minutes, dl19, SmolLM2-135M
-    PRORANK_DATA=... python benchmarks/serve_load.py --minutes 1 --clients 16 --documents 10
+    PRORANK_DATA=... python -m benchmarks.speed.serve_load                          # 64 clients for 5 minutes, dl19, SmolLM2-135M
+    PRORANK_DATA=... python -m benchmarks.speed.serve_load --minutes 1 --clients 16 --documents 10
 
 Prints one table and one JSON line; exits with 1 where an answer was lost or was neither 200 nor 429. Where other work shares the
 machine `ratio_by_processor_time` says more than `ratio`.
@@ -32,8 +32,8 @@ from pathlib import Path
 import httpx2
 import numpy as np
 import torch
-from common import machine, real_lists, say
 
+from benchmarks.common import machine, real_lists, say
 from prorank import Reranker
 
 Body = dict[str, object]

@@ -2,7 +2,7 @@
 
 A second look costs the query's prefix again, so what is saved is less than the documents that are left out.
 
-    PRORANK_DATA=... python benchmarks/cascade.py --model runs/score --data dl19 scifact
+    PRORANK_DATA=... python -m benchmarks.experiments.cascade --model runs/score --data dl19 scifact
 
 Prints nDCG@10 and the tokens computed (a share of what whole documents take) for each length and depth, with the paired test
 against whole documents, and one JSON line.
@@ -17,8 +17,8 @@ import statistics
 from typing import Any
 
 import torch
-from common import machine, ndcg, real_lists, say
 
+from benchmarks.common import machine, ndcg, real_lists, say
 from prorank import Reranker
 from prorank.evaluate.significance import randomisation_test
 

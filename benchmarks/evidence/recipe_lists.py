@@ -9,9 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 
-from jobs import claimed
-from protocol import DEV
-
+from benchmarks.jobs import claimed
+from benchmarks.protocol import DEV
 from prorank.data.beir import Collection, read_beir
 from prorank.data.examples import Group
 from prorank.data.formats import read_groups, write_groups

@@ -3,9 +3,9 @@
 Every system runs in a process of its own that waits while another works; all take a query in turn, so what the machine
 does meanwhile meets them alike, and a ratio is the median over queries.
 
-    python benchmarks/score_vs_peers.py --peers-python PEERS/bin/python            # 20 x 100 documents of dl19, then of scifact
-    python benchmarks/score_vs_peers.py --only ours st-bf16 --queries 5            # some of them
-    python benchmarks/score_vs_peers.py --device cuda --only fp32 bf16 st-bf16 ours  # on a GPU
+    python -m benchmarks.speed.score_vs_peers --peers-python PEERS/bin/python     # 20 x 100 documents of dl19, then of scifact
+    python -m benchmarks.speed.score_vs_peers --only ours st-bf16 --queries 5            # some of them
+    python -m benchmarks.speed.score_vs_peers --device cuda --only fp32 bf16 st-bf16 ours  # on a GPU
 
 PEERS is an environment of its own, because mxbai-rerank 0.1.6 fails on transformers 5:
 
@@ -29,10 +29,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import ceiling, layer_flops, machine, ndcg, real_lists, say
-from jobs import Failures
 from scipy.stats import kendalltau
 
+from benchmarks.common import ceiling, layer_flops, machine, ndcg, real_lists, say
+from benchmarks.jobs import Failures
 from prorank import Reranker
 from prorank.checkpoints.loading import load_model, load_tokenizer
 from prorank.checkpoints.resolve import resolve

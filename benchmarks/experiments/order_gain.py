@@ -3,8 +3,8 @@
 Every arm gets the same minutes (evaluation and saving aside), data, list size and prompt; the last weights count;
 a query's figure is the mean over the seeds of its arm, so the test is paired over queries.
 
-    PRORANK_DATA=... python benchmarks/order_gain.py --base runs/recipe/two-stages-0 --out runs/order              # train
-    PRORANK_DATA=... python benchmarks/order_gain.py --base runs/recipe/two-stages-0 --out runs/order --evaluate   # then the tables
+    PRORANK_DATA=... python -m benchmarks.experiments.order_gain --base runs/recipe/two-stages-0 --out runs/order   # train
+    PRORANK_DATA=... python -m benchmarks.experiments.order_gain --base runs/recipe/two-stages-0 --out runs/order --evaluate
 
 A run that is complete is not made again, one that was stopped goes on, and two processes with the same command share the runs.
 """
@@ -17,12 +17,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from common import compare, data_folder, loader, means_table, per_query
-from jobs import Failures, Job, work
-from protocol import DEV
-from recipe import RECIPE, TRAIN_LENGTH
-from recipe_lists import lists
-
+from benchmarks.common import compare, data_folder, loader, means_table, per_query
+from benchmarks.evidence.recipe import RECIPE, TRAIN_LENGTH
+from benchmarks.evidence.recipe_lists import lists
+from benchmarks.jobs import Failures, Job, work
+from benchmarks.protocol import DEV
 from prorank.evaluate import evaluate
 from prorank.evaluate.terminal_report import bars, show
 from prorank.train.run import is_done, train
@@ -66,7 +65,7 @@ def tables(options: argparse.Namespace) -> None:
         if is_done(folder(options.out, arm, rate, seed)):
             folders[f"{arm} {rate:g} #{seed}"] = folder(options.out, arm, rate, seed)
     systems = [loader(name, run, options.length) for name, run in folders.items()]
-    common: dict[str, Any] = {"top_k": options.top_k, "seed": 0, "sample": 0, "command": "benchmarks/order_gain.py"}
+    common: dict[str, Any] = {"top_k": options.top_k, "seed": 0, "sample": 0, "command": "benchmarks/experiments/order_gain.py"}
     pools = {"split": "dev", "pool": True, "out": options.out / "dev", "limit": options.dev_limit}
     found = {"run": "protocol", "out": options.out / "lists", "limit": options.limit}
     for names, more in ((DEV, pools), (options.lists, found)):

@@ -3,8 +3,8 @@
 TRL pays G prefills, G reference forwards and G forwards and backwards for every prompt; here one forward,
 one reference forward and one backward serve the group.
 
-    python benchmarks/warmup_vs_trl.py                    # about 7 minutes on two cores
-    python benchmarks/warmup_vs_trl.py --prompts 32 --batch 16 --threads 8 --model FOLDER
+    python -m benchmarks.speed.warmup_vs_trl                    # about 7 minutes on two cores
+    python -m benchmarks.speed.warmup_vs_trl --prompts 32 --batch 16 --threads 8 --model FOLDER
 
 Prints prompts/s of both (same dtype, G, beta, batch, learning rate; no gradient checkpointing in either), of TRL at its
 defaults, and how far the gradients differ for the same samples in fp32; then one JSON line. Exit code 1 where the ratio
@@ -30,9 +30,9 @@ from unittest import mock
 
 import torch
 import transformers
-from common import machine, say
-from jobs import Failures
 
+from benchmarks.common import machine, say
+from benchmarks.jobs import Failures
 from prorank.checkpoints.loading import load_config, load_model, load_tokenizer, pick_device
 from prorank.checkpoints.resolve import Resolved, resolve
 from prorank.data.examples import Group

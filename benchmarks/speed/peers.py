@@ -3,7 +3,7 @@
 It imports nothing of prorank or of a peer before it knows which system it is, so it runs in an environment that has that
 one system alone.
 
-    python benchmarks/peers.py NAME CHECKPOINT DEVICE THREADS    # then a line of JSON (query, documents) for each answer
+    python -m benchmarks.speed.peers NAME CHECKPOINT DEVICE THREADS    # then a line of JSON (query, documents) for each answer
 """
 
 from __future__ import annotations

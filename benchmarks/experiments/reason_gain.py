@@ -2,7 +2,7 @@
 
 Every checkpoint draws by the same chain of chance for a prompt and is judged by the same rules, so rewards are paired.
 
-    python benchmarks/reason_gain.py --start runs/r0-sft --runs runs/r0-ppo-0 runs/r0-ppo-1 --data heldout.jsonl
+    python -m benchmarks.experiments.reason_gain --start runs/r0-sft --runs runs/r0-ppo-0 runs/r0-ppo-1 --data heldout.jsonl
 
 Prints reward, form, accuracy and length of each, the paired test against the start, and one JSON line. Rules, lengths and
 temperature are those of the first run's config.
@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import machine, say
-from jobs import Failures
 
+from benchmarks.common import machine, say
+from benchmarks.jobs import Failures
 from prorank.checkpoints.loading import load_config, load_model, load_tokenizer
 from prorank.checkpoints.resolve import prompt_of, resolve
 from prorank.data.examples import Group

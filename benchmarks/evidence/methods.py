@@ -3,9 +3,9 @@
 Every system reorders the same candidates of the same queries in one run; tokens are those of all prompts (a prefix that
 prompts share counts in each) and those that were written, seconds those of this machine with nothing beside it.
 
-    PRORANK_DATA=... python benchmarks/methods.py "pointwise=runs/score" "setwise, 5 at once=runs/setwise@setwise:k=10,children=4" \
-        "listwise=runs/setwise@listwise:window=10,step=5" --data dl19 --top-k 20
-    PRORANK_DATA=... python benchmarks/methods.py "direct=runs/score" "thinking=runs/r0-score" \
+    PRORANK_DATA=... python -m benchmarks.evidence.methods "pointwise=runs/score" \
+        "setwise, 5 at once=runs/setwise@setwise:k=10,branching=4" "listwise=runs/setwise@listwise:window=10,step=5" --data dl19 --top-k 20
+    PRORANK_DATA=... python -m benchmarks.evidence.methods "direct=runs/score" "thinking=runs/r0-score" \
         "asked at once=runs/r0-score@at-once" --data dl19 dl20 --top-k 20 --out runs/thinking
 
 With `--out` scores are kept, so a command that was stopped goes on with the systems and lists that are missing.
@@ -18,9 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from common import compare, data_folder, loader, per_query
-from jobs import Failures
-
+from benchmarks.common import compare, data_folder, loader, per_query
+from benchmarks.jobs import Failures
 from prorank.checkpoints.resolve import resolve
 from prorank.evaluate import evaluate
 from prorank.evaluate.results import ANSWERS, MODEL
@@ -62,7 +61,7 @@ def main() -> None:
     with bars() as heard:
         report = evaluate(
             [folder / name for name in options.data], systems, top_k=options.top_k,
-            limit=options.limit, out=options.out, sample=0, progress=heard, command="benchmarks/methods.py", **candidates,
+            limit=options.limit, out=options.out, sample=0, progress=heard, command="benchmarks/evidence/methods.py", **candidates,
         )  # fmt: skip
     show(report)
     print("| set | system | nDCG@10 | prompts a query | tokens read a query | tokens written a query | seconds a query |")

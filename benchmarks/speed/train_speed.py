@@ -4,8 +4,8 @@ All arms see the same lists in the same order from the same weights, so their lo
 plain step is `plain: true`: each prompt a padded row with a copy of the query, logits at every position, as FlagEmbedding's trainer
 makes it; "answers only" is the same with logits at the answers alone.
 
-    PRORANK_DATA=... python benchmarks/train_speed.py               # 50 steps each, about half an hour on two cores
-    PRORANK_DATA=... python benchmarks/train_speed.py --steps 10 --dtype fp32 --data scifact
+    PRORANK_DATA=... python -m benchmarks.speed.train_speed               # 50 steps each, about half an hour on two cores
+    PRORANK_DATA=... python -m benchmarks.speed.train_speed --steps 10 --dtype fp32 --data scifact
 
 Prints documents/s and tokens/s of both, the ratio (median over steps, arms in turn) and how far the losses differ; one JSON line.
 """
@@ -20,9 +20,9 @@ import statistics
 import time
 
 import torch
-from common import data_folder, machine, say
-from jobs import Failures
 
+from benchmarks.common import data_folder, machine, say
+from benchmarks.jobs import Failures
 from prorank.checkpoints.loading import load_config, load_model, load_tokenizer, pick_device
 from prorank.checkpoints.resolve import BUILT_IN, resolve
 from prorank.data.beir import read_beir

@@ -2,8 +2,8 @@
 
 The first request is sent when the log says "ready", so what it takes beyond the later ones was not warmed up.
 
-    python benchmarks/serve_ready.py                               # the default model
-    python benchmarks/serve_ready.py --runs 3 -- --dtype fp32      # options of prorank serve behind --
+    python -m benchmarks.speed.serve_ready                               # the default model
+    python -m benchmarks.speed.serve_ready --runs 3 -- --dtype fp32      # options of prorank serve behind --
 
 Prints a line for each part of each run and one JSON line; `load` is that of the machine before a run, on which all figures depend.
 """
@@ -21,7 +21,8 @@ import time
 from typing import Any
 
 import httpx2
-from common import machine, say
+
+from benchmarks.common import machine, say
 
 QUERY = "how do vaccines work"
 TEXTS = ["Vaccines train the immune system.", "Bread needs flour.", "A castle stood at the river, a garden lay behind it. " * 12]

@@ -3,8 +3,8 @@
 All systems are looked at on the same pairs, because an effective rank means something only beside another of the same
 sample.
 
-    PRORANK_DATA=... python benchmarks/recipe.py --arms "two stages" --seeds 0 1 2 --out runs/recipe
-    PRORANK_DATA=... python benchmarks/evidence_stages.py --seeds 0 1 2 --out runs/recipe
+    PRORANK_DATA=... python -m benchmarks.evidence.recipe --arms "two stages" --seeds 0 1 2 --out runs/recipe
+    PRORANK_DATA=... python -m benchmarks.evidence.stages --seeds 0 1 2 --out runs/recipe
 
 Reads the runs that `recipe.py` left in `--out`, and its scores where it was evaluated. Accuracy is that of the answers (log-odds
 above 0) on judged candidates, relevant and other ones counting alike, so that saying the same to all is worth .5.
@@ -17,11 +17,11 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-from common import MAIN, compare, loader, per_query
-from jobs import Failures
-from protocol import SAMPLE, ndcg_of, pairs_of, parsed, score_all, scored, tasks_of
-from recipe import folder
 
+from benchmarks.common import MAIN, compare, loader, per_query
+from benchmarks.evidence.recipe import folder
+from benchmarks.jobs import Failures
+from benchmarks.protocol import SAMPLE, ndcg_of, pairs_of, parsed, score_all, scored, tasks_of
 from prorank.checkpoints.resolve import BUILT_IN
 from prorank.evaluate.candidates import Task
 from prorank.evaluate.diagnostics import tie_share

@@ -1,7 +1,7 @@
 """What `dtype: auto` and `compile: auto` take here, beside the speed of every dtype: ranking with the default model, and training.
 
-    python benchmarks/auto_dtype.py                                # some minutes; made-up texts, no data needed
-    ONEDNN_MAX_CPU_ISA=AVX2 python benchmarks/auto_dtype.py        # stands in for a processor without fast bf16
+    python -m benchmarks.speed.auto_dtype                                # some minutes; made-up texts, no data needed
+    ONEDNN_MAX_CPU_ISA=AVX2 python -m benchmarks.speed.auto_dtype        # stands in for a processor without fast bf16
 
 Dtypes take turns, so that a machine whose speed drifts is fair to all; medians over rounds. Prints two tables, what auto took and
 why, how far it is from the best of fp32 and bf16, and one JSON line.
@@ -18,8 +18,8 @@ import time
 from collections.abc import Callable
 
 import torch
-from common import machine, say
 
+from benchmarks.common import machine, say
 from prorank import Reranker
 from prorank.checkpoints.default_model import DEFAULT
 from prorank.checkpoints.loading import load_config, load_model, load_tokenizer, pick_device

@@ -3,11 +3,11 @@
 A label is a judged (query, document) pair; the negatives that are mined beside them (none with `--pool`) cost a team
 nothing and are not counted. The queries measured are the same for all points, and no point was trained on one of them.
 
-    PRORANK_DATA=... python benchmarks/evidence_curves.py --data climate_fever --split test --pool --seeds 0 1 2 \
+    PRORANK_DATA=... python -m benchmarks.evidence.curves --data climate_fever --split test --pool --seeds 0 1 2 \
         --bases "trained=runs/smollm2-135m/score@3e-5" "untrained=smollm2-135m@1e-4" --out runs/curves
 
 Labels come by whole queries, drawn by the seed; a larger number holds the smaller ones. Training goes `--epochs` times through
-them, but never less than `--least` or more than `--most` steps. A command that was stopped goes on, and processes with the same
+them, but never less than `--min-steps` or more than `--max-steps` steps. A command that was stopped goes on, and processes with the same
 command share the runs. Prints the table and the tests against each base as it is, and draws `curves.png`.
 """
 
@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import MAIN, compare, data_folder, loader, per_query
-from jobs import Failures, Job, claimed, work
-from protocol import ndcg_of, parsed, score_all, scored
-from recipe import RECIPE, TRAIN_LENGTH
-from recipe_lists import labelled, pool_groups
 
+from benchmarks.common import MAIN, compare, data_folder, loader, per_query
+from benchmarks.evidence.recipe import RECIPE, TRAIN_LENGTH
+from benchmarks.evidence.recipe_lists import labelled, pool_groups
+from benchmarks.jobs import Failures, Job, claimed, work
+from benchmarks.protocol import ndcg_of, parsed, score_all, scored
 from prorank.data.beir import read_beir
 from prorank.data.examples import Group, split_groups
 from prorank.data.formats import read_groups, write_groups
@@ -183,8 +183,8 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="*", type=int, default=[50, 500, 5000], help="labels")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     parser.add_argument("--epochs", type=float, default=4)
-    parser.add_argument("--least", type=int, default=30, help="steps of the smallest training")
-    parser.add_argument("--most", type=int, default=600, help="steps of the largest")
+    parser.add_argument("--min-steps", type=int, default=30, help="steps of the smallest training")
+    parser.add_argument("--max-steps", type=int, default=600, help="steps of the largest")
     parser.add_argument("--compile", action="store_true", help="fuse element-wise steps in training")
     options = parsed(parser, "runs/curves", 256, sets=False)
     options.out /= options.data

@@ -3,8 +3,8 @@
 A label is a judged (query, document) pair; queries are drawn whole until there are so many, and those that are measured
 are none of them. What was not kept counts as no gain.
 
-    PRORANK_DATA=... python benchmarks/adapt_gain.py --data climate_fever --split test --seeds 0 1 2 --compile
-    PRORANK_DATA=... python benchmarks/adapt_gain.py --data trecqa --split train dev test --seeds 0 1 2 --compile
+    PRORANK_DATA=... python -m benchmarks.experiments.adapt_gain --data climate_fever --split test --seeds 0 1 2 --compile
+    PRORANK_DATA=... python -m benchmarks.experiments.adapt_gain --data trecqa --split train dev test --seeds 0 1 2 --compile
 
 A line a seed: the labels and queries drawn, minutes of the whole call, what adapt itself measured (log-likelihood gained, nDCG@10),
 nDCG@10 of the others' judged documents before and after, and of the first documents of the lists that it should not lose
@@ -22,11 +22,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import data_folder, machine
-from jobs import Failures
-from protocol import task_of
-from recipe_lists import labelled, pool_groups
 
+from benchmarks.common import data_folder, machine
+from benchmarks.evidence.recipe_lists import labelled, pool_groups
+from benchmarks.jobs import Failures
+from benchmarks.protocol import task_of
 from prorank.adapt.adaptation import AdaptationResult, adapt, scores_of
 from prorank.checkpoints.default_model import DEFAULT
 from prorank.data.beir import read_beir

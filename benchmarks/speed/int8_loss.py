@@ -2,7 +2,7 @@
 
 A model whose scores say nothing has nothing to lose, so take a trained checkpoint.
 
-    PRORANK_DATA=... python benchmarks/int8_loss.py --model runs/score
+    PRORANK_DATA=... python -m benchmarks.speed.int8_loss --model runs/score
 
 Prints one table (loss, its 95 % bootstrap interval, the paired randomisation test) and one JSON line.
 """
@@ -16,9 +16,9 @@ import statistics
 import time
 
 import torch
-from common import machine, ndcg, real_lists, say
 from scipy.stats import kendalltau
 
+from benchmarks.common import machine, ndcg, real_lists, say
 from prorank import Reranker
 from prorank.evaluate.significance import bootstrap_ci, randomisation_test
 

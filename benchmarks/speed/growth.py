@@ -3,8 +3,8 @@
 Every point runs in a process of its own, so its peak memory is its own; the slope is that of log time over log size, 1
 for linear growth.
 
-    python benchmarks/growth.py                        # about 8 minutes on two cores
-    python benchmarks/growth.py --documents 100 1000   # a part of it
+    python -m benchmarks.speed.growth                        # about 8 minutes on two cores
+    python -m benchmarks.speed.growth --documents 100 1000   # a part of it
 
 Words are made up, so no data is needed. Prints one table and one JSON line.
 """
@@ -52,7 +52,7 @@ def point(options: argparse.Namespace) -> None:
 
 
 def measured(options: argparse.Namespace, *sizes: int) -> dict[str, float]:
-    command = [sys.executable, __file__, "--point", *map(str, sizes), "--model", options.model, "--dtype", options.dtype]
+    command = [sys.executable, "-m", "benchmarks.speed.growth", "--point", *map(str, sizes), "--model", options.model, "--dtype", options.dtype]
     command += ["--threads", str(options.threads)] + (["--device", options.device] if options.device else [])
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:

@@ -2,8 +2,8 @@
 
 Every completion has the same number of tokens on both sides, so completions a second compare the same work.
 
-    python benchmarks/reason_vs_trl.py                    # about 10 minutes on two cores
-    python benchmarks/reason_vs_trl.py --prompts 8 --group 8 --length 128 --model FOLDER
+    python -m benchmarks.speed.reason_vs_trl                    # about 10 minutes on two cores
+    python -m benchmarks.speed.reason_vs_trl --prompts 8 --group 8 --length 128 --model FOLDER
 
 Prints completions/s of ours (before and after TRL's), of TRL over fp32 weights under bf16 autocast, which is our arithmetic, and of
 TRL over bf16 weights, where it is fastest; no gradient checkpointing anywhere. Then one JSON line. Exit code 1 where ours is under
@@ -26,10 +26,10 @@ from unittest import mock
 
 import torch
 import transformers
-from common import machine, say
-from jobs import Failures
-from warmup_vs_trl import make_groups
 
+from benchmarks.common import machine, say
+from benchmarks.jobs import Failures
+from benchmarks.speed.warmup_vs_trl import make_groups
 from prorank.checkpoints.loading import load_config, load_model, load_tokenizer, pick_device
 from prorank.checkpoints.resolve import Resolved, resolve
 from prorank.data.examples import Group

@@ -2,8 +2,8 @@
 
 The first query runs in the state in which the engine reports ready; nothing is warmed up for it.
 
-    PRORANK_DATA=... python benchmarks/latency.py            # dl19's first 100 documents, SmolLM2-135M
-    PRORANK_DATA=... python benchmarks/latency.py --compile --dtype int8
+    PRORANK_DATA=... python -m benchmarks.speed.latency            # dl19's first 100 documents, SmolLM2-135M
+    PRORANK_DATA=... python -m benchmarks.speed.latency --compile --dtype int8
 
 Prints one table and one JSON line.
 """
@@ -17,8 +17,8 @@ import statistics
 import time
 
 import torch
-from common import machine, real_lists
 
+from benchmarks.common import machine, real_lists
 from prorank import Reranker
 from prorank.prompts.prompt import Prompt
 

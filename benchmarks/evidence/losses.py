@@ -3,8 +3,8 @@
 A kind of loss says something only where it is more frequent among the losses than elsewhere, so each share stands beside
 the one over all lists.
 
-    PRORANK_DATA=... python benchmarks/evidence_losses.py --model runs/smollm2-135m/score --out runs/losses
-    PRORANK_DATA=... python benchmarks/evidence_losses.py --model runs/smollm2-135m/score --out runs/losses --show   # to read them
+    PRORANK_DATA=... python -m benchmarks.evidence.losses --model runs/smollm2-135m/score --out runs/losses
+    PRORANK_DATA=... python -m benchmarks.evidence.losses --model runs/smollm2-135m/score --out runs/losses --show   # to read them
 
 Prints query ids and figures, no text of a collection (`--show` does, for reading only), and writes them to `losses.json`. Scores
 are kept in `--out`. The groups are those of `loss_groups.py`.
@@ -19,10 +19,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from common import loader, machine
-from loss_groups import OF_PAIR, OF_QUERY, Facts, counts, groups_of, pair_of_loss
-from protocol import ndcg_of, parsed, scored, tasks_of
-
+from benchmarks.common import loader, machine
+from benchmarks.evidence.loss_groups import OF_PAIR, OF_QUERY, Facts, counts, groups_of, pair_of_loss
+from benchmarks.protocol import ndcg_of, parsed, scored, tasks_of
 from prorank.errors import extra
 from prorank.evaluate.candidates import Task
 from prorank.evaluate.scoring import Scored, reranked

@@ -3,7 +3,7 @@
 Three fits are shown, because they promise different things: the checkpoint's own (`prorank calibrate`), one on the dev
 sets, and one on the list's other queries in folds, which is what calibrating on one's own labels gives.
 
-    PRORANK_DATA=... python benchmarks/evidence_calibration.py --model runs/smollm2-135m/score --out runs/calibration
+    PRORANK_DATA=... python -m benchmarks.evidence.calibration --model runs/smollm2-135m/score --out runs/calibration
 
 A label above 0 is relevant. Only judged candidates count where a list has judged ones of both kinds; where it names relevant
 documents alone, the other candidates count as not relevant, as they do in nDCG. The method of a fit is the one of least log loss on
@@ -22,9 +22,9 @@ from random import Random
 from typing import Any
 
 import numpy as np
-from common import loader, machine
-from protocol import pairs_of, parsed, scored, tasks_of
 
+from benchmarks.common import loader, machine
+from benchmarks.protocol import pairs_of, parsed, scored, tasks_of
 from prorank.calibrate.fit import AUTO, choose, fit, out_of_fold
 from prorank.checkpoints.calibration import Calibration, sigmoid
 from prorank.evaluate.candidates import Task
