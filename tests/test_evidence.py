@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from benchmarks.evidence import calibration, curves, loss_groups, losses, methods, stages
 from benchmarks.evidence.recipe_lists import pool_groups
 from benchmarks.experiments import adapt_gain
-from prorank.adapt.adaptation import Adapted
+from prorank.adapt.adaptation_result import AdaptationResult as Adapted
 from prorank.data.beir import read_beir
 from prorank.data.formats import read_groups
 from tests.conftest import SETS

@@ -80,7 +80,7 @@ def drawn(groups: Sequence[Group], judged: dict[str, dict[str, int]], size: int,
 
 def steps(queries: int, options: argparse.Namespace) -> int:
     """Optimiser steps for so many training queries."""
-    return int(min(options.most, max(options.least, np.ceil(options.epochs * queries / BATCH))))
+    return int(min(options.max_steps, max(options.min_steps, np.ceil(options.epochs * queries / BATCH))))
 
 
 def folder(out: Path, base: Base, size: int, seed: int) -> Path:
