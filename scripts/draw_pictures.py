@@ -64,7 +64,7 @@ def gain_picture() -> str:
             x, y = begin + bar * place, floor - scale * value
             parts.append(box(x, y, bar - 4, scale * value, colour, radius=2))
             best = value == max(systems.values())
-            parts.append(text(x + (bar - 4) / 2, y - 5, f"{value:.3f}".lstrip("0"), 11, weight="bold" if best else "normal"))
+            parts.append(text(x + (bar - 4) / 2, y - 5, f"{value:.4f}".lstrip("0"), 10, weight="bold" if best else "normal"))
         parts.append(text(begin + 1.5 * bar, floor + 18, name))
     source = f"{GAIN_ROW}; whole protocol lists, BM25's candidates. 135M parameters trained for five hours on a CPU; MiniLM: 22M, a billion pairs."
     parts.append(text(width / 2, height - 10, source, 11, fill="#666"))
@@ -84,7 +84,7 @@ def arrow(x1: float, y1: float, x2: float, y2: float) -> str:
 
 def architecture_picture() -> str:
     """Ranking on the left, training on the right, what both share in the middle."""
-    left, middle, right, step, top = 20, 325, 630, 78, 70
+    left, middle, right, step, top = 20, 325, 630, 78, 92
     ranking, shared, training = "#e8f1ea", "#eef2f7", "#fbeee6"
     rank_nodes = [
         ("query, documents", "cli/  serve/  integrations/"),
@@ -96,7 +96,7 @@ def architecture_picture() -> str:
         ("checkpoint: weights + prompt", "checkpoints/"),
         ("prompt encoder: ids, truncation", "prompts/"),
         ("packing: shared prefixes", "engine/packing.py"),
-        ("layers: CPU engine or transformers", "engine/"),
+        ("model layers: last hidden states", "engine/"),
     ]
     train_nodes = [
         ("labelled lists", "data/"),
@@ -104,9 +104,9 @@ def architecture_picture() -> str:
         ("loss or policy gradient", "train/objectives/"),
         ("optimiser, dev set, best weights", "train/"),
     ]
-    parts = [text(480, 28, "How ProRank is put together", 17, weight="bold")]
+    parts = [text(450, 28, "How ProRank is put together", 17, weight="bold")]
     for x, name in ((left, "ranking"), (middle, "shared"), (right, "training")):
-        parts.append(text(x + 125, 54, name, 14, fill="#555"))
+        parts.append(text(x + 125, 58, name, 14, fill="#555"))
     for x, fill, nodes in ((left, ranking, rank_nodes), (middle, shared, core_nodes), (right, training, train_nodes)):
         for n, (title, place) in enumerate(nodes):
             parts += node(x, top + step * n, title, place, fill)
@@ -116,10 +116,9 @@ def architecture_picture() -> str:
     parts += [arrow(x + 125, y[2] + 46, x + 125, y[3]) for x in (left, right)]
     parts += [arrow(left + 250, y[1] + 23, middle, y[1] + 23), arrow(right, y[1] + 23, middle + 250, y[1] + 23)]
     parts += [arrow(middle, y[3] + 14, left + 250, y[2] + 32), arrow(middle + 250, y[3] + 14, right, y[2] + 32)]
-    below = y[3] + 90
-    parts += [f'<path d="M{right + 125} {y[3] + 46} V{below} H{middle + 290} V{y[0] + 23} H{middle + 254}" {ROUTE}/>']
-    parts.append(text(right + 115, below - 6, "the trained checkpoint", 11, "end", fill="#555"))
-    return svg(900, below + 16, "Ranking and training share prompts, packing and layers", parts)
+    route = f"M{right + 250} {y[3] + 23} H{right + 262} V{top - 18} H{middle + 125} V{top - 3}"
+    parts += [f'<path d="{route}" {ROUTE}/>', text(right - 50, top - 22, "trained checkpoint", 11, fill="#555")]
+    return svg(900, y[3] + 66, "Ranking and training share prompts, packing and layers", parts)
 
 
 ROUTE = 'fill="none" stroke="#555" stroke-width="1.5" stroke-dasharray="5 4" marker-end="url(#arrow)"'

@@ -240,7 +240,7 @@ def test_order_gain_trains_its_arms_once_and_compares_them(script, tmp_path, mon
 def peer():
     pytest.importorskip("datasets")
     pytest.importorskip("sentence_transformers")
-    import peer_training
+    from benchmarks.evidence import peer_training
 
     return peer_training
 

@@ -104,7 +104,7 @@ def run(arm: str, seed: int, options: argparse.Namespace, files: tuple[Path, Pat
     """Train one arm with one seed, or go on with it."""
     out = folder(options.out, arm, seed)
     if arm in PEERS:
-        from peer_training import Peer, train_peer  # sentence-transformers is imported where it trains only
+        from benchmarks.evidence.peer_training import Peer, train_peer  # sentence-transformers is imported where it trains only
 
         lengths = {"max_length": options.length, "train_length": TRAIN_LENGTH}
         train_peer(Peer(options.base, str(files[0]), str(out), seed=seed, **lengths, **budget(options), **PEERS[arm]))

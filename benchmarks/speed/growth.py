@@ -82,8 +82,8 @@ def main() -> None:
     if options.point:
         point(options)
         return
-    from common import machine, say
-    from jobs import Failures
+    from benchmarks.common import machine, say
+    from benchmarks.jobs import Failures
 
     series = {
         "documents of 20 words": (options.documents, lambda n: (n, 20, 5, 0)),
