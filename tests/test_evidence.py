@@ -33,7 +33,7 @@ def test_systems_may_think_or_be_asked_at_once(monkeypatch):
     seen = []
     monkeypatch.setattr(methods, "loader", lambda *given, **how: seen.append((*given, how)))
     options = Namespace(length=None, prompt="setwise-echo")
-    for text in ("a=f", "b=f@at-once", "c=f@thoughts:4", "d=f@setwise:k=5"):
+    for text in ("a=f", "b=f@no-think", "c=f@thoughts:4", "d=f@setwise:k=5"):
         methods.system(text, options)
     setwise = {"prompt": "setwise-echo", "method": "setwise", "k": 5}
     assert [how for *_, how in seen] == [{}, {"think": False}, {"samples": 4}, setwise]
@@ -59,7 +59,7 @@ def test_a_larger_number_of_labels_holds_the_smaller(collections):
 
 
 def test_curves_are_drawn_and_gone_on_with(script, tmp_path, monkeypatch, capsys):
-    words = ["--data", "toy", "--split", "train", "--pool", "--held-out", 2, "--bases", f"tiny={script.base}@1e-3",
+    words = ["--data", "toy", "--split", "train", "--judged-only", "--held-out", 2, "--bases", f"tiny={script.base}@1e-3",
              "--sizes", 7, 14, "--min-steps", 1, "--epochs", 1, "--out", tmp_path]  # fmt: skip
     script(curves, *words)
     assert (tmp_path / "toy" / "curves.png").is_file()

@@ -1,9 +1,9 @@
 """Learning curves: what 50, 500 and 5,000 labels of one's own domain buy, from a trained reranker and from the untrained base.
 
-A label is a judged (query, document) pair; the negatives that are mined beside them (none with `--pool`) cost a team
+A label is a judged (query, document) pair; the negatives that are mined beside them (none with `--judged-only`) cost a team
 nothing and are not counted. The queries measured are the same for all points, and no point was trained on one of them.
 
-    PRORANK_DATA=... python -m benchmarks.evidence.curves --data climate_fever --split test --pool --seeds 0 1 2 \
+    PRORANK_DATA=... python -m benchmarks.evidence.curves --data climate_fever --split test --judged-only --seeds 0 1 2 \
         --bases "trained=runs/smollm2-135m/score@3e-5" "untrained=smollm2-135m@1e-4" --out runs/curves
 
 Labels come by whole queries, drawn by the seed; a larger number holds the smaller ones. Training goes `--epochs` times through
@@ -63,7 +63,7 @@ def domain(options: argparse.Namespace) -> tuple[Path, set[str]]:
     with claimed(lists, wait=True):
         if not held.is_file():
             collection = read_beir(data_folder() / options.data, options.split)
-            groups = pool_groups(collection) if options.pool else mine(collection, negatives=12, random=4)[0]
+            groups = pool_groups(collection) if options.judged_only else mine(collection, negatives=12, random=4)[0]
             rest, decide = split_groups(groups, options.held_out, 0)
             write_groups(lists, rest)
             with atomic_file(held) as handle:
@@ -105,7 +105,7 @@ def run(base: Base, size: int, seed: int, options: argparse.Namespace, groups: l
 
 def measured(options: argparse.Namespace, held: set[str]) -> Task:
     """The held-out queries with their candidates: BM25's, or their judged documents."""
-    task = prepare(data_folder() / options.data, Options(split=options.split, pool=options.pool, top_k=options.top_k))
+    task = prepare(data_folder() / options.data, Options(split=options.split, pool=options.judged_only, top_k=options.top_k))
     task.queries = [query for query in task.queries if query in held][: options.limit]
     return task
 
@@ -177,7 +177,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="climate_fever", help="a collection under PRORANK_DATA")
     parser.add_argument("--split", default="train", help="its labels")
-    parser.add_argument("--pool", action="store_true", help="judged documents alone, in training and as candidates")
+    parser.add_argument("--judged-only", action="store_true", help="judged documents alone, in training and as candidates")
     parser.add_argument("--held-out", type=int, default=200, help="queries measured")
     parser.add_argument("--bases", nargs="+", required=True, help="NAME=CHECKPOINT[@LEARNING RATE]")
     parser.add_argument("--sizes", nargs="*", type=int, default=[50, 500, 5000], help="labels")

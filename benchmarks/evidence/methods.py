@@ -6,7 +6,7 @@ prompts share counts in each) and those that were written, seconds those of this
     PRORANK_DATA=... python -m benchmarks.evidence.methods "pointwise=runs/score" \
         "setwise, 5 at once=runs/setwise@setwise:k=10,branching=4" "listwise=runs/setwise@listwise:window=10,step=5" --data dl19 --top-k 20
     PRORANK_DATA=... python -m benchmarks.evidence.methods "direct=runs/score" "thinking=runs/r0-score" \
-        "asked at once=runs/r0-score@at-once" --data dl19 dl20 --top-k 20 --out runs/thinking
+        "empty thought=runs/r0-score@no-think" --data dl19 dl20 --top-k 20 --out runs/thinking
 
 With `--out` scores are kept, so a command that was stopped goes on with the systems and lists that are missing.
 """
@@ -28,10 +28,10 @@ from prorank.rank.methods import read_method
 
 
 def system(text: str, options: argparse.Namespace) -> Callable[[], Any]:
-    """A function that loads what `NAME=FOLDER[@HOW]` says; HOW is a method, `at-once` (no thought) or `thoughts:N`."""
+    """A function that loads what `NAME=FOLDER[@HOW]` says; HOW is a method, `no-think` (an empty thought) or `thoughts:N`."""
     name, _, rest = text.partition("=")
     folder, _, how = rest.partition("@")
-    if how == "at-once":
+    if how == "no-think":
         return loader(name, folder, options.length, think=False)
     if how.startswith("thoughts:"):
         return loader(name, folder, options.length, samples=int(how.partition(":")[2]))
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("systems", nargs="+", help="NAME=FOLDER or NAME=FOLDER@HOW, see above")
     parser.add_argument("--data", nargs="+", default=["dl19"])
     parser.add_argument("--split", default="test")
-    parser.add_argument("--pool", action="store_true", help="each query's own judged documents in place of the protocol list")
+    parser.add_argument("--judged-only", action="store_true", help="each query's own judged documents in place of the protocol list")
     parser.add_argument("--top-k", type=int, default=100, help="candidates reranked")
     parser.add_argument("--limit", type=int, default=None, help="queries (all by default)")
     parser.add_argument("--length", type=int, default=None, help="tokens of a prompt")
@@ -57,7 +57,7 @@ def main() -> None:
         with failures.arm(text):
             resolve(text.partition("=")[2].partition("@")[0])  # one that is missing fails before any other is run
             systems.append(system(text, options))
-    candidates: dict[str, Any] = {"split": options.split, "pool": True} if options.pool else {"run": "protocol"}
+    candidates: dict[str, Any] = {"split": options.split, "pool": True} if options.judged_only else {"run": "protocol"}
     with bars() as heard:
         report = evaluate(
             [folder / name for name in options.data], systems, top_k=options.top_k,
