@@ -41,10 +41,14 @@ def fields_of(kind: type) -> list[Field]:
     """
     documented = {name: text for base in reversed(kind.__mro__) for name, text in documented_names(base.__doc__ or "").items()}
     if hasattr(kind, "model_fields"):
-        rows = [(name, f.annotation, f.get_default(call_default_factory=True), f.description) for name, f in kind.model_fields.items()]
+        rows = [
+            (name, f.annotation, f.get_default(call_default_factory=True), f.description) for name, f in kind.model_fields.items()
+        ]
     else:
         rows = [(f.name, f.type, _default(f), f.metadata.get("help")) for f in dataclasses.fields(kind)]
-    return [Field(name, _type_text(annotation), default, text or documented.get(name, "")) for name, annotation, default, text in rows]
+    return [
+        Field(name, _type_text(annotation), default, text or documented.get(name, "")) for name, annotation, default, text in rows
+    ]
 
 
 def documented_names(docstring: str) -> dict[str, str]:
@@ -71,7 +75,15 @@ def _type_text(annotation: Any) -> str:
         text = str(annotation)
     text = re.sub(r"Annotated\[(.*)\]", r"\1", re.sub(r"\b(?:\w+\.)+(?=\w)", "", text))
     text = re.sub(r"Literal\[(.*?)\]", lambda match: " or ".join(match[1].split(", ")), text)
-    names = {"str": "string", "dict": "mapping", "None": "null", "NoneType": "null", "list": "list", "tuple": "list", "Lora": "mapping"}
+    names = {
+        "str": "string",
+        "dict": "mapping",
+        "None": "null",
+        "NoneType": "null",
+        "list": "list",
+        "tuple": "list",
+        "Lora": "mapping",
+    }
     parts = [re.sub(r"\[.*\]$", "", part.strip()) for part in re.split(r" \| (?![^\[]*\])", text)]
     return " or ".join(dict.fromkeys(names.get(part, part) for part in parts))
 
@@ -197,7 +209,9 @@ def log_details(argument: str = "") -> str:
     for row in read_log():
         if "headline" in row:
             where = ", ".join(str(x) for x in (row["hardware"], f"{row['minutes']} minutes" if row["minutes"] else "") if x)
-            parts.append(f"**{row['id']}** ({row['date']}; {where}). {row['question']}. Command: {row['command']}. Result: {row['result']}")
+            parts.append(
+                f"**{row['id']}** ({row['date']}; {where}). {row['question']}. Command: {row['command']}. Result: {row['result']}"
+            )
     return "\n\n".join(parts)
 
 

@@ -34,7 +34,9 @@ def svg(width: int, height: int, title: str, parts: list[str]) -> str:
         '<defs><marker id="arrow" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" markerHeight="7" orient="auto">'
         '<path d="M0 0 10 5 0 10z" fill="#555"/></marker></defs>'
     )
-    return "\n".join([head, f"<title>{escape(title)}</title>", arrow, box(0, 0, width, height, "#ffffff", radius=0), *parts, "</svg>\n"])
+    return "\n".join(
+        [head, f"<title>{escape(title)}</title>", arrow, box(0, 0, width, height, "#ffffff", radius=0), *parts, "</svg>\n"]
+    )
 
 
 def gain_figures() -> dict[str, dict[str, float]]:
@@ -66,8 +68,8 @@ def gain_picture() -> str:
             best = value == max(systems.values())
             parts.append(text(x + (bar - 4) / 2, y - 5, f"{value:.4f}".lstrip("0"), 10, weight="bold" if best else "normal"))
         parts.append(text(begin + 1.5 * bar, floor + 18, name))
-    source = f"{GAIN_ROW}; whole protocol lists, BM25's candidates. 135M parameters trained for five hours on a CPU; MiniLM: 22M, a billion pairs."
-    parts.append(text(width / 2, height - 10, source, 11, fill="#666"))
+    source = "whole protocol lists, BM25's candidates. 135M parameters, five hours on a CPU; MiniLM: 22M, a billion pairs."
+    parts.append(text(width / 2, height - 10, f"{GAIN_ROW}: {source}", 11, fill="#666"))
     assert top < floor
     return svg(width, height, "nDCG@10 of BM25, all-MiniLM-L6-v2 and the default model on six test lists", parts)
 

@@ -4,7 +4,8 @@ Every system reorders the same candidates of the same queries in one run; tokens
 prompts share counts in each) and those that were written, seconds those of this machine with nothing beside it.
 
     PRORANK_DATA=... python -m benchmarks.evidence.methods "pointwise=runs/score" \
-        "setwise, 5 at once=runs/setwise@setwise:k=10,branching=4" "listwise=runs/setwise@listwise:window=10,step=5" --data dl19 --top-k 20
+        "setwise, 5 at once=runs/setwise@setwise:k=10,branching=4" "listwise=runs/setwise@listwise:window=10,step=5" \
+        --data dl19 --top-k 20
     PRORANK_DATA=... python -m benchmarks.evidence.methods "direct=runs/score" "thinking=runs/r0-score" \
         "empty thought=runs/r0-score@no-think" --data dl19 dl20 --top-k 20 --out runs/thinking
 
@@ -44,7 +45,7 @@ def main() -> None:
     parser.add_argument("systems", nargs="+", help="NAME=FOLDER or NAME=FOLDER@HOW, see above")
     parser.add_argument("--data", nargs="+", default=["dl19"])
     parser.add_argument("--split", default="test")
-    parser.add_argument("--judged-only", action="store_true", help="each query's own judged documents in place of the protocol list")
+    parser.add_argument("--judged-only", action="store_true", help="rank each query's judged documents, not the protocol list")
     parser.add_argument("--top-k", type=int, default=100, help="candidates reranked")
     parser.add_argument("--limit", type=int, default=None, help="queries (all by default)")
     parser.add_argument("--length", type=int, default=None, help="tokens of a prompt")

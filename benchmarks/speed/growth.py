@@ -52,7 +52,8 @@ def point(options: argparse.Namespace) -> None:
 
 
 def measured(options: argparse.Namespace, *sizes: int) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.speed.growth", "--point", *map(str, sizes), "--model", options.model, "--dtype", options.dtype]
+    command = [sys.executable, "-m", "benchmarks.speed.growth", "--point", *map(str, sizes)]
+    command += ["--model", options.model, "--dtype", options.dtype]
     command += ["--threads", str(options.threads)] + (["--device", options.device] if options.device else [])
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
