@@ -57,22 +57,22 @@ class Pairs:
         return {"pairs": len(self.labels), "relevant": float(self.labels.mean()), "unjudged": self.unjudged}
 
 
-def judged(task: Task, found: Any) -> Pairs:
+def judged(task: Task, result: Any) -> Pairs:
     """The judged candidates of a list; all of them where only relevant ones are judged."""
-    some = Pairs(*pairs_of(task, found), False)
-    return some if len(set(some.labels)) == 2 else Pairs(*pairs_of(task, found, unjudged=True), True)
+    pairs = Pairs(*pairs_of(task, result), False)
+    return pairs if len(set(pairs.labels)) == 2 else Pairs(*pairs_of(task, result, unjudged=True), True)
 
 
 def probabilities(one: Pairs, dev: Calibration, own: Calibration | None) -> dict[str, np.ndarray]:
     """Those [n] of a list before and after each fit."""
-    found = {"before": sigmoid(one.scores)} | ({"own": own.apply(one.scores)} if own else {})
+    values = {"before": sigmoid(one.scores)} | ({"own": own.apply(one.scores)} if own else {})
     folds = out_of_fold(one.scores, one.labels, folds_of(one.queries), AUTO)
-    return found | {"dev sets": dev.apply(one.scores), "folds": folds}
+    return values | {"dev sets": dev.apply(one.scores), "folds": folds}
 
 
-def picture(lists: dict[str, Pairs], said: dict[str, dict[str, np.ndarray]], path: Path) -> Path:
+def picture(lists: dict[str, Pairs], stated: dict[str, dict[str, np.ndarray]], path: Path) -> Path:
     """The reliability diagram of all lists together, before and after the model's own calibration, or else that of the dev sets."""
-    every = {fit: np.concatenate([some[fit] for some in said.values()]) for fit in next(iter(said.values()))}
+    every = {fit: np.concatenate([fits[fit] for fits in stated.values()]) for fit in next(iter(stated.values()))}
     after = "own" if "own" in every else "dev sets"
     labels = np.concatenate([one.labels for one in lists.values()])
     return draw({"before": every["before"], f"after ({after})": every[after]}, labels, path, ", ".join(lists))
@@ -92,7 +92,7 @@ def loaded(options: argparse.Namespace, model: Any) -> dict[str, dict[str, Pairs
     """The pairs of every set, by kind and name."""
     tasks = tasks_of(options.lists, options.dev, options.top_k, options.limit)
     score = lambda kind, task: scored(task, model, options.out / kind, options.top_k)  # noqa: E731
-    return {kind: {task.name: judged(task, score(kind, task)) for task in some} for kind, some in tasks.items()}
+    return {kind: {task.name: judged(task, score(kind, task)) for task in group} for kind, group in tasks.items()}
 
 
 def fitted(sets: dict[str, Pairs]) -> tuple[Calibration, str]:
@@ -113,13 +113,13 @@ def main() -> None:
     pairs = loaded(options, model)
     dev, where = fitted(pairs["dev"])
     print(f"dev sets: {dev}, fitted on {where}; the model's own: {model.calibration or 'none'}")
-    said = {name: probabilities(one, dev, model.calibration) for name, one in pairs["lists"].items()}
+    stated = {name: probabilities(one, dev, model.calibration) for name, one in pairs["lists"].items()}
     rows = {
-        name: one.about() | {fit: figures(p, one.labels) for fit, p in said[name].items()} for name, one in pairs["lists"].items()
+        name: one.about() | {fit: figures(p, one.labels) for fit, p in stated[name].items()} for name, one in pairs["lists"].items()
     }
     for measure in SHOWN:
         table(rows, measure)
-    print(picture(pairs["lists"], said, options.out / "reliability.png"))
+    print(picture(pairs["lists"], stated, options.out / "reliability.png"))
     with atomic_file(options.out / "results.json") as handle:
         json.dump({"lists": rows, "dev": str(dev), **machine()}, handle, indent=1)
 

@@ -6,9 +6,9 @@ nothing and are not counted. The queries measured are the same for all points, a
     PRORANK_DATA=... python -m benchmarks.evidence.curves --data climate_fever --split test --judged-only --seeds 0 1 2 \
         --bases "trained=runs/smollm2-135m/score@3e-5" "untrained=smollm2-135m@1e-4" --out runs/curves
 
-Labels come by whole queries, drawn by the seed; a larger number contains the smaller ones. Training makes `--epochs` passes over them,
-with at least `--min-steps` and at most `--max-steps` steps. A stopped command resumes, and processes with the same command share the
-runs. Prints the table and the tests against each base, and draws `curves.png`.
+Labels come by whole queries, drawn by the seed; a larger number contains the smaller ones. Training makes `--epochs` passes over
+them, with at least `--min-steps` and at most `--max-steps` steps. A stopped command resumes, and processes with the same command
+share the runs. Prints the table and the tests against each base, and draws `curves.png`.
 """
 
 from __future__ import annotations

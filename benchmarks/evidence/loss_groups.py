@@ -130,5 +130,5 @@ def groups_of(facts: Facts) -> list[str]:
 
 def counts(cases: Sequence[tuple[Sequence[str], bool]]) -> Counter[str]:
     """How many cases (groups, whether there is a pair) are in each group; "lists" and "pairs" are how many there are."""
-    found = Counter(name for groups, _ in cases for name in groups)
-    return found | Counter(lists=len(cases), pairs=sum(pair for _, pair in cases))
+    tally = Counter(name for groups, _ in cases for name in groups)
+    return tally | Counter(lists=len(cases), pairs=sum(pair for _, pair in cases))

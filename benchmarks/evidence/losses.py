@@ -49,9 +49,9 @@ def terms_of(texts: Iterable[str]) -> dict[str, frozenset[str]]:
     with extra("eval"):
         import bm25s
         import Stemmer
-    some = list(dict.fromkeys(texts))
-    rows = bm25s.tokenize(some, stopwords="english", stemmer=Stemmer.Stemmer("english"), return_ids=False, show_progress=False)
-    return {text: frozenset(row) for text, row in zip(some, rows)}
+    unique = list(dict.fromkeys(texts))
+    rows = bm25s.tokenize(unique, stopwords="english", stemmer=Stemmer.Stemmer("english"), return_ids=False, show_progress=False)
+    return {text: frozenset(row) for text, row in zip(unique, rows)}
 
 
 def shown_of(prompt: Any, query: str, document: str) -> str:
@@ -60,22 +60,22 @@ def shown_of(prompt: Any, query: str, document: str) -> str:
     return prompt.tokenizer.decode(one.ids[one.document_start : one.document_end]) if one.document_cut else document
 
 
-def cases_of(task: Task, found: Scored, model: Any, top_k: int) -> list[Case]:
+def cases_of(task: Task, result: Scored, model: Any, top_k: int) -> list[Case]:
     """Every query of a task as a case."""
-    before, after, orders = ndcg_of(task), ndcg_of(task, found, top_k), reranked(task, found, top_k)
-    return [_case(task, found, model, query, orders[query], (before[query], after[query])) for query in after if query in orders]
+    before, after, orders = ndcg_of(task), ndcg_of(task, result, top_k), reranked(task, result, top_k)
+    return [_case(task, result, model, query, orders[query], (before[query], after[query])) for query in after if query in orders]
 
 
-def _case(task: Task, found: Scored, model: Any, query: str, now: list[str], values: tuple[float, float]) -> Case:
+def _case(task: Task, result: Scored, model: Any, query: str, now: list[str], values: tuple[float, float]) -> Case:
     labels, first = task.qrels[query], task.ranking[query]
     pair = pair_of_loss(first, now, labels)
-    if pair and not all(d in found.heads[query] for d in pair):  # one without a text, or below those that were ordered
+    if pair and not all(d in result.heads[query] for d in pair):  # one without a text, or below those that were ordered
         pair = None
-    text, heads = task.collection.queries[query], found.heads[query]
+    text, heads = task.collection.queries[query], result.heads[query]
     texts = {d: task.text(d) for d in heads}
     more: dict[str, Any] = {}
     if pair:
-        scores = dict(zip(heads, found.scores[query]))
+        scores = dict(zip(heads, result.scores[query]))
         lost, passed = pair
         more = {"lost": texts[lost], "seen": shown_of(model.prompt, text, texts[lost]), "passed": texts[passed]}
         more |= {"lead": scores[passed] - scores[lost], "label": labels.get(passed)}
@@ -91,11 +91,11 @@ def tables(worst: Sequence[Case], every: Sequence[Case]) -> None:
     for case in worst:
         groups = "; ".join(case.groups)
         print(f"| {case.list} | {case.query} | {case.first:.4f} | {case.model:.4f} | {case.change:+.4f} | {groups} |")
-    few, all_ = (counts([(case.groups, case.pair is not None) for case in some]) for some in (worst, every))
+    few, all_ = (counts([(case.groups, case.pair is not None) for case in cases]) for cases in (worst, every))
     print("\n| group | losses | share | all lists | share |\n|---|---|---|---|---|")
     for name in (*OF_QUERY, *OF_PAIR):
         among = "lists" if name in OF_QUERY else "pairs"
-        cells = " | ".join(f"{some[name]} of {some[among]} | {some[name] / max(1, some[among]):.0%}" for some in (few, all_))
+        cells = " | ".join(f"{tally[name]} of {tally[among]} | {tally[name] / max(1, tally[among]):.0%}" for tally in (few, all_))
         print(f"| {name} | {cells} |")
 
 
@@ -125,9 +125,9 @@ def main() -> None:
     tables(worst, every)
     if options.show:
         read_out(worst, {task.name: task for task in tasks})
-    found = {"losses": [asdict(case) for case in worst], "lists": len(every), "worse": len(losses), **machine()}
+    result = {"losses": [asdict(case) for case in worst], "lists": len(every), "worse": len(losses), **machine()}
     with atomic_file(options.out / "losses.json") as handle:
-        json.dump(found, handle, indent=1)
+        json.dump(result, handle, indent=1)
 
 
 if __name__ == "__main__":

@@ -59,10 +59,10 @@ def main() -> None:
             resolve(text.partition("=")[2].partition("@")[0])  # one that is missing fails before any other is run
             systems.append(system(text, options))
     candidates: dict[str, Any] = {"split": options.split, "pool": True} if options.judged_only else {"run": "protocol"}
-    with bars() as heard:
+    with bars() as progress:
         report = evaluate(
-            [folder / name for name in options.data], systems, top_k=options.top_k,
-            limit=options.limit, out=options.out, sample=0, progress=heard, command="benchmarks/evidence/methods.py", **candidates,
+            [folder / name for name in options.data], systems, top_k=options.top_k, limit=options.limit, out=options.out,
+            sample=0, progress=progress, command="benchmarks/evidence/methods.py", **candidates,
         )  # fmt: skip
     show(report)
     print("| set | system | nDCG@10 | prompts a query | tokens read a query | tokens written a query | seconds a query |")

@@ -86,9 +86,9 @@ class PeerTrainer(CrossEncoderTrainer):
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
         return self.lr_scheduler
 
-    def _save_checkpoint(self, *given: Any, **named: Any) -> None:
+    def _save_checkpoint(self, *arguments: Any, **named: Any) -> None:
         with self.clock.paused():
-            super()._save_checkpoint(*given, **named)
+            super()._save_checkpoint(*arguments, **named)
             folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
             (folder / "run.json").write_text(json.dumps({"minutes": self.clock.minutes()}))
             (folder / COMPLETE).touch()

@@ -27,28 +27,28 @@ def lists(data: Path, out: Path, seed: int) -> tuple[Path, Path]:
     with claimed(made[0], wait=True):
         if not made[1].is_file():
             groups: list[Group] = []
-            for name, most in TRAIN.items():
+            for name, limit in TRAIN.items():
                 mined, report = mine(read_beir(data / name, "train"), negatives=HARD + RANDOM, seed=seed, random=RANDOM)
                 print(f"{name}: {report}")
-                groups += mined[:most]
+                groups += mined[:limit]
             write_groups(made[0], groups)
             write_groups(made[1], [g for name in DEV for g in pool_groups(read_beir(data / name, "dev"))[:DEV_LISTS]])
     return made
 
 
-def warmup_lists(train: Path, most: int | None, hard: bool) -> Path:
+def warmup_lists(train: Path, limit: int | None, hard: bool) -> Path:
     """A part of the training lists for the first of two stages, made once; all of them where nothing is asked.
 
     Args:
         most: lists, evenly out of all. hard: keep only BM25's own among the negatives.
     """
-    if most is None and not hard:
+    if limit is None and not hard:
         return train
-    path = train.with_name(f"warmup-{most or 'all'}{'-hard' if hard else ''}.jsonl")
+    path = train.with_name(f"warmup-{limit or 'all'}{'-hard' if hard else ''}.jsonl")
     with claimed(path, wait=True):
         if not path.is_file():
             groups = read_groups(train)
-            groups = groups[:: max(1, len(groups) // most)][:most] if most else groups
+            groups = groups[:: max(1, len(groups) // limit)][:limit] if limit else groups
             write_groups(path, [hardest(group) if hard else group for group in groups])
     return path
 
@@ -61,13 +61,13 @@ def hardest(group: Group) -> Group:
 
 def labelled(groups: Sequence[Group], labels: int, draw: str, count: Callable[[Group], int]) -> list[Group]:
     """Groups of whole queries, in the order that `draw` names, until they hold so many labels by `count`, or all there are."""
-    some: list[Group] = []
+    chosen: list[Group] = []
     for group in Random(draw).sample(list(groups), len(groups)):
         if labels <= 0:
             break
-        some.append(group)
+        chosen.append(group)
         labels -= count(group)
-    return some
+    return chosen
 
 
 def pool_groups(collection: Collection) -> list[Group]:

@@ -38,13 +38,13 @@ def accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
     return fmean(float(((scores > 0) == side)[labels == side].mean()) for side in (0, 1))
 
 
-def figures(task: Task, found: Scored, top_k: int) -> dict[str, float]:
+def figures(task: Task, result: Scored, top_k: int) -> dict[str, float]:
     """A row's figures on one set, see `COLUMNS`."""
-    _, scores, labels = pairs_of(task, found)
-    seen, order = found.findings, fmean(ndcg_of(task, found, top_k).values())
+    _, scores, labels = pairs_of(task, result)
+    seen, order = result.findings, fmean(ndcg_of(task, result, top_k).values())
     values = (
         seen["format_rate"], seen["format_mass"], accuracy(scores, labels), order, seen["effective_rank"], seen["mean_cosine"],
-        tie_share(found.scores),
+        tie_share(result.scores),
     )  # fmt: skip
     return dict(zip(COLUMNS, values))
 
@@ -77,13 +77,13 @@ def table(kind: str, tasks: list[Task], options: argparse.Namespace) -> None:
     for name, loaders in stages.items():
         for model in (load() for load in loaders):
             for task in tasks:
-                found = scored(task, model, options.out / kind, options.top_k, SAMPLE)
-                rows.setdefault((task.name, name), []).append(figures(task, found, options.top_k))
-                values[task.name][model.name] = {MAIN: ndcg_of(task, found, options.top_k)}
+                result = scored(task, model, options.out / kind, options.top_k, SAMPLE)
+                rows.setdefault((task.name, name), []).append(figures(task, result, options.top_k))
+                values[task.name][model.name] = {MAIN: ndcg_of(task, result, options.top_k)}
             del model  # before the next one is loaded
     print(f"| {kind} | system | " + " | ".join(COLUMNS) + " |\n|" + "---|" * (len(COLUMNS) + 2))
-    for (where, name), some in sorted(rows.items(), key=lambda item: (list(values).index(item[0][0]), NAMES.index(item[0][1]))):
-        line(where, name, some)
+    for (where, name), cells in sorted(rows.items(), key=lambda item: (list(values).index(item[0][0]), NAMES.index(item[0][1]))):
+        line(where, name, cells)
     for name in NAMES:
         line("mean", name, [row for task in tasks for row in rows[task.name, name]])
     zero, first, both = NAMES

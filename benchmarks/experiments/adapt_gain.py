@@ -37,12 +37,12 @@ from prorank.evaluate.significance import randomisation_test
 from prorank.utils.files import atomic_file
 
 
-def drawn(groups: list[Group], labels: int, most: int, seed: int) -> tuple[list[Group], list[Group]]:
-    """(groups of whole queries with so many labels, at most `most` groups of other queries)."""
-    some = labelled(groups, labels, f"labels/{seed}", lambda group: len(group.documents))
-    known = {query_key(group.query) for group in some}
+def drawn(groups: list[Group], labels: int, max_others: int, seed: int) -> tuple[list[Group], list[Group]]:
+    """(groups of whole queries with so many labels, at most `max_others` groups of other queries)."""
+    chosen = labelled(groups, labels, f"labels/{seed}", lambda group: len(group.documents))
+    known = {query_key(group.query) for group in chosen}
     others = Random("others").sample(groups, len(groups))
-    return some, [group for group in others if query_key(group.query) not in known][:most]
+    return chosen, [group for group in others if query_key(group.query) not in known][:max_others]
 
 
 def heads(name: str, top_k: int) -> list[Group]:
@@ -50,22 +50,22 @@ def heads(name: str, top_k: int) -> list[Group]:
     task = task_of(name, top_k=top_k)
     groups = []
     for query in task.queries:
-        some, _ = task.head(query, top_k)
-        texts, labels = [task.text(d) for d in some], [float(task.qrels[query].get(d, 0)) for d in some]
+        chosen, _ = task.head(query, top_k)
+        texts, labels = [task.text(d) for d in chosen], [float(task.qrels[query].get(d, 0)) for d in chosen]
         groups += [Group(task.collection.queries[query], tuple(texts), tuple(labels))] if max(labels) > 0 else []
     return groups
 
 
-def run(some: list[Group], out: Path, seed: int, options: argparse.Namespace) -> tuple[AdaptationResult, float]:
+def run(chosen: list[Group], out: Path, seed: int, options: argparse.Namespace) -> tuple[AdaptationResult, float]:
     """(what adapt found, minutes of the call), from an earlier call if there was one."""
     if not (out / "minutes.json").is_file():
-        write_groups(out / "labels.jsonl", some)
+        write_groups(out / "labels.jsonl", chosen)
         began = time.monotonic()
         adapt(out / "labels.jsonl", options.model, out, seed=seed, compile=options.compile)
         with atomic_file(out / "minutes.json") as handle:
             json.dump((time.monotonic() - began) / 60, handle)
-    found = json.loads((out / "adapted.json").read_text(encoding="utf-8"))
-    return AdaptationResult(**found), json.loads((out / "minutes.json").read_text())
+    result = json.loads((out / "adapted.json").read_text(encoding="utf-8"))
+    return AdaptationResult(**result), json.loads((out / "minutes.json").read_text())
 
 
 def cell(before: np.ndarray, after: np.ndarray) -> str:
@@ -105,14 +105,14 @@ def main() -> None:
     failures = Failures()
     for seed in options.seeds:
         with failures.arm(f"seed {seed}"):
-            some, others = drawn(groups, options.labels, options.others, seed)
-            found, minutes = run(some, options.out / f"{options.data}-{options.labels}-{seed}", seed, options)
+            chosen, others = drawn(groups, options.labels, options.others, seed)
+            result, minutes = run(chosen, options.out / f"{options.data}-{options.labels}-{seed}", seed, options)
             before = values(options.model, {"others": others}) | always
-            after = values(found.model, {"others": others, **there}) if found.better else before
-            own = f"{found.before:.4f} to {found.after:.4f} (p {found.p:.3f})"
-            drew = [seed, sum(len(g.documents) for g in some), len(some), f"{minutes:.1f}"]
-            said = [*drew, f"{found.likelihood:+.4f} (p {found.likelihood_p:.3f})", own, "yes" if found.better else "no"]
-            print("| " + " | ".join(map(str, [*said, *(cell(before[name], after[name]) for name in names)])) + " |", flush=True)
+            after = values(result.model, {"others": others, **there}) if result.better else before
+            own = f"{result.before:.4f} to {result.after:.4f} (p {result.p:.3f})"
+            drew = [seed, sum(len(g.documents) for g in chosen), len(chosen), f"{minutes:.1f}"]
+            cells = [*drew, f"{result.likelihood:+.4f} (p {result.likelihood_p:.3f})", own, "yes" if result.better else "no"]
+            print("| " + " | ".join(map(str, [*cells, *(cell(before[name], after[name]) for name in names)])) + " |", flush=True)
             results[str(seed)] = {name: [before[name].tolist(), after[name].tolist()] for name in names}
     with atomic_file(options.out / f"{options.data}-{options.labels}.json") as handle:
         json.dump({"values": results, **machine()}, handle)

@@ -26,14 +26,16 @@ from prorank.evaluate.significance import randomisation_test
 def scored(options: argparse.Namespace, length: int | None, lists: list[Any]) -> list[tuple[Any, list[int]]]:
     """(scores, tokens of each document) of every list, prompts at most `length` tokens long, and the prefix's tokens first."""
     reranker = Reranker(options.model, max_length=length, compile=True)
-    found = []
-    for some in lists:
-        for query, documents, row in zip(some.queries, some.documents, reranker.score_lists(some.queries, some.documents)):
+    rows = []
+    for collection in lists:
+        for query, documents, row in zip(
+            collection.queries, collection.documents, reranker.score_lists(collection.queries, collection.documents)
+        ):
             prompts = reranker.prompt.encode_many(query, documents)
             start = prompts[0].document_start
-            found.append((row, [start, *(len(prompt.ids) - start for prompt in prompts)]))
-        say(f"{some.name} at {reranker.prompt.longest} tokens: {reranker.cuts}")
-    return found
+            rows.append((row, [start, *(len(prompt.ids) - start for prompt in prompts)]))
+        say(f"{collection.name} at {reranker.prompt.longest} tokens: {reranker.cuts}")
+    return rows
 
 
 def cascade(short: tuple[Any, list[int]], whole: tuple[Any, list[int]], depth: int) -> tuple[list[float], int]:
@@ -58,7 +60,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     lists = [real_lists(name, options.queries, options.documents) for name in options.data]
-    labels = [row for some in lists for row in some.labels]
+    labels = [row for collection in lists for row in collection.labels]
     whole = scored(options, options.length, lists)
     best, cost = [ndcg(y, row) for y, (row, _) in zip(labels, whole)], sum(sum(tokens) for _, tokens in whole)
     print(f"{'first look':>12}{'second look':>13}{'nDCG@10':>9}{'less':>9}{'p':>7}{'tokens':>9}")

@@ -80,13 +80,13 @@ def training_run(dtype: str, options: argparse.Namespace) -> Callable[[], float]
 
 def in_turn(runs: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
     """The median of each over rounds, after one that does not count."""
-    found: dict[str, list[float]] = {name: [] for name in runs}
+    speeds_by_run: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds + 1):
         for name, run in runs.items():
             value = run()
             say(f"round {number}: {name} {value:.2f} documents/s")
-            found[name] += [value] if number else []
-    return {name: statistics.median(values) for name, values in found.items()}
+            speeds_by_run[name] += [value] if number else []
+    return {name: statistics.median(values) for name, values in speeds_by_run.items()}
 
 
 def main() -> None:

@@ -37,11 +37,11 @@ def point(options: argparse.Namespace) -> None:
     from prorank.prompts.prompt import Prompt
 
     torch.set_num_threads(options.threads)
-    count, words, asked, batch = options.point
+    count, words, query_words, batch = options.point
     prompt = Prompt.preset("prorank", max_length=2048, query_share=0.5)
     reranker = Reranker(options.model, device=options.device, dtype=options.dtype, prompt=prompt)
     documents = [text(words, i) for i in range(count)]
-    query = text(asked, -1)
+    query = text(query_words, -1)
     reranker.score_lists([query], [documents[:20]], batch_size=batch or None)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     begin = time.perf_counter()
@@ -92,7 +92,7 @@ def main() -> None:
         "words of the query, 100 documents": (options.query, lambda n: (100, 20, n, 0)),
         "documents a forward, 200 documents": (options.batch, lambda n: (200, 20, 5, n)),
     }
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     failures = Failures()
     for name, (sizes, make) in series.items():
         if not sizes:
@@ -102,14 +102,14 @@ def main() -> None:
             with failures.arm(f"{name}: {size}"):
                 rows[size] = measured(options, *make(size))
                 say(f"{name}: {size} in {rows[size]['seconds']:.1f} s")
-        found[name] = {"rows": rows, "slope": slope(list(rows), [r["seconds"] for r in rows.values()]) if len(rows) > 1 else None}
-    for name, one in found.items():
+        results[name] = {"rows": rows, "slope": slope(list(rows), [r["seconds"] for r in rows.values()]) if len(rows) > 1 else None}
+    for name, one in results.items():
         print(f"\n{name:<36}{'seconds':>9}{'ms each':>9}{'peak MB':>9}")
         for size, row in one["rows"].items():
             print(f"{size:<36}{row['seconds']:>9.2f}{1000 * row['seconds'] / size:>9.2f}{row['peak_mb']:>9.0f}")
         if one["slope"] is not None:
             print(f"slope {one['slope']:.3f}")
-    print("\n" + json.dumps({**found, **vars(options), **machine()}))
+    print("\n" + json.dumps({**results, **vars(options), **machine()}))
     failures.finish()
 
 

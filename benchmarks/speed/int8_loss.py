@@ -38,24 +38,24 @@ def main() -> None:
     seconds, count = [0.0, 0.0], 0
     for name in options.data:
         lists = real_lists(name, options.queries, options.documents)
-        found = []
+        scores = []
         for number, reranker in enumerate(rerankers):
             begin = time.perf_counter()
-            found.append(reranker.score_lists(lists.queries, lists.documents))
+            scores.append(reranker.score_lists(lists.queries, lists.documents))
             seconds[number] += time.perf_counter() - begin
         count += len(lists)
-        rows[name] = [(ndcg(l, a), ndcg(l, b), kendalltau(a, b).statistic) for l, a, b in zip(lists.labels, *found)]
+        rows[name] = [(ndcg(l, a), ndcg(l, b), kendalltau(a, b).statistic) for l, a, b in zip(lists.labels, *scores)]
         say(f"{name}: {len(lists)} documents")
-    rows["all"] = [row for some in rows.values() for row in some]
+    rows["all"] = [row for values in rows.values() for row in values]
     print(f"{'':<14}{'queries':>8}{'bf16':>8}{'int8':>8}{'loss':>8}  {'95 % interval':<18}{'p':>6}{'tau':>8}")
     table = {}
-    for name, some in rows.items():
-        exact, rough, taus = map(list, zip(*some))
+    for name, values in rows.items():
+        exact, rough, taus = map(list, zip(*values))
         loss = [a - b for a, b in zip(exact, rough)]
         low, high = bootstrap_ci(loss)
         a, b, mean, p = statistics.mean(exact), statistics.mean(rough), statistics.mean(loss), randomisation_test(exact, rough)
         tau = statistics.mean(taus)
-        print(f"{name:<14}{len(some):>8}{a:>8.4f}{b:>8.4f}{mean:>+8.4f}  {f'{low:+.4f} {high:+.4f}':<18}{p:>6.3f}{tau:>8.4f}")
+        print(f"{name:<14}{len(values):>8}{a:>8.4f}{b:>8.4f}{mean:>+8.4f}  {f'{low:+.4f} {high:+.4f}':<18}{p:>6.3f}{tau:>8.4f}")
         table[name] = {"bf16": a, "int8": b, "loss": mean, "interval": [low, high], "p": p, "tau": tau}
     speeds = [count / s for s in seconds]
     print(f"documents/s: bf16 {speeds[0]:.1f}, int8 {speeds[1]:.1f}, {speeds[1] / speeds[0]:.2f} times")

@@ -38,10 +38,10 @@ def plain(folder: str, device: str, dtype: str, batch: int) -> Score:
         order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
         out = [0.0] * len(ids)
         for at in range(0, len(ids), batch):
-            some = order[at : at + batch]
-            given = tokenizer.pad({"input_ids": [ids[i] for i in some]}, return_tensors="pt").to(device)
-            logits = model(**given, logits_to_keep=1).logits[:, -1].float()
-            for i, value in zip(some, (logits[:, yes] - logits[:, no]).tolist()):
+            chunk = order[at : at + batch]
+            inputs = tokenizer.pad({"input_ids": [ids[i] for i in chunk]}, return_tensors="pt").to(device)
+            logits = model(**inputs, logits_to_keep=1).logits[:, -1].float()
+            for i, value in zip(chunk, (logits[:, yes] - logits[:, no]).tolist()):
                 out[i] = value
         return out
 
@@ -69,8 +69,8 @@ def mxbai(folder: str, device: str) -> Score:
     model = MxbaiRerankV2(folder, device=device, max_length=512)
 
     def score(query: str, documents: list[str]) -> Any:
-        found = model.rank(query, documents, top_k=len(documents), sort=False, return_documents=False)
-        return [hit.score for hit in sorted(found, key=lambda hit: hit.index)]
+        results = model.rank(query, documents, top_k=len(documents), sort=False, return_documents=False)
+        return [hit.score for hit in sorted(results, key=lambda hit: hit.index)]
 
     return score
 
@@ -100,9 +100,9 @@ def work(name: str, folder: str, device: str, threads: int) -> None:
     for line in sys.stdin:
         task = json.loads(line)
         begin = time.perf_counter()
-        found = score(task["query"], task["documents"])
+        results = score(task["query"], task["documents"])
         seconds = time.perf_counter() - begin
-        print(json.dumps({"seconds": seconds, "scores": [float(x) for x in found]}), file=answers, flush=True)
+        print(json.dumps({"seconds": seconds, "scores": [float(x) for x in results]}), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ class Worker:
         self.name = name
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=settings)
 
-    def ask(self, query: str, documents: list[str]) -> dict[str, Any]:
+    def request(self, query: str, documents: list[str]) -> dict[str, Any]:
         assert self.process.stdin and self.process.stdout
         print(json.dumps({"query": query, "documents": documents}), file=self.process.stdin, flush=True)
         line = self.process.stdout.readline()
@@ -93,44 +93,44 @@ def checkpoints(model: str, folder: Path) -> dict[str, str]:
 
 def tokens_a_pair(folder: str, prompt: str, lists: Any) -> float:
     bound = Prompt.preset(prompt, max_length=512).bind(load_tokenizer(resolve(folder)))
-    counts = [len(p.ids) for q, some in zip(lists.queries, lists.documents) for p in bound.encode_many(q, some)]
+    counts = [len(p.ids) for q, documents in zip(lists.queries, lists.documents) for p in bound.encode_many(q, documents)]
     return sum(counts) / len(counts)
 
 
 def measure(lists: Any, workers: list[Worker], failures: Failures) -> dict[str, dict[str, Any]]:
     """Seconds and scores of every system for each query, systems in turn; one that fails is left out."""
-    found: dict[str, dict[str, Any]] = {w.name: {"seconds": [], "scores": []} for w in workers}
+    results: dict[str, dict[str, Any]] = {w.name: {"seconds": [], "scores": []} for w in workers}
     for worker in workers:  # the first call pays for loading and warming up
         with failures.arm(worker.name):
-            first = worker.ask(lists.queries[0], lists.documents[0][:20])
+            first = worker.request(lists.queries[0], lists.documents[0][:20])
             say(f"{lists.name}: {worker.name} is ready after {first['seconds']:.1f} s")
     for number, (query, documents) in enumerate(zip(lists.queries, lists.documents), 1):
         for worker in (one for one in workers if one.name not in failures):
             with failures.arm(worker.name):
-                answer = worker.ask(query, documents)
-                found[worker.name]["seconds"].append(answer["seconds"])
-                found[worker.name]["scores"].append(answer["scores"])
+                answer = worker.request(query, documents)
+                results[worker.name]["seconds"].append(answer["seconds"])
+                results[worker.name]["scores"].append(answer["scores"])
         say(f"{lists.name}: query {number} of {len(lists.queries)}")
-    return {name: row for name, row in found.items() if name not in failures}
+    return {name: row for name, row in results.items() if name not in failures}
 
 
-def summary(lists: Any, found: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
+def summary(lists: Any, results: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Documents/s, and agreement with fp32 transformers where it took part."""
     rows: dict[str, dict[str, float]] = {}
-    for name, one in found.items():
+    for name, one in results.items():
         speeds = [len(d) / s for d, s in zip(lists.documents, one["seconds"])]
         rows[name] = {"documents_per_second": statistics.median(speeds)}
         rows[name]["ndcg@10"] = statistics.mean(map(ndcg, lists.labels, one["scores"]))
-        truth = found.get(TRUTH[SYSTEMS[name][0]])
+        truth = results.get(TRUTH[SYSTEMS[name][0]])
         if truth:
             taus = [kendalltau(a, b).statistic for a, b in zip(one["scores"], truth["scores"])]
             rows[name]["tau"] = statistics.mean(taus)
     return rows
 
 
-def ratio(lists: Any, found: dict[str, dict[str, Any]], name: str, other: str) -> float:
+def ratio(lists: Any, results: dict[str, dict[str, Any]], name: str, other: str) -> float:
     """How many times as fast `name` is, the median over queries."""
-    return statistics.median(b / a for a, b in zip(found[name]["seconds"], found[other]["seconds"]))
+    return statistics.median(b / a for a, b in zip(results[name]["seconds"], results[other]["seconds"]))
 
 
 def show(name: str, rows: dict[str, dict[str, float]], ratios: dict[str, float], share: dict[str, float]) -> None:
@@ -177,11 +177,11 @@ def main() -> None:
         workers = [Worker(n, pythons.get(n) or sys.executable, folders.get(n, folders[""]), *at) for n in names]
         failures = Failures()
         for one in lists:
-            found = measure(one, [worker for worker in workers if worker.name not in failures], failures)
-            rows = summary(one, found)
+            results = measure(one, [worker for worker in workers if worker.name not in failures], failures)
+            rows = summary(one, results)
             for name, row in rows.items():
                 row["tokens"] = tokens_a_pair(folders[""], SYSTEMS[name][0], one)
-            ratios = {f"{a} / {b}": ratio(one, found, a, b) for a, b in PAIRS if a in found and b in found}
+            ratios = {f"{a} / {b}": ratio(one, results, a, b) for a, b in PAIRS if a in results and b in results}
             everything[one.name] = {"systems": rows, "ratios": ratios}
         for worker in workers:
             with contextlib.suppress(BrokenPipeError):  # of one that failed

@@ -48,7 +48,7 @@ class Seen:
     documents: int = 0
     answers: list[tuple[Body, list[float]]] = field(default_factory=list)
 
-    async def ask(self, client: httpx2.AsyncClient, body: Body) -> None:
+    async def send(self, client: httpx2.AsyncClient, body: Body) -> None:
         """One request; waits where the server says so."""
         begin = time.perf_counter()
         try:
@@ -86,8 +86,8 @@ class Server:
                 return line
         raise SystemExit("the server did not start")
 
-    def client(self, most: int) -> httpx2.AsyncClient:
-        limits = httpx2.Limits(max_connections=most)
+    def client(self, max_connections: int) -> httpx2.AsyncClient:
+        limits = httpx2.Limits(max_connections=max_connections)
         return httpx2.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=600, limits=limits)
 
     @property
@@ -104,14 +104,14 @@ class Server:
 async def often(client: httpx2.AsyncClient, seen: Seen, bodies: Iterator[Body], until: float) -> None:
     """A client that asks for the next one as soon as it is answered."""
     while time.perf_counter() < until:
-        await seen.ask(client, next(bodies))
+        await seen.send(client, next(bodies))
 
 
 async def crowd(server: Server, bodies: list[Body], clients: int, seconds: float) -> tuple[Seen, float, float]:
     """(what many clients saw, documents a second, documents a second of processors)."""
-    seen, begin, used, turn = Seen(), time.perf_counter(), server.seconds, cycle(bodies)  # each as often as the others
+    seen, begin, used, rotation = Seen(), time.perf_counter(), server.seconds, cycle(bodies)  # each as often as the others
     async with server.client(clients) as client:
-        await asyncio.gather(*(often(client, seen, turn, begin + seconds) for _ in range(clients)))
+        await asyncio.gather(*(often(client, seen, rotation, begin + seconds) for _ in range(clients)))
     return seen, seen.documents / (time.perf_counter() - begin), seen.documents / (server.seconds - used)
 
 
@@ -120,11 +120,11 @@ async def beside(server: Server, small: list[Body], large: list[Body], times: in
     alone, among = Seen(), Seen()
     async with server.client(len(large) + 1) as client:
         for body in small[:times]:
-            await alone.ask(client, body)
+            await alone.send(client, body)
         others = [asyncio.create_task(often(client, Seen(), repeat(body), float("inf"))) for body in large]
         await asyncio.sleep(3 * statistics.median(alone.seconds))
         for body in small[:times]:
-            await among.ask(client, body)
+            await among.send(client, body)
         for other in others:
             other.cancel()
         await asyncio.gather(*others, return_exceptions=True)
@@ -140,12 +140,12 @@ def offline(reranker: Reranker, bodies: list[Body], seconds: float) -> tuple[flo
     return done / (time.perf_counter() - begin), done / (time.process_time() - used)
 
 
-def differences(reranker: Reranker, answers: list[tuple[Body, list[float]]], most: int) -> np.ndarray:
+def differences(reranker: Reranker, answers: list[tuple[Body, list[float]]], limit: int) -> np.ndarray:
     """How far the server's scores lie from the library's, for the first answers of each body."""
     first = {id(body): (body, scores) for body, scores in reversed(answers)}
-    some = list(first.values())[:most]
-    rows = reranker.score_lists([body["query"] for body, _ in some], [body["documents"] for body, _ in some])
-    return np.concatenate([np.abs(row - np.array(scores)) for row, (_, scores) in zip(rows, some)])
+    compared = list(first.values())[:limit]
+    rows = reranker.score_lists([body["query"] for body, _ in compared], [body["documents"] for body, _ in compared])
+    return np.concatenate([np.abs(row - np.array(scores)) for row, (_, scores) in zip(rows, compared)])
 
 
 def p95(seconds: list[float]) -> float:
@@ -155,9 +155,9 @@ def p95(seconds: list[float]) -> float:
 def requests_of(options: argparse.Namespace) -> tuple[list[Body], list[Body], list[Body]]:
     """(usual, small, large) requests from a collection's lists."""
     lists, rng = real_lists(options.data, options.queries, 100), random.Random(0)
-    pool = list(dict.fromkeys(text for some in lists.documents for text in some))
-    usual = [{"query": q, "documents": some[: options.documents]} for q, some in zip(lists.queries, lists.documents)]
-    small = [{"query": q, "documents": some[: options.small]} for q, some in zip(lists.queries, lists.documents)]
+    pool = list(dict.fromkeys(text for documents in lists.documents for text in documents))
+    usual = [{"query": q, "documents": documents[: options.documents]} for q, documents in zip(lists.queries, lists.documents)]
+    small = [{"query": q, "documents": documents[: options.small]} for q, documents in zip(lists.queries, lists.documents)]
     large = [{"query": q, "documents": rng.choices(pool, k=options.large)} for q in lists.queries[:2]]
     return usual, small * (1 + options.times // len(small)), large
 

@@ -56,7 +56,7 @@ class Start:
         self.process.communicate(timeout=120)
 
 
-def ask(client: httpx2.Client, documents: int) -> float:
+def request_seconds(client: httpx2.Client, documents: int) -> float:
     """Seconds of one request."""
     begin = time.perf_counter()
     texts = [f"{TEXTS[at % len(TEXTS)]} {at}" for at in range(documents)]
@@ -70,7 +70,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     server = Start(options.serve)
     port, parts = server.until_ready()
     with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=600, trust_env=False) as client:
-        seconds = [ask(client, options.documents) for _ in range(1 + options.times)]
+        seconds = [request_seconds(client, options.documents) for _ in range(1 + options.times)]
     server.stop()
     steady = statistics.median(seconds[1:])
     return parts | {"first request": seconds[0], "later requests": steady, "ratio": seconds[0] / steady, "load": load}

@@ -109,10 +109,10 @@ def main() -> None:
     for arm in (arm for arm in arms if ours and arm is not ours):
         ratio = statistics.median(a / b for a, b in zip(arm.seconds[1:], ours.seconds[1:]))
         apart = [a - b for a, b in zip(ours.losses, arm.losses)]
-        most, mean = max(map(abs, apart)), statistics.mean(apart)
-        print(f"prorank / {arm.name}: {ratio:.2f} times (median over steps); losses differ by at most {most:.1e}, "
+        largest, mean = max(map(abs, apart)), statistics.mean(apart)
+        print(f"prorank / {arm.name}: {ratio:.2f} times (median over steps); losses differ by at most {largest:.1e}, "
               f"by {mean:+.1e} in the mean of {len(apart)} steps")  # fmt: skip
-        rows[arm.name] |= {"ratio": ratio, "losses_apart": most, "mean_apart": mean}
+        rows[arm.name] |= {"ratio": ratio, "losses_apart": largest, "mean_apart": mean}
     print(json.dumps({"arms": rows, **vars(options), **machine()}))
     failures.finish()
 
