@@ -190,15 +190,15 @@ def headlines(argument: str) -> str:
 
 
 def log_table(argument: str = "") -> str:
-    """Every row of the log: a table of what, verdict and machine time."""
+    """Every row of the log: what was tried, the verdict, seeds and minutes."""
     del argument
     rows = []
     for row in read_log():
-        seeds = ", ".join(map(str, row["seeds"]))
         what = re.sub(r"[`*]", "", row["question"])
         short = what if len(what) <= 160 else what[:157].rsplit(" ", 1)[0] + " …"
-        rows.append([f"{row['id']}", row["date"], short, seeds, str(row["minutes"] or ""), row["verdict"]])
-    text = table(["id", "date", "what", "seeds", "minutes", "verdict"], rows)
+        minutes = str(row["minutes"] or "").partition(" (")[0]
+        rows.append([row["id"], row["verdict"], short, row["date"], ", ".join(map(str, row["seeds"])), minutes])
+    text = table(["id", "verdict", "what", "date", "seeds", "minutes"], rows)
     return re.sub(r"^\| (E\d+)", r'| <span id="\1">\1</span>', text, flags=re.M)
 
 
