@@ -206,7 +206,7 @@ def test_the_queue_trains_what_is_missing_and_the_tables_follow(script, tmp_path
 
 def test_an_arm_without_its_library_is_told_and_the_rest_is_trained_and_measured(script, tmp_path, monkeypatch, capsys):
     """Row 23: the peer's library is missing, and a system's checkpoint is damaged."""
-    monkeypatch.setitem(sys.modules, "peer_training", None)  # importing it raises ImportError
+    monkeypatch.setitem(sys.modules, "benchmarks.evidence.peer_training", None)  # importing it raises ImportError
     arms = ["sentence-transformers", "SFT"]
     words = ["--base", script.base, "--documents", 32, "--out", tmp_path, "--seeds", 0, "--arms", *arms, *SETS]
     with pytest.raises(SystemExit) as end:
