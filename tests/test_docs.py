@@ -103,7 +103,7 @@ BASES = {"Warmup": "Settings", "Score": "Settings", "Order": "Score", "Sft": "Se
 
 def rows_of(markdown: str) -> dict[str, list[str]]:
     """A generated table: key -> the other cells of its row."""
-    lines = [re.split(r"(?<!\\) \| ", line.strip("| ")) for line in markdown.splitlines()[2:]]
+    lines = [re.split(r"(?<!\\) \| ", line.removeprefix("| ").removesuffix(" |")) for line in markdown.splitlines()[2:]]
     return {cells[0].strip("`"): cells[1:] for cells in lines}
 
 
