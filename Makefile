@@ -7,7 +7,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 LOWEST := .venv-lowest
 TESTED := train,eval,serve,texts,test,bench
 
-.PHONY: setup demo test test-slow test-integrations test-browser test-lowest lint clean
+.PHONY: setup demo test test-slow test-integrations test-browser test-lowest lint docs pictures clean
 setup: $(STAMP)
 
 # torch first and pinned: the plain name would pull gigabytes of CUDA packages.
@@ -71,6 +71,13 @@ lint: $(STAMP)
 	$(BIN)/ruff check prorank tests benchmarks scripts recipes
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+# The site into build/site. Strict: a broken link or anchor fails. The hook in scripts/ fills the generated tables.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+pictures: $(STAMP)
+	$(BIN)/python -m scripts.draw_pictures
 
 clean:
 	rm -rf $(VENV) $(LOWEST) build dist *.egg-info

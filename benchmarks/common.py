@@ -1,7 +1,7 @@
-"""What the benchmarks share: the machine, real lists to score, the matrix-product ceiling, paired tests of systems.
+"""Shared by all benchmarks: machine description, real query lists, the matrix-product ceiling, paired tests.
 
-The ceiling is measured in the same run, with the model's own matrix shapes, so a share of it says how much a better
-program could still gain on this machine, whatever a data sheet says.
+The ceiling is measured in the same run with the model's own matrix shapes. A share of it tells how much faster a better
+program could still be on this machine.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ def loader(name: str, checkpoint: str | Path, length: int | None = None, fallbac
     from prorank.checkpoints.resolve import prompt_of, resolve
 
     def load() -> Reranker:
-        given = {"prompt": prompt_of(resolve(checkpoint), fallback)} if fallback else {}
-        reranker = Reranker(checkpoint, max_length=length, **given, **how)
+        prompt_options = {"prompt": prompt_of(resolve(checkpoint), fallback)} if fallback else {}
+        reranker = Reranker(checkpoint, max_length=length, **prompt_options, **how)
         reranker.name = name
         return reranker
 
@@ -96,7 +96,7 @@ def arms_of(names: Iterable[str]) -> dict[str, list[str]]:
 def per_query(values: Values, names: Iterable[str], measure: str = MAIN) -> dict[str, np.ndarray]:
     """Each arm's values over all queries of all lists, in one order, each the mean over the arm's runs."""
     runs = {name: [v for one in values.values() for v in one[name][measure].values()] for name in names}
-    return {arm: np.mean([runs[name] for name in some], 0) for arm, some in arms_of(runs).items()}
+    return {arm: np.mean([runs[name] for name in run_names], 0) for arm, run_names in arms_of(runs).items()}
 
 
 def compare(rows: Mapping[str, np.ndarray], pairs: Sequence[tuple[str, str]], measure: str = MAIN) -> list[dict[str, Any]]:
@@ -108,12 +108,12 @@ def compare(rows: Mapping[str, np.ndarray], pairs: Sequence[tuple[str, str]], me
     """
     from prorank.evaluate.significance import holm, randomisation_test
 
-    found = []
+    results = []
     for (a, b), p in zip(pairs, holm([randomisation_test(rows[a], rows[b]) for a, b in pairs])):
         gain, count = float((rows[a] - rows[b]).mean()), len(rows[a])
-        found.append({"system": a, "against": b, "measure": measure, "gain": gain, "queries": count, "p": p})
+        results.append({"system": a, "against": b, "measure": measure, "gain": gain, "queries": count, "p": p})
         print(f"{a} against {b}: {measure} {gain:+.4f} over {count} queries, p {p:.4f} (Holm over {len(pairs)})")
-    return found
+    return results
 
 
 def means_table(values: Values, names: Iterable[str], measure: str = MAIN) -> None:
@@ -136,12 +136,12 @@ def means_table(values: Values, names: Iterable[str], measure: str = MAIN) -> No
 
 def median_seconds(work: Callable[[], Any], times: int = 7) -> float:
     work()
-    found = []
+    results = []
     for _ in range(times):
         begin = time.perf_counter()
         work()
-        found.append(time.perf_counter() - begin)
-    return statistics.median(found)
+        results.append(time.perf_counter() - begin)
+    return statistics.median(results)
 
 
 def layer_flops(model: torch.nn.Module) -> int:

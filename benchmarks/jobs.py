@@ -1,7 +1,8 @@
-"""Work that several processes share: what is finished is skipped, what another process is at is left to it.
+"""A queue of benchmark jobs that several processes of one machine can share.
 
-A claim is the operating system's lock on a file beside the result, so it ends with the process that holds it, however
-that ends; nothing stale is left behind. It holds among processes of one machine.
+Finished jobs are skipped; a job that another process has claimed is left to it. A claim is an operating system lock on a
+file beside the result: it is released when the process that holds it ends, so no stale claim is left behind. A job that
+fails does not stop the others; `Failures.finish` reports all failures and exits with code 1.
 
     failures = Failures()
     work([Job(folder, is_done, train) for folder in folders], failures)    # the same in as many processes as wanted
@@ -18,21 +19,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import say
 from filelock import FileLock, Timeout
 
+from benchmarks.common import say
 from prorank.errors import ProRankError
 
 
 class Failures:
-    """Arms of a benchmark that failed: told when they do, and again at the end, while the others go on."""
+    """The arms of a benchmark that failed. Each is reported when it fails and again by `finish`."""
 
     def __init__(self) -> None:
         self.reasons: dict[str, str] = {}
 
     @contextmanager
     def arm(self, name: object) -> Iterator[None]:
-        """Keep what an arm raises from ending the others; Ctrl-C ends all."""
+        """Catch and record what the body raises, so that the other arms go on. Ctrl-C is not caught."""
         try:
             yield
         except (Exception, SystemExit) as error:
@@ -46,7 +47,7 @@ class Failures:
         return str(name) in self.reasons
 
     def finish(self) -> None:
-        """Exit with status 1 and one line for each arm that failed, if any did."""
+        """Exit with code 1 and one line for each arm that failed; do nothing if none did."""
         if self.reasons:
             lines = [f"{len(self.reasons)} failed:", *(f"  {name}: {why}" for name, why in self.reasons.items())]
             print("\n".join(lines), file=sys.stderr)
@@ -55,7 +56,13 @@ class Failures:
 
 @dataclass(frozen=True)
 class Job:
-    """Something to make at `path`: `done()` says whether it is there, `do()` makes it or goes on with it."""
+    """One result to make at `path`.
+
+    Attributes:
+        path: the result; the lock file lies beside it.
+        done: returns whether the result is complete.
+        do: makes the result, or resumes it.
+    """
 
     path: Path
     done: Callable[[], bool]
@@ -64,7 +71,7 @@ class Job:
 
 @contextmanager
 def claimed(path: Path, wait: bool = False) -> Iterator[bool]:
-    """Hold the claim on `path`; yields whether it could be had. With `wait` it is waited for."""
+    """Claim `path` for the body. Yields False if another process holds the claim; `wait=True` waits for it instead."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
@@ -79,16 +86,21 @@ def claimed(path: Path, wait: bool = False) -> Iterator[bool]:
 
 
 def work(jobs: Iterable[Job], failures: Failures) -> list[Path]:
-    """Do in order what is neither done nor claimed; returns what others are still at.
+    """Run, in order, the jobs that are neither done nor claimed by another process.
 
-    A job that raises is noted in `failures` and gives its claim back, so the next call goes on with it; the jobs after it are done.
+    Args:
+        jobs: the queue.
+        failures: records the jobs that raise. A failed job releases its claim, so the next call retries it.
+
+    Returns:
+        Paths of the jobs that other processes are still working on.
     """
     left = []
     for job in jobs:
         if job.done():
             continue
-        with failures.arm(job.path), claimed(job.path) as mine:
-            if not mine:
+        with failures.arm(job.path), claimed(job.path) as is_ours:
+            if not is_ours:
                 say(f"{job.path}: another process is at it")
                 left.append(job.path)
             elif not job.done():  # another one may have finished it between the look and the claim

@@ -1,4 +1,4 @@
-"""The lists that quality is measured on, and their scores: six open tests for reporting, three dev sets for choosing.
+"""The lists that quality is measured on, and cached scores: six open test lists for reporting, three dev sets for choosing.
 
 Scores are kept in files and used again where weights, prompt and texts are the same, so a command that was stopped, or
 is run by two processes, scores every list once for each system.
@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import MAIN, data_folder, say
-from jobs import Failures, claimed
 
+from benchmarks.common import MAIN, data_folder, say
+from benchmarks.jobs import Failures, claimed
 from prorank.evaluate.candidates import Options, Task, prepare
 from prorank.evaluate.measures import measure
 from prorank.evaluate.scoring import Scored, reranked, score
@@ -60,18 +60,18 @@ def tasks_of(lists: Sequence[str], dev: Sequence[str], top_k: int = 100, limit: 
     return {kind: [task_of(name, pool, top_k, limit) for name in names] for kind, (names, pool) in kinds.items() if names}
 
 
-def ndcg_of(task: Task, found: Scored | None = None, top_k: int = 100) -> dict[str, float]:
+def ndcg_of(task: Task, result: Scored | None = None, top_k: int = 100) -> dict[str, float]:
     """nDCG@10 of every query, after the model's order or, without scores, of the first stage."""
-    ranking = task.ranking if found is None else reranked(task, found, top_k)
+    ranking = task.ranking if result is None else reranked(task, result, top_k)
     return measure(task.qrels, ranking, task.queries)[MAIN]
 
 
-def pairs_of(task: Task, found: Scored, unjudged: bool = False) -> tuple[list[str], np.ndarray, np.ndarray]:
+def pairs_of(task: Task, result: Scored, unjudged: bool = False) -> tuple[list[str], np.ndarray, np.ndarray]:
     """(query ids, scores, labels of 0 and 1) of the scored candidates that are judged; with `unjudged` the others come with 0."""
     rows = [
         (query, score, float(task.qrels[query].get(document, 0) > 0))
-        for query, some in found.scores.items()
-        for document, score in zip(found.heads[query], some)
+        for query, scores_of_query in result.scores.items()
+        for document, score in zip(result.heads[query], scores_of_query)
         if unjudged or document in task.qrels[query]
     ]
     return [q for q, *_ in rows], np.array([s for _, s, _ in rows]), np.array([label for *_, label in rows])
@@ -85,13 +85,13 @@ def scored(task: Task, model: Any, out: Path, top_k: int = 100, sample: int = 0,
         wait: for another process that is at these scores; without it the answer is None then.
     """
     keep = out / "scores" / f"{task.name}.{slug(model.name)}.json"
-    with claimed(keep, wait) as mine:
-        if not mine:
+    with claimed(keep, wait) as is_ours:
+        if not is_ours:
             return None
-        found = score(model, task, top_k, sample, 0, keep, None)
-    if not found.reused:
-        say(f"{task.name} · {model.name}: {found.documents} documents in {found.seconds:.0f} s")
-    return found
+        result = score(model, task, top_k, sample, 0, keep, None)
+    if not result.reused:
+        say(f"{task.name} · {model.name}: {result.documents} documents in {result.seconds:.0f} s")
+    return result
 
 
 def score_all(
@@ -102,10 +102,10 @@ def score_all(
     left = [(name, list(tasks)) for name in systems]
     for wait in (False, True):
         again = []
-        for name, some in left:
+        for name, tasks_left in left:
             with failures.arm(name):
                 model = systems[name]()
-                missing = [task for task in some if scored(task, model, out, top_k, sample, wait) is None]
+                missing = [task for task in tasks_left if scored(task, model, out, top_k, sample, wait) is None]
                 del model  # before the next one is loaded
                 again += [(name, missing)] if missing else []
         left = again

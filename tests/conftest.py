@@ -111,7 +111,7 @@ def loggers_as_they_were() -> Iterator[None]:
 @pytest.fixture
 def script(collections: Path, tiny_llama_dir: Path, monkeypatch: pytest.MonkeyPatch):
     """A function that runs a benchmark with these words on its command line over `collections`; `script.base` is a tiny model."""
-    import recipe_lists
+    from benchmarks.evidence import recipe_lists
 
     monkeypatch.setenv("PRORANK_DATA", str(collections))
     monkeypatch.setattr(recipe_lists, "TRAIN", {"toy": 8, "bare": 8})

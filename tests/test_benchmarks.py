@@ -1,15 +1,18 @@
 """The benchmarks' own arithmetic, so that their tables can be believed."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
-import common
-import growth
 import pytest
-import score_vs_peers
-import serve_load
 import torch
 
+from benchmarks import common
+from benchmarks.speed import growth, score_vs_peers, serve_load
 from tests.tiny import byte_tokenizer, tiny_llama
+
+ROOT = Path(__file__).parent.parent
 
 
 def test_slope_is_one_for_linear_and_two_for_square_growth():
@@ -60,3 +63,41 @@ def test_the_load_of_a_server_is_measured(script, monkeypatch, capsys):
     assert found["statuses"].keys() == {"200", "429"}  # three are let in, the fourth is told to come again
     assert found["compared"] and found["largest_difference"] < 1e-4
     assert min(found["ratio"], found["ratio_by_processor_time"], found["small_ratio"]) > 0
+
+
+FAILING_QUEUE = """
+import sys
+from pathlib import Path
+from benchmarks.jobs import Failures, Job, work
+
+out = Path(sys.argv[1])
+
+
+def arm(name):
+    def do():
+        if name == "second":
+            raise RuntimeError("the disk is full")
+        (out / name).write_text("done")
+
+    return Job(out / name, (out / name).is_file, do)
+
+
+failures = Failures()
+work([arm(name) for name in ("first", "second", "third")], failures)
+failures.finish()
+"""
+
+
+def test_a_queue_goes_on_after_a_failing_arm_and_exits_with_1(tmp_path):
+    ended = subprocess.run([sys.executable, "-c", FAILING_QUEUE, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert (tmp_path / "first").is_file() and (tmp_path / "third").is_file() and not (tmp_path / "second").exists()
+    last = ended.stderr.strip().splitlines()[-2:]
+    assert last[0] == "1 failed:" and "second: RuntimeError: the disk is full" in last[1]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").rglob("*.py")), ids=lambda path: path.stem)
+def test_scripts_that_collect_failures_report_them(path):
+    """A queue that is never finished would hide what failed."""
+    text = path.read_text(encoding="utf-8")
+    assert "Failures()" not in text or path.stem == "jobs" or "failures.finish()" in text

@@ -1,35 +1,38 @@
-"""README and docs against the code: verbs, options, settings, links, commands and snippets.
+"""README and docs against the code: verbs, options, settings, links, commands, snippets, pictures, generated tables.
 
 Every `prorank …` line in a bash block is parsed by the command line itself, so an example cannot outlive its option.
 """
 
+import json
 import re
 import shlex
 import shutil
 import subprocess
-from dataclasses import asdict, fields
+from dataclasses import asdict, is_dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-import typer
 import yaml
 from transformers import AutoTokenizer
 
 import prorank
 from prorank.checkpoints.saving import save_checkpoint
-from prorank.cli.command_line import app
 from prorank.export import export
 from prorank.prompts.prompt import PRESETS, Prompt
+from prorank.prompts.prompt_settings import PromptSettings
 from prorank.train.objectives.ranking_losses import LOSSES
-from prorank.train.settings.stage_settings import Lora, Order, Reason, Score, Settings, Sft, Warmup, load_settings
+from prorank.train.settings import stage_settings
+from prorank.train.settings.stage_settings import load_settings
+from scripts import docs_tables, draw_pictures
 from tests.tiny import byte_tokenizer, save_tiny, tiny_llama, tiny_qwen2, toy_lists, write_jsonl
 from tests.toy_data import write_collection
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-COMMANDS = typer.main.get_command(app).commands
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
+DOCS = sorted((ROOT / "docs").rglob("*.md"))
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "benchmarks" / "README.md", *DOCS]
+COMMANDS = docs_tables.commands()
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 # Folders of one machine, and hosts that serve packages or models; written so that this file does not match.
 MACHINE = re.compile(r"(?<![\w.}])/(?:(?:work|tmp|root|farm|mnt|Users)/\w|home/(?!me/)\w)")
 HOSTS = re.compile(r"pypi[.]org|pythonhosted[.]org|huggingface[.]co\b|hf[.]co\b|(?:index-url|trusted-host)\b")
@@ -58,10 +61,26 @@ def page(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
 
 
-def test_readme_shows_every_verb_and_docs_name_no_other():
-    assert {words[0] for name, words in examples() if name == "README.md"} == set(COMMANDS)
-    said = {verb for p in PAGES for verb in re.findall(r"`prorank ([a-z]+)", p.read_text(encoding="utf-8"))}
-    assert said <= set(COMMANDS)
+def test_every_verb_has_an_example_and_docs_name_no_other():
+    assert {words[0] for name, words in examples() if not name.startswith("configs")} == set(COMMANDS)
+    named = {verb for p in PAGES for verb in re.findall(r"`prorank ([a-z][a-z-]*)", p.read_text(encoding="utf-8"))}
+    assert named <= set(COMMANDS)
+
+
+def test_the_readme_is_short_and_in_order():
+    text = page("README.md")
+    assert len(text.splitlines()) < 120
+    assert re.findall(r"^## (.+)$", text, flags=re.M) == [
+        "Install",
+        "Six lines",
+        "Three tasks",
+        "Train from scratch",
+        "Limits",
+        "More",
+    ]
+    assert text.index("![") < text.index("## Install")
+    tasks = text.split("## Three tasks")[1].split("\n## ")[0]
+    assert [shlex.split(b)[1] for b in re.findall(r"```bash\n(.*?)```", tasks, re.S)] == ["rerank", "serve", "adapt"]
 
 
 @pytest.mark.parametrize("name, words", examples(), ids=lambda value: value if isinstance(value, str) else " ".join(value[:2]))
@@ -73,63 +92,124 @@ def test_examples_are_what_the_command_line_takes(name, words, monkeypatch):
 
 
 def test_every_option_of_evaluate_is_explained():
-    told = set(re.findall(r"`(--[\w-]+)", page("docs/evaluation.md")))
+    explained = set(re.findall(r"`(--[\w-]+)", page("docs/guides/evaluate.md")))
     options = {name for p in COMMANDS["evaluate"].params for name in p.opts if name.startswith("--")} - {"--help"}
-    assert options <= told
+    assert options <= explained
 
 
-def tables(text: str) -> dict[str, dict[str, str]]:
-    """Settings tables of docs/training.md: heading -> key -> stated default."""
-    found = {}
-    for part in re.split(r"^###? ", text, flags=re.M)[1:]:
-        rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| (?:`(.+?)`|required) \|", part, flags=re.M)
-        if "| key | type | default | meaning |" in part:
-            found[part.splitlines()[0]] = dict(rows)
-    return found
+STAGES = ("Settings", "Lora", "Warmup", "Score", "Order", "Sft", "Reason", "Ppo", "Grpo")
+BASES = {"Warmup": "Settings", "Score": "Settings", "Order": "Score", "Sft": "Settings", "Reason": "Settings"}
 
 
-def wanted(kind: type, base: type | None = None) -> dict[str, object]:
-    """Defaults of a dataclass; with `base` those that it adds or changes."""
-    every = kind() if kind is Lora else kind(data="d", out="o")
-    inherited, values = asdict(base()) if base else {}, asdict(every)
-    own = ("stage", "data", "out")
-    return {k: v for k, v in values.items() if k not in inherited or (k not in own and inherited[k] != v)}
+def rows_of(markdown: str) -> dict[str, list[str]]:
+    """A generated table: key -> the other cells of its row."""
+    lines = [re.split(r"(?<!\\) \| ", line.removeprefix("| ").removesuffix(" |")) for line in markdown.splitlines()[2:]]
+    return {cells[0].strip("`"): cells[1:] for cells in lines}
 
 
-@pytest.mark.parametrize(
-    "heading, kind, base",
-    [
-        ("Every stage", Settings, None),
-        ("Keys of `lora`", Lora, None),
-        ("Stage `warmup`", Warmup, Settings),
-        ("Stage `score`", Score, Settings),
-        ("Stage `order`", Order, Score),
-        ("Stage `sft`", Sft, Settings),
-        ("Stage `reason`", Reason, Settings),
-    ],
-)
-def test_tables_of_settings_are_complete_and_true(heading, kind, base):
-    stated, known = tables(page("docs/training.md"))[heading], wanted(kind, base)
-    assert set(stated) == set(known)
-    for key, text in stated.items():
-        if text:
-            value = yaml.safe_load(text)
-            assert (float(value) if isinstance(known[key], float) else value) == known[key], key
-        else:
-            assert key in ("stage", "data", "out"), key
+def values_of(name: str) -> dict[str, object]:
+    """Keys and defaults of a settings class, read from an object of it."""
+    kind = getattr(stage_settings, name)
+    made = kind() if name in ("Lora", "Ppo", "Grpo") else kind(data="d", out="o")
+    return asdict(made) if is_dataclass(made) else made.model_dump()
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_generated_tables_of_settings_are_complete_and_true(name):
+    base = BASES.get(name)
+    rows = rows_of(docs_tables.settings_table(f"prorank.train.settings.stage_settings:{name} {base or ''}".strip()))
+    values, inherited = values_of(name), values_of(base) if base else {}
+    changed = {k for k, v in values.items() if k not in inherited or (k not in docs_tables.REQUIRED and inherited[k] != v)}
+    assert set(rows) == changed
+    for key, (_, default, meaning) in rows.items():
+        assert meaning.strip("` |"), f"{name}.{key} says nothing of what it means"
+        if default != "required":
+            shown = yaml.safe_load(default.strip("`"))
+            assert (float(shown) if isinstance(values[key], float) else shown) == values[key], key
+    assert f"prorank.train.settings.stage_settings:{name}" in page("docs/reference/settings.md")
+
+
+def test_every_verb_and_option_is_in_the_generated_reference():
+    reference = docs_tables.cli_reference()
+    for name, command in COMMANDS.items():
+        part = reference.split(f"## prorank {name}\n")[1].split("\n## ")[0]
+        options = [opt for p in command.params if p.param_type_name == "option" and not p.hidden for opt in p.opts]
+        assert all(opt in part for opt in options), name
 
 
 def test_losses_presets_and_prompt_keys_are_named():
-    training, prompts = page("docs/training.md"), page("docs/prompt.md")
+    training, prompts = page("docs/guides/train.md"), page("docs/guides/prompts.md")
     assert all(f"| `{name}` |" in training for name in LOSSES)
     assert all(f"| `{name}` |" in prompts for name in PRESETS)
-    assert all(f"`{f.name}`" in prompts for f in fields(Prompt))
+    keys = rows_of(docs_tables.prompt_table())
+    assert set(keys) == {f.name for f in docs_tables.fields_of(PromptSettings)} == {f.name for f in docs_tables.fields_of(Prompt)}
+    assert all(cells[1].strip("` |") for cells in keys.values())
+
+
+def test_a_docstring_names_several_keys_in_one_entry():
+    text = "Head.\n\nAttributes:\n    a, b: first\n        and more.\n    c: second.\n\nReturns:\n    d: no."
+    assert docs_tables.documented_names(text) == {"a": "first and more.", "b": "first and more.", "c": "second."}
+
+
+def test_markers_name_generators_and_are_filled():
+    markers = [m for p in DOCS for m in docs_tables.MARKER.findall(p.read_text(encoding="utf-8"))]
+    assert {name for name, _ in markers} == set(docs_tables.GENERATORS)
+    filled = docs_tables.fill_markers(page("docs/experiments.md"))
+    assert "<!--" not in filled and "E106" in filled
+    with pytest.raises(KeyError):
+        docs_tables.fill_markers("<!-- generated: nothing -->")
+
+
+def test_pictures_are_those_that_the_script_draws():
+    for name, draw in draw_pictures.DRAWN.items():
+        assert (draw_pictures.PICTURES / name).read_text(encoding="utf-8") == draw(), f"make pictures draws {name} anew"
+
+
+def test_paths_named_in_the_architecture_exist():
+    text = page("docs/architecture.md")
+    paths = re.findall(r"`((?:prorank|configs|recipes|benchmarks)/[\w/.]*)`", text)
+    assert len(paths) > 25 and not [path for path in paths if not (ROOT / path).exists()]
+
+
+def data_blocks(kind: str) -> list[tuple[str, str]]:
+    return [pytest.param(text, id=f"{name}-{n}") for n, (name, text) in enumerate(blocks(kind))]
+
+
+@pytest.mark.parametrize("text", data_blocks("json"))
+def test_json_blocks_are_json(text):
+    decoder, rest = json.JSONDecoder(), text.strip()
+    while rest:
+        _, end = decoder.raw_decode(rest)
+        rest = rest[end:].strip()
+
+
+@pytest.mark.parametrize("text", data_blocks("yaml"))
+def test_yaml_blocks_are_yaml(text):
+    assert isinstance(yaml.safe_load(text), dict)
+
+
+def module_commands() -> list:
+    """(module, its options) of every `python -m benchmarks.…`, `recipes.…` and `scripts.…` in the pages, line ends joined."""
+    found = {}
+    for path in PAGES:
+        text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+        for module, rest in re.findall(r"python -m ((?:benchmarks|recipes|scripts)\.[\w.]*\w)([^`\n]*)", text):
+            found.setdefault(module, set()).update(re.findall(r"(?<=\s)--[a-z][\w-]+", rest.split(" -- ")[0].split("#")[0]))
+    return [pytest.param(module, options, id=module) for module, options in sorted(found.items())]
+
+
+@pytest.mark.parametrize("module, options", module_commands())
+def test_commands_of_scripts_exist_with_their_options(module, options):
+    file = ROOT / Path(*module.split(".")).with_suffix(".py")
+    assert file.is_file(), module
+    shared = "".join(page(f"benchmarks/{name}.py") for name in ("common", "protocol"))
+    assert not [option for option in options if f'"{option}"' not in file.read_text(encoding="utf-8") + shared]
 
 
 def test_messages_in_the_data_page_are_in_the_code():
     """The constant part of each message of the last table; the variable parts belong to the tests of bad input."""
     tested = bare(page("tests/test_cli_errors.py"))
-    rows = re.findall(r"^\| [\w ]+ \| `+(.+?)`+ \|$", page("docs/data.md").split("## What goes wrong")[1], flags=re.M)
+    rows = re.findall(r"^\| [\w ]+ \| `+(.+?)`+ \|$", page("docs/guides/data.md").split("## Error messages")[1], flags=re.M)
     assert len(rows) >= 7
     for message in rows:
         assert all(bare(part) in tested for part in message.split("…")), message
@@ -154,8 +234,16 @@ def test_links_lead_somewhere(path):
         assert not anchor or anchor in anchors(place.read_text(encoding="utf-8")), target
 
 
-def test_pages_are_linked_from_the_readme():
-    assert all(f"]({shown(p)})" in page("README.md") for p in PAGES[1:])
+def test_every_page_is_in_the_navigation():
+    def leaves(node):
+        return (
+            [node]
+            if isinstance(node, str)
+            else [leaf for item in (node.values() if isinstance(node, dict) else node) for leaf in leaves(item)]
+        )
+
+    nav = leaves(yaml.safe_load(page("mkdocs.yml"))["nav"])
+    assert sorted(nav) == sorted(p.relative_to(ROOT / "docs").as_posix() for p in DOCS)
 
 
 def test_readme_runs_as_it_stands(standin, capsys):

@@ -9,20 +9,15 @@ from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
 
-import adapt_gain
-import evidence_calibration
-import evidence_curves
-import evidence_losses
-import evidence_stages
-import loss_groups
-import methods
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recipe_lists import pool_groups
 
-from prorank.adapt.adaptation import Adapted
+from benchmarks.evidence import calibration, curves, loss_groups, losses, methods, stages
+from benchmarks.evidence.recipe_lists import pool_groups
+from benchmarks.experiments import adapt_gain
+from prorank.adapt.adaptation_result import AdaptationResult as Adapted
 from prorank.data.beir import read_beir
 from prorank.data.formats import read_groups
 from tests.conftest import SETS
@@ -30,15 +25,15 @@ from tests.conftest import SETS
 
 def test_accuracy_counts_relevant_and_other_alike():
     scores, labels = np.array([1.0, 1.0, 1.0, -1.0]), np.array([1.0, 0.0, 0.0, 0.0])
-    assert evidence_stages.accuracy(scores, labels) == pytest.approx((1 + 1 / 3) / 2)
-    assert math.isnan(evidence_stages.accuracy(scores, np.zeros(4)))
+    assert stages.accuracy(scores, labels) == pytest.approx((1 + 1 / 3) / 2)
+    assert math.isnan(stages.accuracy(scores, np.zeros(4)))
 
 
 def test_systems_may_think_or_be_asked_at_once(monkeypatch):
     seen = []
     monkeypatch.setattr(methods, "loader", lambda *given, **how: seen.append((*given, how)))
     options = Namespace(length=None, prompt="setwise-echo")
-    for text in ("a=f", "b=f@at-once", "c=f@thoughts:4", "d=f@setwise:k=5"):
+    for text in ("a=f", "b=f@no-think", "c=f@thoughts:4", "d=f@setwise:k=5"):
         methods.system(text, options)
     setwise = {"prompt": "setwise-echo", "method": "setwise", "k": 5}
     assert [how for *_, how in seen] == [{}, {"think": False}, {"samples": 4}, setwise]
@@ -57,41 +52,41 @@ def test_quality_and_cost_stand_side_by_side(script, tmp_path, capsys):
 def test_a_larger_number_of_labels_holds_the_smaller(collections):
     groups = pool_groups(read_beir(collections / "toy", "train"))
     judged = read_beir(collections / "toy", "train").qrels
-    few, many = (evidence_curves.drawn(groups, judged, size, 1) for size in (14, 30))
+    few, many = (curves.drawn(groups, judged, size, 1) for size in (14, 30))
     assert few[1] == 14 and many[1] == 35 and many[0][: len(few[0])] == few[0]
-    assert evidence_curves.drawn(groups, judged, 10_000, 1)[1] == sum(map(len, judged.values()))
-    assert evidence_curves.drawn(groups, judged, 14, 2)[0] != few[0]
+    assert curves.drawn(groups, judged, 10_000, 1)[1] == sum(map(len, judged.values()))
+    assert curves.drawn(groups, judged, 14, 2)[0] != few[0]
 
 
 def test_curves_are_drawn_and_gone_on_with(script, tmp_path, monkeypatch, capsys):
-    words = ["--data", "toy", "--split", "train", "--pool", "--held-out", 2, "--bases", f"tiny={script.base}@1e-3",
-             "--sizes", 7, 14, "--least", 1, "--epochs", 1, "--out", tmp_path]  # fmt: skip
-    script(evidence_curves, *words)
+    words = ["--data", "toy", "--split", "train", "--judged-only", "--held-out", 2, "--bases", f"tiny={script.base}@1e-3",
+             "--sizes", 7, 14, "--min-steps", 1, "--epochs", 1, "--out", tmp_path]  # fmt: skip
+    script(curves, *words)
     assert (tmp_path / "toy" / "curves.png").is_file()
     held = json.loads((tmp_path / "toy" / "held-out.json").read_text())
     trained = {g.query_id for g in read_groups(tmp_path / "toy" / "tiny-14-0" / "labels.jsonl")}
     assert len(held) == 2 and len(trained) == 2 and not trained & set(held)
     capsys.readouterr()
-    monkeypatch.setattr(evidence_curves, "train", lambda *_, **__: pytest.fail("a complete run was trained again"))
-    script(evidence_curves, *words)
+    monkeypatch.setattr(curves, "train", lambda *_, **__: pytest.fail("a complete run was trained again"))
+    script(curves, *words)
     out = capsys.readouterr().out
     assert "tiny, 14 labels against tiny: nDCG@10" in out and "| tiny, 7 labels | 7 | 1 | 1 |" in out
 
 
 def test_bases_are_read():
-    assert evidence_curves.Base.read("a=runs/x@1e-4") == evidence_curves.Base("a", "runs/x", 1e-4)
-    assert evidence_curves.Base.read("a=runs/x").rate == 3e-5
+    assert curves.Base.read("a=runs/x@1e-4") == curves.Base("a", "runs/x", 1e-4)
+    assert curves.Base.read("a=runs/x").rate == 3e-5
 
 
 def test_folds_keep_a_query_together():
     queries = [f"q{i % 11}" for i in range(60)]
-    folds = evidence_calibration.folds_of(queries)
+    folds = calibration.folds_of(queries)
     assert set(folds) == set(range(5))
     assert all(len(set(folds[[q == name for q in queries]])) == 1 for name in set(queries))
 
 
 def test_calibration_is_measured_list_by_list(script, tmp_path, capsys):
-    script(evidence_calibration, "--model", script.base, "--out", tmp_path, *SETS)
+    script(calibration, "--model", script.base, "--out", tmp_path, *SETS)
     out, found = capsys.readouterr().out, json.loads((tmp_path / "results.json").read_text())["lists"]
     assert "| toy | 56 | 28.6 % | left out |" in out and "| bare | 56 | 28.6 % | not relevant |" in out
     assert found["toy"]["before"]["ece"] != found["toy"]["folds"]["ece"] and "own" not in found["toy"]
@@ -116,7 +111,7 @@ def test_wherever_a_list_loses_there_is_a_pair(order, labels):
 def facts(query, lost="", passed="", seen=None, spread=None, **more):
     texts = (query, lost, passed, lost if seen is None else seen)
     return loss_groups.Facts(
-        query, terms=evidence_losses.terms_of(texts), spread=spread or {}, lost=lost, passed=passed, seen=texts[3],
+        query, terms=losses.terms_of(texts), spread=spread or {}, lost=lost, passed=passed, seen=texts[3],
         **{"before": 0.5, "lead": 1.0, **more},
     )  # fmt: skip
 
@@ -150,13 +145,13 @@ def test_counts_stand_beside_those_of_all_lists():
 
 def test_losses_are_listed_without_texts(script, tmp_path, capsys):
     words = ["--model", script.base, "--out", tmp_path, "--count", 3, *SETS]
-    script(evidence_losses, *words)
+    script(losses, *words)
     out, found = capsys.readouterr().out, json.loads((tmp_path / "losses.json").read_text())
     assert found["lists"] == 16 and 1 <= len(found["losses"]) <= 3
     assert all(one["model"] < one["first"] and one["pair"] for one in found["losses"])
     assert "| lost document cut |" in out and "number" not in out.replace("number in the query", "").replace("the number", "")
     kept = Path(tmp_path / "lists" / "scores" / "toy.model.json").stat().st_mtime_ns
-    script(evidence_losses, *words, "--show")
+    script(losses, *words, "--show")
     assert Path(tmp_path / "lists" / "scores" / "toy.model.json").stat().st_mtime_ns == kept  # scored once
     assert "number" in capsys.readouterr().out
 

@@ -214,16 +214,16 @@ def test_the_verb_says_what_it_wrote(tmp_path, tiny_qwen2_dir):
 
 
 def test_the_pages_examples_run(tmp_path, tiny_qwen2_dir, monkeypatch, capsys):
-    """The Python examples of docs/export.md, the one that writes the folder first."""
-    page = (Path(__file__).parent.parent / "docs" / "export.md").read_text(encoding="utf-8")
+    """The Python examples of docs/guides/export.md, the one that writes the folder first."""
+    page = (Path(__file__).parent.parent / "docs" / "guides" / "export.md").read_text(encoding="utf-8")
     use, render, write = re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S)
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     for code in (write.replace("runs/smollm2-135m/score", str(tiny_qwen2_dir)), use):
-        exec(compile(code, "docs/export.md", "exec"), names)
+        exec(compile(code, "docs/guides/export.md", "exec"), names)
     assert "vllm serve out/classifier" in capsys.readouterr().out
-    assert isinstance(names["found"].difference, float) and names["model"](**names["batch"]).logits.shape == (1, 1)
+    assert isinstance(names["exported"].difference, float) and names["model"](**names["batch"]).logits.shape == (1, 1)
     export(tiny_qwen2_dir, "out/rendered", template=False)
     names["tokenizer"] = AutoTokenizer.from_pretrained("out/rendered")
-    exec(compile(render, "docs/export.md", "exec"), names)
+    exec(compile(render, "docs/guides/export.md", "exec"), names)
     assert names["ids"] == Prompt.load("out/rendered").bind(names["tokenizer"]).encode("a query", "a document").ids

@@ -16,7 +16,7 @@ from prorank.train.objectives.one_token_grpo import exact_kl
 
 pytest.importorskip("trl", reason="needs the extra [bench]")
 
-from benchmarks import warmup_vs_trl as bench  # noqa: E402
+from benchmarks.speed import warmup_vs_trl as bench  # noqa: E402
 
 
 @pytest.fixture(params=["tiny_llama_dir", "tiny_qwen2_dir"])

@@ -11,18 +11,14 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-import common
-import evidence_stages
-import jobs
 import numpy as np
-import order_gain
-import protocol
 import pytest
-import recipe
-import recipe_lists
 import torch
 import yaml
 
+from benchmarks import common, jobs, protocol
+from benchmarks.evidence import recipe, recipe_lists, stages
+from benchmarks.experiments import order_gain
 from prorank.checkpoints.loading import load_model, load_tokenizer
 from prorank.checkpoints.resolve import resolve
 from prorank.data.examples import Group
@@ -202,15 +198,15 @@ def test_the_queue_trains_what_is_missing_and_the_tables_follow(script, tmp_path
     script(recipe, *words, "--evaluate")
     out = capsys.readouterr().out
     assert "two stages against zero-shot" in out and "two stages against SFT" in out
-    script(evidence_stages, "--base", script.base, "--out", tmp_path, *SETS)
+    script(stages, "--base", script.base, "--out", tmp_path, *SETS)
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| mean | ")]
-    assert [row.split(" | ")[1] for row in rows] == 2 * list(evidence_stages.NAMES)
-    assert len(rows[0].split(" | ")) == 2 + len(evidence_stages.COLUMNS)
+    assert [row.split(" | ")[1] for row in rows] == 2 * list(stages.NAMES)
+    assert len(rows[0].split(" | ")) == 2 + len(stages.COLUMNS)
 
 
 def test_an_arm_without_its_library_is_told_and_the_rest_is_trained_and_measured(script, tmp_path, monkeypatch, capsys):
     """Row 23: the peer's library is missing, and a system's checkpoint is damaged."""
-    monkeypatch.setitem(sys.modules, "peer_training", None)  # importing it raises ImportError
+    monkeypatch.setitem(sys.modules, "benchmarks.evidence.peer_training", None)  # importing it raises ImportError
     arms = ["sentence-transformers", "SFT"]
     words = ["--base", script.base, "--documents", 32, "--out", tmp_path, "--seeds", 0, "--arms", *arms, *SETS]
     with pytest.raises(SystemExit) as end:
@@ -244,7 +240,7 @@ def test_order_gain_trains_its_arms_once_and_compares_them(script, tmp_path, mon
 def peer():
     pytest.importorskip("datasets")
     pytest.importorskip("sentence_transformers")
-    import peer_training
+    from benchmarks.evidence import peer_training
 
     return peer_training
 

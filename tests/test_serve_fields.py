@@ -148,7 +148,7 @@ def test_harmless_fields_change_nothing(server, dialect):
 
 
 def test_the_docs_name_each_field():
-    page = (Path(__file__).parents[1] / "docs/serve.md").read_text()
+    page = (Path(__file__).parents[1] / "docs/guides/serve.md").read_text()
     names = {*HARMLESS, "rank_fields", "top_k", "max_chunks_per_doc", "truncation", "return_embeddings", "relevant_spans"}
     names |= {"chat_template", "chat_template_kwargs", "score_threshold", "x-prorank-ignored-fields"}
     assert not {name for name in names if f"`{name}`" not in page}

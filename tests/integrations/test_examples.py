@@ -1,4 +1,4 @@
-"""The examples of docs/integrations.md, run as they stand.
+"""The examples of docs/guides/integrations.md, run as they stand.
 
 Two names are changed: the checkpoint becomes a tiny one, and MTEB's task, which would be fetched, becomes one made here.
 """
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-PAGE = (Path(__file__).parents[2] / "docs" / "integrations.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "guides" / "integrations.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"^## (.+?)$.*?^```python\n(.*?)^```$", PAGE, re.M | re.S)
 TASK = 'mteb.get_task("AskUbuntuDupQuestions")'
 OURS = '__import__("tests.integrations.toy_task", fromlist=["x"]).ToyReranking()'

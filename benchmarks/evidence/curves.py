@@ -1,0 +1,203 @@
+"""Learning curves: what 50, 500 and 5,000 labels of one's own domain buy, from a trained reranker and from the untrained base.
+
+A label is a judged (query, document) pair; the negatives that are mined beside them (none with `--judged-only`) cost a team
+nothing and are not counted. The queries measured are the same for all points, and no point was trained on one of them.
+
+    PRORANK_DATA=... python -m benchmarks.evidence.curves --data climate_fever --split test --judged-only --seeds 0 1 2 \
+        --bases "trained=runs/smollm2-135m/score@3e-5" "untrained=smollm2-135m@1e-4" --out runs/curves
+
+Labels come by whole queries, drawn by the seed; a larger number contains the smaller ones. Training makes `--epochs` passes over
+them, with at least `--min-steps` and at most `--max-steps` steps. A stopped command resumes, and processes with the same command
+share the runs. Prints the table and the tests against each base, and draws `curves.png`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import MAIN, compare, data_folder, loader, per_query
+from benchmarks.evidence.recipe import RECIPE, TRAIN_LENGTH
+from benchmarks.evidence.recipe_lists import labelled, pool_groups
+from benchmarks.jobs import Failures, Job, claimed, work
+from benchmarks.protocol import ndcg_of, parsed, score_all, scored
+from prorank.data.beir import read_beir
+from prorank.data.examples import Group, split_groups
+from prorank.data.formats import read_groups, write_groups
+from prorank.data.negatives import mine
+from prorank.evaluate.candidates import Options, Task, prepare
+from prorank.evaluate.reliability import pyplot
+from prorank.train.run import is_done, train
+from prorank.train.settings.stage_settings import load_settings
+from prorank.utils.files import atomic_file
+
+BATCH, LIST = 4, 6  # queries a step, documents a query
+
+
+@dataclass(frozen=True)
+class Base:
+    """Where a curve begins: `NAME=CHECKPOINT[@LEARNING RATE]`."""
+
+    name: str
+    checkpoint: str
+    rate: float
+
+    @classmethod
+    def read(cls, text: str) -> Base:
+        name, _, rest = text.partition("=")
+        checkpoint, _, rate = rest.rpartition("@") if "@" in rest else (rest, "", "3e-5")
+        return cls(name, checkpoint, float(rate))
+
+
+def domain(options: argparse.Namespace) -> tuple[Path, set[str]]:
+    """(training lists, ids of the queries measured) of the domain, made once."""
+    lists, held = options.out / "train.jsonl", options.out / "held-out.json"
+    with claimed(lists, wait=True):
+        if not held.is_file():
+            collection = read_beir(data_folder() / options.data, options.split)
+            groups = pool_groups(collection) if options.judged_only else mine(collection, negatives=12, random=4)[0]
+            rest, decide = split_groups(groups, options.held_out, 0)
+            write_groups(lists, rest)
+            with atomic_file(held) as handle:
+                json.dump([group.query_id for group in decide], handle)
+    return lists, set(json.loads(held.read_text(encoding="utf-8")))
+
+
+def drawn(groups: Sequence[Group], judged: dict[str, dict[str, int]], size: int, seed: int) -> tuple[list[Group], int]:
+    """(groups of whole queries with `size` labels or all there are, how many labels those are); a larger size holds a smaller."""
+    count = lambda group: len(judged[group.query_id])  # noqa: E731
+    some = labelled(groups, size, f"curve/{seed}", count)
+    return some, sum(map(count, some))
+
+
+def steps(queries: int, options: argparse.Namespace) -> int:
+    """Optimiser steps for so many training queries."""
+    return int(min(options.max_steps, max(options.min_steps, np.ceil(options.epochs * queries / BATCH))))
+
+
+def folder(out: Path, base: Base, size: int, seed: int) -> Path:
+    """Where a run lies."""
+    return out / f"{base.name.replace(' ', '-')}-{size}-{seed}"
+
+
+def run(base: Base, size: int, seed: int, options: argparse.Namespace, groups: list[Group], judged: dict[str, Any]) -> None:
+    """Train one point of a curve, or go on with it."""
+    out = folder(options.out, base, size, seed)
+    some, labels = drawn(groups, judged, size, seed)
+    write_groups(out / "labels.jsonl", some)
+    with atomic_file(out / "labels.json") as handle:
+        json.dump({"labels": labels, "queries": len(some)}, handle)
+    values = {
+        "base": base.checkpoint, "data": out / "labels.jsonl", "out": out, "seed": seed, "steps": steps(len(some), options),
+        "dev_queries": 0, "evals": 0, "list_size": LIST, "batch_size": BATCH, "learning_rate": base.rate, "save_every": 50,
+        "max_length": options.length, "train_length": TRAIN_LENGTH, "compile": str(options.compile).lower(),
+    }  # fmt: skip
+    train(load_settings(RECIPE / "score.yaml", [f"{key}={value}" for key, value in values.items()]), resume=True)
+
+
+def measured(options: argparse.Namespace, held: set[str]) -> Task:
+    """The held-out queries with their candidates: BM25's, or their judged documents."""
+    task = prepare(data_folder() / options.data, Options(split=options.split, judged_only=options.judged_only, top_k=options.top_k))
+    task.queries = [query for query in task.queries if query in held][: options.limit]
+    return task
+
+
+def table(
+    task: Task, points: dict[str, tuple[Base, int, Path | None]], options: argparse.Namespace, failures: Failures
+) -> dict[str, np.ndarray]:
+    """Score what is missing, print a row a point, return each point's values of the queries; points that fail are left out."""
+    systems = {name: loader(name, run or base.checkpoint, options.length, "echo") for name, (base, _, run) in points.items()}
+    systems = score_all([task], systems, options.out, failures, options.top_k)
+    values = {task.name: {n: {MAIN: ndcg_of(task, scored(task, load(), options.out, options.top_k), options.top_k)}
+                          for n, load in systems.items()}}  # fmt: skip
+    rows, first = per_query(values, systems), ndcg_of(task)
+    print(f"| {task.name}, {len(task.queries)} queries | labels | queries | steps | minutes | {MAIN} | runs |\n|" + "---|" * 7)
+    print(f"| {task.first} | | | | | {np.mean(list(first.values())):.4f} | |")
+    for arm, row in rows.items():
+        about = [_about(run) for name, (_, _, run) in points.items() if name.partition(" #")[0] == arm and run]
+        cells = [f"{np.mean([one[key] for one in about]):.{digits}f}" if about else "0" for key, digits in SHOWN]
+        print(f"| {arm} | {' | '.join(cells)} | {row.mean():.4f} | {max(1, len(about))} |")
+    return rows
+
+
+SHOWN = (("labels", 0), ("queries", 0), ("step", 0), ("minutes", 1))
+
+
+def _about(run: Path) -> dict[str, float]:
+    """Labels, queries, steps and minutes of a run."""
+    return {key: value for name in ("labels.json", "done.json") for key, value in json.loads((run / name).read_text()).items()}
+
+
+def picture(task: Task, bases: Sequence[Base], sizes: Sequence[int], rows: dict[str, np.ndarray], path: Path) -> Path:
+    """nDCG@10 against labels, a line for each base, the first stage as a level."""
+    plt = pyplot()
+    chart, axis = plt.subplots(figsize=(6, 4), layout="constrained")
+    axis.axhline(np.mean(list(ndcg_of(task).values())), color="#888888", linestyle=":", label=task.first)
+    for base, color, mark in zip(bases, ("#1d4ed8", "#c2410c", "#15803d"), "os^"):
+        there = [size for size in (0, *sizes) if point(base, size) in rows]
+        axis.plot(there, [rows[point(base, size)].mean() for size in there], f"{mark}-", color=color, label=base.name)
+    axis.set_xscale("symlog", linthresh=max(1, min(sizes)))
+    axis.set_xticks([0, *sizes], [f"{size:,}" for size in (0, *sizes)])
+    axis.set(xlabel="labels", ylabel=MAIN, title=f"{task.name}, {len(task.queries)} held-out queries")
+    axis.grid(alpha=0.25)
+    axis.legend(fontsize=9)
+    with atomic_file(path, "wb") as handle:
+        chart.savefig(handle, format="png", dpi=110)
+    plt.close(chart)
+    return path
+
+
+def point(base: Base, size: int) -> str:
+    """A point's name in tables."""
+    return f"{base.name}, {size} labels" if size else base.name
+
+
+def show(options: argparse.Namespace, bases: Sequence[Base], held: set[str], failures: Failures) -> None:
+    """Table, tests and picture of the runs that are complete."""
+    points: dict[str, tuple[Base, int, Path | None]] = {point(base, 0): (base, 0, None) for base in bases}
+    for base, size, seed in product(bases, options.sizes, options.seeds):
+        out = folder(options.out, base, size, seed)
+        if is_done(out):
+            points[f"{point(base, size)} #{seed}"] = (base, size, out)
+    task = measured(options, held)
+    rows = table(task, points, options, failures)
+    compare(rows, [(point(b, n), point(b, 0)) for b in bases for n in options.sizes if {point(b, n), point(b, 0)} <= rows.keys()])
+    print(picture(task, bases, options.sizes, rows, options.out / "curves.png"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default="climate_fever", help="a collection under PRORANK_DATA")
+    parser.add_argument("--split", default="train", help="its labels")
+    parser.add_argument("--judged-only", action="store_true", help="judged documents alone, in training and as candidates")
+    parser.add_argument("--held-out", type=int, default=200, help="queries measured")
+    parser.add_argument("--bases", nargs="+", required=True, help="NAME=CHECKPOINT[@LEARNING RATE]")
+    parser.add_argument("--sizes", nargs="*", type=int, default=[50, 500, 5000], help="labels")
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0])
+    parser.add_argument("--epochs", type=float, default=4)
+    parser.add_argument("--min-steps", type=int, default=30, help="steps of the smallest training")
+    parser.add_argument("--max-steps", type=int, default=600, help="steps of the largest")
+    parser.add_argument("--compile", action="store_true", help="fuse element-wise steps in training")
+    options = parsed(parser, "runs/curves", 256, sets=False)
+    options.out /= options.data
+    bases = [Base.read(text) for text in options.bases]
+    lists, held = domain(options)
+    judged, groups = read_beir(data_folder() / options.data, options.split).qrels, read_groups(lists)
+    runs = list(product(bases, options.sizes, options.seeds))
+    outs = {one: folder(options.out, *one) for one in runs}
+    failures = Failures()
+    work([Job(out, partial(is_done, out), partial(run, *one, options, groups, judged)) for one, out in outs.items()], failures)
+    show(options, bases, held, failures)
+    failures.finish()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""The lists that the arms of table b learn from: three sets marked train with BM25's and random negatives, and parts of them.
+
+Every arm learns from the same lists; only what the first of two stages sees of them may be less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from random import Random
+
+from benchmarks.jobs import claimed
+from benchmarks.protocol import DEV
+from prorank.data.beir import Collection, read_beir
+from prorank.data.examples import Group
+from prorank.data.formats import read_groups, write_groups
+from prorank.data.negatives import mine
+
+TRAIN = {"scifact": 800, "medquad": 1600, "cosqa": 600}  # queries of each set marked train
+HARD, RANDOM = 4, 8  # negatives of a list: ones that BM25 ranks high, and behind them random ones
+DEV_LISTS = 8  # of each dev set: the one look at the end of a training
+
+
+def lists(data: Path, out: Path, seed: int) -> tuple[Path, Path]:
+    """Training and dev lists, made once: (train.jsonl, dev.jsonl)."""
+    made = out / "train.jsonl", out / "dev.jsonl"
+    with claimed(made[0], wait=True):
+        if not made[1].is_file():
+            groups: list[Group] = []
+            for name, limit in TRAIN.items():
+                mined, report = mine(read_beir(data / name, "train"), negatives=HARD + RANDOM, seed=seed, random=RANDOM)
+                print(f"{name}: {report}")
+                groups += mined[:limit]
+            write_groups(made[0], groups)
+            write_groups(made[1], [g for name in DEV for g in pool_groups(read_beir(data / name, "dev"))[:DEV_LISTS]])
+    return made
+
+
+def warmup_lists(train: Path, limit: int | None, hard: bool) -> Path:
+    """A part of the training lists for the first of two stages, made once; all of them where nothing is asked.
+
+    Args:
+        most: lists, evenly out of all. hard: keep only BM25's own among the negatives.
+    """
+    if limit is None and not hard:
+        return train
+    path = train.with_name(f"warmup-{limit or 'all'}{'-hard' if hard else ''}.jsonl")
+    with claimed(path, wait=True):
+        if not path.is_file():
+            groups = read_groups(train)
+            groups = groups[:: max(1, len(groups) // limit)][:limit] if limit else groups
+            write_groups(path, [hardest(group) if hard else group for group in groups])
+    return path
+
+
+def hardest(group: Group) -> Group:
+    """A list's relevant documents and the first `HARD` others."""
+    others = [i for i, label in enumerate(group.labels) if label <= 0]
+    return group.take([i for i in range(len(group.labels)) if i not in others[HARD:]])
+
+
+def labelled(groups: Sequence[Group], labels: int, draw: str, count: Callable[[Group], int]) -> list[Group]:
+    """Groups of whole queries, in the order that `draw` names, until they hold so many labels by `count`, or all there are."""
+    chosen: list[Group] = []
+    for group in Random(draw).sample(list(groups), len(groups)):
+        if labels <= 0:
+            break
+        chosen.append(group)
+        labels -= count(group)
+    return chosen
+
+
+def pool_groups(collection: Collection) -> list[Group]:
+    """Each dev query's own judged documents, where some are relevant and some are not."""
+    groups = []
+    for query, judged in collection.qrels.items():
+        known = {d: label for d, label in judged.items() if d in collection.corpus}
+        if known and max(known.values()) > 0 >= min(known.values()):
+            texts = tuple(collection.corpus[d] for d in known)
+            groups.append(Group(collection.queries[query], texts, tuple(map(float, known.values())), query))
+    return groups
