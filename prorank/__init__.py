@@ -1,6 +1,6 @@
 """ProRank: train a small language model to rerank, then run it fast, anywhere.
 
-Importing this package loads no model and no torch; the public names arrive when they are first used.
+Importing this package loads no model and no torch; public names are imported when they are first used.
 """
 
 from importlib import import_module
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .evaluate.benchmark import evaluate
     from .prompts.prompt import Prompt
     from .reranker import Hit, Reranker
+    from .search.searcher import Searcher
     from .train.run import train
     from .train.settings.stage_settings import load_settings
 
@@ -19,15 +20,16 @@ _HOMES = {
     "Reranker": ".reranker",
     "Hit": ".reranker",
     "Prompt": ".prompts.prompt",
+    "Searcher": ".search.searcher",
     "load_settings": ".train.settings.stage_settings",
     "ProRankError": ".errors",
 }
-_CALLED = ("evaluate", "train")  # subpackages that are functions, too
-__all__ = ["Hit", "ProRankError", "Prompt", "Reranker", "__version__", "evaluate", "load_settings", "train"]
+_CALLABLE = ("evaluate", "train")  # subpackages that can be called as functions
+__all__ = ["Hit", "ProRankError", "Prompt", "Reranker", "Searcher", "__version__", "evaluate", "load_settings", "train"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _CALLED:
+    if name in _CALLABLE:
         return import_module(f".{name}", __name__)
     if name in _HOMES:
         return getattr(import_module(_HOMES[name], __name__), name)

@@ -65,7 +65,7 @@ class Scorer(Identity):
         self.prompt = prompt.bind_list(tokenizer, room) if prompt.lists else prompt.bind(tokenizer, room).direct()
         self.device = next(model.parameters()).device
         self.cuts, self.cost = TruncationCounts(), Cost()  # counted up over all calls
-        self.turn = threading.RLock()  # engine and counters are not made for two at once
+        self.lock = threading.RLock()  # engine and counters are not made for two at once
         self.choices: dict[str, Choice] = {}  # what "auto" took, and why
         self._compile_for: Any = None  # the model's configuration while it is open whether steps get compiled
         self._forked = False  # whether this process is a fork of the one that loaded the model
@@ -165,7 +165,7 @@ class Scorer(Identity):
                 f"{self.name}: a model on {self.device.type} does not work in a forked process; load it in that process, or start "
                 "the process by multiprocessing.get_context('spawn')"
             )
-        with self.turn:
+        with self.lock:
             yield
 
     def score_encoded(
