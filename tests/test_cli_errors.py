@@ -297,7 +297,7 @@ def test_rerank_documents(place):
     place.fails(["rerank", "docs.txt", *base, "--dtype", "fp3"], r"unknown dtype 'fp3'; did you mean 'fp32'\?")
     place.fails(["rerank", "docs.txt", *base, "--device", "tpu"], r"device 'tpu' is not available here; present: cpu.*")
     place.fails(["rerank", "docs.txt", *base, "--prompt", "mxbay"], r"unknown prompt preset 'mxbay'; did you mean 'mxbai'\?")
-    needs = r"give --query Q and DOCUMENTS \(a file, or - for stdin\), or --run, --dataset and --out"
+    needs = r"give DOCUMENTS \(a file, or - for stdin\) and a query, or --run, --dataset and --out"
     place.fails(["rerank", "docs.txt"], needs)
     place.fails(["rerank", "--query", "violin"], needs)
 
@@ -336,8 +336,8 @@ def test_evaluate(place):
     too_large = r"set: label 90 is too large for nDCG with exponential gains, 2\^label - 1; use smaller grades, or gain linear"
     place.fails("evaluate set --split many --gain exponential", too_large)
     place.fails("evaluate set --run none.run", r"--run none\.run: no such file, neither in set nor as given")
-    place.fails("evaluate set --run in.run --pool", r"--run and --pool exclude each other: .*")
-    place.fails("evaluate set --likelihood", r"--likelihood needs --model, whose weights it uses")
+    place.fails("evaluate set --run in.run --judged-only", r"--run and --judged-only exclude each other: .*")
+    place.fails("evaluate set --add-query-likelihood", r"--add-query-likelihood needs --model, whose weights it uses")
     place.fails("evaluate set --model nowhere", r"nowhere: no such folder or file, and no hub id \(owner/name\).*")
     place.fails("evaluate set --device tpu", r"device 'tpu' is not available here; present: cpu.*")
     place.fails("evaluate set --out docs.txt", r"--out docs\.txt: is a file, expected a folder")
@@ -363,11 +363,11 @@ FOLDERS = {
 FILES = {
     "rerank": "rerank --run in.run --dataset set --out OUT --model ./none",
     "mine": "mine set OUT",
-    "convert": "convert log.jsonl OUT",
-    "pairs": "pairs OUT --run in.run --dataset set",
+    "import-logs": "import-logs log.jsonl OUT",
+    "sample-pairs": "sample-pairs OUT --run in.run --dataset set",
     "label": "label lists.jsonl OUT --endpoint http://127.0.0.1:9/v1 -m x",
     "label --extractive": "label lists.jsonl OUT --extractive",
-    "reward": "reward lists.jsonl OUT --model ./none",
+    "score-completions": "score-completions lists.jsonl OUT --model ./none",
 }
 LOG = '{"query": "q", "response": "a", "response_thinking": "t", "rejected_response": []}\n'
 
@@ -392,7 +392,7 @@ def test_out_that_is_a_folder(verb, place):
 def test_what_lies_beside_an_output_needs_a_file(place):
     """Row 12: a ledger, or a file of bad lines, beside /dev/null would come into /dev."""
     place.write("log.jsonl", LOG)
-    for verb, more, what in (("label", "", "its ledger"), ("convert", " --skip-bad", "the file of bad lines")):
+    for verb, more, what in (("label", "", "its ledger"), ("import-logs", " --skip-bad", "the file of bad lines")):
         place.fails(FILES[verb].replace("OUT", "/dev/null") + more, rf"/dev/null: is no plain file, and {what} lies beside it; .*")
 
 
@@ -441,7 +441,7 @@ def test_damaged_input_is_one_line(place):
     for name, content in (("cut", whole[:-9]), ("flipped", whole[:15] + bytes([whole[15] ^ 255]) + whole[16:])):
         (place.folder / name).write_bytes(content)
     (place.folder / "bz").write_bytes(bz2.compress(b"text"))
-    readers = ("rerank {} -q x", "rerank --run {} --dataset set --out o", "train c.yaml data={}", "train {}", "convert {} o")
+    readers = ("rerank {} -q x", "rerank --run {} --dataset set --out o", "train c.yaml data={}", "train {}", "import-logs {} o")
     for command in readers:
         for name in ("cut", "flipped"):
             place.fails(command.format(name), rf"{name}:\d+: damaged or unreadable file \(.*\)")
@@ -463,7 +463,7 @@ def test_demo_without_time(place):
 
 def test_the_command_line_itself(place):
     """What the option parser refuses ends with code 2, too."""
-    cases = {"trian": "No such command 'trian'", "train": "Missing argument 'config'", "pull --all": "--all"}
+    cases = {"trian": "No such command 'trian'", "mine": "Missing argument 'dataset'", "pull --all": "--all"}
     for words, wanted in cases.items():
         before = place.files()
         code, said = place.run(*words.split())

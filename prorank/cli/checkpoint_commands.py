@@ -13,7 +13,7 @@ from .options import MAIN, MODEL, Base, MaxLength, PromptName, RemoteCode
 
 
 def pull(
-    name: Annotated[str, typer.Argument(help="A hub id, a GGUF file or smollm2-135m.")] = DEFAULT,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A hub id, a GGUF file or smollm2-135m.")] = DEFAULT,
     trust_remote_code: RemoteCode = False,
 ) -> None:
     """Fetch and convert a checkpoint, and print its folder."""

@@ -22,6 +22,7 @@ from .checkpoint_commands import export, pull
 from .data_commands import adapt, calibrate, mine_lists
 from .evaluate_command import evaluate
 from .info_command import info
+from .options import MAIN
 from .rerank_command import rerank
 from .search_command import search
 from .serve_command import serve
@@ -72,9 +73,12 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def global_options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.", rich_help_panel=MAIN),
     ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more, such as the dtype that was chosen and why.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Log more, such as the dtype that was chosen and why.", rich_help_panel=MAIN)
+    ] = False,
 ) -> None:
     """Options before the verb."""
     if verbose:

@@ -33,8 +33,8 @@ DATA_SUFFIX = re.compile(r"\.(jsonl?|ndjson|csv|tsv|txt)(\.gz)?$", re.IGNORECASE
 
 
 def mine_lists(
-    dataset: Annotated[Path, typer.Argument(help="BEIR folder, or ir_datasets:NAME.")],
-    out: Annotated[Path, typer.Argument(help="JSONL file of lists to write (.gz to compress).")],
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="BEIR folder, or ir_datasets:NAME.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="JSONL file of lists to write (.gz to compress).")],
     split: Annotated[str, typer.Option(help="Split of the judgements: qrels/SPLIT.tsv.", rich_help_panel=MAIN)] = "train",
     negatives: Annotated[int, typer.Option(help="Negatives per query.", rich_help_panel=MAIN)] = 7,
     depth: Annotated[int, typer.Option(help="BM25 candidates per query.", rich_help_panel=MAIN)] = 100,
@@ -151,7 +151,7 @@ def calibrate(
         typer.Option(help="Labelled lists, pairs or a BEIR folder that the model was not trained on.", rich_help_panel=MAIN),
     ],
     model: Annotated[
-        str, typer.Argument(metavar="[MODEL]", help="Checkpoint or run folder; calibration.json is written there.")
+        str, typer.Argument(metavar="MODEL", help="Checkpoint or run folder; calibration.json is written there.")
     ] = DEFAULT,
     copy: Annotated[
         Path | None,
@@ -175,11 +175,11 @@ def calibrate(
         Path | None, typer.Option(help="Folder of reliability.png. Default: the checkpoint's.", rich_help_panel=MAIN)
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the folds.", rich_help_panel=MAIN)] = 0,
-    think: Think = True,
     prompt: PromptName = None,
     max_length: MaxLength = None,
     base: Base = None,
     trust_remote_code: RemoteCode = False,
+    think: Think = True,
     device: Device = None,
     dtype: Dtype = "auto",
     compile: Compile = None,

@@ -64,9 +64,9 @@ def rerank(
     context: typer.Context,
     documents: Annotated[
         str | None,
-        typer.Argument(metavar="[DOCUMENTS]", help="File of documents: JSONL, a JSON array, CSV, TSV or text lines; - for stdin."),
+        typer.Argument(metavar="DOCUMENTS", help="File of documents: JSONL, a JSON array, CSV, TSV or text lines; - for stdin."),
     ] = None,
-    query_argument: Annotated[str | None, typer.Argument(metavar="[QUERY]", help="The query, unless --query gives it.")] = None,
+    query_argument: Annotated[str | None, typer.Argument(metavar="QUERY", help="The query, unless --query gives it.")] = None,
     query: Annotated[str | None, typer.Option("--query", "-q", help="The query.", rich_help_panel=MAIN)] = None,
     top_k: Annotated[
         int | None,

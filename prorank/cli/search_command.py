@@ -53,7 +53,7 @@ def search(
             help="File of documents (JSONL, CSV, TSV, text lines; - for stdin), BEIR folder, or folder of .txt, .md, .rst files.",
         ),
     ],
-    query_argument: Annotated[str | None, typer.Argument(metavar="[QUERY]", help="The query, unless --query gives it.")] = None,
+    query_argument: Annotated[str | None, typer.Argument(metavar="QUERY", help="The query, unless --query gives it.")] = None,
     query: Annotated[str | None, typer.Option("--query", "-q", help="The query.", rich_help_panel=MAIN)] = None,
     queries: Annotated[
         Path | None,

@@ -53,7 +53,7 @@ def serve(
         list[str] | None,
         typer.Option(help="Origin that browsers may call from; repeat for several. Default: none.", rich_help_panel=MAIN),
     ] = None,
-    max_documents: Annotated[int, typer.Option(help="Documents.", rich_help_panel=PER_REQUEST)] = 1000,
+    max_documents: Annotated[int, typer.Option(help="Documents of a request.", rich_help_panel=PER_REQUEST)] = 1000,
     max_characters: Annotated[
         int, typer.Option(help="Characters of query and documents together.", rich_help_panel=PER_REQUEST)
     ] = 5_000_000,
@@ -72,9 +72,11 @@ def serve(
     max_body_seconds: Annotated[
         float, typer.Option(help="Seconds until the body must have arrived.", rich_help_panel=PER_REQUEST)
     ] = 30.0,
-    max_requests: Annotated[int, typer.Option(help="Requests.", rich_help_panel=AT_ONCE)] = 512,
-    max_queued_documents: Annotated[int, typer.Option(help="Documents.", rich_help_panel=AT_ONCE)] = 20_000,
-    max_inflight_bytes: Annotated[int, typer.Option(help="Bytes of their bodies.", rich_help_panel=AT_ONCE)] = 256_000_000,
+    max_requests: Annotated[int, typer.Option(help="Requests in progress.", rich_help_panel=AT_ONCE)] = 512,
+    max_queued_documents: Annotated[int, typer.Option(help="Documents of these requests.", rich_help_panel=AT_ONCE)] = 20_000,
+    max_inflight_bytes: Annotated[
+        int, typer.Option(help="Bytes of these requests' bodies.", rich_help_panel=AT_ONCE)
+    ] = 256_000_000,
     method: Method = "pointwise",
     prompt: PromptName = None,
     max_length: MaxLength = None,

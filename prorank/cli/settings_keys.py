@@ -12,7 +12,7 @@ from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from typing import Any, get_args, get_type_hints
 
 from ..errors import ConfigError, nearest
-from ..utils.terminal import json_line, plain, stdout_console
+from ..utils.terminal import json_line, plain, print_lines, stdout_console
 
 ENTRY = re.compile(r"^ {4}(\w+(?:, \w+)*): ", re.MULTILINE)  # "steps, minutes, epochs: " begins an entry of Attributes
 INLINE = re.compile(r"(?:(?<=[.;] )|^)(\w+): ")  # a second key within an entry: "...; near: share of ..."
@@ -23,62 +23,74 @@ class SettingsKey:
     """One key of a stage's YAML file.
 
     Attributes:
-        stage: stage that has the key.
         name: the key; dots reach into mappings, as in lora.r.
         type: as it is annotated.
-        default: as YAML writes it, "" where a value is required.
+        default: the default value; None also where a value is required.
         description: what the key does.
     """
 
-    stage: str
     name: str
     type: str
-    default: str
+    default: Any
     description: str
 
 
-def list_keys(stage: str | None = None) -> list[SettingsKey]:
-    """All settings keys of one stage, or of every stage.
-
-    Args:
-        stage: warmup, score, order, sft or reason.
+def list_keys(stage: str) -> list[SettingsKey]:
+    """All settings keys of a stage: warmup, score, order, sft or reason.
 
     Raises:
         ConfigError: there is no such stage.
     """
     from ..train.settings.stage_settings import STAGES
 
-    if stage is not None and stage not in STAGES:
+    if stage not in STAGES:
         raise ConfigError(f"--list-keys: {stage!r} is not a stage{nearest(stage, STAGES)}")
-    names = [stage] if stage else list(STAGES)
-    return [key for name in names for key in _keys_of(STAGES[name], name)]
+    return list(_keys_of(STAGES[stage]))
 
 
 def show_keys(stage: str | None = None) -> None:
-    """Print one table per stage."""
-    from rich import box
+    """Print the keys of one stage, or the keys that all stages share and then those of each stage."""
+    from ..train.settings.stage_settings import STAGES
+
+    if stage is not None:
+        _print_keys(f"stage {stage}", list_keys(stage))
+        return
+    keys = {name: list_keys(name) for name in STAGES}
+    shared = [key for key in next(iter(keys.values())) if all(key in others for others in keys.values())]
+    _print_keys("every stage", shared)
+    for name, own in keys.items():
+        _print_keys(f"stage {name}", [key for key in own if key not in shared])
+
+
+def _print_keys(title: str, keys: list[SettingsKey]) -> None:
     from rich.table import Table
+    from rich.text import Text
 
-    keys = list_keys(stage)
-    for name in dict.fromkeys(key.stage for key in keys):
-        table = Table(title=f"stage {name}", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-        for column, ratio in (("key", 0), ("type", 0), ("default", 0), ("description", 1)):
-            table.add_column(column, overflow="fold", ratio=ratio or None)
-        for key in keys:
-            if key.stage == name:
-                table.add_row(plain(key.name), plain(key.type), plain(key.default), plain(key.description))
-        stdout_console().print(table)
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for key in keys:
+        facts = ", ".join(filter(None, (key.type, _default_text(key.default))))
+        about = [plain(facts, "dim")] + ([plain(key.description)] if key.description else [])
+        table.add_row(plain(key.name), Text("\n").join(about))
+    stdout_console().print(table)
+    print_lines([""])
 
 
-def _keys_of(settings: type, stage: str, prefix: str = "") -> Iterator[SettingsKey]:
+def _default_text(default: Any) -> str:
+    """The default as YAML writes it; nothing for a required value, and for nested settings, whose keys follow."""
+    return "" if default == "" or is_dataclass(default) else f"default {json_line(default)}"
+
+
+def _keys_of(settings: type, prefix: str = "") -> Iterator[SettingsKey]:
     """The keys of a settings class, those of nested classes after the key that holds them."""
     types, descriptions = get_type_hints(settings), _descriptions(settings)
     for one in fields(settings):
         kind = types[one.name]
-        yield SettingsKey(stage, prefix + one.name, _type_name(kind), _default(one), descriptions.get(one.name, ""))
+        yield SettingsKey(prefix + one.name, _type_name(kind), _default(one), descriptions.get(one.name, ""))
         for nested in (kind, *get_args(kind)):
             if is_dataclass(nested) and isinstance(nested, type):
-                yield from _keys_of(nested, stage, f"{prefix}{one.name}.")
+                yield from _keys_of(nested, f"{prefix}{one.name}.")
 
 
 def _type_name(kind: Any) -> str:
@@ -87,12 +99,10 @@ def _type_name(kind: Any) -> str:
     return re.sub(r"\w+\.(?=\w)", "", name.replace("typing.", ""))
 
 
-def _default(one: Field) -> str:
-    """The default as YAML writes it; of a nested class its keys say it."""
-    value = one.default if one.default_factory is MISSING else one.default_factory()
-    if value is MISSING or is_dataclass(value):
-        return ""
-    return "" if value == "" else json_line(value)
+def _default(one: Field) -> Any:
+    if one.default_factory is not MISSING:
+        return one.default_factory()
+    return None if one.default is MISSING else one.default
 
 
 def _descriptions(settings: type) -> dict[str, str]:

@@ -145,7 +145,7 @@ def import_logs(
 
 def score_completions(
     completions: Annotated[Path, typer.Argument(metavar="IN", help="JSONL with the keys completion, label, finished.")],
-    out: Annotated[Path | None, typer.Argument(metavar="[OUT]", help="JSONL file to write. Default: stdout.")] = None,
+    out: Annotated[Path | None, typer.Argument(metavar="OUT", help="JSONL file to write. Default: stdout.")] = None,
     config: Annotated[
         Path | None,
         typer.Option(help="YAML file whose `reward` block to use. Default: Rerank-R0's rules.", rich_help_panel=MAIN),

@@ -58,7 +58,7 @@ def _show_keys(stage: Path | None, overrides: list[str] | None, resume: bool) ->
 
 
 def plot(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders; the curves of several share their figures.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUNS...", help="Run folders; the curves of several share their figures.")],
     out: Annotated[
         Path | None, typer.Option(help="Picture (PNG) to write. Default: in the first run folder.", rich_help_panel=MAIN)
     ] = None,

@@ -107,7 +107,7 @@ def prepare(dataset: str | Path, options: Options, alone: bool = True) -> Task:
 def _files(folder: Path, options: Options, alone: bool) -> dict[str, Path]:
     """The files the options name, with the protocol's own judgements and exclusions where none are named."""
     if options.run and options.pool:
-        raise ConfigError("--run and --pool exclude each other: the pool is its own list of candidates")
+        raise ConfigError("--run and --judged-only exclude each other: the judged documents are a list of candidates")
     if options.only_run_queries and not options.run:
         raise ConfigError("--only-run-queries needs --run")
     protocol = options.run == PROTOCOL

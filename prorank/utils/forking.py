@@ -1,8 +1,8 @@
 """Keep models usable in forked processes (gunicorn --preload, Celery, multiprocessing's "fork").
 
-A fork copies only the thread that forks. In the child, locks of other threads stay locked for ever, thread pools have no threads, and
-OpenMP, which PyTorch computes with, waits for its pool without end. Therefore a fork waits until no model is computing, and the child
-computes with one thread.
+A fork copies only the thread that forks. In the child, locks of other threads stay locked for ever, thread pools have no threads,
+and OpenMP, which PyTorch computes with, waits for its pool without end. Therefore a fork waits until no model is computing, and the
+child computes with one thread.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Print text of any origin on streams of any encoding.
 
-Documents, queries, thoughts, server answers and file names may hold markup, escape sequences and direction marks. They are printed as
-text, control characters as `\\x1b`. A stream that is not UTF-8 (a Windows redirect) gets JSON in ASCII, and "?" for other characters
-that it cannot encode. `guarded` turns errors into one line and an exit code.
+Documents, queries, thoughts, server answers and file names may hold markup, escape sequences and direction marks. They are printed
+as text, control characters as `\\x1b`. A stream that is not UTF-8 (a Windows redirect) gets JSON in ASCII, and "?" for other
+characters that it cannot encode. `guarded` turns errors into one line and an exit code.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ def _stdout_errors() -> Iterator[None]:
 
 
 def _end_stdout(error: OSError) -> None:
-    """For an error of stdout: redirect stdout to /dev/null, since the interpreter flushes it at exit. End if it is a closed pipe."""
+    """For an error of stdout: redirect it to /dev/null, since the interpreter flushes it at exit. End if it is a closed pipe."""
     if error.filename != STDOUT:
         return
     with contextlib.suppress(OSError, ValueError):
