@@ -22,6 +22,7 @@ from prorank.checkpoints.loading import load_model, load_tokenizer
 from prorank.checkpoints.resolve import resolve
 from prorank.checkpoints.saving import save_checkpoint
 from prorank.cli.command_line import main
+from prorank.cli.data_commands import default_out
 from prorank.prompts.prompt import Prompt
 from prorank.train.settings.stage_settings import dump_settings, make_settings
 from tests.tiny import save_tiny
@@ -300,6 +301,66 @@ def test_rerank_documents(place):
     needs = r"give DOCUMENTS \(a file, or - for stdin\) and a query, or --run, --dataset and --out"
     place.fails(["rerank", "docs.txt"], needs)
     place.fails(["rerank", "--query", "violin"], needs)
+
+
+def test_rerank_takes_the_query_as_second_argument(place):
+    model = ["--model", str(place.base), "--dtype", "fp32"]
+    answers = []
+    for words in (["docs.txt", "violin"], ["docs.txt", "--query", "violin"]):
+        place.monkeypatch.setattr("sys.argv", ["prorank", "rerank", *words, *model, "--json"])
+        place.capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        answers.append(place.capsys.readouterr().out)
+        assert not ended.value.code
+    assert answers[0] == answers[1] and answers[0].count("\n") == 2
+    twice = r"two queries: --query 'violin' and the argument 'horse'; give the query once"
+    place.fails("rerank docs.txt horse --query violin", twice)
+    place.fails("rerank docs.txt violin --query violin", twice.replace("horse", "violin"))
+    swapped = r"violin: no such file; the file comes first: prorank rerank docs\.txt 'violin'"
+    place.fails("rerank violin docs.txt", swapped)
+    place.fails(["rerank", "docs.txt", " "], r"the query is ' '; expected a text that is not empty")
+    run = "rerank docs.txt violin --run in.run --dataset set --out out.run"
+    place.fails(run, "DOCUMENTS is for the documents of one query; leave out --run or DOCUMENTS")
+    place.fails("rerank docs.txt violin --top-n 0", r"--top-k must be at least 1, not 0; leave it out to get all")
+
+
+def test_adapt_takes_the_labels_as_arguments(place):
+    place.fails("adapt", r"name your labels: prorank adapt LABELS \(a BEIR folder, or a CSV, TSV or JSONL file\)")
+    place.fails("adapt lists.jsonl --data set", r"labels are given twice: lists\.jsonl and --data set; use one of the two ways")
+    place.fails("adapt none.jsonl", r"none\.jsonl: no such file")
+    calls = []
+    place.monkeypatch.setattr("prorank.adapt.adaptation.adapt", lambda *arguments, **_: calls.append(arguments[:3]))
+    for words in (["lists.jsonl"], ["--data", "lists.jsonl"], ["set", "lists.jsonl", "--model", "m", "--out", "here"]):
+        assert place.run("adapt", *words)[0] == 0
+    out = Path("runs/adapted-lists")
+    assert calls[:2] == [(["lists.jsonl"], "prorank-smollm2-135m", out)] * 2
+    assert calls[2] == (["set", "lists.jsonl"], "m", Path("here"))
+    place.monkeypatch.setattr("sys.argv", ["prorank", "adapt", "lists.jsonl"])
+    with pytest.raises(SystemExit):
+        main()
+    assert place.capsys.readouterr().out.startswith(f"run folder: {out}\n")
+
+
+DEFAULT_OUTS = {
+    "labels.jsonl": "labels",
+    "a/b/my labels.csv.gz": "my-labels",
+    "ir_datasets:beir/scifact/train": "beir-scifact-train",
+    "set/": "set",
+    "labels.v2.tsv": "labels.v2",
+    "…": "labels",
+}
+
+
+@pytest.mark.parametrize("source, name", DEFAULT_OUTS.items())
+def test_default_run_folder_of_adapt(source, name):
+    assert default_out(source) == Path(f"runs/adapted-{name}")
+
+
+def test_train_without_a_config(place):
+    place.fails("train", r"name a config: prorank train CONFIG\.yaml; `prorank train --list-keys` lists what it may hold")
+    place.fails("train --list-keys scor", r"--list-keys: 'scor' is not a stage; did you mean 'score'\?")
+    place.fails("train --list-keys score steps=1", r"--list-keys takes one argument at most, a stage: .*")
 
 
 def test_rerank_runs(place):

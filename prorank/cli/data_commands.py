@@ -140,8 +140,8 @@ def label_sources(labels: list[str] | None, data: list[str] | None) -> list[str]
 
 def default_out(source: str) -> Path:
     """runs/adapted-NAME, by the name of the labels' file or folder."""
-    stem = DATA_SUFFIX.sub("", Path(source.removeprefix("ir_datasets:")).resolve().name)
-    name = re.sub(r"[^\w.-]+", "-", stem).strip("-.")
+    name = source.removeprefix("ir_datasets:") if source.startswith("ir_datasets:") else Path(source).resolve().name
+    name = re.sub(r"[^\w.-]+", "-", DATA_SUFFIX.sub("", name)).strip("-.")
     return Path("runs") / f"adapted-{name or 'labels'}"
 
 

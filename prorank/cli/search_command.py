@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 FIRST_STAGE = "First stage"
 SHOWN_HITS = 10  # per query, where hits are printed
+SLOW_SECONDS = 10.0  # above, a note says how to be faster
 MODEL_OPTIONS = (
     "model", "instruction", "method", "prompt", "max_length", "base", "trust_remote_code", "think", "dtype", "compile",
 )  # fmt: skip
@@ -111,10 +113,10 @@ def search(
         options = RankOptions(top_k or (None if out else SHOWN_HITS), min_score, instruction=instruction)
         texts = _read_queries(query, queries)
         documents = _read_corpus(corpus)
+        _check_bi_encoder(bi_encoder)
         model_options: dict[str, Any] = {"think": think, "base": base, "trust_remote_code": trust_remote_code, "device": device}
-        if not no_rerank:
-            model_options |= {"dtype": dtype, "max_length": max_length, "prompt": prompt, "compile": compile_choice(compile)}
-            model_options |= _checked_model(model, base, trust_remote_code, method, bi_encoder)
+        model_options |= {"dtype": dtype, "max_length": max_length, "prompt": prompt, "compile": compile_choice(compile)}
+        model_options |= {} if no_rerank else _check_model(model, method, model_options)
         searcher = Searcher(documents, None if no_rerank else model, candidates, bi_encoder, **model_options)
         if out:
             _check_run(out, searcher.ids, texts)
@@ -123,12 +125,17 @@ def search(
         if any(retrieved) and not no_rerank:
             spinner.update(f"loading {model}")
             _ = searcher.reranker
+    begin = time.monotonic()
     rows = searcher.rerank(list(texts.values()), retrieved, options, sys.stderr.isatty())
+    seconds = time.monotonic() - begin
     if out:
         _write_run(out, dict(zip(texts, rows)), no_rerank)
     else:
         _show(texts, rows, as_json, several=queries is not None)
     _print_notes(searcher)
+    if seconds > SLOW_SECONDS and queries is None:
+        count = len(retrieved[0])
+        note(f"note: {count} candidates were reranked in {seconds:.0f} s; fewer --candidates take less time")
 
 
 def _check_options(
@@ -167,15 +174,26 @@ def _read_corpus(corpus: str) -> list[Any]:
     return read.documents
 
 
-def _checked_model(model: str, base: str | None, trust_remote_code: bool, method: str, bi_encoder: str | None) -> dict[str, Any]:
-    """The options of the method. Raises an error for a model or method that does not exist, before documents are indexed."""
+def _check_bi_encoder(folder: str | None) -> None:
+    """Raise ModelError for a folder without a sentence-transformers model."""
+    if folder is not None:
+        from ..rank.bi_encoder import folder_of
+
+        folder_of(folder)
+
+
+def _check_model(model: str, method: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of the method. Raises an error for a model, device, dtype, prompt or method that cannot work, before indexing."""
+    from ..checkpoints.loading import pick_device
     from ..checkpoints.resolve import resolve
-    from ..rank.bi_encoder import folder_of
+    from ..engine.auto import check_dtype
+    from ..prompts.prompt import Prompt
     from ..rank.methods import read_method
 
-    resolve(model, base, trust_remote_code)
-    if bi_encoder is not None:
-        folder_of(bi_encoder)
+    resolve(model, options["base"], options["trust_remote_code"])
+    check_dtype(options["dtype"], pick_device(options["device"]))
+    if options["prompt"]:
+        Prompt.of(options["prompt"])
     return read_method(method)
 
 
