@@ -110,7 +110,8 @@ def search(
         from ..rank.validation import RankOptions
         from ..search.searcher import Searcher
 
-        options = RankOptions(top_k or (None if out else SHOWN_HITS), min_score, instruction=instruction)
+        limit = top_k or (None if out else SHOWN_HITS)
+        options = RankOptions(top_k=limit, min_score=min_score, instruction=instruction)
         texts = _read_queries(query, queries)
         documents = _read_corpus(corpus)
         _check_bi_encoder(bi_encoder)

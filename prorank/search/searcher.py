@@ -126,7 +126,7 @@ class Searcher:
         show_progress: bool = False,
     ) -> list[list[SearchHit]]:
         """`search` for several queries; they share batches of the reranker. One list of hits per query."""
-        options = RankOptions(top_k, min_score, instruction=instruction)
+        options = RankOptions(top_k=top_k, min_score=min_score, instruction=instruction)
         texts = [query_text(query, f"query {i}") for i, query in enumerate(items(queries, "queries"))]
         return self.rerank(texts, self.retrieve(texts), options, show_progress)
 
@@ -163,9 +163,9 @@ class Searcher:
         ranked = reranker.rank_many(
             [queries[i] for i in with_candidates],
             [[self.documents[one.index] for one in retrieved[i]] for i in with_candidates],
-            options.top_k,
-            options.min_score,
-            options.instruction,
+            top_k=options.top_k,
+            min_score=options.min_score,
+            instruction=options.instruction,
             show_progress=show_progress,
         )
         log.debug("reranker: %d candidates in %.2f s", sum(map(len, retrieved)), time.monotonic() - begin)
@@ -175,10 +175,8 @@ class Searcher:
 
     def _hit(self, hit: Hit, candidate: Candidate) -> SearchHit:
         """A hit among candidates as a hit of the corpus."""
-        return SearchHit(
-            candidate.index, hit.score, hit.document, hit.thought, hit.thought_cut, hit.probability, self.ids[candidate.index],
-            candidate.rank, candidate.score,
-        )  # fmt: skip
+        place = {"index": candidate.index, "id": self.ids[candidate.index]}
+        return SearchHit(**vars(hit) | place, first_stage_rank=candidate.rank, first_stage_score=candidate.score)
 
     def _first_stage_hits(self, candidates: Sequence[Candidate], options: RankOptions) -> list[SearchHit]:
         """The candidates as hits, in the order and with the scores of the first stage."""
