@@ -67,7 +67,7 @@ def mine_lists(
 def adapt(
     labels: Annotated[
         list[str] | None,
-        typer.Argument(metavar="LABELS...", help="Labels or logs: BEIR folder, CSV, TSV, JSONL; several are joined."),
+        typer.Argument(metavar="LABELS", help="Labels or logs: BEIR folder, CSV, TSV, JSONL; several are joined."),
     ] = None,
     data: Annotated[
         list[str] | None,

@@ -37,7 +37,7 @@ FIRST_STAGE = "First stage and judgements"
 
 
 def evaluate(
-    datasets: Annotated[list[Path], typer.Argument(metavar="DATASETS...", help="BEIR folders, or ir_datasets:NAME.")],
+    datasets: Annotated[list[Path], typer.Argument(metavar="DATASET", help="BEIR folders, or ir_datasets:NAME.")],
     model: Annotated[
         list[str] | None,
         typer.Option("--model", "-m", help="Checkpoint or bi-encoder:FOLDER; repeat for several.", rich_help_panel=MAIN),

@@ -130,7 +130,7 @@ def import_logs(
     max_think_chars: Annotated[
         int | None,
         typer.Option(
-            help="Cut longer thoughts at the end of a sentence or word. In characters. Default: no limit.", rich_help_panel=MAIN
+            help="Limit of a thought in characters, cut at the end of a sentence or word. Default: none.", rich_help_panel=MAIN
         ),
     ] = None,
     skip_bad: Annotated[

@@ -17,7 +17,7 @@ def train(
         Path | None, typer.Argument(metavar="CONFIG", help="YAML file of one stage (a stage's name with --list-keys).")
     ] = None,
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace those of the file.")
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings that replace those of the file.")
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the newest complete checkpoint of the run.", rich_help_panel=MAIN)
@@ -58,7 +58,7 @@ def _show_keys(stage: Path | None, overrides: list[str] | None, resume: bool) ->
 
 
 def plot(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUNS...", help="Run folders; the curves of several share their figures.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders; the curves of several share their figures.")],
     out: Annotated[
         Path | None, typer.Option(help="Picture (PNG) to write. Default: in the first run folder.", rich_help_panel=MAIN)
     ] = None,
