@@ -1,6 +1,6 @@
 """ProRank: train a small language model to rerank, then run it fast, anywhere.
 
-Importing this package loads no model and no torch; the public names arrive when they are first used.
+Importing this package loads no model and no torch; public names are imported when they are first used.
 """
 
 from importlib import import_module
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .export.exporter import export
     from .prompts.prompt import Prompt
     from .reranker import Hit, Reranker
+    from .search.searcher import Searcher
     from .train.run import train
     from .train.settings.stage_settings import load_settings
 
@@ -22,18 +23,19 @@ _HOMES = {
     "Reranker": ".reranker",
     "Hit": ".reranker",
     "Prompt": ".prompts.prompt",
+    "Searcher": ".search.searcher",
     "load_settings": ".train.settings.stage_settings",
     "ProRankError": ".errors",
 }
-_CALLED = ("adapt", "calibrate", "evaluate", "export", "train")  # subpackages that are functions, too
+_CALLABLE = ("adapt", "calibrate", "evaluate", "export", "train")  # subpackages that can be called as functions
 __all__ = [
-    "Hit", "ProRankError", "Prompt", "Reranker", "__version__",
+    "Hit", "ProRankError", "Prompt", "Reranker", "Searcher", "__version__",
     "adapt", "calibrate", "evaluate", "export", "load_settings", "train",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    if name in _CALLED:
+    if name in _CALLABLE:
         return import_module(f".{name}", __name__)
     if name in _HOMES:
         return getattr(import_module(_HOMES[name], __name__), name)

@@ -1,7 +1,4 @@
-"""`python -m prorank`: the command line, where several processes are started by a launcher.
-
-It is the same as the command `prorank`.
-"""
+"""`python -m prorank`: the same as the command `prorank`, for launchers that start Python modules."""
 
 from .cli.command_line import main
 

@@ -1,6 +1,6 @@
-"""Rerank-R0's own door to `prorank convert`: python scripts/convert_data.py IN.jsonl OUT.jsonl --max-think-chars N
+"""Rerank-R0's path of `prorank import-logs`: python scripts/convert_data.py IN.jsonl OUT.jsonl --max-think-chars N
 
-Options and messages are those of the command, whose code runs.
+It runs the command line; options and messages are the same.
 """
 
 import sys
@@ -8,5 +8,5 @@ import sys
 from prorank.cli.command_line import main
 
 if __name__ == "__main__":
-    sys.argv[1:1] = ["convert"]
+    sys.argv[1:1] = ["import-logs"]
     main()

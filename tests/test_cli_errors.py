@@ -22,6 +22,7 @@ from prorank.checkpoints.loading import load_model, load_tokenizer
 from prorank.checkpoints.resolve import resolve
 from prorank.checkpoints.saving import save_checkpoint
 from prorank.cli.command_line import main
+from prorank.cli.data_commands import default_out
 from prorank.prompts.prompt import Prompt
 from prorank.train.settings.stage_settings import dump_settings, make_settings
 from tests.tiny import save_tiny
@@ -297,9 +298,69 @@ def test_rerank_documents(place):
     place.fails(["rerank", "docs.txt", *base, "--dtype", "fp3"], r"unknown dtype 'fp3'; did you mean 'fp32'\?")
     place.fails(["rerank", "docs.txt", *base, "--device", "tpu"], r"device 'tpu' is not available here; present: cpu.*")
     place.fails(["rerank", "docs.txt", *base, "--prompt", "mxbay"], r"unknown prompt preset 'mxbay'; did you mean 'mxbai'\?")
-    needs = r"give --query Q and DOCUMENTS \(a file, or - for stdin\), or --run, --dataset and --out"
+    needs = r"give DOCUMENTS \(a file, or - for stdin\) and a query, or --run, --dataset and --out"
     place.fails(["rerank", "docs.txt"], needs)
     place.fails(["rerank", "--query", "violin"], needs)
+
+
+def test_rerank_takes_the_query_as_second_argument(place):
+    model = ["--model", str(place.base), "--dtype", "fp32"]
+    answers = []
+    for words in (["docs.txt", "violin"], ["docs.txt", "--query", "violin"]):
+        place.monkeypatch.setattr("sys.argv", ["prorank", "rerank", *words, *model, "--json"])
+        place.capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        answers.append(place.capsys.readouterr().out)
+        assert not ended.value.code
+    assert answers[0] == answers[1] and answers[0].count("\n") == 2
+    twice = r"two queries: --query 'violin' and the argument 'horse'; give the query once"
+    place.fails("rerank docs.txt horse --query violin", twice)
+    place.fails("rerank docs.txt violin --query violin", twice.replace("horse", "violin"))
+    swapped = r"violin: no such file; the file comes first: prorank rerank docs\.txt 'violin'"
+    place.fails("rerank violin docs.txt", swapped)
+    place.fails(["rerank", "docs.txt", " "], r"the query is ' '; expected a text that is not empty")
+    run = "rerank docs.txt violin --run in.run --dataset set --out out.run"
+    place.fails(run, "DOCUMENTS is for the documents of one query; leave out --run or DOCUMENTS")
+    place.fails("rerank docs.txt violin --top-n 0", r"--top-k must be at least 1, not 0; leave it out to get all")
+
+
+def test_adapt_takes_the_labels_as_arguments(place):
+    place.fails("adapt", r"name your labels: prorank adapt LABELS \(a BEIR folder, or a CSV, TSV or JSONL file\)")
+    place.fails("adapt lists.jsonl --data set", r"labels are given twice: lists\.jsonl and --data set; use one of the two ways")
+    place.fails("adapt none.jsonl", r"none\.jsonl: no such file")
+    calls = []
+    place.monkeypatch.setattr("prorank.adapt.adaptation.adapt", lambda *arguments, **_: calls.append(arguments[:3]))
+    for words in (["lists.jsonl"], ["--data", "lists.jsonl"], ["set", "lists.jsonl", "--model", "m", "--out", "here"]):
+        assert place.run("adapt", *words)[0] == 0
+    out = Path("runs/adapted-lists")
+    assert calls[:2] == [(["lists.jsonl"], "prorank-smollm2-135m", out)] * 2
+    assert calls[2] == (["set", "lists.jsonl"], "m", Path("here"))
+    place.monkeypatch.setattr("sys.argv", ["prorank", "adapt", "lists.jsonl"])
+    with pytest.raises(SystemExit):
+        main()
+    assert place.capsys.readouterr().out.startswith(f"run folder: {out}\n")
+
+
+DEFAULT_OUTS = {
+    "labels.jsonl": "labels",
+    "a/b/my labels.csv.gz": "my-labels",
+    "ir_datasets:beir/scifact/train": "beir-scifact-train",
+    "set/": "set",
+    "labels.v2.tsv": "labels.v2",
+    "…": "labels",
+}
+
+
+@pytest.mark.parametrize("source, name", DEFAULT_OUTS.items())
+def test_default_run_folder_of_adapt(source, name):
+    assert default_out(source) == Path(f"runs/adapted-{name}")
+
+
+def test_train_without_a_config(place):
+    place.fails("train", r"name a config: prorank train CONFIG\.yaml; `prorank train --list-keys` lists what it may hold")
+    place.fails("train --list-keys scor", r"--list-keys: 'scor' is not a stage; did you mean 'score'\?")
+    place.fails("train --list-keys score steps=1", r"--list-keys takes one argument at most, a stage: .*")
 
 
 def test_rerank_runs(place):
@@ -336,8 +397,8 @@ def test_evaluate(place):
     too_large = r"set: label 90 is too large for nDCG with exponential gains, 2\^label - 1; use smaller grades, or gain linear"
     place.fails("evaluate set --split many --gain exponential", too_large)
     place.fails("evaluate set --run none.run", r"--run none\.run: no such file, neither in set nor as given")
-    place.fails("evaluate set --run in.run --pool", r"--run and --judged-only exclude each other: .*")
-    place.fails("evaluate set --likelihood", r"--likelihood needs --model, whose weights it uses")
+    place.fails("evaluate set --run in.run --judged-only", r"--run and --judged-only exclude each other: .*")
+    place.fails("evaluate set --add-query-likelihood", r"--add-query-likelihood needs --model, whose weights it uses")
     place.fails("evaluate set --model nowhere", r"nowhere: no such folder or file, and no hub id \(owner/name\).*")
     place.fails("evaluate set --device tpu", r"device 'tpu' is not available here; present: cpu.*")
     place.fails("evaluate set --out docs.txt", r"--out docs\.txt: is a file, expected a folder")
@@ -363,11 +424,11 @@ FOLDERS = {
 FILES = {
     "rerank": "rerank --run in.run --dataset set --out OUT --model ./none",
     "mine": "mine set OUT",
-    "convert": "convert log.jsonl OUT",
-    "pairs": "pairs OUT --run in.run --dataset set",
+    "import-logs": "import-logs log.jsonl OUT",
+    "sample-pairs": "sample-pairs OUT --run in.run --dataset set",
     "label": "label lists.jsonl OUT --endpoint http://127.0.0.1:9/v1 -m x",
     "label --extractive": "label lists.jsonl OUT --extractive",
-    "reward": "reward lists.jsonl OUT --model ./none",
+    "score-completions": "score-completions lists.jsonl OUT --model ./none",
 }
 LOG = '{"query": "q", "response": "a", "response_thinking": "t", "rejected_response": []}\n'
 
@@ -392,7 +453,7 @@ def test_out_that_is_a_folder(verb, place):
 def test_what_lies_beside_an_output_needs_a_file(place):
     """Row 12: a ledger, or a file of bad lines, beside /dev/null would come into /dev."""
     place.write("log.jsonl", LOG)
-    for verb, more, what in (("label", "", "its ledger"), ("convert", " --skip-bad", "the file of bad lines")):
+    for verb, more, what in (("label", "", "its ledger"), ("import-logs", " --skip-bad", "the file of bad lines")):
         place.fails(FILES[verb].replace("OUT", "/dev/null") + more, rf"/dev/null: is no plain file, and {what} lies beside it; .*")
 
 
@@ -441,7 +502,7 @@ def test_damaged_input_is_one_line(place):
     for name, content in (("cut", whole[:-9]), ("flipped", whole[:15] + bytes([whole[15] ^ 255]) + whole[16:])):
         (place.folder / name).write_bytes(content)
     (place.folder / "bz").write_bytes(bz2.compress(b"text"))
-    readers = ("rerank {} -q x", "rerank --run {} --dataset set --out o", "train c.yaml data={}", "train {}", "convert {} o")
+    readers = ("rerank {} -q x", "rerank --run {} --dataset set --out o", "train c.yaml data={}", "train {}", "import-logs {} o")
     for command in readers:
         for name in ("cut", "flipped"):
             place.fails(command.format(name), rf"{name}:\d+: damaged or unreadable file \(.*\)")
@@ -463,7 +524,7 @@ def test_demo_without_time(place):
 
 def test_the_command_line_itself(place):
     """What the option parser refuses ends with code 2, too."""
-    cases = {"trian": "No such command 'trian'", "train": "Missing argument 'config'", "pull --all": "--all"}
+    cases = {"trian": "No such command 'trian'", "mine": "Missing argument 'dataset'", "pull --all": "--all"}
     for words, wanted in cases.items():
         before = place.files()
         code, said = place.run(*words.split())

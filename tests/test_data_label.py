@@ -98,7 +98,7 @@ def test_only_a_yes_or_no_is_an_answer(content, thought, want):
 
 def test_pairs_are_asked_once_each_and_written_in_order(teacher, tmp_path):
     pairs = write_pairs(tmp_path / "pairs", "good a", "bad", "good b", "bad")
-    said = label(pairs, tmp_path / "out", Endpoint(teacher.url, "big", temperature=0.0), at_once=3)
+    said = label(pairs, tmp_path / "out", Endpoint(teacher.url, "big", temperature=0.0), concurrency=3)
     assert read(tmp_path / "out") == [
         {"query": "q", "document": "good a", "think": "about good a", "answer": "yes", "label": 1},
         {"query": "q", "document": "bad", "think": "about bad", "answer": "no", "label": 0},
@@ -126,7 +126,7 @@ def test_the_log_form_converts_back(teacher, tmp_path):
 def test_refusals_for_now_are_waited_out(tmp_path):
     teacher = Teacher([(429, {"Retry-After": "0.2"}), (503, {}), (500, {}), (200, {"content": "perhaps"})])
     endpoint = Endpoint(teacher.url, "big")
-    said = label(write_pairs(tmp_path / "pairs", "good"), tmp_path / "out", endpoint, at_once=1)
+    said = label(write_pairs(tmp_path / "pairs", "good"), tmp_path / "out", endpoint, concurrency=1)
     teacher.stop()
     assert endpoint.retries == 3 and teacher.asked == ["good", "good"]  # "perhaps" was asked again
     assert "1 pairs labelled" in said and "20 prompt" in said
@@ -135,11 +135,11 @@ def test_refusals_for_now_are_waited_out(tmp_path):
 def test_replies_that_never_answer_are_left_out_and_asked_again_where_wanted(tmp_path):
     teacher = Teacher([(200, {"content": "perhaps"})] * 2)
     pairs = write_pairs(tmp_path / "pairs", "good", "bad")
-    said = label(pairs, tmp_path / "out", Endpoint(teacher.url, "big"), at_once=1, tries=2)
+    said = label(pairs, tmp_path / "out", Endpoint(teacher.url, "big"), concurrency=1, max_attempts=2)
     assert "1 replies were neither" in said and [row["document"] for row in read(tmp_path / "out")] == ["bad"]
-    said = label(pairs, tmp_path / "out", Endpoint(teacher.url, "big"), at_once=1)
+    said = label(pairs, tmp_path / "out", Endpoint(teacher.url, "big"), concurrency=1)
     assert "0 asked now" in said and "1 replies were neither" in said and len(read(tmp_path / "out")) == 1
-    label(pairs, tmp_path / "out", Endpoint(teacher.url, "big"), at_once=1, again=True)
+    label(pairs, tmp_path / "out", Endpoint(teacher.url, "big"), concurrency=1, retry_unparsed=True)
     assert len(read(tmp_path / "out")) == 2 and teacher.asked == ["good", "good", "bad", "good"]
     teacher.stop()
 
@@ -160,11 +160,11 @@ def test_a_stopped_run_goes_on_without_asking_twice(tmp_path, monkeypatch):
     teacher = Teacher([(200, {}), (200, {}), (401, {})])
     pairs = write_pairs(tmp_path / "pairs", "good", "bad", "worse", "good again")
     with pytest.raises(DataError, match="status 401.*set the key") as caught:
-        label(pairs, tmp_path / "out", Endpoint(teacher.url, "big", "TEACHER_KEY"), at_once=1)
+        label(pairs, tmp_path / "out", Endpoint(teacher.url, "big", "TEACHER_KEY"), concurrency=1)
     assert not (tmp_path / "out").exists()
     ledger = tmp_path / "out.ledger.jsonl"
     ledger.write_text(ledger.read_text() + '{"key": "cut sho')  # as a killed run may leave it
-    label(pairs, tmp_path / "out", Endpoint(teacher.url, "big", "TEACHER_KEY"), at_once=1)
+    label(pairs, tmp_path / "out", Endpoint(teacher.url, "big", "TEACHER_KEY"), concurrency=1)
     assert sorted(teacher.asked) == ["bad", "good", "good again", "worse"] and len(read(tmp_path / "out")) == 4
     assert set(teacher.keys) == {"Bearer very-secret"}
     assert "secret" not in ledger.read_text() + str(caught.value) + (tmp_path / "out").read_text()

@@ -140,7 +140,7 @@ def test_limits_are_checked_and_cuts_counted(tmp_path):
 
 def test_both_doors_give_the_same(tmp_path):
     source = write(tmp_path / "in", log("q", "a", "b"))
-    said = CliRunner().invoke(app, ["convert", str(source), str(tmp_path / "one"), "--max-think-chars", "1200000"])
+    said = CliRunner().invoke(app, ["import-logs", str(source), str(tmp_path / "one"), "--max-think-chars", "1200000"])
     assert said.exit_code == 0 and "2 pairs (1 yes, 1 no) from 1 lines" in said.stdout
     script = Path(__file__).parent.parent / "scripts" / "convert_data.py"
     subprocess.run([sys.executable, script, source, tmp_path / "two", "--max-think-chars", "1200000"], check=True)

@@ -30,16 +30,16 @@ def dataset(tmp_path):
 
 
 def test_pairs_of_a_run_lie_in_all_parts_of_the_list(dataset, tmp_path):
-    found = list(pairs_of_run(tmp_path / "run", dataset, each=5, depth=40))
+    found = list(pairs_of_run(tmp_path / "run", dataset, per_query=5, depth=40))
     ranks = [row["rank"] for row in found if row["query_id"] == "q1"]
     assert [(rank - 1) // 8 for rank in ranks] == [0, 1, 2, 3, 4]
     assert found[-1] == {"query": "two", "document": "text 3", "query_id": "q2", "doc_id": "d3", "rank": 1}
-    assert found == list(pairs_of_run(tmp_path / "run", dataset, each=5, depth=40))
-    assert found != list(pairs_of_run(tmp_path / "run", dataset, each=5, depth=40, seed=1))
+    assert found == list(pairs_of_run(tmp_path / "run", dataset, per_query=5, depth=40))
+    assert found != list(pairs_of_run(tmp_path / "run", dataset, per_query=5, depth=40, seed=1))
 
 
 def test_the_same_text_is_written_once(dataset, tmp_path):
-    said = write_pairs(pairs_of_run(tmp_path / "run", dataset, each=99), tmp_path / "out")
+    said = write_pairs(pairs_of_run(tmp_path / "run", dataset, per_query=99), tmp_path / "out")
     texts = [json.loads(line)["document"] for line in (tmp_path / "out").read_text().splitlines()]
     assert len(texts) == 41 and texts[:40] == [f"text {i}" for i in range(40)]
     assert said == f"{tmp_path}/out: 41 pairs of 2 queries; 1 left out that were there before"
@@ -53,7 +53,7 @@ def clicks(path, *rows):
 def test_clicks_of_the_same_query_are_joined(tmp_path):
     shown = [{"text": t, "clicked": c} for t, c in (("a", False), ("b", True), (" ", True))]
     log = clicks(tmp_path / "log", {"query": "q", "shown": shown}, {"query": "q ", "shown": [{"text": "b", "clicked": False}]})
-    assert list(pairs_of_clicks(log, each=5)) == [
+    assert list(pairs_of_clicks(log, per_query=5)) == [
         {"query": "q", "document": "a", "rank": 1, "clicked": False},
         {"query": "q", "document": "b", "rank": 1, "clicked": True},
     ]
@@ -82,9 +82,9 @@ def test_draws_are_ordered_and_spread(length, count, seed):
 def test_the_command_takes_one_source(dataset, tmp_path):
     out = str(tmp_path / "out")
     run = ["--run", str(tmp_path / "run"), "--dataset", str(dataset)]
-    assert CliRunner().invoke(app, ["pairs", out, *run]).exit_code == 0
+    assert CliRunner().invoke(app, ["sample-pairs", out, *run]).exit_code == 0
     for wrong in ([], run[:2], [*run, "--clicks", "x"]):
-        said = CliRunner().invoke(app, ["pairs", out, *wrong])
+        said = CliRunner().invoke(app, ["sample-pairs", out, *wrong])
         assert "give --run and --dataset, or --clicks" in str(said.exception)
     with pytest.raises(DataError, match="at least 1 pair"):
         spread([1], 0, "")

@@ -266,7 +266,7 @@ def test_the_command_shows_the_parts(tmp_path: Path, tiny_llama_dir):
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "c.yaml").write_text(STAGE_A)
     assert read_values(tmp_path / "c.yaml")["learning_rate"] == "6e-6"
-    arguments = ["reward", "--config", str(tmp_path / "c.yaml"), "-m", str(tiny_llama_dir), str(tmp_path / "in.jsonl")]
+    arguments = ["score-completions", "--config", str(tmp_path / "c.yaml"), "-m", str(tiny_llama_dir), str(tmp_path / "in.jsonl")]
     said = CliRunner().invoke(app, arguments, catch_exceptions=False)
     first, second = map(json.loads, said.stdout.splitlines())
     assert first["answer"] == "yes" and first["parts"]["missing_eos_penalty"] == -0.25 and first["think_tokens"] == 9

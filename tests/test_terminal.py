@@ -15,7 +15,8 @@ from prorank.cli.command_line import main
 from prorank.evaluate.terminal_report import bars, show
 from prorank.rank.documents import Hit
 from prorank.rank.rerank_files import show as show_hits
-from prorank.utils.terminal import VisibleFormatter, argument_text, json_line, one_line, plain, visible
+from prorank.utils.progress import Spinner
+from prorank.utils.terminal import StderrHandler, VisibleFormatter, argument_text, json_line, one_line, plain, visible
 from tests.test_cli_errors import place  # noqa: F401
 
 ENCODINGS = ("cp1252", "cp932", "ascii", "latin-1", "utf-8")
@@ -45,14 +46,17 @@ VERBS = [
     ["rerank", "--run", "in.run", "--dataset", "日本 [b]", "--out", "❤.run", "--model", "模"],
     ["evaluate", "日本 [b]", "--run", "in.run", "--out", "❤"],
     ["mine", "日本 [b]", "❤.jsonl", "--negatives", "1"],
-    ["pairs", "❤.jsonl", "--run", "in.run", "--dataset", "日本 [b]"],
-    ["convert", "log.jsonl", "❤.jsonl"],
+    ["sample-pairs", "❤.jsonl", "--run", "in.run", "--dataset", "日本 [b]"],
+    ["import-logs", "log.jsonl", "❤.jsonl"],
     ["label", "日本 [b]", "❤.jsonl", "--extractive"],
-    ["reward", "completions.jsonl", "--model", "模"],
+    ["score-completions", "completions.jsonl", "--model", "模"],
     ["plot", "ré"],
     ["pull", "模"],
     ["info", "--model", "模"],
     ["export", "模", "❤", "--format", "merged"],
+    ["search", "日本 [b]", "horse", "--model", "模"],
+    ["search", "日本 [b]", "horse", "--no-rerank", "--json"],
+    ["train", "--list-keys"],
     ["--help"],
     ["rerank", "--help"],
 ]
@@ -119,6 +123,42 @@ def test_evaluations_show_names_as_they_are(capsys, monkeypatch):
     with bars() as hear:
         hear(NASTY, 1, 1)
     assert SHOWN in capsys.readouterr().err
+
+
+class Terminal(io.StringIO):
+    """A stderr that is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_spinner_is_shown_on_terminals_and_disappears(monkeypatch):
+    """Texts are shown as they are; a log line in between stands above it, and the line is erased at the end."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "200")
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    handler = StderrHandler()
+    record = logging.LogRecord("prorank", logging.WARNING, "", 0, "a warning", (), None)
+    with Spinner(f"loading {NASTY}") as spinner:
+        handler.emit(record)
+        spinner.update("loading more")
+    shown = terminal.getvalue()
+    assert f"loading {SHOWN} ..." in shown and "a warning\n" in shown and sys.stderr is terminal
+    assert shown.endswith("\x1b[2K") and "\x1b[?25h" in shown  # the line is erased, the cursor is back
+    spinner.update("nothing")
+    assert terminal.getvalue() == shown
+
+
+def test_no_spinner_in_files_and_pipes(monkeypatch, capsys):
+    with Spinner("loading") as spinner:
+        spinner.update("loading more")
+        spinner.stop()
+    monkeypatch.setattr(sys, "stderr", None)
+    with Spinner("loading"):
+        pass
+    monkeypatch.undo()
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("name", ["a\x1b[31mb", "a\nb", "a\u202eb", "[red]:warning:", "a\\"])

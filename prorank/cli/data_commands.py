@@ -1,39 +1,57 @@
-"""Verbs that make training data: mined lists, pairs to label, labels with thoughts, and what a reward says of completions.
+"""Verbs for a team's own labels: `mine` negatives, `adapt` a checkpoint, `calibrate` its scores.
 
-Each verb writes its file whole or not at all, and its last line says how much came of how much.
+The figures that `adapt` and `calibrate` print are of held-out queries.
 """
 
 from __future__ import annotations
 
-import json
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from ..checkpoints.default_model import DEFAULT
 from ..errors import ConfigError
-from ..utils.files import atomic_file, check_file
-from ..utils.terminal import print_lines, say
+from ..utils.files import check_file
+from ..utils.terminal import say
+from .options import (
+    MAIN,
+    Base,
+    Compile,
+    Device,
+    Dtype,
+    Gain,
+    MaxLength,
+    PromptName,
+    RemoteCode,
+    Think,
+    compile_choice,
+)
+
+DATA_SUFFIX = re.compile(r"\.(jsonl?|ndjson|csv|tsv|txt)(\.gz)?$", re.IGNORECASE)
 
 
-def add_data_verbs(app: typer.Typer) -> None:
-    """Add the verbs of this file to the command line."""
-    for verb in (mine, convert, pairs, label, reward):
-        app.command()(verb)
-
-
-def mine(
-    dataset: Annotated[Path, typer.Argument(help="BEIR folder, or ir_datasets:NAME.")],
-    out: Annotated[Path, typer.Argument(help="JSONL of lists to write (.gz to compress).")],
-    split: Annotated[str, typer.Option(help="qrels split.")] = "train",
-    negatives: Annotated[int, typer.Option(help="Negatives a query.")] = 7,
-    depth: Annotated[int, typer.Option(help="BM25 candidates a query.")] = 100,
-    skip_top: Annotated[int, typer.Option(help="Leave out BM25's first N ranks, which may be relevant.")] = 0,
-    max_ratio: Annotated[float | None, typer.Option(help="Drop candidates above this times the best positive's score.")] = None,
-    random: Annotated[int, typer.Option(help="How many of the negatives are random documents.")] = 0,
-    seed: Annotated[int, typer.Option()] = 0,
+def mine_lists(
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="BEIR folder, or ir_datasets:NAME.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="JSONL file of lists to write (.gz to compress).")],
+    split: Annotated[str, typer.Option(help="Split of the judgements: qrels/SPLIT.tsv.", rich_help_panel=MAIN)] = "train",
+    negatives: Annotated[int, typer.Option(help="Negatives per query.", rich_help_panel=MAIN)] = 7,
+    depth: Annotated[int, typer.Option(help="BM25 candidates per query.", rich_help_panel=MAIN)] = 100,
+    skip_top: Annotated[int, typer.Option(help="Leave out BM25's first N ranks, which may be relevant.", rich_help_panel=MAIN)] = 0,
+    max_ratio: Annotated[
+        float | None,
+        typer.Option(help="Drop candidates that score above this ratio of the best positive. Default: none.", rich_help_panel=MAIN),
+    ] = None,
+    random: Annotated[
+        int, typer.Option(help="How many of the negatives are random documents of the corpus.", rich_help_panel=MAIN)
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the random documents.", rich_help_panel=MAIN)] = 0,
 ) -> None:
-    """Mine negatives with BM25: judged non-relevant first, near-duplicates of positives left out."""
+    """Mine negatives with BM25 for training.
+
+    Documents judged non-relevant come first; near-duplicates of positives are left out.
+    """
     from ..data.formats import read_collection
     from ..data.negatives import mine as mine_negatives
     from ..data.negatives import write_groups
@@ -46,107 +64,140 @@ def mine(
     say(f"{out}: {report}", out)
 
 
-def convert(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="Log: JSONL, plain or gzip.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Training pairs to write (.gz to compress).")],
-    max_think_chars: Annotated[int | None, typer.Option(help="Cut longer thoughts at the end of a sentence or word.")] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Put bad lines into OUT.bad.jsonl and go on.")] = False,
+def adapt(
+    labels: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="LABELS", help="Labels or logs: BEIR folder, CSV, TSV, JSONL; several are joined."),
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option("--data", help="Labels, in place of the argument; repeat for several.", rich_help_panel=MAIN),
+    ] = None,
+    model: Annotated[str, typer.Option("--model", "-m", help="Checkpoint to start from.", rich_help_panel=MAIN)] = DEFAULT,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Run folder; a better checkpoint is written to OUT/model. Default: runs/adapted-NAME of the labels.",
+            rich_help_panel=MAIN,
+        ),
+    ] = None,
+    minutes: Annotated[
+        float, typer.Option(help="Time limit of the training in minutes; evaluation comes on top.", rich_help_panel=MAIN)
+    ] = 7.0,
+    held_out: Annotated[
+        int | None,
+        typer.Option(
+            help="Queries held out to decide. Default: a fifth; of fewer than 150 queries all, by cross-validation.",
+            rich_help_panel=MAIN,
+        ),
+    ] = None,
+    blend_weight: Annotated[
+        float | None,
+        typer.Option(
+            "--blend",
+            help="Weight of the trained model in the mix with the old one, 0 to 1. Default: .5 or .75 for a reranker, else 1.",
+            rich_help_panel=MAIN,
+        ),
+    ] = None,
+    gain: Gain = "linear",
+    keep_anyway: Annotated[
+        bool, typer.Option("--keep-anyway", help="Keep the new model without a significant gain, too.", rich_help_panel=MAIN)
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the split and the training.", rich_help_panel=MAIN)] = 0,
+    device: Device = None,
+    compile: Compile = None,
 ) -> None:
-    """Turn labelled search logs into pairs with thought and answer (Rerank-R0)."""
-    from ..data.rerank_r0_logs import convert as convert_log
+    """Fine-tune a checkpoint on your own labels.
 
-    say(convert_log(source, out, max_think_chars, skip_bad), out)
-
-
-def pairs(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Pairs to write: JSONL (.gz to compress).")],
-    run: Annotated[Path | None, typer.Option(help="TREC run to draw from; needs --dataset.")] = None,
-    dataset: Annotated[Path | None, typer.Option(help="BEIR folder with the run's texts.")] = None,
-    clicks: Annotated[Path | None, typer.Option(help="Click log to draw from, in place of a run.")] = None,
-    each: Annotated[int, typer.Option(help="Pairs a query, spread over the ranks.")] = 10,
-    depth: Annotated[int, typer.Option(help="Ranks to draw from.")] = 100,
-    seed: Annotated[int, typer.Option()] = 0,
-) -> None:
-    """Draw (query, document) pairs to label, from a run or a click log."""
-    from ..data.pairs import pairs_of_clicks, pairs_of_run, write_pairs
-
-    check_file(out)
-    if clicks and not (run or dataset):
-        rows = pairs_of_clicks(clicks, each, depth, seed)
-    elif run and dataset and not clicks:
-        rows = pairs_of_run(run, dataset, each, depth, seed)
-    else:
-        raise ConfigError("give --run and --dataset, or --clicks")
-    say(write_pairs(rows, out), out)
-
-
-def label(
-    source: Annotated[Path, typer.Argument(metavar="PAIRS", help="JSONL pairs; with --extractive labelled data of any form.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="JSONL to write (.gz to compress).")],
-    endpoint: Annotated[str | None, typer.Option(help="OpenAI-compatible server, such as http://localhost:8000/v1.")] = None,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="The teacher's name there.")] = None,
-    form: Annotated[str, typer.Option(help="training (pairs) or log.")] = "training",
-    key_env: Annotated[str, typer.Option(help="Environment variable with the API key.")] = "OPENAI_API_KEY",
-    at_once: Annotated[int, typer.Option(help="Requests under way at the same time.")] = 8,
-    tries: Annotated[int, typer.Option(help="How often to ask for a yes or no.")] = 3,
-    again: Annotated[bool, typer.Option("--again", help="Ask once more where earlier replies were neither.")] = False,
-    patience: Annotated[float, typer.Option(help="Seconds to wait for a server that is away or refuses for now.")] = 600.0,
-    max_tokens: Annotated[int | None, typer.Option(help="Of a reply, thought included.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="The server's own by default.")] = None,
-    extractive: Annotated[bool, typer.Option("--extractive", help="No teacher: thoughts by rule, from labels.")] = False,
-    split: Annotated[str, typer.Option(help="qrels split, with --extractive on a BEIR folder.")] = "train",
-    lists: Annotated[int | None, typer.Option(help="With --extractive: so many documents a thought, of which one is best.")] = None,
-) -> None:
-    """Label pairs with a teacher's thoughts and answers; stopped, it goes on where it was."""
-    check_file(out)
-    if extractive:
-        from ..data.extractive_thoughts import label_extractive, label_extractive_lists
-        from ..data.formats import read_groups
-
-        groups = read_groups(source, split)
-        say(label_extractive_lists(groups, out, lists) if lists else label_extractive(groups, out), out)
-        return
-    if lists:
-        raise ConfigError("--lists goes with --extractive: teachers are asked about one document at a time")
-    if not (endpoint and model):
-        raise ConfigError("give --endpoint and --model, or --extractive to make thoughts by rule from labels")
-    from ..data.chat_endpoint import Endpoint
-    from ..data.teacher_labels import label as label_pairs
+    The new model is kept only if it ranks held-out queries better, beyond chance.
+    """
     from ..utils.progress import Progress
 
-    more = {"max_tokens": max_tokens, "temperature": temperature}
-    teacher = Endpoint(endpoint, model, key_env, patience, **{key: value for key, value in more.items() if value is not None})
-    with Progress("label") as report:
-        said = label_pairs(source, out, teacher, form, at_once, tries, again, lambda done, count: report(done / count, {}))
-    say(said, out)
-
-
-def reward(
-    completions: Annotated[Path, typer.Argument(metavar="IN", help="JSONL of completion, label, finished.")],
-    out: Annotated[Path | None, typer.Argument(metavar="[OUT]", help="JSONL to write; stdout by default.")] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML whose `reward` block to use; Rerank-R0's by default.")] = None,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Whose tokenizer counts; the config's by default.")] = None,
-) -> None:
-    """Show what the rule reward gives for completions, part by part."""
-    from ..checkpoints.loading import load_tokenizer
-    from ..checkpoints.resolve import resolve
-    from ..rewards.rules import RuleReward, counter, judge_file, rules_of
-    from ..utils.config_files import read_values
-
-    if out:
-        check_file(out)
-    values = read_values(config) if config else {}
-    try:
-        rules = rules_of(values)
-    except ConfigError as error:
-        raise ConfigError(f"{config}: {error}") from None
-    base = model or values.get("base")
-    if not base:
-        raise ConfigError("whose tokens count? give --model, or a config with a base")
-    rows = judge_file(completions, RuleReward(rules, counter(load_tokenizer(resolve(base)))))
-    lines = map(json.dumps, rows)
+    sources = label_sources(labels, data)
     if out is None:
-        print_lines(lines)
-        return
-    with atomic_file(out) as handle:
-        handle.writelines(f"{line}\n" for line in lines)
+        out = default_out(sources[0])
+        say(f"run folder: {out}")
+    from ..adapt import adapt as fine_tune
+
+    with Progress("adapt") as report:
+        computed = {"device": device, "compile": compile_choice(compile)}
+        result = fine_tune(sources, model, out, minutes, held_out, seed, report, blend_weight, gain, keep_anyway, **computed)
+    say(result)
+
+
+def label_sources(labels: list[str] | None, data: list[str] | None) -> list[str]:
+    """The labels that `adapt` was given, by the argument or by `--data`.
+
+    Raises:
+        ConfigError: none are given, or both ways are used.
+    """
+    if labels and data:
+        raise ConfigError(f"labels are given twice: {labels[0]} and --data {data[0]}; use one of the two ways")
+    if not labels and not data:
+        raise ConfigError("name your labels: prorank adapt LABELS (a BEIR folder, or a CSV, TSV or JSONL file)")
+    return labels or data or []
+
+
+def default_out(source: str) -> Path:
+    """runs/adapted-NAME, by the name of the labels' file or folder."""
+    name = source.removeprefix("ir_datasets:") if source.startswith("ir_datasets:") else Path(source).resolve().name
+    name = re.sub(r"[^\w.-]+", "-", DATA_SUFFIX.sub("", name)).strip("-.")
+    return Path("runs") / f"adapted-{name or 'labels'}"
+
+
+def calibrate(
+    data: Annotated[
+        str,
+        typer.Option(help="Labelled lists, pairs or a BEIR folder that the model was not trained on.", rich_help_panel=MAIN),
+    ],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Checkpoint or run folder; calibration.json is written there.")
+    ] = DEFAULT,
+    copy: Annotated[
+        Path | None,
+        typer.Option(
+            help="Calibrate a copy of the checkpoint. Default: runs/calibrated where MODEL is no folder, else no copy.",
+            rich_help_panel=MAIN,
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of a BEIR folder: qrels/SPLIT.tsv.", rich_help_panel=MAIN)] = "dev",
+    method: Annotated[
+        str,
+        typer.Option(help="auto (lowest held-out log loss), temperature, platt or isotonic.", rich_help_panel=MAIN),
+    ] = "auto",
+    folds: Annotated[
+        int, typer.Option(help="Folds of the queries; each is measured by a fit on the others.", rich_help_panel=MAIN)
+    ] = 5,
+    min_rel: Annotated[
+        float | None, typer.Option(help="Lowest label that counts as relevant. Default: any above 0.", rich_help_panel=MAIN)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of reliability.png. Default: the checkpoint's.", rich_help_panel=MAIN)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the folds.", rich_help_panel=MAIN)] = 0,
+    prompt: PromptName = None,
+    max_length: MaxLength = None,
+    base: Base = None,
+    trust_remote_code: RemoteCode = False,
+    think: Think = True,
+    device: Device = None,
+    dtype: Dtype = "auto",
+    compile: Compile = None,
+) -> None:
+    """Fit probabilities to held-out labels.
+
+    They are written into the checkpoint or a copy of it; its hits then carry a probability.
+    """
+    from ..calibrate import calibrate as fit_and_save
+    from ..evaluate.reliability import NAMES
+    from ..utils.progress import Progress
+
+    options: dict[str, Any] = {"think": think, "device": device, "dtype": dtype, "compile": compile_choice(compile)}
+    options |= {"max_length": max_length, "prompt": prompt, "base": base, "trust_remote_code": trust_remote_code}
+    with Progress("calibrate") as report:
+        fit, path, picture = fit_and_save(model, data, split, method, folds, seed, min_rel, out, report, copy, **options)
+    say(f"{fit}; fitted on {fit.pairs} pairs of {fit.queries} queries, {100 * fit.relevant:.1f} % relevant")
+    say(f"{f'held out, {folds} folds':<22}{'before':>8}{'after':>8}")
+    for key, name in NAMES.items():
+        say(f"{name:<22}{fit.before[key]:8.4f}{fit.after[key]:8.4f}")
+    say(f"calibration: {path}\nreliability: {picture}")

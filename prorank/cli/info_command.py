@@ -1,4 +1,4 @@
-"""The verb `info`: what this installation would run with, and why; the first thing to look at when it is slow or fails."""
+"""`prorank info`: device, dtype, versions, cache and extras of this installation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import typer
 from .. import __version__
 from ..checkpoints.default_model import DEFAULT
 from ..utils.terminal import print_lines, say
-from .options import Device, Model
+from .options import MAIN, Device, Model
 
 PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy")
 
@@ -25,30 +25,33 @@ PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy
 def info(
     model: Model = DEFAULT,
     device: Device = None,
-    measure: Annotated[bool, typer.Option("--measure", help="Measure the dtypes anew, on a machine that is quiet now.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    measure: Annotated[
+        bool,
+        typer.Option("--measure", help="Measure the speed of the dtypes again; the machine should be idle.", rich_help_panel=MAIN),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=MAIN)] = False,
 ) -> None:
     """Show device, dtype and why, versions, cache and default model."""
-    found = gather(model, device, measure)
+    facts = gather(model, device, measure)
     if as_json:
-        print_lines([json.dumps(found, indent=2)])
+        print_lines([json.dumps(facts, indent=2)])
         return
-    for name, value in found.items():
-        lines = [f"{key}: {one}" for key, one in value.items()] if isinstance(value, dict) else [value]
+    for name, value in facts.items():
+        lines = [f"{key}: {entry}" for key, entry in value.items()] if isinstance(value, dict) else [value]
         for number, line in enumerate(lines):
             say(f"{name if number == 0 else '':<14}{line}")
 
 
 def gather(model: str = DEFAULT, device: str | None = None, measure: bool = False) -> dict[str, Any]:
-    """What `info` shows, as JSON takes it.
+    """Collect what `info` shows: texts, or mappings of texts, by name.
 
     Args:
-        model: the checkpoint for whose layers dtypes are measured. The default model's base is not fetched for that.
-        device: as for a Reranker.
-        measure: measure again what is known.
+        model: checkpoint whose layers are timed per dtype. The base of the default model is not fetched for that.
+        device: as for `Reranker`.
+        measure: time the dtypes again even if a measurement is stored.
 
     Raises:
-        ModelError: the checkpoint or the device cannot be had.
+        ModelError: the checkpoint cannot be loaded, or the device is not available.
     """
     from ..checkpoints.loading import pick_device
     from ..utils.hardware import processor_name
@@ -77,7 +80,7 @@ def _device(where: Any) -> str:
 
 
 def _dtypes(model: str, where: Any, measure: bool) -> dict[str, str]:
-    """What `auto` takes for ranking and for training."""
+    """The dtype that `auto` chooses for ranking and for training, with the reason."""
     from ..checkpoints.loading import load_config
     from ..engine.auto import choose_dtype
     from ..engine.layer_speed import RANKING, TRAINING, layer_speed
@@ -96,8 +99,8 @@ def _dtypes(model: str, where: Any, measure: bool) -> dict[str, str]:
 def _compiler() -> str:
     from ..engine.auto import COMPILERS
 
-    found = next(filter(None, map(shutil.which, COMPILERS)), None)
-    return f"by {found}, where a job is long enough to pay" if found else "no C++ compiler found, so never"
+    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
+    return f"by {compiler}, where a job is long enough to pay" if compiler else "no C++ compiler found, so never"
 
 
 def _cache() -> str:
@@ -130,25 +133,25 @@ def _base_is_here() -> bool:
 
 
 def _extras() -> dict[str, str]:
-    """Which extras are complete; of the others what is missing."""
+    """By extra: "installed", or the packages that are missing."""
     missing: dict[str, list[str]] = {}
     for extra, package in _requirements():
         missing.setdefault(extra, [])
         if _version(package) == "missing":
             missing[extra].append(package)
-    return {extra: f"missing {', '.join(some)}" if some else "installed" for extra, some in sorted(missing.items())}
+    return {extra: f"missing {', '.join(names)}" if names else "installed" for extra, names in sorted(missing.items())}
 
 
 def _requirements() -> Iterator[tuple[str, str]]:
-    """(extra, package) of the extras that concern users."""
+    """(extra, package) of the extras that users install."""
     try:
         lines = requires("prorank") or []
     except PackageNotFoundError:  # run from a folder that is not installed
         return
     for line in lines:
-        found = re.match(r'([\w.-]+).*extra == ["\'](\w+)["\']', line)
-        if found and found[2] in ("train", "eval", "serve", "client", "teacher"):
-            yield found[2], found[1]
+        requirement = re.match(r'([\w.-]+).*extra == ["\'](\w+)["\']', line)
+        if requirement and requirement[2] in ("train", "eval", "serve", "client", "teacher"):
+            yield requirement[2], requirement[1]
 
 
 def _version(package: str) -> str:

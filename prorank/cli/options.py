@@ -1,6 +1,6 @@
-"""Options that several verbs take, so that each says the same of them.
+"""Options that several verbs share, and the panels that group options in the help.
 
-Typer reads the help from these annotations; defaults stay with the verbs.
+Typer reads names, types and help from these annotations; each verb sets its own default.
 """
 
 from __future__ import annotations
@@ -9,24 +9,130 @@ from typing import Annotated
 
 import typer
 
-Model = Annotated[str, typer.Option("--model", "-m", help="Checkpoint: folder, adapter, GGUF file, hub id or smollm2-135m.")]
-Base = Annotated[str | None, typer.Option(help="Where an adapter's base is, in place of what the adapter calls it.")]
-RemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Fetch and run the Python files that a model brings.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; the best there is by default.")]
-Dtype = Annotated[str, typer.Option(help="auto, bf16, fp32, or int8 (CPU).")]
+from ..errors import ConfigError
+from ..utils.terminal import argument_text
+
+# Panels of options. The first is typer's own, where `--help` is listed as well.
+MAIN = "Options"
+MODEL = "Model and prompt"
+THINKING = "Thinking models"
+COMPUTE = "Device and speed"
+OUTPUT = "Output"
+
+Model = Annotated[
+    str,
+    typer.Option("--model", "-m", help="Checkpoint: folder, adapter, GGUF file, hub id or smollm2-135m.", rich_help_panel=MODEL),
+]
+Base = Annotated[
+    str | None,
+    typer.Option("--base", help="Base of an adapter, in place of the one the adapter names.", rich_help_panel=MODEL),
+]
+RemoteCode = Annotated[
+    bool,
+    typer.Option("--trust-remote-code", help="Fetch and run the Python files that a hub model brings.", rich_help_panel=MODEL),
+]
+PromptName = Annotated[
+    str | None,
+    typer.Option(
+        "--prompt",
+        metavar="PRESET|FILE",
+        help="Prompt preset (such as mxbai) or YAML file. Default: the checkpoint's own prompt.",
+        rich_help_panel=MODEL,
+    ),
+]
+MaxLength = Annotated[
+    int | None,
+    typer.Option(
+        "--max-length",
+        metavar="TOKENS",
+        help="Limit of a whole prompt. Default: the checkpoint's own.",
+        rich_help_panel=MODEL,
+    ),
+]
+Method = Annotated[
+    str,
+    typer.Option(
+        "--method",
+        help="How documents are ranked: pointwise, setwise or listwise; settings follow a colon, as in setwise:k=5.",
+        rich_help_panel=MODEL,
+    ),
+]
+Instruction = Annotated[
+    str | None,
+    typer.Option(
+        "--instruction", metavar="TEXT", help="What counts as relevant. Default: as in the prompt.", rich_help_panel=MODEL
+    ),
+]
+Gain = Annotated[
+    str,
+    typer.Option("--gain", help="Gain of a label in nDCG: linear (the label) or exponential (2^label - 1).", rich_help_panel=MAIN),
+]
+Think = Annotated[
+    bool,
+    typer.Option(
+        "--think/--no-think", help="Let a thinking model think; with --no-think it answers at once.", rich_help_panel=THINKING
+    ),
+]
+Samples = Annotated[
+    int,
+    typer.Option("--samples", help="Thoughts sampled per document; their mean log-odds is the score.", rich_help_panel=THINKING),
+]
+ThinkTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--max-think-tokens",
+        metavar="TOKENS",
+        help="Length limit of a thought. Default: the checkpoint's own.",
+        rich_help_panel=THINKING,
+    ),
+]
+Device = Annotated[
+    str | None, typer.Option("--device", help="cpu, cuda or mps. Default: the best one available.", rich_help_panel=COMPUTE)
+]
+Dtype = Annotated[
+    str,
+    typer.Option("--dtype", help="auto (measured on this machine), bf16, fp32, or int8 (CPU only).", rich_help_panel=COMPUTE),
+]
 Compile = Annotated[
     bool | None,
-    typer.Option("--compile/--no-compile", help="Fuse steps on a CPU: faster after some seconds; by default for long jobs."),
+    typer.Option(
+        "--compile/--no-compile",
+        help="Fuse steps on a CPU: some seconds at the start, then faster. Default: only for long jobs.",
+        rich_help_panel=COMPUTE,
+    ),
 ]
-PromptName = Annotated[str | None, typer.Option("--prompt", help="Preset or YAML file in place of the checkpoint's own: mxbai.")]
-Method = Annotated[str, typer.Option(help="pointwise, setwise or listwise, with options where wanted: setwise:k=5,children=9.")]
-Length = Annotated[int | None, typer.Option(help="Tokens of a whole prompt; the checkpoint's own by default.")]
-Think = Annotated[bool, typer.Option(help="Let a thinking model think; --no-think asks it at once.")]
-Gain = Annotated[str, typer.Option(help="Of a label in nDCG: linear (the label) or exponential (2^label - 1).")]
-Samples = Annotated[int, typer.Option(help="Thoughts a document, whose mean is the score.")]
-ThinkTokens = Annotated[int | None, typer.Option(help="Budget of a thought; the checkpoint's own by default.")]
 
 
-def compile_of(given: bool | None) -> bool | str:
-    """What `--compile` or `--no-compile` asks for; "auto" where neither was given."""
-    return "auto" if given is None else given
+def compile_choice(flag: bool | None) -> bool | str:
+    """The `compile` argument for `--compile`, `--no-compile` or neither ("auto")."""
+    return "auto" if flag is None else flag
+
+
+def was_passed(context: typer.Context, name: str) -> bool:
+    """Whether the user passed this parameter on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def option_name(context: typer.Context, name: str) -> str:
+    """The spelling of a parameter in messages: `--max-length`; `--no-think` for a flag that was switched off."""
+    parameter = next(parameter for parameter in context.command.params if parameter.name == name)
+    switched_off = parameter.secondary_opts and context.params.get(name) is False
+    return parameter.secondary_opts[0] if switched_off else parameter.opts[0]
+
+
+def one_query(option: str | None, argument: str | None) -> str | None:
+    """The query, which is either the option `--query` or the second argument.
+
+    Raises:
+        ConfigError: both are given.
+    """
+    if option is not None and argument is not None:
+        raise ConfigError(f"two queries: --query {option!r} and the argument {argument!r}; give the query once")
+    return argument_text(argument if option is None else option)
+
+
+def check_positive(value: int | None, option: str, remedy: str = "") -> None:
+    """Raise ConfigError for a number below 1."""
+    if value is not None and value < 1:
+        raise ConfigError(f"{option} must be at least 1, not {value}{remedy}")

@@ -1,11 +1,12 @@
-"""The verb that reranks, by a model loaded here or by a server.
+"""`prorank rerank`: rank documents for a query, or a whole TREC run, by a model loaded here or by a server.
 
-With --server no model is loaded, and options that would shape one are refused, not ignored.
+With --server no model is loaded, and options that would shape one are refused.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,14 +16,18 @@ import typer
 from ..checkpoints.default_model import DEFAULT
 from ..errors import ConfigError, DataError
 from ..remote.client_dialects import LOG_ODDS
-from ..utils.files import check_file
+from ..utils.files import STDIN, check_file
+from ..utils.progress import Spinner
 from ..utils.terminal import argument_text, note, say
 from .options import (
+    MAIN,
+    THINKING,
     Base,
     Compile,
     Device,
     Dtype,
-    Length,
+    Instruction,
+    MaxLength,
     Method,
     Model,
     PromptName,
@@ -30,59 +35,97 @@ from .options import (
     Samples,
     Think,
     ThinkTokens,
-    compile_of,
+    check_positive,
+    compile_choice,
+    one_query,
+    option_name,
+    was_passed,
 )
 
+RUN = "Rerank a TREC run"
+SERVER = "Rank by a server"
+# Options that need --run, that exclude it, and that shape a model loaded here.
 FOR_RUN = {"dataset": "--dataset", "out": "--out"}
 FOR_DOCUMENTS = {
     "documents": "DOCUMENTS",
+    "query_argument": "QUERY",
     "query": "--query",
     "min_score": "--min-score",
     "as_json": "--json",
     "show_thoughts": "--show-thoughts",
 }
-HERE = ("think", "samples", "max_think_tokens", "method", "device", "dtype", "compile", "max_length", "prompt", "base",
-        "trust_remote_code")  # fmt: skip
+LOCAL_ONLY = (
+    "think", "samples", "max_think_tokens", "method", "device", "dtype", "compile", "max_length", "prompt", "base",
+    "trust_remote_code",
+)  # fmt: skip
 
 
 def rerank(
     context: typer.Context,
-    documents: Annotated[str | None, typer.Argument(help="JSONL, a JSON array, CSV, TSV or text lines; - for stdin.")] = None,
-    query: Annotated[str | None, typer.Option("--query", "-q")] = None,
-    run: Annotated[Path | None, typer.Option(help="TREC run to rerank.")] = None,
-    dataset: Annotated[Path | None, typer.Option(help="BEIR folder or ir_datasets:NAME with the run's texts.")] = None,
-    out: Annotated[Path | None, typer.Option(help="TREC run to write.")] = None,
+    documents: Annotated[
+        str | None,
+        typer.Argument(metavar="DOCUMENTS", help="File of documents: JSONL, a JSON array, CSV, TSV or text lines; - for stdin."),
+    ] = None,
+    query_argument: Annotated[str | None, typer.Argument(metavar="QUERY", help="The query, unless --query gives it.")] = None,
+    query: Annotated[str | None, typer.Option("--query", "-q", help="The query.", rich_help_panel=MAIN)] = None,
+    top_k: Annotated[
+        int | None,
+        typer.Option(
+            "--top-k",
+            "--top-n",
+            help="Hits to print; with --run candidates per query to rerank. Default: all; of a run 100.",
+            rich_help_panel=MAIN,
+        ),
+    ] = None,
+    min_score: Annotated[
+        float | None, typer.Option(help="Leave out hits below this score (log-odds). Default: none.", rich_help_panel=MAIN)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per hit.", rich_help_panel=MAIN)] = False,
+    run: Annotated[Path | None, typer.Option(help="TREC run to rerank.", rich_help_panel=RUN)] = None,
+    dataset: Annotated[
+        Path | None, typer.Option(help="BEIR folder or ir_datasets:NAME with the texts of the run.", rich_help_panel=RUN)
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="TREC run to write.", rich_help_panel=RUN)] = None,
     model: Model = DEFAULT,
-    top_k: Annotated[int | None, typer.Option(help="Hits to show (with --run: candidates to rerank).")] = None,
-    min_score: Annotated[float | None, typer.Option(help="Leave out hits below this log-odds.")] = None,
-    instruction: Annotated[str | None, typer.Option()] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
-    show_thoughts: Annotated[bool, typer.Option("--show-thoughts", help="What a thinking model thought of each document.")] = False,
+    instruction: Instruction = None,
+    method: Method = "pointwise",
+    prompt: PromptName = None,
+    max_length: MaxLength = None,
+    base: Base = None,
+    trust_remote_code: RemoteCode = False,
     think: Think = True,
     samples: Samples = 1,
     max_think_tokens: ThinkTokens = None,
-    method: Method = "pointwise",
-    server: Annotated[str | None, typer.Option(help="Address of a rerank server, which ranks in place of a model here.")] = None,
-    dialect: Annotated[str, typer.Option(help="Of --server: auto, tei, jina, cohere or vllm.")] = "auto",
-    api_key_env: Annotated[str | None, typer.Option(help="Environment variable with the key of --server.")] = None,
+    show_thoughts: Annotated[
+        bool,
+        typer.Option("--show-thoughts", help="Print what a thinking model thought of each document.", rich_help_panel=THINKING),
+    ] = False,
+    server: Annotated[
+        str | None, typer.Option(metavar="URL", help="Rerank server to use in place of a model here.", rich_help_panel=SERVER)
+    ] = None,
+    dialect: Annotated[
+        str, typer.Option(help="API of the server: auto, tei, jina, cohere or vllm.", rich_help_panel=SERVER)
+    ] = "auto",
+    api_key_env: Annotated[
+        str | None,
+        typer.Option(help="Environment variable that holds the server's key. Default: no key.", rich_help_panel=SERVER),
+    ] = None,
     device: Device = None,
     dtype: Dtype = "auto",
     compile: Compile = None,
-    max_length: Length = None,
-    prompt: PromptName = None,
-    base: Base = None,
-    trust_remote_code: RemoteCode = False,
 ) -> None:
-    """Rerank documents for a query, or a whole TREC run."""
+    """Rerank documents for a query, or a whole TREC run.
+
+    prorank rerank docs.txt "the query"
+    """
     from ..rank import rerank_files
     from ..rank.validation import RankOptions, query_text
 
-    query, instruction = argument_text(query), argument_text(instruction)
-    if top_k is not None and top_k < 1:
-        raise ConfigError(f"--top-k must be at least 1, not {top_k}; leave it out to get all")
+    query, instruction = one_query(query, query_argument), argument_text(instruction)
+    check_positive(top_k, "--top-k", "; leave it out to get all")
     RankOptions(min_score=min_score, instruction=instruction)  # fails before anything is read
     if query is not None:
-        query = query_text(query, "--query")
+        query = query_text(query, "--query" if query_argument is None else "the query")
     _check_task(context, bool(run))
     _check_place(context, server)
     if run:
@@ -91,14 +134,17 @@ def rerank(
         check_file(out)
         texts = rerank_files.read_run_texts(run, dataset, top_k)
     elif not query or documents is None:
-        raise DataError("give --query Q and DOCUMENTS (a file, or - for stdin), or --run, --dataset and --out")
+        raise DataError("give DOCUMENTS (a file, or - for stdin) and a query, or --run, --dataset and --out")
+    else:
+        _check_order(documents, query_argument)
     items = [] if run or documents is None else rerank_files.read_documents(documents)
     if server:
         ranker: Any = _remote(context, server, dialect, model, api_key_env)
     else:
-        how: dict[str, Any] = {"think": think, "samples": samples, "max_think_tokens": max_think_tokens}
-        how |= {"base": base, "trust_remote_code": trust_remote_code}
-        ranker = _local(model, method, show_thoughts, how, device, dtype, max_length, prompt, compile)
+        options: dict[str, Any] = {"think": think, "samples": samples, "max_think_tokens": max_think_tokens}
+        options |= {"base": base, "trust_remote_code": trust_remote_code, "device": device, "dtype": dtype}
+        options |= {"max_length": max_length, "prompt": prompt, "compile": compile_choice(compile)}
+        ranker = _local(model, method, show_thoughts, options)
     with ranker if server else contextlib.nullcontext():
         if run and out:
             say(rerank_files.rerank_run(ranker, texts, out, instruction), out)
@@ -106,58 +152,56 @@ def rerank(
             more = {"thoughts": show_thoughts} if server else {"show_progress": sys.stderr.isatty()}
             hits = ranker.rank(query, items, top_k, min_score, instruction, **more)
             rerank_files.show(hits, as_json, show_thoughts)
-        _note(ranker, bool(server), bool(run))
+        _print_notes(ranker, bool(server), bool(run))
 
 
 def _check_task(context: typer.Context, run: bool) -> None:
-    """Raise ConfigError for options that mean nothing for what is ranked: a run, or the documents of one query."""
+    """Raise ConfigError for options that do not apply: a run has others than the documents of one query."""
     names = FOR_DOCUMENTS if run else FOR_RUN
-    given = [name for name in names if _given(context, name)]
-    if given and run:
-        raise ConfigError(f"{names[given[0]]} is for the documents of one query; leave out --run or {names[given[0]]}")
-    if given:
-        raise ConfigError(f"{names[given[0]]} needs --run; the hits of one query are printed")
+    wrong = next((spelling for name, spelling in names.items() if was_passed(context, name)), None)
+    if wrong and run:
+        raise ConfigError(f"{wrong} is for the documents of one query; leave out --run or {wrong}")
+    if wrong:
+        raise ConfigError(f"{wrong} needs --run; the hits of one query are printed")
 
 
 def _check_place(context: typer.Context, server: str | None) -> None:
-    """Raise ConfigError for options that mean nothing where the ranking is done."""
-    given = [name for name in HERE if _given(context, name)] if server else []
-    if given:
-        option = "--no-think" if given[0] == "think" else "--" + given[0].replace("_", "-")
-        raise ConfigError(f"{option} is for a model that is loaded here; --server has its own")
-    alone = [name for name in ("dialect", "api_key_env") if not server and _given(context, name)]
-    if alone:
-        raise ConfigError(f"--{alone[0].replace('_', '-')} needs --server")
+    """Raise ConfigError for options of a local model with --server, and for options of a server without it."""
+    names = LOCAL_ONLY if server else ("dialect", "api_key_env")
+    wrong = next((option_name(context, name) for name in names if was_passed(context, name)), None)
+    if wrong and server:
+        raise ConfigError(f"{wrong} is for a model that is loaded here; --server has its own")
+    if wrong:
+        raise ConfigError(f"{wrong} needs --server")
 
 
-def _given(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
+def _check_order(documents: str, query_argument: str | None) -> None:
+    """Raise DataError where the two arguments were swapped."""
+    if query_argument and documents != STDIN and not os.path.exists(documents) and os.path.isfile(query_argument):
+        raise DataError(f"{documents}: no such file; the file comes first: prorank rerank {query_argument} {documents!r}")
 
 
 def _remote(context: typer.Context, server: str, dialect: str, model: str, api_key_env: str | None) -> Any:
     from ..remote.client import Remote
     from ..utils.api_keys import key_of
 
-    return Remote(server, dialect, model if _given(context, "model") else None, key_of(api_key_env))
+    return Remote(server, dialect, model if was_passed(context, "model") else None, key_of(api_key_env))
 
 
-def _local(
-    model: str, method: str, thoughts: bool, how: dict[str, Any], device: str | None, dtype: str, length: int | None,
-    prompt: str | None, compile: bool | None,
-) -> Any:  # fmt: skip
-    from ..rank.methods import read_method
-    from ..reranker import Reranker
+def _local(model: str, method: str, thoughts: bool, options: dict[str, Any]) -> Any:
+    """Load a Reranker. Raises ConfigError where thoughts are to be shown of a model that has none."""
+    with Spinner(f"loading {model}"):
+        from ..rank.methods import read_method
+        from ..reranker import Reranker
 
-    how |= read_method(method)
-    reranker = Reranker(model, device=device, dtype=dtype, max_length=length, prompt=prompt, compile=compile_of(compile), **how)
+        reranker = Reranker(model, **options, **read_method(method))
     if thoughts and not reranker.thinks:
         raise ConfigError(f"--show-thoughts: {model} is asked at once and has no thoughts")
     return reranker
 
 
-def _note(ranker: Any, remote: bool, run: bool) -> None:
-    """What the user should know besides the hits, on stderr."""
+def _print_notes(ranker: Any, remote: bool, run: bool) -> None:
+    """Print on stderr what was truncated, the meaning of a server's scores, and the cost of thoughts and lists."""
     longest = ranker.longest if remote else ranker.encoder.longest
     if (ranker.cuts.documents or ranker.cuts.queries) and not run:
         note(f"note: {ranker.cuts} at {longest} tokens")

@@ -1,22 +1,25 @@
-"""The verb that serves.
+"""`prorank serve`: serve a checkpoint over HTTP.
 
-A wrong model or a busy port ends in one line and exit code 2; everything after that is logged as JSON lines on stderr.
+A wrong model or a busy port ends in one error line and exit code 2; after that, everything is logged as JSON lines on stderr.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..checkpoints.default_model import DEFAULT
+from ..utils.progress import Spinner
 from ..utils.threads import share_processors
 from .options import (
+    COMPUTE,
+    MAIN,
     Base,
     Compile,
     Device,
     Dtype,
-    Length,
+    MaxLength,
     Method,
     Model,
     PromptName,
@@ -24,65 +27,100 @@ from .options import (
     Samples,
     Think,
     ThinkTokens,
-    compile_of,
+    compile_choice,
 )
+
+if TYPE_CHECKING:
+    from ..reranker import Reranker
+
+PER_REQUEST = "Limits of a request"
+AT_ONCE = "Limits of all requests in progress (beyond them: 429)"
 
 
 def serve(
     model: Model = DEFAULT,
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is all of them.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8000,
-    name: Annotated[list[str] | None, typer.Option(help="What clients call the model; give it again for more.")] = None,
-    api_key_env: Annotated[str | None, typer.Option(help="Environment variable with the key that clients must send.")] = None,
-    cors_origin: Annotated[list[str] | None, typer.Option(help="Origin that browsers may call from; none by default.")] = None,
-    max_documents: Annotated[int, typer.Option(help="Documents of a request.")] = 1000,
-    max_characters: Annotated[int, typer.Option(help="Characters of a request.")] = 5_000_000,
-    max_body_bytes: Annotated[int, typer.Option(help="Bytes of a request.")] = 10_000_000,
-    max_tokens_per_doc: Annotated[int | None, typer.Option(help="Tokens of a document, whatever a request asks for.")] = None,
-    max_chunks: Annotated[int, typer.Option(help="Parts that one long document may be read in.")] = 16,
-    max_requests: Annotated[int, typer.Option(help="Requests at work at once; more get 429.")] = 512,
-    max_queued_documents: Annotated[int, typer.Option(help="Documents at work at once; more get 429.")] = 20_000,
-    max_inflight_bytes: Annotated[int, typer.Option(help="Bytes of requests at work at once; more get 429.")] = 256_000_000,
-    request_timeout: Annotated[float, typer.Option(help="Seconds until a request must be answered.")] = 300.0,
-    max_body_seconds: Annotated[float, typer.Option(help="Seconds until its body must be there.")] = 30.0,
-    batch_tokens: Annotated[int | None, typer.Option(help="Tokens of a batch; chosen by device by default.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is all of them.", rich_help_panel=MAIN)] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.", rich_help_panel=MAIN)] = 8000,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(help="Name of the model for clients; repeat for aliases. Default: --model.", rich_help_panel=MAIN),
+    ] = None,
+    api_key_env: Annotated[
+        str | None,
+        typer.Option(help="Environment variable that holds the key clients must send. Default: no key.", rich_help_panel=MAIN),
+    ] = None,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(help="Origin that browsers may call from; repeat for several. Default: none.", rich_help_panel=MAIN),
+    ] = None,
+    max_documents: Annotated[int, typer.Option(help="Documents of a request.", rich_help_panel=PER_REQUEST)] = 1000,
+    max_characters: Annotated[
+        int, typer.Option(help="Characters of query and documents together.", rich_help_panel=PER_REQUEST)
+    ] = 5_000_000,
+    max_body_bytes: Annotated[int, typer.Option(help="Bytes of the body.", rich_help_panel=PER_REQUEST)] = 10_000_000,
+    max_tokens_per_doc: Annotated[
+        int | None,
+        typer.Option(
+            help="Tokens of a document, whatever the request says; the rest is cut. Default: the prompt's limit.",
+            rich_help_panel=PER_REQUEST,
+        ),
+    ] = None,
+    max_chunks: Annotated[int, typer.Option(help="Chunks that one long document is split into.", rich_help_panel=PER_REQUEST)] = 16,
+    request_timeout: Annotated[
+        float, typer.Option(help="Seconds until a request must be answered.", rich_help_panel=PER_REQUEST)
+    ] = 300.0,
+    max_body_seconds: Annotated[
+        float, typer.Option(help="Seconds until the body must have arrived.", rich_help_panel=PER_REQUEST)
+    ] = 30.0,
+    max_requests: Annotated[int, typer.Option(help="Requests in progress.", rich_help_panel=AT_ONCE)] = 512,
+    max_queued_documents: Annotated[int, typer.Option(help="Documents of these requests.", rich_help_panel=AT_ONCE)] = 20_000,
+    max_inflight_bytes: Annotated[
+        int, typer.Option(help="Bytes of these requests' bodies.", rich_help_panel=AT_ONCE)
+    ] = 256_000_000,
+    method: Method = "pointwise",
+    prompt: PromptName = None,
+    max_length: MaxLength = None,
+    base: Base = None,
+    trust_remote_code: RemoteCode = False,
     think: Think = True,
     samples: Samples = 1,
     max_think_tokens: ThinkTokens = None,
-    method: Method = "pointwise",
+    batch_tokens: Annotated[
+        int | None, typer.Option(help="Tokens of a batch. Default: chosen by device.", rich_help_panel=COMPUTE)
+    ] = None,
     device: Device = None,
     dtype: Dtype = "auto",
     compile: Compile = None,
-    max_length: Length = None,
-    prompt: PromptName = None,
-    base: Base = None,
-    trust_remote_code: RemoteCode = False,
 ) -> None:
     """Serve a checkpoint over HTTP, for clients of TEI, Jina, Cohere and vLLM."""
     share_processors()  # before PyTorch is imported
-    from ..checkpoints.loading import pick_device
-    from ..checkpoints.resolve import resolve
-    from ..engine.auto import check_dtype
-    from ..rank.methods import read_method
-    from ..serve.limits import Limits
-    from ..serve.server import serve
-    from ..utils.api_keys import key_of
+    with Spinner(f"loading {model}"):
+        from ..checkpoints.loading import pick_device
+        from ..checkpoints.resolve import resolve
+        from ..engine.auto import check_dtype
+        from ..rank.methods import read_method
+        from ..serve.limits import Limits
+        from ..serve.server import serve as run_server
+        from ..utils.api_keys import key_of
 
-    resolve(model, base, trust_remote_code)  # a wrong name fails before anybody is let in
-    check_dtype(dtype, pick_device(device))
-    how = {"think": think, "samples": samples, "max_think_tokens": max_think_tokens, **read_method(method)}
-    how |= {"base": base, "trust_remote_code": trust_remote_code}
-    limits = Limits(
-        max_body_bytes=max_body_bytes, max_documents=max_documents, max_characters=max_characters,
-        max_tokens_per_doc=max_tokens_per_doc, max_chunks=max_chunks, max_requests=max_requests,
-        max_queued_documents=max_queued_documents, max_inflight_bytes=max_inflight_bytes, request_timeout=request_timeout,
-        max_body_seconds=max_body_seconds,
-    )  # fmt: skip
+        resolve(model, base, trust_remote_code)  # a wrong name fails before the port is opened
+        check_dtype(dtype, pick_device(device))
+        options: dict[str, Any] = {"think": think, "samples": samples, "max_think_tokens": max_think_tokens, **read_method(method)}
+        options |= {"base": base, "trust_remote_code": trust_remote_code, "device": device, "dtype": dtype}
+        options |= {"max_length": max_length, "prompt": prompt, "compile": compile_choice(compile)}
+        limits = Limits(
+            max_body_bytes=max_body_bytes, max_documents=max_documents, max_characters=max_characters,
+            max_tokens_per_doc=max_tokens_per_doc, max_chunks=max_chunks, max_requests=max_requests,
+            max_queued_documents=max_queued_documents, max_inflight_bytes=max_inflight_bytes, request_timeout=request_timeout,
+            max_body_seconds=max_body_seconds,
+        )  # fmt: skip
+        key = key_of(api_key_env)
 
-    def load():
+    def load() -> Reranker:
         from ..reranker import Reranker
 
-        return Reranker(model, device=device, dtype=dtype, max_length=max_length, prompt=prompt, compile=compile_of(compile), **how)
+        with Spinner(f"loading {model}"):
+            return Reranker(model, **options)
 
-    served, *others = name or [model]
-    serve(load, served, host, port, limits, key_of(api_key_env), cors_origin or (), others, batch_tokens)
+    first_name, *aliases = name or [model]
+    run_server(load, first_name, host, port, limits, key, cors_origin or (), aliases, batch_tokens)

@@ -19,7 +19,7 @@ from .jsonl import filled, get, line_of, objects
 from .trec import read_run
 
 
-def pairs_of_run(run: str | Path, dataset: str | Path, each: int, depth: int = 100, seed: int = 0) -> Iterator[dict[str, Any]]:
+def pairs_of_run(run: str | Path, dataset: str | Path, per_query: int, depth: int = 100, seed: int = 0) -> Iterator[dict[str, Any]]:
     """Pairs {"query", "document", "query_id", "doc_id", "rank"} of a TREC run whose texts are in a BEIR folder; no labels are
     needed. Documents without text are left out. Raises DataError where none of the run's queries has a text."""
     corpus, queries = read_texts(dataset)
@@ -28,11 +28,11 @@ def pairs_of_run(run: str | Path, dataset: str | Path, each: int, depth: int = 1
         raise DataError(f"{run}: none of its queries is in the queries of {dataset}")
     for qid, ranking in known.items():
         found = [(rank, doc) for rank, doc in enumerate(ranking, 1) if corpus.get(doc)]
-        for rank, doc in spread(found, each, f"pairs/{seed}/{qid}"):
+        for rank, doc in spread(found, per_query, f"pairs/{seed}/{qid}"):
             yield {"query": queries[qid], "document": corpus[doc], "query_id": qid, "doc_id": doc, "rank": rank}
 
 
-def pairs_of_clicks(path: str | Path, each: int, depth: int = 100, seed: int = 0) -> Iterator[dict[str, Any]]:
+def pairs_of_clicks(path: str | Path, per_query: int, depth: int = 100, seed: int = 0) -> Iterator[dict[str, Any]]:
     """Pairs {"query", "document", "rank", "clicked"} of a log of {"query", "shown": [{"text", "clicked"}, …]} lines.
 
     Lines of the same query are joined: a document keeps its best rank, and counts as clicked if it ever was. Raises DataError
@@ -53,7 +53,7 @@ def pairs_of_clicks(path: str | Path, each: int, depth: int = 100, seed: int = 0
         raise DataError(f"{path}: the log is empty")
     for query, shown in logs.items():
         found = sorted((rank, text) for text, (rank, _) in shown.items() if text.strip())
-        for rank, text in spread(found, each, f"pairs/{seed}/{query}"):
+        for rank, text in spread(found, per_query, f"pairs/{seed}/{query}"):
             yield {"query": query, "document": text, "rank": rank, "clicked": shown[text][1]}
 
 

@@ -2,7 +2,7 @@
 
 A thought with a tag in it would teach the model to break the form, so it is an error and not silently cleaned.
 
-    {"query": "…", "document": "…", "think": "…", "answer": "yes", "label": 1}     as `prorank convert` and `prorank label` write it
+    {"query": "…", "document": "…", "think": "…", "answer": "yes", "label": 1}     as `prorank import-logs` and `label` write it
     {"query": "…", "documents": ["…", "…"], "think": "…", "answer": "[2]"}     several documents: the best, or an order: [2] > [1]
 """
 

@@ -59,18 +59,18 @@ def verdict(content: str, thought: str) -> tuple[str, str] | None:
 
 
 def label(
-    pairs: str | Path, out: str | Path, endpoint: Endpoint, form: str = "training", at_once: int = 8, tries: int = 3,
-    again: bool = False, report: Callable[[int, int], Any] | None = None,
+    pairs: str | Path, out: str | Path, endpoint: Endpoint, form: str = "training", concurrency: int = 8, max_attempts: int = 3,
+    retry_unparsed: bool = False, report: Callable[[int, int], Any] | None = None,
 ) -> str:  # fmt: skip
     """Ask for all pairs and write them with labels; returns a line that sums up.
 
     Args:
-        pairs: JSONL with query and document (more keys are left aside), see `prorank pairs`.
+        pairs: JSONL with query and document (more keys are left aside), see `prorank sample-pairs`.
         out: JSONL to write, whole or not at all, in the order of `pairs`; the same pair once.
         form: "training", or "log": for each query a response and those rejected.
-        at_once: requests under way at the same time.
-        tries: how often a pair is asked whose reply is neither yes nor no.
-        again: ask once more for pairs whose replies were neither in an earlier run.
+        concurrency: requests under way at the same time.
+        max_attempts: how often a pair is asked whose reply is neither yes nor no.
+        retry_unparsed: ask once more for pairs whose replies were neither in an earlier run.
         report: called with (pairs done, pairs in all).
 
     Raises:
@@ -78,13 +78,13 @@ def label(
     """
     if form not in FORMS:
         raise ConfigError(f"--form {form}: expected {' or '.join(FORMS)}")
-    if at_once < 1 or tries < 1:
-        raise ConfigError("--at-once and --tries must be at least 1")
+    if concurrency < 1 or max_attempts < 1:
+        raise ConfigError("--concurrency and --max-attempts must be at least 1")
     check_file(out)
     check_neighbour(out, "its ledger")
     todo = {pair.key: pair for pair in read_pairs(pairs, endpoint.model)}
     ledger = Path(f"{out}.ledger.jsonl")
-    known = {key: row for key, row in _entries(ledger) if key in todo and (row["answer"] or not again)}
+    known = {key: row for key, row in _entries(ledger) if key in todo and (row["answer"] or not retry_unparsed)}
     open_pairs = [pair for key, pair in todo.items() if key not in known]
     ledger.parent.mkdir(parents=True, exist_ok=True)
     _end_line(ledger)
@@ -92,14 +92,14 @@ def label(
         lock = threading.Lock()
 
         def one(pair: Pair) -> None:
-            row = _ask(pair, endpoint, tries)
+            row = _ask(pair, endpoint, max_attempts)
             with lock:
                 known[pair.key] = row
                 append_text(ledger, json.dumps({"key": pair.key, **row}) + "\n")
                 if report:
                     report(len(known), len(todo))
 
-        _all(one, open_pairs, at_once, endpoint)
+        _all(one, open_pairs, concurrency, endpoint)
     labelled = [(pair, known[key]) for key, pair in todo.items() if known[key]["answer"]]
     rows = list(_log_rows(labelled) if form == "log" else map(_training_row, labelled))
     with atomic_file(out) as handle:
@@ -124,9 +124,9 @@ def read_pairs(path: str | Path, model: str) -> Iterator[Pair]:
         raise DataError(f"{path}: no pairs")
 
 
-def _all(one: Callable[[Pair], None], pairs: list[Pair], at_once: int, endpoint: Endpoint) -> None:
+def _all(one: Callable[[Pair], None], pairs: list[Pair], concurrency: int, endpoint: Endpoint) -> None:
     """Ask for all pairs. At the first error, or Ctrl-C, no more are asked, and answers under way still go into the ledger."""
-    with ThreadPoolExecutor(at_once) as pool:
+    with ThreadPoolExecutor(concurrency) as pool:
         futures = [pool.submit(one, pair) for pair in pairs]
         try:
             for future in as_completed(futures):
@@ -137,10 +137,10 @@ def _all(one: Callable[[Pair], None], pairs: list[Pair], at_once: int, endpoint:
             raise
 
 
-def _ask(pair: Pair, endpoint: Endpoint, tries: int) -> dict[str, Any]:
+def _ask(pair: Pair, endpoint: Endpoint, max_attempts: int) -> dict[str, Any]:
     """A row of the ledger: the first reply that is a yes or no, or none after so many tries."""
     row: dict[str, Any] = {"answer": None, "think": "", "prompt_tokens": 0, "completion_tokens": 0}
-    for _ in range(tries):
+    for _ in range(max_attempts):
         reply = endpoint.ask(question(pair.query, pair.document))
         for name in ("prompt_tokens", "completion_tokens"):
             row[name] += getattr(reply, name)

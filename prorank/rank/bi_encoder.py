@@ -100,3 +100,9 @@ def bi_encoder(name: str, device: str | None = None) -> Callable[..., list[np.nd
         return cosines
 
     return scores
+
+
+def text_encoder(name: str, device: str | None = None) -> Callable[[Sequence[str]], np.ndarray]:
+    """A function that encodes texts as unit vectors [n, d], fp32; arguments and errors as for `bi_encoder`."""
+    encoder = _load(name, folder_of(name), device)
+    return lambda texts: encoder.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)

@@ -1,6 +1,6 @@
 """What TRL's GRPOTrainer hands to a reward function: completions as texts or messages, and columns of the dataset.
 
-Labels are read by the rules of the files that `prorank reward` reads, so a column gives the rewards that a file of it gives.
+Labels follow the rules of the files that `prorank score-completions` reads, so a column gives the same rewards as such a file.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What keeps a model usable in a forked process (gunicorn --preload, Celery, multiprocessing's "fork").
+"""Keep models usable in forked processes (gunicorn --preload, Celery, multiprocessing's "fork").
 
-A fork copies the one thread that forks. Locks that other threads held stay locked for ever in the child, pools of threads have no
-threads, and OpenMP, which PyTorch computes with, waits for the threads of its pool without end. So a fork waits until no model is
-at work, and the child computes with one thread.
+A fork copies only the thread that forks. In the child, locks of other threads stay locked for ever, thread pools have no threads,
+and OpenMP, which PyTorch computes with, waits for its pool without end. Therefore a fork waits until no model is computing, and the
+child computes with one thread.
 """
 
 from __future__ import annotations
@@ -16,22 +16,26 @@ import torch
 
 
 class Forkable(Protocol):
-    """An object with a lock that a fork must not find held."""
+    """An object that has to be prepared for forks.
+
+    Attributes:
+        lock: held while the object computes; a fork waits for it.
+    """
 
     lock: threading.RLock
 
     def after_fork(self) -> None:
-        """Put right, in the child, what does not survive a fork."""
+        """Repair, in the child, what does not survive a fork."""
 
 
 _known: weakref.WeakSet[Forkable] = weakref.WeakSet()
 _guard = threading.Lock()
-_held: list[Forkable] = []
+_locked: list[Forkable] = []
 _registered = False
 
 
 def survive_forks(owner: Forkable) -> None:
-    """Let `owner` work in processes forked from this one from now on. Forks without a first call are left as they are."""
+    """Let `owner` work in processes that are forked from now on. Without any call, forks are left as they are."""
     global _registered
     with _guard:
         _known.add(owner)
@@ -42,20 +46,20 @@ def survive_forks(owner: Forkable) -> None:
 
 def _before() -> None:
     _guard.acquire()
-    _held[:] = _known
-    for owner in _held:
+    _locked[:] = _known
+    for owner in _locked:
         owner.lock.acquire()
 
 
 def _release() -> None:
-    for owner in _held:
+    for owner in _locked:
         owner.lock.release()
-    _held.clear()
+    _locked.clear()
     _guard.release()
 
 
 def _after_in_child() -> None:
-    torch.set_num_threads(1)  # for the parent's pool of compute threads is not here
-    for owner in _held:
+    torch.set_num_threads(1)  # the parent's pool of compute threads does not exist here
+    for owner in _locked:
         owner.after_fork()
     _release()

@@ -1,8 +1,8 @@
 """Print text of any origin on streams of any encoding.
 
-Documents, queries, thoughts, server answers and file names may hold markup, escape sequences and characters that change the
-direction of what follows. They are shown as text, control characters as `\\x1b`. A stream that is not UTF-8 (a Windows redirect)
-gets JSON in ASCII, and "?" for what else it cannot hold. `guarded` turns errors into one line and an exit code.
+Documents, queries, thoughts, server answers and file names may hold markup, escape sequences and direction marks. They are printed
+as text, control characters as `\\x1b`. A stream that is not UTF-8 (a Windows redirect) gets JSON in ASCII, and "?" for other
+characters that it cannot encode. `guarded` turns errors into one line and an exit code.
 """
 
 from __future__ import annotations
@@ -26,46 +26,58 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-# C0 and C1 controls but tab and newline, line separators, marks and overrides of direction, byte order mark, annotations, halves of
+# C0 and C1 controls except tab and newline, line separators, direction marks and overrides, byte order mark, annotations, halves of
 # surrogate pairs, tags (invisible copies of ASCII).
 CONTROLS = re.compile(
     "[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
 )
 STDOUT = "<stdout>"
-USER_ERROR, PIPE_CLOSED = 2, 141  # 141: as a shell reports a program that SIGPIPE ended
+USER_ERROR, PIPE_CLOSED = 2, 141  # 141: what a shell reports for a program that SIGPIPE ended
 
 
 def set_up_streams() -> None:
-    """Let stdout and stderr take any text, and log lines go to stderr with their control characters shown."""
+    """Let stdout and stderr accept any text, and send log lines to stderr with their control characters visible."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace" if is_utf8(stream) else "replace")
-    handler = logging.StreamHandler()
+    handler = StderrHandler()
     handler.setFormatter(VisibleFormatter("%(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
+class StderrHandler(logging.StreamHandler):
+    """Writes to the present `sys.stderr`, which a spinner or bar of rich replaces so that log lines go above it."""
+
+    @property
+    def stream(self) -> Any:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, _: Any) -> None:
+        """Ignore the stream that the base class sets."""
+
+
 class VisibleFormatter(logging.Formatter):
-    """Log lines whose control characters are shown."""
+    """Formats log lines with their control characters visible."""
 
     def format(self, record: logging.LogRecord) -> str:
         return visible(super().format(record))
 
 
 def argument_text(text: str | None) -> str | None:
-    """A text of the command line as UTF-8, also where the locale is ASCII; bytes that are none become halves of surrogate pairs."""
+    """Decode a command line argument as UTF-8 whatever the locale; bytes that are not UTF-8 become halves of surrogate pairs."""
     return text if text is None else os.fsencode(text).decode("utf-8", "surrogateescape")
 
 
 def is_utf8(stream: TextIO | None) -> bool:
-    """Whether a stream is UTF-8, or text without an encoding of its own."""
+    """Whether a stream is UTF-8, or holds text without encoding it."""
     encoding = getattr(stream, "encoding", None)
     return not encoding or codecs.lookup(encoding).name == "utf-8"
 
 
 def visible(text: object) -> str:
-    """Text with its control characters written out; tabs and newlines stay."""
-    return CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+    """The text with its control characters written as escapes; tabs and newlines stay."""
+    return CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode(), str(text))
 
 
 def one_line(text: object) -> str:
@@ -74,20 +86,20 @@ def one_line(text: object) -> str:
 
 
 def plain(text: object, style: str = "") -> Text:
-    """`visible` text for a table of rich, where nothing in it counts as markup or emoji."""
+    """`visible` text for rich, which reads no markup or emoji in it."""
     from rich.text import Text
 
     return Text(visible(text), style)
 
 
 def json_line(value: Any) -> str:
-    """JSON on one line, for stdout; in ASCII where that is not UTF-8. Control characters are escaped."""
+    """JSON on one line for stdout, in ASCII where stdout is not UTF-8. Control characters are escaped."""
     text = json.dumps(value, ensure_ascii=not is_utf8(sys.stdout))
-    return CONTROLS.sub(lambda found: json.dumps(found[0])[1:-1], text)
+    return CONTROLS.sub(lambda match: json.dumps(match[0])[1:-1], text)
 
 
 def say(text: object, out: str | Path | None = None) -> None:
-    """Print what a verb reports, `visible`: on stdout, or on stderr where the verb's output `out` is itself stdout."""
+    """Print a message of a verb on stdout, or on stderr where the verb's output `out` is itself stdout."""
     if is_stdout(out):
         note(text)
     else:
@@ -95,19 +107,19 @@ def say(text: object, out: str | Path | None = None) -> None:
 
 
 def note(text: object) -> None:
-    """Print on stderr what the user should know besides, `visible`."""
+    """Print a side message on stderr."""
     print(visible(text), file=sys.stderr)
 
 
 def print_lines(lines: Iterable[str]) -> None:
-    """Print lines on stdout as they are, say of JSON."""
+    """Print lines on stdout as they are."""
     for line in lines:
         with _stdout_errors():
             print(line)
 
 
 def stdout_console() -> Console:
-    """A console of rich for tables on stdout."""
+    """A rich console for tables on stdout, whose errors reach `guarded`."""
     from rich.console import Console
 
     class Stdout(Console):
@@ -115,7 +127,7 @@ def stdout_console() -> Console:
             with _stdout_errors():
                 super().print(*args, **options)
 
-        def on_broken_pipe(self) -> None:  # rich would end the program here
+        def on_broken_pipe(self) -> None:  # by default rich ends the program here
             raise
 
     return Stdout()
@@ -123,9 +135,9 @@ def stdout_console() -> Console:
 
 @contextlib.contextmanager
 def guarded() -> Iterator[None]:
-    """Turn what a user can mend, and whatever the system refuses, into one line on stderr and SystemExit.
+    """Turn errors that a user can fix, and errors of the operating system, into one line on stderr and SystemExit.
 
-    A reader of stdout that went away ends the program without a line.
+    The program ends without a line if the reader of stdout went away.
     """
     try:
         try:
@@ -145,7 +157,7 @@ def guarded() -> Iterator[None]:
 
 @contextlib.contextmanager
 def past_typer() -> Iterator[None]:
-    """Let what typer would end without a reason reach `guarded`: a file that ends too early, a pipe that is closed."""
+    """Pass errors on to `guarded` that typer would end without a reason: a file that ends too early, a closed pipe."""
     try:
         yield
     except EOFError as error:
@@ -164,7 +176,7 @@ def _stdout_errors() -> Iterator[None]:
 
 
 def _end_stdout(error: OSError) -> None:
-    """If an error is one of stdout, point that at /dev/null, which the interpreter will flush at its end; of a closed pipe, end."""
+    """For an error of stdout: redirect it to /dev/null, since the interpreter flushes it at exit. End if it is a closed pipe."""
     if error.filename != STDOUT:
         return
     with contextlib.suppress(OSError, ValueError):

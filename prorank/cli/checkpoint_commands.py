@@ -1,0 +1,56 @@
+"""Verbs for checkpoints: `pull` fetches one, `export` writes one for other servers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..checkpoints.default_model import DEFAULT
+from ..utils.terminal import say
+from .options import MAIN, MODEL, Base, MaxLength, PromptName, RemoteCode
+
+
+def pull(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A hub id, a GGUF file or smollm2-135m.")] = DEFAULT,
+    trust_remote_code: RemoteCode = False,
+) -> None:
+    """Fetch and convert a checkpoint, and print its folder."""
+    from ..checkpoints.resolve import resolve
+
+    say(resolve(name, trust_remote_code=trust_remote_code).folder)
+
+
+def export(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Checkpoint to export, as --model elsewhere.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
+    format: Annotated[
+        str,
+        typer.Option(help="seq-cls (a classifier with one logit) or merged (adapter merged into the base).", rich_help_panel=MAIN),
+    ] = "seq-cls",
+    dtype: Annotated[str, typer.Option(help="Type of the weights written: fp32 or bf16.", rich_help_panel=MAIN)] = "fp32",
+    template: Annotated[
+        bool,
+        typer.Option(
+            "--template/--no-template",
+            help="Write the prompt into tokenizer.json, or leave the prompt to callers.",
+            rich_help_panel=MAIN,
+        ),
+    ] = True,
+    instruction: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="Instruction in the prompt. Default: the prompt's own.", rich_help_panel=MODEL),
+    ] = None,
+    prompt: PromptName = None,
+    max_length: MaxLength = None,
+    base: Base = None,
+    trust_remote_code: RemoteCode = False,
+) -> None:
+    """Write a checkpoint for other servers: a classifier, or a model without adapter."""
+    from ..export import export as write
+
+    result = write(model, out, format, dtype, template, prompt, instruction, max_length, base, trust_remote_code)
+    say(result)
+    if result.command:  # vLLM is no dependency: the command is not run here
+        say(f"vLLM: {result.command}")

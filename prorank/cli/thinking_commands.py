@@ -1,0 +1,182 @@
+"""Verbs that make and check training data with thoughts: `label`, `sample-pairs`, `import-logs`, `score-completions`.
+
+Each writes its file whole or not at all, and its last line counts what was read and written.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import ConfigError
+from ..utils.files import atomic_file, check_file
+from ..utils.terminal import print_lines, say
+from .options import MAIN
+
+TEACHER = "Teacher"
+BY_RULE = "Thoughts by rule"
+
+
+def label(
+    source: Annotated[Path, typer.Argument(metavar="PAIRS", help="JSONL pairs; with --extractive labelled data of any form.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="JSONL file to write (.gz to compress).")],
+    form: Annotated[
+        str, typer.Option(help="Form of OUT: training (pairs) or log (one query per line).", rich_help_panel=MAIN)
+    ] = "training",
+    endpoint: Annotated[
+        str | None,
+        typer.Option(help="OpenAI-compatible server, such as http://localhost:8000/v1.", rich_help_panel=TEACHER),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Name of the teacher model on that server.", rich_help_panel=TEACHER)
+    ] = None,
+    key_env: Annotated[
+        str, typer.Option(help="Environment variable that holds the API key.", rich_help_panel=TEACHER)
+    ] = "OPENAI_API_KEY",
+    concurrency: Annotated[int, typer.Option(help="Requests in flight at the same time.", rich_help_panel=TEACHER)] = 8,
+    max_attempts: Annotated[int, typer.Option(help="Attempts per pair to get a yes or no.", rich_help_panel=TEACHER)] = 3,
+    retry_unparsed: Annotated[
+        bool,
+        typer.Option(
+            "--retry-unparsed", help="Ask again about pairs whose replies were neither in an earlier run.", rich_help_panel=TEACHER
+        ),
+    ] = False,
+    patience: Annotated[
+        float,
+        typer.Option(help="Seconds to wait for a server that is away or refuses requests for now.", rich_help_panel=TEACHER),
+    ] = 600.0,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(help="Length limit of a reply in tokens, thought included. Default: the server's.", rich_help_panel=TEACHER),
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Sampling temperature. Default: the server's.", rich_help_panel=TEACHER)
+    ] = None,
+    extractive: Annotated[
+        bool, typer.Option("--extractive", help="No teacher: write thoughts by rule, from labels.", rich_help_panel=BY_RULE)
+    ] = False,
+    split: Annotated[
+        str, typer.Option(help="With --extractive on a BEIR folder: qrels/SPLIT.tsv.", rich_help_panel=BY_RULE)
+    ] = "train",
+    lists: Annotated[
+        int | None,
+        typer.Option(help="With --extractive: documents per thought, of which one is best. Default: one.", rich_help_panel=BY_RULE),
+    ] = None,
+) -> None:
+    """Label pairs with a teacher's thoughts and answers.
+
+    A run that was stopped goes on where it was.
+    """
+    check_file(out)
+    if extractive:
+        say(_label_by_rule(source, out, split, lists), out)
+        return
+    if lists:
+        raise ConfigError("--lists goes with --extractive: teachers are asked about one document at a time")
+    if not (endpoint and model):
+        raise ConfigError("give --endpoint and --model, or --extractive to make thoughts by rule from labels")
+    from ..data.chat_endpoint import Endpoint
+    from ..data.teacher_labels import label as label_pairs
+    from ..utils.progress import Progress
+
+    sampling: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature}
+    teacher = Endpoint(endpoint, model, key_env, patience, **{key: value for key, value in sampling.items() if value is not None})
+    with Progress("label") as report:
+        summary = label_pairs(
+            source, out, teacher, form, concurrency, max_attempts, retry_unparsed, lambda done, count: report(done / count, {})
+        )
+    say(summary, out)
+
+
+def _label_by_rule(source: Path, out: Path, split: str, lists: int | None) -> object:
+    """Write extractive thoughts for labelled data; returns a summary."""
+    from ..data.extractive_thoughts import label_extractive, label_extractive_lists
+    from ..data.formats import read_groups
+
+    groups = read_groups(source, split)
+    return label_extractive_lists(groups, out, lists) if lists else label_extractive(groups, out)
+
+
+def sample_pairs(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="JSONL file of pairs to write (.gz to compress).")],
+    run: Annotated[Path | None, typer.Option(help="TREC run to sample from; needs --dataset.", rich_help_panel=MAIN)] = None,
+    dataset: Annotated[Path | None, typer.Option(help="BEIR folder with the texts of the run.", rich_help_panel=MAIN)] = None,
+    clicks: Annotated[
+        Path | None, typer.Option(help="Click log (JSONL) to sample from, in place of a run.", rich_help_panel=MAIN)
+    ] = None,
+    per_query: Annotated[int, typer.Option(help="Pairs per query, spread over the ranks.", rich_help_panel=MAIN)] = 10,
+    depth: Annotated[int, typer.Option(help="Sample from the first N ranks.", rich_help_panel=MAIN)] = 100,
+    seed: Annotated[int, typer.Option(help="Seed of the sample.", rich_help_panel=MAIN)] = 0,
+) -> None:
+    """Sample (query, document) pairs to label, from a run or a click log."""
+    from ..data.pairs import pairs_of_clicks, pairs_of_run, write_pairs
+
+    check_file(out)
+    if clicks and not (run or dataset):
+        rows = pairs_of_clicks(clicks, per_query, depth, seed)
+    elif run and dataset and not clicks:
+        rows = pairs_of_run(run, dataset, per_query, depth, seed)
+    else:
+        raise ConfigError("give --run and --dataset, or --clicks")
+    say(write_pairs(rows, out), out)
+
+
+def import_logs(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="Log to read: JSONL, plain or gzip.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="JSONL file of training pairs to write (.gz to compress).")],
+    max_think_chars: Annotated[
+        int | None,
+        typer.Option(
+            help="Limit of a thought in characters, cut at the end of a sentence or word. Default: none.", rich_help_panel=MAIN
+        ),
+    ] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Write bad lines to OUT.bad.jsonl and go on.", rich_help_panel=MAIN)
+    ] = False,
+) -> None:
+    """Import labelled search logs as training pairs with thought and answer (Rerank-R0)."""
+    from ..data.rerank_r0_logs import convert
+
+    say(convert(source, out, max_think_chars, skip_bad), out)
+
+
+def score_completions(
+    completions: Annotated[Path, typer.Argument(metavar="IN", help="JSONL with the keys completion, label, finished.")],
+    out: Annotated[Path | None, typer.Argument(metavar="OUT", help="JSONL file to write. Default: stdout.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="YAML file whose `reward` block to use. Default: Rerank-R0's rules.", rich_help_panel=MAIN),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", "-m", help="Checkpoint whose tokenizer counts tokens. Default: the base of --config.", rich_help_panel=MAIN
+        ),
+    ] = None,
+) -> None:
+    """Score completions with the rule reward, part by part."""
+    from ..checkpoints.loading import load_tokenizer
+    from ..checkpoints.resolve import resolve
+    from ..rewards.rules import RuleReward, counter, judge_file, rules_of
+    from ..utils.config_files import read_values
+
+    if out:
+        check_file(out)
+    values = read_values(config) if config else {}
+    try:
+        rules = rules_of(values)
+    except ConfigError as error:
+        raise ConfigError(f"{config}: {error}") from None
+    base = model or values.get("base")
+    if not base:
+        raise ConfigError("whose tokens count? give --model, or a config with a base")
+    rows = judge_file(completions, RuleReward(rules, counter(load_tokenizer(resolve(base)))))
+    lines = map(json.dumps, rows)
+    if out is None:
+        print_lines(lines)
+        return
+    with atomic_file(out) as handle:
+        handle.writelines(f"{line}\n" for line in lines)

@@ -1,0 +1,115 @@
+"""The first stage of a search: BM25, or BM25 and a bi-encoder fused by reciprocal rank.
+
+Reciprocal rank fusion: G. V. Cormack, C. L. A. Clarke, S. Büttcher, "Reciprocal Rank Fusion outperforms Condorcet and individual
+Rank Learning Methods", SIGIR 2009.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from ..data.bm25 import Bm25
+
+log = logging.getLogger("prorank")
+FUSION_K = 60  # the paper's constant: how little the first ranks differ from those that follow
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A document that the first stage found for a query.
+
+    Attributes:
+        index: position of the document in the corpus, from 0.
+        rank: rank in the first stage, from 1.
+        score: its score there: BM25, or the sum of reciprocal ranks where a bi-encoder takes part.
+    """
+
+    index: int
+    rank: int
+    score: float
+
+
+class FirstStage:
+    """Finds candidates in a corpus. It is indexed at the first call.
+
+    Args:
+        texts: of the documents.
+        bi_encoder: folder of a sentence-transformers model whose ranking is fused with BM25's; None for BM25 alone.
+        device: of the bi-encoder; None takes the best one available.
+    """
+
+    def __init__(self, texts: Sequence[str], bi_encoder: str | Path | None = None, device: str | None = None) -> None:
+        self.texts, self.bi_encoder, self.device = texts, bi_encoder, device
+
+    def retrieve(self, queries: Sequence[str], depth: int) -> list[list[Candidate]]:
+        """The best candidates of each query, best first.
+
+        A query none of whose words occurs in the corpus is logged; BM25 has no candidates for it.
+
+        Args:
+            queries: texts.
+            depth: candidates per query at most.
+
+        Raises:
+            MissingExtra: bm25s (extra `eval`) or, for a bi-encoder, sentence-transformers (extra `teacher`) is not installed.
+            ModelError: the bi-encoder cannot be loaded.
+        """
+        lexical = self._bm25.search({str(position): query for position, query in enumerate(queries)}, depth)
+        rankings = [[(int(name), score) for name, score in scores.items()] for scores in lexical.values()]
+        for query, ranking in zip(queries, rankings):
+            if not ranking:
+                log.warning("none of the words of %r occurs in the %d documents, stop words aside", query, len(self.texts))
+        if self.bi_encoder is not None:
+            dense = self._dense(queries, depth)
+            rankings = [fuse([[i for i, _ in ranking], row])[:depth] for ranking, row in zip(rankings, dense)]
+        return [[Candidate(i, rank, score) for rank, (i, score) in enumerate(ranking, 1)] for ranking in rankings]
+
+    @cached_property
+    def _bm25(self) -> Bm25:
+        begin = time.monotonic()
+        index = Bm25({str(position): text for position, text in enumerate(self.texts)})
+        log.debug("BM25: %d documents indexed in %.2f s", len(self.texts), time.monotonic() - begin)
+        return index
+
+    @cached_property
+    def _vectors(self) -> np.ndarray:
+        """Unit vectors of the documents [n, d], fp32."""
+        begin = time.monotonic()
+        vectors = self._encode(self.texts)
+        log.debug("%s: %d documents encoded in %.2f s", self.bi_encoder, len(self.texts), time.monotonic() - begin)
+        return vectors
+
+    def _dense(self, queries: Sequence[str], depth: int) -> list[list[int]]:
+        """The documents of highest cosine with each query, best first."""
+        cosines = self._encode(queries) @ self._vectors.T  # [queries, n]
+        return np.argsort(-cosines, axis=1, kind="stable")[:, :depth].tolist()
+
+    @cached_property
+    def _encode(self) -> Callable[[Sequence[str]], np.ndarray]:
+        from ..rank.bi_encoder import text_encoder  # takes seconds to import
+
+        return text_encoder(str(self.bi_encoder), self.device)
+
+
+def fuse(rankings: Sequence[Sequence[int]], k: int = FUSION_K) -> list[tuple[int, float]]:
+    """Fuse rankings by reciprocal rank: the score of a document is the sum of 1 / (k + its rank) over the rankings that hold it.
+
+    Args:
+        rankings: document numbers, best first.
+        k: constant that damps the weight of the first ranks.
+
+    Returns:
+        (document, score), best first; equal scores in the order in which the documents are first met.
+    """
+    scores: dict[int, float] = {}
+    for ranking in rankings:
+        for rank, document in enumerate(ranking, 1):
+            scores[document] = scores.get(document, 0.0) + 1.0 / (k + rank)
+    return sorted(scores.items(), key=lambda entry: -entry[1])
