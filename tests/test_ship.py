@@ -14,8 +14,9 @@ from safetensors import safe_open
 from prorank.checkpoints import default_model as shipped
 from prorank.checkpoints.calibration import Calibration
 from prorank.checkpoints.default_model import DEFAULT
-from prorank.checkpoints.resolve import resolve, weight_hash
+from prorank.checkpoints.resolve import resolve
 from prorank.checkpoints.saving import save_checkpoint
+from prorank.checkpoints.weight_hashes import weight_hash
 from prorank.reranker import Reranker
 from recipes.default import ship as module
 from recipes.default.ship import main

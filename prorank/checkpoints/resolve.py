@@ -5,16 +5,12 @@ An adapter is refused over any base but the one it was trained on, weight for we
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import logging
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from ..errors import ModelError, nearest
 from ..prompts.prompt import Prompt
@@ -24,7 +20,8 @@ from .default_model import DEFAULT, shipped
 from .known import check_plain, known_prompt
 from .names import may_be_hub_id, similar
 from .sources import BUILT_IN, built_in, convert_gguf, from_hub
-from .weights import check_files, read_json, weight_files
+from .weight_hashes import weight_hash
+from .weights import check_files, read_json
 
 log = logging.getLogger("prorank")
 # Bases whose licence forbids commercial use, by a part of their name.
@@ -186,29 +183,6 @@ def _below(base: str, code: bool) -> Resolved:
     if is_adapter(base):
         raise ModelError(f"{base} is an adapter too; merge that one first")
     return resolve(base, trust_remote_code=code)
-
-
-def weight_hash(folder: Path) -> str:
-    """SHA-256 over the names, shapes and bytes of all weights of a folder, independent of how they are split into files."""
-    files = [(file, file.stat()) for file in weight_files(Path(folder))]
-    return _hash(tuple((file, stat.st_size, stat.st_mtime_ns) for file, stat in files))
-
-
-@functools.lru_cache(maxsize=8)
-def _hash(files: tuple[tuple[Path, int, int], ...]) -> str:
-    """`weight_hash` of files with their sizes and times, kept: an adapter's base is hashed to resolve it, and for a calibration."""
-    from safetensors import safe_open
-
-    digest, where = hashlib.sha256(), {}
-    for file, *_ in files:
-        with safe_open(file, framework="pt") as handle:
-            where.update({key: file for key in handle.keys()})
-    for key in sorted(where):
-        with safe_open(where[key], framework="pt") as handle:
-            tensor = handle.get_tensor(key).contiguous()
-        digest.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def prompt_of(resolved: Resolved, fallback: Any = None) -> Prompt:

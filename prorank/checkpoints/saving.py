@@ -19,7 +19,7 @@ from ..utils.files import atomic_folder
 from .card import FILE as CARD
 from .card import LIBRARIES, with_section, write_card
 from .loading import pad_token, without_bars
-from .resolve import weight_hash
+from .weight_hashes import weight_hash
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

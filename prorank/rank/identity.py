@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..checkpoints.calibration import Calibration, calibration_for
-from ..checkpoints.resolve import Resolved, weight_hash
+from ..checkpoints.resolve import Resolved
+from ..checkpoints.weight_hashes import weight_hash
 from ..engine.cpu_engine import Engine
 from ..prompts.pair_encoder import PairPromptEncoder
 from .listwise import ListRanker

@@ -30,8 +30,9 @@ from prorank.checkpoints import default_model as shipped
 from prorank.checkpoints.calibration import FILE, Calibration
 from prorank.checkpoints.card import HUB_BASE, about_calibration, card_head, card_table
 from prorank.checkpoints.default_model import DEFAULT
-from prorank.checkpoints.resolve import Resolved, prompt_of, resolve, weight_hash
+from prorank.checkpoints.resolve import Resolved, prompt_of, resolve
 from prorank.checkpoints.sources import BUILT_IN, built_in
+from prorank.checkpoints.weight_hashes import weight_hash
 from prorank.errors import ConfigError, ModelError, ProRankError
 from prorank.reranker import Reranker
 from prorank.utils.config_files import read_values
