@@ -51,7 +51,7 @@ def calibrated_dir(tiny_llama_dir: Path, tmp_path_factory: pytest.TempPathFactor
 
     folder = shutil.copytree(tiny_llama_dir, tmp_path_factory.mktemp("tiny") / "calibrated")
     known = Reranker(folder, device="cpu", dtype="fp32")
-    Calibration("temperature", {"temperature": 4.0}, asked=known.asked, weights=known.weights).save(folder)
+    Calibration("temperature", {"temperature": 4.0}, prompt_id=known.asked, weights=known.weights).save(folder)
     return folder
 
 

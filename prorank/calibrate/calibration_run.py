@@ -80,7 +80,7 @@ def calibrate(
     chosen = choose(scores, labels, fold) if method == AUTO else method
     raw, said = sigmoid(scores), out_of_fold(scores, labels, fold, method)
     found = replace(
-        fit(scores, labels, chosen), asked=asked, weights=weights, data=_name(data), min_rel=min_rel, folds=folds, seed=seed,
+        fit(scores, labels, chosen), prompt_id=asked, weights=weights, data=_name(data), min_rel=min_rel, folds=folds, seed=seed,
         split=split if Path(data).is_dir() else "", queries=len(groups), pairs=len(labels), relevant=float(labels.mean()),
         before=figures(raw, labels), after=figures(said, labels),
     )  # fmt: skip

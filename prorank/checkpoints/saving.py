@@ -110,7 +110,7 @@ def _save_for_pairs(folder: Path, bound: PairPromptEncoder) -> None:
     """The tokenizer with the Prompt as chat template, and what sentence-transformers needs to score pairs."""
     _tokenizer_with(bound).save_pretrained(folder)
     name_as_before(folder)
-    if bound.prompt.split_special and not drops_breaks(_read_back(folder)):  # some classes build their own pre-tokenizer
+    if bound.prompt.escape_special_tokens and not drops_breaks(_read_back(folder)):  # some classes build their own pre-tokenizer
         _tokenizer_with(bound, breaks=False).save_pretrained(folder)
     no, yes = bound.answer_ids
     write_json(folder / "modules.json", ST_MODULES)
@@ -127,7 +127,7 @@ def _tokenizer_with(bound: PairPromptEncoder, breaks: bool = True) -> Any:
     """A copy of the tokenizer whose chat template renders the Prompt for query/document roles and chats as before otherwise;
     `breaks`: with marks around white space, see `prorank.prompts.sentinels`."""
     tokenizer = copy.deepcopy(bound.tokenizer)
-    marks = bound.prompt.split_special and getattr(tokenizer, "is_fast", False)
+    marks = bound.prompt.escape_special_tokens and getattr(tokenizer, "is_fast", False)
     if marks:
         heed_marks(tokenizer)
     ours = bound.direct().chat_template(marks, marks and breaks)

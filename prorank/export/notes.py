@@ -61,7 +61,7 @@ def classifier_notes(
     prompt = (BAKED if template else RENDERED).format(
         name=bound.prompt.name, room=room, repeat=", the query's second place not counted" if bound.repeats > 1 else ""
     )
-    special = SPECIAL if template and bound.prompt.split_special else ""
+    special = SPECIAL if template and bound.prompt.escape_special_tokens else ""
     command = serve_command(folder, template)
     return NOTES.format(
         head=card_head(str(folder), hub, licence, "transformers"), source=source, folder=folder,

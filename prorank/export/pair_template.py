@@ -56,7 +56,7 @@ def _pieces(bound: PairPromptEncoder, segment: str) -> tuple[list[int], str, str
     if after or SLOT.search(before):
         raise PromptError(f"prompt {bound.prompt.name}: tokens of its words reach into those of the {slot} before them; {REMEDY}")
     lead = " " if before.endswith(" ") else ""
-    ids = free_tokens(bound.tokenizer, [before.removesuffix(" ")], bound.prompt.split_special)[0] if before else []
+    ids = free_tokens(bound.tokenizer, [before.removesuffix(" ")], bound.prompt.escape_special_tokens)[0] if before else []
     return ids, "A" if slot == "{query}" else "B", lead
 
 
@@ -76,7 +76,7 @@ def baked(bound: PairPromptEncoder, pad: str) -> Any:
         PromptError: a pair template cannot say what the Prompt does.
     """
     template = pair_template(bound)
-    tokenizer = _wrapped(_backend(bound.tokenizer, template), pad, template.room, bound.prompt.split_special)
+    tokenizer = _wrapped(_backend(bound.tokenizer, template), pad, template.room, bound.prompt.escape_special_tokens)
     _try(bound, tokenizer, template.lead)
     # Last, because each call of the tokenizer sets its own: what libraries find that read tokenizer.json alone.
     tokenizer.backend_tokenizer.enable_truncation(template.room, strategy="only_second")
@@ -87,18 +87,18 @@ def rendering(bound: PairPromptEncoder, pad: str) -> Any:
     """A tokenizer of transformers that adds nothing to texts, with the Prompt as its chat template: for texts that are rendered
     first, in which special tokens count where the template put them (see `marks`)."""
     tokenizer = _wrapped(_backend(bound.tokenizer, PairTemplate(["A", "B"], "", bound.longest)), pad, bound.longest, False)
-    if bound.prompt.split_special:
+    if bound.prompt.escape_special_tokens:
         heed_marks(tokenizer)
-    tokenizer.chat_template = bound.chat_template(escapes=bound.prompt.split_special)
+    tokenizer.chat_template = bound.chat_template(escapes=bound.prompt.escape_special_tokens)
     return tokenizer
 
 
-def _wrapped(inner: Any, pad: str, room: int, split_special: bool) -> Any:
+def _wrapped(inner: Any, pad: str, room: int, escape_special_tokens: bool) -> Any:
     """The plain class, which takes tokenizer.json as it is; those of single models would put their own template into it."""
     from transformers import PreTrainedTokenizerFast
 
     return PreTrainedTokenizerFast(
-        tokenizer_object=inner, pad_token=pad, model_max_length=room, padding_side="right", split_special_tokens=split_special,
+        tokenizer_object=inner, pad_token=pad, model_max_length=room, padding_side="right", split_special_tokens=escape_special_tokens,
         clean_up_tokenization_spaces=False, model_input_names=["input_ids", "attention_mask"],
     )  # fmt: skip
 

@@ -91,9 +91,9 @@ class PairPromptEncoder(Thinking):
     def _whole(self, query: str, instruction: str | None, parts: Truncation, capped: Around) -> Around | None:
         """What stands around a document if the query keeps what its share would cut; None where nothing is gained.
 
-        The released models' rule (lengths "content") caps the query in any case.
+        The released models' rule (`length_counts: content`) caps the query in any case.
         """
-        if not capped.cut or self.prompt.lengths == "content":
+        if not capped.cut or self.prompt.length_counts == "content":
             return None
         found = self._around(query, instruction, parts.query, share=False)
         return found if found.cut < capped.cut else None
@@ -118,7 +118,7 @@ class PairPromptEncoder(Thinking):
     def longest(self) -> int:
         """The longest prompt in tokens, template included."""
         whole = self.prompt.max_length
-        if self.prompt.lengths == "content":
+        if self.prompt.length_counts == "content":
             whole += self._fixed - len(self._separator())
         return min(whole, self.max_positions or whole)
 
@@ -206,7 +206,7 @@ class PairPromptEncoder(Thinking):
     def _query_limit(self, used: int, most: int | None = None) -> int:
         """Most tokens of one occurrence of the query, with `used` taken by the instruction; all occurrences share `query_share`.
         `most` bounds it."""
-        content = self.prompt.lengths == "content"
+        content = self.prompt.length_counts == "content"
         # The released models' rule counts the separator, and caps instruction and query as one piece.
         whole = self._max + len(self._separator()) if content else self.prompt.max_length
         cap = int(whole * self.prompt.query_share) // self.repeats

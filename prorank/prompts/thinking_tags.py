@@ -66,4 +66,4 @@ class Thinking:
         return fixed_tokens(self.tokenizer, text)
 
     def _batch(self, texts: list[str]) -> list[list[int]]:
-        return free_tokens(self.tokenizer, texts, self.prompt.split_special)
+        return free_tokens(self.tokenizer, texts, self.prompt.escape_special_tokens)

@@ -24,7 +24,7 @@ def prompt_for(resolved: Resolved, settings: Settings) -> Prompt:
     thought, several documents, or the document first."""
     own, wanted = prompt_of(resolved, settings.prompt), Prompt.of(settings.prompt)
     other_kind = (wanted.kind, wanted.lists) != (own.kind, own.lists) and wanted.kind != "binary"
-    prompt = wanted if other_kind or (wanted.first, own.first) == ("document", "query") else own
+    prompt = wanted if other_kind or (wanted.order, own.order) == ("document-first", "query-first") else own
     return replace(prompt, **_changes(prompt, settings))
 
 

@@ -132,7 +132,7 @@ def _calibration(path: Path, theirs: Reranker, ours: Reranker, folder: Path) -> 
     fitted = Calibration.load(path.parent) if path.name == FILE else None
     if fitted is None:
         raise ConfigError(f"{path}: no {FILE}; prorank calibrate {theirs.name} --data D writes one")
-    if (fitted.asked, fitted.weights) != (theirs.asked, theirs.weights):
+    if (fitted.prompt_id, fitted.weights) != (theirs.asked, theirs.weights):
         raise ModelError(f"{path}: was fitted for other weights or another prompt than those of {theirs.name}")
     fitted = replace(fitted, weights=ours.weights)
     fitted.save(folder)
