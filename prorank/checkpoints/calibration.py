@@ -1,6 +1,6 @@
 """Calibration: a map from log-odds to probabilities, fitted on labels and saved with the checkpoint.
 
-Temperature scaling (Guo et al. 2017, arXiv 1706.04599), Platt scaling or isotonic regression. None of them reverses the order of two
+Temperature scaling (Guo et al. 2017, arXiv 1706.04599), Platt scaling or isotonic regression. None reverses the order of two
 documents. Isotonic regression may give two scores the same probability, so hits stay in the order of their raw scores.
 """
 

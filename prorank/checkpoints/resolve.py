@@ -16,7 +16,7 @@ from ..errors import ModelError, nearest
 from ..prompts.prompt import Prompt
 from .adapters import CONFIG as ADAPTER_CONFIG
 from .adapters import read_config
-from .default_model import DEFAULT, shipped
+from .default_model import DEFAULT, default_model
 from .known import check_plain, known_prompt
 from .names import may_be_hub_id, similar
 from .sources import BUILT_IN, built_in, convert_gguf, from_hub
@@ -83,7 +83,7 @@ def _folder_of(text: str, code: bool) -> Path:
     """The folder with the files of a checkpoint, made or fetched where it has to be."""
     path = Path(os.path.expanduser(text))
     if text in (DEFAULT, BUILT_IN):
-        return shipped() if text == DEFAULT else built_in()
+        return default_model() if text == DEFAULT else built_in()
     if text and os.path.isfile(path):
         if path.suffix != ".gguf":
             raise ModelError(f"{path}: not a checkpoint; expected a folder, a .gguf file or a hub id")

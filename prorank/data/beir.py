@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..errors import DataError
 from .jsonl import get, id_of, objects
-from .trec import Qrels, drop_pairs, read_exclude, read_labels, read_qrels
+from .trec import Qrels, drop_pairs, iter_qrels, read_exclude, read_qrels
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Collection:
 
     def check_training(self) -> None:
         """Raise DataError with file:line if a label that is not excluded names an unknown document or query, or is negative."""
-        rows = read_labels(self.qrels_path) if self.qrels_path else self._rows()
+        rows = iter_qrels(self.qrels_path) if self.qrels_path else self._rows()
         for number, qid, doc_id, label in rows:
             if (qid, doc_id) in self.excluded:
                 continue

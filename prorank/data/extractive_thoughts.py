@@ -15,7 +15,7 @@ from ..errors import DataError
 from ..utils.files import atomic_file
 from .examples import Group, best_labels, list_groups, sample_lists
 from .jsonl import line_of
-from .reasoning_examples import thought_row
+from .reasoning_examples import reasoning_row
 
 STOP = frozenset(
     "a about after all also an and any are as at be been being between but by can could did do does for from had has have how i if "
@@ -36,7 +36,7 @@ def label_extractive(groups: Sequence[Group], out: str | Path) -> str:
         raise DataError("no labelled pairs with a text")
     with atomic_file(out) as handle:
         for (query, document), label in labels.items():
-            row = thought_row(query, document, think(query, document), int(label > 0))
+            row = reasoning_row(query, document, think(query, document), int(label > 0))
             handle.write(line_of(row | {"source": "extractive"}))
     yes = sum(label > 0 for label in labels.values())
     return f"{out}: {len(labels)} thoughts made by rule ({yes} yes, {len(labels) - yes} no)"

@@ -21,7 +21,7 @@ from typing import Any
 from ..errors import DataError
 from ..utils.files import atomic_file, check_file, check_neighbour, repeatable_lines, source_name
 from .jsonl import digest, filled, get, line_of, parsed
-from .reasoning_examples import thought_row
+from .reasoning_examples import reasoning_row
 
 # Ends of sentences: marks and closing quotes before a blank, or the marks of scripts that write no blanks; or the end of a line.
 SENTENCE = re.compile(r"[.!?…][\"')\]’”»]*(?=\s|$)|[。！？｡।۔][」』”’]*|(?=\n)")
@@ -118,12 +118,12 @@ def _pairs(line: str, where: str) -> Iterator[dict[str, Any]]:
     """The pairs of one line in the log form."""
     row = parsed(line, where)
     query = filled(row, "query", where, "'query'")
-    yield thought_row(query, filled(row, "response", where, "'response'"), get(row, "response_thinking", str, where), 1)
+    yield reasoning_row(query, filled(row, "response", where, "'response'"), get(row, "response_thinking", str, where), 1)
     for at, one in enumerate(get(row, "rejected_response", list, where)):
         place = f"{where}: rejected_response[{at}]"
         if not isinstance(one, dict):
             raise DataError(f"{place}: expected an object with document and thinking, got {json.dumps(one)[:40]}")
-        yield thought_row(query, filled(one, "document", place, "'document'"), get(one, "thinking", str, place), 0)
+        yield reasoning_row(query, filled(one, "document", place, "'document'"), get(one, "thinking", str, place), 0)
 
 
 def _key(row: dict[str, Any]) -> bytes:

@@ -22,7 +22,7 @@ from ..errors import ConfigError, DataError
 from ..utils.files import append_text, atomic_file, check_file, check_neighbour
 from .chat_endpoint import Endpoint
 from .jsonl import digest, filled, line_of, objects
-from .reasoning_examples import thought_row
+from .reasoning_examples import reasoning_row
 
 JUDGE = (
     "Evaluate if the Document comprehensively addresses the Query. All key concepts in the Query must be present and properly "
@@ -172,7 +172,7 @@ def _end_line(ledger: Path) -> None:
 
 def _training_row(labelled: tuple[Pair, dict[str, Any]]) -> dict[str, Any]:
     pair, row = labelled
-    return thought_row(pair.query, pair.document, row["think"], int(row["answer"] == "yes"))
+    return reasoning_row(pair.query, pair.document, row["think"], int(row["answer"] == "yes"))
 
 
 def _log_rows(labelled: list[tuple[Pair, dict[str, Any]]]) -> Iterator[dict[str, Any]]:

@@ -19,7 +19,7 @@ Qrels = dict[str, dict[str, int]]
 Run = dict[str, dict[str, float]]
 
 
-def read_labels(path: str | Path) -> Iterator[tuple[int, str, str, int]]:
+def iter_qrels(path: str | Path) -> Iterator[tuple[int, str, str, int]]:
     """(line, query id, document id, label) of a label file.
 
     TREC form: `qid 0 docid label`; BEIR form: `qid docid label` below a header row. Labels below 0 are
@@ -41,7 +41,7 @@ def read_qrels(path: str | Path) -> Qrels:
         DataError: malformed line, label not a whole number, one document labelled twice in different ways, no labels.
     """
     qrels: Qrels = {}
-    for number, qid, doc_id, label in read_labels(path):
+    for number, qid, doc_id, label in iter_qrels(path):
         known = qrels.setdefault(qid, {})
         if known.get(doc_id, label) != label:
             before = f"had label {known[doc_id]} before"

@@ -98,7 +98,8 @@ def _wrapped(inner: Any, pad: str, room: int, escape_special_tokens: bool) -> An
     from transformers import PreTrainedTokenizerFast
 
     return PreTrainedTokenizerFast(
-        tokenizer_object=inner, pad_token=pad, model_max_length=room, padding_side="right", split_special_tokens=escape_special_tokens,
+        tokenizer_object=inner, pad_token=pad, model_max_length=room, padding_side="right",
+        split_special_tokens=escape_special_tokens,
         clean_up_tokenization_spaces=False, model_input_names=["input_ids", "attention_mask"],
     )  # fmt: skip
 

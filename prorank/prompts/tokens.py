@@ -17,8 +17,16 @@ def fixed_tokens(tokenizer: Any, text: str) -> list[int]:
 
 
 def free_tokens(tokenizer: Any, texts: list[str], escape_special_tokens: bool = True) -> list[list[int]]:
-    """Ids of texts that users wrote; with `escape_special_tokens` special tokens in them are plain text. Raises DataError for what is no
-    text, or not UTF-8."""
+    """Ids of users' texts.
+
+    Args:
+        tokenizer: of transformers.
+        texts: may be empty.
+        escape_special_tokens: tokenise special tokens in the texts as plain text.
+
+    Raises:
+        DataError: a text is not a string, or not UTF-8.
+    """
     if not texts:
         return []
     options = {"split_special_tokens": True} if escape_special_tokens else {}

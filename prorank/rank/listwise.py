@@ -139,7 +139,7 @@ class ListRanker:
         turns = [(number, shift) for number, (_, some) in enumerate(shown) for shift in self._shifts(len(some))]
         found = [self._encode(*shown[number], shift, instruction) for number, shift in turns]
         for (number, shift), one in zip(turns, found):
-            cut = [(at + shift) % len(one.cuts) for at, left_out in enumerate(one.cuts) if left_out]
+            cut = [(at + shift) % len(one.document_cuts) for at, left_out in enumerate(one.document_cuts) if left_out]
             if hear:
                 hear(number, cut, one.query_cut, len(one.ids))
         prompts = [one.whole for one in found]

@@ -27,7 +27,7 @@ from ..engine.layer_speed import RANKING
 from ..engine.modules import room_for_prompts
 from ..engine.packing import Batch
 from ..errors import ModelError
-from ..prompts.list_encoder import MOST, ListPromptEncoder
+from ..prompts.list_encoder import MAX_DOCUMENTS, ListPromptEncoder
 from ..prompts.pair_encoder import Encoded, PairPromptEncoder
 from ..prompts.prompt import Prompt, TruncationCounts
 from ..utils.forking import survive_forks
@@ -84,7 +84,7 @@ class Scorer(Identity):
         bound = self.prompt
         assert isinstance(bound, ListPromptEncoder)
         if bound.writes:
-            room = room_for_prompts(self.model, most_written(bound, method, MOST))
+            room = room_for_prompts(self.model, most_written(bound, method, MAX_DOCUMENTS))
             self.prompt = bound = Prompt.of(bound.prompt).bind_list(self.tokenizer, room)
             read: Reader = AnswerReader(make_generator(self.model, self._engine), bound, method, self.cost)
         else:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..prompts.truncation import WHOLE, Truncation
+from ..prompts.truncation import DEFAULT_TRUNCATION, Truncation
 from ..rank.thinking import Thought
 
 KINDS = (
@@ -69,7 +69,7 @@ class RerankQuery:
 
     lists: list[tuple[str, list[str]]]
     instruction: str | None = None
-    parts: Truncation = WHOLE
+    parts: Truncation = DEFAULT_TRUNCATION
     raw: bool = False
     thoughts: bool = False
     top: int = 0

@@ -147,7 +147,7 @@ class Service:
 
     def _sure(self, ask: RerankQuery, scores: list[np.ndarray]) -> list[np.ndarray]:
         """Calibrated probabilities. They hold for whole documents, so not for the best of a document's parts."""
-        if self.reranker.lists or ask.parts.chunks > 1:
+        if self.reranker.lists or ask.parts.max_chunks > 1:
             return []
         found = [self.reranker.probabilities(row, ask.instruction) for row in scores]
         return [row for row in found if row is not None]  # all of them, or none

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import ModelError
 from ..prompts.tokens import free_tokens
-from ..prompts.truncation import WHOLE, Truncation
+from ..prompts.truncation import DEFAULT_TRUNCATION, Truncation
 from ..rank.listwise import ListRanker
 from ..rank.thinking import Thought, key_of
 from ..reranker import Reranker
@@ -70,7 +70,7 @@ class Documents:
         ask, most = request.ask, self._letters(request)
         query = ask.lists[number][0]
         texts = [_near(request.texts[number][place], most, ask.parts.side) for place in places]
-        found = self.bound.encode_parts(query[:most], texts, ask.instruction, ask.parts)
+        found = self.bound.encode_chunks(query[:most], texts, ask.instruction, ask.parts)
         units = []
         for place, text, prompts in zip(places, texts, found):
             whole = request.texts[number][place]
@@ -84,7 +84,7 @@ class Documents:
         return QueueItem(request, number, place, own, 0 if self.thinks else prompt.document_start, (prompt, key))
 
     def _letters(self, request: Request) -> int:
-        return MAX_CHARS_PER_TOKEN * self.longest * request.ask.parts.chunks
+        return MAX_CHARS_PER_TOKEN * self.longest * request.ask.parts.max_chunks
 
     def run(self, units: list[QueueItem[Request]]) -> list[Value]:
         """(log-odds, thought) of each."""
@@ -127,7 +127,7 @@ class Comparisons:
     def encode(self, request: Request, number: int, places: list[int]) -> list[QueueItem[Request]]:
         """The first question about a list. Raises Refused where its documents should be fitted in a way that it cannot."""
         parts = request.ask.parts
-        if parts.chunks > 1 or parts.prompt or parts.query:
+        if parts.max_chunks > 1 or parts.max_prompt_tokens or parts.max_query_tokens:
             raise RequestError(
                 "invalid", "this model is shown several documents at once: no chunks, no tokens of a prompt or a query"
             )
@@ -139,9 +139,9 @@ class Comparisons:
     def _fitted(self, request: Request, number: int, place: int, text: str, parts: Truncation) -> str:
         """What can be shown of a text."""
         kept = _near(text, MAX_CHARS_PER_TOKEN * self.longest, parts.side)
-        if parts != WHOLE:
+        if parts != DEFAULT_TRUNCATION:
             ids = free_tokens(self.bound.tokenizer, [kept])[0]
-            shown = parts.of(ids, self.longest)[0][0]
+            shown = parts.split(ids, self.longest)[0][0]
             kept = kept if len(shown) == len(ids) else self.bound.tokenizer.decode(shown)
         if kept != text:
             request.heard(number, [place], False, 0)

@@ -52,10 +52,10 @@ class Dialect:
 
 
 def ask_of(ours: Ours, lists: list[tuple[str, list[str]]], limits: Limits, **more: Any) -> RerankQuery:
-    """An Ask of our common fields. `more`: fields of Ask, and of Parts."""
-    fitted = {key: more.pop(key) for key in ("side", "prompt", "query") if key in more}
+    """An Ask of our common fields. `more`: fields of RerankQuery, and of Truncation."""
+    fitted = {key: more.pop(key) for key in ("side", "max_prompt_tokens", "max_query_tokens") if key in more}
     bounds = [bound for bound in (ours.max_tokens_per_doc, limits.tokens_per_doc) if bound]
-    parts = Truncation(most=min(bounds, default=None), chunks=_chunks(ours, limits), **fitted)
+    parts = Truncation(max_document_tokens=min(bounds, default=None), max_chunks=_chunks(ours, limits), **fitted)
     raw = more.pop("raw", False) or bool(ours.raw_scores)
     whole = more.pop("whole", False) or getattr(ours, "truncation", None) is False
     return RerankQuery(lists, ours.instruction, parts, raw, bool(ours.return_thoughts), whole=whole, **more)

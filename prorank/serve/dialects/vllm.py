@@ -118,7 +118,7 @@ def _ask(body: VllmFields, lists: list[tuple[str, list[str]]], limits: Limits, *
     prompt = body.truncate_prompt_tokens
     return ask_of(
         body, lists, limits, raw=False in (body.use_activation, body.activation), side=body.truncation_side or "right",
-        prompt=prompt if prompt and prompt > 0 else None, query=body.max_tokens_per_query or None, **more,
+        max_prompt_tokens=prompt if prompt and prompt > 0 else None, max_query_tokens=body.max_tokens_per_query or None, **more,
     )  # fmt: skip
 
 
