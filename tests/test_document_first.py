@@ -100,7 +100,7 @@ def test_groups_with_the_same_documents_come_together_whatever_their_order():
     some = block("a garden", "an engine", "a river")
     some[1] = some[1].take([3, 0, 5, 1, 4, 2])
     single = block("bread", documents=DOCUMENTS[:3])
-    blocks = same_documents([some[0], *single, *some[1:]], most=2)
+    blocks = same_documents([some[0], *single, *some[1:]], max_queries=2)
     assert [[g.query for g in lists] for lists in blocks] == [["a garden", "an engine"], ["a river"], ["bread"]]
     for lists in blocks:
         assert len({g.documents for g in lists}) == 1

@@ -52,7 +52,7 @@ def test_completions_are_in_form_and_end(style):
     said = parse(text, bound.opened)
     assert ids[-1] == bound.tokenizer.eos_token_id and cut == 0
     assert said.in_form and said.answer == "yes" and said.thought.strip() == "the coffee is near" and not said.extra
-    short, cut = bound.completion("the coffee is near", 0, most=2)
+    short, cut = bound.completion("the coffee is near", 0, max_tokens=2)
     assert cut == len(ids) - len(short) > 0 and parse(bound.tokenizer.decode(short[:-1]), bound.opened).answer == "no"
 
 

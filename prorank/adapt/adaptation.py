@@ -21,7 +21,7 @@ from ..checkpoints.default_model import DEFAULT
 from ..checkpoints.resolve import Resolved, licence_of, prompt_of, resolve
 from ..data.examples import Group, fold_groups, list_groups, query_key, split_groups
 from ..data.formats import is_collection, read_collection, read_groups, write_groups
-from ..data.negatives import mine
+from ..data.negatives import mine_negatives
 from ..errors import ConfigError, DataError
 from ..evaluate.gains import LINEAR, check_gain
 from ..evaluate.list_likelihood import log_likelihood
@@ -219,7 +219,7 @@ def _groups(sources: Sequence[str | Path]) -> list[Group]:
     groups: list[Group] = []
     for source in sources:
         mined = is_collection(source)
-        groups += mine(read_collection(source, "train"), negatives=8, random=4)[0] if mined else read_groups(source, "train")
+        groups += mine_negatives(read_collection(source, "train"), negatives=8, random=4)[0] if mined else read_groups(source, "train")
     return list_groups(groups)
 
 

@@ -28,7 +28,7 @@ PHRASE_OF = ((MXBAI_TASK.split(". ")[0], "mxbai"), (QWEN3_SYSTEM.split(". ")[0],
 RERANKER = re.compile(
     r"re-?rank|(^|[-/])((ze|rea|reason|lim|e)-?rank|rank-?(k?1(?!\d)|llama|zephyr|vicuna|gpt|mistral))|text-ranking|mono-?(qwen|t5)"
 )
-told: set[tuple[Path, str]] = set()  # what was logged of which folder: once a process
+logged: set[tuple[Path, str]] = set()  # what was logged of which folder: once a process
 
 
 def known_prompt(name: str, folders: list[Path], base: str = "") -> Prompt | None:
@@ -69,8 +69,8 @@ def _taken(folder: Path, preset: str, why: str) -> Prompt:
 
 
 def _tell(folder: Path, text: str, level: int = logging.WARNING) -> None:
-    if (folder, text) not in told:
-        told.add((folder, text))
+    if (folder, text) not in logged:
+        logged.add((folder, text))
         log.log(level, "%s", text)
 
 
@@ -90,8 +90,8 @@ def _in_config(path: Path) -> list[str]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # said where the config is loaded
         return []
-    found = value.get("_name_or_path") if isinstance(value, dict) else None
-    return [Path(found).name] if isinstance(found, str) else []
+    name = value.get("_name_or_path") if isinstance(value, dict) else None
+    return [Path(name).name] if isinstance(name, str) else []
 
 
 def _in_card(path: Path) -> list[str]:

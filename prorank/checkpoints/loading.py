@@ -91,11 +91,11 @@ def _load_causal(resolved: Resolved, dtype: torch.dtype) -> PreTrainedModel:
 
     load_config(resolved)  # which refuses what is no causal language model
     with readable(resolved.path), without_bars():
-        found = AutoModelForCausalLM.from_pretrained(
+        loaded = AutoModelForCausalLM.from_pretrained(
             resolved.path, dtype=dtype, use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True,
             trust_remote_code=resolved.trust_remote_code, local_files_only=True,
         )  # fmt: skip
-    model, report = cast("tuple[PreTrainedModel, dict[str, Any]]", found)  # with the report asked for
+    model, report = cast("tuple[PreTrainedModel, dict[str, Any]]", loaded)  # with the report asked for
     check_report(resolved.path, report)  # which names a wrong shape, too
     return model
 

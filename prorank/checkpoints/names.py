@@ -30,7 +30,7 @@ def similar(path: Path) -> str:
     wanted = {name.lower(): name for name in beside}
     close = [wanted[name] for name in get_close_matches(parts[here].lower(), wanted, n=3)] if here < len(parts) else []
     if close:
-        found = [parent / name / Path(*parts[here + 1 :]) for name in close]
-        shown = [whole if whole.exists() else parent / name for whole, name in zip(found, close)]
+        paths = [parent / name / Path(*parts[here + 1 :]) for name in close]
+        shown = [whole if whole.exists() else parent / name for whole, name in zip(paths, close)]
         return f"; did you mean {' or '.join(f'{str(one)!r}' for one in shown)}?"
     return f"; {parent} holds {', '.join(beside[:5])}{', …' if len(beside) > 5 else ''}" if here and beside else ""

@@ -73,10 +73,10 @@ def resolve(name: str | Path, base: str | Path | None = None, trust_remote_code:
     for part, licence in RESEARCH_ONLY.items():
         if part in text.lower():
             log.warning("%s: %s, research use only", text, licence)
-    found = _local(text, _folder_of(text, trust_remote_code), base, trust_remote_code)
-    if base and not found.adapter:
+    resolved = _local(text, _folder_of(text, trust_remote_code), base, trust_remote_code)
+    if base and not resolved.adapter:
         raise ModelError(f"{text}: is no adapter, so it has no base; leave base ('{base}') out")
-    return found
+    return resolved
 
 
 def _folder_of(text: str, code: bool) -> Path:
@@ -106,9 +106,9 @@ def licence_of(name: str, folder: Path) -> str:
     """The licence of a checkpoint: what its model card says, else that of a base known by name, else "other"."""
     card = folder / "README.md"
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
-    said = re.search(r"^license: *(.+)$", text.split("---\n")[1], re.M) if text.startswith("---\n") else None
+    licence_line = re.search(r"^license: *(.+)$", text.split("---\n")[1], re.M) if text.startswith("---\n") else None
     known = (licence for part, licence in LICENCES.items() if part in name.lower())
-    return said[1].strip() if said else next(known, "other")
+    return licence_line[1].strip() if licence_line else next(known, "other")
 
 
 def _checkpoint_in(folder: Path) -> Path:
@@ -140,15 +140,15 @@ def _has_tokenizer(path: Path) -> bool:
     return any((path / f).is_file() for f in ("tokenizer.json", "tokenizer.model", "vocab.json"))
 
 
-def _adapter(name: str, path: Path, given: str | Path | None, code: bool) -> Resolved:
+def _adapter(name: str, path: Path, base: str | Path | None, code: bool) -> Resolved:
     """An adapter together with its base, which must be the one it was trained on, weight for weight."""
     config, known = read_config(path), path / "base.json"
     stored = read_json(known) if known.is_file() else {}
-    wanted = str(given or stored.get("name") or config.get("base_model_name_or_path") or "")
+    wanted = str(base or stored.get("name") or config.get("base_model_name_or_path") or "")
     if not wanted:
         raise ModelError(f"{path / ADAPTER_CONFIG}: names no base (base_model_name_or_path); {NAME_BASE}")
     check_files(path)
-    below = _base_of(path, [wanted] if given else _places(wanted, path), stored.get("sha256"), code)
+    below = _base_of(path, [wanted] if base else _places(wanted, path), stored.get("sha256"), code)
     return Resolved(name, below.path, path, below.name, code)
 
 

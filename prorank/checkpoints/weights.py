@@ -116,11 +116,11 @@ def check_report(where: Path, report: dict[str, Any]) -> None:
     shapes = sorted(report.get("mismatched_keys", ()))
     faults = [_named(missing, "is missing"), _named(unexpected, "has no place in the model")]
     if shapes:
-        name, found, wanted = shapes[0]
-        faults.append(f"'{name}' has shape {list(found)} in place of {list(wanted)}")
+        name, stored, wanted = shapes[0]
+        faults.append(f"'{name}' has shape {list(stored)} in place of {list(wanted)}")
     if any(faults):
-        told = ", ".join(filter(None, faults))
-        raise ModelError(f"{where}: its weights do not fit its config: {told}; copy the checkpoint again")
+        message = ", ".join(filter(None, faults))
+        raise ModelError(f"{where}: its weights do not fit its config: {message}; copy the checkpoint again")
 
 
 def _named(names: Iterable[str], what: str) -> str:

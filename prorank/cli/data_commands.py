@@ -35,8 +35,7 @@ def mine(
 ) -> None:
     """Mine negatives with BM25: judged non-relevant first, near-duplicates of positives left out."""
     from ..data.formats import read_collection
-    from ..data.negatives import mine as mine_negatives
-    from ..data.negatives import write_groups
+    from ..data.negatives import mine_negatives, write_groups
 
     check_file(out)
     groups, report = mine_negatives(

@@ -87,7 +87,7 @@ def read_beir(
 def read_texts(folder: str | Path) -> tuple[dict[str, str], dict[str, str]]:
     """(documents, queries) of a BEIR folder, text by id; labels are not looked at. Raises DataError as `read_beir` does."""
     folder = _checked(folder)
-    return _texts(_found(folder, "corpus.jsonl")), _texts(_found(folder, "queries.jsonl"), titles=False)
+    return _texts(_existing_file(folder, "corpus.jsonl")), _texts(_existing_file(folder, "queries.jsonl"), titles=False)
 
 
 def _checked(folder: str | Path) -> Path:
@@ -97,7 +97,7 @@ def _checked(folder: str | Path) -> Path:
     return Path(folder)
 
 
-def _found(folder: Path, name: str) -> Path:
+def _existing_file(folder: Path, name: str) -> Path:
     """`folder/name` or `folder/name.gz`."""
     for path in (folder / name, folder / f"{name}.gz"):
         if path.is_file():

@@ -52,7 +52,7 @@ class Endpoint:
         self.connection = Connection(self.url, "--endpoint", os.environ.get(key), timeout)
         self.lock, self.stopped, self.open_at = threading.Lock(), threading.Event(), 0.0
 
-    def ask(self, text: str) -> Reply:
+    def complete(self, text: str) -> Reply:
         """The answer to a user's message. Raises DataError where the endpoint refuses it, or stays away for too long."""
         body = {"model": self.model, "messages": [{"role": "user", "content": text}], "stream": False, **self.more}
         begin, waits = time.monotonic(), pauses(1.0, 60.0)
@@ -61,13 +61,13 @@ class Endpoint:
             answer, reason = self._try(body)
             if answer is not None and answer.status_code == 200:
                 return _reply(answer, self.url)
-            asked = 0.0 if answer is None else retry_after(answer.headers.get("retry-after")) or 0.0
-            wait = max(next(waits) * random.uniform(0.5, 1.0), asked + random.uniform(0, 0.5) if asked else 0.0)
+            retry_seconds = 0.0 if answer is None else retry_after(answer.headers.get("retry-after")) or 0.0
+            wait = max(next(waits) * random.uniform(0.5, 1.0), retry_seconds + random.uniform(0, 0.5) if retry_seconds else 0.0)
             if time.monotonic() - begin + wait > self.patience:
                 raise DataError(f"{self.connection.where}: no answer for {self.patience:.0f} seconds; last: {reason}")
             with self.lock:
                 self.retries += 1
-                self.open_at = max(self.open_at, time.monotonic() + asked)
+                self.open_at = max(self.open_at, time.monotonic() + retry_seconds)
             self._wait_until(time.monotonic() + wait)
 
     def _try(self, body: dict[str, Any]) -> tuple[Any, str]:

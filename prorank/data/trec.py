@@ -70,14 +70,14 @@ def _label(text: str, path: str | Path, number: int) -> int:
 
 def read_exclude(path: str | Path) -> frozenset[tuple[str, str]]:
     """(query id, document id) pairs to leave out of labels and runs: two columns, header row or not."""
-    found = set()
+    pairs = set()
     for number, line in numbered_lines(path):
         fields = _fields(line, (2,))
         if len(fields) != 2:
             raise DataError(f"{path}:{number}: expected `qid docid`, got {line[:80]!r}")
         if not (number == 1 and fields[0].lower().replace("_", "-") in ("query-id", "qid", "topic")):
-            found.add((fields[0], fields[1]))
-    return frozenset(found)
+            pairs.add((fields[0], fields[1]))
+    return frozenset(pairs)
 
 
 def drop_pairs(table: dict[str, dict], pairs: Iterable[tuple[str, str]]) -> dict[str, dict]:

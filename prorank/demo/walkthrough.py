@@ -15,7 +15,7 @@ from typing import Any
 from ..checkpoints.resolve import BUILT_IN, resolve
 from ..data.beir import read_beir
 from ..data.formats import write_groups
-from ..data.negatives import mine
+from ..data.negatives import mine_negatives
 from ..errors import ConfigError
 from ..train.run import is_done, train
 from ..train.settings.stage_settings import Score, Settings, Warmup
@@ -101,7 +101,7 @@ def _lists(paths: SemanlinkPaths, part: str, out: Path, seed: int) -> Path:
     """Training or dev lists with BM25 negatives, mined once."""
     path = out / f"{part}.jsonl"
     if not path.is_file():
-        groups, _ = mine(read_beir(getattr(paths, part), part), negatives=12, seed=seed, random=8 if part == "train" else 0)
+        groups, _ = mine_negatives(read_beir(getattr(paths, part), part), negatives=12, seed=seed, random=8 if part == "train" else 0)
         if part == "dev":  # a quick look during training
             groups = groups[:DEV]
         write_groups(path, groups)

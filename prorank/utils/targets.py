@@ -82,9 +82,9 @@ def _is_temporary(name: str | bytes | int | None) -> bool:
 
 def _storage_error(error: Exception, path: str | Path) -> int | None:
     """The number of the OSError behind an exception of safetensors or torch, or None."""
-    found = RUST_ERROR.search(str(error))
-    if found and int(found[1]) in STORAGE_ERRORS:
-        return int(found[1])
+    match = RUST_ERROR.search(str(error))
+    if match and int(match[1]) in STORAGE_ERRORS:
+        return int(match[1])
     if isinstance(error, RuntimeError) and TORCH_ERROR.search(str(error)):
         return errno.ENOSPC if shutil.disk_usage(_nearest(path)).free < FULL_BYTES else errno.EIO
     return None

@@ -65,7 +65,7 @@ def is_utf8(stream: TextIO | None) -> bool:
 
 def visible(text: object) -> str:
     """Text with its control characters written out; tabs and newlines stay."""
-    return CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+    return CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode(), str(text))
 
 
 def one_line(text: object) -> str:
@@ -83,7 +83,7 @@ def plain(text: object, style: str = "") -> Text:
 def json_line(value: Any) -> str:
     """JSON on one line, for stdout; in ASCII where that is not UTF-8. Control characters are escaped."""
     text = json.dumps(value, ensure_ascii=not is_utf8(sys.stdout))
-    return CONTROLS.sub(lambda found: json.dumps(found[0])[1:-1], text)
+    return CONTROLS.sub(lambda match: json.dumps(match[0])[1:-1], text)
 
 
 def say(text: object, out: str | Path | None = None) -> None:
