@@ -219,7 +219,8 @@ def _groups(sources: Sequence[str | Path]) -> list[Group]:
     groups: list[Group] = []
     for source in sources:
         mined = is_collection(source)
-        groups += mine_negatives(read_collection(source, "train"), negatives=8, random=4)[0] if mined else read_groups(source, "train")
+        collection = read_collection(source, "train") if mined else None
+        groups += mine_negatives(collection, negatives=8, random=4)[0] if collection else read_groups(source, "train")
     return list_groups(groups)
 
 

@@ -120,8 +120,8 @@ Data: {data}
 
 
 def adapted_card(
-    name: str, base: str, hub: str | None, licence: str, data: Sequence[str], settings: Mapping[str, Any], result: Mapping[str, Any],
-    shares: tuple[float, float], command: str,
+    name: str, base: str, hub: str | None, licence: str, data: Sequence[str], settings: Mapping[str, Any],
+    result: Mapping[str, Any],    shares: tuple[float, float], command: str,
 ) -> str:  # fmt: skip
     """Card of what `prorank adapt` made.
 

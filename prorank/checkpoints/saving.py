@@ -60,8 +60,8 @@ CHAT_IF = "{%- if messages | selectattr('role', 'equalto', 'document') | list -%
 
 
 def save_checkpoint(
-    folder: str | Path, model: PreTrainedModel, encoder: PairPromptEncoder | ListPromptEncoder, base: tuple[str, Path] | None = None,
-    card: str | None = None,
+    folder: str | Path, model: PreTrainedModel, encoder: PairPromptEncoder | ListPromptEncoder,
+    base: tuple[str, Path] | None = None,    card: str | None = None,
 ) -> Path:  # fmt: skip
     """Write model (or adapter), tokenizer, prompt, card and, for prompts of one document, what sentence-transformers reads; all or
     nothing.

@@ -139,8 +139,8 @@ def _write(row: dict[str, Any], max_chars: int | None, handle: Any, report: Impo
 
 
 def shortened(text: str, max_chars: int) -> str:
-    """At most `max_chars` characters of a text, cut at the end of its last whole sentence if that keeps half of them, else of its last
-    whole word, else before the character that does not fit (with the marks that belong to it)."""
+    """Truncate a text to `max_chars` characters: after its last whole sentence if that keeps at least half of them, else after its
+    last whole word, else before the character that does not fit (with its combining marks)."""
     if len(text) <= max_chars:
         return text
     ends = [match.end() for match in SENTENCE.finditer(text[: max_chars + 1]) if match.end() <= max_chars]

@@ -101,7 +101,8 @@ def _lists(paths: SemanlinkPaths, part: str, out: Path, seed: int) -> Path:
     """Training or dev lists with BM25 negatives, mined once."""
     path = out / f"{part}.jsonl"
     if not path.is_file():
-        groups, _ = mine_negatives(read_beir(getattr(paths, part), part), negatives=12, seed=seed, random=8 if part == "train" else 0)
+        collection = read_beir(getattr(paths, part), part)
+        groups, _ = mine_negatives(collection, negatives=12, seed=seed, random=8 if part == "train" else 0)
         if part == "dev":  # a quick look during training
             groups = groups[:DEV]
         write_groups(path, groups)
