@@ -53,7 +53,7 @@ def calibrated_dir(tiny_llama_dir: Path, tmp_path_factory: pytest.TempPathFactor
 
     folder = shutil.copytree(tiny_llama_dir, tmp_path_factory.mktemp("tiny") / "calibrated")
     known = Reranker(folder, device="cpu", dtype="fp32")
-    Calibration("temperature", {"temperature": 4.0}, asked=known.prompt_fingerprint, weights=known.weight_hashes).save(folder)
+    Calibration("temperature", {"temperature": 4.0}, prompt_id=known.prompt_fingerprint, weights=known.weight_hashes).save(folder)
     return folder
 
 
@@ -139,7 +139,7 @@ class Standin:
 @pytest.fixture(scope="session")
 def standin_files(tmp_path_factory: pytest.TempPathFactory) -> Standin:
     """A stand-in for the default model, brought from a run to its place as the real one is. Read only."""
-    from prorank.checkpoints import default_model as shipped
+    from prorank.checkpoints import default_model
     from recipes.default.ship import ship
 
     root = tmp_path_factory.mktemp("standin")
@@ -151,7 +151,7 @@ def standin_files(tmp_path_factory: pytest.TempPathFactory) -> Standin:
     files.card.write_text(json.dumps(tables | {"commands": ["prorank train x.yaml"]}))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PRORANK_CACHE", str(files.cache))
-        patch.setattr(shipped, "MODELS", files.models)
+        patch.setattr(default_model, "MODELS", files.models)
         ship(files.run, files.card)
     return files
 

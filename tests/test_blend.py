@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 
 from prorank.adapt.weight_averaging import interpolate_weights
 from prorank.checkpoints.loading import load_model, load_tokenizer
-from prorank.checkpoints.resolve import resolve, weight_hash
+from prorank.checkpoints.resolve import resolve
 from prorank.checkpoints.saving import save_checkpoint
+from prorank.checkpoints.weight_hashes import weight_hash
 from prorank.errors import ModelError
 from prorank.prompts.prompt import Prompt
 from prorank.reranker import Reranker

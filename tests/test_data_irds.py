@@ -14,7 +14,7 @@ from prorank.adapt.held_out_folds import read_labelled_lists
 from prorank.data.examples import Group
 from prorank.data.formats import is_collection, read_beir, read_collection, read_groups, write_run
 from prorank.data.irds import read_irds
-from prorank.data.negatives import mine
+from prorank.data.negatives import mine_negatives
 from prorank.errors import DataError, MissingExtra
 from prorank.evaluate import evaluate
 from prorank.rank.rerank_files import read_run_texts, rerank_run
@@ -121,7 +121,7 @@ def test_labels_and_exclusions_of_files_go_before_its_own(catalogue, tmp_path):
 
 
 def test_mining_takes_the_whole_corpus(catalogue):
-    groups, report = mine(read_collection("ir_datasets:toy/positive"), negatives=2)
+    groups, report = mine_negatives(read_collection("ir_datasets:toy/positive"), negatives=2)
     assert report.groups == 2 and all(sum(label == 0 for label in group.labels) == 2 for group in groups)
     assert [g.query for g in read_labelled_lists(["ir_datasets:toy/positive"])] == ["green tea", "stone bridge"]
 

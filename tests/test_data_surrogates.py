@@ -10,7 +10,7 @@ import pytest
 from prorank.data.beir import read_texts
 from prorank.data.formats import read_groups
 from prorank.data.pairs import pairs_of_clicks
-from prorank.data.reasoning_examples import read_thoughts
+from prorank.data.reasoning_examples import read_reasoning_examples
 from prorank.data.rerank_r0_logs import convert
 from prorank.errors import DataError
 from prorank.rank.document_files import read_documents
@@ -32,8 +32,8 @@ ROWS = {
     "passage's title": (read_groups, PASSAGES | {"negative_passages": [{"text": "a", "title": BAD}]}),
     "positive": (read_groups, {"anchor": "q", "positive": BAD}),
     "negative": (read_groups, {"anchor": "q", "positive": "a", "negative_2": BAD}),
-    "thought": (read_thoughts, {"query": "q", "document": "a", "think": BAD, "answer": "yes"}),
-    "thought's list": (read_thoughts, {"query": "q", "documents": ["a", BAD], "think": "t", "answer": "[1]"}),
+    "thought": (read_reasoning_examples, {"query": "q", "document": "a", "think": BAD, "answer": "yes"}),
+    "thought's list": (read_reasoning_examples, {"query": "q", "documents": ["a", BAD], "think": "t", "answer": "[1]"}),
     "log": (lambda path: convert(path, path.with_name("out")), LOG | {"response": BAD}),
     "click": (lambda path: list(pairs_of_clicks(path, 1)), {"query": "q", "shown": [{"text": BAD, "clicked": True}]}),
     "document": (lambda path: read_documents(str(path)), {"text": BAD}),

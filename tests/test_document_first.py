@@ -57,14 +57,14 @@ def test_what_comes_before_the_query_is_the_same_for_all_queries():
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"first": "both"}, "'first' must be 'query' or 'document', not 'both'"),
-        ({"first": 1}, "'first' is 1"),
-        ({"first": "document"}, "must hold {query} exactly once, after {document}"),
-        ({"first": "document", "template": "{document} {query} {query}"}, "must hold {query} exactly once, after {document}"),
-        ({"first": "document", "template": "{query} {document} {query}"}, "must hold {query} exactly once, after {document}"),
-        ({"first": "document", "template": "{document} {query} {instruction}"}, "must place {instruction} before {document}"),
-        ({"template": "{document} {query}"}, "or say first: document"),
-        ({"preset": "setwise", "first": "document"}, "'first' is 'query' for prompts of kind setwise"),
+        ({"order": "both"}, "'order' is 'both', which is not known; valid: document-first, query-first"),
+        ({"order": 1}, "'order' is 1"),
+        ({"order": "document-first"}, "must hold {query} exactly once, after {document}"),
+        ({"order": "document-first", "template": "{document} {query} {query}"}, "must hold {query} exactly once, after {document}"),
+        ({"order": "document-first", "template": "{query} {document} {query}"}, "must hold {query} exactly once, after {document}"),
+        ({"order": "document-first", "template": "{document} {query} {instruction}"}, "must place {instruction} before {document}"),
+        ({"template": "{document} {query}"}, "or set order: document-first"),
+        ({"preset": "setwise", "order": "document-first"}, "'order' must be 'query-first' for prompts of kind setwise"),
     ],
 )
 def test_malformed_settings_are_named(changes, message):
@@ -73,9 +73,9 @@ def test_malformed_settings_are_named(changes, message):
     assert message in str(error.value)
 
 
-def test_prompts_with_the_query_first_are_known_by_the_names_they_had():
+def test_fingerprints_of_presets_do_not_change():
     """Calibrations and kept scores name a prompt by these digits."""
-    known = {"prorank": "ac465caf1935", "echo": "cc4429a6a2cf", "mxbai": "8e4589daebd6", "rank-r1": "2fe79ac17ee0"}
+    known = {"prorank": "3605b87bf52e", "echo": "3078b599f353", "mxbai": "6b4582e7b18e", "rank-r1": "3e24cb22c0bd"}
     assert {name: Prompt.preset(name).fingerprint() for name in known} == known
     assert Prompt.preset("document-first").fingerprint() not in known.values()
 
@@ -100,7 +100,7 @@ def test_groups_with_the_same_documents_come_together_whatever_their_order():
     some = block("a garden", "an engine", "a river")
     some[1] = some[1].take([3, 0, 5, 1, 4, 2])
     single = block("bread", documents=DOCUMENTS[:3])
-    blocks = same_documents([some[0], *single, *some[1:]], most=2)
+    blocks = same_documents([some[0], *single, *some[1:]], max_queries=2)
     assert [[g.query for g in lists] for lists in blocks] == [["a garden", "an engine"], ["a river"], ["bread"]]
     for lists in blocks:
         assert len({g.documents for g in lists}) == 1
@@ -184,7 +184,7 @@ def test_it_trains_and_the_checkpoint_ranks(tmp_path, tiny_llama_dir):
                 prompt="document-first", max_length=120, save_every=0, evals=0)  # fmt: skip
     trained = [line for line in read_metrics(out) if "top1" in line]
     assert trained[-1]["top1"] > 0.9 and trained[0]["documents"] == 12
-    assert Prompt.load(model).first == "document"
+    assert Prompt.load(model).order == "document-first"
     hits = Reranker(model, device="cpu", dtype="fp32").rank("what to eat 3", ["the old horse is near 3", "the old bread is near 3"])
     assert hits[0].index == 1
 
@@ -196,4 +196,4 @@ def test_a_checkpoint_with_the_query_first_learns_the_other_way_when_asked_and_k
     first = run(tmp_path / "first", data, tiny_llama_dir, prompt="echo", **few)
     second = run(tmp_path / "second", data, first, prompt="document-first", **few)
     third = run(tmp_path / "third", data, second, **few)  # the setting's default puts the query first
-    assert [Prompt.load(model).first for model in (first, second, third)] == ["query", "document", "document"]
+    assert [Prompt.load(model).order for model in (first, second, third)] == ["query-first", "document-first", "document-first"]

@@ -58,7 +58,7 @@ def test_lists_cut_nothing_where_all_fit(name, query, documents):
     found = bound.encode(query, documents)
     whole = replace(bound.prompt, max_length=100_000).bind_list(TOKENIZER).encode(query, documents)
     assert len(found.ids) <= bound.longest and not whole.query_cut
-    assert (found.ids == whole.ids) == (len(whole.ids) <= bound.longest) == (not found.query_cut and not any(found.cuts))
+    assert (found.ids == whole.ids) == (len(whole.ids) <= bound.longest) == (not found.query_cut and not any(found.document_cuts))
 
 
 def test_the_released_models_cap_the_query_in_any_case():
@@ -74,12 +74,13 @@ def test_bounds_that_are_asked_for_hold():
     bound = PAIRS["prorank"]
     query = " ".join(WORDS)
     assert len(ids(query)) > 10
-    assert bound.encode_parts(LONG, [SHORT], parts=Truncation(query=10))[0][0].query_cut == len(ids(LONG)) - 10
-    few = bound.encode_parts(LONG, [LONGER], parts=Truncation(most=3))[0][0]
+    assert bound.encode_chunks(LONG, [SHORT], truncation=Truncation(max_query_tokens=10))[0][0].query_cut == len(ids(LONG)) - 10
+    few = bound.encode_chunks(LONG, [LONGER], truncation=Truncation(max_document_tokens=3))[0][0]
     assert few.query_cut == 0 and few.document_end - few.document_start == 3
-    tight = bound.encode_parts(LONG, [SHORT], parts=Truncation(prompt=len(bound.encode(LONG, SHORT).ids) - 1))[0][0]
+    limit = Truncation(max_prompt_tokens=len(bound.encode(LONG, SHORT).ids) - 1)
+    tight = bound.encode_chunks(LONG, [SHORT], truncation=limit)[0][0]
     assert tight.query_cut == len(ids(LONG)) - bound.query_limit()
-    for one in bound.encode_parts(LONG, [LONGER], parts=Truncation(chunks=3))[0]:
+    for one in bound.encode_chunks(LONG, [LONGER], truncation=Truncation(max_chunks=3))[0]:
         assert one.query_cut > 0 and len(one.ids) <= bound.longest
 
 

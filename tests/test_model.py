@@ -19,8 +19,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaF
 
 from prorank.checkpoints import sources as module
 from prorank.checkpoints.loading import load_model, load_tokenizer, pick_device
-from prorank.checkpoints.resolve import prompt_of, resolve, weight_hash
+from prorank.checkpoints.resolve import prompt_of, resolve
 from prorank.checkpoints.sources import convert_gguf
+from prorank.checkpoints.weight_hashes import weight_hash
 from prorank.engine.heads import use_fp32_head, use_plain_head
 from prorank.engine.modules import body, cast_weights
 from prorank.errors import ModelError

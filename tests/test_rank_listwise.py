@@ -16,13 +16,13 @@ from prorank.checkpoints.loading import load_model, load_tokenizer
 from prorank.checkpoints.resolve import resolve
 from prorank.cli.command_line import app
 from prorank.errors import ConfigError, PromptError
-from prorank.prompts.list_encoder import MOST, fair_shares
+from prorank.prompts.list_encoder import MAX_DOCUMENTS, fair_shares
 from prorank.prompts.prompt import Prompt
 from prorank.rank.methods import read_method
 from prorank.reranker import Reranker
 from tests.tiny import WORDS, byte_tokenizer
 
-TEXTS = st.lists(st.text(max_size=60), min_size=1, max_size=MOST)
+TEXTS = st.lists(st.text(max_size=60), min_size=1, max_size=MAX_DOCUMENTS)
 
 
 def bound_of(style="smollm", **changes):
@@ -36,8 +36,8 @@ def test_all_documents_are_shown_under_their_labels(style):
     text = bound.tokenizer.decode(found.ids)
     for label, document in zip(bound.labels, ("the coffee", "the bread", "the violin")):
         assert f"[{label}] {document}\n" in text
-    assert text.count("hot drinks") == 2 and found.cuts == [0, 0, 0] and found.query_cut == 0
-    assert len(set(bound.answer_ids)) == MOST and bound.tokenizer.decode(bound.answer_ids[:2]) == "".join(bound.labels[:2])
+    assert text.count("hot drinks") == 2 and found.document_cuts == [0, 0, 0] and found.query_cut == 0
+    assert len(set(bound.answer_ids)) == MAX_DOCUMENTS and bound.tokenizer.decode(bound.answer_ids[:2]) == "".join(bound.labels[:2])
 
 
 def test_the_query_can_come_again_behind_each_document():
@@ -48,7 +48,7 @@ def test_the_query_can_come_again_behind_each_document():
     shown = block.format("A", "coffee", "A") + block.format("B", "bread", "B") + "For hot drinks:"
     assert shown in bound.render("hot drinks", ["the coffee", "the bread"]) == bound.tokenizer.decode(found.ids)
     long = bound_of(document_format=form, max_length=900, query_share=0.5).encode("q" * 5000, ["a" * 3000, "b" * 3000])
-    assert len(long.ids) <= 900 and long.query_cut > 0 and all(long.cuts)
+    assert len(long.ids) <= 900 and long.query_cut > 0 and all(long.document_cuts)
 
 
 @settings(max_examples=40)
@@ -57,13 +57,13 @@ def test_prompts_keep_their_length_and_count_every_cut(query, documents, length)
     bound = bound_of(max_length=length)
     found = bound.encode(query, documents)
     whole = bound_of(max_length=100_000).encode(query, documents)
-    assert len(found.ids) <= length and not any(whole.cuts)
-    lost = sum(found.cuts) + found.query_cut * bound.repeats
+    assert len(found.ids) <= length and not any(whole.document_cuts)
+    lost = sum(found.document_cuts) + found.query_cut * bound.repeats
     assert len(whole.ids) - len(found.ids) == lost or found.query_cut
     assert found.ids[-len(bound._literal[len(bound.segments) - 1]) :] == bound._literal[len(bound.segments) - 1]
 
 
-@given(lengths=st.lists(st.integers(0, 300), min_size=1, max_size=MOST), room=st.integers(20, 2000))
+@given(lengths=st.lists(st.integers(0, 300), min_size=1, max_size=MAX_DOCUMENTS), room=st.integers(20, 2000))
 def test_shares_are_fair(lengths, room):
     shares = fair_shares(lengths, room)
     assert all(0 <= share <= length for share, length in zip(shares, lengths))

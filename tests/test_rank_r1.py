@@ -13,10 +13,10 @@ from prorank.checkpoints.loading import load_model, load_tokenizer
 from prorank.checkpoints.resolve import resolve
 from prorank.data.examples import Group, sample_lists
 from prorank.data.extractive_thoughts import label_extractive_lists, think_of_list
-from prorank.data.reasoning_examples import ListThought, read_thoughts
+from prorank.data.reasoning_examples import ListReasoningExample, read_reasoning_examples
 from prorank.engine.sampling import Completion
 from prorank.errors import ConfigError, DataError
-from prorank.prompts.list_encoder import MOST
+from prorank.prompts.list_encoder import MAX_DOCUMENTS
 from prorank.prompts.prompt import Prompt
 from prorank.rank import list_readers
 from prorank.reranker import Reranker
@@ -60,7 +60,7 @@ def test_the_prompt_is_the_published_text(style):
     )
     assert text == chat
     found = bound.encode("hot drinks", DOCUMENTS)
-    assert bound.tokenizer.decode(found.ids) == text and found.cuts == [0] * 4
+    assert bound.tokenizer.decode(found.ids) == text and found.document_cuts == [0] * 4
 
 
 def test_training_and_ranking_read_the_same_ids(tiny_llama_dir, monkeypatch):
@@ -163,7 +163,7 @@ def test_any_of_the_best_is_right():
 def test_a_start_learns_thought_and_label(tmp_path, tiny_llama_dir):
     out = tmp_path / "lists.jsonl"
     assert "6 thoughts" in label_extractive_lists(groups(), out, 3)
-    thoughts = read_thoughts(out)
+    thoughts = read_reasoning_examples(out)
     assert all(t.think == think_of_list(t.query, t.documents) for t in thoughts)
     assert all(t.documents[int(t.answer[1]) - 1].startswith("coffee") for t in thoughts)
     resolved = resolve(tiny_llama_dir)
@@ -189,7 +189,7 @@ def test_a_start_learns_thought_and_label(tmp_path, tiny_llama_dir):
 
 def test_an_order_in_writing_is_learned_without_a_thought():
     bound = Prompt.preset("listwise").bind_list(byte_tokenizer("qwen2"))
-    some = [ListThought("tea", ("bread", "leaves"), "left out", "[2] > [1]")]
+    some = [ListReasoningExample("tea", ("bread", "leaves"), "left out", "[2] > [1]")]
     unit = SftStage(some, bound, Sft(data="", out=""), [], False).unit(0)
     assert bound.tokenizer.decode(unit.target[:-1]) == "[2] > [1]" and unit.target[-1] == bound.tokenizer.eos_token_id
     assert list(unit.answer) == list(range(len(unit.target) - 1)) and bound.answer([1, 0]) == "[2] > [1]"
@@ -208,7 +208,7 @@ def test_lists_with_thoughts_are_checked(tmp_path, row, message):
     good = {"query": "q", "documents": ["a", "b"], "think": "so", "answer": "[2] > [1]"}
     path = write_jsonl(tmp_path / "t.jsonl", [good, good | row])
     with pytest.raises(DataError, match=message) as caught:
-        read_thoughts(path)
+        read_reasoning_examples(path)
     assert f"{path}:2" in str(caught.value)
 
 
@@ -274,8 +274,8 @@ def test_windows_are_drawn_from_a_range():
 @pytest.mark.parametrize(("values", "message"), [
     ({"list_size": [5, 3]}, "must be a number or \\[least, most\\]"),
     ({"list_size": [3]}, "must be a number or \\[least, most\\]"),
-    ({"list_size": 1}, f"must lie in 2..{MOST}"),
-    ({"list_size": [2, 21]}, f"must lie in 2..{MOST}"),
+    ({"list_size": 1}, f"must lie in 2..{MAX_DOCUMENTS}"),
+    ({"list_size": [2, 21]}, f"must lie in 2..{MAX_DOCUMENTS}"),
     ({"list_size": "many"}, "expected int or list"),
     ({"list_reward": "mrr"}, "must be rank-r1 or rearank"),
 ])  # fmt: skip

@@ -133,7 +133,7 @@ def test_all_pairs_of_a_block_are_scored_and_it_is_read_as_a_unit(tmp_path) -> N
             assert len(group.teacher) == len(group.documents)
     path = tmp_path / "blocks.jsonl"
     write_groups(path, [group for block in made for group in block])
-    units = same_documents(read_groups(path), most=8)
+    units = same_documents(read_groups(path), max_queries=8)
     assert [{g.query for g in unit} for unit in units] == [{g.query for g in block} for block in made]
 
 

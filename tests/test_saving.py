@@ -19,8 +19,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from prorank.checkpoints import saving
 from prorank.checkpoints.card import model_card
 from prorank.checkpoints.loading import load_model
-from prorank.checkpoints.resolve import resolve, weight_hash
+from prorank.checkpoints.resolve import resolve
 from prorank.checkpoints.saving import save_checkpoint
+from prorank.checkpoints.weight_hashes import weight_hash
 from prorank.errors import ModelError
 from prorank.prompts.prompt import Prompt
 from prorank.reranker import Reranker

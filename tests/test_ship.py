@@ -11,11 +11,12 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from prorank.checkpoints import default_model as shipped
+from prorank.checkpoints import default_model
 from prorank.checkpoints.calibration import Calibration
 from prorank.checkpoints.default_model import DEFAULT
-from prorank.checkpoints.resolve import resolve, weight_hash
+from prorank.checkpoints.resolve import resolve
 from prorank.checkpoints.saving import save_checkpoint
+from prorank.checkpoints.weight_hashes import weight_hash
 from prorank.reranker import Reranker
 from recipes.default import ship as module
 from recipes.default.ship import main
@@ -27,23 +28,23 @@ PAIRS = [("what is a cat", "cats are pets"), ("what is a cat", "bread")]
 @pytest.fixture
 def place(standin, tmp_path, monkeypatch):
     """An empty place to ship to."""
-    monkeypatch.setattr(shipped, "MODELS", tmp_path / "models")
+    monkeypatch.setattr(default_model, "MODELS", tmp_path / "models")
     return standin
 
 
 def fails(capsys, words: list, message: str) -> None:
-    """The script ends with code 2 and one line, and nothing is shipped."""
+    """The script ends with code 2 and one line, and nothing is default_model."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as ended:
         main([str(word) for word in words])
     said = capsys.readouterr().err
     assert ended.value.code == 2 and message in said and len(said.strip().splitlines()) == 1, said
-    assert not (shipped.MODELS / DEFAULT).exists() and not list(shipped.MODELS.glob(".*"))
+    assert not (default_model.MODELS / DEFAULT).exists() and not list(default_model.MODELS.glob(".*"))
 
 
 def test_a_run_becomes_the_default_model(place, capsys):
     main([str(place.run), "--card", str(place.card)])
-    folder = shipped.MODELS / DEFAULT
+    folder = default_model.MODELS / DEFAULT
     assert {path.name for path in folder.iterdir()} == {
         "README.md", "adapter_config.json", "adapter_model.safetensors", "base.json", "prompt.json",
     }  # fmt: skip
@@ -60,10 +61,10 @@ def test_a_run_becomes_the_default_model(place, capsys):
 
 def test_the_card_says_what_it_was_told(place):
     told = json.loads(place.card.read_text()) | {"limits": ["Knows nothing of tea."]}
-    place_card = shipped.MODELS.parent / "card.json"
+    place_card = default_model.MODELS.parent / "card.json"
     place_card.write_text(json.dumps(told))
     main([str(place.run), "--card", str(place_card)])
-    text = (shipped.MODELS / DEFAULT / "README.md").read_text(encoding="utf-8")
+    text = (default_model.MODELS / DEFAULT / "README.md").read_text(encoding="utf-8")
     assert text.startswith("---\nlibrary_name: prorank\nbase_model: HuggingFaceTB/SmolLM2-135M-Instruct\nlicense: apache-2.0\n")
     for part in ("| toy | 0.5 |", "| toy | none |", "prorank train x.yaml", "list_size: 5", "- Knows nothing of tea."):
         assert part in text
@@ -73,7 +74,7 @@ def test_the_card_says_what_it_was_told(place):
 def test_shipping_again_replaces_it_and_gives_the_same_bytes(place):
     def shipped_bytes():
         main([str(place.run), "--card", str(place.card)])
-        return {path.name: path.read_bytes() for path in (shipped.MODELS / DEFAULT).iterdir()}
+        return {path.name: path.read_bytes() for path in (default_model.MODELS / DEFAULT).iterdir()}
 
     assert shipped_bytes() == shipped_bytes()
 
@@ -93,7 +94,7 @@ def test_a_calibration_goes_along_and_holds_for_the_rounded_weights(place, tmp_p
     main([str(run), "--card", str(place.card), "--calibration", str(path)])
     hits = Reranker(dtype="fp32").rank(PAIRS[0][0], [text for _, text in PAIRS])
     assert [hit.probability for hit in hits] == pytest.approx([fitted.apply(np.array(hit.score)) for hit in hits])
-    text = (shipped.MODELS / DEFAULT / "README.md").read_text()
+    text = (default_model.MODELS / DEFAULT / "README.md").read_text()
     assert "platt, slope 0.5, intercept -1; ECE on held-out queries 0.2000 before, 0.0500 after" in text
 
 

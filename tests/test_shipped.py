@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prorank.checkpoints import default_model as shipped
+from prorank.checkpoints import default_model
 from prorank.checkpoints.default_model import DEFAULT, NEEDED
 from prorank.checkpoints.loading import load_tokenizer
 from prorank.checkpoints.resolve import resolve
@@ -58,7 +58,7 @@ def test_its_tokenizer_is_the_bases_and_its_prompt_its_own(standin):
 
 @pytest.mark.parametrize("gone", [None, *NEEDED])
 def test_an_installation_without_it_says_so(standin, tmp_path, monkeypatch, gone):
-    monkeypatch.setattr(shipped, "MODELS", tmp_path)
+    monkeypatch.setattr(default_model, "MODELS", tmp_path)
     (tmp_path / DEFAULT).mkdir()
     for name in NEEDED if gone else ():
         if name != gone:

@@ -10,7 +10,7 @@ import torch
 
 from prorank.checkpoints.loading import load_model, load_tokenizer
 from prorank.checkpoints.resolve import resolve
-from prorank.data.reasoning_examples import Thought, read_thoughts, split_thoughts
+from prorank.data.reasoning_examples import ReasoningExample, read_reasoning_examples, split_reasoning_examples
 from prorank.engine.packing import pack_completions
 from prorank.errors import ConfigError, DataError
 from prorank.prompts.prompt import Prompt
@@ -29,9 +29,9 @@ def bound_of(style: str, **changes):
     return Prompt.preset("rerank-r0", max_length=2000, **changes).bind(byte_tokenizer(style))
 
 
-def thoughts(count: int) -> list[Thought]:
+def thoughts(count: int) -> list[ReasoningExample]:
     return [
-        Thought(f"what to drink {i}", f"the old {word} is near {i}", f"it is {word}", int(word == "coffee"))
+        ReasoningExample(f"what to drink {i}", f"the old {word} is near {i}", f"it is {word}", int(word == "coffee"))
         for i in range(count)
         for word in ("coffee", "bread")
     ]
@@ -52,7 +52,7 @@ def test_completions_are_in_form_and_end(style):
     said = parse(text, bound.opened)
     assert ids[-1] == bound.tokenizer.eos_token_id and cut == 0
     assert said.in_form and said.answer == "yes" and said.thought.strip() == "the coffee is near" and not said.extra
-    short, cut = bound.completion("the coffee is near", 0, most=2)
+    short, cut = bound.completion("the coffee is near", 0, max_tokens=2)
     assert cut == len(ids) - len(short) > 0 and parse(bound.tokenizer.decode(short[:-1]), bound.opened).answer == "no"
 
 
@@ -151,12 +151,12 @@ def test_bad_thoughts_name_the_line(tmp_path):
     ):
         (tmp_path / "t").write_text(f"{json.dumps(good)}\n{json.dumps(good | change)}\n")
         with pytest.raises(DataError) as caught:
-            read_thoughts(tmp_path / "t")
+            read_reasoning_examples(tmp_path / "t")
         assert message in str(caught.value)
 
 
 def test_dev_queries_are_held_out_whole():
-    kept, held = split_thoughts([*thoughts(10), Thought("What to drink, 3?", "d", "t", 1)], 3, seed=0)
+    kept, held = split_reasoning_examples([*thoughts(10), ReasoningExample("What to drink, 3?", "d", "t", 1)], 3, seed=0)
     assert len({t.query for t in held}) in (2, 3) and len(kept) + len(held) == 21
     assert not {t.query.lower().strip("?").replace(",", "") for t in kept} & {t.query for t in held}
 

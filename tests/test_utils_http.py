@@ -74,7 +74,7 @@ def web():
 def ask_once(url):
     endpoint = Endpoint(url, "big", patience=0.1)
     try:
-        return endpoint.ask("?")
+        return endpoint.complete("?")
     finally:
         endpoint.close()
 
@@ -177,7 +177,7 @@ def test_tls_that_fails_is_told_at_once(web):
     url = web().url.replace("http:", "https:")
     endpoint = Endpoint(url, "big", patience=600)
     with pytest.raises(DataError, match="begin the address with http://"):
-        endpoint.ask("?")
+        endpoint.complete("?")
     assert endpoint.retries == 0
     with pytest.raises(errors.ServerAway, match="begin the address with http://"):
         Remote(url)
@@ -248,7 +248,7 @@ def test_a_teacher_that_says_at_once_is_not_asked_in_a_hot_loop(monkeypatch, web
     monkeypatch.setattr("prorank.data.chat_endpoint.time", clock)
     endpoint.stopped = clock
     with pytest.raises(DataError, match="no answer for 300 seconds; last: status 503"):
-        endpoint.ask("?")
+        endpoint.complete("?")
     assert min(clock.slept) >= 0.5 and len(server.paths) <= 20
 
 
@@ -264,7 +264,7 @@ def test_who_asks_for_more_than_patience_is_not_waited_for(monkeypatch, web, hea
         Remote(server.url, "jina")
     endpoint = Endpoint(server.url, "big", patience=300)
     with pytest.raises(DataError, match="no answer for 300 seconds"):
-        endpoint.ask("?")
+        endpoint.complete("?")
     assert clock.slept == [] and len(server.paths) == 2 and endpoint.open_at == 0
 
 

@@ -32,7 +32,7 @@ from benchmarks.protocol import ndcg_of, parsed, score_all, scored
 from prorank.data.beir import read_beir
 from prorank.data.examples import Group, split_groups
 from prorank.data.formats import read_groups, write_groups
-from prorank.data.negatives import mine
+from prorank.data.negatives import mine_negatives
 from prorank.evaluate.candidates import Options, Task, prepare
 from prorank.evaluate.reliability import pyplot
 from prorank.train.run import is_done, train
@@ -63,7 +63,7 @@ def domain(options: argparse.Namespace) -> tuple[Path, set[str]]:
     with claimed(lists, wait=True):
         if not held.is_file():
             collection = read_beir(data_folder() / options.data, options.split)
-            groups = pool_groups(collection) if options.judged_only else mine(collection, negatives=12, random=4)[0]
+            groups = pool_groups(collection) if options.judged_only else mine_negatives(collection, negatives=12, random=4)[0]
             rest, decide = split_groups(groups, options.held_out, 0)
             write_groups(lists, rest)
             with atomic_file(held) as handle:

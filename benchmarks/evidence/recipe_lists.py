@@ -14,7 +14,7 @@ from benchmarks.protocol import DEV
 from prorank.data.beir import Collection, read_beir
 from prorank.data.examples import Group
 from prorank.data.formats import read_groups, write_groups
-from prorank.data.negatives import mine
+from prorank.data.negatives import mine_negatives
 
 TRAIN = {"scifact": 800, "medquad": 1600, "cosqa": 600}  # queries of each set marked train
 HARD, RANDOM = 4, 8  # negatives of a list: ones that BM25 ranks high, and behind them random ones
@@ -28,7 +28,7 @@ def lists(data: Path, out: Path, seed: int) -> tuple[Path, Path]:
         if not made[1].is_file():
             groups: list[Group] = []
             for name, limit in TRAIN.items():
-                mined, report = mine(read_beir(data / name, "train"), negatives=HARD + RANDOM, seed=seed, random=RANDOM)
+                mined, report = mine_negatives(read_beir(data / name, "train"), negatives=HARD + RANDOM, seed=seed, random=RANDOM)
                 print(f"{name}: {report}")
                 groups += mined[:limit]
             write_groups(made[0], groups)

@@ -26,7 +26,7 @@ from benchmarks.jobs import Failures
 from prorank.checkpoints.loading import load_config, load_model, load_tokenizer, pick_device
 from prorank.checkpoints.resolve import BUILT_IN, resolve
 from prorank.data.beir import read_beir
-from prorank.data.negatives import mine
+from prorank.data.negatives import mine_negatives
 from prorank.engine.auto import pick_dtype
 from prorank.engine.heads import use_fp32_head
 from prorank.engine.layer_speed import TRAINING
@@ -86,7 +86,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     mined = [
-        mine(read_beir(data_folder() / name, "train"), negatives=options.list_size - 1, seed=options.seed)[0]
+        mine_negatives(read_beir(data_folder() / name, "train"), negatives=options.list_size - 1, seed=options.seed)[0]
         for name in options.data
     ]
     groups = [group for groups in mined for group in groups[: min(map(len, mined))]]  # as many of each

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ..data.examples import Group, fold_groups, list_groups, query_key, split_groups
 from ..data.formats import is_collection, read_collection, read_groups
-from ..data.negatives import mine as mine_negatives
+from ..data.negatives import mine_negatives as mine_negatives
 from ..errors import DataError
 
 MIN_DECIDING = 10  # queries

@@ -97,7 +97,7 @@ def calibrate(
     before, after = sigmoid(scores), out_of_fold(scores, labels, fold, method)
     calibration = replace(
         fit(scores, labels, chosen),
-        asked=scored.prompt,
+        prompt_id=scored.prompt,
         weights=scored.weights,
         data=data_name(data), split=split if Path(data).is_dir() else "", min_rel=min_rel, folds=folds, seed=seed,
         queries=len(groups), pairs=len(labels), relevant=float(labels.mean()),

@@ -1,6 +1,7 @@
-"""Adapters: read what one says of itself, put it over its base, and merge it where that changes nothing.
+"""Adapters of peft: read their settings, load them over their base, and merge them into its weights.
 
-Merging is checked by a forward before and after it, so whatever peft learns to train, a merged model scores as peft's own does.
+Plain LoRA is merged without peft (see `plain_lora`). Everything else is loaded and merged by peft, and the logits before and after
+merging are compared: whatever peft learns to train, a merged model scores as peft's unmerged model does.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 
 from ..engine.modules import base_of, merge
 from ..errors import ModelError, first_line
+from .plain_lora import Shapes, merge_plain_lora, read_plain_lora
 from .weights import ADAPTER, check_report, read_json, readable
 
 if TYPE_CHECKING:
@@ -21,22 +23,26 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 CONFIG = "adapter_config.json"
-# Tasks with a head of their own, which a causal model has no place for.
-HEADS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "SEQ_2_SEQ_LM")
-# Methods that put vectors before the prompt or into attention in place of changing weights.
+TASKS_WITH_HEAD = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "SEQ_2_SEQ_LM")
+# These methods put vectors before the prompt or into attention; they change no weights.
 PROMPT_METHODS = ("PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "ADAPTION_PROMPT", "CARTRIDGE", "CPT")
-SHARED = re.compile(r"vblora_vector_bank|unilora_theta_d|\.tinylora_v\.")  # weights that layers share: stored once, elsewhere
+SHARED_WEIGHTS = re.compile(r"vblora_vector_bank|unilora_theta_d|\.tinylora_v\.")  # layers share them: stored once, elsewhere
 SAVED = ".modules_to_save"
+ADAPTER_NAME = ".default"  # peft's name for the only adapter, which it puts into the names of weights that it reports
 WRAPPED = re.compile(r"(\.(token_adapter|base_layer|original_module|modules_to_save|lora_B))+$")  # inside a module that peft wraps
-TOLERANCE = 1e-3  # of the largest logit, between the merged model and peft's own
-PROBE = 8  # tokens
+TOLERANCE = 1e-3  # largest difference of logits between the merged model and peft's unmerged one, as a share of the largest logit
+NUM_PROBE_TOKENS = 8
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The adapter's settings. Raises ModelError for a damaged file, and for adapters that cannot be used as a reranker."""
+    """Read the settings of an adapter (`adapter_config.json`).
+
+    Raises:
+        ModelError: the file is damaged, or an adapter of this kind cannot be used as a reranker.
+    """
     config = read_json(folder / CONFIG)
     task, kind = config.get("task_type"), str(config.get("peft_type") or "")
-    if task in HEADS:
+    if task in TASKS_WITH_HEAD:
         why = f"it was trained for task {task}, whose score head a causal model has no place for"
         raise ModelError(f"{folder}: {why}; train an adapter of task CAUSAL_LM, or merge it into its classifier and serve that")
     if kind in PROMPT_METHODS:
@@ -46,15 +52,24 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def with_adapter(model: PreTrainedModel, folder: Path, base: Path, train: bool) -> PreTrainedModel:
-    """The fp32 model with the adapter of `folder`: merged, or kept apart and trainable with `train`, in peft's model, which passes
-    on what it does not have itself.
+    """Load an adapter over its base.
+
+    Args:
+        model: the base in fp32; it is changed in place.
+        folder: of the adapter.
+        base: folder of the base, which a saved copy of the adapter will name.
+        train: keep the adapter apart and trainable, in peft's model, which passes on the attributes that it lacks itself. Otherwise
+            the adapter is merged.
 
     Raises:
-        ModelError: the adapter's weights are not those that the model needs for it, or merging it would change the scores.
+        ModelError: the adapter's weights do not fit the model, or merging it would change the scores.
     """
-    _fit_vocabulary(model, folder)
+    shapes = _shapes(folder / ADAPTER)
+    _fit_vocabulary(model, folder, shapes)
+    if not train and _merged_as_plain_lora(model, folder, shapes):
+        return model
     applied = _applied(model, folder, train)
-    for config in applied.peft_config.values():  # where peft looks when it saves; a bare name it would ask a hub for
+    for config in applied.peft_config.values():  # read by peft when it saves; it asks a hub for a bare name
         config.base_model_name_or_path = str(base)
     if not train:
         return _merged(applied, folder)
@@ -62,13 +77,22 @@ def with_adapter(model: PreTrainedModel, folder: Path, base: Path, train: bool) 
     return cast("PreTrainedModel", applied)
 
 
+def _merged_as_plain_lora(model: PreTrainedModel, folder: Path, shapes: Shapes) -> bool:
+    """Merge the adapter without peft if it is plain LoRA. Returns whether it was merged."""
+    lora = read_plain_lora(read_config(folder))
+    if lora is None or not merge_plain_lora(model, lora, folder, shapes):
+        return False
+    _check_finite(_logits(model), folder)
+    return True
+
+
 def vocabulary_rows(model: torch.nn.Module) -> int:
-    """Rows of the model's input embeddings, which peft may have wrapped."""
+    """Number of rows of the model's input embeddings, which peft may have wrapped."""
     return cast("torch.nn.Embedding", base_of(model).get_input_embeddings()).weight.shape[0]
 
 
 def check_head(model: torch.nn.Module) -> None:
-    """Raise ModelError for an adapter on the output matrix of a model in training, which stages read without it."""
+    """Raise ModelError if an adapter changes the output matrix: stages of training read that matrix without its adapter."""
     head = base_of(model).get_output_embeddings()
     if any(hasattr(head, name) for name in ("base_layer", "original_module")):
         why = "the adapter changes the output matrix, which is read directly in training"
@@ -76,11 +100,11 @@ def check_head(model: torch.nn.Module) -> None:
 
 
 def _applied(base: PreTrainedModel, folder: Path, train: bool) -> PeftModel:
-    """peft's model, every weight of the file in it, and none of its own left as it was made."""
+    """The base in peft's model. Raises ModelError unless the file holds every weight of the adapter and no other."""
     from peft import PeftModel
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # peft's, of what is checked below or nothing that a user could mend
+        warnings.simplefilter("ignore")  # peft warns of what is checked below, or of what no user could mend
         try:
             model = PeftModel.from_pretrained(base, folder, is_trainable=train)
             report = model.load_adapter(folder, "default", is_trainable=train)
@@ -88,16 +112,16 @@ def _applied(base: PreTrainedModel, folder: Path, train: bool) -> PeftModel:
             raise ModelError(f"{folder / ADAPTER}: lacks the weight '{error.args[0]}'; copy the adapter again") from error
         except Exception as error:
             raise ModelError(f"{folder}: the adapter does not fit its base ({_reason(error)})") from error
-    missing = [name.replace(".default", "") for name in report.missing_keys if not SHARED.search(name)]
-    unexpected = set(report.unexpected_keys)
-    if any(SAVED in name for name in unexpected):  # peft writes some twice: as such, and under the module's own name
-        held = set(_shapes(folder / ADAPTER))
-        unexpected = {name for name in unexpected if SAVED not in name or name.replace(SAVED, "") not in held}
+    missing = [name.replace(ADAPTER_NAME, "") for name in report.missing_keys if not SHARED_WEIGHTS.search(name)]
+    unexpected = {name.replace(ADAPTER_NAME, "") for name in report.unexpected_keys}
+    if any(SAVED in name for name in unexpected):  # peft writes modules_to_save twice, the second time under the module's own name
+        stored = set(_shapes(folder / ADAPTER))
+        unexpected = {name for name in unexpected if SAVED not in name or name.replace(SAVED, "") not in stored}
     check_report(folder / ADAPTER, {"missing_keys": missing, "unexpected_keys": unexpected})
     return model
 
 
-def _shapes(file: Path) -> dict[str, list[int]]:
+def _shapes(file: Path) -> Shapes:
     """Shapes by name of the weights in a file."""
     from safetensors import safe_open
 
@@ -106,16 +130,16 @@ def _shapes(file: Path) -> dict[str, list[int]]:
 
 
 def _reason(error: Exception) -> str:
-    """In one line: of several lines those that name the first weight."""
+    """peft's message in one line: of several lines those that name the first weight."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:2]).replace("\t", " ")[:400] if lines else first_line(error)
 
 
-def _fit_vocabulary(model: PreTrainedModel, folder: Path) -> None:
-    """Give the base as many rows of embeddings as an adapter has that was trained after tokens were added."""
+def _fit_vocabulary(model: PreTrainedModel, folder: Path, shapes: Shapes) -> None:
+    """Resize the base's embeddings to the rows of an adapter that was trained after tokens were added to the vocabulary."""
     embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
     names = [name for name, module in model.named_modules() if module is embeddings or (head is not None and module is head)]
-    rows = {_rows(key, shape, names) for key, shape in _shapes(folder / ADAPTER).items()} - {0, vocabulary_rows(model)}
+    rows = {_rows(key, shape, names) for key, shape in shapes.items()} - {0, vocabulary_rows(model)}
     if len(rows) > 1:
         raise ModelError(f"{folder / ADAPTER}: its embeddings have {' and '.join(map(str, sorted(rows)))} rows; copy it again")
     if rows:
@@ -123,7 +147,7 @@ def _fit_vocabulary(model: PreTrainedModel, folder: Path) -> None:
 
 
 def _rows(key: str, shape: list[int], names: list[str]) -> int:
-    """Rows of the vocabulary that a weight of an adapter was made for; 0 for all that do not tell."""
+    """Size of the vocabulary that a weight of an adapter was made for; 0 for weights whose shape does not depend on it."""
     module, _, weight = key.removeprefix("base_model.model.").rpartition(".")
     if weight == "lora_embedding_A" and module in names:
         return shape[1]
@@ -131,23 +155,27 @@ def _rows(key: str, shape: list[int], names: list[str]) -> int:
 
 
 def _merged(model: PeftModel, folder: Path) -> PreTrainedModel:
-    """The base with the adapter in its weights. Raises ModelError where its logits are not those of peft's model."""
+    """The base with the adapter in its weights. Raises ModelError if its logits differ from those of peft's unmerged model."""
     want = _logits(model)
-    if not torch.isfinite(want).all():
-        raise ModelError(f"{folder}: its logits are not finite; the weights are damaged or its training diverged")
+    _check_finite(want, folder)
     try:
         merged = merge(model)
-    except Exception as error:  # methods that cannot be merged raise errors of many kinds
+    except Exception as error:  # peft raises errors of many kinds for methods that cannot be merged
         why = f"this adapter cannot be merged ({first_line(error)})"
         raise ModelError(f"{folder}: {why}; train one that can, such as LORA") from error
     difference = float((_logits(merged) - want).abs().max())
     if not difference <= TOLERANCE * max(1.0, float(want.abs().max())):
         raise ModelError(f"{folder}: merged, its logits differ by {difference:.2g}; merge it with the library that trained it")
-    return merged.requires_grad_(True)  # peft froze what lies below an adapter
+    return merged.requires_grad_(True)  # peft froze the base
+
+
+def _check_finite(logits: torch.Tensor, folder: Path) -> None:
+    if not torch.isfinite(logits).all():
+        raise ModelError(f"{folder}: its logits are not finite; the weights are damaged or its training diverged")
 
 
 @torch.inference_mode()
 def _logits(model: torch.nn.Module) -> torch.Tensor:
-    """Logits [PROBE, vocabulary] of a few tokens from all over the vocabulary."""
-    ids = torch.linspace(0, vocabulary_rows(model) - 1, PROBE).long()[None]
+    """Logits [NUM_PROBE_TOKENS, vocabulary] of tokens from all over the vocabulary."""
+    ids = torch.linspace(0, vocabulary_rows(model) - 1, NUM_PROBE_TOKENS).long()[None]
     return model(input_ids=ids, use_cache=False).logits[0].float()

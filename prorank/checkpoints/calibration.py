@@ -1,7 +1,7 @@
-"""Probabilities from log-odds: temperature, Platt or isotonic, fitted on labels and kept with the checkpoint.
+"""Calibration: a map from log-odds to probabilities, fitted on labels and saved with the checkpoint.
 
-None of the three turns the order of two documents; temperature and Platt keep every difference, isotonic may make equal
-what was not, so hits stay in the order of their raw scores.
+Temperature scaling (Guo et al. 2017, arXiv 1706.04599), Platt scaling or isotonic regression. None reverses the order of two
+documents. Isotonic regression may give two scores the same probability, so hits stay in the order of their raw scores.
 """
 
 from __future__ import annotations
@@ -25,25 +25,26 @@ FILE = "calibration.json"
 
 @dataclass(frozen=True)
 class Calibration:
-    """A fitted map from log-odds to probabilities, and what it is good for.
+    """A fitted map from log-odds s to probabilities p, with the prompt and weights that it holds for.
 
     Attributes:
-        method: "temperature", p = sigmoid(s / temperature); "platt", p = sigmoid(slope * s + intercept); "isotonic", a rising line
-            through points (scores, probabilities), flat beyond its ends.
-        numbers: the method's own: temperature; slope, intercept; scores, probabilities.
-        asked: how the documents were asked about, see `Reranker.prompt_fingerprint`.
-        weights: hashes of the weights, see `Reranker.weight_hashes`.
-        data, split, min_rel, folds, seed: where the labels came from, and how they were used.
-        queries, pairs, relevant: how many there were, and the share of relevant pairs.
-        before, after: `reliability.figures` of plain sigmoid(s) and of held-out folds.
+        method: "temperature": p = sigmoid(s / temperature). "platt": p = sigmoid(slope * s + intercept). "isotonic": linear
+            interpolation of rising points (scores, probabilities), constant beyond the first and the last.
+        numbers: parameters of the method: "temperature"; "slope" and "intercept"; "scores" and "probabilities".
+        prompt_id: fingerprint of the prompt and number of thoughts that it was fitted with.
+        weights: hashes of the weights that it was fitted for, see `Reranker.weights`.
+        data, split, min_rel, folds, seed: the labels it was fitted on, the smallest label that counts as relevant, and the
+            cross-validation.
+        queries, pairs, relevant: number of queries and of pairs, and share of relevant pairs.
+        before, after: reliability measures (`reliability.figures`) of sigmoid(s), and of the calibrated held-out folds.
 
     Raises:
-        ModelError: numbers that are no such map.
+        ModelError: the numbers are not those of a rising map into 0..1.
     """
 
     method: str
     numbers: dict[str, Any]
-    asked: str = ""
+    prompt_id: str = ""
     weights: list[str] = field(default_factory=list)
     data: str = ""
     split: str = ""
@@ -58,23 +59,23 @@ class Calibration:
 
     def __post_init__(self) -> None:
         try:
-            sound = _sound(self.method, self.numbers)
+            valid = _is_valid(self.method, self.numbers)
         except (KeyError, TypeError, ValueError):
-            sound = False
-        if not sound:
+            valid = False
+        if not valid:
             raise ModelError(f"no calibration: method {self.method!r} with {str(self.numbers)[:80]}")
 
     def apply(self, scores: np.ndarray) -> np.ndarray:
-        """Probabilities fp64 of raw log-odds, of the same shape; a higher score never gets a lower one."""
-        s, own = np.asarray(scores, np.float64), self.numbers
+        """Probabilities (fp64) of raw log-odds, in the same shape. A higher score never gets a lower probability."""
+        s, numbers = np.asarray(scores, np.float64), self.numbers
         if self.method == "temperature":
-            return sigmoid(s / own["temperature"])
+            return sigmoid(s / numbers["temperature"])
         if self.method == "platt":
-            return sigmoid(own["slope"] * s + own["intercept"])
-        return np.interp(s, own["scores"], own["probabilities"])
+            return sigmoid(numbers["slope"] * s + numbers["intercept"])
+        return np.interp(s, numbers["scores"], numbers["probabilities"])
 
     def save(self, folder: str | Path) -> Path:
-        """Write `calibration.json` into a checkpoint's folder, whole or not at all."""
+        """Write `calibration.json` into a checkpoint's folder, atomically. Returns its path."""
         path = Path(folder) / FILE
         with atomic_file(path) as handle:
             json.dump(asdict(self), handle, indent=2, allow_nan=False)
@@ -83,7 +84,7 @@ class Calibration:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Calibration | None":
-        """That of a checkpoint's folder, None where it has none. Raises ModelError for a file that is none."""
+        """Read `calibration.json` of a checkpoint's folder; None if there is none. Raises ModelError for a damaged file."""
         path = Path(folder) / FILE
         if not path.is_file():
             return None
@@ -93,33 +94,41 @@ class Calibration:
             raise ModelError(f"{path}: not a saved calibration ({error}); delete it or run prorank calibrate again") from error
 
     def __str__(self) -> str:
-        own = self.numbers
+        numbers = self.numbers
         if self.method == "temperature":
-            return f"temperature {own['temperature']:.4g}"
+            return f"temperature {numbers['temperature']:.4g}"
         if self.method == "platt":
-            return f"platt, slope {own['slope']:.4g}, intercept {own['intercept']:.4g}"
-        return f"isotonic, {len(own['scores'])} points"
+            return f"platt, slope {numbers['slope']:.4g}, intercept {numbers['intercept']:.4g}"
+        return f"isotonic, {len(numbers['scores'])} points"
 
 
-def calibration_for(folder: Path, asked: str, weights: Callable[[], list[str]]) -> Calibration | None:
-    """The calibration of a checkpoint that is asked so and has these weights; None, with a warning, where it was fitted for
-    others."""
-    found = Calibration.load(folder)
-    if found is None:
+def calibration_for(folder: Path, prompt_id: str, weights: Callable[[], list[str]]) -> Calibration | None:
+    """The calibration of a checkpoint, if it was fitted with this prompt and these weights.
+
+    Args:
+        folder: of the checkpoint.
+        prompt_id: see `Calibration.prompt_id`.
+        weights: returns the hashes of the weights; called only if there is a calibration with this prompt.
+
+    Returns:
+        None if there is no calibration. None, with a warning, if it was fitted for another prompt or other weights.
+    """
+    calibration = Calibration.load(folder)
+    if calibration is None:
         return None
-    wrong = "another prompt" if found.asked != asked else "other weights" if found.weights != weights() else ""
-    if wrong:
-        log.warning("%s was fitted for %s: no probabilities are given; run prorank calibrate for this one", folder / FILE, wrong)
-    return None if wrong else found
+    other = "another prompt" if calibration.prompt_id != prompt_id else "other weights" if calibration.weights != weights() else ""
+    if other:
+        log.warning("%s was fitted for %s: no probabilities are given; run prorank calibrate for this one", folder / FILE, other)
+    return None if other else calibration
 
 
-def _sound(method: str, own: dict[str, Any]) -> bool:
+def _is_valid(method: str, numbers: dict[str, Any]) -> bool:
     """Whether the numbers make a rising map into 0..1."""
     if method == "temperature":
-        return 0 < own["temperature"] < math.inf
+        return 0 < numbers["temperature"] < math.inf
     if method == "platt":
-        return 0 < own["slope"] < math.inf and math.isfinite(own["intercept"])
-    s, p = np.asarray(own["scores"], np.float64), np.asarray(own["probabilities"], np.float64)
+        return 0 < numbers["slope"] < math.inf and math.isfinite(numbers["intercept"])
+    s, p = np.asarray(numbers["scores"], np.float64), np.asarray(numbers["probabilities"], np.float64)
     rising = np.isfinite(s).all() and (np.diff(s) > 0).all() and (np.diff(p) >= 0).all()
     return method == "isotonic" and len(s) == len(p) > 0 and bool(rising and p.min() >= 0 and p.max() <= 1)
 

@@ -43,9 +43,9 @@ def write_card(folder: Path, text: str) -> None:
 
 def front_matter(card: str | None) -> dict[str, Any]:
     """The settings before a card's title; none where there are none that can be read."""
-    found = re.match(r"---\n(.*?)\n---\n", card or "", re.DOTALL)
+    match = re.match(r"---\n(.*?)\n---\n", card or "", re.DOTALL)
     try:
-        values = yaml.safe_load(found[1]) if found else None
+        values = yaml.safe_load(match[1]) if match else None
     except yaml.YAMLError:
         values = None
     return values if isinstance(values, dict) else {}
@@ -57,8 +57,8 @@ def hub_base(name: str, folder: Path) -> str | None:
         return HUB_BASE
     if HUB_ID.fullmatch(name) and not Path(name).exists():
         return name
-    said = front_matter(read_card(folder)).get("base_model")
-    return said if isinstance(said, str) and HUB_ID.fullmatch(said) else None
+    base = front_matter(read_card(folder)).get("base_model")
+    return base if isinstance(base, str) and HUB_ID.fullmatch(base) else None
 
 
 def card_head(name: str, base: str | None, licence: str, library: str = "prorank") -> str:
@@ -76,8 +76,8 @@ def card_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def usage(name: str, lists: bool = False) -> str:
     """Python that ranks with the checkpoint of this name; `lists`: it is shown several documents at once."""
-    given = json.dumps(str(name), ensure_ascii=False) + (', method="listwise"' if lists else "")
-    told = (
+    arguments = json.dumps(str(name), ensure_ascii=False) + (', method="listwise"' if lists else "")
+    explanation = (
         "It is shown several documents at once and answers with the label of the best."
         if lists
         else "Scores are raw log-odds of the answer tokens."
@@ -85,10 +85,10 @@ def usage(name: str, lists: bool = False) -> str:
     return f"""```python
 from prorank import Reranker
 
-hits = Reranker({given}).rank("a query", ["a document", "another document"])
+hits = Reranker({arguments}).rank("a query", ["a document", "another document"])
 ```
 
-{told}
+{explanation}
 """
 
 
@@ -120,8 +120,8 @@ Data: {data}
 
 
 def adapted_card(
-    name: str, base: str, hub: str | None, licence: str, data: Sequence[str], settings: Mapping[str, Any], found: Mapping[str, Any],
-    shares: tuple[float, float], command: str,
+    name: str, base: str, hub: str | None, licence: str, data: Sequence[str], settings: Mapping[str, Any],
+    result: Mapping[str, Any],    shares: tuple[float, float], command: str,
 ) -> str:  # fmt: skip
     """Card of what `prorank adapt` made.
 
@@ -131,15 +131,15 @@ def adapted_card(
         found: fields of `Adapted`.
         shares: of the trained weights in this folder, and in what each training was measured with; the rest are those of `base`.
     """
-    several = found["trainings"] > 1
-    count = found["trainings"]
+    several = result["trainings"] > 1
+    count = result["trainings"]
     each = f"the mean of {count} trainings, each of which held out a part of the queries" if several else "one training"
-    held = f"each by one of the {count} trainings" if several else "all by that one"
+    held_out = f"each by one of the {count} trainings" if several else "all by that one"
     rows = [
-        {"measure": f"nDCG@10, {found['gain']} gains", "before": f"{found['before']:.4f}", "after": f"{found['after']:.4f}",
-         "difference": f"{found['after'] - found['before']:+.4f}", "p": f"{found['p']:.4f}"},
-        {"measure": "log-likelihood of relevant documents", "before": "", "after": "", "difference": f"{found['likelihood']:+.4f}",
-         "p": f"{found['likelihood_p']:.4f}"},
+        {"measure": f"nDCG@10, {result['gain']} gains", "before": f"{result['before']:.4f}", "after": f"{result['after']:.4f}",
+         "difference": f"{result['after'] - result['before']:+.4f}", "p": f"{result['p']:.4f}"},
+        {"measure": "log-likelihood of relevant documents", "before": "", "after": "", "difference": f"{result['likelihood']:+.4f}",
+         "p": f"{result['likelihood_p']:.4f}"},
     ]  # fmt: skip
     share, alone = shares
     blended = f"the share of the trained weights is {share:g}, the rest are those of `{base}`" if share < 1 else "all is trained"
@@ -150,12 +150,12 @@ def adapted_card(
 {usage(name)}
 ## Training
 
-Data: {", ".join(data)} ({found["trained_on"]} queries)
+Data: {", ".join(data)} ({result["trained_on"]} queries)
 
 {how_made(command, settings)}
 ## Measures on held-out queries
 
-{found["queries"]} queries, held out {held}; p by paired randomisation.{apart if several else ""}
+{result["queries"]} queries, held out {held_out}; p by paired randomisation.{apart if several else ""}
 
 {card_table(rows)}
 """
@@ -192,15 +192,15 @@ def command_line(function: str) -> str:
 
 def section_of(card: str | None, title: str) -> str | None:
     """The text of a section, None where the card has none of this title."""
-    found = _section(title).search(card or "")
-    return found[1].strip("\n") if found else None
+    match = _section(title).search(card or "")
+    return match[1].strip("\n") if match else None
 
 
 def with_section(card: str, title: str, body: str | None) -> str:
     """The card with this section in place of the one of the same title, at the end where there was none; None: without it."""
     written = f"## {title}\n\n{body.strip()}\n" if body else ""
-    if found := _section(title).search(card):
-        before, after = card[: found.start()], card[found.end() :]
+    if match := _section(title).search(card):
+        before, after = card[: match.start()], card[match.end() :]
         return f"{before}{written}" + (f"\n{after}" if written and after else after)
     return f"{card.rstrip()}\n\n{written}" if written else card
 
@@ -209,7 +209,7 @@ def _section(title: str) -> re.Pattern[str]:
     return re.compile(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", re.DOTALL | re.MULTILINE)
 
 
-def calibrated(folder: Path, found: Calibration, name: str | None = None) -> None:
+def calibrated(folder: Path, calibration: Calibration, name: str | None = None) -> None:
     """Bring the card of a folder, if it has one, in line with its calibration.
 
     Args:
@@ -222,11 +222,15 @@ def calibrated(folder: Path, found: Calibration, name: str | None = None) -> Non
     if name is not None:
         card = re.sub(r"^# .*$", lambda _: f"# {Path(name).name}", card, count=1, flags=re.MULTILINE)
         card = USE.sub(lambda use: use[1] + json.dumps(str(name), ensure_ascii=False), card, count=1)
-    write_card(folder, with_section(card, CALIBRATION, about_calibration(found)))
+    write_card(folder, with_section(card, CALIBRATION, about_calibration(calibration)))
 
 
-def about_calibration(found: Calibration) -> str:
+def about_calibration(calibration: Calibration) -> str:
     """What a card says of a calibration."""
-    before, after = (figures.get("ece", float("nan")) for figures in (found.before, found.after))
-    data = f", fitted on {found.pairs} pairs of {found.queries} queries of `{found.data}`" if found.data else ""
-    return f"Hits carry a probability ({found}; ECE on held-out queries {before:.4f} before, {after:.4f} after){data}."
+    before, after = (figures.get("ece", float("nan")) for figures in (calibration.before, calibration.after))
+    data = (
+        f", fitted on {calibration.pairs} pairs of {calibration.queries} queries of `{calibration.data}`"
+        if calibration.data
+        else ""
+    )
+    return f"Hits carry a probability ({calibration}; ECE on held-out queries {before:.4f} before, {after:.4f} after){data}."

@@ -1,6 +1,6 @@
-"""The reranker that comes with the package: a LoRA adapter over `smollm2-135m`, which `Reranker()` loads.
+"""The default model, which comes with the package: a LoRA adapter over `smollm2-135m`, loaded by `Reranker()`.
 
-Its folder holds neither tokenizer nor base; both are those of `smollm2-135m`, fetched and converted at the first use.
+Its folder holds neither a tokenizer nor the base. Both are those of `smollm2-135m`, which is fetched and converted once.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ MODELS = Path(__file__).parent.parent / "models"
 NEEDED = ("adapter_config.json", "adapter_model.safetensors", "base.json", "prompt.json")
 
 
-def shipped() -> Path:
-    """The folder of the default model's adapter. Raises ModelError where the installation lacks it."""
+def default_model() -> Path:
+    """The folder of the default model's adapter. Raises ModelError if the installation lacks it."""
     folder = MODELS / DEFAULT
     missing = next((name for name in NEEDED if not (folder / name).is_file()), None)
     if missing:

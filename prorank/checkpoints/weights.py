@@ -1,6 +1,6 @@
-"""Weights: whether their files are whole, and whether a model was given each weight that it has, and no other.
+"""Checks of weights: files are complete, and they hold every weight of the model and no other.
 
-transformers and peft fill what a file lacks with random numbers, drop what a model has no place for, and only warn of both.
+transformers and peft initialise missing weights at random, drop unexpected ones, and only warn of both.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..errors import ModelError, ProRankError, first_line
 
 SINGLE, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"
 LFS_POINTER = b"version https://git-lfs"
-# Names in files for which a causal model needs no place: buffers that it computes itself, and the value head of a training.
+# Unexpected names that are harmless: buffers that the model computes itself, and the value head of a training run.
 NO_WEIGHT = re.compile(
     r"(rope_freqs\.weight|\.rotary_emb\.inv_freq|\.attn(ention)?\.(masked_)?bias|position_ids|(^|\.)v(alue)?_head\.[\w.]+)$"
 )
@@ -25,7 +25,7 @@ NO_WEIGHT = re.compile(
 
 @contextmanager
 def readable(what: str | Path, remedy: str = "", part: str = "") -> Iterator[None]:
-    """Turn whatever a library raises inside into a ModelError of one line that names `what`, or `part` of it."""
+    """Convert any exception raised inside into a one-line ModelError that names `what`, or `part` of it, and a `remedy`."""
     try:
         yield
     except ProRankError:
@@ -37,7 +37,7 @@ def readable(what: str | Path, remedy: str = "", part: str = "") -> Iterator[Non
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises ModelError naming the file for anything else."""
+    """Read a JSON file that holds an object. Raises ModelError naming the file if it is damaged or holds something else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError, OSError) as error:
@@ -48,10 +48,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold a folder's weights, as transformers chooses them; an adapter's where it is one.
+    """The files that hold the weights of a folder, in the order of transformers' preference; the adapter's, if it is one.
 
     Raises:
-        ModelError: there are none, or the index is damaged or names a file that is not there.
+        ModelError: there are none, or the index is damaged or names a missing file.
     """
     name = ADAPTER if (folder / "adapter_config.json").is_file() else SINGLE
     if (folder / name).is_file():
@@ -62,7 +62,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _shards(index: Path) -> list[Path]:
-    """The files that an index names, each once."""
+    """The files that an index of shards names, each once."""
     named = read_json(index).get("weight_map")
     if not isinstance(named, dict) or not named or not all(isinstance(file, str) for file in named.values()):
         raise ModelError(f"{index}: has no weight_map from weights to files; copy the file again")
@@ -75,7 +75,7 @@ def _shards(index: Path) -> list[Path]:
 
 
 def check_files(folder: Path) -> None:
-    """Raise ModelError for weights that are not there or not whole. Reads the heads of the files alone."""
+    """Raise ModelError if files of weights are missing or truncated. Reads only their headers."""
     for file in weight_files(folder):
         _check_file(file)
 
@@ -94,33 +94,34 @@ def _check_file(file: Path) -> None:
 
 
 def check_resumable(folder: Path) -> None:
-    """Raise ModelError for a training's checkpoint with a file that is not whole: weights, optimiser, chance, value head."""
+    """Raise ModelError if a file of a training checkpoint is truncated: weights, optimiser, random state, value head."""
     remedy = f"; remove {folder.name} and resume from the checkpoint before it"
     read_json(folder / "run.json")
     for file in sorted(folder.glob("*.safetensors")):
         _check_file(file)
     for file in sorted([*folder.glob("*.pt"), *folder.glob("*.pth")]):
-        if not zipfile.is_zipfile(file):  # what torch writes is one, and a cut one has lost its end
+        if not zipfile.is_zipfile(file):  # torch writes zip files, whose directory is at the end
             raise ModelError(f"{file}: is cut or damaged{remedy}")
 
 
 def check_report(where: Path, report: dict[str, Any]) -> None:
-    """Raise ModelError unless every weight of the model came from the files of `where`, in its shape, and none was left over.
+    """Raise ModelError if weights of the model are missing, unexpected or of another shape.
 
     Args:
-        report: as transformers gives it: "missing_keys" and "unexpected_keys", names; "mismatched_keys", (name, shape in the file,
-            shape of the model).
+        where: file or folder of the weights, for the message.
+        report: of transformers: "missing_keys" and "unexpected_keys" (names), "mismatched_keys" (name, shape in the file, shape in
+            the model).
     """
     missing = sorted(report["missing_keys"])
     unexpected = sorted(name for name in report["unexpected_keys"] if not NO_WEIGHT.search(name))
     shapes = sorted(report.get("mismatched_keys", ()))
     faults = [_named(missing, "is missing"), _named(unexpected, "has no place in the model")]
     if shapes:
-        name, found, wanted = shapes[0]
-        faults.append(f"'{name}' has shape {list(found)} in place of {list(wanted)}")
+        name, stored, wanted = shapes[0]
+        faults.append(f"'{name}' has shape {list(stored)} in place of {list(wanted)}")
     if any(faults):
-        told = ", ".join(filter(None, faults))
-        raise ModelError(f"{where}: its weights do not fit its config: {told}; copy the checkpoint again")
+        message = ", ".join(filter(None, faults))
+        raise ModelError(f"{where}: its weights do not fit its config: {message}; copy the checkpoint again")
 
 
 def _named(names: Iterable[str], what: str) -> str:

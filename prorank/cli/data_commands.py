@@ -53,8 +53,7 @@ def mine_lists(
     Documents judged non-relevant come first; near-duplicates of positives are left out.
     """
     from ..data.formats import read_collection
-    from ..data.negatives import mine as mine_negatives
-    from ..data.negatives import write_groups
+    from ..data.negatives import mine_negatives, write_groups
 
     check_file(out)
     groups, report = mine_negatives(

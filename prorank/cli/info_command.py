@@ -114,11 +114,11 @@ def _cache() -> str:
 
 
 def _default_model() -> str:
-    from ..checkpoints.default_model import shipped
+    from ..checkpoints.default_model import default_model
     from ..errors import ModelError
 
     try:
-        shipped()
+        default_model()
     except ModelError as error:
         return str(error)
     base = "its base is in the cache" if _base_is_here() else "its base is fetched at the first use, or by prorank pull"

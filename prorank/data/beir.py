@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..errors import DataError
 from .jsonl import get, id_of, objects
-from .trec import Qrels, drop_pairs, read_exclude, read_labels, read_qrels
+from .trec import Qrels, drop_pairs, iter_qrels, read_exclude, read_qrels
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Collection:
 
     def check_training(self) -> None:
         """Raise DataError with file:line if a label that is not excluded names an unknown document or query, or is negative."""
-        rows = read_labels(self.qrels_path) if self.qrels_path else self._rows()
+        rows = iter_qrels(self.qrels_path) if self.qrels_path else self._rows()
         for number, qid, doc_id, label in rows:
             if (qid, doc_id) in self.excluded:
                 continue
@@ -87,7 +87,7 @@ def read_beir(
 def read_texts(folder: str | Path) -> tuple[dict[str, str], dict[str, str]]:
     """(documents, queries) of a BEIR folder, text by id; labels are not looked at. Raises DataError as `read_beir` does."""
     folder = _checked(folder)
-    return _texts(_found(folder, "corpus.jsonl")), _texts(_found(folder, "queries.jsonl"), titles=False)
+    return _texts(_existing_file(folder, "corpus.jsonl")), _texts(_existing_file(folder, "queries.jsonl"), titles=False)
 
 
 def _checked(folder: str | Path) -> Path:
@@ -97,7 +97,7 @@ def _checked(folder: str | Path) -> Path:
     return Path(folder)
 
 
-def _found(folder: Path, name: str) -> Path:
+def _existing_file(folder: Path, name: str) -> Path:
     """`folder/name` or `folder/name.gz`."""
     for path in (folder / name, folder / f"{name}.gz"):
         if path.is_file():

@@ -52,7 +52,7 @@ class Endpoint:
         self.connection = Connection(self.url, "--endpoint", os.environ.get(key), timeout)
         self.lock, self.stopped, self.open_at = threading.Lock(), threading.Event(), 0.0
 
-    def ask(self, text: str) -> Reply:
+    def complete(self, text: str) -> Reply:
         """The answer to a user's message. Raises DataError where the endpoint refuses it, or stays away for too long."""
         body = {"model": self.model, "messages": [{"role": "user", "content": text}], "stream": False, **self.more}
         try:

@@ -164,27 +164,27 @@ def sample_lists(groups: Sequence[Group], size: int | Sequence[int], seed: int, 
 def sample_blocks(blocks: Sequence[tuple[Group, ...]], size: int | Sequence[int], seed: int, epoch: int) -> list[tuple[Group, ...]]:
     """As `sample_lists`, of groups that have the same documents: one draw for all queries of a block, where a document has the
     highest grade that a query gives it."""
-    least, most = (size, size) if isinstance(size, int) else size
-    if least < 2:
-        raise DataError(f"a list needs at least 2 documents, got size {least}")
+    min_size, max_size = (size, size) if isinstance(size, int) else size
+    if min_size < 2:
+        raise DataError(f"a list needs at least 2 documents, got size {min_size}")
     drawn = []
     for at, block in enumerate(blocks):
         rng = Random(f"lists/{seed}/{epoch}/{at}")
         grades = [max(labels) for labels in zip(*(group.labels for group in block))]
-        places = _places(grades, rng.randint(least, most) if least < most else most, rng)
+        places = _places(grades, rng.randint(min_size, max_size) if min_size < max_size else max_size, rng)
         rng.shuffle(places)
         drawn.append(tuple(group.take(places) for group in block))
     Random(f"order/{seed}/{epoch}").shuffle(drawn)
     return drawn
 
 
-def same_documents(groups: Sequence[Group], most: int) -> list[tuple[Group, ...]]:
-    """Groups with the same documents together, at most `most` queries in a block, in the order of their first ones."""
+def same_documents(groups: Sequence[Group], max_queries: int) -> list[tuple[Group, ...]]:
+    """Groups with the same documents together, at most `max_queries` queries in a block, in the order of their first ones."""
     blocks: dict[tuple[str, ...], list[Group]] = {}
     for group in groups:
         group = group.take(sorted(range(len(group.documents)), key=lambda i: group.documents[i]))
         blocks.setdefault(group.documents, []).append(group)
-    return [tuple(some[i : i + most]) for some in blocks.values() for i in range(0, len(some), most)]
+    return [tuple(block[i : i + max_queries]) for block in blocks.values() for i in range(0, len(block), max_queries)]
 
 
 def _places(labels: Sequence[float], size: int, rng: Random) -> list[int]:
@@ -237,9 +237,9 @@ def _able(by_query: dict[str, list[Group]]) -> list[str]:
     return sorted(q for q, members in by_query.items() if any(max(g.labels) > 0 and min(g.labels) <= 0 for g in members))
 
 
-def _parted(by_query: dict[str, list[Group]], held: set[str]) -> tuple[list[Group], list[Group]]:
+def _parted(by_query: dict[str, list[Group]], held_out: set[str]) -> tuple[list[Group], list[Group]]:
     """(groups of other queries, groups of those held out)."""
     parts: tuple[list[Group], list[Group]] = ([], [])
     for query, members in by_query.items():
-        parts[query in held].extend(members)
+        parts[query in held_out].extend(members)
     return parts

@@ -15,7 +15,7 @@ from ..errors import DataError
 from ..utils.files import atomic_file
 from .examples import Group, best_labels, list_groups, sample_lists
 from .jsonl import line_of
-from .reasoning_examples import thought_row
+from .reasoning_examples import reasoning_row
 
 STOP = frozenset(
     "a about after all also an and any are as at be been being between but by can could did do does for from had has have how i if "
@@ -36,7 +36,7 @@ def label_extractive(groups: Sequence[Group], out: str | Path) -> str:
         raise DataError("no labelled pairs with a text")
     with atomic_file(out) as handle:
         for (query, document), label in labels.items():
-            row = thought_row(query, document, think(query, document), int(label > 0))
+            row = reasoning_row(query, document, think(query, document), int(label > 0))
             handle.write(line_of(row | {"source": "extractive"}))
     yes = sum(label > 0 for label in labels.values())
     return f"{out}: {len(labels)} thoughts made by rule ({yes} yes, {len(labels) - yes} no)"
@@ -57,14 +57,14 @@ def label_extractive_lists(groups: Sequence[Group], out: str | Path, size: int, 
 def think_of_list(query: str, documents: Sequence[str]) -> str:
     """A thought about several documents: which of the query's terms each of them has, and which have the most."""
     terms = key_terms(query)
-    said, counts = [f"Key concepts of the query: {_listed(terms)}."], []
+    sentences, counts = [f"Key concepts of the query: {_listed(terms)}."], []
     for number, document in enumerate(documents, start=1):
         known = {stem(word) for word in WORD.findall(document)}
         there = [term for term in terms if stem(term) in known]
-        said.append(f"[{number}] has {_listed(there) if there else 'none of them'}.")
+        sentences.append(f"[{number}] has {_listed(there) if there else 'none of them'}.")
         counts.append(len(there))
-    most = [f"[{number}]" for number, count in enumerate(counts, start=1) if count == max(counts)]
-    return " ".join([*said, f"Most: {', '.join(most)}."] if any(counts) else said)
+    best_labels = [f"[{number}]" for number, count in enumerate(counts, start=1) if count == max(counts)]
+    return " ".join([*sentences, f"Most: {', '.join(best_labels)}."] if any(counts) else sentences)
 
 
 def think(query: str, document: str) -> str:
@@ -74,23 +74,23 @@ def think(query: str, document: str) -> str:
     terms, known = key_terms(query), set(stems)
     there = [term for term in terms if stem(term) in known]
     missing = [term for term in terms if term not in there]
-    said = [f"Key concepts of the query: {_listed(terms)}."]
+    sentences = [f"Key concepts of the query: {_listed(terms)}."]
     if there:
-        said.append(f"The document has {_listed(there)}." if missing else "The document has all of them.")
+        sentences.append(f"The document has {_listed(there)}." if missing else "The document has all of them.")
     if missing:
-        said.append(f"It does not mention {_listed(missing)}." if there else "The document mentions none of them.")
+        sentences.append(f"It does not mention {_listed(missing)}." if there else "The document mentions none of them.")
     if there:
         begin, end = window(stems, {stem(term) for term in there})
         near = len(there) == 1 or end - begin <= NEAR
         how = "It is" if len(there) == 1 else f"They stand {'together' if near else f'{end - begin} words apart'}, as"
-        said.append(f'{how} in "{_quote(words, begin, end)}".')
-    return " ".join(said)
+        sentences.append(f'{how} in "{_quote(words, begin, end)}".')
+    return " ".join(sentences)
 
 
-def key_terms(query: str, most: int = 6) -> list[str]:
+def key_terms(query: str, max_terms: int = 6) -> list[str]:
     """Words of a query that carry its meaning, in order, at most so many; all of its words where none does."""
     words = list(dict.fromkeys(WORD.findall(query)))
-    return ([word for word in words if word.casefold() not in STOP] or words or [query.strip()])[:most]
+    return ([word for word in words if word.casefold() not in STOP] or words or [query.strip()])[:max_terms]
 
 
 def stem(word: str) -> str:

@@ -41,7 +41,7 @@ def read_irds(
     name = str(source).removeprefix(PREFIX)
     dataset = _load(name, ("docs", "queries") if qrels else ("docs", "queries", "qrels"))
     excluded = read_exclude(exclude) if exclude else frozenset()
-    with _told(name):
+    with _with_data_errors(name):
         labels = drop_pairs(read_qrels(qrels) if qrels else _labels(dataset), excluded)
         queries = {query.query_id: _text(query) for query in dataset.queries_iter() if query.query_id in labels}
         corpus = {document.doc_id: _text(document) for document in _documents(dataset, labels, documents)}
@@ -54,7 +54,7 @@ def read_irds_texts(source: str | Path, queries: Iterable[str], documents: Itera
     """(documents, queries) of these ids, text by id; needs no labels. Raises as `read_irds` does."""
     name, wanted = str(source).removeprefix(PREFIX), set(queries)
     dataset = _load(name, ("docs", "queries"))
-    with _told(name):
+    with _with_data_errors(name):
         known = {query.query_id: _text(query) for query in dataset.queries_iter() if query.query_id in wanted}
         return {document.doc_id: _text(document) for document in _documents(dataset, {}, documents)}, known
 
@@ -77,16 +77,16 @@ def _load(name: str, parts: tuple[str, ...]) -> Any:
 
 
 @contextmanager
-def _told(name: str) -> Iterator[None]:
+def _with_data_errors(name: str) -> Iterator[None]:
     """Errors of the catalogue, of whatever kind (network, disk, terms to be agreed to), as one line."""
     try:
         yield
     except DataError:
         raise
     except Exception as error:
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        message = (str(error).strip().splitlines() or [type(error).__name__])[0]
         remedy = "ir_datasets fetches it at the first use, so look for the network, and for terms to agree to"
-        raise DataError(f"{PREFIX}{name}: cannot be read ({said}); {remedy}") from error
+        raise DataError(f"{PREFIX}{name}: cannot be read ({message}); {remedy}") from error
 
 
 def _labels(dataset: Any) -> Qrels:

@@ -59,15 +59,15 @@ def training_rows(path: Path) -> tuple[str, Rows]:
 def _form(table: Table) -> str:
     """The form that a header's columns make. Raises DataError naming those that make none."""
     names = set(table.columns.values())
-    where, found = f"{table.path}:{table.line}", shown_columns(table.columns)
+    where, columns = f"{table.path}:{table.line}", shown_columns(table.columns)
     form = TRIPLES if "positive" in names else PAIRS
     missing = {PAIRS: {"query", "document", "label"}, TRIPLES: {"positive"}}[form] - names
     if form == TRIPLES and not names & {"query", "anchor"}:
         missing.add("query")
     if missing:
-        raise DataError(f"{where}: no column {' or '.join(sorted(missing))}; found {found}; {EXPECTED}")
+        raise DataError(f"{where}: no column {' or '.join(sorted(missing))}; found {columns}; {EXPECTED}")
     if form == TRIPLES and names & {"document", "label"}:
-        raise DataError(f"{where}: columns of pairs and of triples in one table: {found}; {EXPECTED}")
+        raise DataError(f"{where}: columns of pairs and of triples in one table: {columns}; {EXPECTED}")
     return form
 
 

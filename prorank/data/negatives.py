@@ -18,12 +18,12 @@ from .bm25 import Bm25
 from .examples import Group, near_duplicates, normalised
 from .formats import write_groups
 
-__all__ = ["MineReport", "mine", "write_groups"]
+__all__ = ["MineReport", "mine_negatives", "write_groups"]
 
 
 @dataclass
 class MineReport:
-    """What `mine` did.
+    """What `mine_negatives` did.
 
     Attributes:
         queries: queries with labels. groups: groups made.
@@ -53,7 +53,7 @@ class MineReport:
         )
 
 
-def mine(
+def mine_negatives(
     collection: Collection,
     depth: int = 100,
     negatives: int = 7,
@@ -107,7 +107,7 @@ def mine(
 
 @dataclass
 class _Miner:
-    """State of one `mine`: settings, index, word sets seen, counts."""
+    """State of one `mine_negatives`: settings, index, word sets seen, counts."""
 
     collection: Collection
     depth: int

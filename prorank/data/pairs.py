@@ -27,8 +27,8 @@ def pairs_of_run(run: str | Path, dataset: str | Path, per_query: int, depth: in
     if not known:
         raise DataError(f"{run}: none of its queries is in the queries of {dataset}")
     for qid, ranking in known.items():
-        found = [(rank, doc) for rank, doc in enumerate(ranking, 1) if corpus.get(doc)]
-        for rank, doc in spread(found, per_query, f"pairs/{seed}/{qid}"):
+        candidates = [(rank, doc) for rank, doc in enumerate(ranking, 1) if corpus.get(doc)]
+        for rank, doc in spread(candidates, per_query, f"pairs/{seed}/{qid}"):
             yield {"query": queries[qid], "document": corpus[doc], "query_id": qid, "doc_id": doc, "rank": rank}
 
 
@@ -52,8 +52,8 @@ def pairs_of_clicks(path: str | Path, per_query: int, depth: int = 100, seed: in
     if not logs:
         raise DataError(f"{path}: the log is empty")
     for query, shown in logs.items():
-        found = sorted((rank, text) for text, (rank, _) in shown.items() if text.strip())
-        for rank, text in spread(found, per_query, f"pairs/{seed}/{query}"):
+        candidates = sorted((rank, text) for text, (rank, _) in shown.items() if text.strip())
+        for rank, text in spread(candidates, per_query, f"pairs/{seed}/{query}"):
             yield {"query": query, "document": text, "rank": rank, "clicked": shown[text][1]}
 
 

@@ -1,6 +1,6 @@
-"""Pairs with a thought and an answer: what a supervised start is made of.
+"""Reasoning examples: a query, one or several documents, a thought and an answer, for supervised training of thinking models.
 
-A thought with a tag in it would teach the model to break the form, so it is an error and not silently cleaned.
+A tag such as `<think>` within a thought would teach the model a wrong format, so it is an error.
 
     {"query": "…", "document": "…", "think": "…", "answer": "yes", "label": 1}     as `prorank import-logs` and `label` write it
     {"query": "…", "documents": ["…", "…"], "think": "…", "answer": "[2]"}     several documents: the best, or an order: [2] > [1]
@@ -25,8 +25,8 @@ LABEL = re.compile(r"\[(\d{1,3})\]")
 
 
 @dataclass(frozen=True)
-class Thought:
-    """A pair, why the document covers the query or not, and whether it does (label 1 or 0)."""
+class ReasoningExample:
+    """A pair, a thought about whether the document answers the query, and the label: 1 (relevant) or 0."""
 
     query: str
     document: str
@@ -35,8 +35,8 @@ class Thought:
 
 
 @dataclass(frozen=True)
-class ListThought:
-    """Documents, a thought about them ("" for an answer without one), and the answer: labels in square brackets, best first."""
+class ListReasoningExample:
+    """A list of documents, a thought about them ("" for none), and the answer: labels in square brackets, best first."""
 
     query: str
     documents: tuple[str, ...]
@@ -44,21 +44,25 @@ class ListThought:
     answer: str
 
 
-AnyThought = Thought | ListThought
+AnyReasoningExample = ReasoningExample | ListReasoningExample
 
 
-def thought_row(query: str, document: str, think: str, label: int) -> dict[str, Any]:
-    """The training form of a pair, which `read_thoughts` reads."""
+def reasoning_row(query: str, document: str, think: str, label: int) -> dict[str, Any]:
+    """A pair as an object of JSONL, as `read_reasoning_examples` reads it."""
     return {"query": query, "document": document, "think": think, "answer": ANSWERS[label], "label": label}
 
 
-def read_thoughts(path: str | Path) -> list[AnyThought]:
-    """Pairs or lists of a JSONL file, plain or gzip. Raises DataError naming file and line; answer and label may not differ."""
-    found: list[AnyThought] = []
+def read_reasoning_examples(path: str | Path) -> list[AnyReasoningExample]:
+    """Read pairs or lists from a JSONL file, plain or gzip.
+
+    Raises:
+        DataError: a line is malformed, or its answer and label contradict each other; the message names file and line.
+    """
+    examples: list[AnyReasoningExample] = []
     for number, row in objects(path):
         where = f"{path}:{number}"
         if "documents" in row:
-            found.append(_list_thought(row, where))
+            examples.append(_list_example(row, where))
             continue
         query, document = filled(row, "query", where), get(row, "document", str, where)
         think = _think(row, where)
@@ -68,14 +72,14 @@ def read_thoughts(path: str | Path) -> list[AnyThought]:
         label = ANSWERS.index(answer)
         if number_of(row.get("label", label), f"{where}: 'label'") != label:
             raise DataError(f"{where}: answer {answer!r} and label {row['label']!r} contradict each other")
-        found.append(Thought(query, document, think, label))
-    if not found:
+        examples.append(ReasoningExample(query, document, think, label))
+    if not examples:
         raise DataError(f"{path}: no pairs with thoughts")
-    return found
+    return examples
 
 
 def _think(row: dict[str, Any], where: str) -> str:
-    """A line's thought. Raises DataError for one with a tag in it."""
+    """The thought of a line. Raises DataError if it contains a tag."""
     think = get(row, "think", str, where)
     tag = TAG.search(think)
     if tag:
@@ -83,8 +87,8 @@ def _think(row: dict[str, Any], where: str) -> str:
     return think
 
 
-def _list_thought(row: dict[str, Any], where: str) -> ListThought:
-    """A line about several documents. Raises DataError for an answer that is not in form or names what is not there."""
+def _list_example(row: dict[str, Any], where: str) -> ListReasoningExample:
+    """An example with several documents. Raises DataError for a malformed answer or a label that no document has."""
     documents = get(row, "documents", list, where)
     if len(documents) < 2 or not all(isinstance(document, str) for document in documents):
         raise DataError(f"{where}: 'documents' must be a list of two texts or more")
@@ -95,15 +99,26 @@ def _list_thought(row: dict[str, Any], where: str) -> ListThought:
     if len(set(labels)) < len(labels) or not all(1 <= int(label) <= len(documents) for label in labels):
         raise DataError(f"{where}: 'answer' {answer[:40]!r} names a document twice, or one that is not among the {len(documents)}")
     think = _think(row, where) if "think" in row else ""
-    return ListThought(filled(row, "query", where), tuple(strings(row, "documents", where)), think, answer)
+    return ListReasoningExample(filled(row, "query", where), tuple(strings(row, "documents", where)), think, answer)
 
 
-def split_thoughts(thoughts: Sequence[AnyThought], queries: int, seed: int) -> tuple[list[AnyThought], list[AnyThought]]:
-    """(training, dev): so many queries, but at most a fifth of them, are held out with all their pairs."""
-    names = {thought.query: query_key(thought.query) for thought in thoughts}
-    known = sorted(set(names.values()))
-    held = set(Random(f"thoughts/{seed}").sample(known, min(queries, len(known) // 5)))
-    parts: tuple[list[AnyThought], list[AnyThought]] = ([], [])
-    for thought in thoughts:
-        parts[names[thought.query] in held].append(thought)
+def split_reasoning_examples(
+    examples: Sequence[AnyReasoningExample], queries: int, seed: int
+) -> tuple[list[AnyReasoningExample], list[AnyReasoningExample]]:
+    """Split examples by query.
+
+    Args:
+        examples: all examples of a query go to the same part.
+        queries: number of queries of the dev part, at most a fifth of all.
+        seed: of the draw.
+
+    Returns:
+        (training, dev).
+    """
+    keys = {example.query: query_key(example.query) for example in examples}
+    distinct = sorted(set(keys.values()))
+    dev = set(Random(f"thoughts/{seed}").sample(distinct, min(queries, len(distinct) // 5)))
+    parts: tuple[list[AnyReasoningExample], list[AnyReasoningExample]] = ([], [])
+    for example in examples:
+        parts[keys[example.query] in dev].append(example)
     return parts

@@ -21,7 +21,7 @@ from typing import Any
 from ..errors import DataError
 from ..utils.files import atomic_file, check_file, check_neighbour, repeatable_lines, source_name
 from .jsonl import digest, filled, get, line_of, parsed
-from .reasoning_examples import thought_row
+from .reasoning_examples import reasoning_row
 
 # Ends of sentences: marks and closing quotes before a blank, or the marks of scripts that write no blanks; or the end of a line.
 SENTENCE = re.compile(r"[.!?…][\"')\]’”»]*(?=\s|$)|[。！？｡।۔][」』”’]*|(?=\n)")
@@ -118,12 +118,12 @@ def _pairs(line: str, where: str) -> Iterator[dict[str, Any]]:
     """The pairs of one line in the log form."""
     row = parsed(line, where)
     query = filled(row, "query", where, "'query'")
-    yield thought_row(query, filled(row, "response", where, "'response'"), get(row, "response_thinking", str, where), 1)
+    yield reasoning_row(query, filled(row, "response", where, "'response'"), get(row, "response_thinking", str, where), 1)
     for at, one in enumerate(get(row, "rejected_response", list, where)):
         place = f"{where}: rejected_response[{at}]"
         if not isinstance(one, dict):
             raise DataError(f"{place}: expected an object with document and thinking, got {json.dumps(one)[:40]}")
-        yield thought_row(query, filled(one, "document", place, "'document'"), get(one, "thinking", str, place), 0)
+        yield reasoning_row(query, filled(one, "document", place, "'document'"), get(one, "thinking", str, place), 0)
 
 
 def _key(row: dict[str, Any]) -> bytes:
@@ -131,24 +131,24 @@ def _key(row: dict[str, Any]) -> bytes:
     return digest(row["query"].strip(), row["document"].strip())
 
 
-def _write(row: dict[str, Any], most: int | None, handle: Any, report: ImportReport) -> None:
-    think = row["think"] if most is None else shortened(row["think"], most)
+def _write(row: dict[str, Any], max_chars: int | None, handle: Any, report: ImportReport) -> None:
+    think = row["think"] if max_chars is None else shortened(row["think"], max_chars)
     report.cut += think != row["think"]
     report.yes, report.no = report.yes + row["label"], report.no + 1 - row["label"]
     handle.write(line_of(row | {"think": think}))
 
 
-def shortened(text: str, most: int) -> str:
-    """At most `most` characters of a text, cut at the end of its last whole sentence if that keeps half of them, else of its last
-    whole word, else before the character that does not fit (with the marks that belong to it)."""
-    if len(text) <= most:
+def shortened(text: str, max_chars: int) -> str:
+    """Truncate a text to `max_chars` characters: after its last whole sentence if that keeps at least half of them, else after its
+    last whole word, else before the character that does not fit (with its combining marks)."""
+    if len(text) <= max_chars:
         return text
-    ends = [found.end() for found in SENTENCE.finditer(text[: most + 1]) if found.end() <= most]
-    if ends and 2 * ends[-1] >= most:
+    ends = [match.end() for match in SENTENCE.finditer(text[: max_chars + 1]) if match.end() <= max_chars]
+    if ends and 2 * ends[-1] >= max_chars:
         return text[: ends[-1]].rstrip()
-    words = [found.start() for found in re.finditer(r"\s+", text[: most + 1]) if found.start() > 0]
+    words = [match.start() for match in re.finditer(r"\s+", text[: max_chars + 1]) if match.start() > 0]
     if words:
         return text[: words[-1]].rstrip()
-    while most > 1 and unicodedata.combining(text[most]):
-        most -= 1
-    return text[:most]
+    while max_chars > 1 and unicodedata.combining(text[max_chars]):
+        max_chars -= 1
+    return text[:max_chars]

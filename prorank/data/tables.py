@@ -83,11 +83,11 @@ def is_column(name: str) -> bool:
 
 def header_fields(line: str) -> tuple[str, list[str]]:
     """(delimiter, fields) of a line, split at the delimiter that gives most known column names."""
-    found = [(NO_DELIMITER, [line])]
+    splits = [(NO_DELIMITER, [line])]
     for delimiter in DELIMITERS:
         with contextlib.suppress(csv.Error):
-            found.append((delimiter, next(csv.reader([line], delimiter=delimiter, strict=True), [])))
-    return max(found, key=lambda one: (sum(map(is_column, one[1])), len(one[1]) > 1))
+            splits.append((delimiter, next(csv.reader([line], delimiter=delimiter, strict=True), [])))
+    return max(splits, key=lambda one: (sum(map(is_column, one[1])), len(one[1]) > 1))
 
 
 def shown_columns(names: Iterable[str]) -> str:

@@ -22,7 +22,7 @@ from ..errors import ConfigError, DataError
 from ..utils.files import append_text, atomic_file, check_file, check_neighbour
 from .chat_endpoint import Endpoint
 from .jsonl import digest, filled, line_of, objects
-from .reasoning_examples import thought_row
+from .reasoning_examples import reasoning_row
 
 JUDGE = (
     "Evaluate if the Document comprehensively addresses the Query. All key concepts in the Query must be present and properly "
@@ -54,8 +54,8 @@ def verdict(content: str, thought: str) -> tuple[str, str] | None:
     inside, closed, rest = content.rpartition("</think>")
     if closed:
         thought = thought or inside.strip().removeprefix("<think>").strip()
-    found = ANSWER.fullmatch(rest.strip())
-    return (found[1].lower(), thought.strip()) if found else None
+    match = ANSWER.fullmatch(rest.strip())
+    return (match[1].lower(), thought.strip()) if match else None
 
 
 def label(
@@ -92,7 +92,7 @@ def label(
         lock = threading.Lock()
 
         def one(pair: Pair) -> None:
-            row = _ask(pair, endpoint, max_attempts)
+            row = _label_pair(pair, endpoint, max_attempts)
             with lock:
                 known[pair.key] = row
                 append_text(ledger, json.dumps({"key": pair.key, **row}) + "\n")
@@ -137,16 +137,16 @@ def _all(one: Callable[[Pair], None], pairs: list[Pair], concurrency: int, endpo
             raise
 
 
-def _ask(pair: Pair, endpoint: Endpoint, max_attempts: int) -> dict[str, Any]:
+def _label_pair(pair: Pair, endpoint: Endpoint, max_attempts: int) -> dict[str, Any]:
     """A row of the ledger: the first reply that is a yes or no, or none after so many tries."""
     row: dict[str, Any] = {"answer": None, "think": "", "prompt_tokens": 0, "completion_tokens": 0}
     for _ in range(max_attempts):
-        reply = endpoint.ask(question(pair.query, pair.document))
+        reply = endpoint.complete(question(pair.query, pair.document))
         for name in ("prompt_tokens", "completion_tokens"):
             row[name] += getattr(reply, name)
-        found = verdict(reply.content, reply.thought)
-        if found:
-            row["answer"], row["think"] = found
+        answer_and_thought = verdict(reply.content, reply.thought)
+        if answer_and_thought:
+            row["answer"], row["think"] = answer_and_thought
             break
         row["reply"] = reply.content[-200:]
     return row
@@ -172,7 +172,7 @@ def _end_line(ledger: Path) -> None:
 
 def _training_row(labelled: tuple[Pair, dict[str, Any]]) -> dict[str, Any]:
     pair, row = labelled
-    return thought_row(pair.query, pair.document, row["think"], int(row["answer"] == "yes"))
+    return reasoning_row(pair.query, pair.document, row["think"], int(row["answer"] == "yes"))
 
 
 def _log_rows(labelled: list[tuple[Pair, dict[str, Any]]]) -> Iterator[dict[str, Any]]:

@@ -19,7 +19,7 @@ Qrels = dict[str, dict[str, int]]
 Run = dict[str, dict[str, float]]
 
 
-def read_labels(path: str | Path) -> Iterator[tuple[int, str, str, int]]:
+def iter_qrels(path: str | Path) -> Iterator[tuple[int, str, str, int]]:
     """(line, query id, document id, label) of a label file.
 
     TREC form: `qid 0 docid label`; BEIR form: `qid docid label` below a header row. Labels below 0 are
@@ -41,7 +41,7 @@ def read_qrels(path: str | Path) -> Qrels:
         DataError: malformed line, label not a whole number, one document labelled twice in different ways, no labels.
     """
     qrels: Qrels = {}
-    for number, qid, doc_id, label in read_labels(path):
+    for number, qid, doc_id, label in iter_qrels(path):
         known = qrels.setdefault(qid, {})
         if known.get(doc_id, label) != label:
             before = f"had label {known[doc_id]} before"
@@ -70,14 +70,14 @@ def _label(text: str, path: str | Path, number: int) -> int:
 
 def read_exclude(path: str | Path) -> frozenset[tuple[str, str]]:
     """(query id, document id) pairs to leave out of labels and runs: two columns, header row or not."""
-    found = set()
+    pairs = set()
     for number, line in numbered_lines(path):
         fields = _fields(line, (2,))
         if len(fields) != 2:
             raise DataError(f"{path}:{number}: expected `qid docid`, got {line[:80]!r}")
         if not (number == 1 and fields[0].lower().replace("_", "-") in ("query-id", "qid", "topic")):
-            found.add((fields[0], fields[1]))
-    return frozenset(found)
+            pairs.add((fields[0], fields[1]))
+    return frozenset(pairs)
 
 
 def drop_pairs(table: dict[str, dict], pairs: Iterable[tuple[str, str]]) -> dict[str, dict]:

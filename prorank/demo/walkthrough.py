@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..checkpoints.resolve import BUILT_IN, resolve
 from ..data.beir import read_beir
 from ..data.formats import write_groups
-from ..data.negatives import mine as mine_negatives
+from ..data.negatives import mine_negatives
 from ..errors import ConfigError
 from ..train.run import is_done, train
 from ..train.settings.stage_settings import Score, Settings, Warmup

@@ -77,7 +77,7 @@ def classifier_notes(
         max_tokens=max_tokens,
         repeat=", the query's second place not counted" if encoder.repeats > 1 else "",
     )
-    special = SPECIAL if template and encoder.prompt.split_special else ""
+    special = SPECIAL if template and encoder.prompt.escape_special_tokens else ""
     return NOTES.format(
         head=card_head(str(folder), source.hub_id, source.licence, "transformers"), source=source.name, folder=folder,
         licence=source.licence, yes=yes, no=no, classifier=classifier, prompt=prompt, vllm=serve_command(folder, template), cut=cut,

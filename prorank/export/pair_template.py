@@ -65,7 +65,7 @@ def _pieces(encoder: PairPromptEncoder, segment: str) -> tuple[list[int], str, s
     if after or SLOT.search(before):
         raise PromptError(f"prompt {encoder.prompt.name}: tokens of its words reach into those of the {slot} before them; {REMEDY}")
     lead = " " if before.endswith(" ") else ""
-    ids = free_tokens(encoder.tokenizer, [before.removesuffix(" ")], encoder.prompt.split_special)[0] if before else []
+    ids = free_tokens(encoder.tokenizer, [before.removesuffix(" ")], encoder.prompt.escape_special_tokens)[0] if before else []
     return ids, "A" if slot == "{query}" else "B", lead
 
 
@@ -88,7 +88,7 @@ def baked_tokenizer(encoder: PairPromptEncoder, pad: str) -> Any:
         PromptError: a pair template cannot express the prompt.
     """
     template = pair_template(encoder)
-    tokenizer = _wrapped(_backend(encoder.tokenizer, template), pad, template.max_tokens, encoder.prompt.split_special)
+    tokenizer = _wrapped(_backend(encoder.tokenizer, template), pad, template.max_tokens, encoder.prompt.escape_special_tokens)
     _verify(encoder, tokenizer, template.lead)
     # For libraries that read tokenizer.json only. Set last, because each call of the tokenizer overwrites it.
     tokenizer.backend_tokenizer.enable_truncation(template.max_tokens, strategy="only_second")
@@ -105,19 +105,19 @@ def plain_tokenizer(encoder: PairPromptEncoder, pad: str) -> Any:
         pad: the padding token.
     """
     tokenizer = _wrapped(_backend(encoder.tokenizer, PairTemplate(["A", "B"], "", encoder.longest)), pad, encoder.longest, False)
-    if encoder.prompt.split_special:
+    if encoder.prompt.escape_special_tokens:
         heed_marks(tokenizer)
-    tokenizer.chat_template = encoder.chat_template(escapes=encoder.prompt.split_special)
+    tokenizer.chat_template = encoder.chat_template(escapes=encoder.prompt.escape_special_tokens)
     return tokenizer
 
 
-def _wrapped(inner: Any, pad: str, max_tokens: int, split_special: bool) -> Any:
+def _wrapped(inner: Any, pad: str, max_tokens: int, escape_special_tokens: bool) -> Any:
     """Wrap a tokenizer of `tokenizers` in the generic class of transformers; others add their own template."""
     from transformers import PreTrainedTokenizerFast
 
     return PreTrainedTokenizerFast(
         tokenizer_object=inner, pad_token=pad, model_max_length=max_tokens, padding_side="right",
-        split_special_tokens=split_special,
+        split_special_tokens=escape_special_tokens,
         clean_up_tokenization_spaces=False, model_input_names=["input_ids", "attention_mask"],
     )  # fmt: skip
 

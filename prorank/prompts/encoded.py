@@ -1,7 +1,4 @@
-"""What a prompt becomes under a tokenizer: its ids, what stands around its document, and counts of what did not fit.
-
-Nothing is cut unseen: every prompt says how many tokens of its document and of its query were left out.
-"""
+"""Encoded prompts, and counts of how many prompts, documents and queries were truncated."""
 
 from __future__ import annotations
 
@@ -11,11 +8,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Encoded:
-    """One prompt as ids.
+    """One prompt as token ids.
 
-    `ids`: the whole prompt. `document_start`, `document_end`: where the document segment stands in it; nothing before
-    `document_start` depends on the document, and where the document comes first nothing before `document_end` on the query.
-    `document_cut`, `query_cut`: tokens left out of each.
+    Attributes:
+        ids: the whole prompt.
+        document_start, document_end: ids[document_start:document_end] is the document. Nothing before `document_start` depends on
+            the document; in a document-first prompt nothing before `document_end` depends on the query.
+        document_cut, query_cut: number of tokens truncated from the document and from the query.
     """
 
     ids: list[int]
@@ -27,8 +26,14 @@ class Encoded:
 
 @dataclass
 class TruncationCounts:
-    """What did not fit: `total` prompts were built, `documents` of them with a document that was cut, for `queries` queries that
-    were cut, by `query_tokens` tokens in all. A query counts once, however many documents it was asked about."""
+    """How many prompts were truncated. A query counts once, however many documents it is paired with.
+
+    Attributes:
+        total: number of prompts that were encoded.
+        documents: number of prompts whose document was truncated.
+        queries: number of queries that were truncated.
+        query_tokens: number of tokens truncated from all queries.
+    """
 
     total: int = 0
     documents: int = 0
@@ -36,21 +41,25 @@ class TruncationCounts:
     query_tokens: int = 0
 
     def count(self, prompts: Iterable[Encoded], query_cut: int = 0) -> int:
-        """Count prompts of one query, of which `query_cut` tokens were cut in prompts that were counted before.
+        """Count prompts of one query.
+
+        Args:
+            prompts: all with the same query.
+            query_cut: tokens truncated from this query in prompts that were counted before.
 
         Returns:
-            The tokens cut from the query so far: the most that a prompt lacks.
+            The largest number of tokens truncated from the query so far.
         """
-        most = query_cut
+        largest_cut = query_cut
         for prompt in prompts:
             self.total += 1
             self.documents += prompt.document_cut > 0
-            most = max(most, prompt.query_cut)
-        self.count_query(most, query_cut)
-        return most
+            largest_cut = max(largest_cut, prompt.query_cut)
+        self.count_query(largest_cut, query_cut)
+        return largest_cut
 
     def count_query(self, tokens: int, before: int = 0) -> None:
-        """Count a query that lacks so many tokens, `before` of which were counted already."""
+        """Count a query that lacks `tokens` tokens, `before` of which were counted already."""
         self.queries += tokens > 0 and not before
         self.query_tokens += tokens - before
 
@@ -61,12 +70,18 @@ class TruncationCounts:
 
 
 @dataclass(frozen=True)
-class Around:
-    """Ids before and behind a document. `content`: how many of them are the instruction's and the query's; `cut`: tokens left out
-    of the query; `limit`: most tokens of one of its occurrences, None for no bound."""
+class DocumentFrame:
+    """Token ids before and behind the document of a prompt.
+
+    Attributes:
+        head, tail: ids before and behind the document.
+        content_tokens: how many of these belong to the instruction and the query.
+        query_cut: number of tokens truncated from the query.
+        query_limit: maximum number of tokens of one occurrence of the query, None for no limit.
+    """
 
     head: list[int]
     tail: list[int]
-    content: int
-    cut: int
-    limit: int | None
+    content_tokens: int
+    query_cut: int
+    query_limit: int | None

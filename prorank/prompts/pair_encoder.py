@@ -1,7 +1,7 @@
-"""A prompt joined with a tokenizer: from (query, document, instruction) to ids.
+"""PairPromptEncoder: token ids of (query, document, instruction) by a prompt and a tokenizer.
 
-Ids are joined from separately tokenised segments and only the document is cut (an over-long query is capped at its
-share first), so the words that ask for the answer always survive. Each cut is counted.
+Segments of the template are tokenised separately and joined as ids. Only the document is truncated, after the query was capped at
+its share, so the prompt's own words always survive.
 """
 
 from __future__ import annotations
@@ -10,27 +10,40 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import PromptError
-from .encoded import Around, Encoded, TruncationCounts
+from .encoded import DocumentFrame, Encoded, TruncationCounts
 from .prompt_settings import PromptSettings
 from .sentinels import pair_chat, special_texts
 from .slots import SLOT, split
 from .template import delimiter_tokens
 from .thinking_tags import OPEN, SHUT, Thinking
 from .tokens import answer_token
-from .truncation import WHOLE, Truncation
+from .truncation import DEFAULT_TRUNCATION, Truncation
 
 __all__ = ["PairPromptEncoder", "TruncationCounts", "Encoded"]
 
 
 @dataclass
 class PairPromptEncoder(Thinking):
-    """A prompt whose template is resolved for one tokenizer. `prompt` is what gets saved with a checkpoint."""
+    """Encodes pairs by a prompt whose template is resolved for one tokenizer.
+
+    Args:
+        prompt: settings with a literal template (see `Prompt.bind`); this is what is saved with a checkpoint.
+        tokenizer: of transformers.
+        max_positions: number of positions of the model, which limits `max_length`; None for no limit.
+
+    Attributes:
+        segments: the parts of the template that are tokenised separately.
+        answer_ids: tokens of the answers (not relevant, relevant).
+
+    Raises:
+        PromptError: an answer is not one token, or `max_length` leaves no room beside the template.
+    """
 
     prompt: PromptSettings
     tokenizer: Any
     max_positions: int | None = None
     segments: list[str] = field(init=False)
-    answer_ids: tuple[int, int] = field(init=False)  # (not relevant, relevant)
+    answer_ids: tuple[int, int] = field(init=False)
 
     def __post_init__(self) -> None:
         template = self.prompt.template
@@ -40,7 +53,7 @@ class PairPromptEncoder(Thinking):
         self._query_at = next(i for i, s in enumerate(self.segments) if "{query}" in s)
         self.repeats = sum(s.count("{query}") for s in self.segments)
         self._literal = {i: self._tokens(s) for i, s in enumerate(self.segments) if not SLOT.search(s)}
-        # Words of the template before the document within its segment: every part of a document begins with them.
+        # Words of the template that precede the document in its segment; every chunk of a document begins with them.
         self._lead = self._tokens(self.segments[self._document_at].partition("{document}")[0].rstrip())
         self._fixed = sum(len(ids) for ids in self._literal.values())
         self._max = self._content_room()
@@ -50,81 +63,94 @@ class PairPromptEncoder(Thinking):
             raise PromptError(f"this tokenizer has one token for both answers {self.prompt.answers}; choose others (key 'answers')")
 
     def encode(self, query: str, document: str, instruction: str | None = None) -> Encoded:
-        """Ids of one prompt. `instruction` None means the prompt's default, "" none at all."""
+        """Encode one pair. `instruction` None stands for the prompt's default, "" for no instruction."""
         return self.encode_many(query, [document], instruction)[0]
 
     def encode_many(self, query: str, documents: list[str], instruction: str | None = None) -> list[Encoded]:
-        """Ids of one query with each document; the query's part is tokenised once."""
-        return [some[0] for some in self.encode_parts(query, documents, instruction)]
+        """Encode one query with each of the documents; the query is tokenised once."""
+        return [chunks[0] for chunks in self.encode_chunks(query, documents, instruction)]
 
-    def encode_parts(
-        self, query: str, documents: list[str], instruction: str | None = None, parts: Truncation = WHOLE
+    def encode_chunks(
+        self, query: str, documents: list[str], instruction: str | None = None, truncation: Truncation = DEFAULT_TRUNCATION
     ) -> list[list[Encoded]]:
-        """`encode_many` with each document fitted by `parts`: one prompt, or one a part. Raises PromptError where nothing of a
-        document has room."""
-        capped = self._around(query, instruction, parts.query)
-        room = self._room(capped, parts)
-        if parts.prompt is not None and room < 1:
-            taken = len(capped.head + capped.tail)
-            raise PromptError(f"{parts.prompt} tokens leave no room for a document; query and template take {taken}")
-        whole = self._whole(query, instruction, parts, capped)
-        pieces = self._batch([self.segments[self._document_at].replace("{document}", d) for d in documents])
-        return [self._joined(piece, parts, capped, room, whole) for piece in pieces]
+        """Encode one query with each of the documents, fitted by `truncation`.
 
-    def _joined(self, piece: list[int], parts: Truncation, capped: Around, room: int, whole: Around | None) -> list[Encoded]:
-        """The prompts of one document's ids: with the whole query where both fit together, else with the capped one."""
-        lead = self._lead if piece[: len(self._lead)] == self._lead else []
-        kept = len(piece) if parts.most is None else len(lead) + min(len(piece) - len(lead), parts.most)
-        around = capped
-        if whole and kept <= self._room(whole, parts):
-            around, room = whole, self._room(whole, parts)
-        head, tail = around.head, around.tail
-        shown, cut = parts.of(piece[len(lead) :], max(0, room - len(lead)))
-        spans = [lead + some for some in shown]
-        return [Encoded(head + some + tail, len(head), len(head) + len(some), cut, around.cut) for some in spans]
+        Returns:
+            For each document its prompts: one, or one for each chunk.
 
-    def _room(self, around: Around, parts: Truncation) -> int:
-        """Tokens that a document may take between these."""
-        room = self._max - around.content
-        return room if parts.prompt is None else min(room, parts.prompt - len(around.head) - len(around.tail))
-
-    def _whole(self, query: str, instruction: str | None, parts: Truncation, capped: Around) -> Around | None:
-        """What stands around a document if the query keeps what its share would cut; None where nothing is gained.
-
-        The released models' rule (lengths "content") caps the query in any case.
+        Raises:
+            PromptError: query and template leave no room for a document.
         """
-        if not capped.cut or self.prompt.lengths == "content":
+        capped = self._frame(query, instruction, truncation.max_query_tokens)
+        room = self._room(capped, truncation)
+        if truncation.max_prompt_tokens is not None and room < 1:
+            taken = len(capped.head + capped.tail)
+            raise PromptError(
+                f"{truncation.max_prompt_tokens} tokens leave no room for a document; query and template take {taken}"
+            )
+        whole = self._whole_frame(query, instruction, truncation, capped)
+        pieces = self._batch([self.segments[self._document_at].replace("{document}", d) for d in documents])
+        return [self._join(piece, truncation, capped, room, whole) for piece in pieces]
+
+    def _join(
+        self, piece: list[int], truncation: Truncation, capped: DocumentFrame, room: int, whole: DocumentFrame | None
+    ) -> list[Encoded]:
+        """The prompts of one document's ids: with the whole query if both fit together, else with the capped one."""
+        lead = self._lead if piece[: len(self._lead)] == self._lead else []
+        limit = truncation.max_document_tokens
+        kept = len(piece) if limit is None else len(lead) + min(len(piece) - len(lead), limit)
+        frame = capped
+        if whole and kept <= self._room(whole, truncation):
+            frame, room = whole, self._room(whole, truncation)
+        head, tail = frame.head, frame.tail
+        chunks, cut = truncation.split(piece[len(lead) :], max(0, room - len(lead)))
+        spans = [lead + chunk for chunk in chunks]
+        return [Encoded(head + span + tail, len(head), len(head) + len(span), cut, frame.query_cut) for span in spans]
+
+    def _room(self, frame: DocumentFrame, truncation: Truncation) -> int:
+        """Number of tokens that a document may take within this frame."""
+        room, limit = self._max - frame.content_tokens, truncation.max_prompt_tokens
+        return room if limit is None else min(room, limit - len(frame.head) - len(frame.tail))
+
+    def _whole_frame(
+        self, query: str, instruction: str | None, truncation: Truncation, capped: DocumentFrame
+    ) -> DocumentFrame | None:
+        """The frame with the query beyond its share, for documents short enough; None if it would show no more of the query.
+
+        The released models' rule (`length_counts: content`) caps the query in any case.
+        """
+        if not capped.query_cut or self.prompt.length_counts == "content":
             return None
-        found = self._around(query, instruction, parts.query, share=False)
-        return found if found.cut < capped.cut else None
+        frame = self._frame(query, instruction, truncation.max_query_tokens, share=False)
+        return frame if frame.query_cut < capped.query_cut else None
 
     def render(self, query: str, document: str, instruction: str | None = None) -> str:
-        """The prompt as text, nothing cut."""
+        """The prompt as text, without truncation."""
         values = {"query": query, "document": document, "instruction": self._instruction(instruction)}
         return "".join(SLOT.sub(lambda m: values[m.group(1)], s) for s in self.segments)
 
     def chat_template(self, escapes: bool = False, breaks: bool = False) -> str:
         """A Jinja chat template for messages of the roles system (the instruction), query and document.
 
-        Other libraries read the prompt by it; sentence-transformers maps a pair to these roles.
+        Other libraries render the prompt by it; sentence-transformers maps a pair to these roles.
 
         Args:
-            escapes, breaks: with the characters of `prorank.prompts.sentinels`, which the tokenizer has to drop.
+            escapes, breaks: add the marks of `prorank.prompts.sentinels`, which the tokenizer has to drop.
         """
         instruction = (*self._instruction_frame(), self._instruction(None))
         return pair_chat(self.segments, instruction, special_texts(self.tokenizer) if escapes else [], breaks)
 
     @property
     def longest(self) -> int:
-        """The longest prompt in tokens, template included."""
+        """Maximum number of tokens of a prompt, including the template."""
         whole = self.prompt.max_length
-        if self.prompt.lengths == "content":
+        if self.prompt.length_counts == "content":
             whole += self._fixed - len(self._separator())
         return min(whole, self.max_positions or whole)
 
     @property
     def query_behind(self) -> bool:
-        """Whether the query stands behind the document, where a cut at the end would take it."""
+        """Whether the query stands behind the document, where truncating the end of the prompt would remove it."""
         return self._query_at > self._document_at or self.repeats > 1
 
     def answer_tokens(self, answer: int) -> list[int]:
@@ -132,29 +158,28 @@ class PairPromptEncoder(Thinking):
         return [self.answer_ids[answer]]
 
     def instruction_ids(self) -> list[int]:
-        """Ids of the default instruction in its form; none where there is none."""
+        """Ids of the default instruction with its frame; none if there is no instruction."""
         return self._fill("{instruction}", "", None)
 
     def instruction_text(self) -> str:
-        """The default instruction in its form, "" where there is none."""
+        """The default instruction with its frame, "" if there is no instruction."""
         return self._instruction(None)
 
     def query_limit(self) -> int:
-        """Most tokens of one occurrence of the query, beside the default instruction."""
-        limit = self._around("", None).limit
-        assert limit is not None  # as the share bounds it
+        """Maximum number of tokens of one occurrence of the query, given the default instruction."""
+        limit = self._frame("", None).query_limit
+        assert limit is not None
         return limit
 
     def direct(self) -> PairPromptEncoder:
-        """The same prompt with an empty thought, up to its answer: how a thinking model is asked at once. A prompt that asks for no
-        thought stays as it is."""
+        """The encoder with an empty thought in the prompt, so that a thinking model answers at once; itself for other kinds."""
         if self.prompt.kind != "thinking":
             return self
         template = (*self.segments, *([] if self.opened else [f"{OPEN}\n"]), SHUT)
         return PairPromptEncoder(replace(self.prompt, kind="binary", template=template), self.tokenizer, self.max_positions)
 
     def _content_room(self) -> int:
-        """Tokens that instruction, query and document may take together."""
+        """Number of tokens that instruction, query and document may take together."""
         room = self.longest - self._fixed
         if room < 8:
             raise PromptError(
@@ -163,20 +188,20 @@ class PairPromptEncoder(Thinking):
         return room
 
     def _separator(self) -> list[int]:
-        """Fixed ids between query and document, which count as content in the released models' rule."""
+        """Literal ids between query and document, which count as content in the released models' rule."""
         one, other = sorted((self._query_at, self._document_at))
         return [t for i in range(one + 1, other) for t in self._literal.get(i, [])]
 
-    def _around(self, query: str, instruction: str | None, most: int | None = None, share: bool = True) -> Around:
-        """What stands around a document: the query is cut to its share (unless `share` is False) and to `most` tokens."""
-        head, used, cut, limit = [], 0, 0, None if share else most
+    def _frame(self, query: str, instruction: str | None, max_query_tokens: int | None = None, share: bool = True) -> DocumentFrame:
+        """Ids around a document. The query is capped at its share, unless `share` is False, and at `max_query_tokens`."""
+        head, used, cut, limit = [], 0, 0, None if share else max_query_tokens
         for i in range(self._document_at):
             if i in self._literal:
                 head += self._literal[i]
                 continue
             ids = self._fill(self.segments[i], query, instruction)
             if "{query}" in self.segments[i]:
-                limit = self._query_limit(used, most) if share else most
+                limit = self._query_limit(used, max_query_tokens) if share else max_query_tokens
                 cut, ids = len(ids) - len(ids[:limit]), ids[:limit]
             elif used + len(ids) > self._max - 8:
                 raise PromptError(
@@ -186,12 +211,12 @@ class PairPromptEncoder(Thinking):
             head += ids
             used += len(ids)
         if share and limit is None:  # the query stands behind the document
-            limit = self._query_limit(used, most)
+            limit = self._query_limit(used, max_query_tokens)
         tail, again, cut_again = self._tail(query, limit)
-        return Around(head, tail, used + again, max(cut, cut_again), limit)
+        return DocumentFrame(head, tail, used + again, max(cut, cut_again), limit)
 
     def _tail(self, query: str, limit: int | None) -> tuple[list[int], int, int]:
-        """Ids after the document, how many of them are the query's, which is capped as in the head, and tokens cut from it."""
+        """(ids after the document, how many of them are the query's, tokens truncated from it), the query capped at `limit`."""
         tail, again, cut = [], 0, 0
         for i in range(self._document_at + 1, len(self.segments)):
             if i in self._literal:
@@ -203,18 +228,22 @@ class PairPromptEncoder(Thinking):
             again += len(ids[:limit])
         return tail, again, cut
 
-    def _query_limit(self, used: int, most: int | None = None) -> int:
-        """Most tokens of one occurrence of the query, with `used` taken by the instruction; all occurrences share `query_share`.
-        `most` bounds it."""
-        content = self.prompt.lengths == "content"
+    def _query_limit(self, used: int, max_tokens: int | None = None) -> int:
+        """Maximum number of tokens of one occurrence of the query; all occurrences together take at most `query_share`.
+
+        Args:
+            used: tokens that the instruction takes.
+            max_tokens: a further limit, None for none.
+        """
+        content = self.prompt.length_counts == "content"
         # The released models' rule counts the separator, and caps instruction and query as one piece.
         whole = self._max + len(self._separator()) if content else self.prompt.max_length
         cap = int(whole * self.prompt.query_share) // self.repeats
         limit = cap if content else max(1, min(cap, (self._max - used) // (2 * self.repeats)))
-        return limit if most is None else min(most, limit)
+        return limit if max_tokens is None else min(max_tokens, limit)
 
     def _fill(self, segment: str, query: str, instruction: str | None) -> list[int]:
-        """Ids of a segment with slots. The instruction's own frame may hold special tokens; what users wrote may not."""
+        """Ids of a segment with slots. The instruction's frame may hold special tokens; users' texts may not."""
         if segment == "{instruction}":
             value = self.prompt.instruction if instruction is None else instruction
             before, after = self._instruction_frame()

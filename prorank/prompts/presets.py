@@ -17,7 +17,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # The document comes first and the query behind it, read in its light; a document's tokens are then the same for every query, so
     # that training reads a document once for several (see stage `score`).
     "document-first": dict(
-        first="document",
+        order="document-first",
         user="{instruction}Document:\n{document}{close}\nQuery:\n{query}{close}\nRelevant?",
     ),
     # Ids of mixedbread-ai/mxbai-rerank-{base,large}-v2 as their package joins them (mxbai-rerank 0.1.6).
@@ -36,8 +36,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         ),
         max_length=8192,
         query_share=0.75,
-        lengths="content",
-        split_special=False,
+        length_counts="content",
+        escape_special_tokens=False,
     ),
     # Ids of Qwen/Qwen3-Reranker-{0.6B,4B,8B} as their model card joins them: instruction, query and document are one text there,
     # and no token reaches over the line break before "<Document>", so a query's documents share their prefix here, too.

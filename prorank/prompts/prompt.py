@@ -5,16 +5,18 @@ It is plain settings, saved as `prompt.json` with the checkpoint; `bind(tokenize
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from pydantic.dataclasses import dataclass
 
 from ..errors import PromptError, nearest
 from ..utils.files import can_be_read, parse_json, read_text
 from .list_encoder import ListPromptEncoder
 from .pair_encoder import Encoded, PairPromptEncoder, TruncationCounts
 from .presets import PRESETS as TEXTS
-from .prompt_settings import PromptSettings
+from .prompt_settings import CONFIG, FIELDS, PromptSettings
 from .template import render_frame, with_bos
 
 __all__ = ["PRESETS", "AnyPromptEncoder", "ListPromptEncoder", "PairPromptEncoder", "TruncationCounts", "Encoded", "Prompt"]
@@ -22,7 +24,7 @@ __all__ = ["PRESETS", "AnyPromptEncoder", "ListPromptEncoder", "PairPromptEncode
 AnyPromptEncoder = PairPromptEncoder | ListPromptEncoder
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CONFIG)
 class Prompt(PromptSettings):
     """The only thing that turns (query, document) into token ids: settings that `bind` joins with a tokenizer.
 
@@ -34,10 +36,9 @@ class Prompt(PromptSettings):
         """A named prompt, with `changes` to its fields. Raises PromptError for an unknown name or field."""
         if name not in PRESETS:
             raise PromptError(f"unknown prompt preset '{name}'{nearest(name, PRESETS)}")
-        known = [f.name for f in fields(cls)]
-        for key in changes:
-            if key not in known:
-                raise PromptError(f"prompt: unknown key '{key}'{nearest(key, known)}")
+        unknown = next((key for key in changes if key not in FIELDS), None)
+        if unknown is not None:
+            raise PromptError(f"prompt: unknown key '{unknown}'{nearest(unknown, FIELDS)}")
         return replace(PRESETS[name], **changes)
 
     @classmethod

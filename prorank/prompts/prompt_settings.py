@@ -7,93 +7,122 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from ..errors import PromptError
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+from pydantic_core import ErrorDetails
+
+from ..errors import PromptError, nearest
 from ..utils.files import atomic_file
 from .slots import SLOT
 
-KINDS = ("binary", "thinking", "setwise", "listwise")
+Kind = Literal["binary", "thinking", "setwise", "listwise"]
+Order = Literal["query-first", "document-first"]
+LengthCounts = Literal["whole", "content"]
+CONFIG = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True)
+
+# What a field expects, for messages; every other field is a text.
+EXPECTED = {
+    "template": "a text or a list of texts",
+    "answers": "two different, non-empty texts (not relevant, relevant)",
+    "max_length": "a whole number of at least 16 tokens",
+    "max_think_tokens": "a whole number of at least 1",
+    "query_share": "a number between 0 and 1",
+    "escape_special_tokens": "true or false",
+}
 
 
-@dataclass(frozen=True)
+def _as_tuple(value: Any) -> Any:
+    """A list, as YAML and JSON have it, as a tuple; any other value as it is."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+Answer = Annotated[str, Field(min_length=1)]
+Segments = Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+@dataclass(frozen=True, config=CONFIG)
 class PromptSettings:
     """The fields of a prompt. `Prompt` adds how they are read and joined with a tokenizer.
 
-    Args:
-        name: preset it came from, for display.
-        kind: "binary", the answer is one of two tokens; "thinking", a thought comes first: <think>…</think><answer>…</answer>;
-            "setwise", several documents are shown and the answer is the label of the best, one token; "listwise", the answer is
-            their whole order, in writing: [2] > [1].
-        first: "query", which documents then share, or "document", with the query behind it alone, which queries can share.
-        system: text of the system turn.
-        user: the user's turn, with the slots {instruction}, {query}, {document}; {query} may come again after the document. Where
-            several documents are shown {documents} stands in place of {document}: with kinds "setwise" and "listwise", and with
-            "thinking" if wanted.
-            {open} and {close} become the special tokens `<|im_start|>`, `<|im_end|>` where the tokenizer has them (a blank and
-            nothing elsewhere).
-        instruction_format: what stands for {instruction} when there is one; nothing stands there otherwise.
-        instruction: default instruction, "" for none.
-        template: "auto" renders system and user by the tokenizer's chat template (plain text where it has none). A string
-            with slots is taken literally. A list of strings is literal too, each string tokenised as one piece.
-        answers: (not relevant, relevant), each one token in place.
-        max_length: tokens. With lengths="whole" it bounds the whole prompt; with "content" (the released mxbai models' rule)
-            query and document only.
-        query_share: the query's largest share of max_length.
-        lengths: "whole" or "content".
-        document_format: what each of several documents is shown as, with {label} and {document}, and {query} and {label} again
-            behind it where wanted, {open} and {close} as in `user`; line breaks part them.
-        max_think_tokens: the thought's budget in tokens (kind "thinking"), after which it is closed.
-        split_special: texts of users that spell a special token are taken as plain text.
+    Raises:
+        PromptError: a field has a wrong type or value, or the template lacks a slot. The message names the key.
     """
 
     name: str = "prorank"
-    kind: str = "binary"
-    first: str = "query"
-    system: str = "Judge whether the document is relevant to the query: 1 if it is, 0 if it is not."
-    user: str = "{instruction}Query:{open}{query}{close}\nDocument:{open}{document}{close}\nRelevant?"
-    instruction_format: str = "Instruction:{open}{instruction}{close}\n"
-    instruction: str = ""
-    template: str | tuple[str, ...] = "auto"
-    answers: tuple[str, str] = ("0", "1")
-    max_length: int = 512
-    query_share: float = 0.5
-    lengths: str = "whole"
-    document_format: str = "[{label}] {document}"
-    max_think_tokens: int = 200
-    split_special: bool = True
+    """Preset that the prompt came from, for display."""
 
-    def __post_init__(self) -> None:
-        for key in ("name", "kind", "first", "system", "user", "instruction_format", "instruction", "lengths", "document_format"):
-            if not isinstance(getattr(self, key), str):
-                raise PromptError(f"prompt key '{key}' is {getattr(self, key)!r}; expected a text")
-        if not isinstance(self.answers, (list, tuple)):
-            raise PromptError(f"prompt key 'answers' is {self.answers!r}; expected two texts (not relevant, relevant)")
-        if isinstance(self.answers, list):
-            object.__setattr__(self, "answers", tuple(self.answers))
-        if isinstance(self.template, list):
-            object.__setattr__(self, "template", tuple(self.template))
-        if self.kind not in KINDS:
-            raise PromptError(f"prompt kind '{self.kind}' is not known; valid: {', '.join(KINDS)}")
-        if self.first not in ("query", "document"):
-            raise PromptError(f"prompt key 'first' must be 'query' or 'document', not {self.first!r}")
-        if len(self.answers) != 2 or not all(isinstance(a, str) and a for a in self.answers):
-            raise PromptError(f"answers must be two non-empty strings (not relevant, relevant), not {self.answers!r}")
+    kind: Kind = "binary"
+    """What the model is asked for. "binary": one of two answer tokens. "thinking": a thought first, then the answer:
+    `<think>…</think><answer>…</answer>`. "setwise": the label of the best of several documents, one token. "listwise": the order of
+    several documents, in writing: `[2] > [1]`."""
+
+    order: Order = "query-first"
+    """"query-first": the query stands before the document, so that documents can share it as a prefix. "document-first": the query
+    stands behind the document only, so that queries can share the document."""
+
+    system: str = "Judge whether the document is relevant to the query: 1 if it is, 0 if it is not."
+    """Text of the system turn."""
+
+    user: str = "{instruction}Query:{open}{query}{close}\nDocument:{open}{document}{close}\nRelevant?"
+    """Text of the user's turn, with the slots {instruction}, {query} and {document}; {query} may come again after the document.
+    Prompts that show several documents have {documents} in place of {document}: kinds "setwise" and "listwise" always, "thinking"
+    optionally. {open} and {close} become the special tokens `<|im_start|>` and `<|im_end|>` if the tokenizer has them, otherwise a
+    blank and nothing."""
+
+    instruction_format: str = "Instruction:{open}{instruction}{close}\n"
+    """Text that replaces {instruction} if there is an instruction; without one, nothing does."""
+
+    instruction: str = ""
+    """Default instruction, "" for none."""
+
+    template: Annotated[str | Segments, BeforeValidator(_as_tuple)] = "auto"
+    """"auto" renders `system` and `user` by the tokenizer's chat template, or as plain text if it has none. A text with slots is
+    taken literally. A list of texts is literal too; each text is tokenised as one piece."""
+
+    answers: Annotated[tuple[Answer, Answer], BeforeValidator(_as_tuple)] = ("0", "1")
+    """(not relevant, relevant), each a single token in its place."""
+
+    max_length: Annotated[int, Field(ge=16)] = 512
+    """Maximum number of tokens, counted as `length_counts` says."""
+
+    query_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Largest share of `max_length` that the query may take."""
+
+    length_counts: LengthCounts = "whole"
+    """What `max_length` counts. "whole": the whole prompt. "content": query and document only, which is the rule of the released
+    mxbai models."""
+
+    document_format: str = "[{label}] {document}"
+    """How each of several documents is shown: {label} and {document}, optionally {query} and {label} again behind it, {open} and
+    {close} as in `user`. Documents are joined by line breaks."""
+
+    max_think_tokens: Annotated[int, Field(ge=1)] = 200
+    """Maximum number of tokens of a thought (kind "thinking"), after which it is closed."""
+
+    escape_special_tokens: bool = True
+    """Tokenise special tokens that users' texts spell as plain text."""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _with_prompt_errors(cls, values: Any, handler: Any) -> Any:
+        """Validate the fields, and report the first fault as a PromptError."""
+        try:
+            return handler(values)
+        except ValidationError as error:
+            raise PromptError(_message(error.errors(include_url=False)[0])) from error
+
+    @model_validator(mode="after")
+    def _check_texts(self) -> PromptSettings:
         if self.answers[0] == self.answers[1]:
-            raise PromptError(f"the two answers are the same: {self.answers[0]!r}")
-        if not isinstance(self.max_length, int) or self.max_length < 16:
-            raise PromptError(f"max_length must be a whole number of at least 16 tokens, not {self.max_length!r}")
-        if not isinstance(self.max_think_tokens, int) or self.max_think_tokens < 1:
-            raise PromptError(f"max_think_tokens must be a whole number of at least 1, not {self.max_think_tokens!r}")
-        if not isinstance(self.query_share, (int, float)) or not 0 < self.query_share < 1:
-            raise PromptError(f"query_share must lie between 0 and 1, not {self.query_share!r}")
-        if self.lengths not in ("whole", "content"):
-            raise PromptError(f"lengths must be 'whole' or 'content', not {self.lengths!r}")
-        parts = (self.template,) if isinstance(self.template, str) else self.template
-        if not isinstance(parts, tuple) or not parts or not all(isinstance(part, str) for part in parts):
-            raise PromptError(f"prompt key 'template' is {self.template!r}; expected a text or a list of texts")
+            raise PromptError(
+                f"prompt key 'answers': the two answers are the same, {self.answers[0]!r}; expected two different texts"
+            )
         (self._check_list if self.lists else self._check_pair)(self._text)
+        return self
 
     @property
     def _text(self) -> str:
@@ -107,8 +136,10 @@ class PromptSettings:
 
     def _check_list(self, text: str) -> None:
         """Raise PromptError for slots that a prompt of several documents cannot have."""
-        if self.first != "query":
-            raise PromptError(f"prompt key 'first' is 'query' for prompts of kind {self.kind} that show several documents")
+        if self.order != "query-first":
+            raise PromptError(
+                f"prompt key 'order' must be 'query-first' for prompts of kind {self.kind} that show several documents"
+            )
         if text.count("{documents}") != 1 or "{document}" in text:
             raise PromptError(f"the template of a {self.kind} prompt must hold {{documents}}, exactly once: {text[:80]!r}")
         if "{query}" not in text:
@@ -131,13 +162,13 @@ class PromptSettings:
         if "{query}" not in text:
             raise PromptError(f"the template must hold {{query}}: {text[:80]!r}")
         before, after = text.split("{document}")
-        if self.first == "document":
+        if self.order == "document-first":
             if "{query}" in before or after.count("{query}") != 1:
-                raise PromptError("a prompt with first: document must hold {query} exactly once, after {document}")
+                raise PromptError("a prompt with order: document-first must hold {query} exactly once, after {document}")
         elif "{query}" not in before:
             raise PromptError(
                 "the template must place {query} before {document}, so that documents share their prefix "
-                "(it may come again after it), or say first: document"
+                "(it may come again after it), or set order: document-first"
             )
         elif before.count("{query}") != 1:
             raise PromptError("the template must hold {query} exactly once before {document}")
@@ -155,7 +186,20 @@ class PromptSettings:
 
     def fingerprint(self) -> str:
         """Twelve hex digits that change whenever a setting changes."""
-        told = asdict(self)
-        if self.first == "query":
-            del told["first"]  # calibrations and scores that were kept before the key was there stay good
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _message(fault: ErrorDetails) -> str:
+    """What is wrong with a field: its key, its value and what is expected."""
+    key, *inner = fault["loc"]
+    if fault["type"] == "unexpected_keyword_argument":
+        return f"prompt: unknown key '{key}'{nearest(str(key), FIELDS)}"
+    place = f"{key}{''.join(f'[{index}]' for index in inner if isinstance(index, int))}"
+    value = repr(fault["input"])[:80]
+    if fault["type"] == "literal_error":
+        choices = fault["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
+        return f"prompt key '{place}' is {value}, which is not known{nearest(str(fault['input']), choices)}"
+    return f"prompt key '{place}' is {value}; expected {EXPECTED.get(str(key), 'a text')}"
+
+
+FIELDS = tuple(field.name for field in fields(PromptSettings))

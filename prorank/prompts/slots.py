@@ -8,9 +8,9 @@ SLOT = re.compile(r"\{(instruction|query|documents?)\}")
 
 
 def split(template: str) -> list[str]:
-    """Literals and slots in order: "a{query}b" -> ["a", "{query}", "b"]."""
+    """Split a template into literals and slots, in order: "a{query}b" -> ["a", "{query}", "b"]."""
     parts, last = [], 0
-    for found in SLOT.finditer(template):
-        parts += [template[last : found.start()], found.group(0)]
-        last = found.end()
+    for match in SLOT.finditer(template):
+        parts += [template[last : match.start()], match.group(0)]
+        last = match.end()
     return [p for p in parts + [template[last:]] if p]

@@ -16,12 +16,20 @@ def fixed_tokens(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) if text else []
 
 
-def free_tokens(tokenizer: Any, texts: list[str], split_special: bool = True) -> list[list[int]]:
-    """Ids of texts that users wrote; with `split_special` special tokens in them are plain text. Raises DataError for what is no
-    text, or not UTF-8."""
+def free_tokens(tokenizer: Any, texts: list[str], escape_special_tokens: bool = True) -> list[list[int]]:
+    """Ids of users' texts.
+
+    Args:
+        tokenizer: of transformers.
+        texts: may be empty.
+        escape_special_tokens: tokenise special tokens in the texts as plain text.
+
+    Raises:
+        DataError: a text is not a string, or not UTF-8.
+    """
     if not texts:
         return []
-    options = {"split_special_tokens": True} if split_special else {}
+    options = {"split_special_tokens": True} if escape_special_tokens else {}
     try:
         return tokenizer(texts, add_special_tokens=False, verbose=False, **options)["input_ids"]
     except (TypeError, ValueError, AttributeError):

@@ -10,7 +10,8 @@ import functools
 import hashlib
 
 from ..checkpoints.calibration import Calibration, calibration_for
-from ..checkpoints.resolve import Resolved, weight_hash
+from ..checkpoints.resolve import Resolved
+from ..checkpoints.weight_hashes import weight_hash
 from .strategy import RankingStrategy
 
 

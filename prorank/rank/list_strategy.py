@@ -12,7 +12,7 @@ import numpy as np
 
 from ..engine.generation import make_generator
 from ..engine.modules import room_for_prompts
-from ..prompts.list_encoder import MOST, EncodedList, ListPromptEncoder
+from ..prompts.list_encoder import MAX_DOCUMENTS, EncodedList, ListPromptEncoder
 from ..prompts.prompt import Prompt
 from .list_readers import AnswerReader, LabelReader, ListReader, max_generated_tokens
 from .methods import ListMethod
@@ -127,7 +127,7 @@ def _list_encoder(runtime: ModelRuntime, prompt: Prompt, method: ListMethod) -> 
     encoder = prompt.bind_list(runtime.tokenizer, room_for_prompts(runtime.model))
     if not encoder.writes:
         return encoder
-    room = room_for_prompts(runtime.model, max_generated_tokens(encoder, method, MOST))
+    room = room_for_prompts(runtime.model, max_generated_tokens(encoder, method, MAX_DOCUMENTS))
     return prompt.bind_list(runtime.tokenizer, room)
 
 
@@ -140,4 +140,4 @@ def _reader(runtime: ModelRuntime, encoder: ListPromptEncoder, method: ListMetho
 
 def _cut_positions(prompt: EncodedList, shift: int) -> list[int]:
     """Return the positions, before the rotation by `shift`, of documents that were cut."""
-    return [(i + shift) % len(prompt.cuts) for i, cut in enumerate(prompt.cuts) if cut]
+    return [(i + shift) % len(prompt.document_cuts) for i, cut in enumerate(prompt.document_cuts) if cut]

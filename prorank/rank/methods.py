@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ConfigError, nearest
-from ..prompts.list_encoder import MOST
+from ..prompts.list_encoder import MAX_DOCUMENTS
 from ..prompts.prompt import Prompt
 from .answer_parsing import ParsedRanking
 from .sorting import BestSorter, OrderSorter, bubblesort, heapsort, sliding
@@ -46,8 +46,8 @@ class Setwise:
         """Raise ConfigError for an option that cannot work."""
         if self.sort not in SORTS:
             raise ConfigError(f"sort '{self.sort}' is not known; valid: {', '.join(SORTS)}")
-        if not 1 <= self.branching < MOST:
-            raise ConfigError(f"branching must lie in 1..{MOST - 1}, not {self.branching}")
+        if not 1 <= self.branching < MAX_DOCUMENTS:
+            raise ConfigError(f"branching must lie in 1..{MAX_DOCUMENTS - 1}, not {self.branching}")
         if self.k < 1 or self.permutations < 1:
             raise ConfigError("k and permutations must be at least 1")
 
@@ -86,8 +86,8 @@ class Listwise:
 
     def validate(self) -> None:
         """Raise ConfigError for an option that cannot work."""
-        if not 2 <= self.window <= MOST:
-            raise ConfigError(f"window must lie in 2..{MOST}, not {self.window}")
+        if not 2 <= self.window <= MAX_DOCUMENTS:
+            raise ConfigError(f"window must lie in 2..{MAX_DOCUMENTS}, not {self.window}")
         if not 1 <= self.step < self.window:
             raise ConfigError(f"step must lie in 1..{self.window - 1}, below the window, not {self.step}")
         if self.passes < 1 or self.permutations < 1:

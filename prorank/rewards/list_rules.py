@@ -41,8 +41,8 @@ def rank_r1_reward(completions: Sequence[Any], label: Sequence[str] | None = Non
 
 def answer_of(completion: str) -> str | None:
     """What a completion in form answers, None for others."""
-    found = FORM.search(completion)
-    return found[1].strip() if found else None
+    match = FORM.search(completion)
+    return match[1].strip() if match else None
 
 
 def rearank_reward(
@@ -79,10 +79,10 @@ def rearank_parts(completion: str, grades: Sequence[float], depth: int = 10, gai
     answer = answer_of(completion)
     if answer is None:
         return dict.fromkeys(("gain", "tags", "order"), 0.0)
-    said = parse_ranking(answer, len(grades))
+    ranking = parse_ranking(answer, len(grades))
     if max(grades, default=0) <= 0:  # any order is the best
         first = now = 1.0
     else:
-        first, now = (ndcg(row, gain, depth) for row in (grades, [grades[i] for i in said.order]))
+        first, now = (ndcg(row, gain, depth) for row in (grades, [grades[i] for i in ranking.order]))
     gained = (now - first) / (1 - first) if first < 1 else float(now >= 1)
-    return {"gain": 0.8 * gained, "tags": 0.1, "order": 0.1 * (not said.repairs)}
+    return {"gain": 0.8 * gained, "tags": 0.1, "order": 0.1 * (not ranking.repairs)}

@@ -81,10 +81,10 @@ def parse(text: str, opened: bool = False) -> Completion:
     end = answer[1].end() if answer else len(text)
     if think and end <= think[0].start():  # behind the answer all is extra
         think = None
-    said = text[answer[0].end() : answer[1].start()] if answer else None
+    answer_text = text[answer[0].end() : answer[1].start()] if answer else None
     return Completion(
         thought=text[think[0].end() : think[1].start()] if think else None,
-        answer=said if said in ANSWERS else None,
+        answer=answer_text if answer_text in ANSWERS else None,
         in_form=[tag[0] for tag in tags if tag.end() <= end] == FORM,
         tried=any(tag[0] == "<answer>" for tag in free),
         extra=text[end:].strip(),
@@ -102,22 +102,22 @@ def _pair(name: str, begins: list[re.Match], tags: list[re.Match]) -> tuple[re.M
 class Judged:
     """A completion with what is known of it besides its text."""
 
-    said: Completion
+    completion: Completion
     label: int
     think_tokens: int
     finished: bool
 
 
 PARTS: dict[str, Callable[[Judged, Rules], float]] = {
-    "format_weight": lambda j, r: r.format_weight * (j.said.answer is not None),
-    "acc_weight": lambda j, r: r.acc_weight * (j.said.answer == ANSWERS[j.label]),
+    "format_weight": lambda j, r: r.format_weight * (j.completion.answer is not None),
+    "acc_weight": lambda j, r: r.acc_weight * (j.completion.answer == ANSWERS[j.label]),
     "think_bonus": lambda j, r: (
-        r.think_bonus * (j.said.thought is not None and r.min_think_tokens <= j.think_tokens <= r.max_think_tokens)
+        r.think_bonus * (j.completion.thought is not None and r.min_think_tokens <= j.think_tokens <= r.max_think_tokens)
     ),
     "length_penalty": lambda j, r: -r.length_penalty * max(0, j.think_tokens - r.max_think_tokens) / r.max_think_tokens,
-    "extra_text_penalty": lambda j, r: -r.extra_text_penalty * bool(j.said.extra),
-    "invalid_tag_penalty": lambda j, r: -r.invalid_tag_penalty * (not j.said.in_form),
-    "missing_answer_penalty": lambda j, r: -r.missing_answer_penalty * (not j.said.tried),
+    "extra_text_penalty": lambda j, r: -r.extra_text_penalty * bool(j.completion.extra),
+    "invalid_tag_penalty": lambda j, r: -r.invalid_tag_penalty * (not j.completion.in_form),
+    "missing_answer_penalty": lambda j, r: -r.missing_answer_penalty * (not j.completion.tried),
     "missing_eos_penalty": lambda j, r: -r.missing_eos_penalty * (not j.finished),
 }
 
@@ -155,12 +155,12 @@ class RuleReward:
     def judge(self, text: str, label: int, finished: bool = True, opened: bool | None = None) -> Verdict:
         """The reward of one completion for label 1 (relevant) or 0. Raises DataError for another label."""
         label = read_label(label)
-        said = parse(text, self.opened if opened is None else opened)
-        tokens = self.count(said.thought.strip()) if said.thought else 0
-        judged = Judged(said, label, tokens, finished)
+        completion = parse(text, self.opened if opened is None else opened)
+        tokens = self.count(completion.thought.strip()) if completion.thought else 0
+        judged = Judged(completion, label, tokens, finished)
         # Rounded, since float dust would set equal rewards apart.
         parts = {name: round(float(PARTS[name](judged, self.rules)), 10) for name in self.parts}
-        return Verdict(round(fsum(parts.values()), 10), parts, said.answer, tokens)
+        return Verdict(round(fsum(parts.values()), 10), parts, completion.answer, tokens)
 
     def __call__(
         self, prompts: Any = None, completions: Sequence[Any] = (), completion_ids: Sequence[Sequence[int]] | None = None,

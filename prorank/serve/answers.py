@@ -40,7 +40,7 @@ def _seconds(job: RerankJob, begin: float, tokenization: float) -> StageSeconds:
 
 def _probabilities(reranker: Reranker, rerank_query: RerankQuery, scores: list[np.ndarray]) -> list[np.ndarray]:
     """Return calibrated probabilities, or []. The calibration was fitted on whole documents, so it does not hold for chunks."""
-    if reranker.compares_documents or rerank_query.truncation.chunks > 1:
+    if reranker.compares_documents or rerank_query.truncation.max_chunks > 1:
         return []
     lists = [reranker.probabilities(values, rerank_query.instruction) for values in scores]
     return [values for values in lists if values is not None]  # either all of them or none

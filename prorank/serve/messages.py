@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from ..prompts.truncation import WHOLE, Truncation
+from ..prompts.truncation import DEFAULT_TRUNCATION, Truncation
 from ..rank.documents import GeneratedThought
 
 ErrorKind = Literal[
@@ -78,7 +78,7 @@ class RerankQuery:
 
     lists: list[QueryDocuments]
     instruction: str | None = None
-    truncation: Truncation = WHOLE
+    truncation: Truncation = DEFAULT_TRUNCATION
     raw_scores: bool = False
     return_thoughts: bool = False
     top_n: int = 0

@@ -17,7 +17,7 @@ import numpy as np
 from ..errors import ModelError
 from ..prompts.pair_encoder import PairPromptEncoder
 from ..prompts.tokens import free_tokens
-from ..prompts.truncation import WHOLE, Truncation
+from ..prompts.truncation import DEFAULT_TRUNCATION, Truncation
 from ..rank.documents import GeneratedThought
 from ..rank.list_strategy import ListStrategy
 from ..rank.thinking import sampling_key
@@ -94,7 +94,7 @@ class PointwiseWorkload:
         rerank_query, limit = job.rerank_query, self._max_characters(job)
         query = rerank_query.lists[list_index].query
         texts = [_pre_truncate(job.texts[list_index][at], limit, rerank_query.truncation.side) for at in indices]
-        encoded = self.encoder.encode_parts(query[:limit], texts, rerank_query.instruction, rerank_query.truncation)
+        encoded = self.encoder.encode_chunks(query[:limit], texts, rerank_query.instruction, rerank_query.truncation)
         items = []
         for at, text, prompts in zip(indices, texts, encoded):
             whole = job.texts[list_index][at]
@@ -111,7 +111,7 @@ class PointwiseWorkload:
         return QueueItem(job, list_index, at, len(document.prompt.ids) - prefix, prefix, document)
 
     def _max_characters(self, job: RerankJob) -> int:
-        return MAX_CHARS_PER_TOKEN * self.longest * job.rerank_query.truncation.chunks
+        return MAX_CHARS_PER_TOKEN * self.longest * job.rerank_query.truncation.max_chunks
 
     def run(self, items: list[Item]) -> list[PromptScore]:
         """Score a batch; one result per item."""
@@ -154,7 +154,7 @@ class ListwiseWorkload:
     def encode(self, job: RerankJob, list_index: int, indices: list[int]) -> list[Item]:
         """Return the first question about a list. Raises RequestError for kinds of truncation that lists do not have."""
         truncation = job.rerank_query.truncation
-        if truncation.chunks > 1 or truncation.prompt or truncation.query:
+        if truncation.max_chunks > 1 or truncation.max_prompt_tokens or truncation.max_query_tokens:
             message = "this model reads several documents at once; chunks and token limits of a prompt or a query are not supported"
             raise RequestError("invalid", message)
         job.texts[list_index] = [
@@ -166,9 +166,9 @@ class ListwiseWorkload:
     def _truncate(self, job: RerankJob, list_index: int, at: int, text: str, truncation: Truncation) -> str:
         """Return the part of a text that a prompt can show."""
         kept = _pre_truncate(text, MAX_CHARS_PER_TOKEN * self.longest, truncation.side)
-        if truncation != WHOLE:
+        if truncation != DEFAULT_TRUNCATION:
             ids = free_tokens(self.encoder.tokenizer, [kept])[0]
-            shown = truncation.of(ids, self.longest)[0][0]
+            shown = truncation.split(ids, self.longest)[0][0]
             kept = kept if len(shown) == len(ids) else self.encoder.tokenizer.decode(shown)
         if kept != text:
             job.record_prompts(list_index, [at], False, 0)

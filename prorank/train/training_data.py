@@ -11,9 +11,9 @@ from typing import Any
 from ..checkpoints.resolve import Resolved, prompt_of
 from ..data.examples import balanced_pairs, split_groups
 from ..data.formats import read_groups
-from ..data.reasoning_examples import ListThought, read_thoughts, split_thoughts
+from ..data.reasoning_examples import ListReasoningExample, read_reasoning_examples, split_reasoning_examples
 from ..errors import ConfigError
-from ..prompts.list_encoder import MOST
+from ..prompts.list_encoder import MAX_DOCUMENTS
 from ..prompts.prompt import AnyPromptEncoder, Prompt
 from .settings.common_settings import Settings, check_list_size
 from .settings.stage_settings import Reason, Score, Warmup
@@ -24,7 +24,7 @@ def prompt_for(resolved: Resolved, settings: Settings) -> Prompt:
     thought, several documents, or the document first."""
     own, wanted = prompt_of(resolved, settings.prompt), Prompt.of(settings.prompt)
     other_kind = (wanted.kind, wanted.lists) != (own.kind, own.lists) and wanted.kind != "binary"
-    prompt = wanted if other_kind or (wanted.first, own.first) == ("document", "query") else own
+    prompt = wanted if other_kind or (wanted.order, own.order) == ("document-first", "query-first") else own
     return replace(prompt, **_changes(prompt, settings))
 
 
@@ -48,7 +48,7 @@ def bind(prompt: Prompt, tokenizer: Any, settings: Settings) -> AnyPromptEncoder
     if prompt.lists:
         if not writes and prompt.kind != "setwise":
             raise ConfigError(f"stage {settings.stage} shows several documents with prompts of kind setwise, not {prompt.kind}")
-        check_list_size(getattr(settings, "list_size", MOST), MOST)
+        check_list_size(getattr(settings, "list_size", MAX_DOCUMENTS), MAX_DOCUMENTS)
         return prompt.bind_list(tokenizer)
     return prompt.bind(tokenizer) if writes or behind else prompt.bind(tokenizer).direct()
 
@@ -57,10 +57,10 @@ def read_examples(settings: Settings) -> tuple[list, list]:
     """Training and dev examples: groups, or thoughts for stage sft."""
     sources = [settings.data] if isinstance(settings.data, str) else settings.data
     if settings.stage == "sft":
-        thoughts = [thought for source in sources for thought in read_thoughts(source)]
+        thoughts = [thought for source in sources for thought in read_reasoning_examples(source)]
         if settings.dev:
-            return thoughts, read_thoughts(settings.dev)
-        return split_thoughts(thoughts, settings.dev_queries, settings.seed)
+            return thoughts, read_reasoning_examples(settings.dev)
+        return split_reasoning_examples(thoughts, settings.dev_queries, settings.seed)
     groups = [group for source in sources for group in read_groups(source, "train")]
     if settings.dev:
         return groups, read_groups(settings.dev, "dev")
@@ -84,7 +84,7 @@ def check_examples(examples: list, settings: Settings) -> None:
 
 def check_form(examples: list, bound: AnyPromptEncoder, settings: Settings) -> None:
     """Raise ConfigError where thoughts are about one document and the prompt shows several, or the other way round."""
-    lists = [isinstance(example, ListThought) for example in examples if settings.stage == "sft"]
+    lists = [isinstance(example, ListReasoningExample) for example in examples if settings.stage == "sft"]
     if lists and any(one != bound.prompt.lists for one in lists):
         shown = "several documents" if bound.prompt.lists else "one document"
         raise ConfigError(f"stage sft: prompt {bound.prompt.name} shows {shown}, and not all of the data do; see key 'prompt'")

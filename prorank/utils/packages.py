@@ -32,37 +32,37 @@ def download(arguments: list[str], into: Path) -> str | None:
     return reason(done.stderr or done.stdout) if done.returncode else None
 
 
-def reason(said: str) -> str:
+def reason(output: str) -> str:
     """Why pip failed, from what it wrote: its errors, and before them what became of the connection."""
-    lines = [line for line in map(str.strip, said.splitlines()) if not NOTICE.match(line)]
+    lines = [line for line in map(str.strip, output.splitlines()) if not NOTICE.match(line)]
     broken = [line for line in lines if "connection broken by" in line]
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR:")]
-    found = [line.removeprefix("WARNING: ") for line in broken[-1:]] + errors[:1]
-    return "; ".join(found or lines[-1:] or ["no message"])
+    messages = [line.removeprefix("WARNING: ") for line in broken[-1:]] + errors[:1]
+    return "; ".join(messages or lines[-1:] or ["no message"])
 
 
 def _carried(folder: Path) -> str | None:
     """Where the pip that Python carries was put below `folder`; None where it carries none."""
     done = subprocess.run([sys.executable, "-m", "ensurepip", "--root", str(folder)], capture_output=True, text=True)
-    found = next(folder.rglob("pip/__main__.py"), None)
-    return None if done.returncode or found is None else str(found.parent.parent)
+    pip = next(folder.rglob("pip/__main__.py"), None)
+    return None if done.returncode or pip is None else str(pip.parent.parent)
 
 
 def _environment(site: str) -> dict[str, str]:
     """The variables for pip: ours, with `site` to import it from, and with uv's indexes where pip has none of its own."""
-    found = dict(os.environ)
+    variables = dict(os.environ)
     if site:
-        found["PYTHONPATH"] = os.pathsep.join(filter(None, [site, found.get("PYTHONPATH")]))
-    for name, value in _uv_indexes(found).items():
-        found.setdefault(name, value)
-    return found
+        variables["PYTHONPATH"] = os.pathsep.join(filter(None, [site, variables.get("PYTHONPATH")]))
+    for name, value in _uv_indexes(variables).items():
+        variables.setdefault(name, value)
+    return variables
 
 
 def _uv_indexes(variables: dict[str, str]) -> dict[str, str]:
     """PIP_INDEX_URL and PIP_EXTRA_INDEX_URL as uv's variables or else its uv.toml name them."""
-    given = {ours: next((variables[name] for name in theirs if variables.get(name)), "") for ours, theirs in UV_VARIABLES.items()}
-    given = {ours: " ".join(NAMED.sub("", part) for part in value.split()) for ours, value in given.items() if value}
-    return given or _uv_file(variables)
+    indexes = {ours: next((variables[name] for name in theirs if variables.get(name)), "") for ours, theirs in UV_VARIABLES.items()}
+    indexes = {ours: " ".join(NAMED.sub("", part) for part in value.split()) for ours, value in indexes.items() if value}
+    return indexes or _uv_file(variables)
 
 
 def _uv_file(variables: dict[str, str]) -> dict[str, str]:

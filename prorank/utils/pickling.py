@@ -30,12 +30,12 @@ class MadeByArguments:
 def _by_name(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """Arguments by name; those of `**options` are among them."""
     signature = inspect.signature(cls.__init__)  # type: ignore[misc]
-    found = dict(signature.bind(None, *args, **kwargs).arguments)
-    found.pop(next(iter(signature.parameters)))  # self
+    arguments = dict(signature.bind(None, *args, **kwargs).arguments)
+    arguments.pop(next(iter(signature.parameters)))  # self
     for name, parameter in signature.parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD:
-            found |= found.pop(name, {})
-    return found
+            arguments |= arguments.pop(name, {})
+    return arguments
 
 
 def _make(cls: type, arguments: dict[str, Any]) -> Any:

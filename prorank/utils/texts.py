@@ -28,9 +28,9 @@ def plain_text(value: Any, where: str) -> str:
         raise DataError(f"{where} is {type(value).__name__}, not text; decode it first, such as by .decode('utf-8')")
     if not isinstance(value, str):
         raise DataError(f"{where} must be a text, not {shown(value)}")
-    if found := SURROGATE.search(value):
+    if match := SURROGATE.search(value):
         raise DataError(
-            f"{where} is not UTF-8 text: it has half of a surrogate pair (U+{ord(found[0]):04X} at character {found.start()}); "
+            f"{where} is not UTF-8 text: it has half of a surrogate pair (U+{ord(match[0]):04X} at character {match.start()}); "
             "decode its source with errors='replace', or drop the character"
         )
     return str.__str__(value)

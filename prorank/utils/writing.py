@@ -150,10 +150,10 @@ def _write_through(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _keep_owner_and_mode(old: Path, new: Path) -> None:
-    held = old.stat()
+    status = old.stat()
     with contextlib.suppress(OSError, AttributeError):
-        os.chown(new, held.st_uid, held.st_gid)
-    os.chmod(new, stat.S_IMODE(held.st_mode))
+        os.chown(new, status.st_uid, status.st_gid)
+    os.chmod(new, stat.S_IMODE(status.st_mode))
 
 
 def _swap(beside: Path, target: Path) -> None:

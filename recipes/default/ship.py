@@ -26,12 +26,13 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from prorank.checkpoints import default_model as shipped
+from prorank.checkpoints import default_model
 from prorank.checkpoints.calibration import FILE, Calibration
 from prorank.checkpoints.card import HUB_BASE, about_calibration, card_head, card_table
 from prorank.checkpoints.default_model import DEFAULT
-from prorank.checkpoints.resolve import Resolved, prompt_of, resolve, weight_hash
+from prorank.checkpoints.resolve import Resolved, prompt_of, resolve
 from prorank.checkpoints.sources import BUILT_IN, built_in
+from prorank.checkpoints.weight_hashes import weight_hash
 from prorank.errors import ConfigError, ModelError, ProRankError
 from prorank.reranker import Reranker
 from prorank.utils.config_files import read_values
@@ -70,7 +71,7 @@ def ship(run: Path, card: Path, calibration: Path | None = None) -> tuple[Path, 
     """
     told, found = _told(card), resolve(run)
     sha256 = _base(found)
-    with atomic_folder(shipped.MODELS / DEFAULT) as folder:
+    with atomic_folder(default_model.MODELS / DEFAULT) as folder:
         size = _adapter(found.adapter, folder)
         shutil.copyfile(found.adapter / "prompt.json", folder / "prompt.json")
         _write(folder / "base.json", {"name": BUILT_IN, "sha256": sha256})
@@ -78,7 +79,7 @@ def ship(run: Path, card: Path, calibration: Path | None = None) -> tuple[Path, 
         changed = _compare(theirs, ours)
         fitted = _calibration(calibration, theirs, ours, folder) if calibration else None
         (folder / "README.md").write_text(_card(told, found, fitted), encoding="utf-8")
-    return shipped.MODELS / DEFAULT, size, changed
+    return default_model.MODELS / DEFAULT, size, changed
 
 
 def _told(card: Path) -> dict[str, Any]:

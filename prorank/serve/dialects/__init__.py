@@ -71,7 +71,9 @@ def make_rerank_query(
         options: further fields of RerankQuery.
     """
     caps = [cap for cap in (body.max_tokens_per_doc, limits.max_tokens_per_doc) if cap]
-    truncation = Truncation(most=min(caps, default=None), chunks=_num_chunks(body, limits), **(truncation_options or {}))
+    truncation = Truncation(
+        max_document_tokens=min(caps, default=None), max_chunks=_num_chunks(body, limits), **(truncation_options or {})
+    )  # fmt: skip
     return RerankQuery(
         lists, body.instruction, truncation,
         raw_scores=raw_scores or bool(body.raw_scores), return_thoughts=bool(body.return_thoughts),

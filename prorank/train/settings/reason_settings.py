@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ...evaluate.gains import check_gain
-from ...prompts.list_encoder import MOST
+from ...prompts.list_encoder import MAX_DOCUMENTS
 from ...rewards.list_rules import REARANK_GAIN
 from ...rewards.rules import Rules, rules_of
 from .common_settings import Settings, check_list_size, require
@@ -123,7 +123,7 @@ class Reason(Settings):
             require(getattr(self, key) >= 1, key, "must be at least 1")
         require(self.temperature > 0, "temperature", "must be above 0: without chance there is nothing to choose from")
         require(0 < self.top_p <= 1, "top_p", "must lie in 0..1, without 0")
-        check_list_size(self.list_size, MOST)
+        check_list_size(self.list_size, MAX_DOCUMENTS)
         require(self.list_reward in ("rank-r1", "rearank"), "list_reward", "must be rank-r1 or rearank")
         check_gain(self.gain, "key 'gain'")
         require(self.completions_every >= 0, "completions_every", "must not be negative")

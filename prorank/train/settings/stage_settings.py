@@ -15,7 +15,7 @@ import yaml
 
 from ...errors import ConfigError, nearest
 from ...evaluate.gains import LINEAR, check_gain
-from ...prompts.list_encoder import MOST
+from ...prompts.list_encoder import MAX_DOCUMENTS
 from ...utils.config_files import fill, override, read_values
 from ..objectives.plackett_luce import MOST_EXACT, REWARDS
 from ..objectives.ranking_losses import LOSSES, TAUGHT
@@ -72,7 +72,7 @@ class Warmup(Settings):
         require(self.updates >= 1, "updates", "must be at least 1")
         require(self.kl >= 0, "kl", "must not be negative")
         require(0 < self.clip < 1, "clip", "must lie between 0 and 1")
-        check_list_size(self.list_size, MOST)
+        check_list_size(self.list_size, MAX_DOCUMENTS)
 
 
 @dataclass

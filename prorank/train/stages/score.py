@@ -92,7 +92,7 @@ class ScoreStage:
             raise DataError(f"loss {taught[0]}: some queries have no teacher scores (pos_scores, neg_scores); {remedy}")
         self.bound, self.settings, self.dev, self.thoughts = bound, settings, dev, thoughts
         self.listed = isinstance(bound, ListPromptEncoder)
-        shared = bound.prompt.first == "document" and not thoughts
+        shared = bound.prompt.order == "document-first" and not thoughts
         self.blocks = same_documents(groups, MAX_QUERIES_PER_BLOCK) if shared else [(group,) for group in groups]
         self.logits = Logits(settings, bf16)
         self.highest = max(max(g.labels) for g in groups) or 1.0

@@ -15,7 +15,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from ...data.examples import cycled
-from ...data.reasoning_examples import AnyThought, ListThought
+from ...data.reasoning_examples import AnyReasoningExample, ListReasoningExample
 from ...engine.flat_attention import is_flat
 from ...engine.packing import Pack, collate, pack_completions
 from ...errors import DataError
@@ -59,7 +59,8 @@ class SftStage:
     cpu_units = 4
 
     def __init__(
-        self, thoughts: Sequence[AnyThought], bound: AnyPromptEncoder, settings: Sft, dev: Sequence[AnyThought], bf16: bool
+        self, thoughts: Sequence[AnyReasoningExample], bound: AnyPromptEncoder,
+        settings: Sft, dev: Sequence[AnyReasoningExample], bf16: bool
     ) -> None:
         self.thoughts, self.bound, self.settings, self.dev = thoughts, bound, settings, dev
         labels = [getattr(thought, "label", None) for thought in thoughts]  # lists have none
@@ -87,10 +88,10 @@ class SftStage:
             self._pass = (epoch, self._order(epoch))
         return self._unit(index, self.thoughts[self._pass[1][row]])
 
-    def _unit(self, key: int, thought: AnyThought) -> CompletionExample:
+    def _unit(self, key: int, thought: AnyReasoningExample) -> CompletionExample:
         prompt, answer = _asked(self.bound, thought)
-        label = None if isinstance(thought, ListThought) else thought.label
-        said = thought.answer if isinstance(thought, ListThought) else thought.label
+        label = None if isinstance(thought, ListReasoningExample) else thought.label
+        said = thought.answer if isinstance(thought, ListReasoningExample) else thought.label
         target, cut = self.bound.completion(thought.think, said, self.settings.max_think_tokens)
         end = len(target) - len(self.bound.end)
         return CompletionExample(key, pack_completions(prompt, target), target, label, range(end - len(answer), end), cut)
@@ -161,9 +162,9 @@ class SftStage:
         return means | {"accuracy": sums["accuracy"] / len(self.dev), "score": -means["loss"]}
 
 
-def _asked(bound: AnyPromptEncoder, thought: AnyThought) -> tuple[list[int], list[int]]:
+def _asked(bound: AnyPromptEncoder, thought: AnyReasoningExample) -> tuple[list[int], list[int]]:
     """Ids of the prompt and of the answer; pairs go with a prompt of one document, lists with one of several."""
-    if isinstance(thought, ListThought):
+    if isinstance(thought, ListReasoningExample):
         assert isinstance(bound, ListPromptEncoder)  # as `check_form` has seen to
         return bound.encode(thought.query, list(thought.documents)).ids, bound.answer_tokens(thought.answer)
     assert isinstance(bound, PairPromptEncoder)

@@ -1,6 +1,6 @@
 """Parts: what of a document its prompts show, under every preset that shows one document.
 
-With no bounds asked for, `encode_parts` gives the very ids that `encode` gives.
+With no bounds asked for, `encode_chunks` gives the very ids that `encode` gives.
 """
 
 import pytest
@@ -25,8 +25,8 @@ BOUND = {name: Prompt.preset(name, max_length=most).bind(byte_tokenizer("qwen2")
 )  # fmt: skip
 def test_parts_fit_overlap_and_miss_nothing_but_what_they_say(count, room, chunks, overlap, most, side):
     ids = list(range(count))
-    parts = Truncation(most=most, chunks=chunks, overlap=overlap, side=side)
-    shown, cut = parts.of(ids, room)
+    truncation = Truncation(max_document_tokens=most, max_chunks=chunks, overlap=overlap, side=side)
+    shown, cut = truncation.split(ids, room)
     seen = sorted(set().union(*shown))
     assert 1 <= len(shown) <= chunks and all(len(some) <= room for some in shown)
     assert cut == count - len(seen)
@@ -40,7 +40,7 @@ def test_parts_fit_overlap_and_miss_nothing_but_what_they_say(count, room, chunk
 @pytest.mark.parametrize("bound", BOUND.values(), ids=BOUND)
 def test_plain_parts_are_the_prompts_own_encoding(bound):
     for document in ("", "the garden", LONG):
-        assert bound.encode_parts(QUERY, [document]) == [[bound.encode(QUERY, document)]]
+        assert bound.encode_chunks(QUERY, [document]) == [[bound.encode(QUERY, document)]]
 
 
 @pytest.mark.parametrize("bound", BOUND.values(), ids=BOUND)
@@ -49,7 +49,7 @@ def test_every_part_stands_in_the_whole_frame(bound):
     whole = bound.encode(QUERY, "")
     before, behind = whole.ids[: whole.document_start], whole.ids[whole.document_end :]
     lead = len(whole.ids) - len(before) - len(behind)  # words of the template in the document's own segment
-    some = bound.encode_parts(QUERY, [LONG], parts=Truncation(chunks=2))[0]
+    some = bound.encode_chunks(QUERY, [LONG], truncation=Truncation(max_chunks=2))[0]
     assert len(some) == 2 and len(some[0].ids) == bound.longest
     for one in some:
         assert one.ids[: len(before)] == before and one.ids[one.document_end :] == behind
@@ -60,22 +60,22 @@ def test_every_part_stands_in_the_whole_frame(bound):
 def test_bounds_of_document_query_prompt_and_side():
     bound = BOUND["prorank"]
     document = bound.tokenizer(LONG, add_special_tokens=False)["input_ids"]
-    capped = bound.encode_parts(QUERY, [LONG], parts=Truncation(most=5))[0][0]
+    capped = bound.encode_chunks(QUERY, [LONG], truncation=Truncation(max_document_tokens=5))[0][0]
     assert capped.ids[capped.document_start : capped.document_end] == document[:5]
     assert capped.document_cut == len(document) - 5
-    left = bound.encode_parts(QUERY, [LONG], parts=Truncation(most=5, side="left"))[0][0]
+    left = bound.encode_chunks(QUERY, [LONG], truncation=Truncation(max_document_tokens=5, side="left"))[0][0]
     assert left.ids[left.document_start : left.document_end] == document[-5:]
-    asked = bound.encode_parts(QUERY, ["the garden"], parts=Truncation(query=2))[0][0]
+    asked = bound.encode_chunks(QUERY, ["the garden"], truncation=Truncation(max_query_tokens=2))[0][0]
     assert asked.query_cut == bound.encode(QUERY, "the garden").query_cut + len(bound.tokenizer(QUERY)["input_ids"]) - 2
-    assert len(bound.encode_parts(QUERY, [LONG], parts=Truncation(prompt=150))[0][0].ids) == 150
+    assert len(bound.encode_chunks(QUERY, [LONG], truncation=Truncation(max_prompt_tokens=150))[0][0].ids) == 150
     with pytest.raises(PromptError, match="20 tokens leave no room for a document"):
-        bound.encode_parts(QUERY, [LONG], parts=Truncation(prompt=20))
+        bound.encode_chunks(QUERY, [LONG], truncation=Truncation(max_prompt_tokens=20))
 
 
 def test_parts_that_cannot_work():
     with pytest.raises(ConfigError, match="side 'up' is not known; valid: right, left"):
         Truncation(side="up")
     with pytest.raises(ConfigError, match="chunks must be at least 1"):
-        Truncation(chunks=0)
+        Truncation(max_chunks=0)
     with pytest.raises(ConfigError, match="overlap in 0..1"):
         Truncation(overlap=1.0)
