@@ -43,7 +43,7 @@ class OwnTokenizer(PreTrainedTokenizerFast):
 
 @pytest.fixture(autouse=True)
 def _forget(monkeypatch):
-    monkeypatch.setattr(known, "told", set())
+    monkeypatch.setattr(known, "logged", set())
 
 
 @pytest.fixture
