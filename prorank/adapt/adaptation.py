@@ -29,8 +29,9 @@ from ..evaluate.measures import ndcg_of
 from ..evaluate.significance import randomisation_test
 from ..prompts.prompt import Prompt
 from ..reranker import Reranker
-from ..train.run import is_done, train
-from ..train.settings.common_settings import Lora, largest
+from ..train.run import train
+from ..train.run_folder import is_done
+from ..train.settings.common_settings import Lora, max_list_size
 from ..train.settings.stage_settings import Score
 from ..utils.files import atomic_file, check_folder
 from .adaptation_result import SURE, AdaptationResult
@@ -160,7 +161,7 @@ def _stage(folder: Path, model: str, train_on: list[Group], decide: list[Group],
     than what is drawn of them is a part of one over their documents."""
     for name, groups in (("train", train_on), ("held-out", decide)):
         write_groups(folder / f"{name}.jsonl", groups)
-    longer = float(np.mean([len(group.documents) for group in train_on])) / largest(chosen["list_size"])
+    longer = float(np.mean([len(group.documents) for group in train_on])) / max_list_size(chosen["list_size"])
     passes = {"max_epochs": PASSES * max(1.0, longer)}
     return Score(base=model, data=str(folder / "train.jsonl"), out=str(folder / "run"), **passes | chosen)
 
@@ -206,7 +207,7 @@ def _shares(start: Resolved, blend: float | None) -> tuple[float, float]:
 def _settings(start: Resolved, given: dict[str, Any]) -> dict[str, Any]:
     """Settings of the stage for this start. Raises ConfigError for prompts of several documents, which cannot be measured here."""
     own = {"lora": Lora(), "learning_rate": RATES["adapter"]} if start.adapter else {"learning_rate": RATES["weights"]}
-    chosen = {"list_size": 6, "prompt": "echo", "dev_queries": 0, "evals": 0, **own, **given}
+    chosen = {"list_size": 6, "prompt": "echo", "dev_queries": 0, "num_evaluations": 0, **own, **given}
     for prompt in (prompt_of(start, chosen["prompt"]), Prompt.of(chosen["prompt"])):
         if prompt.lists:
             why = f"prompt {prompt.name} shows several documents, and adapt trains models that judge each alone"

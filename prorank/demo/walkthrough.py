@@ -17,7 +17,8 @@ from ..data.beir import read_beir
 from ..data.formats import write_groups
 from ..data.negatives import mine
 from ..errors import ConfigError
-from ..train.run import is_done, train
+from ..train.run import train
+from ..train.run_folder import is_done
 from ..train.settings.stage_settings import Score, Settings, Warmup
 from ..utils.files import atomic_file, check_folder
 from ..utils.strict_json import dumps
@@ -77,12 +78,13 @@ def settings(minutes: float, out: Path, lists: dict[str, Path], seed: int) -> tu
     data = {"data": str(lists["train"]), "dev": str(lists["dev"])}
     common: dict[str, Any] = {**data, "prompt": PROMPT, "max_length": LENGTH, "train_length": TRAIN_LENGTH, "seed": seed}
     warm = Warmup(
-        base=BUILT_IN, out=str(out / "warmup"), minutes=first, evals=1, save_every=0, learning_rate=1e-5, log_every=1, **common
+        base=BUILT_IN, out=str(out / "warmup"), minutes=first, num_evaluations=1, save_every=0, learning_rate=1e-5, log_every=1,
+        **common,
     )
     # Short lists and many steps: what the budget buys is steps, and the order begins to move after some thirty of them.
     fine = Score(
-        base=str(out / "warmup"), out=str(out / "score"), minutes=minutes - first, evals=2, save_every=50, learning_rate=1e-4,
-        batch_size=4, list_size=4, loss={"softmax": 1.0, "bce": 0.1}, **common,
+        base=str(out / "warmup"), out=str(out / "score"), minutes=minutes - first, num_evaluations=2, save_every=50,
+        learning_rate=1e-4, batch_size=4, list_size=4, loss={"listnet": 1.0, "bce": 0.1}, **common,
     )  # fmt: skip
     return warm, fine
 

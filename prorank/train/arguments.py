@@ -50,11 +50,11 @@ def rate_factor(settings: Settings, steps: int, progress: Callable[[int], float]
     (steps or minutes). A function and no object, as LambdaLR would write the object's state into checkpoints.
 
     Args:
-        settings: `warmup` and `minutes`.
+        settings: `warmup_ratio` and `minutes`.
         steps: optimiser steps, at most.
         progress: the share of the budget that is spent at a step.
     """
-    rise, by_steps = settings.warmup, settings.minutes is None
+    rise, by_steps = settings.warmup_ratio, settings.minutes is None
 
     def factor(step: int) -> float:
         spent = progress(step)

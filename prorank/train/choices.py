@@ -15,7 +15,7 @@ from ..engine.layer_speed import TRAINING
 from ..utils.files import atomic_file
 from ..utils.strict_json import dumps
 from .distributed import any_process
-from .settings.common_settings import Settings, largest
+from .settings.common_settings import Settings, max_list_size
 
 log = logging.getLogger("prorank")
 FILE = "choices.json"  # in the run folder
@@ -59,11 +59,11 @@ def chosen_settings(settings: Settings, chosen: dict[str, Choice]) -> Settings:
 def _compile(settings: Settings, config: Any, device: torch.device, dtype: str, longest: int, examples: int) -> Choice:
     if settings.compile != "auto":
         return Choice(COMPILED if settings.compile else PLAIN, "as asked for")
-    if device.type != "cpu" or settings.gradient_checkpointing or getattr(settings, "plain", False):
+    if device.type != "cpu" or settings.gradient_checkpointing or getattr(settings, "baseline_step", False):
         return Choice(PLAIN, "the engine, whose steps get compiled, takes no part")
     if settings.minutes is not None and settings.max_epochs is None:
         return choose_compile(config, TRAINING, dtype, 60 * settings.minutes)
-    documents = largest(getattr(settings, "list_size", 1)) if settings.stage in ("score", "order") else 1
+    documents = max_list_size(getattr(settings, "list_size", 1)) if settings.stage in ("score", "order") else 1
     passes = settings.max_epochs or settings.epochs or 1.0
-    units = settings.steps * settings.batch_size if settings.steps else passes * examples
-    return choose_compile_for(config, TRAINING, dtype, units * documents * longest)
+    seen = settings.steps * settings.batch_size if settings.steps else passes * examples
+    return choose_compile_for(config, TRAINING, dtype, seen * documents * longest)

@@ -1,7 +1,7 @@
 """The forward of a training step: logits at the answers, through the engine where it knows the model.
 
 The engine does the layers' own arithmetic on the same weights, so a loss differs from that of transformers' layers by
-rounding only; `plain: true` and gradient checkpointing go through transformers' layers.
+rounding only; `baseline_step: true` and gradient checkpointing go through transformers' layers.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ class Logits:
     """Logits [N, V] fp32 at the answer positions of a batch, with gradient.
 
     Args:
-        settings: `compile`, `gradient_checkpointing` and, where the stage has it, `plain`.
+        settings: `compile`, `gradient_checkpointing` and, where the stage has it, `baseline_step`.
         bf16: products in bf16 over fp32 weights.
     """
 
     def __init__(self, settings: Settings, bf16: bool) -> None:
-        self.every = getattr(settings, "plain", False)  # logits at every position, as transformers makes them unless told otherwise
+        self.every = getattr(settings, "baseline_step", False)  # logits at every position, as transformers makes them by default
         self.own = not (settings.gradient_checkpointing or self.every)
         self.compiled, self.dtype = settings.compile is True, torch.bfloat16 if bf16 else torch.float32
         self._seen: tuple[PreTrainedModel | None, Engine | None] = (None, None)

@@ -53,7 +53,7 @@ class EvalAndSaveCallback(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **_):
         self.evaluated = self._milestone(state.global_step)
-        if self.trainer.settings.evals and not state.global_step:
+        if self.trainer.settings.num_evaluations and not state.global_step:
             self.trainer.measure()
 
     def on_step_end(self, args, state, control, **_):
@@ -64,7 +64,7 @@ class EvalAndSaveCallback(TrainerCallback):
         if trainer.progress(state.global_step) >= 1 or stop:
             control.should_training_stop = True
             control.should_log = True  # what came since the last line
-        if settings.evals and self._milestone(state.global_step) > self.evaluated:
+        if settings.num_evaluations and self._milestone(state.global_step) > self.evaluated:
             self.evaluated = self._milestone(state.global_step)
             trainer.measure()
         if self.due and whole:
@@ -72,7 +72,7 @@ class EvalAndSaveCallback(TrainerCallback):
             trainer.checkpoint()
 
     def _milestone(self, step: int) -> int:
-        return int(self.trainer.progress(step) * self.trainer.settings.evals + 1e-9)
+        return int(self.trainer.progress(step) * self.trainer.settings.num_evaluations + 1e-9)
 
 
 class ReportCallback(TrainerCallback):

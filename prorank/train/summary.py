@@ -26,7 +26,7 @@ def count_queries(held_out: Sequence[Any]) -> int:
 def warn_of_few(settings: Settings, held_out: Sequence[Any]) -> None:
     """Log one line where a dev set was wanted and is too small for its figures to mean anything."""
     count = count_queries(held_out)
-    if not settings.evals or not (settings.dev or settings.dev_queries) or count >= FEW_QUERIES:
+    if not settings.num_evaluations or not (settings.dev or settings.dev_queries) or count >= FEW_QUERIES:
         return
     remedy = "label more, or name held-out data by 'dev'"
     if count:

@@ -17,7 +17,7 @@ import torch
 from ...evaluate.gains import LINEAR, gains_of
 
 REWARDS = ("ndcg", "rr", "ap", "rearank")
-MOST_EXACT = 12  # documents whose sets are summed over: 4,096 of them
+MAX_EXACT_DOCUMENTS = 12  # documents whose sets are summed over: 4,096 of them
 
 
 def sample_orders(scores: torch.Tensor, size: int, generator: torch.Generator) -> torch.Tensor:
@@ -60,7 +60,10 @@ def policy_weights(rewards: torch.Tensor, advantage: str) -> torch.Tensor:
 def expected_reward(
     scores: torch.Tensor, grades: torch.Tensor, reward: str, depth: int, gain: str = LINEAR
 ) -> torch.Tensor:  # fmt: skip
-    """The reward's expectation over all orders of scores [n], with gradient: no sampling. For at most `MOST_EXACT` documents."""
+    """The reward's expectation over all orders of scores [n], with gradient and without sampling.
+
+    For at most `MAX_EXACT_DOCUMENTS` documents.
+    """
     n = len(scores)
     probability, choices = _set_probabilities(scores.double(), min(depth, n))
     table = _terms(grades.double().cpu(), reward, depth, gain)
@@ -70,10 +73,12 @@ def expected_reward(
 
 
 def order_kl(scores: torch.Tensor, reference: torch.Tensor, depth: int) -> torch.Tensor:
-    """KL of the orders' first `depth` places from those of reference scores [n], over all orders of at most `MOST_EXACT` documents,
-    else over the first place alone."""
+    """KL divergence of the orders' first `depth` places from those of reference scores [n].
+
+    Over all orders of at most `MAX_EXACT_DOCUMENTS` documents, otherwise over the first place alone.
+    """
     n = len(scores)
-    if n > MOST_EXACT:
+    if n > MAX_EXACT_DOCUMENTS:
         now, then = scores.log_softmax(-1), reference.log_softmax(-1)
         return (now.exp() * (now - then)).sum()
     probability, choices = _set_probabilities(scores.double(), min(depth, n))
