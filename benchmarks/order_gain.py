@@ -52,7 +52,8 @@ def run(arm: str, rate: float, seed: int, options: argparse.Namespace, files: tu
     stage, more = ARMS[arm]
     values = {
         "base": options.base, "data": files[0], "dev": files[1], "out": folder(options.out, arm, rate, seed), "seed": seed,
-        "minutes": options.minutes, "list_size": options.list_size, "learning_rate": rate, "train_length": TRAIN_LENGTH, "num_evaluations": 1,
+        "minutes": options.minutes, "list_size": options.list_size, "learning_rate": rate, "train_length": TRAIN_LENGTH,
+        "num_evaluations": 1,
         "max_length": options.length, "compile": str(options.compile).lower(), **more,
     }  # fmt: skip
     settings = load_settings(RECIPE / f"{stage}.yaml", [f"{key}={value}" for key, value in values.items()])

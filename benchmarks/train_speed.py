@@ -1,8 +1,8 @@
 """Training speed of stage `score`: the engine with documents of a query behind one prefix, against the plain step.
 
 All arms see the same lists in the same order from the same weights, so their losses may differ by rounding only. The
-plain step is `baseline_step: true`: each prompt a padded row with a copy of the query, logits at every position, as FlagEmbedding's trainer
-makes it; "answers only" is the same with logits at the answers alone.
+plain step is `baseline_step: true`: each prompt a padded row with a copy of the query, logits at every position, as in
+FlagEmbedding's trainer; "answers only" is the same with logits at the answers alone.
 
     PRORANK_DATA=... python benchmarks/train_speed.py               # 50 steps each, about half an hour on two cores
     PRORANK_DATA=... python benchmarks/train_speed.py --steps 10 --dtype fp32 --data scifact

@@ -120,11 +120,14 @@ def probe(outcome: Outcome, keep_gradients: bool) -> Any:
     return Probe()
 
 
-def train_ours(task: Task, bf16: bool, out: str, exploration_rate: float = 0.0, gradients: bool = False, exact: bool = False) -> Outcome:
+def train_ours(
+    task: Task, bf16: bool, out: str, exploration_rate: float = 0.0, gradients: bool = False, exact: bool = False
+) -> Outcome:
     """One pass over the task's prompts with the sampled (or the exact) advantage."""
     settings = Warmup(
         out=out, data="-", steps=len(task.rows) // task.batch + gradients, batch_size=task.batch, num_evaluations=0, save_every=0,
-        advantage="exact" if exact else "sampled", num_generations=task.num_generations, beta=task.beta, exploration_rate=exploration_rate, near_miss_reward=0.0,
+        advantage="exact" if exact else "sampled", num_generations=task.num_generations, beta=task.beta,
+        exploration_rate=exploration_rate, near_miss_reward=0.0,
         learning_rate=2e-5, warmup_ratio=0.0, max_grad_norm=1e9 if gradients else 1.0, log_every=1000,
     )  # fmt: skip
     model = load_model(task.resolved, torch.float32, torch.device("cpu"))

@@ -26,7 +26,8 @@ DIGEST = "23c39d976d1753051c3273ae31f3bfed8e67afe1ecd661a7e085067ce0f5810c"  # o
 ROWS = [{"query": f"drink {i}", "document": f"{('bread', 'coffee')[i % 2]} {i}", "label": i % 2} for i in range(8)]
 # What makes two steps of a tiny model show every key: few tokens, and a rate that moves the policy out of its clips.
 SMALL = ["learning_rate=0.02", "max_new_tokens=12", "reward.min_think_tokens=1", "temperature=1.0", "gradient_checkpointing=false"]
-LONG = ["steps=4", "dtype=fp32", "device=cpu", "log_every=1", "num_evaluations=0", "dev_queries=0", "save_every=0", "max_length=800"]
+LONG = ["steps=4", "dtype=fp32", "device=cpu", "log_every=1", "num_evaluations=0", "dev_queries=0", "save_every=0"]
+LONG += ["max_length=800"]
 
 
 def keys(values: dict, above: str = "") -> list[str]:
@@ -135,7 +136,8 @@ def test_every_recipe_runs(tmp_path, tiny_llama_dir, path):
         others = [row | {"document": "the other", "label": 1 - row["label"]} for row in ROWS]
         write_jsonl(data, [*ROWS, *others])
         changes.append("prompt={preset: rerank-r0, max_think_tokens: 8}")
-    folder = train(load_settings(path, [*changes, "max_length=800", "num_evaluations=1", "dev_queries=2", "dtype=fp32", "device=cpu"]))
+    changes += ["max_length=800", "num_evaluations=1", "dev_queries=2", "dtype=fp32", "device=cpu"]
+    folder = train(load_settings(path, changes))
     assert Prompt.load(folder).kind == "thinking"
     assert (tmp_path / "run" / "thoughts.jsonl").is_file() == (path.name == "smollm2_cpu_score.yaml")
 

@@ -168,7 +168,8 @@ def test_a_start_learns_thought_and_label(tmp_path, tiny_llama_dir):
     example = stage.example(0)
     answer = bound.tokenizer.decode([example.target[i] for i in example.answer])
     assert answer in ("[1]", "[2]", "[3]")
-    assert f"<answer>{answer}</answer>" in bound.tokenizer.decode(example.target) and example.target[-1] == bound.tokenizer.eos_token_id
+    assert f"<answer>{answer}</answer>" in bound.tokenizer.decode(example.target)
+    assert example.target[-1] == bound.tokenizer.eos_token_id
     with torch.no_grad():
         loss, figures = stage.loss(model, [stage.example(0), stage.example(1)])
     each, weights = [], []
@@ -226,7 +227,8 @@ def lists_file(tmp_path):
 def test_think_then_choose_end_to_end(tmp_path, tiny_llama_dir):
     thoughts = tmp_path / "thoughts.jsonl"
     label_extractive_lists(groups(12), thoughts, 3)
-    common = ["max_length=1500", "dtype=fp32", "device=cpu", "log_every=1", "num_evaluations=1", "dev_queries=2", "steps=2", "batch_size=2"]
+    common = ["max_length=1500", "dtype=fp32", "device=cpu", "log_every=1", "num_evaluations=1", "dev_queries=2"]
+    common += ["steps=2", "batch_size=2"]
     small = ["lora={r: 4, alpha: 8}", "max_new_tokens=24", "max_think_tokens=8", "completions_every=1", "grpo.num_generations=2"]
     root = "configs/rank-r1"
     sft, grpo = tmp_path / "sft", tmp_path / "grpo"
@@ -252,7 +254,8 @@ def test_the_published_recipe_runs(tmp_path, tiny_llama_dir):
     assert (s.lora.r, s.lora.alpha, s.lora.dropout, s.learning_rate, s.group, s.list_size) == (16, 32, 0.05, 1e-5, 8, 20)
     assert s.max_new_tokens == 2048
     changes = [f"base={tiny_llama_dir}", f"data={lists_file(tmp_path)}", f"out={tmp_path / 'run'}", "steps=1", "batch_size=1"]
-    small = ["max_length=1500", "max_new_tokens=8", "list_size=4", "device=cpu", "dtype=fp32", "dev_queries=0", "grpo.num_generations=2"]
+    small = ["max_length=1500", "max_new_tokens=8", "list_size=4", "device=cpu", "dtype=fp32", "dev_queries=0"]
+    small += ["grpo.num_generations=2"]
     assert Prompt.load(train(load_settings(path, [*changes, *small]))).name == "rank-r1"
 
 

@@ -224,8 +224,9 @@ def run(tmp_path, name, base, **more):
     data = write_jsonl(tmp_path / "data.jsonl", [dict(zip(("query", "document", "label"), pair)) for pair in pairs])
     values = {
         "stage": "reason", "data": str(data), "out": str(tmp_path / name), "base": str(base), "dtype": "fp32", "dev_queries": 2,
-        "prompt": {"preset": "rerank-r0", "system": "Judge."}, "max_length": 200, "batch_size": 4, "log_every": 1, "num_evaluations": 2,
-        "max_new_tokens": 16, "max_think_tokens": 8, "temperature": 1.0, "reward": RULES, "completions_every": 2,
+        "prompt": {"preset": "rerank-r0", "system": "Judge."}, "max_length": 200, "batch_size": 4, "log_every": 1,
+        "num_evaluations": 2, "max_new_tokens": 16, "max_think_tokens": 8, "temperature": 1.0, "reward": RULES,
+        "completions_every": 2,
     }  # fmt: skip
     return make_settings({key: value for key, value in (values | more).items() if key not in REASON or value is not None})
 

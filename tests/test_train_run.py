@@ -64,7 +64,15 @@ def test_two_stages_learn_and_leave_whole_folders(tmp_path, tiny_llama_dir):
     parts = {"reward_format", "reward_relevance", "accuracy", "kl", "entropy", "zero_variance", "examples_per_second"}
     assert parts <= set(trained[0])
     fine = run(
-        tmp_path / "s", data, tmp_path / "w", stage="score", epochs=4, learning_rate=3e-3, batch_size=4, dev_queries=10, num_evaluations=4
+        tmp_path / "s",
+        data,
+        tmp_path / "w",
+        stage="score",
+        epochs=4,
+        learning_rate=3e-3,
+        batch_size=4,
+        dev_queries=10,
+        num_evaluations=4,
     )
     dev = [line["dev_ndcg@10"] for line in read_metrics(tmp_path / "s") if "dev_ndcg@10" in line]
     assert len(dev) == 5  # one before the first step
@@ -261,8 +269,9 @@ def test_a_budget_in_minutes_ends_in_time(tmp_path, toy_file, tiny_llama_dir, mo
 
 
 def test_minutes_end_early_after_so_many_passes(tmp_path, toy_file, tiny_llama_dir):
-    one = run(tmp_path / "one", toy_file, tiny_llama_dir, stage="score", epochs=2, dev_queries=4, num_evaluations=0)
-    most = run(tmp_path / "most", toy_file, tiny_llama_dir, stage="score", minutes=9, max_epochs=2, dev_queries=4, num_evaluations=0)
+    common = {"stage": "score", "dev_queries": 4, "num_evaluations": 0}
+    one = run(tmp_path / "one", toy_file, tiny_llama_dir, epochs=2, **common)
+    most = run(tmp_path / "most", toy_file, tiny_llama_dir, minutes=9, max_epochs=2, **common)
     ends = [json.loads((folder.parent / "done.json").read_text())["step"] for folder in (one, most)]
     assert ends[0] == ends[1] > 1
 

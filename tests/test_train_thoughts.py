@@ -83,7 +83,8 @@ def test_prompts_in_training_are_what_the_thinker_reads(thinking, lists, tmp_pat
     for index in range(4):
         group, example = stage._group(index), stage.example(index)
         prompts = thinker.bound.encode_many(group.query, list(group.documents))
-        rows = {at: some[0] for part in generate_batches(thinker.writer, [(prompts, list(group.documents))]) for _, at, some in part}
+        parts = generate_batches(thinker.writer, [(prompts, list(group.documents))])
+        rows = {at: completions[0] for part in parts for _, at, completions in part}
         (pack,) = example.packs
         begins = [pack.start, *pack.ends]
         for at, prompt in enumerate(prompts):
