@@ -13,7 +13,7 @@ import yaml
 from prorank.checkpoints.resolve import resolve
 from prorank.demo import walkthrough as demo
 from prorank.train.run import train
-from prorank.train.settings.stage_settings import Lora, load_settings
+from prorank.train.settings.stage_settings import Lora, list_keys, load_settings
 
 RECIPES = Path(__file__).parent.parent / "configs" / "prorank"
 STAGES = {"smollm2-135m": ("warmup", "score", "order")}  # where more than the two
@@ -61,6 +61,8 @@ def test_every_key_is_explained_with_type_and_true_default(path):
     settings = load_settings(path)
     known, told = defaults(type(settings)), explained(path)
     assert {f.name for f in fields(settings)} == {name for name in told if "." not in name}
+    for key in list_keys(settings.stage):
+        assert told.get(key.name, key.description).startswith(key.description), key.name
     for key, comment in told.items():
         stated = re.search(r"\. Type: [\w ]+, default: (.+)$", comment)
         assert stated, f"{key}: no comment with type and default above it"

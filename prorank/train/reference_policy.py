@@ -41,7 +41,7 @@ class Reference:
 
     @contextmanager
     def of(self, model: PreTrainedModel) -> Iterator[tuple[PreTrainedModel, Logits]]:
-        """Yield (the reference, its forward pass), without gradient; the adapter of the policy `model` is switched off meanwhile."""
+        """Yield (the reference, its forward pass), without gradient; meanwhile the adapter of the policy `model` is off."""
         with torch.no_grad():
             if self.frozen is not None:
                 yield self.frozen, self._forward

@@ -86,7 +86,7 @@ def make_settings(values: dict[str, Any], where: str = "settings") -> Settings:
 
 
 def _settings_class(stage: Any) -> type[Settings]:
-    if stage not in STAGE_SETTINGS:
+    if not isinstance(stage, str) or stage not in STAGE_SETTINGS:
         raise ConfigError(f"stage: {stage!r} is not a stage{nearest(str(stage), STAGE_SETTINGS)}")
     return STAGE_SETTINGS[stage]
 
