@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from prorank.errors import ConfigError
 from prorank.prompts.prompt import PRESETS, Prompt
 from prorank.rewards.rules import RuleReward
 from prorank.train.curves import read_metrics
 from prorank.train.run import train
-from prorank.train.settings.stage_settings import Reason, load_settings
+from prorank.train.settings.stage_settings import Reason, dump_settings, load_settings
 from tests.tiny import write_jsonl
 
 ROOT = Path(__file__).parent.parent
@@ -41,6 +42,18 @@ def test_it_is_the_notes_own_text():
     settings = load_settings(NOTE, ["data=d", "out=o"])
     assert isinstance(settings, Reason) and settings.algorithm == "ppo" and settings.learning_rate == 0.000006
     assert settings.base == "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B" and settings.system_prompt == PRESETS["rerank-r0"].system
+
+
+def test_its_words_are_translated_and_ours_on_the_command_line_win():
+    settings = load_settings(NOTE, ["data=d", "out=o", "kl_coef=0.3", "ppo.cliprange=0.1", "ppo.epsilon_value=0.4"])
+    assert (settings.beta, settings.ppo.epsilon, settings.ppo.epsilon_value) == (0.3, 0.1, 0.4)
+    assert "kl_coef" not in dump_settings(settings) and "cliprange" not in dump_settings(settings)
+
+
+@pytest.mark.parametrize(("change", "key"), [("kl_coef=0.3", "kl_coef"), ("ppo.cliprange=0.1", "ppo.cliprange")])
+def test_elsewhere_its_words_are_unknown_keys(change, key):
+    with pytest.raises(ConfigError, match=f"smollm2_cpu.yaml: unknown key '{key}'; valid: "):
+        load_settings(FOLDER / "smollm2_cpu.yaml", ["data=d", "out=o", change])
 
 
 @pytest.fixture(scope="module")
