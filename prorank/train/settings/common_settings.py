@@ -40,8 +40,8 @@ class Settings:
     base: Text = "smollm2-135m"
     """Checkpoint to start from: smollm2-135m, a folder, a run folder, an adapter, a GGUF file or a hub id."""
     data: Text | list[Text] = ""
-    """Training data, one source or several: a BEIR folder with judged non-relevant documents, or JSONL with pairs, lists or (stage sft)
-    thoughts; $NAMES are expanded."""
+    """Training data, one source or several: a BEIR folder with judged non-relevant documents, or JSONL with pairs, lists or
+    (stage sft) thoughts; $NAMES are expanded."""
     out: Text = ""
     """Run folder; the trained checkpoint is written to OUT/model."""
     dev: Text | None = None
