@@ -8,7 +8,7 @@ from prorank.checkpoints.loading import load_model, load_tokenizer
 from prorank.checkpoints.resolve import resolve
 from prorank.engine.cpu_engine import live_engine
 from prorank.engine.heads import vocabulary_logits
-from prorank.engine.layers import Live, LoraLinear
+from prorank.engine.layers import LoraLinear, TrainableLinear
 from prorank.engine.modules import freeze_head_fp32
 from prorank.engine.packing import collate
 from prorank.prompts.prompt import Prompt
@@ -83,7 +83,7 @@ def test_a_plain_adapter_is_thin_products_and_others_go_through_their_modules(ti
     plain = LoraConfig(r=4, target_modules=["q_proj", "k_proj", "v_proj", "down_proj"], init_lora_weights=False)
     model = get_peft_model(model, plain)
     layer = live_engine(model, False, torch.float32).layers[0]
-    assert isinstance(layer.qkv, LoraLinear) and isinstance(layer.down, LoraLinear) and isinstance(layer.up, Live)
+    assert isinstance(layer.qkv, LoraLinear) and isinstance(layer.down, LoraLinear) and isinstance(layer.up, TrainableLinear)
     rows = torch.randn(6, model.config.hidden_size)
     inner = model.get_base_model().model.layers[0].self_attn
     assert torch.allclose(layer.qkv(rows), torch.cat([p(rows) for p in (inner.q_proj, inner.k_proj, inner.v_proj)], -1), atol=1e-6)
@@ -96,4 +96,4 @@ def test_a_plain_adapter_is_thin_products_and_others_go_through_their_modules(ti
 def test_adapters_that_are_not_plain_keep_their_own_forward(tiny_llama_dir, more):
     model = load_model(resolve(tiny_llama_dir), torch.float32, CPU)
     model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", **more))
-    assert isinstance(live_engine(model, False, torch.float32).layers[0].qkv, Live)
+    assert isinstance(live_engine(model, False, torch.float32).layers[0].qkv, TrainableLinear)
