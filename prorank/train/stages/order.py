@@ -21,7 +21,7 @@ from ..settings.stage_settings import Order
 from ..training_data import read_ranking_data
 from .list_examples import ListExample, lists_of
 from .score import ScoreStage
-from .score_inputs import bind_scored, check_lists, dev_lists, taught_lists, thoughts_of
+from .score_inputs import bind_scored, check_list_data, dev_lists, taught_lists, thoughts_of
 from .stage_spec import StageInputs, StageSpec
 from .thought_cache import ThoughtCache
 
@@ -96,4 +96,4 @@ def _build(inputs: StageInputs) -> OrderStage:
     return OrderStage(groups, inputs.train_encoder, s, model, dev, inputs.bf16, thoughts_of(inputs))
 
 
-ORDER = StageSpec(Order, read_ranking_data, check_lists, bind_scored, _build)
+ORDER = StageSpec(Order, read_ranking_data, check_list_data, bind_scored, _build)

@@ -25,7 +25,7 @@ from ..settings.common_settings import max_list_size
 from ..settings.stage_settings import Score
 from ..training_data import read_ranking_data
 from .list_examples import ListExample, lists_of, trainable_groups
-from .score_inputs import bind_scored, check_lists, dev_lists, taught_lists, thoughts_of
+from .score_inputs import bind_scored, check_list_data, dev_lists, taught_lists, thoughts_of
 from .stage_spec import StageInputs, StageSpec
 from .thought_cache import CachedThought, ThoughtCache
 
@@ -193,4 +193,4 @@ def _build(inputs: StageInputs) -> ScoreStage:
     return ScoreStage(groups, inputs.train_encoder, inputs.settings, dev, inputs.bf16, thoughts_of(inputs))
 
 
-SCORE = StageSpec(Score, read_ranking_data, check_lists, bind_scored, _build)
+SCORE = StageSpec(Score, read_ranking_data, check_list_data, bind_scored, _build)

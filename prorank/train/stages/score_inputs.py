@@ -17,7 +17,7 @@ from .stage_spec import StageInputs
 from .thought_cache import ThoughtCache
 
 
-def check_lists(examples: list[Group], dev_examples: list[Group], settings: Score) -> None:
+def check_list_data(examples: list[Group], dev_examples: list[Group], settings: Score) -> None:
     """Raise DataError or ModelError for lists or a teacher that the stage cannot use."""
     trainable_groups(examples, settings)
     check_teacher(examples, settings.teacher)
