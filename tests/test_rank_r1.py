@@ -251,7 +251,7 @@ def test_think_then_choose_end_to_end(tmp_path, tiny_llama_dir):
 def test_the_published_recipe_runs(tmp_path, tiny_llama_dir):
     path = "configs/rank-r1/qwen2.5_3b.yaml"
     s = load_settings(path, ["data=d", "out=o"])
-    assert (s.lora.r, s.lora.alpha, s.lora.dropout, s.learning_rate, s.group, s.list_size) == (16, 32, 0.05, 1e-5, 8, 20)
+    assert (s.lora.r, s.lora.alpha, s.lora.dropout, s.learning_rate, s.num_generations, s.list_size) == (16, 32, 0.05, 1e-5, 8, 20)
     assert s.max_new_tokens == 2048
     changes = [f"base={tiny_llama_dir}", f"data={lists_file(tmp_path)}", f"out={tmp_path / 'run'}", "steps=1", "batch_size=1"]
     small = ["max_length=1500", "max_new_tokens=8", "list_size=4", "device=cpu", "dtype=fp32", "dev_queries=0"]
@@ -270,8 +270,8 @@ def test_windows_are_drawn_from_a_range():
 
 
 @pytest.mark.parametrize(("values", "message"), [
-    ({"list_size": [5, 3]}, "must be a number or \\[least, most\\]"),
-    ({"list_size": [3]}, "must be a number or \\[least, most\\]"),
+    ({"list_size": [5, 3]}, "must be a number or \\[minimum, maximum\\]"),
+    ({"list_size": [3]}, "must be a number or \\[minimum, maximum\\]"),
     ({"list_size": 1}, f"must lie in 2..{MOST}"),
     ({"list_size": [2, 21]}, f"must lie in 2..{MOST}"),
     ({"list_size": "many"}, "expected int or list"),
