@@ -112,7 +112,7 @@ def test_the_length_of_a_training_follows_from_its_budget(tmp_path, monkeypatch)
     choices_of(settings_in(tmp_path, epochs=3, **lists), None, CPU, 100, 10, False)
     choices_of(settings_in(tmp_path, minutes=2, **lists), None, CPU, 100, 10, False)
     assert jobs == [30 * 2 * 6 * 100, 3 * 10 * 6 * 100, "120 s"]
-    for settled in ({"compile": True}, {"compile": False}, {"gradient_checkpointing": True}, {"plain": True}):
+    for settled in ({"compile": True}, {"compile": False}, {"gradient_checkpointing": True}, {"baseline_step": True}):
         choices_of(settings_in(tmp_path, **settled), None, CPU, 100, 10, False)
     assert len(jobs) == 3
 
