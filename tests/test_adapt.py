@@ -30,7 +30,8 @@ from prorank.reranker import Reranker
 from prorank.utils.config_files import read_values
 from tests.tiny import toy_lists, write_jsonl
 
-SMALL = {"max_length": 400, "dtype": "fp32", "device": "cpu", "evals": 1, "list_size": 3, "batch_size": 2, "save_every": 0}
+SMALL = {"max_length": 400, "dtype": "fp32", "device": "cpu", "num_evaluations": 1}
+SMALL |= {"list_size": 3, "batch_size": 2, "save_every": 0}
 
 
 def lists(tmp_path, count=60):

@@ -106,13 +106,13 @@ def test_the_length_of_a_training_follows_from_its_budget(tmp_path, monkeypatch)
     jobs = []
     monkeypatch.setattr(choices, "choose_dtype", lambda *_: Choice("fp32", ""))
     monkeypatch.setattr(choices, "choose_compile_for", lambda *given: jobs.append(given[-1]) or Choice(PLAIN, ""))
-    monkeypatch.setattr(choices, "choose_compile", lambda *given: jobs.append(f"{given[-1]} s") or Choice(PLAIN, ""))
+    monkeypatch.setattr(choices, "choose_compile", lambda *given: jobs.append(f"{given[-1]:g} s") or Choice(PLAIN, ""))
     lists = {"list_size": [4, 6], "batch_size": 2}
     choices_of(settings_in(tmp_path, steps=30, **lists), None, CPU, 100, 10, False)
     choices_of(settings_in(tmp_path, epochs=3, **lists), None, CPU, 100, 10, False)
     choices_of(settings_in(tmp_path, minutes=2, **lists), None, CPU, 100, 10, False)
     assert jobs == [30 * 2 * 6 * 100, 3 * 10 * 6 * 100, "120 s"]
-    for settled in ({"compile": True}, {"compile": False}, {"gradient_checkpointing": True}, {"plain": True}):
+    for settled in ({"compile": True}, {"compile": False}, {"gradient_checkpointing": True}, {"baseline_step": True}):
         choices_of(settings_in(tmp_path, **settled), None, CPU, 100, 10, False)
     assert len(jobs) == 3
 

@@ -92,7 +92,7 @@ SETTINGS = {
     "wrong type": (["steps=many"], r"c\.yaml: key 'steps' is 'many'; expected int or nothing"),
     "true is no number": (["batch_size=true"], r"c\.yaml: key 'batch_size' is True; expected int"),
     "unknown stage": (["stage=warm-up"], r"c\.yaml: stage: 'warm-up' is not a stage; did you mean 'warmup'\?"),
-    "unknown loss": (["loss.sofmax=1"], r"c\.yaml: key 'loss\.sofmax' is no known loss; did you mean 'softmax'\?"),
+    "unknown loss": (["loss.lisnet=1"], r"c\.yaml: key 'loss\.lisnet' is no known loss; did you mean 'listnet'\?"),
     "kl without teacher": (["loss.kl=1"], r"c\.yaml: key 'teacher' is needed by loss kl \(data, query-likelihood, bm25\)"),
     "unknown teacher": (
         ["loss.kl=1", "teacher=likelihood"],
@@ -118,7 +118,7 @@ SETTINGS = {
     "rank 0": (["lora.r=0"], r"c\.yaml: key 'lora\.r' must be at least 1"),
     "dtype": (["dtype=int8"], r"c\.yaml: key 'dtype' must be auto, bf16 or fp32"),
     "compile": (["compile=true", "gradient_checkpointing=true"], r"c\.yaml: key 'compile' does not go with gradient_checkpointing"),
-    "compile, plain": (["compile=true", "plain=true"], r"c\.yaml: key 'compile' does not go with plain"),
+    "compile, plain": (["compile=true", "baseline_step=true"], r"c\.yaml: key 'compile' does not go with baseline_step"),
     "no equals sign": (["steps"], r"'steps': expected key=value"),
     "override is no YAML": (["lora={r: 8"], r"'lora=\{r: 8': the value is not valid YAML: .*expected ',' or '\}'.*"),
     "dots into a number": (["steps.more=1"], r"'steps\.more=1': steps holds no keys"),

@@ -13,7 +13,7 @@ import yaml
 from prorank.checkpoints.resolve import resolve
 from prorank.demo import walkthrough as demo
 from prorank.train.run import train
-from prorank.train.settings.stage_settings import Lora, load_settings
+from prorank.train.settings.stage_settings import Lora, list_keys, load_settings
 
 RECIPES = Path(__file__).parent.parent / "configs" / "prorank"
 STAGES = {"smollm2-135m": ("warmup", "score", "order")}  # where more than the two
@@ -61,6 +61,8 @@ def test_every_key_is_explained_with_type_and_true_default(path):
     settings = load_settings(path)
     known, told = defaults(type(settings)), explained(path)
     assert {f.name for f in fields(settings)} == {name for name in told if "." not in name}
+    for key in list_keys(settings.stage):
+        assert told.get(key.name, key.description).startswith(key.description), key.name
     for key, comment in told.items():
         stated = re.search(r"\. Type: [\w ]+, default: (.+)$", comment)
         assert stated, f"{key}: no comment with type and default above it"
@@ -87,7 +89,7 @@ def test_stages_go_on_from_each_other_and_headers_name_the_commands(base):
 
 @pytest.mark.parametrize("base", BASES)
 def test_recipes_run_one_after_the_other(base, request, tmp_path, toy_file):
-    short = [f"data={toy_file}", "steps=2", "max_length=96", "dtype=fp32", "device=cpu", "evals=1", "dev_queries=4"]
+    short = [f"data={toy_file}", "steps=2", "max_length=96", "dtype=fp32", "device=cpu", "num_evaluations=1", "dev_queries=4"]
     start = request.getfixturevalue(BASES[base])
     for stage in stages_of(base):
         changes = [*short, f"base={start}", f"out={tmp_path / stage}"]
@@ -100,7 +102,7 @@ def test_recipes_run_one_after_the_other(base, request, tmp_path, toy_file):
 
 def test_the_demo_trains_by_the_shipped_recipes(tmp_path):
     """What a user learns from the demo holds for the recipes: only budget, places and looks differ."""
-    own = {"base", "data", "dev", "out", "minutes", "steps", "epochs", "train_length", "evals", "save_every", "log_every"}
+    own = {"base", "data", "dev", "out", "minutes", "steps", "epochs", "train_length", "num_evaluations", "save_every", "log_every"}
     for used in demo.settings(10, tmp_path, {"train": tmp_path / "a", "dev": tmp_path / "b"}, seed=0):
         recipe = load_settings(RECIPES / "smollm2-135m" / f"{used.stage}.yaml")
         for field in {f.name for f in fields(recipe)} - own:

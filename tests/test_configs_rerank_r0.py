@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from prorank.errors import ConfigError
 from prorank.prompts.prompt import PRESETS, Prompt
 from prorank.rewards.rules import RuleReward
 from prorank.train.curves import read_metrics
 from prorank.train.run import train
-from prorank.train.settings.stage_settings import Reason, load_settings
+from prorank.train.settings.stage_settings import Reason, dump_settings, load_settings
 from tests.tiny import write_jsonl
 
 ROOT = Path(__file__).parent.parent
@@ -26,7 +27,8 @@ DIGEST = "23c39d976d1753051c3273ae31f3bfed8e67afe1ecd661a7e085067ce0f5810c"  # o
 ROWS = [{"query": f"drink {i}", "document": f"{('bread', 'coffee')[i % 2]} {i}", "label": i % 2} for i in range(8)]
 # What makes two steps of a tiny model show every key: few tokens, and a rate that moves the policy out of its clips.
 SMALL = ["learning_rate=0.02", "max_new_tokens=12", "reward.min_think_tokens=1", "temperature=1.0", "gradient_checkpointing=false"]
-LONG = ["steps=4", "dtype=fp32", "device=cpu", "log_every=1", "evals=0", "dev_queries=0", "save_every=0", "max_length=800"]
+LONG = ["steps=4", "dtype=fp32", "device=cpu", "log_every=1", "num_evaluations=0", "dev_queries=0", "save_every=0"]
+LONG += ["max_length=800"]
 
 
 def keys(values: dict, above: str = "") -> list[str]:
@@ -40,6 +42,18 @@ def test_it_is_the_notes_own_text():
     settings = load_settings(NOTE, ["data=d", "out=o"])
     assert isinstance(settings, Reason) and settings.algorithm == "ppo" and settings.learning_rate == 0.000006
     assert settings.base == "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B" and settings.system_prompt == PRESETS["rerank-r0"].system
+
+
+def test_its_words_are_translated_and_ours_on_the_command_line_win():
+    settings = load_settings(NOTE, ["data=d", "out=o", "kl_coef=0.3", "ppo.cliprange=0.1", "ppo.epsilon_value=0.4"])
+    assert (settings.beta, settings.ppo.epsilon, settings.ppo.epsilon_value) == (0.3, 0.1, 0.4)
+    assert "kl_coef" not in dump_settings(settings) and "cliprange" not in dump_settings(settings)
+
+
+@pytest.mark.parametrize(("change", "key"), [("kl_coef=0.3", "kl_coef"), ("ppo.cliprange=0.1", "ppo.cliprange")])
+def test_elsewhere_its_words_are_unknown_keys(change, key):
+    with pytest.raises(ConfigError, match=f"smollm2_cpu.yaml: unknown key '{key}'; valid: "):
+        load_settings(FOLDER / "smollm2_cpu.yaml", ["data=d", "out=o", change])
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +149,8 @@ def test_every_recipe_runs(tmp_path, tiny_llama_dir, path):
         others = [row | {"document": "the other", "label": 1 - row["label"]} for row in ROWS]
         write_jsonl(data, [*ROWS, *others])
         changes.append("prompt={preset: rerank-r0, max_think_tokens: 8}")
-    folder = train(load_settings(path, [*changes, "max_length=800", "evals=1", "dev_queries=2", "dtype=fp32", "device=cpu"]))
+    changes += ["max_length=800", "num_evaluations=1", "dev_queries=2", "dtype=fp32", "device=cpu"]
+    folder = train(load_settings(path, changes))
     assert Prompt.load(folder).kind == "thinking"
     assert (tmp_path / "run" / "thoughts.jsonl").is_file() == (path.name == "smollm2_cpu_score.yaml")
 

@@ -130,10 +130,10 @@ def test_a_document_is_read_once_for_its_queries_and_the_loss_is_that_of_single_
     for plain in (True, False):
         model = load_model(resolve(tiny_llama_dir), torch.float32, torch.device("cpu"))
         encoder = Prompt.preset("document-first", max_length=160).bind(load_tokenizer(resolve(tiny_llama_dir)))
-        chosen = Score(data="", out="", loss={"kl": 1.0, "bce": 0.5}, teacher="data", list_size=6, plain=plain)
+        chosen = Score(data="", out="", loss={"kl": 1.0, "bce": 0.5}, teacher="data", list_size=6, baseline_step=plain)
         stage = ScoreStage(groups, encoder, chosen, None)
         assert len(stage) == 1
-        example = stage.unit(0)
+        example = stage.example(0)
         loss, figures = stage.loss(model, [example])
         loss.backward()
         values.append(
@@ -148,7 +148,7 @@ def test_scores_of_a_block_stand_query_by_query(tiny_llama_dir):
     groups = block("a garden", "an engine", "a river")
     encoder = Prompt.preset("document-first", max_length=160).bind(load_tokenizer(resolve(tiny_llama_dir)))
     stage = ScoreStage(groups, encoder, Score(data="", out="", list_size=6), None)
-    example = stage.unit(0)
+    example = stage.example(0)
     no, yes = encoder.answer_ids
     logits = torch.zeros(18, max(no, yes) + 1)
     logits[:, yes] = torch.arange(18.0)  # as packs have them: the first document's three queries, then the second's
@@ -168,7 +168,7 @@ def test_no_more_queries_share_a_unit_than_fit():
     stage = ScoreStage(
         block(*(f"query {i} garden" for i in range(2 * MAX_QUERIES_PER_BLOCK + 1))), encoder, Score(data="", out=""), None
     )
-    assert len(stage) == 3 and len(stage.unit(0).lists) in (1, MAX_QUERIES_PER_BLOCK)
+    assert len(stage) == 3 and len(stage.example(0).lists) in (1, MAX_QUERIES_PER_BLOCK)
 
 
 def test_it_trains_and_the_checkpoint_ranks(tmp_path, tiny_llama_dir):
@@ -181,7 +181,7 @@ def test_it_trains_and_the_checkpoint_ranks(tmp_path, tiny_llama_dir):
     data.write_text("".join(lines), encoding="utf-8")
     out = tmp_path / "run"
     model = run(out, data, tiny_llama_dir, stage="score", steps=60, learning_rate=3e-3, batch_size=2, dev_queries=0, list_size=4,
-                prompt="document-first", max_length=120, save_every=0, evals=0)  # fmt: skip
+                prompt="document-first", max_length=120, save_every=0, num_evaluations=0)  # fmt: skip
     trained = [line for line in read_metrics(out) if "top1" in line]
     assert trained[-1]["top1"] > 0.9 and trained[0]["documents"] == 12
     assert Prompt.load(model).order == "document-first"
@@ -192,7 +192,7 @@ def test_it_trains_and_the_checkpoint_ranks(tmp_path, tiny_llama_dir):
 def test_a_checkpoint_with_the_query_first_learns_the_other_way_when_asked_and_keeps_it(tmp_path, tiny_llama_dir):
     data = tmp_path / "lists.jsonl"
     data.write_text('{"query": "what to drink", "pos": ["coffee"], "neg": ["bread", "a horse"]}\n' * 2, encoding="utf-8")
-    few = dict(stage="score", steps=1, dev_queries=0, evals=0, list_size=3, max_length=90)
+    few = dict(stage="score", steps=1, dev_queries=0, num_evaluations=0, list_size=3, max_length=90)
     first = run(tmp_path / "first", data, tiny_llama_dir, prompt="echo", **few)
     second = run(tmp_path / "second", data, first, prompt="document-first", **few)
     third = run(tmp_path / "third", data, second, **few)  # the setting's default puts the query first

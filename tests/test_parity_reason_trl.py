@@ -35,9 +35,9 @@ def moved(resolved):
 
 def ours(resolved, bound, loss, scale, corrected, out):
     """(loss, gradients, episodes) of one batch."""
-    grpo = Grpo(group_size=G, scale=scale, loss=loss, bias_correction_kl=corrected)
+    grpo = Grpo(num_generations=G, scale_rewards=scale, loss=loss, bias_correction_kl=corrected)
     settings = Reason(
-        data="-", out=str(out), algorithm="grpo", batch_size=P, grpo=grpo, kl_coef=BETA, temperature=TEMPERATURE,
+        data="-", out=str(out), algorithm="grpo", batch_size=P, grpo=grpo, beta=BETA, temperature=TEMPERATURE,
         max_new_tokens=LONGEST, max_think_tokens=500, reward={"min_think_tokens": 1},
     )  # fmt: skip
     groups = [Group(f"coffee {i}", (f"the coffee is {i} there",), (float(i % 2),)) for i in range(P)]
@@ -47,14 +47,14 @@ def ours(resolved, bound, loss, scale, corrected, out):
     # The rewards of a random model are all the same; these are not, and TRL is handed the same ones.
     judged = stage.rollouts._judged
 
-    def uneven(unit, rows):
-        episode = judged(unit, rows)
+    def uneven(example, rows):
+        episode = judged(example, rows)
         verdict = type(episode.verdicts[0])
-        episode.verdicts = [verdict((unit.key * 3 + k * k) % 5 / 2, v.parts, None, 0) for k, v in enumerate(episode.verdicts)]
+        episode.verdicts = [verdict((example.key * 3 + k * k) % 5 / 2, v.parts, None, 0) for k, v in enumerate(episode.verdicts)]
         return episode
 
     stage.rollouts._judged = uneven
-    value, _ = stage.loss(model, [stage.unit(i) for i in range(P)])
+    value, _ = stage.loss(model, [stage.example(i) for i in range(P)])
     value.backward()
     gradients = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
     return float(value.detach()), gradients, list(stage._batch[1].values())

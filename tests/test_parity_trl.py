@@ -25,7 +25,7 @@ def task(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ben
     resolved = resolve(request.getfixturevalue(request.param))
     bound = Prompt.preset("prorank", max_length=512).bind(load_tokenizer(resolved))
     groups = bench.make_groups(bound, 2, 260, seed=1)
-    return bench.Task(resolved, bound, groups, group_size=8, beta=0.02, batch=2)
+    return bench.Task(resolved, bound, groups, num_generations=8, beta=0.02, batch=2)
 
 
 def test_gradients_are_trls_for_the_same_samples(task: bench.Task, tmp_path: Path):

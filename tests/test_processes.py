@@ -31,7 +31,7 @@ def values_of(stage: str, tmp_path: Path, base: Path) -> dict:
     values = {
         "stage": "sft" if stage == "sft" else "reason", "base": str(base), "dtype": "fp32", "steps": 4, "batch_size": 4,
         "data": str(write_jsonl(tmp_path / "data.jsonl", ROWS)), "prompt": {"preset": "rerank-r0", "system": "Judge."},
-        "max_length": 120, "log_every": 1, "dev_queries": 4, "evals": 1, "learning_rate": 1e-3, "device": "cpu",
+        "max_length": 120, "log_every": 1, "dev_queries": 4, "num_evaluations": 1, "learning_rate": 1e-3, "device": "cpu",
     }  # fmt: skip
     if stage == "score":
         others = [row | {"document": f"the horse {i}", "label": 1 - row["label"]} for i, row in enumerate(ROWS)]

@@ -75,10 +75,10 @@ def test_training_and_ranking_read_the_same_ids(tiny_llama_dir, monkeypatch):
     settings = Reason(list_size=4, seed=0)
     task = ListTask(groups(), Prompt.preset("rank-r1", max_length=1500).bind_list(reranker.tokenizer), settings)
     for key in range(8):
-        unit = task.unit(key)
+        example = task.example(key)
         seen.clear()
-        reranker.rank(unit.shown["query"], unit.shown["documents"])
-        assert seen[0].ids == unit.prompt.ids
+        reranker.rank(example.shown["query"], example.shown["documents"])
+        assert seen[0].ids == example.prompt.ids
 
 
 def said(texts):
@@ -170,14 +170,15 @@ def test_a_start_learns_thought_and_label(tmp_path, tiny_llama_dir):
     bound = Prompt.preset("rank-r1", max_length=1500).bind_list(load_tokenizer(resolved))
     model = load_model(resolved, torch.float32, torch.device("cpu"))
     stage = SftStage(thoughts, bound, Sft(data="", out="", batch_size=2, answer_weight=3.0), thoughts[:2], False)
-    unit = stage.unit(0)
-    answer = bound.tokenizer.decode([unit.target[i] for i in unit.answer])
+    example = stage.example(0)
+    answer = bound.tokenizer.decode([example.target[i] for i in example.answer])
     assert answer in ("[1]", "[2]", "[3]")
-    assert f"<answer>{answer}</answer>" in bound.tokenizer.decode(unit.target) and unit.target[-1] == bound.tokenizer.eos_token_id
+    assert f"<answer>{answer}</answer>" in bound.tokenizer.decode(example.target)
+    assert example.target[-1] == bound.tokenizer.eos_token_id
     with torch.no_grad():
-        loss, figures = stage.loss(model, [stage.unit(0), stage.unit(1)])
+        loss, figures = stage.loss(model, [stage.example(0), stage.example(1)])
     each, weights = [], []
-    for one in (stage.unit(0), stage.unit(1)):
+    for one in (stage.example(0), stage.example(1)):
         ids = torch.tensor([[*one.pack.ids, one.target[-1]]])
         rows = model(input_ids=ids).logits[0, -len(one.target) - 1 : -1]
         each.append(torch.nn.functional.cross_entropy(rows, ids[0, -len(one.target) :], reduction="none"))
@@ -190,9 +191,9 @@ def test_a_start_learns_thought_and_label(tmp_path, tiny_llama_dir):
 def test_an_order_in_writing_is_learned_without_a_thought():
     bound = Prompt.preset("listwise").bind_list(byte_tokenizer("qwen2"))
     some = [ListReasoningExample("tea", ("bread", "leaves"), "left out", "[2] > [1]")]
-    unit = SftStage(some, bound, Sft(data="", out=""), [], False).unit(0)
-    assert bound.tokenizer.decode(unit.target[:-1]) == "[2] > [1]" and unit.target[-1] == bound.tokenizer.eos_token_id
-    assert list(unit.answer) == list(range(len(unit.target) - 1)) and bound.answer([1, 0]) == "[2] > [1]"
+    example = SftStage(some, bound, Sft(data="", out=""), [], False).example(0)
+    assert bound.tokenizer.decode(example.target[:-1]) == "[2] > [1]" and example.target[-1] == bound.tokenizer.eos_token_id
+    assert list(example.answer) == list(range(len(example.target) - 1)) and bound.answer([1, 0]) == "[2] > [1]"
 
 
 @pytest.mark.parametrize(("row", "message"), [
@@ -231,8 +232,9 @@ def lists_file(tmp_path):
 def test_think_then_choose_end_to_end(tmp_path, tiny_llama_dir):
     thoughts = tmp_path / "thoughts.jsonl"
     label_extractive_lists(groups(12), thoughts, 3)
-    common = ["max_length=1500", "dtype=fp32", "device=cpu", "log_every=1", "evals=1", "dev_queries=2", "steps=2", "batch_size=2"]
-    small = ["lora={r: 4, alpha: 8}", "max_new_tokens=24", "max_think_tokens=8", "completions_every=1", "grpo.group_size=2"]
+    common = ["max_length=1500", "dtype=fp32", "device=cpu", "log_every=1", "num_evaluations=1", "dev_queries=2"]
+    common += ["steps=2", "batch_size=2"]
+    small = ["lora={r: 4, alpha: 8}", "max_new_tokens=24", "max_think_tokens=8", "completions_every=1", "grpo.num_generations=2"]
     root = "configs/rank-r1"
     sft, grpo = tmp_path / "sft", tmp_path / "grpo"
     train(load_settings(f"{root}/smollm2_cpu_sft.yaml", [f"base={tiny_llama_dir}", f"data={thoughts}", f"out={sft}", *common]))
@@ -254,10 +256,11 @@ def test_think_then_choose_end_to_end(tmp_path, tiny_llama_dir):
 def test_the_published_recipe_runs(tmp_path, tiny_llama_dir):
     path = "configs/rank-r1/qwen2.5_3b.yaml"
     s = load_settings(path, ["data=d", "out=o"])
-    assert (s.lora.r, s.lora.alpha, s.lora.dropout, s.learning_rate, s.group, s.list_size) == (16, 32, 0.05, 1e-5, 8, 20)
+    assert (s.lora.r, s.lora.alpha, s.lora.dropout, s.learning_rate, s.num_generations, s.list_size) == (16, 32, 0.05, 1e-5, 8, 20)
     assert s.max_new_tokens == 2048
     changes = [f"base={tiny_llama_dir}", f"data={lists_file(tmp_path)}", f"out={tmp_path / 'run'}", "steps=1", "batch_size=1"]
-    small = ["max_length=1500", "max_new_tokens=8", "list_size=4", "device=cpu", "dtype=fp32", "dev_queries=0", "grpo.group_size=2"]
+    small = ["max_length=1500", "max_new_tokens=8", "list_size=4", "device=cpu", "dtype=fp32", "dev_queries=0"]
+    small += ["grpo.num_generations=2"]
     assert Prompt.load(train(load_settings(path, [*changes, *small]))).name == "rank-r1"
 
 
@@ -272,8 +275,8 @@ def test_windows_are_drawn_from_a_range():
 
 
 @pytest.mark.parametrize(("values", "message"), [
-    ({"list_size": [5, 3]}, "must be a number or \\[least, most\\]"),
-    ({"list_size": [3]}, "must be a number or \\[least, most\\]"),
+    ({"list_size": [5, 3]}, "must be a number or \\[minimum, maximum\\]"),
+    ({"list_size": [3]}, "must be a number or \\[minimum, maximum\\]"),
     ({"list_size": 1}, f"must lie in 2..{MAX_DOCUMENTS}"),
     ({"list_size": [2, 21]}, f"must lie in 2..{MAX_DOCUMENTS}"),
     ({"list_size": "many"}, "expected int or list"),

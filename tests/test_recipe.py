@@ -26,7 +26,7 @@ from prorank.data.formats import read_groups, write_groups
 from prorank.errors import ConfigError
 from prorank.prompts.prompt import Prompt
 from prorank.reranker import Reranker
-from prorank.train.run import is_done
+from prorank.train.run_folder import is_done
 from prorank.train.settings.stage_settings import load_settings
 from prorank.train.stages.score import ScoreStage
 from tests.conftest import SETS
@@ -147,12 +147,12 @@ def test_sft_is_the_cross_entropy_of_the_answer_over_the_vocabulary(tiny_llama_d
     bound = Prompt.preset("echo").bind(load_tokenizer(resolved))
     model = load_model(resolved, torch.float32, torch.device("cpu"))
     stage = ScoreStage([Group("bread", ("a bread", "a river", "a castle", "a horse"), (1.0, 0.0, 0.0, 0.0))], bound, settings, None)
-    unit = stage.unit(0)
+    example = stage.example(0)
     prompts = [p.ids for p in bound.encode_many("bread", list(stage._group(0).documents))]
     with torch.no_grad():
-        loss, _ = stage.loss(model, [unit])
+        loss, _ = stage.loss(model, [example])
         logits = torch.stack([model(torch.tensor([ids])).logits[0, -1] for ids in prompts])
-    answers = torch.tensor([bound.answer_ids[int(grade)] for grade in unit.lists[0].labels])
+    answers = torch.tensor([bound.answer_ids[int(grade)] for grade in example.lists[0].labels])
     assert float(loss) == pytest.approx(float(torch.nn.functional.cross_entropy(logits, answers)), rel=1e-4)
 
 

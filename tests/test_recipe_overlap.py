@@ -8,7 +8,7 @@ import pytest
 from prorank.data.beir import read_beir
 from prorank.data.formats import read_groups
 from recipes.default import held_out, overlap
-from recipes.default.held_out import Index, asked
+from recipes.default.held_out import Index, content_words
 from recipes.default.overlap import checked, drop
 from tests.tiny import write_jsonl
 
@@ -57,7 +57,7 @@ def test_a_part_of_a_test_document_is_near_and_another_text_is_not(index: Index)
 
 
 def test_a_query_of_asking_words_alone_is_itself() -> None:
-    assert asked("what is it") == {"what", "is", "it"} and asked("define kettle") == {"kettle"}
+    assert content_words("what is it") == {"what", "is", "it"} and content_words("define kettle") == {"kettle"}
 
 
 def test_of_a_trained_set_only_dev_and_test_are_test(tmp_path: Path) -> None:

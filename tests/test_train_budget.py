@@ -17,7 +17,7 @@ from prorank.checkpoints.resolve import resolve
 from prorank.data.formats import read_groups
 from prorank.errors import ConfigError
 from prorank.prompts.prompt import Prompt
-from prorank.train.micro_batches import Steps, comes_again, total_steps
+from prorank.train.micro_batches import MicroBatches, comes_again, total_steps
 from prorank.train.settings.common_settings import BUDGETS
 from prorank.train.settings.stage_settings import Score, Warmup, dump_settings, load_settings, make_settings
 from prorank.train.stages.warmup import WarmupStage
@@ -93,7 +93,7 @@ def test_there_is_never_more_than_one(texts, own, tmp_path_factory):
 @pytest.mark.parametrize("value", [".nan", ".inf", "-.inf"])
 def test_numbers_that_are_not_finite_are_refused(value, tmp_path):
     """Row 6: a setting must not be what a loss must not become."""
-    for key in ("learning_rate", "keep_answers", "minutes"):
+    for key in ("learning_rate", "answer_mass_weight", "minutes"):
         with pytest.raises(ConfigError, match=f"key '{key}' is -?(nan|inf); expected a finite number"):
             load_settings(recipe(tmp_path), [f"{key}={value}"])
     with pytest.raises(ConfigError, match="needs a weight of 0 or more"):
@@ -113,39 +113,39 @@ def test_the_reference_is_computed_once_where_prompts_come_again(given, again, t
     settings = Warmup(data=str(data), out="o", batch_size=4, **given)
     bound = Prompt.preset("prorank", max_length=128).bind(load_tokenizer(resolve(tiny_llama_dir)))
     stage = WarmupStage(groups, bound, settings, model, None, False)
-    assert comes_again(settings, 8, settings.updates) == again == stage.keeps_reference
+    assert comes_again(settings, 8, settings.updates) == again == stage.caches_reference
     made, real = [], stage.reference.of
     monkeypatch.setattr(stage.reference, "of", lambda policy: made.append(1) or real(policy))
-    first, second = ([stage.loss(model, [stage.unit(at + i) for i in range(4)]) for at in (0, 4)] for _ in range(2))
+    first, second = ([stage.loss(model, [stage.example(at + i) for i in range(4)]) for at in (0, 4)] for _ in range(2))
     assert len(made) == (2 if again else 4)
     for (one, _), (other, _) in zip(first, second):
         assert float(one.detach()) == pytest.approx(float(other.detach()), abs=1e-3)  # kept in half precision
 
 
 class Counted:
-    """A stage whose units say how often they were encoded."""
+    """A stage whose examples say how often they were encoded."""
 
-    cpu_units = 4
+    cpu_examples = 4
 
-    def __init__(self, units: int) -> None:
-        self.units, self.calls = units, []
+    def __init__(self, examples: int) -> None:
+        self.examples, self.calls = examples, []
 
     def __len__(self) -> int:
-        return self.units
+        return self.examples
 
-    def unit(self, index: int):
+    def example(self, index: int):
         self.calls.append(index)
-        return type("Unit", (), {"key": index, "length": -index % 7})()
+        return type("Example", (), {"key": index, "length": -index % 7})()
 
 
 @pytest.mark.parametrize(("micro", "repeat"), [(1, 1), (2, 1), (8, 1), (2, 3)])
 def test_a_batch_is_encoded_once_for_all_of_its_micro_batches(micro, repeat):
-    """Row 20: 8 units a step, not 8 for each of its micro-batches; a resumed run that begins amid a step sees the same."""
+    """Row 20: 8 examples a step, not 8 for each of its micro-batches; a resumed run that begins amid a step sees the same."""
     stage = Counted(64)
-    steps = Steps(stage, 4 * repeat, 8, micro, repeat)
-    seen = [[unit.key for unit in steps[i]] for i in range(len(steps))]
+    steps = MicroBatches(stage, 4 * repeat, 8, micro, repeat)
+    seen = [[example.key for example in steps[i]] for i in range(len(steps))]
     assert stage.calls == list(range(32))
-    alone = [[unit.key for unit in Steps(Counted(64), 4 * repeat, 8, micro, repeat)[i]] for i in range(len(steps))]
+    alone = [[example.key for example in MicroBatches(Counted(64), 4 * repeat, 8, micro, repeat)[i]] for i in range(len(steps))]
     assert seen == alone and sorted(key for some in seen[: 8 // micro] for key in some) == list(range(8))
 
 

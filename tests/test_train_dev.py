@@ -11,7 +11,7 @@ import torch
 from prorank.data.examples import Group
 from prorank.evaluate.measures import ndcg_of
 from prorank.prompts.prompt import Prompt
-from prorank.train.dev_set import Dev
+from prorank.train.dev_set import DevSet
 
 GROUPS = [Group(f"query {i}", tuple(f"document {i} {j}" for j in range(12)), (2.0, 1.0) + 10 * (0.0,)) for i in range(30)]
 
@@ -24,7 +24,7 @@ def measured(monkeypatch: pytest.MonkeyPatch, score, groups: list[Group] = GROUP
         score_lists = staticmethod(lambda queries, rows: [np.asarray(score(row), np.float32) for row in rows])
 
     monkeypatch.setattr("prorank.train.dev_set.Reranker.of", lambda *given, **more: Model())
-    return Dev(groups, Prompt.preset("setwise"), None, False, **how).measure(torch.nn.Linear(1, 1))["ndcg@10"]
+    return DevSet(groups, Prompt.preset("setwise"), None, False, **how).measure(torch.nn.Linear(1, 1))["ndcg@10"]
 
 
 def rank(document: str) -> int:

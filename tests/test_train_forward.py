@@ -49,7 +49,7 @@ def forward(model, batch, bf16=False, **more):
 def test_logits_and_gradients_are_those_of_the_layers(loaded, compiled):
     model, batch = loaded
     assert training_engine(model, False, torch.float32) is not None
-    (want, before), (got, after) = forward(model, batch, plain=True), forward(model, batch, compile=compiled)
+    (want, before), (got, after) = forward(model, batch, baseline_step=True), forward(model, batch, compile=compiled)
     torch.testing.assert_close(got, want, atol=1e-4, rtol=0)
     assert before.keys() == after.keys()
     for name, gradient in before.items():
@@ -58,7 +58,7 @@ def test_logits_and_gradients_are_those_of_the_layers(loaded, compiled):
 
 def test_bf16_is_as_near_to_fp32_as_autocast(loaded):
     model, batch = loaded
-    exact, _ = forward(model, batch, plain=True)
+    exact, _ = forward(model, batch, baseline_step=True)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         plain = vocabulary_logits(model, batch)
     ours, gradients = forward(model, batch, bf16=True)
@@ -71,7 +71,7 @@ def test_the_plain_step_trains_to_the_same_losses(tmp_path, tiny_llama_dir):
     losses = []
     for plain in (True, False):
         out = tmp_path / str(plain)
-        run(out, data, tiny_llama_dir, stage="score", steps=50, dev_queries=0, save_every=0, evals=0, plain=plain)
+        run(out, data, tiny_llama_dir, stage="score", steps=50, dev_queries=0, save_every=0, num_evaluations=0, baseline_step=plain)
         losses.append([line["loss"] for line in read_metrics(out) if "loss" in line])
     assert len(losses[0]) == 50 and losses[0][0] > losses[0][-1]
     assert max(abs(a - b) for a, b in zip(*losses)) < 1e-4

@@ -25,13 +25,13 @@ from prorank.utils.strict_json import dumps
 from tests.tiny import toy_lists, write_jsonl
 
 COMMON = {"dtype": "fp32", "device": "cpu", "max_length": 96, "log_every": 1, "seed": 3, "batch_size": 2, "dev_queries": 4}
-COMMON |= {"steps": 4, "evals": 2, "save_every": 2}
+COMMON |= {"steps": 4, "num_evaluations": 2, "save_every": 2}
 WRITTEN = {"max_new_tokens": 8, "max_think_tokens": 4, "temperature": 1.0, "reward": {"min_think_tokens": 1, "max_think_tokens": 9}}
 THINKING = {"prompt": {"preset": "rerank-r0", "system": "Judge."}, "max_length": 120}
 STAGES = {
     "warmup": {}, "warmup, sampled": {"advantage": "sampled"}, "score": {}, "score, lora": {"lora": {"r": 4, "alpha": 8}},
     "order": {}, "sft": THINKING, "reason, ppo": THINKING | WRITTEN | {"algorithm": "ppo", "ppo": {"num_ppo_epochs": 1}},
-    "reason, grpo": THINKING | WRITTEN | {"algorithm": "grpo", "grpo": {"group_size": 2}},
+    "reason, grpo": THINKING | WRITTEN | {"algorithm": "grpo", "grpo": {"num_generations": 2}},
 }  # fmt: skip
 
 
@@ -126,14 +126,14 @@ def test_weights_that_collapsed_are_not_called_the_best(stage, settings, tmp_pat
     assert not (tmp_path / "run" / "model").exists()
 
 
-@pytest.mark.parametrize("evals", [2, 0])
-def test_weights_that_are_not_finite_are_never_saved(evals, settings, tmp_path, monkeypatch):
+@pytest.mark.parametrize("num_evaluations", [2, 0])
+def test_weights_that_are_not_finite_are_never_saved(num_evaluations, settings, tmp_path, monkeypatch):
     """Row 6: the last step of all spoils them: neither a dev measure nor the end of the run nor a checkpoint takes them."""
     poison(monkeypatch, 4, after=True)
     with pytest.raises(TrainingError, match="step 4: weight '.*' is not finite"):
-        run.train(settings(evals=evals))
+        run.train(settings(num_evaluations=num_evaluations))
     assert all_finite(tmp_path / "run") and (tmp_path / "run" / "checkpoint-2").is_dir()
-    assert (tmp_path / "run" / "model").is_dir() == bool(evals)
+    assert (tmp_path / "run" / "model").is_dir() == bool(num_evaluations)
 
 
 def test_a_dev_measure_that_is_not_finite_is_not_the_best(settings, tmp_path, monkeypatch):

@@ -20,8 +20,8 @@ from prorank.evaluate.gains import GAINS
 from prorank.prompts.prompt import Prompt
 from prorank.reranker import Reranker
 from prorank.train.curves import read_metrics
-from prorank.train.dev_set import Dev
-from prorank.train.objectives.ranking_losses import lambdarank, margin_mse, ranknet, softmax
+from prorank.train.dev_set import DevSet
+from prorank.train.objectives.ranking_losses import lambdarank, listnet, margin_mse, ranknet
 from prorank.train.run import train
 from prorank.train.settings.stage_settings import Order, Warmup, make_settings
 from prorank.train.stages.order import OrderStage
@@ -67,10 +67,10 @@ def test_lambdarank_weighs_pairs_by_what_a_swap_changes(rows, gain):
 
 @pytest.mark.parametrize(("gain", "gains"), [("linear", [3, 1, 0.5, 0]), ("exponential", [7, 1, 2**0.5 - 1, 0])])
 def test_listnet_targets_are_the_gains(gain, gains):
-    """Row 21: the loss `softmax` has the gain of the measure."""
+    """Row 21: the loss `listnet` has the gain of the measure."""
     scores, grades = torch.tensor([0.2, -1.0, 2.0, 0.0]).double(), torch.tensor([3.0, 1.0, 0.5, 0.0]).double()
     wanted = -sum(value / sum(gains) * float(p) for value, p in zip(gains, scores.log_softmax(-1)))
-    assert float(softmax(scores, grades / 3, grades, gain=gain)) == pytest.approx(wanted, abs=1e-9)
+    assert float(listnet(scores, grades / 3, grades, gain=gain)) == pytest.approx(wanted, abs=1e-9)
 
 
 def graded_folder(folder):
@@ -90,12 +90,12 @@ def test_reward_dev_figure_and_evaluation_are_one_measure(gain, tmp_path, tiny_l
     """Row 21: on graded labels what stage order rewards, its dev figure and nDCG@10 of `prorank.evaluate` are one number."""
     data = graded_folder(tmp_path / "graded")
     stage, model = stage_of(tiny_llama_dir, data, list_size=5, gain=gain)
-    rewarded = stage.loss(model, [stage.unit(i) for i in range(6)])[1]["reward_sorted"]
+    rewarded = stage.loss(model, [stage.example(i) for i in range(6)])[1]["reward_sorted"]
     reranker = Reranker(tiny_llama_dir, dtype="fp32", prompt="prorank", max_length=96)
     found = evaluate([data], [reranker], split="train", judged_only=True, gain=gain, sample=0, out=tmp_path / "out")
     printed = found.rows[1].measures["nDCG@10"]
     groups = read_groups(str(data), "train")
-    dev = Dev(groups, reranker.prompt, reranker.tokenizer, False, gain=gain).measure(model)["ndcg@10"]
+    dev = DevSet(groups, reranker.prompt, reranker.tokenizer, False, gain=gain).measure(model)["ndcg@10"]
     assert 0.3 < printed < 0.99 and rewarded == pytest.approx(printed, abs=1e-6) and dev == pytest.approx(printed, abs=1e-6)
     other = evaluate([data], [reranker], split="train", judged_only=True, gain=GAINS[GAINS[0] == gain], sample=0)
     assert abs(other.rows[1].measures["nDCG@10"] - printed) > 1e-3  # or equality would say nothing
@@ -122,19 +122,19 @@ def stage_of(folder, data, **changes):
     return OrderStage(read_groups(str(data), "train"), bound, chosen, model, None), model
 
 
-def gradient(stage, model, units):
+def gradient(stage, model, examples):
     model.zero_grad()
-    loss, figures = stage.loss(model, units)
+    loss, figures = stage.loss(model, examples)
     loss.backward()
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]), figures
 
 
-def optimised(stage, model, units, steps, rate=3e-3):
-    """Figures of the last of so many steps on the same units."""
+def optimised(stage, model, examples, steps, rate=3e-3):
+    """Figures of the last of so many steps on the same examples."""
     optimiser = torch.optim.Adam(model.parameters(), rate)
     for _ in range(steps):
         optimiser.zero_grad()
-        loss, figures = stage.loss(model, units)
+        loss, figures = stage.loss(model, examples)
         loss.backward()
         optimiser.step()
     return figures
@@ -142,34 +142,34 @@ def optimised(stage, model, units, steps, rate=3e-3):
 
 def test_sampled_orders_give_the_exact_gradient_in_the_mean(tmp_path, tiny_llama_dir):
     data = coffee_lists(tmp_path / "lists.jsonl")
-    common = {"list_size": 4, "batch_size": 2, "keep_answers": 0.0}
+    common = {"list_size": 4, "batch_size": 2, "answer_mass_weight": 0.0}
     stage, model = stage_of(tiny_llama_dir, data, **common)
-    units = [stage.unit(i) for i in range(2)]
-    exact, figures = gradient(stage, model, units)
+    examples = [stage.example(i) for i in range(2)]
+    exact, figures = gradient(stage, model, examples)
     assert figures["kl"] == pytest.approx(0, abs=1e-6) and 0 < figures["reward"] < 1
-    sampling, model = stage_of(tiny_llama_dir, data, **common, advantage="leave-one-out", group_size=2000)
-    sampled, seen = gradient(sampling, model, units)
+    sampling, model = stage_of(tiny_llama_dir, data, **common, advantage="leave-one-out", num_generations=2000)
+    sampled, seen = gradient(sampling, model, examples)
     assert float(torch.nn.functional.cosine_similarity(exact, sampled, dim=0)) > 0.99
     assert float(exact.norm()) == pytest.approx(float(sampled.norm()), rel=0.1)
     assert seen["reward"] == pytest.approx(figures["reward"], abs=0.02)
-    again, _ = gradient(sampling, model, units)
+    again, _ = gradient(sampling, model, examples)
     assert torch.equal(sampled, again)  # a list draws by its own place in the run
 
 
 def test_the_divergence_holds_the_scores(tmp_path, tiny_llama_dir):
-    stage, model = stage_of(tiny_llama_dir, coffee_lists(tmp_path / "lists.jsonl"), list_size=4, kl_coef=10.0)
-    units = [stage.unit(i) for i in range(4)]
+    stage, model = stage_of(tiny_llama_dir, coffee_lists(tmp_path / "lists.jsonl"), list_size=4, beta=10.0)
+    examples = [stage.example(i) for i in range(4)]
     with torch.no_grad():
         for weight in model.parameters():
             weight += 0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
-    before = stage.loss(model, units)[1]["kl"]
-    assert optimised(stage, model, units, 12, 1e-3)["kl"] < before / 2
+    before = stage.loss(model, examples)[1]["kl"]
+    assert optimised(stage, model, examples, 12, 1e-3)["kl"] < before / 2
 
 
 @pytest.mark.parametrize("changes", [
     {},
-    {"advantage": "leave-one-out", "group_size": 16, "reward": "rr"},
-    {"advantage": "group", "reward": "ap", "loss": {"ranknet": 0.2}, "kl_coef": 0.0},
+    {"advantage": "leave-one-out", "num_generations": 16, "reward": "rr"},
+    {"advantage": "group", "reward": "ap", "loss": {"ranknet": 0.2}, "beta": 0.0},
     {"loss": {"lambdarank": 1.0}, "lora": {"r": 8, "alpha": 16}, "learning_rate": 1e-2},
 ])  # fmt: skip
 def test_a_model_learns_from_the_measure(changes, tmp_path, tiny_llama_dir):
@@ -182,7 +182,7 @@ def test_a_model_learns_from_the_measure(changes, tmp_path, tiny_llama_dir):
     assert rewards[0] < 0.6 and sum(rewards[-5:]) / 5 > 0.95 and (folder / "prompt.json").is_file()
     assert [line["dev_ndcg@10"] for line in lines if "dev_ndcg@10" in line][-1] > 0.85
     trained = next(line for line in lines if "loss" in line)  # behind the dev figures from before the first step
-    assert ("kl" in trained) == (changes.get("kl_coef") != 0.0)
+    assert ("kl" in trained) == (changes.get("beta") != 0.0)
     assert {f"loss_{name}" for name in changes.get("loss", {})} <= set(trained)
     assert (tmp_path / "run" / "train_curves.png").is_file()
 
@@ -207,7 +207,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(tmp_path, tiny_llama_dir):
     ({"reward": "map"}, "key 'reward' must be one of ndcg, rr, ap"),
     ({"list_size": 13}, "key 'list_size' must be at most 12 with advantage exact"),
     ({"advantage": "best"}, "key 'advantage' must be exact, leave-one-out or group"),
-    ({"advantage": "group", "group_size": 1}, "key 'group_size' must be at least 2"),
+    ({"advantage": "group", "num_generations": 1}, "key 'num_generations' must be at least 2"),
     ({"loss": {"kl": 1.0}}, "key 'teacher' is needed by loss kl"),
     ({"reward_weight": 0.0}, "stage score does without a reward"),
     ({"gain": "exponental"}, "key 'gain' must be linear or exponential, not 'exponental'"),
@@ -258,25 +258,26 @@ def test_a_run_on_labels_of_several_documents_leaves_a_whole_checkpoint(stage, t
 
 
 def test_the_warmup_learns_labels_of_several_documents(tmp_path, tiny_llama_dir):
-    chosen = Warmup(data="", out="", list_size=4, group_size=0, force=0.2)
+    chosen = Warmup(data="", out="", list_size=4, num_generations=0, exploration_rate=0.2)
     resolved = resolve(tiny_llama_dir)
     model = load_model(resolved, torch.float32, torch.device("cpu"))
     bound = Prompt.preset("setwise").bind_list(load_tokenizer(resolved))
     groups = read_groups(str(coffee_lists(tmp_path / "lists.jsonl")), "train")
     stage = WarmupStage(groups, bound, chosen, model, None, False)
-    units = [stage.unit(i) for i in range(3)]
-    assert all(unit.answers == 4 and unit.row == -1 for unit in units) and len({stage.unit(i).label for i in range(20)}) == 4
-    figures = optimised(stage, model, units, 60)
+    examples = [stage.example(i) for i in range(3)]
+    assert all(example.answers == 4 and example.row == -1 for example in examples)
+    assert len({stage.example(i).label for i in range(20)}) == 4
+    figures = optimised(stage, model, examples, 60)
     assert figures["accuracy"] == 1.0 and figures["format_rate"] == 1.0 and figures["reward"] > 1.2
 
 
 def test_labels_of_several_documents_can_be_learned(tmp_path, tiny_llama_dir):
     data = coffee_lists(tmp_path / "lists.jsonl")
     stage, model = stage_of(tiny_llama_dir, data, prompt="setwise", list_size=4)
-    units = [stage.unit(i) for i in range(3)]
-    bound, unit = stage.bound, units[0]
-    row = model(input_ids=torch.tensor([unit.packs[0].ids])).logits[0, -1]
-    scores = stage.scores(row[None], [unit])[0]
-    assert torch.equal(scores, row[bound.answer_ids[:4]]) and len(unit.packs) == 1 and len(unit.lists[0].labels) == 4
-    figures = optimised(stage, model, units, 40)
+    examples = [stage.example(i) for i in range(3)]
+    bound, example = stage.encoder, examples[0]
+    row = model(input_ids=torch.tensor([example.packs[0].ids])).logits[0, -1]
+    scores = stage.scores(row[None], [example])[0]
+    assert torch.equal(scores, row[bound.answer_ids[:4]]) and len(example.packs) == 1 and len(example.lists[0].labels) == 4
+    figures = optimised(stage, model, examples, 40)
     assert figures["top1"] == 1.0 and figures["format_rate"] == 1.0 and figures["reward_sorted"] == 1.0

@@ -29,16 +29,16 @@ def exact_gradient(logits: torch.Tensor, label: int, size: int, scaling: str) ->
 
 def group_gradient(logits: torch.Tensor, tokens: torch.Tensor, label: int, scaling: str) -> torch.Tensor:
     """What a general GRPO trainer computes for one drawn group [G]."""
-    rewards = policy.token_rewards(tokens[None], torch.tensor([label]), ANSWERS, NEAR, REWARDS.of_classes())
+    rewards = policy.rewards_of_tokens(tokens[None], torch.tensor([label]), ANSWERS, NEAR, REWARDS.of_classes())
     gains = policy.advantages(rewards.double(), scaling)
     now = logits.log_softmax(-1).gather(1, tokens[None])
-    return torch.autograd.grad(policy.clipped(now, now.detach(), gains, 0.2).mean(), logits)[0][0]
+    return torch.autograd.grad(policy.clipped_surrogate(now, now.detach(), gains, 0.2).mean(), logits)[0][0]
 
 
 def analytic_policy_gradient(logits: torch.Tensor, label: int) -> torch.Tensor:
     """d E[r] / d logits of a softmax policy: p * (r - E[r])."""
     tokens = torch.arange(6)[None]
-    r = policy.token_rewards(tokens, torch.tensor([label]), ANSWERS, NEAR, REWARDS.of_classes())[0].double()
+    r = policy.rewards_of_tokens(tokens, torch.tensor([label]), ANSWERS, NEAR, REWARDS.of_classes())[0].double()
     p = logits.softmax(-1)[0].detach()
     return p * (r - (p * r).sum())
 
@@ -57,8 +57,8 @@ def test_leave_one_out_is_the_policy_gradient(size, seed, label):
 def test_sampled_mean_is_exact_within_four_standard_errors(seed, label):
     logits, generator = toy(seed), torch.Generator().manual_seed(seed)
     draws = 4000
-    tokens = torch.stack([policy.draw(logits[0], 4, generator, ANSWERS, 0.0) for _ in range(draws)])
-    rewards = policy.token_rewards(tokens, torch.full((draws,), label), ANSWERS, NEAR, REWARDS.of_classes())
+    tokens = torch.stack([policy.sample_tokens(logits[0], 4, generator, ANSWERS, 0.0) for _ in range(draws)])
+    rewards = policy.rewards_of_tokens(tokens, torch.full((draws,), label), ANSWERS, NEAR, REWARDS.of_classes())
     gains = policy.advantages(rewards.double(), "leave-one-out")
     # d log p(a) / d logits = onehot(a) - p, so the gradients of all groups at once are:
     onehot = torch.nn.functional.one_hot(tokens, 6).double() - logits.softmax(-1).detach()
@@ -102,7 +102,7 @@ def test_forced_answers_give_a_silent_model_a_gradient():
     log_p = policy.class_log_probs(logits, torch.tensor([1]), ANSWERS, NEAR)
     gradients = []
     for force in (0.0, 0.25):
-        weights = policy.expected_weights(policy.forced(log_p, force), REWARDS.of_classes(), 8, "group").double()
+        weights = policy.expected_weights(policy.exploration_policy(log_p, force), REWARDS.of_classes(), 8, "group").double()
         gradients.append(torch.autograd.grad((weights * log_p).sum(), logits, retain_graph=True)[0].norm())
     assert gradients[0] < 1e-6 < 0.01 < gradients[1]
 
@@ -111,12 +111,12 @@ def test_clip_stops_the_gradient_of_a_ratio_that_went_too_far():
     old = torch.tensor([0.0])
     for now, weight, moves in ((0.5, 1.0, False), (0.5, -1.0, True), (-0.5, -1.0, False), (0.0, 1.0, True)):
         value = torch.tensor([now], requires_grad=True)
-        gradient = torch.autograd.grad(policy.clipped(value, old, torch.tensor([weight]), 0.2).sum(), value)[0]
+        gradient = torch.autograd.grad(policy.clipped_surrogate(value, old, torch.tensor([weight]), 0.2).sum(), value)[0]
         assert bool(gradient.abs() > 0) == moves
 
 
 def test_unknown_scaling_is_named():
-    with pytest.raises(ConfigError, match="scaling 'median' is not known; valid: group, batch, none, leave-one-out"):
+    with pytest.raises(ConfigError, match="scale_rewards 'median' is not known; valid: group, batch, none, leave-one-out"):
         policy.advantages(torch.ones(2, 4), "median")
 
 
@@ -133,16 +133,16 @@ def test_labels_of_several_documents_have_the_exact_gradient_too(scaling):
     logs, total = logits.log_softmax(-1)[0], torch.zeros(1, 8, dtype=torch.float64)
     for tokens in product(range(8), repeat=size):
         group = torch.tensor([tokens])
-        rewards = policy.token_rewards(group, label, ids, near, values, counts)
+        rewards = policy.rewards_of_tokens(group, label, ids, near, values, counts)
         gains = policy.advantages(rewards, scaling)[0]
         chance = logs[list(tokens)].sum().exp().detach()
         total += chance * torch.autograd.grad((gains * logs[list(tokens)]).mean(), logits, retain_graph=True)[0]
     assert torch.allclose(exact, total, atol=1e-6)
-    right = policy.token_rewards(torch.tensor([[3, 1, 4, 6, 0]]), label, ids, near, values, counts)[0]
+    right = policy.rewards_of_tokens(torch.tensor([[3, 1, 4, 6, 0]]), label, ids, near, values, counts)[0]
     assert right.tolist() == [values[0], values[1], values[3], values[2], values[3]]
 
 
 def test_forced_draws_are_spread_over_the_answers_of_each_prompt():
     log_p = torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.1, 0.2, 0.3, 0.4]]).log()
-    found = policy.forced(log_p, 1.0 - 1e-9, torch.tensor([5, 2])).exp()
+    found = policy.exploration_policy(log_p, 1.0 - 1e-9, torch.tensor([5, 2])).exp()
     assert torch.allclose(found[:, :2], torch.tensor([[0.2, 0.8], [0.5, 0.5]]), atol=1e-6)

@@ -19,11 +19,13 @@ from prorank.errors import ConfigError, DataError
 from prorank.prompts.prompt import Prompt
 from prorank.reranker import Reranker
 from prorank.train.curves import read_metrics
-from prorank.train.objectives.one_token_grpo import advantages, clipped
+from prorank.train.objectives.one_token_grpo import advantages, clipped_surrogate
 from prorank.train.objectives.ppo_grpo import estimated_kl, gae, mask_of, padded, token_rewards, value_loss, weights_of, whitened
 from prorank.train.run import train
 from prorank.train.settings.stage_settings import Reason, make_settings
-from prorank.train.stages.reason import ReasonStage, token_log_probs, value_head
+from prorank.train.stages.reason import ReasonStage
+from prorank.train.stages.token_log_probs import token_log_probs
+from prorank.train.value_head import PolicyWithValue, make_value_head
 from tests.tiny import save_tiny, write_jsonl
 
 CPU = torch.device("cpu")
@@ -84,7 +86,7 @@ def test_ppos_losses_are_those_of_the_equations(seed, clip):
     at = mask_of(sizes) > 0
     flat = {name: torch.tensor(v)[at] for name, v in {**x, "gains": gains, "returns": returns}.items()}
     weights = weights_of("dapo", sizes, count, len(sizes), 99).repeat_interleave(torch.tensor(sizes))
-    got = -(clipped(flat["now"], flat["old"], flat["gains"], clip) * weights).sum()
+    got = -(clipped_surrogate(flat["now"], flat["old"], flat["gains"], clip) * weights).sum()
     assert float(got) == pytest.approx(policy, rel=1e-5, abs=1e-7)
     got = (value_loss(flat["values"], flat["before"], flat["returns"], clip) * weights).sum()
     assert float(got) == pytest.approx(value, rel=1e-5, abs=1e-7)
@@ -117,7 +119,7 @@ def groups(count=12):
 
 def settings_of(**more):
     values = {"stage": "reason", "data": "d", "out": "o", "batch_size": 4, "max_new_tokens": 12, "max_think_tokens": 6}
-    return make_settings(values | {"reward": RULES, "temperature": 1.0, "grpo": {"group_size": 3}} | more)
+    return make_settings(values | {"reward": RULES, "temperature": 1.0, "grpo": {"num_generations": 3}} | more)
 
 
 @pytest.fixture(params=["llama", "qwen2"])
@@ -128,6 +130,7 @@ def made(request, tmp_path):
         resolved = resolve(save_tiny(tmp_path / "tiny", request.param))
         model = load_model(resolved, torch.float32, CPU)
         bound = Prompt.preset("rerank-r0", max_length=300, system="Judge.").bind(load_tokenizer(resolved))
+        model = PolicyWithValue(model) if algorithm == "ppo" else model
         s = settings_of(algorithm=algorithm, out=str(tmp_path), **more)
         return ReasonStage(groups(), bound, s, model, [], False), model, s
 
@@ -137,37 +140,37 @@ def made(request, tmp_path):
 @pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
 def test_on_the_first_pass_the_ratio_is_exactly_1(made, algorithm):
     stage, model, _ = made(algorithm)
-    units = [stage.unit(i) for i in range(4)]
-    loss, figures = stage.loss(model, units[:2])
+    examples = [stage.example(i) for i in range(4)]
+    loss, figures = stage.loss(model, examples[:2])
     assert figures["ratio"] == 1.0 and figures["clip_share"] == 0.0
     loss.backward()
     assert any(p.grad is not None and p.grad.abs().max() > 0 for p in model.parameters())
     with torch.no_grad():
         for p in model.parameters():
             p.add_(torch.randn_like(p) * 0.05)
-    _, later = stage.loss(model, units[:2])  # a second pass over the same rows
+    _, later = stage.loss(model, examples[:2])  # a second pass over the same rows
     assert later["ratio"] != 1.0 and later["reward"] == figures["reward"]
 
 
 def test_micro_batches_add_up_to_the_batch(made):
-    for algorithm, more in (("ppo", {}), ("grpo", {}), ("grpo", {"grpo": {"group_size": 3, "loss": "dapo"}})):
+    for algorithm, more in (("ppo", {}), ("grpo", {}), ("grpo", {"grpo": {"num_generations": 3, "loss": "dapo"}})):
         stage, model, _ = made(algorithm, **more)
-        units = [stage.unit(i) for i in range(4)]
-        whole, _ = stage.loss(model, units)
-        parts = [stage.loss(model, units[i : i + 1])[0] for i in range(4)]
+        examples = [stage.example(i) for i in range(4)]
+        whole, _ = stage.loss(model, examples)
+        parts = [stage.loss(model, examples[i : i + 1])[0] for i in range(4)]
         assert sum(parts).item() / 4 == pytest.approx(float(whole), rel=1e-4, abs=1e-6)
 
 
 @pytest.mark.parametrize("loss", ["grpo", "dr_grpo", "dapo"])
 def test_grpos_loss_is_that_of_the_equation_over_single_rows(made, loss):
-    more = {"kl_coef": 0.3, "grpo": {"group_size": 3, "loss": loss, "bias_correction_kl": False}}
+    more = {"beta": 0.3, "grpo": {"num_generations": 3, "loss": loss, "bias_correction_kl": False}}
     stage, model, s = made("grpo", **more)
-    units = [stage.unit(i) for i in range(4)]
+    examples = [stage.example(i) for i in range(4)]
     stage._episodes(model, 0)
     with torch.no_grad():
         for p in model.parameters():
             p.add_(torch.randn_like(p) * 0.02)  # so that the reference is another
-    got, _ = stage.loss(model, units)
+    got, _ = stage.loss(model, examples)
     episodes = list(stage._batch[1].values())
     sums = [e for e in episodes]
     tokens, rows, total = sum(len(d) for e in sums for d in e.drawn), sum(len(e.rows) for e in sums), 0.0
@@ -190,7 +193,7 @@ def test_log_probs_in_parts_are_those_of_the_whole_with_the_same_gradient(made, 
     targets = torch.randint(300, (9,))
     whole, entropy = token_log_probs(model, hidden, targets, 0.7)
     want = torch.autograd.grad(whole.sum(), hidden)[0]
-    monkeypatch.setattr("prorank.train.stages.reason.CHUNK", 1000)
+    monkeypatch.setattr("prorank.train.stages.token_log_probs.MAX_LOGITS", 1000)
     parts, also = token_log_probs(model, hidden, targets, 0.7)
     torch.testing.assert_close(parts, whole)
     torch.testing.assert_close(also, entropy)
@@ -221,8 +224,9 @@ def run(tmp_path, name, base, **more):
     data = write_jsonl(tmp_path / "data.jsonl", [dict(zip(("query", "document", "label"), pair)) for pair in pairs])
     values = {
         "stage": "reason", "data": str(data), "out": str(tmp_path / name), "base": str(base), "dtype": "fp32", "dev_queries": 2,
-        "prompt": {"preset": "rerank-r0", "system": "Judge."}, "max_length": 200, "batch_size": 4, "log_every": 1, "evals": 2,
-        "max_new_tokens": 16, "max_think_tokens": 8, "temperature": 1.0, "reward": RULES, "completions_every": 2,
+        "prompt": {"preset": "rerank-r0", "system": "Judge."}, "max_length": 200, "batch_size": 4, "log_every": 1,
+        "num_evaluations": 2, "max_new_tokens": 16, "max_think_tokens": 8, "temperature": 1.0, "reward": RULES,
+        "completions_every": 2,
     }  # fmt: skip
     return make_settings({key: value for key, value in (values | more).items() if key not in REASON or value is not None})
 
@@ -235,7 +239,7 @@ def figures(folder):
 @pytest.mark.parametrize("lora", [None, {"r": 4}])
 @pytest.mark.parametrize("more", [{"algorithm": "ppo", "steps": 8}, {"algorithm": "grpo", "steps": 4}])
 def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path, tiny_llama_dir, monkeypatch, more, lora):
-    more = more | {"lora": lora, "save_every": 2, "keep": 5, "learning_rate": 1e-3}
+    more = more | {"lora": lora, "save_every": 2, "save_total_limit": 5, "learning_rate": 1e-3}
     train(run(tmp_path, "whole", tiny_llama_dir, **more))
     settings_ = run(tmp_path, "cut", tiny_llama_dir, **more)
     from prorank.train.stage_trainer import StageTrainer
@@ -351,7 +355,7 @@ def test_values_start_at_0():
             super().__init__()
             self.w = torch.nn.Parameter(torch.ones(1))
 
-    assert float(value_head(Model())(torch.randn(5, 3)).abs().max()) == 0
+    assert float(make_value_head(Model())(torch.randn(5, 3)).abs().max()) == 0
 
 
 def test_rerank_r0s_own_keys_are_stage_reason():

@@ -61,10 +61,18 @@ def test_two_stages_learn_and_leave_whole_folders(tmp_path, tiny_llama_dir):
     trained = [line for line in lines if "reward" in line]
     assert trained[-1]["reward"] > trained[0]["reward"] + 0.3
     assert trained[-1]["format_rate"] == 1.0
-    parts = {"reward_format", "reward_relevance", "accuracy", "kl", "entropy", "zero_variance", "units_per_second"}
+    parts = {"reward_format", "reward_relevance", "accuracy", "kl", "entropy", "zero_variance", "examples_per_second"}
     assert parts <= set(trained[0])
     fine = run(
-        tmp_path / "s", data, tmp_path / "w", stage="score", epochs=4, learning_rate=3e-3, batch_size=4, dev_queries=10, evals=4
+        tmp_path / "s",
+        data,
+        tmp_path / "w",
+        stage="score",
+        epochs=4,
+        learning_rate=3e-3,
+        batch_size=4,
+        dev_queries=10,
+        num_evaluations=4,
     )
     dev = [line["dev_ndcg@10"] for line in read_metrics(tmp_path / "s") if "dev_ndcg@10" in line]
     assert len(dev) == 5  # one before the first step
@@ -82,8 +90,8 @@ def test_two_stages_learn_and_leave_whole_folders(tmp_path, tiny_llama_dir):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"advantage": "sampled", "scaling": "leave-one-out"},
-        {"advantage": "exact", "group_size": 0, "force": 0.25},
+        {"advantage": "sampled", "scale_rewards": "leave-one-out"},
+        {"advantage": "exact", "num_generations": 0, "exploration_rate": 0.25},
         {"advantage": "sampled", "updates": 2, "steps": 24, "save_every": 0},
         {"lora": {"r": 8, "alpha": 16}, "learning_rate": 1e-2},
     ],
@@ -96,7 +104,7 @@ def test_every_kind_of_warmup_brings_the_form(changes, tmp_path, toy_file, tiny_
     assert (folder / "adapter_config.json").is_file() == ("lora" in changes)
 
 
-@pytest.mark.parametrize("loss", [{"bce": 1.0}, {"kl": 1.0}, {"softmax": 0.5, "kl": 0.5}])
+@pytest.mark.parametrize("loss", [{"bce": 1.0}, {"kl": 1.0}, {"listnet": 0.5, "kl": 0.5}])
 def test_losses_and_teachers(loss, tmp_path, toy_file, tiny_qwen2_dir):
     teacher = {"teacher": "query-likelihood"} if "kl" in loss else {}
     run(tmp_path / "s", toy_file, tiny_qwen2_dir, stage="score", steps=4, loss=loss, dev_queries=4, **teacher)
@@ -157,9 +165,9 @@ def test_length_of_the_run_does_not_change_what_a_step_sees(toy_file, tiny_llama
     groups = read_groups(toy_file)
     one, two = (ScoreStage(groups, bound, Score(data="d", out="o"), None) for _ in range(2))
     late = len(one) + 3
-    [two.unit(i) for i in range(late)]
-    assert one.unit(late) == two.unit(late)
-    assert one.unit(late) != one.unit(3)
+    [two.example(i) for i in range(late)]
+    assert one.example(late) == two.example(late)
+    assert one.example(late) != one.example(3)
 
 
 SCRIPT = """
@@ -204,7 +212,7 @@ def test_killed_and_resumed_equals_uninterrupted(stage, tmp_path, toy_file, tiny
         "batch_size": 4,
         "learning_rate": 1e-3,
         "dev_queries": 4,
-        "evals": 2,
+        "num_evaluations": 2,
         "save_every": 4,
         **COMMON,
         "lora": {"r": 4, "alpha": 8, "dropout": 0.1} if stage == "score" else None,
@@ -255,14 +263,15 @@ def test_a_budget_in_minutes_ends_in_time(tmp_path, toy_file, tiny_llama_dir, mo
     ticks = itertools.count()
     # A second passes between two looks at the clock.
     monkeypatch.setattr(course, "time", SimpleNamespace(monotonic=lambda: float(next(ticks))))
-    run(tmp_path / "s", toy_file, tiny_llama_dir, stage="score", minutes=1.0, dev_queries=4, evals=2)
+    run(tmp_path / "s", toy_file, tiny_llama_dir, stage="score", minutes=1.0, dev_queries=4, num_evaluations=2)
     done = json.loads((tmp_path / "s" / "done.json").read_text())
     assert 1.0 <= done["minutes"] < 1.5 and 1 < done["step"] < 60
 
 
 def test_minutes_end_early_after_so_many_passes(tmp_path, toy_file, tiny_llama_dir):
-    one = run(tmp_path / "one", toy_file, tiny_llama_dir, stage="score", epochs=2, dev_queries=4, evals=0)
-    most = run(tmp_path / "most", toy_file, tiny_llama_dir, stage="score", minutes=9, max_epochs=2, dev_queries=4, evals=0)
+    common = {"stage": "score", "dev_queries": 4, "num_evaluations": 0}
+    one = run(tmp_path / "one", toy_file, tiny_llama_dir, epochs=2, **common)
+    most = run(tmp_path / "most", toy_file, tiny_llama_dir, minutes=9, max_epochs=2, **common)
     ends = [json.loads((folder.parent / "done.json").read_text())["step"] for folder in (one, most)]
     assert ends[0] == ends[1] > 1
 
@@ -271,7 +280,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_data_are_read(tmp_path, 
     """A link to a folder of the kernel, where nobody can write, whatever the rights."""
     out = tmp_path / "run"
     out.symlink_to("/proc/self/fd")
-    monkeypatch.setattr("prorank.train.run.read_examples", None)
+    monkeypatch.setattr("prorank.train.run.STAGES", {"score": None})
     monkeypatch.setattr("prorank.train.run.resolve", None)
     with pytest.raises(OSError) as error:
         train(make_settings({"stage": "score", "data": "lists.jsonl", "out": str(out), **COMMON}))

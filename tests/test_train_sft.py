@@ -79,21 +79,21 @@ def test_the_loss_is_that_of_the_completions_alone(tmp_path, kind, weight):
     bound = Prompt.preset("rerank-r0", max_length=1500, system="Judge.").bind(load_tokenizer(resolved))
     settings = Sft(data="", out="", max_think_tokens=5, batch_size=6, answer_weight=weight)
     stage = SftStage(thoughts(3), bound, settings, [], False)
-    units = [stage.unit(i) for i in range(6)]
-    loss, figures = stage.loss(model, units)
+    examples = [stage.example(i) for i in range(6)]
+    loss, figures = stage.loss(model, examples)
     sums, count, tokens, right = 0.0, 0.0, 0, 0
-    for unit in units:
-        ids = torch.tensor([[*unit.pack.ids, unit.target[-1]]])
-        begin = ids.shape[1] - len(unit.target)
-        assert ids[0, begin:].tolist() == unit.target
+    for example in examples:
+        ids = torch.tensor([[*example.pack.ids, example.target[-1]]])
+        begin = ids.shape[1] - len(example.target)
+        assert ids[0, begin:].tolist() == example.target
         rows = model(input_ids=ids).logits[0, begin - 1 : -1].detach()
         each = torch.nn.functional.cross_entropy(rows, ids[0, begin:], reduction="none")
-        answer = len(unit.target) - 2 - len(bound._tokens("</answer>"))  # before "</answer>" and the end token
-        assert unit.target[answer] == bound.answer_ids[unit.label]
+        answer = len(example.target) - 2 - len(bound._tokens("</answer>"))  # before "</answer>" and the end token
+        assert example.target[answer] == bound.answer_ids[example.label]
         sums += float(each.sum()) + (weight - 1) * float(each[answer])
-        count += len(unit.target) + weight - 1
-        tokens += len(unit.target)
-        right += bool(rows[answer, bound.answer_ids[unit.label]] > rows[answer, bound.answer_ids[1 - unit.label]])
+        count += len(example.target) + weight - 1
+        tokens += len(example.target)
+        right += bool(rows[answer, bound.answer_ids[example.label]] > rows[answer, bound.answer_ids[1 - example.label]])
     assert float(loss) == pytest.approx(sums / count, abs=1e-5)
     assert figures["completion_tokens"] == pytest.approx(tokens / 6) and figures["accuracy"] == pytest.approx(right / 6)
     found = SftStage(thoughts(3), bound, settings, thoughts(3), False).evaluate(model)
@@ -104,17 +104,17 @@ def test_the_loss_is_that_of_the_completions_alone(tmp_path, kind, weight):
 
 def test_every_pass_has_every_pair_once_in_an_order_of_its_own():
     stage = SftStage(thoughts(4), bound_of("smollm"), Sft(data="", out=""), [], False)
-    first, second = ([stage.unit(8 * epoch + i).pack.ids for i in range(8)] for epoch in (0, 1))
+    first, second = ([stage.example(8 * epoch + i).pack.ids for i in range(8)] for epoch in (0, 1))
     assert first != second and sorted(first) == sorted(second)
 
 
 def test_balanced_passes_alternate_and_repeat_the_scarcer_side():
     some = [t for t in thoughts(6) if t.label or t.query.endswith(("0", "3"))]  # 6 of yes, 2 of no
     stage = SftStage(some, bound_of("smollm"), Sft(data="", out="", balanced=True), [], False)
-    units = [stage.unit(i) for i in range(len(stage))]
-    answers = [unit.target[-2 - len(stage.bound._tokens("</answer>"))] for unit in units]
-    assert len(stage) == 12 and answers == list(stage.bound.answer_ids) * 6
-    assert len({tuple(u.pack.ids) for u in units}) == 8
+    examples = [stage.example(i) for i in range(len(stage))]
+    answers = [example.target[-2 - len(stage.encoder._tokens("</answer>"))] for example in examples]
+    assert len(stage) == 12 and answers == list(stage.encoder.answer_ids) * 6
+    assert len({tuple(u.pack.ids) for u in examples}) == 8
     with pytest.raises(DataError, match="pairs of one answer only"):
         SftStage([t for t in some if t.label], bound_of("smollm"), Sft(data="", out="", balanced=True), [], False)
 
@@ -128,7 +128,7 @@ def test_a_model_learns_to_think_and_keeps_its_prompt(tmp_path, tiny_llama_dir):
     data = write(tmp_path / "train.jsonl", thoughts(24))
     values = {"stage": "sft", "data": str(data), "out": str(tmp_path / "run"), "base": str(tiny_llama_dir), "steps": 40}
     values |= {"prompt": {"preset": "rerank-r0", "system": "Judge."}, "max_length": 200, "batch_size": 8, "learning_rate": 3e-3}
-    folder = train(make_settings(values | {"dtype": "fp32", "log_every": 1, "dev_queries": 4, "evals": 2}))
+    folder = train(make_settings(values | {"dtype": "fp32", "log_every": 1, "dev_queries": 4, "num_evaluations": 2}))
     lines = read_metrics(tmp_path / "run")
     trained, dev = [line for line in lines if "token_accuracy" in line], [line for line in lines if "dev_loss" in line]
     assert trained[-1]["loss"] < trained[0]["loss"] / 2 and trained[-1]["token_accuracy"] > 0.8

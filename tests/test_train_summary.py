@@ -34,7 +34,7 @@ CASES = [
     (9, {}, "the dev set has only 1 query, so its figures mean little"),
     (30, {}, "the dev set has only 6 queries, so its figures mean little"),
     (4, {}, "there is no dev set, as the data have too few queries; the last weights are kept, unmeasured"),
-    (30, {"dev_queries": 0}, ""), (30, {"evals": 0}, ""), (5 * FEW_QUERIES, {"dev_queries": FEW_QUERIES}, ""),
+    (30, {"dev_queries": 0}, ""), (30, {"num_evaluations": 0}, ""), (5 * FEW_QUERIES, {"dev_queries": FEW_QUERIES}, ""),
 ]  # fmt: skip
 
 
@@ -50,7 +50,7 @@ def test_a_small_dev_set_is_told_before_training(lists, changes, wanted, trained
 
 def test_the_end_tells_before_and_after_steps_documents_and_where(trained):
     """Row 33: a run that is shorter than `log_every`, whose figures come to the log at its end."""
-    out = trained(30, evals=1, log_every=50)
+    out = trained(30, num_evaluations=1, log_every=50)
     lines, done = read_metrics(out), json.loads((out / "done.json").read_text())
     before, after = (line for line in lines if "dev_ndcg@10" in line)
     (trained_line,) = (line for line in lines if "loss" in line)
@@ -68,7 +68,7 @@ def test_a_short_run_by_minutes_has_a_line_of_figures(trained, monkeypatch):
     ticks = itertools.count()
     monkeypatch.setattr(course, "time", SimpleNamespace(monotonic=lambda: 5.0 * next(ticks)))
     monkeypatch.setattr("prorank.train.run.plot", lambda run: None)
-    out = trained(30, steps=None, minutes=1, log_every=500, evals=0)
+    out = trained(30, steps=None, minutes=1, log_every=500, num_evaluations=0)
     lines = [line for line in read_metrics(out) if "loss" in line]
     assert len(lines) == 1 and lines[0]["step"] == json.loads((out / "done.json").read_text())["step"] < 500
     assert "dev: not measured" in summary(out)

@@ -81,26 +81,26 @@ def test_prompts_in_training_are_what_the_thinker_reads(thinking, lists, tmp_pat
     stage, _ = stage_of(thinking, lists, tmp_path / "run")
     thinker = Reranker(thinking, device="cpu", dtype="fp32").strategy
     for index in range(4):
-        group, unit = stage._group(index), stage.unit(index)
-        prompts = thinker.encoder.encode_many(group.query, list(group.documents))
-        batches = generate_batches(thinker.sampler, [(prompts, list(group.documents))])
-        rows = {at: completions[0] for batch in batches for _, at, completions in batch}
-        (pack,) = unit.packs
-        begins = [pack.prefix_length, *pack.ends]
+        group, example = stage._group(index), stage.example(index)
+        prompts = thinker.bound.encode_many(group.query, list(group.documents))
+        parts = generate_batches(thinker.writer, [(prompts, list(group.documents))])
+        rows = {at: completions[0] for part in parts for _, at, completions in part}
+        (pack,) = example.packs
+        begins = [pack.start, *pack.ends]
         for at, prompt in enumerate(prompts):
-            read = pack.ids[: pack.prefix_length] + pack.ids[begins[at] : begins[at + 1]]
-            assert read == prompt.ids + thinker.encoder.opener + rows[at].ids
-            assert unit.thoughts[at].cut == rows[at].thought_truncated
-        assert pack.prefix_length == prompts[0].document_start > 0  # the query is read once for all
+            read = pack.ids[: pack.start] + pack.ids[begins[at] : begins[at + 1]]
+            assert read == prompt.ids + thinker.bound.opener + rows[at].ids
+            assert example.thoughts[at].cut == rows[at].thought_truncated
+        assert pack.start == prompts[0].document_start > 0  # the query is read once for all
 
 
 @pytest.mark.parametrize("plain", [False, True])
 def test_scores_in_training_are_those_of_ranking(thinking, lists, tmp_path, plain):
-    stage, model = stage_of(thinking, lists, tmp_path / "run", plain=plain)
-    units = [stage.unit(i) for i in range(3)]
-    batch = collate([p for u in units for p in u.packs], stage.bound.tokenizer.pad_token_id, is_flat(model) and not plain)
+    stage, model = stage_of(thinking, lists, tmp_path / "run", baseline_step=plain)
+    examples = [stage.example(i) for i in range(3)]
+    batch = collate([p for u in examples for p in u.packs], stage.encoder.tokenizer.pad_token_id, is_flat(model) and not plain)
     with torch.no_grad():
-        got = stage.scores(stage.logits(model, batch), units)
+        got = stage.scores(stage.logits(model, batch), examples)
     lists = [(stage._group(i).query, list(stage._group(i).documents)) for i in range(3)]
     want, at_once = (
         Reranker(thinking, device="cpu", dtype="fp32", think=think).score_lists(*map(list, zip(*lists))) for think in (True, False)
@@ -113,20 +113,20 @@ def test_scores_in_training_are_those_of_ranking(thinking, lists, tmp_path, plai
 def test_thoughts_are_written_together_within_the_budget_and_serve_again(llama, lists, tmp_path, monkeypatch):
     run = tmp_path / "run"
     stage, _ = stage_of(llama, lists, run, steps=2)
-    first = stage.unit(0)
+    first = stage.example(0)
     drawn = {(stage._group(i).query, d) for i in range(4) for d in stage._group(i).documents}
     assert {(row["query"], row["document"]) for row in kept(run)} == drawn and len(kept(run)) == 12  # two steps of two lists
     monkeypatch.setattr(ThoughtCache, "_rows", None)  # nothing more is written
-    assert [stage.unit(i).key for i in range(4)] == [0, 1, 2, 3]
+    assert [stage.example(i).key for i in range(4)] == [0, 1, 2, 3]
     with open(run / FILE, "ab") as handle:
         handle.write('{"round": 0, "query": "é'.encode()[:-1])  # a kill within a write
     again, _ = stage_of(llama, lists, run, steps=2)
-    assert again.unit(0) == first and len(kept(run)) == 12
+    assert again.example(0) == first and len(kept(run)) == 12
 
 
 def test_thoughts_of_other_weights_or_another_prompt_are_not_used(llama, lists, tmp_path):
     run = tmp_path / "run"
-    stage_of(llama, lists, run)[0].unit(0)
+    stage_of(llama, lists, run)[0].example(0)
     other = tmp_path / "other"
     Prompt.preset("rerank-r0", **THINKS).save(save_tiny(other, "llama", seed=5))
     changed = tmp_path / "changed"
@@ -134,7 +134,7 @@ def test_thoughts_of_other_weights_or_another_prompt_are_not_used(llama, lists, 
     for base in (other, changed):
         assert kept(run)
         assert not stage_of(base, lists, run)[0].thoughts.known and not kept(run)
-        stage_of(llama, lists, run)[0].unit(0)
+        stage_of(llama, lists, run)[0].example(0)
 
 
 def test_thoughts_are_written_anew_where_asked_and_by_the_weights_of_then(llama, lists, tmp_path):
@@ -166,17 +166,17 @@ def test_killed_and_resumed_equals_uninterrupted_and_writes_nothing_twice(llama,
 
 @pytest.mark.parametrize("stage", ["score", "order"])
 def test_a_run_learns_behind_thoughts_and_is_measured_as_in_use(llama, lists, tmp_path, stage):
-    given = values(llama, lists, tmp_path / "run", steps=6, stage=stage, learning_rate=3e-3, evals=1, dev_queries=2)
+    given = values(llama, lists, tmp_path / "run", steps=6, stage=stage, learning_rate=3e-3, num_evaluations=1, dev_queries=2)
     folder = train(make_settings(given | {"lora": {"r": 4, "alpha": 8}}))
     lines = read_metrics(tmp_path / "run")
     trained, dev = (next(line for line in lines if key in line and line["step"]) for key in ("loss", "dev_ndcg@10"))
     assert 0 < trained["think_tokens"] and 0 <= trained["thoughts_cut"] <= 1 and "dev_thoughts_cut" in dev
     reranker = Reranker(folder, device="cpu", dtype="fp32")
     assert reranker.thinks and Prompt.load(folder).max_think_tokens == THINKS["max_think_tokens"]
-    from prorank.train.dev_set import Dev
-    from prorank.train.run import _data
+    from prorank.train.dev_set import DevSet
+    from prorank.train.training_data import read_ranking_data
 
-    again = Dev(_data(make_settings(given))[1], Prompt.load(folder), reranker.tokenizer, False)
+    again = DevSet(read_ranking_data(make_settings(given))[1], Prompt.load(folder), reranker.tokenizer, False)
     seen = reranker.score_lists([g.query for g in again.groups], [list(g.documents) for g in again.groups])
     assert again._ndcg(np.concatenate(seen)) == pytest.approx(dev["dev_ndcg@10"])
     assert again._accuracy(np.concatenate(seen) > 0) == pytest.approx(dev["dev_accuracy"])

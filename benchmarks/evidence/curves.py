@@ -35,7 +35,8 @@ from prorank.data.formats import read_groups, write_groups
 from prorank.data.negatives import mine_negatives
 from prorank.evaluate.candidates import Options, Task, prepare
 from prorank.evaluate.reliability import pyplot
-from prorank.train.run import is_done, train
+from prorank.train.run import train
+from prorank.train.run_folder import is_done
 from prorank.train.settings.stage_settings import load_settings
 from prorank.utils.files import atomic_file
 
@@ -97,7 +98,8 @@ def run(base: Base, size: int, seed: int, options: argparse.Namespace, groups: l
         json.dump({"labels": labels, "queries": len(some)}, handle)
     values = {
         "base": base.checkpoint, "data": out / "labels.jsonl", "out": out, "seed": seed, "steps": steps(len(some), options),
-        "dev_queries": 0, "evals": 0, "list_size": LIST, "batch_size": BATCH, "learning_rate": base.rate, "save_every": 50,
+        "dev_queries": 0, "num_evaluations": 0, "list_size": LIST, "batch_size": BATCH, "learning_rate": base.rate,
+        "save_every": 50,
         "max_length": options.length, "train_length": TRAIN_LENGTH, "compile": str(options.compile).lower(),
     }  # fmt: skip
     train(load_settings(RECIPE / "score.yaml", [f"{key}={value}" for key, value in values.items()]), resume=True)

@@ -29,7 +29,8 @@ from prorank.checkpoints.resolve import BUILT_IN
 from prorank.data.formats import read_groups
 from prorank.evaluate import evaluate
 from prorank.evaluate.terminal_report import bars, show
-from prorank.train.run import is_done, train
+from prorank.train.run import train
+from prorank.train.run_folder import is_done
 from prorank.train.settings.stage_settings import load_settings
 
 RECIPE = Path(__file__).parents[2] / "configs" / "prorank" / "smollm2-135m"
@@ -50,21 +51,21 @@ class Warmup:
 
 
 # As it stands the warm-up soon gives every prompt one answer; with `force` it goes on trying both.
-TRYING = {"learning_rate": 5e-5, "force": 0.2}
+TRYING = {"learning_rate": 5e-5, "exploration_rate": 0.2}
 WARMUPS = {
     "two stages": Warmup({}),
     "two stages, larger steps": Warmup({"learning_rate": 5e-5}),
     "two stages, trying both": Warmup(TRYING),
     "two stages, hard prompts": Warmup(TRYING, hard=True),
     "two stages, few labels": Warmup(TRYING, lists=64),
-    "two stages, relevance alone": Warmup(TRYING | {"format_reward": 0.0, "kl": 0.0}),
+    "two stages, relevance alone": Warmup(TRYING | {"format_reward": 0.0, "beta": 0.0}),
     "two stages, a third": Warmup(TRYING, share=1 / 3),
 }
 # Settings of stage score. BCE and form together are -log p(label) over the whole vocabulary: supervised fine-tuning on one token.
 LOSSES: dict[str, dict[str, Any]] = {
     "score only": {},
-    "plain BCE": {"loss": "{bce: 1.0}", "keep_answers": 0},
-    "SFT": {"loss": "{bce: 1.0}", "keep_answers": 1},
+    "plain BCE": {"loss": "{bce: 1.0}", "answer_mass_weight": 0},
+    "SFT": {"loss": "{bce: 1.0}", "answer_mass_weight": 1},
 }
 # Settings of the peer: its guide's learning rate, and ours.
 PEERS: dict[str, dict[str, Any]] = {
@@ -92,7 +93,7 @@ def stage(kind: str, out: Path, seed: int, options: argparse.Namespace, files: t
     """Run a stage by the recipe's own settings, or go on with it."""
     values = {
         "base": options.base, "data": files[0], "dev": files[1], "out": out, "seed": seed, "max_length": options.length,
-        "train_length": TRAIN_LENGTH, "evals": 1, "save_every": 50, "compile": str(options.compile).lower(), **more,
+        "train_length": TRAIN_LENGTH, "num_evaluations": 1, "save_every": 50, "compile": str(options.compile).lower(), **more,
     }  # fmt: skip
     given = [f"{key}={'' if value is None else value}" for key, value in values.items()]
     settings = load_settings(RECIPE / f"{kind}.yaml", given)

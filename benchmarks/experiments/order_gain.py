@@ -24,17 +24,18 @@ from benchmarks.jobs import Failures, Job, work
 from benchmarks.protocol import DEV
 from prorank.evaluate import evaluate
 from prorank.evaluate.terminal_report import bars, show
-from prorank.train.run import is_done, train
+from prorank.train.run import train
+from prorank.train.run_folder import is_done
 from prorank.train.settings.stage_settings import load_settings
 
 LISTS = ("scifact", "dl19", "dl20", "cranfield")
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
-    "score": ("score", {"loss": "{softmax: 1.0, bce: 0.1}"}),
+    "score": ("score", {"loss": "{listnet: 1.0, bce: 0.1}"}),
     "order": ("order", {}),
-    "order, mixed": ("order", {"loss": "{softmax: 0.5, bce: 0.05}"}),
-    "order, free": ("order", {"loss": "{softmax: 1.0, bce: 0.1}", "kl_coef": 0}),  # as dear a step as arm "score" has
+    "order, mixed": ("order", {"loss": "{listnet: 0.5, bce: 0.05}"}),
+    "order, free": ("order", {"loss": "{listnet: 1.0, bce: 0.1}", "beta": 0}),  # as dear a step as arm "score" has
     "order, sharper": ("order", {"temperature": 0.5}),
-    "order, sampled": ("order", {"advantage": "leave-one-out", "group_size": 32}),
+    "order, sampled": ("order", {"advantage": "leave-one-out", "num_generations": 32}),
     "lambdarank": ("score", {"loss": "{lambdarank: 1.0}"}),
 }
 MAIN = ("score", "order")
@@ -50,7 +51,8 @@ def run(arm: str, rate: float, seed: int, options: argparse.Namespace, files: tu
     stage, more = ARMS[arm]
     values = {
         "base": options.base, "data": files[0], "dev": files[1], "out": folder(options.out, arm, rate, seed), "seed": seed,
-        "minutes": options.minutes, "list_size": options.list_size, "learning_rate": rate, "train_length": TRAIN_LENGTH, "evals": 1,
+        "minutes": options.minutes, "list_size": options.list_size, "learning_rate": rate, "train_length": TRAIN_LENGTH,
+        "num_evaluations": 1,
         "max_length": options.length, "compile": str(options.compile).lower(), **more,
     }  # fmt: skip
     settings = load_settings(RECIPE / f"{stage}.yaml", [f"{key}={value}" for key, value in values.items()])

@@ -42,8 +42,8 @@ def written(checkpoint: str, groups: list[Group], settings: Reason, prompts: int
     bound = prompt.bind_list(tokenizer) if prompt.lists else prompt.bind(tokenizer)
     model = load_model(resolved, torch.float32, device).eval()
     task = task_of(groups, bound, settings)
-    units = [task.unit(i) for i in range(min(len(task), prompts))]
-    episodes = Rollouts(bound, settings, task, bf16).write(model, units, 1, "held-out")
+    examples = [task.example(i) for i in range(min(len(task), prompts))]
+    episodes = Rollouts(bound, settings, task, bf16).generate(model, examples, 1, "held-out")
     return [e.verdicts[0].reward for e in episodes], figures_of(episodes)
 
 

@@ -64,12 +64,12 @@ def training_run(dtype: str, options: argparse.Namespace) -> Callable[[], float]
     settings = Score(data="", out="", list_size=6, batch_size=4, compile=False)
     stage = ScoreStage(groups, bound, settings, None, dtype == "bf16")
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
-    units = [stage.unit(i) for i in range(4)]
+    examples = [stage.example(i) for i in range(4)]
 
     def run() -> float:
         begin = time.perf_counter()
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bf16"):
-            loss, _ = stage.loss(model, units)
+            loss, _ = stage.loss(model, examples)
         loss.backward()
         optimiser.step()
         optimiser.zero_grad()

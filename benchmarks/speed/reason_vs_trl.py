@@ -72,9 +72,10 @@ def ours(
 ) -> float:
     """Completions a second of one pass."""
     settings = Reason(
-        data="-", out=out, algorithm="grpo", batch_size=options.batch, steps=len(groups) // options.batch, evals=0, save_every=0,
-        learning_rate=1e-6, kl_coef=options.beta, max_new_tokens=options.length, temperature=1.0, log_every=1000,
-        completions_every=0, grpo=Grpo(group_size=options.group, bias_correction_kl=True), compile=options.compile,
+        data="-", out=out, algorithm="grpo", batch_size=options.batch, steps=len(groups) // options.batch, num_evaluations=0,
+        save_every=0,
+        learning_rate=1e-6, beta=options.beta, max_new_tokens=options.length, temperature=1.0, log_every=1000,
+        completions_every=0, grpo=Grpo(num_generations=options.group, bias_correction_kl=True), compile=options.compile,
     )  # fmt: skip
     model = load_model(resolved, torch.float32, torch.device("cpu"))
     model.config.use_cache = False

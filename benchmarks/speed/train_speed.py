@@ -1,8 +1,8 @@
 """Training speed of stage `score`: the engine with documents of a query behind one prefix, against the plain step.
 
 All arms see the same lists in the same order from the same weights, so their losses may differ by rounding only. The
-plain step is `plain: true`: each prompt a padded row with a copy of the query, logits at every position, as FlagEmbedding's trainer
-makes it; "answers only" is the same with logits at the answers alone.
+plain step is `baseline_step: true`: each prompt a padded row with a copy of the query, logits at every position, as in
+FlagEmbedding's trainer; "answers only" is the same with logits at the answers alone.
 
     PRORANK_DATA=... python -m benchmarks.speed.train_speed               # 50 steps each, about half an hour on two cores
     PRORANK_DATA=... python -m benchmarks.speed.train_speed --steps 10 --dtype fp32 --data scifact
@@ -54,10 +54,10 @@ class Arm:
         self.documents = self.tokens = 0.0
 
     def step(self, number: int) -> None:
-        units = [self.stage.unit(number * self.batch + i) for i in range(self.batch)]
+        examples = [self.stage.example(number * self.batch + i) for i in range(self.batch)]
         begin = time.perf_counter()
         with torch.autocast(self.device.type, torch.bfloat16) if self.half else contextlib.nullcontext():
-            loss, figures = self.stage.loss(self.model, units)
+            loss, figures = self.stage.loss(self.model, examples)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step()
@@ -90,7 +90,7 @@ def main() -> None:
         for name in options.data
     ]
     groups = [group for groups in mined for group in groups[: min(map(len, mined))]]  # as many of each
-    arms = [Arm("plain step", options, groups, plain=True), Arm("answers only", options, groups, plain=True)]
+    arms = [Arm("plain step", options, groups, baseline_step=True), Arm("answers only", options, groups, baseline_step=True)]
     arms[1].stage.logits.plain = False
     arms.append(Arm("prorank", options, groups, compile=options.compile))
     failures = Failures()

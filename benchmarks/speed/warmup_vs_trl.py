@@ -60,7 +60,7 @@ class Task:
     resolved: Resolved
     bound: PairPromptEncoder
     groups: list[Group]
-    group_size: int
+    num_generations: int
     beta: float
     batch: int
 
@@ -120,12 +120,15 @@ def probe(outcome: Outcome, keep_gradients: bool) -> Any:
     return Probe()
 
 
-def train_ours(task: Task, bf16: bool, out: str, force: float = 0.0, gradients: bool = False, exact: bool = False) -> Outcome:
+def train_ours(
+    task: Task, bf16: bool, out: str, exploration_rate: float = 0.0, gradients: bool = False, exact: bool = False
+) -> Outcome:
     """One pass over the task's prompts with the sampled (or the exact) advantage."""
     settings = Warmup(
-        out=out, data="-", steps=len(task.rows) // task.batch + gradients, batch_size=task.batch, evals=0, save_every=0,
-        advantage="exact" if exact else "sampled", group_size=task.group_size, kl=task.beta, force=force, near=0.0,
-        learning_rate=2e-5, warmup=0.0, max_grad_norm=1e9 if gradients else 1.0, log_every=1000,
+        out=out, data="-", steps=len(task.rows) // task.batch + gradients, batch_size=task.batch, num_evaluations=0, save_every=0,
+        advantage="exact" if exact else "sampled", num_generations=task.num_generations, beta=task.beta,
+        exploration_rate=exploration_rate, near_miss_reward=0.0,
+        learning_rate=2e-5, warmup_ratio=0.0, max_grad_norm=1e9 if gradients else 1.0, log_every=1000,
     )  # fmt: skip
     model = load_model(task.resolved, torch.float32, torch.device("cpu"))
     model.config.use_cache = False
@@ -139,11 +142,11 @@ def train_ours(task: Task, bf16: bool, out: str, force: float = 0.0, gradients: 
 
 def reward_function(task: Task) -> Any:
     """The warm-up's rewards in TRL's calling convention."""
-    values = policy.Rewards(near=0.0).of_classes()
+    values = policy.Rewards(near_miss=0.0).of_classes()
 
     def reward(completion_ids: list[list[int]], label: list[int], **_: Any) -> list[float]:
         tokens = torch.tensor([[ids[0]] for ids in completion_ids])
-        return policy.token_rewards(tokens, torch.tensor(label), task.bound.answer_ids, [], values)[:, 0].tolist()
+        return policy.rewards_of_tokens(tokens, torch.tensor(label), task.bound.answer_ids, [], values)[:, 0].tolist()
 
     return reward
 
@@ -158,8 +161,8 @@ def train_trl(task: Task, bf16: bool, out: str, samples: dict[str, list[int]] | 
     from trl import GRPOConfig, GRPOTrainer
 
     same: dict[str, Any] = {} if defaults else {
-        "num_generations": task.group_size, "beta": task.beta, "bf16": bf16, "gradient_checkpointing": False,
-        "per_device_train_batch_size": task.group_size, "gradient_accumulation_steps": task.batch,
+        "num_generations": task.num_generations, "beta": task.beta, "bf16": bf16, "gradient_checkpointing": False,
+        "per_device_train_batch_size": task.num_generations, "gradient_accumulation_steps": task.batch,
         "learning_rate": 2e-5, "lr_scheduler_type": "constant", "max_grad_norm": 1e9 if samples else 1.0,
         "mask_truncated_completions": False,  # one token is always "truncated"; True would leave no gradient
         # Times the ratio: then TRL's per-sample estimate has the exact KL's gradient in expectation.
@@ -202,16 +205,16 @@ def replay(task: Task, samples: dict[str, list[int]]) -> Any:
 def compare_gradients(task: Task, folder: Path) -> dict[str, float]:
     """Gradients of one step in fp32 for the same samples: our draws (half of them forced answers, so that the rewards
     differ within a group), replayed by TRL. Relative norm of the difference, overall and in the worst tensor."""
-    small = Task(task.resolved, task.bound, task.groups[:2], task.group_size, task.beta, 2)
+    small = Task(task.resolved, task.bound, task.groups[:2], task.num_generations, task.beta, 2)
     drawn: dict[int, list[int]] = {}
 
-    def recording(logits, size, generator, answer_ids, force):
-        tokens = policy.draw(logits, size, generator, answer_ids, force)
-        drawn[generator.initial_seed()] = tokens.tolist()  # with seed 0 that is the unit's place in the run
+    def recording(logits, size, generator, answer_ids, exploration_rate):
+        tokens = policy.sample_tokens(logits, size, generator, answer_ids, exploration_rate)
+        drawn[generator.initial_seed()] = tokens.tolist()  # with seed 0 that is the example's place in the run
         return tokens
 
-    with mock.patch.object(warmup, "draw", recording):
-        ours = train_ours(small, False, str(folder / "ours"), force=0.5, gradients=True).gradients
+    with mock.patch.object(warmup, "sample_tokens", recording):
+        ours = train_ours(small, False, str(folder / "ours"), exploration_rate=0.5, gradients=True).gradients
     order = warmup.balanced_pairs(small.groups, 0)
     samples = {task.bound.render(query, document): drawn[i] for i, (query, document, _) in enumerate(order)}
     theirs = train_trl(small, False, str(folder / "trl"), samples).gradients
@@ -248,7 +251,7 @@ def speeds(task: Task, bf16: bool, folder: Path, default_prompts: int, failures:
     found["ours, sampled"]["drift"] = after.seconds / before.seconds
     if default_prompts:
         say(f"TRL at its defaults, {default_prompts} prompts")
-        few = Task(task.resolved, task.bound, task.groups[:default_prompts], task.group_size, task.beta, 1)
+        few = Task(task.resolved, task.bound, task.groups[:default_prompts], task.num_generations, task.beta, 1)
         with failures.arm("TRL, defaults"):
             record("TRL, defaults", default_prompts, train_trl(few, bf16, str(folder / "defaults"), defaults=True))
     return found

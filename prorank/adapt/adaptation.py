@@ -24,8 +24,9 @@ from ..data.formats import write_groups
 from ..errors import ConfigError
 from ..evaluate.gains import LINEAR, check_gain
 from ..reranker import Reranker
-from ..train.run import is_done, train
-from ..train.settings.common_settings import Lora, largest
+from ..train.run import train
+from ..train.run_folder import is_done
+from ..train.settings.common_settings import Lora, max_list_size
 from ..train.settings.stage_settings import Score
 from ..utils.files import atomic_file, check_folder
 from .adaptation_plan import AdaptationPlan, choose_blend_weights, choose_settings
@@ -157,7 +158,7 @@ def _stage(plan: AdaptationPlan, fold: Fold, folder: Path, trainings: int) -> Sc
     for name, groups in (("train", fold.training), ("held-out", fold.deciding)):
         write_groups(folder / f"{name}.jsonl", groups)
     documents = float(np.mean([len(group.documents) for group in fold.training]))
-    epochs = PASSES * max(1.0, documents / largest(plan.settings["list_size"]))
+    epochs = PASSES * max(1.0, documents / max_list_size(plan.settings["list_size"]))
     settings = {"max_epochs": epochs, **plan.settings, "minutes": plan.settings["minutes"] / trainings}
     return Score(base=plan.model, data=str(folder / "train.jsonl"), out=str(folder / "run"), **settings)
 

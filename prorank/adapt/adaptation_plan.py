@@ -76,7 +76,7 @@ def choose_settings(start: Resolved, options: dict[str, Any]) -> dict[str, Any]:
         ConfigError: a prompt of several documents, whose answers cannot be measured here.
     """
     own = {"lora": Lora(), "learning_rate": RATES["adapter"]} if start.adapter else {"learning_rate": RATES["weights"]}
-    chosen = {"list_size": 6, "prompt": "echo", "dev_queries": 0, "evals": 0, **own, **options}
+    chosen = {"list_size": 6, "prompt": "echo", "dev_queries": 0, "num_evaluations": 0, **own, **options}
     for prompt in (prompt_of(start, chosen["prompt"]), Prompt.of(chosen["prompt"])):
         if prompt.lists:
             why = f"prompt {prompt.name} shows several documents, and adapt trains models that judge each alone"

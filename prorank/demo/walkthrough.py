@@ -18,7 +18,8 @@ from ..data.beir import read_beir
 from ..data.formats import write_groups
 from ..data.negatives import mine_negatives
 from ..errors import ConfigError
-from ..train.run import is_done, train
+from ..train.run import train
+from ..train.run_folder import is_done
 from ..train.settings.stage_settings import Score, Settings, Warmup
 from ..utils.files import atomic_file, check_folder
 from ..utils.strict_json import dumps
@@ -104,15 +105,15 @@ def settings(minutes: float, out: Path, lists: dict[str, Path], seed: int) -> tu
     common: dict[str, Any] = {**data, "prompt": PROMPT, "max_length": MAX_LENGTH, "train_length": TRAIN_LENGTH, "seed": seed}
     warmup = Warmup(
         base=BUILT_IN, out=str(out / "warmup"), minutes=warmup_minutes, save_every=0, learning_rate=1e-5, log_every=1,
-        evals=1,
+        num_evaluations=1,
         **common,
     )  # fmt: skip
     # Short lists give many steps for the budget; rankings begin to improve after about thirty steps.
     score = Score(
         base=str(out / "warmup"), out=str(out / "score"), minutes=minutes - warmup_minutes, save_every=50, learning_rate=1e-4,
         batch_size=4, list_size=4,
-        evals=2,
-        loss={"softmax": 1.0, "bce": 0.1},
+        num_evaluations=2,
+        loss={"listnet": 1.0, "bce": 0.1},
         **common,
     )  # fmt: skip
     return warmup, score

@@ -14,17 +14,19 @@ from math import fsum
 from pathlib import Path
 from typing import Any
 
+import pydantic
+
 from ..data.jsonl import get, objects
 from ..data.reasoning_examples import ANSWERS, TAG
 from ..errors import ConfigError, DataError
-from ..utils.config_files import fill
+from ..utils.config_files import STRICT, Number, fill
 from ..utils.texts import shown
 from .reward_inputs import column, completion_text, read_label
 
 FORM = ["<think>", "</think>", "<answer>", "</answer>"]
 
 
-@dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
 class Rules:
     """Weights and bounds of the Rerank-R0 reward; penalties are given as positive numbers and taken off.
 
@@ -39,14 +41,14 @@ class Rules:
         missing_eos_penalty: the completion was cut before its end.
     """
 
-    format_weight: float = 0.4
-    acc_weight: float = 0.5
-    think_bonus: float = 0.3
-    length_penalty: float = 0.05
-    extra_text_penalty: float = 0.2
-    invalid_tag_penalty: float = 0.5
-    missing_answer_penalty: float = 0.3
-    missing_eos_penalty: float = 0.5
+    format_weight: Number = 0.4
+    acc_weight: Number = 0.5
+    think_bonus: Number = 0.3
+    length_penalty: Number = 0.05
+    extra_text_penalty: Number = 0.2
+    invalid_tag_penalty: Number = 0.5
+    missing_answer_penalty: Number = 0.3
+    missing_eos_penalty: Number = 0.5
     min_think_tokens: int = 64
     max_think_tokens: int = 200
 

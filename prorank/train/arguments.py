@@ -1,4 +1,4 @@
-"""What `transformers.Trainer` is told of a run: its arguments and the course of the learning rate."""
+"""Arguments of `transformers.Trainer` for a run, and the schedule of the learning rate."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def arguments_of(settings: Settings, steps: int, accumulated: int, bf16: bool, o
 
     Args:
         settings: of the run.
-        steps: optimiser steps, at most.
-        accumulated: micro-batches a step.
+        steps: maximum number of optimiser steps.
+        accumulated: micro-batches per step.
         bf16: autocast to bf16.
         on_cpu: whether the model lies on the CPU.
     """
@@ -28,7 +28,7 @@ def arguments_of(settings: Settings, steps: int, accumulated: int, bf16: bool, o
         learning_rate=s.learning_rate,
         weight_decay=s.weight_decay,
         max_grad_norm=s.max_grad_norm,
-        adam_beta2=0.98,  # runs are short and gradients shrink tenfold within them; .999 would remember the first for too long
+        adam_beta2=0.98,  # runs are short and gradients shrink tenfold; .999 would average over too many steps
         lr_scheduler_type="constant",
         bf16=bf16,
         use_cpu=on_cpu,
@@ -46,15 +46,17 @@ def arguments_of(settings: Settings, steps: int, accumulated: int, bf16: bool, o
 
 
 def rate_factor(settings: Settings, steps: int, progress: Callable[[int], float]) -> Callable[[int], float]:
-    """The factor of the learning rate at a step: linear warm-up, then linear to a tenth, over the share of the budget that is spent
-    (steps or minutes). A function and no object, as LambdaLR would write the object's state into checkpoints.
+    """A function from step to the factor of the learning rate: linear warm-up, then linear decay to a tenth.
+
+    Both follow the share of the budget that is spent, in steps or minutes. It is a function, since LambdaLR writes the state of an
+    object into checkpoints.
 
     Args:
-        settings: `warmup` and `minutes`.
-        steps: optimiser steps, at most.
-        progress: the share of the budget that is spent at a step.
+        settings: `warmup_ratio` and `minutes`.
+        steps: maximum number of optimiser steps.
+        progress: returns the share of the budget that is spent at a step.
     """
-    rise, by_steps = settings.warmup, settings.minutes is None
+    rise, by_steps = settings.warmup_ratio, settings.minutes is None
 
     def factor(step: int) -> float:
         spent = progress(step)

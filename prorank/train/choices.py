@@ -1,4 +1,4 @@
-"""What `auto` takes for a training: chosen when the run begins and kept in its folder, so that a resumed run goes on alike."""
+"""What `auto` stands for in a run: chosen when it begins and stored in its folder, so that a resumed run continues alike."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..engine.layer_speed import TRAINING
 from ..utils.files import atomic_file
 from ..utils.strict_json import dumps
 from .distributed import any_process
-from .settings.common_settings import Settings, largest
+from .settings.common_settings import Settings, max_list_size
 
 log = logging.getLogger("prorank")
 FILE = "choices.json"  # in the run folder
@@ -24,15 +24,15 @@ FILE = "choices.json"  # in the run folder
 def choices_of(
     settings: Settings, config: Any, device: torch.device, longest: int, examples: int, resume: bool
 ) -> dict[str, Choice]:
-    """What stands for "auto" in `dtype` and `compile`, the same in all processes of a run.
+    """Choose what "auto" stands for in `dtype` and `compile`, the same in all processes of a run.
 
     Args:
         settings: of the run.
         config: of the model (of transformers).
         device: of this process.
-        longest: tokens of a prompt in training.
-        examples: of one pass over the data.
-        resume: take what the run began with.
+        longest: maximum tokens of a prompt in training.
+        examples: number of examples in one pass over the data.
+        resume: read what the run began with.
     """
     path = Path(settings.out) / FILE
     if resume and path.is_file():
@@ -46,24 +46,24 @@ def choices_of(
 
 
 def keep_choices(chosen: dict[str, Choice], out: str) -> None:
-    """Write them into the run folder, for resuming and for whoever reads of the run later."""
+    """Write the choices into the run folder."""
     with atomic_file(Path(out) / FILE) as handle:
         handle.write(dumps({key: asdict(choice) for key, choice in chosen.items()}, indent=2))
 
 
 def chosen_settings(settings: Settings, chosen: dict[str, Choice]) -> Settings:
-    """The settings with what was chosen in place of "auto"."""
+    """The settings with the choices in place of "auto"."""
     return replace(settings, dtype=chosen["dtype"].value, compile=chosen["compile"].value == COMPILED)
 
 
 def _compile(settings: Settings, config: Any, device: torch.device, dtype: str, longest: int, examples: int) -> Choice:
     if settings.compile != "auto":
         return Choice(COMPILED if settings.compile else PLAIN, "as asked for")
-    if device.type != "cpu" or settings.gradient_checkpointing or getattr(settings, "plain", False):
+    if device.type != "cpu" or settings.gradient_checkpointing or getattr(settings, "baseline_step", False):
         return Choice(PLAIN, "the engine, whose steps get compiled, takes no part")
     if settings.minutes is not None and settings.max_epochs is None:
         return choose_compile(config, TRAINING, dtype, 60 * settings.minutes)
-    documents = largest(getattr(settings, "list_size", 1)) if settings.stage in ("score", "order") else 1
+    documents = max_list_size(getattr(settings, "list_size", 1)) if settings.stage in ("score", "order") else 1
     passes = settings.max_epochs or settings.epochs or 1.0
-    units = settings.steps * settings.batch_size if settings.steps else passes * examples
-    return choose_compile_for(config, TRAINING, dtype, units * documents * longest)
+    seen = settings.steps * settings.batch_size if settings.steps else passes * examples
+    return choose_compile_for(config, TRAINING, dtype, seen * documents * longest)

@@ -1,6 +1,6 @@
 """Pictures of a run from its `metrics.jsonl`.
 
-Every figure of the log is drawn, a single value as a mark; train and dev values of the same name share a panel.
+Every figure of the log is drawn; train and dev values of the same name share a panel, and a single value is a mark.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 SKIPPED = {"step", "minutes", "documents", "tokens", "dev_score", "loss_policy"}
 SEVERAL = ("#1d4ed8", "#c2410c", "#15803d", "#7e22ce", "#0e7490", "#b45309")  # a colour for each run
 Sides = dict[str, list[tuple[float, float]]]  # {"train" or "dev": [(step, value)]}
-SMOOTHED = 20  # points from which on a moving average shows more than it hides
+SMOOTHED = 20  # points from which on a moving average is drawn
 
 
 def read_metrics(run: str | Path) -> list[dict[str, float]]:
-    """Lines of `<run>/metrics.jsonl`. Raises DataError if there are none."""
+    """Read the lines of `<run>/metrics.jsonl`. Raises DataError if there are none."""
     path = Path(run) / "metrics.jsonl"
     if not path.is_file():
         raise DataError(f"{path}: no such file; is this a run folder?")
@@ -35,9 +35,19 @@ def read_metrics(run: str | Path) -> list[dict[str, float]]:
 
 
 def plot(*runs: str | Path, out: str | Path | None = None, only: Sequence[str] = ()) -> Path:
-    """Draw the curves of one run, or of several over each other, and return the picture's path: `out`, by default
-    `<run>/train_curves.png`, for several `<first run>/compared_curves.png`. `only`: figures to draw, all by default. Raises
-    DataError for a figure that no run has."""
+    """Draw the curves of one run, or of several over each other.
+
+    Args:
+        runs: run folders.
+        out: path of the picture; `<run>/train_curves.png` by default, for several `<first run>/compared_curves.png`.
+        only: figures to draw; all by default.
+
+    Returns:
+        The picture's path.
+
+    Raises:
+        DataError: a figure that no run has.
+    """
     with extra("train"):
         import matplotlib
 
@@ -84,17 +94,17 @@ def plot(*runs: str | Path, out: str | Path | None = None, only: Sequence[str] =
 
 
 def _names(runs: list[str]) -> list[str]:
-    """The last parts of the paths, as many as tell them apart."""
+    """The last parts of the paths, as many as are needed to tell them apart."""
     parts = [Path(run).parts for run in runs]
     for depth in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(some[-depth:]) for some in parts]
+        names = ["/".join(path[-depth:]) for path in parts]
         if len(set(names)) == len(set(runs)):
             return names
     return runs
 
 
 def _panels(lines: list[dict[str, float]]) -> dict[str, Sides]:
-    """The series of each figure, by its name."""
+    """The series of each figure by name."""
     panels: dict[str, Sides] = {}
     for line in lines:
         for key, value in line.items():
@@ -106,7 +116,7 @@ def _panels(lines: list[dict[str, float]]) -> dict[str, Sides]:
 
 
 def _lines(axis: Axes, series: Sides, name: str, color: str | None) -> None:
-    """The lines of one run in a panel; the train figures of a run among several are smoothed alone."""
+    """Draw the lines of one run in a panel; of a run among several the train figures are only drawn smoothed."""
     for side, points in sorted(series.items(), reverse=True):
         steps, values = zip(*points)
         label = f"{name} {side}".strip()
@@ -117,16 +127,16 @@ def _lines(axis: Axes, series: Sides, name: str, color: str | None) -> None:
         if smooth and not color:
             axis.plot(steps, values, color="#93a5c4", linewidth=0.9)
         shown = _smooth(values) if smooth else values
-        mark = "" if smooth else "o"  # a line through one point is nothing
+        mark = "" if smooth else "o"  # a line through one point is invisible
         name_of = f"{label}, smoothed" if smooth else label
         axis.plot(steps, shown, marker=mark, color=color or "#1d4ed8", linewidth=1.8, markersize=3, label=name_of)
 
 
-def _smooth(values: tuple[float, ...], keep: float = 0.8) -> list[float]:
-    """Exponential moving average, started at the mean of the first values so that it shows no false climb."""
+def _smooth(values: tuple[float, ...], decay: float = 0.8) -> list[float]:
+    """Exponential moving average, started at the mean of the first values to avoid a false rise."""
     first = values[: max(1, len(values) // 10)]
     out, now = [], sum(first) / len(first)
     for value in values:
-        now = keep * now + (1 - keep) * value
+        now = decay * now + (1 - decay) * value
         out.append(now)
     return out

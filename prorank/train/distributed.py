@@ -1,7 +1,7 @@
 """Several processes of one run, as `torchrun` or `accelerate launch` start them.
 
-Each process has its share of every batch and the trainer averages the gradients itself, so a run of two processes takes
-the very steps of a run of one. NCCL takes part only with tensors on the process's GPU, so every tensor made here lies there.
+Each process computes its share of every batch and the trainer averages the gradients itself, so a run of two processes takes the
+same steps as a run of one. NCCL only handles tensors on the process's GPU, so every tensor made here lies there.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ def is_main() -> bool:
 
 
 def join(device: torch.device) -> torch.device:
-    """Let the processes of a run find each other; nothing happens where there is one.
+    """Connect the processes of a run; a single process does nothing.
 
     Args:
-        device: what the settings ask for.
+        device: of the settings.
 
     Returns:
-        The process's own device: of several processes on GPUs each has another one.
+        The process's own device; several processes on GPUs have one each.
     """
     if place()[1] == 1:
         return device
@@ -39,31 +39,31 @@ def join(device: torch.device) -> torch.device:
 
 
 def collective_device() -> torch.device:
-    """Where tensors of a collective call must lie: the process's own device."""
+    """The device on which tensors of a collective call must lie: the process's own."""
     from accelerate import PartialState
 
     return PartialState().device
 
 
 def wait() -> None:
-    """Go on when all have come here."""
+    """Wait until all processes have come here."""
     if place()[1] > 1:
         device = collective_device()
         torch.distributed.barrier(device_ids=None if device.index is None else [device.index])
 
 
 def any_process(flag: bool) -> bool:
-    """Whether the flag is up in any of them; all have to ask."""
+    """Whether the flag is set in any process; all processes must call this."""
     return _reduced(float(flag), torch.distributed.ReduceOp.MAX) > 0
 
 
 def mean_of_processes(value: float) -> float:
-    """The mean of all processes' values; all have to ask. NaN or infinite where one of them is."""
+    """The mean of all processes' values, NaN or infinite if one of them is; all processes must call this."""
     return sum_of_processes(value) / place()[1]
 
 
 def sum_of_processes(value: float) -> float:
-    """The sum of all processes' values; all have to ask."""
+    """The sum of all processes' values; all processes must call this."""
     return _reduced(value, torch.distributed.ReduceOp.SUM)
 
 
@@ -77,7 +77,7 @@ def _reduced(value: float, how: torch.distributed.ReduceOp.RedOpType) -> float:
 
 @torch.no_grad()
 def average_gradients(model: torch.nn.Module) -> None:
-    """Gradients of all weights, the mean over the processes."""
+    """Replace the gradients of all weights by their mean over the processes."""
     world = place()[1]
     for weight in model.parameters():
         if weight.requires_grad:

@@ -1,7 +1,7 @@
 """The forward pass of a training step: logits at the answers, through the engine where it supports the model.
 
 The engine does the layers' arithmetic on the same weights, so a loss differs from that of transformers' layers by rounding only.
-`plain: true` and gradient checkpointing use transformers' layers.
+`baseline_step: true` and gradient checkpointing use transformers' layers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Logits:
     """Logits at the answers of a batch, with gradient.
 
     Args:
-        settings: its `compile`, `gradient_checkpointing` and, if the stage has it, `plain` are read.
+        settings: its `compile`, `gradient_checkpointing` and, if the stage has it, `baseline_step` are read.
         bf16: compute products in bf16; the weights stay fp32.
 
     Attributes:
@@ -31,7 +31,7 @@ class Logits:
     """
 
     def __init__(self, settings: Settings, bf16: bool) -> None:
-        self.plain = getattr(settings, "plain", False)
+        self.plain = getattr(settings, "baseline_step", False)
         self._use_engine = not (settings.gradient_checkpointing or self.plain)
         self._compiled, self._dtype = settings.compile is True, torch.bfloat16 if bf16 else torch.float32
         self._engine_model: PreTrainedModel | None = None  # the model of `_engine`

@@ -1,6 +1,6 @@
-"""What ends a training run: numbers that are not finite, and files that cannot be written.
+"""Conditions that end a training run: numbers that are not finite, and files that cannot be written.
 
-A run that fails leaves what it saved before as it was, and its error names that.
+A run that fails leaves what it saved before as it was, and its error says what that is.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from safetensors import SafetensorError
 from ..errors import ModelError, TrainingError
 from .schedule import checkpoints
 
-TORCH_WRITER = ("inline_container", "PytorchStreamWriter", "iostream")  # how torch.save says that a disk is full
+TORCH_WRITER = ("inline_container", "PytorchStreamWriter", "iostream")  # in the message of torch.save when the disk is full
 
 
 def damaged_weight(model: torch.nn.Module) -> str | None:
-    """Name of the first weight that has a NaN or an infinity, None where all are finite."""
+    """Name of the first weight with a NaN or an infinity; None if all are finite."""
     for name, weight in model.named_parameters():
         if not bool(torch.isfinite(weight).all()):
             return name
@@ -27,19 +27,24 @@ def damaged_weight(model: torch.nn.Module) -> str | None:
 
 
 def check_base(model: torch.nn.Module, base: str) -> None:
-    """Raise ModelError where the checkpoint that a run is to start from has weights that are not finite."""
+    """Raise ModelError if the checkpoint that a run starts from has weights that are not finite."""
     if name := damaged_weight(model):
         raise ModelError(f"base {base}: weight '{name}' has values that are not finite; the checkpoint is damaged, take another")
 
 
 def gradient_norm(model: torch.nn.Module) -> float:
-    """Length of all gradients together, 0 where there are none."""
+    """L2 norm of all gradients together, 0 without any."""
     gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
     return float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
 
 
 def saved(run: Path, best: Mapping[str, float] | None = None) -> str:
-    """What of a run is whole, for the end of an error. `best`: dev figures of its best weights, with their step."""
+    """A sentence that says which files of a run are whole.
+
+    Args:
+        run: the run folder.
+        best: dev measures of its best weights, with their step.
+    """
     of_step = f", of step {best['step']}" if best else ""
     kept = [f"{run / 'model'} holds the best weights so far{of_step}"] if (run / "model").is_dir() else []
     kept += [f"{folder} is a whole checkpoint" for folder in checkpoints(run)[-1:]]
@@ -47,12 +52,12 @@ def saved(run: Path, best: Mapping[str, float] | None = None) -> str:
 
 
 @contextmanager
-def disk_errors(folder: Path, told: Callable[[], str]) -> Iterator[None]:
-    """Turn a write that fails into one TrainingError.
+def disk_errors(folder: Path, describe_saved: Callable[[], str]) -> Iterator[None]:
+    """Turn a failed write into a TrainingError.
 
     Args:
-        folder: the run's folder, named where the error names no file.
-        told: says what of the run is whole.
+        folder: the run folder, named if the error names no file.
+        describe_saved: returns a sentence that says which files are whole.
 
     Raises:
         TrainingError: a full or read-only disk, a missing folder, a quota.
@@ -61,13 +66,13 @@ def disk_errors(folder: Path, told: Callable[[], str]) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         where = getattr(error, "filename", None) or folder
-        raise _unwritable(where, getattr(error, "strerror", None) or str(error), told()) from error
+        raise _unwritable(where, getattr(error, "strerror", None) or str(error), describe_saved()) from error
     except RuntimeError as error:
         if not any(word in str(error) for word in TORCH_WRITER):
             raise
-        raise _unwritable(folder, "torch could not write a file; is the disk full?", told()) from error
+        raise _unwritable(folder, "torch could not write a file; is the disk full?", describe_saved()) from error
 
 
-def _unwritable(where: object, why: str, told: str) -> TrainingError:
+def _unwritable(where: object, why: str, saved_files: str) -> TrainingError:
     remedy = "mend that and go on with the same command (train: add --resume)"
-    return TrainingError(f"{where}: cannot be read or written ({why}); {remedy}. {told}")
+    return TrainingError(f"{where}: cannot be read or written ({why}); {remedy}. {saved_files}")

@@ -1,4 +1,4 @@
-"""A fresh adapter around the model that a stage trains."""
+"""LoRA adapters (arXiv 2106.09685) around the model that a stage trains."""
 
 from __future__ import annotations
 
@@ -15,12 +15,21 @@ if TYPE_CHECKING:
 
 
 def add_adapter(model: PreTrainedModel, lora: Lora, seed: int) -> PreTrainedModel:
-    """Wrap the model in a fresh LoRA adapter (or keep the one it has). Raises ModelError for targets that do not exist."""
+    """Wrap the model in a fresh LoRA adapter, or keep the one it has.
+
+    Args:
+        model: the base.
+        lora: settings of the adapter.
+        seed: of the adapter's first weights.
+
+    Raises:
+        ModelError: targets that the model does not have.
+    """
     from peft import LoraConfig, get_peft_model
 
     if hasattr(model, "peft_config"):
         return model
-    torch.manual_seed(seed)  # the adapter's first weights belong to the run's seed
+    torch.manual_seed(seed)
     try:
         adapted = get_peft_model(
             model,
@@ -31,4 +40,4 @@ def add_adapter(model: PreTrainedModel, lora: Lora, seed: int) -> PreTrainedMode
     except ValueError as error:
         raise ModelError(f"lora.targets {lora.targets!r} do not fit this model: {str(error).splitlines()[0]}") from error
     check_head(adapted)
-    return cast("PreTrainedModel", adapted)  # which passes on what it does not have itself
+    return cast("PreTrainedModel", adapted)  # a PeftModel passes on the attributes it does not have

@@ -1,92 +1,102 @@
-"""What a stage brings to the trainer, and how its units become steps and micro-batches.
+"""The interface of a stage to the trainer, and how its examples become steps and micro-batches.
 
-Item i of a run is the same whatever was drawn before it, so a resumed run sees what the uninterrupted one saw.
+Item i of a run is the same whatever was drawn before it, so a resumed run sees what an uninterrupted one saw.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch.utils.data import Dataset
 
 from ..errors import ConfigError
 from .distributed import place
-from .settings.stage_settings import Settings
+from .settings.common_settings import Settings
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-LONG_RUN = 1_000_000  # steps of a run that is bounded by minutes
+LONG_RUN = 1_000_000  # steps of a run that is limited by minutes
 
 
 class Stage(Protocol):
-    """What a stage brings: its units in order, and the loss of some of them.
+    """A training stage: its examples in order, their loss, and dev measures.
 
-    `cpu_units`: units a forward on a CPU, 1,000 tokens and more: fewer spend their time casting weights.
+    Attributes:
+        cpu_examples: examples per forward pass on a CPU, about 1,000 tokens; with fewer the time goes into casting weights.
     """
 
-    cpu_units: int
+    cpu_examples: int
 
     def __len__(self) -> int:
-        """Units in one pass over the data."""
+        """Number of examples in one pass over the data."""
 
-    def unit(self, index: int) -> Any:
-        """The index-th unit of the run; passes differ (index // len(self)) but never by chance."""
+    def example(self, index: int) -> Any:
+        """The index-th example of the run. It has a `length` in tokens, and depends on the index alone."""
 
-    def loss(self, model: PreTrainedModel, units: list[Any]) -> tuple[torch.Tensor, dict[str, float]]:
-        """Mean loss of some units, and figures to log (means over units)."""
+    def loss(self, model: Any, examples: list[Any]) -> tuple[torch.Tensor, dict[str, float]]:
+        """Mean loss of the examples, and figures to log (means over examples)."""
 
-    def evaluate(self, model: PreTrainedModel) -> dict[str, float]:
-        """Dev measures; "score" decides which weights are best. Empty: no dev set."""
-
-
-class Steps(Dataset):
-    """Micro-batches of a run: item i holds the indices of its units, sorted by length so that padding stays small."""
-
-    def __init__(self, stage: Stage, steps: int, batch: int, micro: int, repeat: int) -> None:
-        self.stage, self.steps, self.batch, self.micro, self.repeat = stage, steps, batch, micro, repeat
-        self._kept: tuple[int, list[Any]] = (-1, [])  # first unit of a batch, and the batch
-
-    def __len__(self) -> int:
-        return self.steps * self.batch // self.micro
-
-    def __getitem__(self, item: int) -> list[Any]:
-        per_step = self.batch // self.micro
-        step, part = divmod(item, per_step)
-        units = self._batch(step // self.repeat * self.batch)
-        return units[part * self.micro : (part + 1) * self.micro]
-
-    def _batch(self, first: int) -> list[Any]:
-        """Units of the batch that begins at unit `first`, encoded once for all of its micro-batches."""
-        if self._kept[0] != first:
-            units = [self.stage.unit(first + i) for i in range(self.batch)]
-            self._kept = (first, sorted(units, key=lambda unit: unit.length))
-        return self._kept[1]
+    def evaluate(self, model: Any) -> dict[str, float]:
+        """Dev measures, whose "score" decides which weights are best; empty without a dev set."""
 
 
-def total_steps(settings: Settings, units: int, repeat: int) -> int:
-    """Optimiser steps of the run, at most. Raises ConfigError where there is nothing to go through.
+class MicroBatches(Dataset):
+    """The micro-batches of a run; each step's examples are sorted by length so that padding stays small.
 
     Args:
-        units: in one pass over the data. repeat: optimiser steps on each batch.
+        stage: gives the examples.
+        steps: optimiser steps of the run.
+        batch_size: examples per step.
+        micro_batch: examples per micro-batch, a divisor of `batch_size`.
+        repeat: optimiser steps on each batch.
+    """
+
+    def __init__(self, stage: Stage, steps: int, batch_size: int, micro_batch: int, repeat: int) -> None:
+        self.stage, self.steps, self.batch_size, self.micro_batch, self.repeat = stage, steps, batch_size, micro_batch, repeat
+        self._cached: tuple[int, list[Any]] = (-1, [])  # index of a batch's first example, and the batch
+
+    def __len__(self) -> int:
+        return self.steps * self.batch_size // self.micro_batch
+
+    def __getitem__(self, item: int) -> list[Any]:
+        step, part = divmod(item, self.batch_size // self.micro_batch)
+        examples = self._batch(step // self.repeat * self.batch_size)
+        return examples[part * self.micro_batch : (part + 1) * self.micro_batch]
+
+    def _batch(self, first: int) -> list[Any]:
+        """The batch that begins at example `first`, encoded once for all of its micro-batches."""
+        if self._cached[0] != first:
+            examples = [self.stage.example(first + i) for i in range(self.batch_size)]
+            self._cached = (first, sorted(examples, key=lambda example: example.length))
+        return self._cached[1]
+
+
+def total_steps(settings: Settings, examples: int, repeat: int) -> int:
+    """Maximum number of optimiser steps of the run.
+
+    Args:
+        settings: with the budget.
+        examples: number of examples in one pass over the data.
+        repeat: optimiser steps on each batch.
+
+    Raises:
+        ConfigError: there are no examples.
     """
     if settings.minutes is not None and settings.max_epochs is None:
         return LONG_RUN
     if settings.steps is not None:
         return settings.steps
-    if not units:
-        raise ConfigError("the training data hold no usable units")
-    return max(1, round((settings.max_epochs or settings.epochs or 1.0) * units / settings.batch_size)) * repeat
+    if not examples:
+        raise ConfigError("the training data hold no usable examples")
+    return max(1, round((settings.max_epochs or settings.epochs or 1.0) * examples / settings.batch_size)) * repeat
 
 
-def comes_again(settings: Settings, units: int, repeat: int) -> bool:
-    """Whether a run reads a unit more than once, whatever its budget is given in. Arguments as `total_steps`."""
-    return repeat > 1 or total_steps(settings, units, repeat) * settings.batch_size > units
+def comes_again(settings: Settings, examples: int, repeat: int) -> bool:
+    """Whether a run reads an example more than once, whatever its budget; arguments as `total_steps`."""
+    return repeat > 1 or total_steps(settings, examples, repeat) * settings.batch_size > examples
 
 
-def share_of(settings: Settings) -> int:
-    """Units of a batch that each process has. Raises ConfigError for what several processes cannot do."""
+def process_batch_size(settings: Settings) -> int:
+    """Examples of a batch per process. Raises ConfigError for settings that several processes cannot follow."""
     world = place()[1]
     if settings.batch_size % (world * (settings.micro_batch or 1)):
         raise ConfigError(f"key 'batch_size' must be a multiple of micro_batch and of the {world} processes")
@@ -95,11 +105,11 @@ def share_of(settings: Settings) -> int:
     return settings.batch_size // world
 
 
-def micro_of(batch: int, most: int) -> int:
-    """The largest divisor of `batch` up to `most`."""
-    return max(n for n in range(1, batch + 1) if batch % n == 0 and n <= most)
+def largest_divisor(batch_size: int, limit: int) -> int:
+    """The largest divisor of `batch_size` up to `limit`."""
+    return max(n for n in range(1, batch_size + 1) if batch_size % n == 0 and n <= limit)
 
 
-def whole(items: list[Any]) -> Any:
-    """The dataset's items are whole micro-batches already."""
+def first_item(items: list[Any]) -> Any:
+    """Collate function: items of MicroBatches are whole micro-batches already."""
     return items[0]

@@ -1,7 +1,7 @@
-"""The policy as it was before a stage: what the divergence is measured against.
+"""The reference policy: the policy as it was before a stage, from which the KL divergence is measured.
 
-With a fresh adapter it costs nothing, for switching the adapter off gives it; without one, or where the adapter was
-trained before, it is a frozen copy.
+With a fresh adapter it costs nothing, since switching the adapter off gives it. Without an adapter, or with one that was trained
+before, it is a frozen copy.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Reference:
-    """The model as it is now, kept.
+    """The model in its present state, kept for later.
 
     Args:
         model: the policy.
@@ -42,7 +42,7 @@ class Reference:
 
     @contextmanager
     def of(self, model: PreTrainedModel) -> Iterator[tuple[PreTrainedModel, Logits]]:
-        """(the reference, its forward), without gradient; `model` is the policy whose adapter is switched off meanwhile."""
+        """Yield (the reference, its forward pass), without gradient; meanwhile the adapter of the policy `model` is off."""
         with torch.no_grad():
             if self.frozen is not None:
                 yield self.frozen, self._forward

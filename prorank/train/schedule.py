@@ -1,6 +1,6 @@
-"""The course of a run: its clock, when it measures and saves, and which checkpoints are whole.
+"""The schedule of a run: its clock, when it measures and saves, and which checkpoints are whole.
 
-Evaluation and saving are not counted in a budget of minutes, and a checkpoint counts only with its mark, written last.
+A budget of minutes does not count evaluation and saving. A checkpoint counts only with its marker file, which is written last.
 """
 
 from __future__ import annotations
@@ -19,15 +19,19 @@ from transformers import TrainerCallback
 from ..utils.files import atomic_file, set_modes
 from .distributed import any_process
 
-COMPLETE = "complete"  # written last into a checkpoint folder: one without it is half-written and skipped
+COMPLETE = "complete"  # written last into a checkpoint folder; a folder without it is incomplete and skipped
 
 
 class Clock:
-    """Minutes of training, with pauses for evaluation and saving left out, and what was spent before a resume put in."""
+    """Minutes of training, without evaluation and saving, with the time before a resume.
+
+    Args:
+        budget: minutes of the run, or None.
+    """
 
     def __init__(self, budget: float | None) -> None:
         self.budget, self.spent = budget, 0.0
-        self.began: float | None = None  # None: it stands still
+        self.began: float | None = None  # None: the clock stands still
 
     def start(self) -> None:
         self.began = time.monotonic()
@@ -44,39 +48,42 @@ class Clock:
 
 
 class EvalAndSaveCallback(TrainerCallback):
-    """Evaluations before the first step and evenly spaced over the budget, checkpoints every `save_every` steps, the end of a
-    budget in minutes."""
+    """Evaluates before the first step and evenly over the budget, saves every `save_every` steps, and ends a budget in minutes.
+
+    Args:
+        trainer: a StageTrainer.
+    """
 
     def __init__(self, trainer: Any) -> None:
         self.trainer, self.interrupted, self.due = trainer, False, False
-        self.evaluated = 0  # milestones passed
+        self.evaluations = 0  # that are due by now and done
 
     def on_train_begin(self, args, state, control, **_):
-        self.evaluated = self._milestone(state.global_step)
-        if self.trainer.settings.evals and not state.global_step:
+        self.evaluations = self._evaluations_due(state.global_step)
+        if self.trainer.settings.num_evaluations and not state.global_step:
             self.trainer.measure()
 
     def on_step_end(self, args, state, control, **_):
         trainer, settings = self.trainer, self.trainer.settings
-        whole = state.global_step % trainer.repeat == 0  # amid the passes over a batch the old policy lives in memory only
-        stop = any_process(self.interrupted) and whole
+        batch_done = state.global_step % trainer.repeat == 0  # between passes over a batch the old policy is in memory only
+        stop = any_process(self.interrupted) and batch_done
         self.due |= stop or bool(settings.save_every and state.global_step % settings.save_every == 0)
         if trainer.progress(state.global_step) >= 1 or stop:
             control.should_training_stop = True
-            control.should_log = True  # what came since the last line
-        if settings.evals and self._milestone(state.global_step) > self.evaluated:
-            self.evaluated = self._milestone(state.global_step)
+            control.should_log = True  # the figures since the last line
+        if settings.num_evaluations and self._evaluations_due(state.global_step) > self.evaluations:
+            self.evaluations = self._evaluations_due(state.global_step)
             trainer.measure()
-        if self.due and whole:
+        if self.due and batch_done:
             self.due = False
             trainer.checkpoint()
 
-    def _milestone(self, step: int) -> int:
-        return int(self.trainer.progress(step) * self.trainer.settings.evals + 1e-9)
+    def _evaluations_due(self, step: int) -> int:
+        return int(self.trainer.progress(step) * self.trainer.settings.num_evaluations + 1e-9)
 
 
 class ReportCallback(TrainerCallback):
-    """Tells `report` of every step: the share of the budget spent, and the latest figures."""
+    """Calls `report` after every step with the share of the budget spent and the latest figures."""
 
     def __init__(self, trainer: Any, report: Callable[[float, dict], None]) -> None:
         self.trainer, self.report = trainer, report
@@ -88,14 +95,14 @@ class ReportCallback(TrainerCallback):
 
 def checkpoints(run: Path) -> list[Path]:
     """Whole checkpoints of a run folder, oldest first."""
-    whole = [folder for folder in Path(run).glob("checkpoint-*") if (folder / COMPLETE).is_file()]
-    return sorted(whole, key=lambda folder: int(folder.name.split("-")[1]))
+    folders = [folder for folder in Path(run).glob("checkpoint-*") if (folder / COMPLETE).is_file()]
+    return sorted(folders, key=lambda folder: int(folder.name.split("-")[1]))
 
 
 def complete(folder: Path, run: Path, keep: int) -> None:
-    """Mark a checkpoint as whole, move it into the run folder and let all but the newest `keep` go."""
+    """Mark a checkpoint as whole, move it into the run folder and delete all but the newest `keep`."""
     (folder / COMPLETE).touch()
-    set_modes(folder, folder.stat().st_mode & 0o777)  # safetensors writes what its owner alone can read
+    set_modes(folder, folder.stat().st_mode & 0o777)  # safetensors writes files that only their owner can read
     shutil.rmtree(run / folder.name, ignore_errors=True)
     os.replace(folder, run / folder.name)
     for old in checkpoints(run)[:-keep]:
@@ -103,11 +110,11 @@ def complete(folder: Path, run: Path, keep: int) -> None:
 
 
 def cut_metrics(path: Path, step: int) -> None:
-    """Drop the lines after `step`, which will be written again, and a last line that a kill left unfinished."""
+    """Drop the lines after `step`, which will be written again, and a last line that a kill cut short."""
     kept = []
     if not path.is_file():
         return
-    for line in path.read_text(encoding="utf-8").split("\n"):  # text may hold the other ends of lines that splitlines knows
+    for line in path.read_text(encoding="utf-8").split("\n"):  # text may hold other line ends, at which splitlines would split
         with contextlib.suppress(ValueError):
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")

@@ -1,6 +1,6 @@
-"""What a training run came to: a warning where its dev set is too small to tell anything, and the last lines of the command line.
+"""The result of a training run: a warning if its dev set is too small, and the last lines of the command line.
 
-The figures are those of `done.json`; the ones before training are of the same dev set.
+The figures are those of `done.json`; those before training are of the same dev set.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import Any
 from .settings.stage_settings import Settings
 
 log = logging.getLogger("prorank")
-FEW_QUERIES = 20  # below so many one query moves a mean by more than training usually does
+FEW_QUERIES = 20  # with fewer, one query moves a mean by more than training usually does
 SHOWN = ("ndcg@10", "accuracy", "format_rate", "loss", "reward")
 
 
 def count_queries(held_out: Sequence[Any]) -> int:
-    """Queries of a dev set that are measured: groups need a relevant document, thoughts count each."""
-    return sum(max(getattr(one, "labels", None) or (1.0,)) > 0 for one in held_out)
+    """Number of a dev set's queries that are measured: every thought, and groups with a relevant document."""
+    return sum(max(getattr(example, "labels", None) or (1.0,)) > 0 for example in held_out)
 
 
 def warn_of_few(settings: Settings, held_out: Sequence[Any]) -> None:
-    """Log one line where a dev set was wanted and is too small for its figures to mean anything."""
+    """Log one line if the settings ask for a dev set and it is too small for its figures to mean anything."""
     count = count_queries(held_out)
-    if not settings.evals or not (settings.dev or settings.dev_queries) or count >= FEW_QUERIES:
+    if not settings.num_evaluations or not (settings.dev or settings.dev_queries) or count >= FEW_QUERIES:
         return
     remedy = "label more, or name held-out data by 'dev'"
     if count:
@@ -37,10 +37,10 @@ def warn_of_few(settings: Settings, held_out: Sequence[Any]) -> None:
 
 
 def summary(run: str | Path) -> str:
-    """The lines that end a run: its checkpoint, dev figures before and after, how long it trained, its curves.
+    """The lines that end a run: its checkpoint, dev measures before and after, duration and curves.
 
     Args:
-        run: folder of a run that came to its end.
+        run: folder of a complete run.
     """
     run = Path(run)
     done = json.loads((run / "done.json").read_text(encoding="utf-8"))
@@ -49,7 +49,7 @@ def summary(run: str | Path) -> str:
 
 
 def _dev(done: dict[str, Any]) -> str:
-    """Dev figures before training and of the weights that are kept."""
+    """Dev measures before training and of the saved weights."""
     before, best = done["before"], done["best"]
     if not best:
         return "dev: not measured, so the last weights are kept"

@@ -1,6 +1,7 @@
-"""Teacher scores for lists that have none: query likelihood of the base, BM25, a bi-encoder, a reranker, or their mean; once a run.
+"""Teacher scores for lists that have none: query likelihood of the base, BM25, a bi-encoder, a reranker, or their mean.
 
-Query likelihood needs no labels, and as a ranker the untrained base is much better at it than at answering "0" or "1".
+They are computed once per run. Query likelihood needs no labels, and the untrained base ranks much better by it than by answering
+"0" or "1".
 """
 
 from __future__ import annotations
@@ -32,9 +33,20 @@ RERANKER = "reranker:"
 def with_teacher(
     groups: list[Group], teacher: str, run: Path, model: torch.nn.Module, tokenizer: Any, progress: Callable[[int], None] | None
 ) -> list[Group]:
-    """Groups with teacher scores, from `<run>/teacher.json` if they were computed before for the same texts."""
+    """Add teacher scores to groups.
+
+    Args:
+        groups: queries with candidates.
+        teacher: see `Score.teacher`.
+        run: run folder, where `teacher.json` caches the scores for the same texts.
+        model, tokenizer: of the base, for query likelihood.
+        progress: called with the number of documents scored.
+
+    Raises:
+        DataError, ModelError: scores that are missing or not finite.
+    """
     if teacher == "data":
-        check_given(groups)
+        check_teacher_scores(groups)
         return groups
     kept = run / "teacher.json"
     texts = hashlib.sha256(json.dumps([(g.query, g.documents) for g in groups]).encode()).hexdigest()
@@ -50,15 +62,17 @@ def with_teacher(
 
 
 def _finite(scores: Scores, teacher: str) -> Scores:
-    """The scores. Raises ModelError where one is not finite, which a student would learn nothing from."""
+    """The scores. Raises ModelError if one is not finite."""
     if not all(np.isfinite(row).all() for row in scores):
         raise ModelError(f"teacher {teacher}: a score is not finite; its weights are damaged, take another teacher")
     return scores
 
 
 def _mean(parts: list[Scores]) -> Scores:
-    """The mean of several teachers, each divided by the standard deviation that its scores have within lists: one number a teacher,
-    so lists in which it sees little difference still show little."""
+    """The mean of several teachers, each divided by the standard deviation of its scores within lists.
+
+    That is one number per teacher, so a list in which it sees little difference still shows little.
+    """
     scaled = []
     for scores in parts:
         spread = np.concatenate([np.subtract(row, np.mean(row)) for row in scores]).std()
@@ -67,10 +81,9 @@ def _mean(parts: list[Scores]) -> Scores:
 
 
 def check_teacher(groups: list[Group], teacher: str | None) -> None:
-    """Raise DataError or ModelError for a teacher that is not there: scores in the data, a bi-encoder's folder, a reranker's
-    checkpoint."""
+    """Raise DataError or ModelError if a teacher is missing: scores in the data, a bi-encoder's folder or a checkpoint."""
     if teacher == "data":
-        check_given(groups)
+        check_teacher_scores(groups)
     for part in teachers_of(teacher):
         if part.startswith(KIND):
             folder_of(part)
@@ -78,8 +91,8 @@ def check_teacher(groups: list[Group], teacher: str | None) -> None:
             resolve(part.removeprefix(RERANKER))
 
 
-def check_given(groups: list[Group]) -> None:
-    """Raise DataError if the data lack teacher scores, or have some that are not finite."""
+def check_teacher_scores(groups: list[Group]) -> None:
+    """Raise DataError if the data lack teacher scores or have scores that are not finite."""
     missing = next((g for g in groups if g.teacher is None), None)
     if missing:
         raise DataError(f"teacher: data, but query '{missing.query[:60]}' has no scores; add pos_scores and neg_scores")
@@ -105,7 +118,7 @@ def _compute(
     from ..rank.likelihood import query_likelihood
 
     rows = query_likelihood(model, tokenizer, [g.query for g in groups], [g.documents for g in groups], 384, progress)
-    # Mean log-probabilities lie close together; times the query's length they are what the language model believes.
+    # Mean log-probabilities lie close together; times the query's length they are log-probabilities of the whole query.
     lengths = [len(tokenizer(g.query, add_special_tokens=False)["input_ids"]) for g in groups]
     return [[float(x) * n for x in row] for row, n in zip(rows, lengths)]
 
@@ -119,7 +132,7 @@ def _bm25(groups: list[Group]) -> Scores:
 
 
 def _reranker(groups: list[Group], folder: str, device: str) -> Scores:
-    """Log-odds of a checkpoint as it ranks in use: one that thinks does so of every document."""
+    """Log-odds of a checkpoint as it ranks in use; a thinking one thinks about every document."""
     reranker = Reranker(folder, device=device)
     with DocumentProgress(sys.stderr.isatty(), sum(len(g.documents) for g in groups)) as progress:
         rows = reranker.score_lists([g.query for g in groups], [list(g.documents) for g in groups], progress=progress)

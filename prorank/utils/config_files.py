@@ -1,26 +1,65 @@
-"""Dataclasses filled from YAML files and `key=value` texts, with errors that name the key and the nearest one that is known.
+"""Settings classes filled from YAML files and `key=value` texts, with errors that name the key and the nearest valid one.
 
-YAML 1.1 reads `6e-6` as a string; a field of type float takes it as the number it looks like.
+A settings class is a pydantic dataclass with `config=STRICT`: types are checked and unknown keys refused. Every field is followed
+by a docstring of one sentence, from which the reference tables are generated.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import types
 import typing
-from dataclasses import MISSING, fields
+from collections.abc import Iterator
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, ValidationError
 
 from ..errors import ConfigError, ProRankError, nearest
 from .files import STDIN, read_text
 
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads `6e-6` as a string; a field of type Number takes it as the number it spells."""
+    return float(value) if isinstance(value, str) else value
+
+
+Number = Annotated[float, BeforeValidator(_number)]
+Text = Annotated[str, AfterValidator(os.path.expandvars)]  # $NAMES are replaced by environment variables
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of a settings class, for reference tables.
+
+    Attributes:
+        name: with dots for keys of nested blocks, such as "lora.r".
+        type: the accepted types, such as "int or nothing".
+        default: the default value.
+        description: one sentence.
+    """
+
+    name: str
+    type: str
+    default: Any
+    description: str
+
 
 def read_values(path: str | Path, what: str = "config", raised: type[ProRankError] = ConfigError) -> dict[str, Any]:
-    """The mapping in a YAML file; `what` kind of file it is, for messages. Raises ConfigError (or `raised`) naming the file."""
+    """Read the mapping in a YAML file.
+
+    Args:
+        path: the file, or "-" for standard input.
+        what: the kind of file, for messages.
+        raised: the class of the errors.
+
+    Raises:
+        ConfigError (or `raised`): the file is missing, is not valid YAML or holds no mapping.
+    """
     if path != STDIN and not Path(path).exists():
         raise raised(f"{path}: no such {what} file")
     try:
@@ -33,7 +72,7 @@ def read_values(path: str | Path, what: str = "config", raised: type[ProRankErro
 
 
 def override(values: dict[str, Any], text: str) -> None:
-    """Set the key that a text `key=value` names (dots reach into mappings). Raises ConfigError for any other text."""
+    """Set the key that a text `key=value` names; dots reach into nested mappings. Raises ConfigError for any other text."""
     key, equals, raw = text.partition("=")
     if not equals or not key:
         raise ConfigError(f"'{text}': expected key=value")
@@ -50,42 +89,83 @@ def override(values: dict[str, Any], text: str) -> None:
 
 
 def fill(kind: type, values: dict[str, Any], prefix: str = "") -> Any:
-    """A dataclass of this kind from a mapping; `prefix` stands before keys in messages. Raises ConfigError for unknown or missing
-    keys and wrong types."""
-    hints, known = typing.get_type_hints(kind), {f.name: f for f in fields(kind)}
+    """Make an instance of a settings class.
+
+    Args:
+        kind: the settings class.
+        values: its keys; a nested block is a mapping.
+        prefix: stands before keys in messages.
+
+    Raises:
+        ConfigError: unknown keys and wrong types, with the path of the key and the nearest valid key.
+    """
+    known = [field.name for field in fields(kind)]
     for key in values:
         if key not in known:
             raise ConfigError(f"unknown key '{prefix}{key}'{nearest(str(key), known)}")
-    missing = [n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING and n not in values]
-    if missing:
-        raise ConfigError(f"key '{prefix}{missing[0]}' is missing")
-    return kind(**{key: _convert(value, hints[key], prefix + key) for key, value in values.items()})
+    values = dict(values)
+    for key, block in _blocks(kind):
+        if isinstance(values.get(key), dict):
+            values[key] = fill(block, values[key], f"{prefix}{key}.")
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        raise ConfigError(_message(error, kind, values, prefix)) from None
 
 
-def _convert(value: Any, hint: Any, key: str) -> Any:
-    """`value` as the field's type, or ConfigError."""
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union else (hint,)
-    if value is None and type(None) in options:
-        return None
-    for option in options:
-        plain = typing.get_origin(option) or option
-        if plain is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
-            try:
-                number = float(value)
-            except ValueError:
-                continue
-            if math.isfinite(number):
-                return number
-            raise ConfigError(f"key '{key}' is {value!r}; expected a finite number")
-        if plain is int and isinstance(value, int) and not isinstance(value, bool):
-            return value
-        if plain is str and isinstance(value, str):
-            return os.path.expandvars(value)
-        if plain is list and isinstance(value, list) and all(type(v) is typing.get_args(option)[0] for v in value):
-            return [os.path.expandvars(v) if isinstance(v, str) else v for v in value]
-        if plain in (bool, dict) and isinstance(value, plain):
-            return value
-        if hasattr(plain, "__dataclass_fields__") and isinstance(value, dict):
-            return fill(plain, value, key + ".")
-    names = " or ".join("nothing" if o is type(None) else getattr(o, "__name__", str(o)) for o in options)
-    raise ConfigError(f"key '{key}' is {value!r}; expected {names}")
+def list_keys_of(kind: type, prefix: str = "") -> list[Key]:
+    """List the keys of a settings class in their order, each nested block's keys behind the block's own."""
+    keys, blocks = [], dict(_blocks(kind))
+    for field in fields(kind):
+        default = field.default
+        if field.default_factory is not MISSING:
+            default = field.default_factory()
+        annotation, name = _pydantic_fields(kind)[field.name].annotation, prefix + field.name
+        keys.append(Key(name, _type_name(annotation), default, _description(kind, field.name)))
+        keys += list_keys_of(blocks[field.name], f"{name}.") if field.name in blocks else []
+    return keys
+
+
+def _pydantic_fields(kind: type) -> dict[str, Any]:
+    return kind.__pydantic_fields__  # type: ignore[attr-defined]
+
+
+def _blocks(kind: type) -> Iterator[tuple[str, type]]:
+    """Names and classes of the fields that hold a nested settings class."""
+    for name, field in _pydantic_fields(kind).items():
+        for option in _options(field.annotation):
+            if is_dataclass(option):
+                yield name, typing.cast(type, option)
+
+
+def _options(annotation: Any) -> list[Any]:
+    """The alternatives of a union (or the one type), without their validators."""
+    union = isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union
+    options = typing.get_args(annotation) if union else (annotation,)
+    return [typing.get_args(option)[0] if typing.get_origin(option) is Annotated else option for option in options]
+
+
+def _type_name(annotation: Any) -> str:
+    """The types as messages and tables name them, such as "int or nothing"."""
+    plain = [typing.get_origin(option) or option for option in _options(annotation)]
+    return " or ".join("nothing" if option is type(None) else option.__name__ for option in plain)
+
+
+def _description(kind: type, name: str) -> str:
+    """The field's docstring, from the nearest class that has one."""
+    for base in kind.__mro__:
+        field = vars(base).get("__pydantic_fields__", {}).get(name)
+        if field is not None and field.description:
+            return " ".join(field.description.split())
+    return ""
+
+
+def _message(error: ValidationError, kind: type, values: dict[str, Any], prefix: str) -> str:
+    """The first error in our words."""
+    first = error.errors()[0]
+    key = str(first["loc"][0])
+    if first["type"] == "missing":
+        return f"key '{prefix}{key}' is missing"
+    finite = first["type"] == "finite_number"
+    wanted = "a finite number" if finite else _type_name(_pydantic_fields(kind)[key].annotation)
+    return f"key '{prefix}{key}' is {values.get(key)!r}; expected {wanted}"

@@ -50,8 +50,8 @@ def documents_of(groups: Sequence[Group], rng: Random) -> list[str]:
     chosen: list[str] = []
     for group in groups:
         parts = [[d for d, label in zip(group.documents, group.labels) if (label > 0) == relevant] for relevant in (True, False)]
-        for some, count in ((parts[0], 1), (parts[1][:HARD], OTHERS)):
-            chosen += rng.sample(some, min(count, len(some)))
+        for members, count in ((parts[0], 1), (parts[1][:HARD], OTHERS)):
+            chosen += rng.sample(members, min(count, len(members)))
     chosen = list(dict.fromkeys(chosen))
     return rng.sample(chosen, len(chosen))
 
@@ -61,24 +61,24 @@ def blocks_of(groups: Sequence[Group], encode: Encode, seed: int, weight: float 
     rng = Random(f"blocks/{seed}/{groups[0].query_id.partition('/')[0]}")
     queries = encode([group.query for group in groups])
     made = [([groups[i] for i in places], queries[places]) for places in neighbours(queries, QUERIES, rng)]
-    shown = [documents_of(some, rng) for some, _ in made]
-    texts = list(dict.fromkeys(text for some in shown for text in some))
+    shown = [documents_of(members, rng) for members, _ in made]
+    texts = list(dict.fromkeys(text for members in shown for text in members))
     place = {text: i for i, text in enumerate(texts)}
     vectors, index = encode(texts), Bm25({str(i): text for text, i in place.items()})
     rows = []
-    for (some, asked), documents in zip(made, shown):
+    for (members, query_vectors), documents in zip(made, shown):
         places = [place[text] for text in documents]
-        for group, vector in zip(some, asked):
+        for group, vector in zip(members, query_vectors):
             relevant = {d for d, label in zip(group.documents, group.labels) if label > 0}
             labels = tuple(float(text in relevant) for text in documents)
             lexical = np.asarray(index.scores(group.query, [str(i) for i in places]), float)
             rows.append((group, tuple(documents), labels, vectors[places] @ vector, lexical))
     scale = spreads([row[3:] for row in rows])
-    found = [
+    block_groups = [
         Group(group.query, documents, labels, group.query_id, (), teacher(labels, near, lexical, scale, weight))
         for group, documents, labels, near, lexical in rows
     ]
-    return [found[i : i + QUERIES] for i in range(0, len(found), QUERIES)]
+    return [block_groups[i : i + QUERIES] for i in range(0, len(block_groups), QUERIES)]
 
 
 def all_blocks(
@@ -104,17 +104,17 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--half", type=Path, help="lists that make half of the blocks: gone through twice, labels weighed double")
-    given = parser.parse_args()
-    encode, sources, seed = encoder(), sources_of(read_groups(given.lists)), given.seed
-    labelled = sources_of(read_groups(given.half)) if given.half else {}
+    options = parser.parse_args()
+    encode, sources, seed = encoder(), sources_of(read_groups(options.lists)), options.seed
+    labelled = sources_of(read_groups(options.half)) if options.half else {}
     made = all_blocks({name: groups for name, groups in sources.items() if name not in labelled}, encode, [seed])
     if labelled:
         half = shuffled(all_blocks(labelled, encode, [seed, seed + 1], 2 * LABEL_WEIGHT), f"blocks/{seed}")
         made = shuffled(half + shuffled(made, f"blocks/{seed}")[: len(half)], f"halves/{seed}")
     else:
         Random(f"blocks/{seed}").shuffle(made)  # not `shuffled`: the order in which the fourth step was trained
-    write_groups(given.out, [group for block in made for group in block])
-    print(f"{given.out}: {len(made)} blocks, {sum(len(g.documents) for block in made for g in block)} pairs")
+    write_groups(options.out, [group for block in made for group in block])
+    print(f"{options.out}: {len(made)} blocks, {sum(len(g.documents) for block in made for g in block)} pairs")
 
 
 if __name__ == "__main__":

@@ -36,29 +36,29 @@ def sentences(text: str) -> list[str]:
     return [part for part in parts if part]
 
 
-def passages(text: str, least: int = WORDS[0], most: int = WORDS[1], aim: int = 120) -> Iterator[str]:
-    """Cut text at sentence ends into passages of about `aim` words, each of `least` to `most`; shorter remains are dropped."""
-    held: list[str] = []
+def passages(text: str, min_words: int = WORDS[0], max_words: int = WORDS[1], aim: int = 120) -> Iterator[str]:
+    """Cut text at sentence ends into passages of about `aim` words, from `min_words` to `max_words`; a shorter rest is dropped."""
+    collected: list[str] = []
     for sentence in sentences(squeezed(text)):
-        count = len(" ".join(held).split())
-        if held and (count >= aim or count + len(sentence.split()) > most):
-            if count >= least:
-                yield " ".join(held)
-            held = []
-        held.append(sentence)
-    if least <= len(" ".join(held).split()) <= most:
-        yield " ".join(held)
+        count = len(" ".join(collected).split())
+        if collected and (count >= aim or count + len(sentence.split()) > max_words):
+            if count >= min_words:
+                yield " ".join(collected)
+            collected = []
+        collected.append(sentence)
+    if min_words <= len(" ".join(collected).split()) <= max_words:
+        yield " ".join(collected)
 
 
-def first_passage(text: str, least: int = WORDS[0], most: int = WORDS[1]) -> str:
-    """The text's opening sentences, as many as fit into `most` words; "" if they are fewer than `least` words."""
+def first_passage(text: str, min_words: int = WORDS[0], max_words: int = WORDS[1]) -> str:
+    """The text's opening sentences, as many as fit into `max_words` words; "" if they are fewer than `min_words` words."""
     kept: list[str] = []
     for sentence in sentences(squeezed(text)):
-        if len(" ".join([*kept, sentence]).split()) > most:
+        if len(" ".join([*kept, sentence]).split()) > max_words:
             break
         kept.append(sentence)
     cut = " ".join(kept)
-    return cut if len(cut.split()) >= least else ""
+    return cut if len(cut.split()) >= min_words else ""
 
 
 def is_prose(text: str) -> bool:

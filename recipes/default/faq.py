@@ -78,14 +78,14 @@ def html_sections(page: str | bytes) -> Iterator[tuple[str, str]]:
         tag.decompose()
     for node in soup.find_all("a", class_="headerlink"):
         node.decompose()
-    heading, held = _title(soup), []
+    heading, paragraphs = _title(soup), []
     for node in soup.find_all(["h1", "h2", "h3", "h4", "h5", "p"]):
         if node.name == "p":
-            held += [] if _is_link(node) else [node.get_text(" ")]
+            paragraphs += [] if _is_link(node) else [node.get_text(" ")]
         else:
-            yield heading, " ".join(held)
-            heading, held = _unnumbered(node.get_text(" ")), []
-    yield heading, " ".join(held)
+            yield heading, " ".join(paragraphs)
+            heading, paragraphs = _unnumbered(node.get_text(" ")), []
+    yield heading, " ".join(paragraphs)
 
 
 def _is_link(node) -> bool:
@@ -112,23 +112,23 @@ def mallard(pattern: str) -> Callable[[Path, str], Iterator[Entry]]:
             name = root.tag[: root.tag.index("}") + 1]
             title = " ".join("".join(root.find(f"{name}title").itertext()).split())
             text = " ".join("".join(node.itertext()) for node in root.iter(f"{name}p"))
-            asked = ("how to {}", "how do i {}", "{}") if root.get("style") in ("task", "problem") else ("{}",)
-            yield from answers(title, text, seed, asked)
+            templates = ("how to {}", "how do i {}", "{}") if root.get("style") in ("task", "problem") else ("{}",)
+            yield from answers(title, text, seed, templates)
 
     return parse
 
 
-def answers(heading: str, text: str, seed: str = "", asked: tuple[str, ...] = forms.TOPIC) -> Iterator[Entry]:
+def answers(heading: str, text: str, seed: str = "", templates: tuple[str, ...] = forms.TOPIC) -> Iterator[Entry]:
     """The entry of a heading and the text below it; texts after the first `PASSAGES` only fill the corpus.
 
     A question is asked as it stands, half of the time without its mark; "To print a page" is asked as "how to print a page".
     """
-    found = tuple(p for p in passages(re.sub(r"\[[^\]]{0,80}\]", " ", text), aim=110) if is_prose(p))
+    prose = tuple(p for p in passages(re.sub(r"\[[^\]]{0,80}\]", " ", text), aim=110) if is_prose(p))
     words = len(heading.split())
-    if found and (2 <= words <= 20):
+    if prose and (2 <= words <= 20):
         if heading.startswith("To "):
-            heading, asked = heading[3:], ("how to {}",)
-        query = heading if heading.endswith("?") else forms.draw(seed, asked, heading)
-        yield Entry(query.rstrip("?") if len(query) % 2 else query, found[:PASSAGES])
-        for rest in found[PASSAGES : 3 * PASSAGES]:
+            heading, templates = heading[3:], ("how to {}",)
+        query = heading if heading.endswith("?") else forms.draw(seed, templates, heading)
+        yield Entry(query.rstrip("?") if len(query) % 2 else query, prose[:PASSAGES])
+        for rest in prose[PASSAGES : 3 * PASSAGES]:
             yield Entry("", (rest,))

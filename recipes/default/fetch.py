@@ -113,8 +113,8 @@ def _lists(package: DebianLists, folder: Path) -> dict[str, str]:
     _run(["apt-get", "-q", *options, "update"], "Debian's package lists")
     # Point releases and security updates only repeat descriptions: the release itself is the largest of the lists.
     for kind, name in (("Packages", "packages"), ("Translation-en", "descriptions")):
-        found = max(lists.glob(f"*_{kind}*"), key=lambda path: path.stat().st_size)
-        text = _run(["/usr/lib/apt/apt-helper", "cat-file", str(found)], found.name)
+        largest = max(lists.glob(f"*_{kind}*"), key=lambda path: path.stat().st_size)
+        text = _run(["/usr/lib/apt/apt-helper", "cat-file", str(largest)], largest.name)
         (folder / name).write_text(text, encoding="utf-8")
     release = next(iter(sorted(lists.glob("*_InRelease"), key=lambda path: -path.stat().st_size)))
     version = next(line.split(": ")[1] for line in release.read_text().splitlines() if line.startswith("Version: "))
@@ -128,8 +128,8 @@ def _run(command: list[str], what: str, folder: Path | None = None) -> str:
     except FileNotFoundError as error:
         raise DataError(f"{what}: {command[0]} is not on this machine; the texts are fetched on Debian") from error
     if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
-        raise DataError(f"{what}: {command[0]} failed ({said}); the network is needed, and `apt-get update` before it")
+        message = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
+        raise DataError(f"{what}: {command[0]} failed ({message}); the network is needed, and `apt-get update` before it")
     return done.stdout
 
 

@@ -42,7 +42,7 @@ class Index:
         """Put a test set's texts into the index."""
         for query in queries:
             self.queries.setdefault(normalised(query), name)
-            for word in (content := asked(query)):
+            for word in (content := content_words(query)):
                 self.words.setdefault(word, []).append(len(self.contents))
             self.contents.append((content, name))
         for text in documents:
@@ -55,10 +55,10 @@ class Index:
         """(kind, test set) of a training query that a test set has; None if none has it."""
         if (key := normalised(text)) in self.queries:
             return KINDS[0], self.queries[key]
-        content = asked(text)
+        content = content_words(text)
         places = {place for word in content for place in self.words.get(word, ())}
-        found = next((self.contents[p] for p in sorted(places) if near_duplicates(content, self.contents[p][0])), None)
-        return (KINDS[1], found[1]) if found else None
+        match = next((self.contents[p] for p in sorted(places) if near_duplicates(content, self.contents[p][0])), None)
+        return (KINDS[1], match[1]) if match else None
 
     def document(self, text: str) -> tuple[str, str] | None:
         """(kind, test set) of a training document that a test set has; None if none has it."""
@@ -68,7 +68,7 @@ class Index:
         return None if place is None else (KINDS[3], self.sets[place])
 
 
-def asked(query: str) -> frozenset[str]:
+def content_words(query: str) -> frozenset[str]:
     """The words of a query that say what it asks for: "define X", "X meaning" and "what is X" have the same."""
     words = normalised(query).split()
     return frozenset(word for word in words if word not in ASKING) or frozenset(words)

@@ -91,11 +91,11 @@ def encoder() -> Encode:
     return encode
 
 
-def source_of(collection: Collection, most: int, encode: Encode, seed: int) -> Source:
-    """The collection with at most `most` of its queries that have a relevant document, encoded."""
-    asked = [qid for qid, row in collection.qrels.items() if any(v > 0 for v in row.values()) and qid in collection.queries]
+def source_of(collection: Collection, limit: int, encode: Encode, seed: int) -> Source:
+    """The collection with at most `limit` of its queries that have a relevant document, encoded."""
+    query_ids = [qid for qid, row in collection.qrels.items() if any(v > 0 for v in row.values()) and qid in collection.queries]
     draw = Random(f"queries/{seed}")
-    kept = sorted(draw.sample(sorted(asked), min(most, len(asked))))
+    kept = sorted(draw.sample(sorted(query_ids), min(limit, len(query_ids))))
     qrels = {q: collection.qrels[q] for q in kept}
     labelled = {doc for row in qrels.values() for doc in row}
     others = sorted(collection.corpus.keys() - labelled)
@@ -109,12 +109,12 @@ def groups_of(source: Source, seed: int, relevant: int = RELEVANT) -> list[Group
     """A group a query: its relevant documents (at most `relevant`) and a dozen others, with teacher scores."""
     c, ids = source.collection, list(source.collection.corpus)
     place, index = {doc: i for i, doc in enumerate(ids)}, Bm25(c.corpus)
-    found = index.search(c.queries, 15)
+    lexical_hits = index.search(c.queries, 15)
     rows = []
     for qid, vector in zip(c.queries, source.queries):
         rng, cosine = Random(f"candidates/{seed}/{qid}"), source.documents @ vector
         near = [ids[i] for i in np.argsort(-cosine)[: 15 + 60]]
-        chosen = candidates(c, qid, near, list(found[qid]), rng, relevant)
+        chosen = candidates(c, qid, near, list(lexical_hits[qid]), rng, relevant)
         labels = tuple(float(max(0, c.qrels[qid].get(doc, 0))) for doc in chosen)
         lexical = index.scores(c.queries[qid], chosen)
         rows.append((qid, chosen, labels, np.array([cosine[place[d]] for d in chosen]), np.asarray(lexical, float)))
@@ -126,10 +126,10 @@ def groups_of(source: Source, seed: int, relevant: int = RELEVANT) -> list[Group
     return made
 
 
-def candidates(c: Collection, qid: str, near: list[str], lexical: list[str], rng: Random, most: int = RELEVANT) -> list[str]:
-    """Relevant documents, `most` at most, then others of both first stages and random ones, no text twice."""
+def candidates(c: Collection, qid: str, near: list[str], lexical: list[str], rng: Random, limit: int = RELEVANT) -> list[str]:
+    """Relevant documents, `limit` at most, then others of both first stages and random ones, no text twice."""
     relevant = [doc for doc, label in c.qrels[qid].items() if label > 0 and doc in c.corpus]
-    chosen = rng.sample(relevant, min(most, len(relevant)))
+    chosen = rng.sample(relevant, min(limit, len(relevant)))
     seen = {normalised(c.corpus[doc]) for doc in relevant} | {normalised(c.queries[qid]), ""}
     ids = list(c.corpus)
     for pool, count in ((near[:15], NEAR), (lexical, NEAR), (near[15:], FAR), (rng.sample(ids, min(20, len(ids))), RANDOM)):
@@ -145,7 +145,7 @@ def candidates(c: Collection, qid: str, near: list[str], lexical: list[str], rng
 
 def spreads(rows: Sequence[Sequence[np.ndarray]]) -> list[float]:
     """Standard deviation within lists of each of the scores that the rows have."""
-    return [float(np.concatenate([some - some.mean() for some in column]).std()) or 1.0 for column in zip(*rows)]
+    return [float(np.concatenate([values - values.mean() for values in column]).std()) or 1.0 for column in zip(*rows)]
 
 
 def teacher(
@@ -182,8 +182,8 @@ def main() -> None:
         path = options.out / "sources" / f"{collection.name}.jsonl"
         if not path.is_file():
             path.parent.mkdir(exist_ok=True)
-            most = MOST.get(collection.name, OTHERS) + sum(HELD_OUT.values())
-            write_groups(path, groups_of(source_of(collection, most, encode, options.seed), options.seed))
+            limit = MOST.get(collection.name, OTHERS) + sum(HELD_OUT.values())
+            write_groups(path, groups_of(source_of(collection, limit, encode, options.seed), options.seed))
         made.append(read_groups(path))
         print(f"{collection.name}: {len(made[-1])} queries of {len(collection.corpus)} documents", flush=True)
     for part, groups in parts(made, options.seed).items():

@@ -86,17 +86,17 @@ def _many(value: object) -> list:
     return value if isinstance(value, list) else []
 
 
-def drop(path: Path, found: Checked) -> None:
+def drop(path: Path, overlap: Checked) -> None:
     """Take the overlapping texts out of a BEIR folder or a file of lists, in place and at once."""
     if path.is_dir():
         with atomic_folder(path) as beside:
             shutil.copytree(path, beside, dirs_exist_ok=True)
-            for name, keys in (("queries", found.queries), ("corpus", found.documents)):
+            for name, keys in (("queries", overlap.queries), ("corpus", overlap.documents)):
                 _rewrite(beside / f"{name}.jsonl", lambda row, keys=keys: row if str(row["_id"]) not in keys else None)
-            _labels(beside / "qrels" / "train.tsv", found)
-            _note(beside, found)
+            _labels(beside / "qrels" / "train.tsv", overlap)
+            _note(beside, overlap)
     else:
-        _rewrite(path, lambda row: _kept_list(row, found))
+        _rewrite(path, lambda row: _kept_list(row, overlap))
 
 
 def _rewrite(path: Path, change) -> None:
@@ -105,47 +105,47 @@ def _rewrite(path: Path, change) -> None:
         handle.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def _kept_list(row: dict, found: Checked) -> dict | None:
+def _kept_list(row: dict, overlap: Checked) -> dict | None:
     """A list without the documents that a test set has; None if its query goes or no relevant document stays."""
-    if row.get("query") in found.queries or row.get("document") in found.documents:
+    if row.get("query") in overlap.queries or row.get("document") in overlap.documents:
         return None
     for side in ("pos", "neg"):
-        keep = [i for i, text in enumerate(_many(row.get(side))) if text not in found.documents]
+        keep = [i for i, text in enumerate(_many(row.get(side))) if text not in overlap.documents]
         row |= {key: [row[key][i] for i in keep] for key in row if key.split("_")[0] == side and isinstance(row[key], list)}
     return None if row.get("pos") == [] else row
 
 
-def _labels(path: Path, found: Checked) -> None:
+def _labels(path: Path, overlap: Checked) -> None:
     """Labels whose query and document both stay; a query without labels then asks for nothing and is not trained on."""
     head, *rows = path.read_text(encoding="utf-8").splitlines()
-    kept = [row for row in rows if row.split("\t")[0] not in found.queries and row.split("\t")[1] not in found.documents]
+    kept = [row for row in rows if row.split("\t")[0] not in overlap.queries and row.split("\t")[1] not in overlap.documents]
     with atomic_file(path) as handle:
         handle.writelines(f"{row}\n" for row in [head, *kept])
     labelled = {row.split("\t")[0] for row in kept}
     _rewrite(path.parent.parent / "queries.jsonl", lambda row: row if str(row["_id"]) in labelled else None)
 
 
-def _note(folder: Path, found: Checked) -> None:
+def _note(folder: Path, overlap: Checked) -> None:
     """Bring the counts in a source's own record up to date, and say there what was dropped."""
     path = folder / "source.json"
     if path.is_file():
         corpus, queries = read_texts(folder)
         labels = sum(map(len, read_qrels(folder / "qrels" / "train.tsv").values()))
         record = json.loads(path.read_text(encoding="utf-8"))
-        record |= {"queries": len(queries), "documents": len(corpus), "labels": labels, "overlap": _named(found)}
+        record |= {"queries": len(queries), "documents": len(corpus), "labels": labels, "overlap": _named(overlap)}
         path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
-def _named(found: Checked) -> dict[str, int]:
-    return {f"{test}: {kind}": count for (kind, test), count in sorted(found.counts.items())}
+def _named(overlap: Checked) -> dict[str, int]:
+    return {f"{test}: {kind}": count for (kind, test), count in sorted(overlap.counts.items())}
 
 
-def table(name: str, found: Checked) -> Iterator[str]:
+def table(name: str, overlap: Checked) -> Iterator[str]:
     """Lines of the report: counts of one piece of data, then those by test set."""
-    totals = {kind: sum(n for (k, _), n in found.counts.items() if k == kind) for kind in KINDS}
+    totals = {kind: sum(n for (k, _), n in overlap.counts.items() if k == kind) for kind in KINDS}
     shown = ", ".join(f"{n} {kind}" for kind, n in totals.items())
-    yield f"{name}: {found.read[0]} queries, {found.read[1]} documents; {shown}"
-    for (kind, test), count in sorted(found.counts.items()):
+    yield f"{name}: {overlap.read[0]} queries, {overlap.read[1]} documents; {shown}"
+    for (kind, test), count in sorted(overlap.counts.items()):
         yield f"    {test:24} {count:6} {kind}"
 
 
@@ -163,11 +163,11 @@ def main(argv: list[str] | None = None) -> int:
             raise DataError("no test sets: set PRORANK_DATA or --tests to the folder of their BEIR folders")
         index, report = test_index(Path(options.tests)), {}
         for path in options.data:
-            found = checked(path, index, options.spare)
-            print(*table(path.name, found), sep="\n", flush=True)
-            report[path.name] = _named(found)
+            overlap = checked(path, index, options.spare)
+            print(*table(path.name, overlap), sep="\n", flush=True)
+            report[path.name] = _named(overlap)
             if options.drop:
-                drop(path, found)
+                drop(path, overlap)
         if options.json:
             with atomic_file(options.json) as handle:
                 json.dump(report, handle, indent=1)

@@ -69,37 +69,37 @@ def ship(run: Path, card: Path, calibration: Path | None = None) -> tuple[Path, 
         ModelError: no adapter, another base, too large, or other scores; the folder stays as it was. ConfigError: the card lacks a
         key.
     """
-    told, found = _told(card), resolve(run)
-    sha256 = _base(found)
+    card_data, resolved = _read_card(card), resolve(run)
+    sha256 = _base(resolved)
     with atomic_folder(default_model.MODELS / DEFAULT) as folder:
-        size = _adapter(found.adapter, folder)
-        shutil.copyfile(found.adapter / "prompt.json", folder / "prompt.json")
+        size = _adapter(resolved.adapter, folder)
+        shutil.copyfile(resolved.adapter / "prompt.json", folder / "prompt.json")
         _write(folder / "base.json", {"name": BUILT_IN, "sha256": sha256})
         theirs, ours = (Reranker(path, device="cpu", dtype="fp32") for path in (run, folder))
         changed = _compare(theirs, ours)
         fitted = _calibration(calibration, theirs, ours, folder) if calibration else None
-        (folder / "README.md").write_text(_card(told, found, fitted), encoding="utf-8")
+        (folder / "README.md").write_text(_card(card_data, resolved, fitted), encoding="utf-8")
     return default_model.MODELS / DEFAULT, size, changed
 
 
-def _told(card: Path) -> dict[str, Any]:
+def _read_card(card: Path) -> dict[str, Any]:
     """The card's JSON, checked."""
-    told = read_values(card, "card")  # JSON is YAML
+    card_data = read_values(card, "card")  # JSON is YAML
     for key, kind in KEYS.items():
-        if not isinstance(told.get(key), kind) or not told[key]:
+        if not isinstance(card_data.get(key), kind) or not card_data[key]:
             raise ConfigError(f"{card}: '{key}' must be a {kind.__name__} that is not empty")
-    return told
+    return card_data
 
 
-def _base(found: Resolved) -> str:
+def _base(resolved: Resolved) -> str:
     """Hash of the base's weights. Raises ModelError for anything but an adapter over the pinned one that judges one document."""
-    if found.adapter is None:
-        raise ModelError(f"{found.name}: no adapter; train it with lora, as only adapters are small enough to ship")
-    sha256 = weight_hash(found.path)
+    if resolved.adapter is None:
+        raise ModelError(f"{resolved.name}: no adapter; train it with lora, as only adapters are small enough to ship")
+    sha256 = weight_hash(resolved.path)
     if sha256 != weight_hash(built_in()):
-        raise ModelError(f"{found.name}: lies over {found.base}, whose weights are not those of {BUILT_IN}")
-    if not (found.adapter / "prompt.json").is_file() or prompt_of(found).kind != "binary":
-        raise ModelError(f"{found.name}: needs a saved prompt that asks about one document at once (kind binary)")
+        raise ModelError(f"{resolved.name}: lies over {resolved.base}, whose weights are not those of {BUILT_IN}")
+    if not (resolved.adapter / "prompt.json").is_file() or prompt_of(resolved).kind != "binary":
+        raise ModelError(f"{resolved.name}: needs a saved prompt that asks about one document at once (kind binary)")
     return sha256
 
 
@@ -132,14 +132,14 @@ def _calibration(path: Path, theirs: Reranker, ours: Reranker, folder: Path) -> 
     fitted = Calibration.load(path.parent) if path.name == FILE else None
     if fitted is None:
         raise ConfigError(f"{path}: no {FILE}; prorank calibrate {theirs.name} --data D writes one")
-    if (fitted.asked, fitted.weights) != (theirs.prompt_fingerprint, theirs.weight_hashes):
+    if (fitted.prompt_id, fitted.weights) != (theirs.prompt_fingerprint, theirs.weight_hashes):
         raise ModelError(f"{path}: was fitted for other weights or another prompt than those of {theirs.name}")
     fitted = replace(fitted, weights=ours.weight_hashes)
     fitted.save(folder)
     return fitted
 
 
-def _card(told: dict[str, Any], found: Resolved, fitted: Calibration | None) -> str:
+def _card(card_data: dict[str, Any], resolved: Resolved, fitted: Calibration | None) -> str:
     """README.md of the default model."""
     parts = [
         card_head(DEFAULT, HUB_BASE, "apache-2.0").rstrip("\n"),
@@ -147,24 +147,24 @@ def _card(told: dict[str, Any], found: Resolved, fitted: Calibration | None) -> 
         "ProRank's own stages.",
         '```python\nfrom prorank import Reranker\n\nhits = Reranker().rank("a query", ["a document", "another document"])\n```',
         "Scores are raw log-odds of the answer tokens.",
-        f"## Figures\n\nnDCG@10.\n\n{card_table(told['figures'])}",
-        f"## Data\n\n{card_table(told['data'])}",
-        "## Training\n\n```bash\n" + "\n".join(told["commands"]) + "\n```",
+        f"## Figures\n\nnDCG@10.\n\n{card_table(card_data['figures'])}",
+        f"## Data\n\n{card_table(card_data['data'])}",
+        "## Training\n\n```bash\n" + "\n".join(card_data["commands"]) + "\n```",
     ]
-    parts += [f"Settings of the last stage:\n\n```yaml\n{settings}\n```"] if (settings := _settings(found)) else []
-    parts.append("## Limits\n\n" + "\n".join(f"- {line}" for line in [*LIMITS, *told.get("limits", [])]))
-    parts.append(f"## Calibration\n\n{_sure(fitted)}")
+    parts += [f"Settings of the last stage:\n\n```yaml\n{settings}\n```"] if (settings := _settings(resolved)) else []
+    parts.append("## Limits\n\n" + "\n".join(f"- {line}" for line in [*LIMITS, *card_data.get("limits", [])]))
+    parts.append(f"## Calibration\n\n{_calibration_text(fitted)}")
     return "\n\n".join(parts) + "\n"
 
 
-def _sure(fitted: Calibration | None) -> str:
+def _calibration_text(fitted: Calibration | None) -> str:
     """What is said of probabilities."""
     return "No probability is claimed." if fitted is None else about_calibration(fitted)
 
 
-def _settings(found: Resolved) -> str:
+def _settings(resolved: Resolved) -> str:
     """The run's settings but for names of folders, "" where the checkpoint lies in no run folder."""
-    path = found.adapter.parent / "config.yaml"
+    path = resolved.adapter.parent / "config.yaml"
     values = read_values(path) if path.is_file() else {}
     return "\n".join(f"{key}: {json.dumps(value)}" for key, value in values.items() if key not in FOLDER_KEYS)
 
@@ -178,9 +178,9 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("run", type=Path, help="run folder with a LoRA adapter in its model/")
     parser.add_argument("--card", type=Path, required=True, help="JSON: data, commands, figures, limits")
     parser.add_argument("--calibration", type=Path, help="calibration.json of the run's checkpoint")
-    given = parser.parse_args(words)
+    options = parser.parse_args(words)
     try:
-        folder, size, changed = ship(given.run, given.card, given.calibration)
+        folder, size, changed = ship(options.run, options.card, options.calibration)
     except ProRankError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

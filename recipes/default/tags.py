@@ -21,13 +21,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("lists", type=Path, help="folder of the lists that lists.py made")
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
+    options = parser.parse_args()
     collection = demo_tags()
     queries, texts = len(collection.queries), len(collection.corpus)
-    held = {group.query_id for part in ("dev", "calibration") for group in read_groups(given.lists / f"{part}.jsonl")}
-    groups = groups_of(source_of(collection, queries, encoder(), given.seed), given.seed, relevant=texts)
-    kept = [group for group in groups if group.query_id not in held]
-    write_groups(given.lists / "tags.jsonl", kept)
+    held_out_ids = {group.query_id for part in ("dev", "calibration") for group in read_groups(options.lists / f"{part}.jsonl")}
+    groups = groups_of(source_of(collection, queries, encoder(), options.seed), options.seed, relevant=texts)
+    kept = [group for group in groups if group.query_id not in held_out_ids]
+    write_groups(options.lists / "tags.jsonl", kept)
     print(f"tags.jsonl: {len(kept)} lists of {len(groups)}, {sum(sum(group.labels) for group in kept):.0f} labels")
 
 

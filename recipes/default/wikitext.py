@@ -30,11 +30,11 @@ def wiki_sections(folder: Path, seed: str) -> Iterator[Entry]:
     for title, text in articles(folder / DUMP):
         subject = re.sub(r"\s*\(.*?\)$", "", title)
         for heading, body in sections(text):
-            found = tuple(p for p in passages(body, aim=90) if is_prose(p))
-            asked = forms.section(subject, heading, seed) if heading else forms.article(subject, forms.NAME, seed)
-            if found:
-                yield Entry(asked, found[:PASSAGES])
-            for rest in found[PASSAGES:]:
+            prose = tuple(p for p in passages(body, aim=90) if is_prose(p))
+            query = forms.section(subject, heading, seed) if heading else forms.article(subject, forms.NAME, seed)
+            if prose:
+                yield Entry(query, prose[:PASSAGES])
+            for rest in prose[PASSAGES:]:
                 yield Entry("", (rest,))
 
 

@@ -1,7 +1,10 @@
-"""The exact one-token policy gradient: GRPO where the whole action is the next token, from one forward a prompt.
+"""The exact one-token policy gradient: GRPO (arXiv 2402.03300) where the whole action is the next token.
 
-All G samples of a group read one row of logits, so with rewards that take few values the group can be summed out: the
-expected gradient is sum_c w_c * grad log P(c) over classes c of tokens with the same reward (reference/ProRank sec. stage 1).
+All G samples of a group read the same row of logits, and rewards take one of four values, so tokens fall into four classes and the
+group can be summed out: the expected gradient is sum_c w_c * grad log P(c) over classes c. One forward pass per prompt is enough
+(ProRank stage 1, arXiv 2506.03487).
+
+Shapes: B prompts, V tokens of the vocabulary, A answer tokens, G samples per prompt, C = 4 classes.
 """
 
 from __future__ import annotations
@@ -17,80 +20,105 @@ import torch
 
 from ...errors import ConfigError
 
-NONE = -1e4  # the log of no probability
-CLASSES = ("correct", "wrong", "near", "other")
-STD_EPSILON = 1e-4  # as TRL adds to a group's standard deviation
+LOG_ZERO = -1e4  # log-probability of an empty class; -inf would give NaN
+CLASSES = ("correct", "wrong", "near miss", "other")
+STD_EPSILON = 1e-4  # TRL adds the same to a group's standard deviation
 
 
 @dataclass(frozen=True)
 class Rewards:
-    """Weights of the rule rewards. `format`: the token is one of the two answers; `relevance`: it is the labelled one; `near`:
-    share of `format` for a token that spells an answer with blanks around it (" 1"), a graded step towards the form."""
+    """Weights of the rule rewards.
+
+    Attributes:
+        format: the token is one of the answers.
+        relevance: the token is the labelled answer.
+        near_miss: share of `format` for a token that differs from an answer by blanks only, such as " 1".
+    """
 
     format: float = 0.5
     relevance: float = 1.0
-    near: float = 0.5
+    near_miss: float = 0.5
 
     def of_classes(self) -> torch.Tensor:
-        """Reward of each class, [4], in the order of CLASSES."""
-        return torch.tensor([self.format + self.relevance, self.format, self.near * self.format, 0.0])
+        """Reward of each class, [C], in the order of CLASSES."""
+        return torch.tensor([self.format + self.relevance, self.format, self.near_miss * self.format, 0.0])
 
 
-def near_tokens(tokenizer: Any, answer_ids: Sequence[int]) -> list[int]:
-    """Ids of tokens that spell an answer once blanks are stripped, the answers themselves left out."""
+def near_miss_tokens(tokenizer: Any, answer_ids: Sequence[int]) -> list[int]:
+    """Ids of tokens that equal an answer once blanks are stripped, without the answers themselves."""
     spelled = {tokenizer.decode([i]).strip() for i in answer_ids}
     texts = ((i, tokenizer.decode([i])) for i in tokenizer.get_vocab().values())
     return sorted(i for i, text in texts if i not in answer_ids and text.strip() in spelled)
 
 
 def class_log_probs(
-    logits: torch.Tensor, labels: torch.Tensor, answer_ids: Sequence[int], near: list[int], counts: torch.Tensor | None = None
+    logits: torch.Tensor, labels: torch.Tensor, answer_ids: Sequence[int], near_miss: list[int], counts: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """log P of the four classes, [B, 4], from logits [B, V] and labels [B], places of the right answers among the A `answer_ids`
-    (1 relevant, 0 not; or the label of the best document). `counts` [B]: how many of the answers a prompt has, all by default."""
-    logp = logits.log_softmax(-1)
-    known = logp[:, list(answer_ids)]  # [B, A]
-    answers = known.masked_fill(~valid_answers(answer_ids, counts, known), NONE)
+    """Log-probabilities of the four classes.
+
+    Args:
+        logits: [B, V].
+        labels: [B], index of the right answer among `answer_ids` (1 relevant, 0 not; or the best document).
+        answer_ids: ids of the A answer tokens.
+        near_miss: see `near_miss_tokens`.
+        counts: [B], number of answers that each prompt has; all A by default.
+
+    Returns:
+        [B, C], in the order of CLASSES.
+    """
+    log_p = logits.log_softmax(-1)
+    known = log_p[:, list(answer_ids)]  # [B, A]
+    answers = known.masked_fill(~valid_answers(answer_ids, counts, known), LOG_ZERO)
     correct = answers.gather(1, labels[:, None].long())
-    wrong = answers.scatter(1, labels[:, None].long(), NONE).logsumexp(-1, keepdim=True)
-    floor = torch.full_like(correct, NONE)  # an empty class: no probability, and no NaN
-    close = logp[:, near].logsumexp(-1, keepdim=True) if near else floor
+    wrong = answers.scatter(1, labels[:, None].long(), LOG_ZERO).logsumexp(-1, keepdim=True)
+    empty = torch.full_like(correct, LOG_ZERO)
+    close = log_p[:, near_miss].logsumexp(-1, keepdim=True) if near_miss else empty
     rest = torch.ones(logits.shape[-1], dtype=torch.bool, device=logits.device)
-    rest[[*answer_ids, *near]] = False
-    other = logp[:, rest].logsumexp(-1, keepdim=True) if rest.any() else floor
-    if counts is not None:  # labels of documents that are not there
-        beyond = known.masked_fill(valid_answers(answer_ids, counts, known), NONE)
+    rest[[*answer_ids, *near_miss]] = False
+    other = log_p[:, rest].logsumexp(-1, keepdim=True) if rest.any() else empty
+    if counts is not None:  # labels of documents that the prompt does not have
+        beyond = known.masked_fill(valid_answers(answer_ids, counts, known), LOG_ZERO)
         other = torch.cat([other, beyond], 1).logsumexp(-1, keepdim=True)
     return torch.cat([correct, wrong, close, other], 1)
 
 
 def valid_answers(answer_ids: Sequence[int], counts: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
-    """Which answers each prompt has [B, A]."""
+    """Mask [B, A] of the answers that each prompt has, on the device of `like`."""
     if counts is None:
         return torch.ones_like(like, dtype=torch.bool)
     return torch.arange(len(answer_ids), device=like.device) < counts.to(like.device)[:, None]
 
 
-def advantages(rewards: torch.Tensor, scaling: str) -> torch.Tensor:
-    """Group-relative advantages of rewards [..., G]: "group" (r - mean) / (std + 1e-4), "batch" the same with the std of all
-    rewards, "none" r - mean, "leave-one-out" r minus the mean of the others (unbiased, no scaling). DeepSeekMath sec. 4.1;
-    RLOO arXiv 2402.14740."""
+def advantages(rewards: torch.Tensor, scale_rewards: str) -> torch.Tensor:
+    """Group-relative advantages.
+
+    Args:
+        rewards: [..., G].
+        scale_rewards: "group": (r - mean) / (std + 1e-4) (DeepSeekMath sec. 4.1); "batch": the same with the standard deviation
+            of all rewards; "none": r - mean; "leave-one-out": r - mean of the others, unbiased (RLOO, arXiv 2402.14740).
+
+    Returns:
+        [..., G].
+
+    Raises:
+        ConfigError: unknown `scale_rewards`.
+    """
     size = rewards.shape[-1]
     centred = rewards - rewards.mean(-1, keepdim=True)
-    if scaling == "group":
+    if scale_rewards == "group":
         return centred / (rewards.std(-1, keepdim=True) + STD_EPSILON)
-    if scaling == "batch":
+    if scale_rewards == "batch":
         return centred / (rewards.std() + STD_EPSILON)
-    if scaling == "none":
+    if scale_rewards == "none":
         return centred
-    if scaling == "leave-one-out":
+    if scale_rewards == "leave-one-out":
         return centred * size / (size - 1)
-    raise ConfigError(f"scaling '{scaling}' is not known; valid: group, batch, none, leave-one-out")
+    raise ConfigError(f"scale_rewards '{scale_rewards}' is not known; valid: group, batch, none, leave-one-out")
 
 
 @lru_cache(maxsize=8)
 def compositions(size: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """All ways a group of `size` falls into classes: counts [N, C] and log multinomial coefficients [N], float64."""
+    """All N ways in which `size` samples fall into classes: (counts [N, C], log multinomial coefficients [N]), float64."""
     bars = torch.tensor(list(combinations(range(size + classes - 1), classes - 1)))
     edges = torch.cat([torch.full((len(bars), 1), -1), bars, torch.full((len(bars), 1), size + classes - 1)], 1)
     counts = edges.diff(dim=1) - 1
@@ -98,80 +126,97 @@ def compositions(size: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
     return counts.double(), table[size] - table[counts].sum(1)
 
 
-def expected_weights(log_p: torch.Tensor, rewards: torch.Tensor, size: int, scaling: str) -> torch.Tensor:
-    """w_c [B, C] such that the expected group gradient is sum_c w_c grad log P(c).
+def expected_weights(log_p: torch.Tensor, rewards: torch.Tensor, size: int, scale_rewards: str) -> torch.Tensor:
+    """Weights w_c such that the expected gradient of a group is sum_c w_c * grad log P(c).
 
     Args:
-        log_p: [B, C] log probability of each class under the sampling policy, no gradient.
+        log_p: [B, C], log-probabilities of the classes under the sampling policy; gets no gradient.
         rewards: [C].
         size: G; 0 takes the limit of large groups.
-        scaling: see `advantages`.
+        scale_rewards: see `advantages`.
+
+    Returns:
+        [B, C].
     """
     log_p, rewards = log_p.detach().double(), rewards.double().to(log_p.device)
     p = log_p.exp()
     if size == 0:
         mean = (p * rewards).sum(1, keepdim=True)
         centred = rewards - mean
-        if scaling == "group":
+        if scale_rewards == "group":
             centred = centred / ((p * centred**2).sum(1, keepdim=True).sqrt() + STD_EPSILON)
         return (p * centred).float()
     counts, log_ways = (t.to(log_p.device) for t in compositions(size, len(rewards)))
     # A class without probability and without members contributes 0, not 0 * -inf.
-    chance = (log_ways + log_p.clamp(min=-1e4) @ counts.T).exp()  # [B, N]
+    chance = (log_ways + log_p.clamp(min=LOG_ZERO) @ counts.T).exp()  # [B, N]
     mean = counts @ rewards / size
     centred = rewards - mean[:, None]  # [N, C]
-    if scaling == "group":
+    if scale_rewards == "group":
         spread = ((counts * centred**2).sum(1) / (size - 1)).sqrt()
         centred = centred / (spread[:, None] + STD_EPSILON)
-    elif scaling == "leave-one-out":
+    elif scale_rewards == "leave-one-out":
         centred = centred * size / (size - 1)
     return (chance @ (counts / size * centred)).float()
 
 
-def forced(log_p: torch.Tensor, force: float, counts: torch.Tensor | None = None) -> torch.Tensor:
-    """The sampling policy over classes when a share `force` of draws is an answer token at random: exploration for a model that
-    never answers in the asked form. [B, C] -> [B, C] logs. `counts` [B]: answers of each prompt, 2 by default."""
-    if not force:
+def exploration_policy(log_p: torch.Tensor, exploration_rate: float, counts: torch.Tensor | None = None) -> torch.Tensor:
+    """The sampling policy when a share of samples is replaced by a random answer.
+
+    Args:
+        log_p: [B, C], log-probabilities of the classes under the model.
+        exploration_rate: the share that is replaced.
+        counts: [B], number of answers of each prompt; 2 by default.
+
+    Returns:
+        [B, C], log-probabilities.
+    """
+    if not exploration_rate:
         return log_p.detach()
     counts = torch.full((len(log_p),), 2) if counts is None else counts
-    spread = torch.zeros_like(log_p)
-    spread[:, 0] = (1 / counts).to(log_p.device)
-    spread[:, 1] = 1 - spread[:, 0]
-    return ((1 - force) * log_p.detach().exp() + force * spread).clamp(min=1e-30).log()
+    uniform = torch.zeros_like(log_p)
+    uniform[:, 0] = (1 / counts).to(log_p.device)
+    uniform[:, 1] = 1 - uniform[:, 0]
+    return ((1 - exploration_rate) * log_p.detach().exp() + exploration_rate * uniform).clamp(min=1e-30).log()
 
 
-def draw(logits: torch.Tensor, size: int, generator: torch.Generator, answer_ids: Sequence[int], force: float) -> torch.Tensor:
-    """A group of tokens [G] from one row of logits [V]; each is forced to a random answer with chance `force`."""
-    # Logits that are not finite give a loss that is not, which ends the run with its own words: drawing must not fail before.
+def sample_tokens(
+    logits: torch.Tensor, size: int, generator: torch.Generator, answer_ids: Sequence[int], exploration_rate: float
+) -> torch.Tensor:
+    """Sample a group of tokens [G = size] from one row of logits [V]; a share is replaced by random answers."""
+    # Logits that are not finite give a loss that is not, which ends the run with a clear message: sampling must not fail before.
     p = logits.detach().float().cpu().softmax(-1).nan_to_num(1.0)
     tokens = torch.multinomial(p, size, replacement=True, generator=generator)
-    if force:
-        swap = torch.rand(size, generator=generator) < force
+    if exploration_rate:
+        swap = torch.rand(size, generator=generator) < exploration_rate
         tokens[swap] = torch.tensor(answer_ids)[torch.randint(len(answer_ids), (size,), generator=generator)][swap]
     return tokens
 
 
-def token_rewards(
-    tokens: torch.Tensor, labels: torch.Tensor, answer_ids: Sequence[int], near: list[int], rewards: torch.Tensor,
+def rewards_of_tokens(
+    tokens: torch.Tensor, labels: torch.Tensor, answer_ids: Sequence[int], near_miss: list[int], rewards: torch.Tensor,
     counts: torch.Tensor | None = None,
 ) -> torch.Tensor:  # fmt: skip
-    """Rewards [B, G] of sampled tokens [B, G] for labels [B]; `rewards` [4] by class; `counts` as in `class_log_probs`."""
+    """Rewards [B, G] of sampled tokens [B, G] for labels [B]; `rewards` [C] by class, the other arguments as `class_log_probs`."""
     right = torch.tensor(answer_ids)[labels.long().cpu()][:, None]
     valid = valid_answers(answer_ids, counts, torch.empty(len(tokens), len(answer_ids)))
     answered = ((tokens[:, :, None] == torch.tensor(answer_ids)) & valid[:, None]).any(-1)
-    close = torch.isin(tokens, torch.tensor(near or [-1]))
+    close = torch.isin(tokens, torch.tensor(near_miss or [-1]))
     kind = torch.where(tokens == right, 0, torch.where(answered, 1, torch.where(close, 2, 3)))
     return rewards.cpu()[kind]
 
 
-def clipped(log_now: torch.Tensor, log_old: torch.Tensor, weights: torch.Tensor, clip: float) -> torch.Tensor:
-    """The clipped surrogate to maximise, elementwise: min(ratio * w, clip(ratio) * w) (PPO eq. 7). On the first pass the ratio is
-    exactly 1 and the gradient is w * grad log_now."""
+def clipped_surrogate(
+    log_now: torch.Tensor, log_old: torch.Tensor, weights: torch.Tensor, epsilon: float
+) -> torch.Tensor:  # fmt: skip
+    """The clipped objective to maximise, elementwise: min(ratio * w, clip(ratio) * w) (PPO, arXiv 1707.06347, eq. 7).
+
+    On the first pass the ratio is exactly 1 and the gradient is w * grad log_now.
+    """
     ratio = (log_now - log_old).exp()
-    return torch.minimum(ratio * weights, ratio.clamp(1 - clip, 1 + clip) * weights)
+    return torch.minimum(ratio * weights, ratio.clamp(1 - epsilon, 1 + epsilon) * weights)
 
 
 def exact_kl(logits: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """KL(policy || reference) [B] over the whole vocabulary from logits [B, V]: no estimator."""
+    """KL(policy || reference) [B] over the whole vocabulary, from logits [B, V] of both; no estimator."""
     now, then = logits.log_softmax(-1), reference.log_softmax(-1)
     return (now.exp() * (now - then)).sum(-1)

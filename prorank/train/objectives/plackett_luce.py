@@ -1,7 +1,9 @@
-"""The policy gradient of a ranking: scores make a Plackett-Luce distribution over orders, whose expected reward has a gradient.
+"""The policy gradient of a ranking: scores define a Plackett-Luce distribution over orders, whose expected reward has a gradient.
 
-NDCG, reciprocal rank and average precision are sums over placements whose terms know only the set of documents placed
-before; so the expectation over all n! orders is a sum over 2^n sets, exact and differentiable (`expected_reward`).
+NDCG, reciprocal rank and average precision are sums over ranks whose terms depend only on the set of documents placed before. So
+the expectation over all n! orders is a sum over 2^n sets, exact and differentiable (`expected_reward`).
+
+Shapes: n documents of a list, G sampled orders, k = `depth` ranks that count. A set of documents is an integer, one bit each.
 
 Sources: Plackett-Luce and its Gumbel sampler, Yellott 1977; policy gradient of rankings, Singh and Joachims 2019 (arXiv
 1902.04056); leave-one-out baseline, Kool et al. 2019.
@@ -17,38 +19,40 @@ import torch
 from ...evaluate.gains import LINEAR, gains_of
 
 REWARDS = ("ndcg", "rr", "ap", "rearank")
-MOST_EXACT = 12  # documents whose sets are summed over: 4,096 of them
+MAX_EXACT_DOCUMENTS = 12  # documents whose sets are summed over: 4,096 of them
 
 
 def sample_orders(scores: torch.Tensor, size: int, generator: torch.Generator) -> torch.Tensor:
-    """`size` orders [G, n] of scores [n], best first, each with its Plackett-Luce probability: scores with Gumbel noise, sorted."""
+    """Sample G = `size` orders [G, n] of scores [n], best first, with their Plackett-Luce probabilities (Gumbel noise, sorted)."""
     uniform = torch.rand(size, len(scores), generator=generator, dtype=torch.float64).clamp_min(1e-300)
     return (scores.detach().cpu().double() - (-uniform.log()).log()).argsort(-1, descending=True)
 
 
 def order_log_probs(scores: torch.Tensor, orders: torch.Tensor, depth: int | None = None) -> torch.Tensor:
-    """log P [G, k] of each choice in orders [G, n] under scores [n], of the first k places: log softmax among those not yet
-    placed. Their sum is the log-probability of the first k places."""
+    """Log-probabilities [G, k] of the first k choices in orders [G, n] under scores [n]: log softmax among those not yet placed.
+
+    Their sum is the log-probability of the first k places; k = `depth`, or n.
+    """
     placed = scores[orders]  # [G, n]
-    rest = placed.flip(-1).logcumsumexp(-1).flip(-1)  # of this place and all behind it
+    rest = placed.flip(-1).logcumsumexp(-1).flip(-1)  # of this place and all after it
     return (placed - rest)[:, : depth or placed.shape[-1]]
 
 
 def placed_rewards(
     grades: torch.Tensor, orders: torch.Tensor, reward: str, depth: int, gain: str = LINEAR
 ) -> torch.Tensor:  # fmt: skip
-    """What each of the first k places of orders [G, n] adds to the reward [G, k], for grades [n]; `gain` of a grade in nDCG."""
+    """Contributions [G, k] of the first k places of orders [G, n] to the reward, for grades [n]; `gain` of a grade in nDCG."""
     table = _terms(grades.double().cpu(), reward, depth, gain)
     sets = (2**orders).cumsum(-1) - 2**orders  # bits of the documents placed before, [G, n]
     return table(sets[:, :depth], orders[:, :depth]).float()
 
 
 def policy_weights(rewards: torch.Tensor, advantage: str) -> torch.Tensor:
-    """What each choice's log-probability counts [G, k], from what each place adds [G, k].
+    """Weights [G, k] of the choices' log-probabilities, from the contribution [G, k] of each place to the reward.
 
-    A choice answers for what comes from its place on (what was earned before is the same whatever it is). "leave-one-out": less the
-    mean of the other orders at the same place; unbiased. "group": less the group's mean, divided by the standard deviation of
-    whole rewards (GRPO).
+    A choice is credited with the reward from its place on, since it cannot change what came before. "leave-one-out": minus the mean
+    of the other orders at the same place, which is unbiased. "group": minus the group's mean, divided by the standard deviation of
+    the orders' rewards (GRPO).
     """
     to_come = rewards.flip(-1).cumsum(-1).flip(-1)
     centred = to_come - to_come.mean(0, keepdim=True)
@@ -60,7 +64,10 @@ def policy_weights(rewards: torch.Tensor, advantage: str) -> torch.Tensor:
 def expected_reward(
     scores: torch.Tensor, grades: torch.Tensor, reward: str, depth: int, gain: str = LINEAR
 ) -> torch.Tensor:  # fmt: skip
-    """The reward's expectation over all orders of scores [n], with gradient: no sampling. For at most `MOST_EXACT` documents."""
+    """The reward's expectation over all orders of scores [n], with gradient and without sampling.
+
+    For at most `MAX_EXACT_DOCUMENTS` documents.
+    """
     n = len(scores)
     probability, choices = _set_probabilities(scores.double(), min(depth, n))
     table = _terms(grades.double().cpu(), reward, depth, gain)
@@ -70,10 +77,12 @@ def expected_reward(
 
 
 def order_kl(scores: torch.Tensor, reference: torch.Tensor, depth: int) -> torch.Tensor:
-    """KL of the orders' first `depth` places from those of reference scores [n], over all orders of at most `MOST_EXACT` documents,
-    else over the first place alone."""
+    """KL divergence of the orders' first `depth` places from those of reference scores [n].
+
+    Over all orders of at most `MAX_EXACT_DOCUMENTS` documents, otherwise over the first place alone.
+    """
     n = len(scores)
-    if n > MOST_EXACT:
+    if n > MAX_EXACT_DOCUMENTS:
         now, then = scores.log_softmax(-1), reference.log_softmax(-1)
         return (now.exp() * (now - then)).sum()
     probability, choices = _set_probabilities(scores.double(), min(depth, n))
@@ -83,8 +92,12 @@ def order_kl(scores: torch.Tensor, reference: torch.Tensor, depth: int) -> torch
 
 
 def _set_probabilities(scores: torch.Tensor, depth: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(chance [2^n] that a set of fewer than `depth` documents is what was placed first, 0 for larger ones; chance [2^n, n] of each
-    document to come next)."""
+    """Probabilities of sets and choices.
+
+    Returns:
+        (probability [2^n] that a set is what was placed first, 0 for `depth` documents and more; probability [2^n, n] of each
+        document to come next).
+    """
     n = len(scores)
     left = _left(n).to(scores.device)
     choices = _among(scores, left).exp().masked_fill(~left, 0)
@@ -94,7 +107,7 @@ def _set_probabilities(scores: torch.Tensor, depth: int) -> tuple[torch.Tensor, 
     for size in range(1, depth):
         sets = (sizes == size).nonzero()[:, 0]
         members = ((sets[:, None] >> torch.arange(n)) & 1).nonzero()[:, 1].view(-1, size)  # [sets, size]
-        before = sets[:, None] - 2**members  # without the one that came last
+        before = sets[:, None] - 2**members  # without the document placed last
         index = torch.zeros(2**n, dtype=torch.long)
         index[places[-1]] = torch.arange(len(places[-1]))
         flows = chance[-1][index[before].to(scores.device)] * choices[before.to(scores.device), members.to(scores.device)]
@@ -105,14 +118,14 @@ def _set_probabilities(scores: torch.Tensor, depth: int) -> tuple[torch.Tensor, 
 
 
 def _among(scores: torch.Tensor, left: torch.Tensor) -> torch.Tensor:
-    """log softmax [2^n, n] of scores [n] among those left."""
+    """Log softmax [2^n, n] of scores [n] among the documents left."""
     rows = scores.expand(len(left), -1).masked_fill(~left, -torch.inf)
     return torch.where(left, rows - torch.where(left, rows, -1e30).logsumexp(-1, keepdim=True), 0.0)
 
 
 @lru_cache(maxsize=16)
 def _left(n: int) -> torch.Tensor:
-    """Which documents [2^n, n] are not in each set."""
+    """Mask [2^n, n] of the documents that are not in each set."""
     return ((torch.arange(2**n)[:, None] >> torch.arange(n)) & 1) == 0
 
 
@@ -122,12 +135,12 @@ def _sizes(n: int) -> torch.Tensor:
 
 
 def _terms(grades: torch.Tensor, reward: str, depth: int, gain: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """A function of (sets placed before, as bits; documents placed next), both of one shape, to what that adds to the reward.
+    """A function from (sets placed before, documents placed next), both of one shape, to their contribution to the reward.
 
-    ndcg: the grades' gains, discounts 1 / log2(1 + rank), over the best there is. rr: 1 / rank of the first relevant document. ap:
-    precision at each relevant one, over how many there are (at most `depth`). rearank: what nDCG gains on the order shown, 0.8 of
-    what there is to gain, without its constants (REARANK, arXiv 2505.20046, whose own gains are exponential). Where nothing is
-    relevant all is 0.
+    ndcg: gain / log2(1 + rank), divided by the best possible nDCG. rr: 1 / rank of the first relevant document. ap: precision at
+    each relevant document, divided by their number (at most `depth`). rearank: 0.8 times the share of the possible nDCG gain on the
+    order shown, without the constants of REARANK (arXiv 2505.20046), whose own gains are exponential. All are 0 if nothing is
+    relevant.
     """
     n = len(grades)
     relevant, gains = grades > 0, gains_of(grades, gain)
@@ -138,7 +151,7 @@ def _terms(grades: torch.Tensor, reward: str, depth: int, gain: str) -> Callable
     scale = 0.8 / (1 - shown) if reward == "rearank" and shown < 1 - 1e-9 else 1.0
 
     def among(sets: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
-        """How many of `which` [n] are in each set."""
+        """Number of documents of `which` [n] in each set."""
         return ((sets[..., None] & bits[which]) > 0).sum(-1)
 
     def term(sets: torch.Tensor, documents: torch.Tensor) -> torch.Tensor:

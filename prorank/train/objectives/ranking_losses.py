@@ -1,6 +1,6 @@
-"""Losses of the score stage, each from the scores of one query's documents.
+"""Losses of the score stage, each from the scores [n] of one query's n documents.
 
-A score is a log-odds, so `bce` is the exact likelihood of the answer given that it is one of the two tokens.
+A score is a log-odds, so `bce` is the exact likelihood of the answer, given that it is one of the two answer tokens.
 """
 
 from __future__ import annotations
@@ -14,15 +14,17 @@ from ...evaluate.gains import LINEAR, gains_of
 
 
 def bce(scores: torch.Tensor, labels: torch.Tensor, **_: object) -> torch.Tensor:
-    """Binary cross-entropy of log-odds [n] against labels [n] in 0..1 (a grade divided by the highest)."""
+    """Binary cross-entropy of log-odds [n] against labels [n] in 0..1 (a grade divided by the highest grade)."""
     return F.binary_cross_entropy_with_logits(scores, labels.clamp(0, 1))
 
 
-def softmax(
+def listnet(
     scores: torch.Tensor, labels: torch.Tensor, grades: torch.Tensor, gain: str = LINEAR, **_: object
 ) -> torch.Tensor:  # fmt: skip
-    """ListNet with graded gains: cross-entropy between softmax(scores) [n] and the grades' gains, normalised (Cao et al. 2007).
-    With one positive it is the usual group softmax; without any it is 0."""
+    """ListNet (Cao et al. 2007): cross-entropy between the normalised gains of grades [n] and softmax(scores) [n].
+
+    With one positive it is the usual softmax loss over a group; without any it is 0.
+    """
     gains = gains_of(grades, gain)
     if gains.sum() == 0:
         return scores.sum() * 0
@@ -30,13 +32,13 @@ def softmax(
 
 
 def kl(scores: torch.Tensor, teacher: torch.Tensor, temperature: float, **_: object) -> torch.Tensor:
-    """KL from softmax(teacher / temperature) [n] to softmax(scores) [n]."""
+    """KL divergence from softmax(teacher / temperature) [n] to softmax(scores) [n]."""
     target = (teacher / temperature).log_softmax(-1)
     return (target.exp() * (target - scores.log_softmax(-1))).sum()
 
 
 def ranknet(scores: torch.Tensor, grades: torch.Tensor, **_: object) -> torch.Tensor:
-    """Mean logistic loss over pairs of different grades, from scores [n] (Burges et al. 2005). 0 where there is no pair."""
+    """RankNet (Burges et al. 2005): mean logistic loss over pairs of different grades [n]. 0 where there is no pair."""
     better = grades[:, None] > grades[None, :]
     return F.softplus(scores[None, :] - scores[:, None])[better].mean() if better.any() else scores.sum() * 0
 
@@ -44,23 +46,25 @@ def ranknet(scores: torch.Tensor, grades: torch.Tensor, **_: object) -> torch.Te
 def lambdarank(
     scores: torch.Tensor, grades: torch.Tensor, depth: int = 10, gain: str = LINEAR, **_: object
 ) -> torch.Tensor:  # fmt: skip
-    """The logistic loss of each pair weighed by how much nDCG@10 would change if the two changed places, summed.
+    """LambdaRank: sum over pairs of the logistic loss, weighted by the change of nDCG@10 if the two documents were swapped.
 
-    Scores, grades [n]. In the papers gains are exponential (Burges 2010; Wang et al. 2018, LambdaLoss).
+    The papers use exponential gains (Burges 2010; LambdaLoss, Wang et al. 2018).
     """
     better = grades[:, None] > grades[None, :]
     ranks = scores.detach().argsort(descending=True).argsort()  # [n], from 0
-    seen = (ranks < depth) / torch.log2(ranks + 2.0)
+    discounts = (ranks < depth) / torch.log2(ranks + 2.0)
     gains = gains_of(grades, gain)
     best = gains.sort(descending=True)[0][:depth]
     ideal = (best / torch.log2(torch.arange(len(best), device=best.device) + 2.0)).sum().clamp_min(1e-12)
-    change = (gains[:, None] - gains[None, :]).abs() * (seen[:, None] - seen[None, :]).abs() / ideal
+    change = (gains[:, None] - gains[None, :]).abs() * (discounts[:, None] - discounts[None, :]).abs() / ideal
     return (F.softplus(scores[None, :] - scores[:, None]) * change)[better].sum()
 
 
 def margin_mse(scores: torch.Tensor, grades: torch.Tensor, teacher: torch.Tensor, **_: object) -> torch.Tensor:
-    """Mean squared difference between the gaps of scores [n] and of teacher scores [n], over pairs of different grades, or all
-    pairs where the grades are one (Hofstätter et al. 2020)."""
+    """MarginMSE (Hofstätter et al. 2020): mean squared difference between score margins of model and teacher [n].
+
+    Taken over pairs of different grades, or over all pairs if the grades are equal.
+    """
     pairs = grades[:, None] > grades[None, :]
     pairs = pairs if pairs.any() else torch.ones_like(pairs).triu(1)
     gaps = (scores - teacher)[:, None] - (scores - teacher)[None, :]
@@ -68,12 +72,11 @@ def margin_mse(scores: torch.Tensor, grades: torch.Tensor, teacher: torch.Tensor
 
 
 def answer_mass(logits: torch.Tensor, answer_ids: Sequence[int]) -> torch.Tensor:
-    """-log of what the answers ("0" and "1", or the labels) have of the probability, averaged over prompts, from logits
-    [N, V]: keeps what the warm-up taught about the form."""
+    """Mean of -log of the answers' total probability, from logits [N, V] of N prompts: preserves the form of the warm-up."""
     return -(logits[:, list(answer_ids)].logsumexp(-1) - logits.logsumexp(-1)).mean()
 
 
 LOSSES: dict[str, Callable[..., torch.Tensor]] = {
-    "bce": bce, "softmax": softmax, "kl": kl, "ranknet": ranknet, "lambdarank": lambdarank, "margin-mse": margin_mse,
+    "bce": bce, "listnet": listnet, "kl": kl, "ranknet": ranknet, "lambdarank": lambdarank, "margin-mse": margin_mse,
 }  # fmt: skip
-TAUGHT = {"kl", "margin-mse"}  # losses of teacher scores, which need no labels
+TEACHER_LOSSES = {"kl", "margin-mse"}  # need teacher scores and no labels

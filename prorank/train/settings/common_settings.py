@@ -1,107 +1,117 @@
-"""What every stage's settings have, and how they refuse what cannot work.
+"""Settings that every stage has.
 
-`check` runs before data and weights are read.
+`Settings.check` refuses values that cannot work before data and weights are read.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from pydantic.dataclasses import dataclass
 
 from ...errors import ConfigError
+from ...utils.config_files import STRICT, Number, Text
 
-BUDGETS = ("steps", "epochs", "minutes")  # of a run, one at a time
+BUDGETS = ("steps", "epochs", "minutes")  # of a run; one of them at a time
 
 
-@dataclass
+@dataclass(config=STRICT)
 class Lora:
-    """Low-rank adapter. `targets`: "all-linear", or names of modules."""
+    """Low-rank adapter (LoRA, arXiv 2106.09685)."""
 
     r: int = 16
+    """Rank of the adapter's matrices."""
     alpha: int = 32
-    dropout: float = 0.0
-    targets: str | list[str] = "all-linear"
+    """The adapter's output is scaled by alpha / r."""
+    dropout: Number = 0.0
+    """Dropout probability on the adapter's input."""
+    targets: Text | list[Text] = "all-linear"
+    """Names of the modules that get an adapter, or "all-linear"."""
 
 
-@dataclass
+@dataclass(config=STRICT)
 class Settings:
-    """What every stage has.
+    """Settings that every stage has.
 
-    Attributes:
-        stage: "warmup", "score", "order", "sft" or "reason".
-        base: checkpoint to start from (name, folder, run folder, GGUF, adapter, hub id).
-        data: training data, one source or several (see `prorank.data.formats.read_groups`; stage sft: `data.thoughts`).
-        out: run folder.
-        dev: held-out data for dev measures; None splits `dev_queries` queries off the training data.
-        dev_queries: queries of the dev set (0: no dev set).
-        prompt: preset, mapping or file for a base without a prompt of its own, or with none of this kind.
-        max_length: tokens of a prompt; None leaves the prompt's own.
-        train_length: tokens of a prompt in training only; None: max_length.
-        steps, minutes, epochs: the budget, one of them: optimiser steps, or minutes of training (evaluation not counted), or
-            passes; one pass where all are None.
-        max_epochs: passes after which a budget in minutes ends too, however many are left: few lists are soon known by heart.
-        batch_size: units (prompts, or queries with their lists) an optimiser step.
-        micro_batch: units a forward; None chooses by stage and device.
-        learning_rate, warmup, weight_decay, max_grad_norm: AdamW; linear warm-up over the share `warmup`, then linear to a tenth.
-        lora: None trains all weights.
-        dtype: "auto" (what was faster in a measurement here), "bf16" (autocast over fp32 weights) or "fp32".
-        compile: fuse the element-wise steps on a CPU; half a minute at the start, and a C++ compiler; "auto" where it pays.
-        evals: dev evaluations, evenly spaced, the last at the end, and one before training; 0: none.
-        save_every: steps between checkpoints to resume from (0: none). keep: how many to keep.
-        log_every: steps between log lines.
-        seed: for data order, sampling, adapter initialisation.
-        trust_remote_code: fetch and run the Python files that the base brings.
+    Raises:
+        pydantic.ValidationError: for an unknown key or a wrong type. `make_settings` and `load_settings` raise ConfigError instead.
     """
 
-    stage: str = ""
-    base: str = "smollm2-135m"
-    data: str | list[str] = ""
-    out: str = ""
-    dev: str | None = None
+    stage: Text = ""
+    """Training stage: warmup, score, order, sft or reason."""
+    base: Text = "smollm2-135m"
+    """Checkpoint to start from: smollm2-135m, a folder, a run folder, an adapter, a GGUF file or a hub id."""
+    data: Text | list[Text] = ""
+    """Training data, one source or several: a BEIR folder with judged non-relevant documents, or JSONL with pairs, lists or
+    (stage sft) thoughts; $NAMES are expanded."""
+    out: Text = ""
+    """Run folder; the trained checkpoint is written to OUT/model."""
+    dev: Text | None = None
+    """Held-out data for dev measures; null splits dev_queries queries off the training data."""
     dev_queries: int = 40
-    prompt: str | dict = "prorank"
+    """Queries of the dev set where dev is null; 0 trains without a dev set and keeps the last weights."""
+    prompt: Text | dict = "prorank"
+    """Prompt for a base that has none of this kind: a preset, a mapping or a YAML file."""
     max_length: int | None = None
+    """Maximum prompt length in tokens; null keeps the prompt's own."""
     train_length: int | None = None
+    """Maximum prompt length in training, in tokens; null takes max_length."""
     steps: int | None = None
-    minutes: float | None = None
-    epochs: float | None = None
-    max_epochs: float | None = None
+    """Budget in optimiser steps."""
+    minutes: Number | None = None
+    """Budget in minutes of training, without evaluation and saving."""
+    epochs: Number | None = None
+    """Budget in passes over the data; one pass where steps and minutes are null too."""
+    max_epochs: Number | None = None
+    """Maximum passes within a budget in minutes, since a small data set is soon memorised; null sets no limit."""
     batch_size: int = 16
+    """Examples per optimiser step: prompts, or queries with their lists."""
     micro_batch: int | None = None
-    learning_rate: float = 2e-5
-    warmup: float = 0.05
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
+    """Examples per forward pass, a divisor of batch_size; null chooses by stage and device."""
+    learning_rate: Number = 2e-5
+    """Peak learning rate of AdamW."""
+    warmup_ratio: Number = 0.05
+    """Share of the budget over which the learning rate rises linearly; it then falls linearly to a tenth."""
+    weight_decay: Number = 0.0
+    """Weight decay of AdamW."""
+    max_grad_norm: Number = 1.0
+    """Gradients with a larger norm are scaled down to it."""
     gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
     lora: Lora | None = None
-    dtype: str = "auto"
-    device: str | None = None
-    compile: bool | str = "auto"
-    evals: int = 4
+    """Low-rank adapter; null trains all weights."""
+    dtype: Text = "auto"
+    """Precision of products: bf16 (autocast over fp32 weights), fp32, or auto (whichever measured faster on this machine)."""
+    device: Text | None = None
+    """Device: cpu, cuda or mps; null takes the best one available."""
+    compile: bool | Text = "auto"
+    """Fuse element-wise operations on a CPU, which takes half a minute and a C++ compiler; auto does so where it pays."""
+    num_evaluations: int = 4
+    """Dev evaluations, evenly spaced with the last one at the end, beside one before training; 0 never evaluates."""
     save_every: int = 100
-    keep: int = 1
+    """Steps between checkpoints to resume from; 0 writes none."""
+    save_total_limit: int = 1
+    """Number of resumable checkpoints that are kept."""
     log_every: int = 5
+    """Steps between lines of metrics.jsonl."""
     seed: int = 0
+    """Seed of data order, sampling and adapter initialisation."""
     tensorboard: bool = False
+    """Write TensorBoard events into the run folder as well."""
     trust_remote_code: bool = False
+    """Download and run the Python files that come with the base."""
 
     def check(self) -> None:
         """Raise ConfigError for values that cannot work."""
         require(bool(self.data), "data", "names no training data")
         require(bool(self.out), "out", "names no run folder")
-        for key in ("batch_size", "log_every", "keep"):
+        for key in ("batch_size", "log_every", "save_total_limit"):
             require(getattr(self, key) >= 1, key, "must be at least 1")
-        for key in ("dev_queries", "save_every", "evals", "weight_decay"):
+        for key in ("dev_queries", "save_every", "num_evaluations", "weight_decay"):
             require(getattr(self, key) >= 0, key, "must not be negative")
-        for key in ("steps", "minutes", "epochs", "max_epochs", "learning_rate", "max_grad_norm"):
-            require(getattr(self, key) is None or getattr(self, key) > 0, key, "must be above 0")
-        require(0 <= self.warmup < 1, "warmup", "must lie in 0..1 (a share of the budget)")
-        given = [key for key in BUDGETS if getattr(self, key) is not None]
-        require(len(given) < 2, given[-1] if given else "", f"and {given[0] if given else ''} exclude each other; give one")
-        require(self.max_epochs is None or self.minutes is not None, "max_epochs", "is for a budget in minutes; give epochs")
-        require(self.max_length is None or self.max_length >= 16, "max_length", "must be at least 16 tokens")
-        require(self.train_length is None or self.train_length >= 16, "train_length", "must be at least 16 tokens")
-        longer = self.train_length and self.max_length and self.train_length > self.max_length
-        require(not longer, "train_length", "must not be above max_length")
+        for key in ("learning_rate", "max_grad_norm"):
+            require(getattr(self, key) > 0, key, "must be above 0")
+        require(0 <= self.warmup_ratio < 1, "warmup_ratio", "must lie in 0..1 (a share of the budget)")
+        self._check_budget()
+        self._check_lengths()
         for key in ("r", "alpha"):
             require(self.lora is None or getattr(self.lora, key) >= 1, f"lora.{key}", "must be at least 1")
         micro = self.micro_batch
@@ -110,25 +120,40 @@ class Settings:
         require(self.compile in (True, False, "auto"), "compile", "must be true, false or auto")
         require(not (self.compile is True and self.gradient_checkpointing), "compile", "does not go with gradient_checkpointing")
 
+    def _check_budget(self) -> None:
+        for key in (*BUDGETS, "max_epochs"):
+            require(getattr(self, key) is None or getattr(self, key) > 0, key, "must be above 0")
+        budgets = [key for key in BUDGETS if getattr(self, key) is not None]
+        if len(budgets) > 1:
+            raise ConfigError(f"key '{budgets[-1]}' and {budgets[0]} exclude each other; give one")
+        require(self.max_epochs is None or self.minutes is not None, "max_epochs", "is for a budget in minutes; give epochs")
 
-def require(holds: bool, key: str, why: str) -> None:
-    if not holds:
+    def _check_lengths(self) -> None:
+        for key in ("max_length", "train_length"):
+            require(getattr(self, key) is None or getattr(self, key) >= 16, key, "must be at least 16 tokens")
+        longer = self.train_length and self.max_length and self.train_length > self.max_length
+        require(not longer, "train_length", "must not be above max_length")
+
+
+def require(condition: bool, key: str, why: str) -> None:
+    """Raise ConfigError for the key unless the condition holds."""
+    if not condition:
         raise ConfigError(f"key '{key}' {why}")
 
 
 def teachers_of(teacher: str | None) -> list[str]:
-    """The teachers that `a + b` names."""
+    """Split the setting `teacher`, which joins several teachers by " + "."""
     return (teacher or "").split(" + ")
 
 
-def largest(size: int | list[int]) -> int:
-    """The most documents of a list."""
+def max_list_size(size: int | list[int]) -> int:
+    """The maximum of a setting `list_size`, which is a number or [minimum, maximum]."""
     return size if isinstance(size, int) else size[1]
 
 
-def check_list_size(size: int | list[int], most: int | None = None) -> None:
-    """Raise ConfigError for sizes of lists that cannot be: a number, or the least and the most to draw from."""
+def check_list_size(size: int | list[int], limit: int | None = None) -> None:
+    """Raise ConfigError unless `size` is a number or [minimum, maximum] from 2 to `limit`."""
     sizes = [size, size] if isinstance(size, int) else size
-    require(len(sizes) == 2 and sizes[0] <= sizes[1], "list_size", "must be a number or [least, most]")
-    fits = sizes[0] >= 2 and (most is None or sizes[1] <= most)
-    require(fits, "list_size", f"must lie in 2..{most}" if most else "must be at least 2")
+    require(len(sizes) == 2 and sizes[0] <= sizes[1], "list_size", "must be a number or [minimum, maximum]")
+    fits = sizes[0] >= 2 and (limit is None or sizes[1] <= limit)
+    require(fits, "list_size", f"must lie in 2..{limit}" if limit else "must be at least 2")

@@ -1,109 +1,109 @@
-"""Settings of stage `reason`, in the words of Rerank-R0's own configuration file.
+"""Settings of stage `reason`.
 
-`ppo` and `grpo` are blocks side by side, so one file serves both: `algorithm=grpo` on the command line is all that
-changes.
+`ppo` and `grpo` are blocks side by side, so one file serves both: `algorithm=grpo` on the command line is the only change.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
+
+from pydantic.dataclasses import dataclass
 
 from ...evaluate.gains import check_gain
 from ...prompts.list_encoder import MAX_DOCUMENTS
 from ...rewards.list_rules import REARANK_GAIN
 from ...rewards.rules import Rules, rules_of
+from ...utils.config_files import STRICT, Number, Text
 from .common_settings import Settings, check_list_size, require
 
 
-@dataclass
+@dataclass(config=STRICT)
 class Ppo:
-    """PPO with a value head on the last hidden state. Advantages are whitened over the batch (mean 0, variance 1).
-
-    Attributes:
-        num_ppo_epochs: passes over each batch, an optimiser step each.
-        cliprange, cliprange_value: bounds of the policy ratio and of a value's move.
-        vf_coef: weight of the value loss.
-        gamma, lam: discount and decay of generalised advantage estimation, by token.
-        whiten_rewards: scale the tokens' rewards to variance 1 first.
-    """
+    """PPO (arXiv 1707.06347) with a value head on the last hidden state. Advantages are whitened over the batch."""
 
     num_ppo_epochs: int = 2
-    cliprange: float = 0.2
-    cliprange_value: float = 0.2
-    vf_coef: float = 0.2
-    gamma: float = 1.0
-    lam: float = 0.95
+    """Passes over each batch, one optimiser step each."""
+    epsilon: Number = 0.2
+    """Clip range of the policy ratio: 1 - epsilon to 1 + epsilon."""
+    epsilon_value: Number = 0.2
+    """Clip range of a value's change."""
+    vf_coef: Number = 0.2
+    """Weight of the value loss."""
+    gamma: Number = 1.0
+    """Discount per token of generalised advantage estimation (arXiv 1506.02438)."""
+    lam: Number = 0.95
+    """Decay per token of generalised advantage estimation."""
     whiten_rewards: bool = False
+    """Scale the token rewards to variance 1 before advantages are estimated."""
 
 
-@dataclass
+@dataclass(config=STRICT)
 class Grpo:
-    """GRPO: completions of a prompt compete with each other.
+    """GRPO (arXiv 2402.03300): the completions of a prompt are compared with each other."""
 
-    Attributes:
-        group_size: completions a prompt.
-        scale: what advantages are divided by: "group" (the group's standard deviation), "batch" (that of all rewards), "none".
-        loss: what a token counts, "grpo", "dr_grpo" or "dapo", see `returns.weights_of`.
-        num_iterations: passes over each batch. cliprange: bound of the policy ratio.
-        bias_correction_kl: the KL term times the policy ratio, as TRL has it by default.
-    """
-
-    group_size: int = 8
-    scale: str = "group"
-    loss: str = "grpo"
+    num_generations: int = 8
+    """Completions per prompt."""
+    scale_rewards: Text = "group"
+    """Divisor of advantages: group (the group's standard deviation), batch (that of all rewards) or none."""
+    loss: Text = "grpo"
+    """Weight of a token in the loss: grpo (1 / completion length), dapo (1 / batch tokens, arXiv 2503.14476) or dr_grpo
+    (constant, arXiv 2503.20783)."""
     num_iterations: int = 1
-    cliprange: float = 0.2
+    """Passes over each batch, one optimiser step each."""
+    epsilon: Number = 0.2
+    """Clip range of the policy ratio: 1 - epsilon to 1 + epsilon."""
     bias_correction_kl: bool = False
+    """Multiply the KL term by the policy ratio, as TRL does by default."""
 
 
-@dataclass
+@dataclass(config=STRICT)
 class Reason(Settings):
-    """Reinforcement learning of thoughts with rule rewards (Rerank-R0 stage A; with a prompt of several documents Rank-R1).
+    """Reinforcement learning of reasoning with rule rewards (Rerank-R0 stage A; with a prompt of several documents, Rank-R1)."""
 
-    Attributes:
-        algorithm: "ppo" or "grpo"; the block of the other one is not looked at.
-        kl_coef: weight of the divergence from the model the stage starts from: in the tokens' rewards (ppo), in the loss (grpo).
-        max_new_tokens: most tokens of a completion. temperature, top_p: of sampling.
-        max_think_tokens: the thought's budget; a longer one is closed in writing, here and in ranking (the tokens put in are not
-            learned from).
-        missing_eos_penalty: taken off the reward of a completion that was cut.
-        system_prompt: text of the system turn, in place of the prompt's.
-        reward: weights and bounds, see `prorank.rewards.rules.Rules`; for prompts of one document.
-        list_size: documents of a prompt that shows several, or [least, most] to draw from.
-        list_reward: for prompts of several documents: "rank-r1" (1 for the form and the right label, else 0), or "rearank" (what
-            the order gains in nDCG@10, and its form).
-        gain: of a grade in that nDCG: "exponential", as REARANK has it, or "linear", as evaluation prints it.
-        ppo, grpo: see Ppo and Grpo.
-        completions_every: batches between those that are written to `completions.jsonl` (0: none).
-    """
-
-    stage: str = "reason"
-    prompt: str | dict = "rerank-r0"
-    algorithm: str = "ppo"
-    kl_coef: float = 0.02
+    stage: Text = "reason"
+    prompt: Text | dict = "rerank-r0"
+    algorithm: Text = "ppo"
+    """Algorithm: ppo or grpo; the other one's block is ignored."""
+    beta: Number = 0.02
+    """Weight of the KL divergence from the starting model: in the token rewards (ppo) or in the loss (grpo)."""
     max_new_tokens: int = 256
-    temperature: float = 0.7
-    top_p: float = 1.0
+    """Maximum tokens of a completion."""
+    temperature: Number = 0.7
+    """Sampling temperature."""
+    top_p: Number = 1.0
+    """Nucleus sampling: the probability mass that tokens are sampled from."""
     max_think_tokens: int = 200
-    missing_eos_penalty: float = 0.5
-    system_prompt: str | None = None
+    """Maximum tokens of a thought, in training and in ranking; a longer thought is closed by force, and the forced tokens are not
+    learned from."""
+    missing_eos_penalty: Number = 0.5
+    """Subtracted from the reward of a completion that was cut before its end-of-sequence token."""
+    system_prompt: Text | None = None
+    """Text of the system turn, in place of the prompt's."""
     reward: dict = field(default_factory=dict)
+    """Weights and limits of the Rerank-R0 reward, for prompts of one document."""
     list_size: int | list[int] = 5
-    list_reward: str = "rank-r1"
-    gain: str = REARANK_GAIN
+    """Documents of a prompt that shows several, or [minimum, maximum] to draw from."""
+    list_reward: Text = "rank-r1"
+    """Reward for prompts of several documents: rank-r1 (1 for the right form and label, else 0) or rearank (gain in nDCG@10, and
+    form)."""
+    gain: Text = REARANK_GAIN
+    """Gain of a label in that nDCG: exponential (2^label - 1, as in REARANK) or linear (the label, as prorank evaluate counts)."""
     ppo: Ppo = field(default_factory=Ppo)
+    """Settings of PPO."""
     grpo: Grpo = field(default_factory=Grpo)
+    """Settings of GRPO."""
     completions_every: int = 10
+    """Batches between those whose completions are written to completions.jsonl; 0 writes none."""
 
     @property
     def rules(self) -> Rules:
-        """The reward's weights and bounds."""
+        """The reward's weights and limits."""
         return rules_of({"reward": self.reward, "missing_eos_penalty": self.missing_eos_penalty})
 
     @property
-    def group(self) -> int:
-        """Completions a prompt."""
-        return self.grpo.group_size if self.algorithm == "grpo" else 1
+    def num_generations(self) -> int:
+        """Completions per prompt."""
+        return self.grpo.num_generations if self.algorithm == "grpo" else 1
 
     @property
     def updates(self) -> int:
@@ -111,29 +111,33 @@ class Reason(Settings):
         return self.grpo.num_iterations if self.algorithm == "grpo" else self.ppo.num_ppo_epochs
 
     @property
-    def cliprange(self) -> float:
-        """Bound of the policy ratio."""
-        return self.grpo.cliprange if self.algorithm == "grpo" else self.ppo.cliprange
+    def epsilon(self) -> float:
+        """Clip range of the policy ratio."""
+        return self.grpo.epsilon if self.algorithm == "grpo" else self.ppo.epsilon
 
     def check(self) -> None:
         super().check()
         require(self.algorithm in ("ppo", "grpo"), "algorithm", "must be ppo or grpo")
-        require(self.kl_coef >= 0, "kl_coef", "must not be negative")
+        require(self.beta >= 0, "beta", "must not be negative")
         for key in ("max_new_tokens", "max_think_tokens"):
             require(getattr(self, key) >= 1, key, "must be at least 1")
-        require(self.temperature > 0, "temperature", "must be above 0: without chance there is nothing to choose from")
+        require(self.temperature > 0, "temperature", "must be above 0: without sampling there is nothing to choose from")
         require(0 < self.top_p <= 1, "top_p", "must lie in 0..1, without 0")
         check_list_size(self.list_size, MAX_DOCUMENTS)
         require(self.list_reward in ("rank-r1", "rearank"), "list_reward", "must be rank-r1 or rearank")
         check_gain(self.gain, "key 'gain'")
         require(self.completions_every >= 0, "completions_every", "must not be negative")
-        for key in ("num_ppo_epochs", "cliprange", "cliprange_value", "gamma", "lam"):
+        self._check_algorithms()
+        self.rules.check()
+
+    def _check_algorithms(self) -> None:
+        for key in ("num_ppo_epochs", "epsilon", "epsilon_value", "gamma", "lam"):
             require(getattr(self.ppo, key) > 0, f"ppo.{key}", "must be above 0")
         for key in ("gamma", "lam"):
             require(getattr(self.ppo, key) <= 1, f"ppo.{key}", "must not be above 1")
         require(self.ppo.vf_coef >= 0, "ppo.vf_coef", "must not be negative")
-        require(self.grpo.group_size >= 2, "grpo.group_size", "must be at least 2")
-        require(self.grpo.scale in ("group", "batch", "none"), "grpo.scale", "must be group, batch or none")
-        require(self.grpo.loss in ("grpo", "dr_grpo", "dapo"), "grpo.loss", "must be grpo, dr_grpo or dapo")
-        require(self.grpo.num_iterations >= 1 and self.grpo.cliprange > 0, "grpo", "needs num_iterations and cliprange above 0")
-        self.rules.check()
+        grpo = self.grpo
+        require(grpo.num_generations >= 2, "grpo.num_generations", "must be at least 2")
+        require(grpo.scale_rewards in ("group", "batch", "none"), "grpo.scale_rewards", "must be group, batch or none")
+        require(grpo.loss in ("grpo", "dr_grpo", "dapo"), "grpo.loss", "must be grpo, dr_grpo or dapo")
+        require(grpo.num_iterations >= 1 and grpo.epsilon > 0, "grpo", "needs num_iterations and epsilon above 0")

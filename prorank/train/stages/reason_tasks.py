@@ -1,13 +1,13 @@
-"""What stage `reason` asks and how answers are judged: is this one relevant, which of these is best, in which order are they?
+"""Tasks of stage `reason`: is this document relevant, which of these is the best, or in which order are they?
 
-Whatever is asked, a completion gets one Verdict, so writing, advantages and steps know nothing of the question.
+Every completion gets one Judgement, whatever the task, so generation, advantages and steps know nothing of it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import fsum
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...data.examples import Group, balanced_pairs, list_groups, sample_lists
 from ...evaluate.gains import check_labels
@@ -17,12 +17,19 @@ from ...rewards.list_rules import answer_of, rearank_parts
 from ...rewards.rules import RuleReward, Verdict, counter, parse
 from ..settings.stage_settings import Reason
 
-DEV_PROMPTS = 200
+MAX_DEV_PROMPTS = 200
 
 
 @dataclass(frozen=True)
 class RolloutPrompt:
-    """A prompt; `key` is its place in the run, `label` what a judge has to know, `shown` what the log of completions says."""
+    """A prompt to generate completions for.
+
+    Attributes:
+        key: place in the run.
+        prompt: the encoded prompt.
+        label: what the task's `judge` needs.
+        shown: what completions.jsonl says of the prompt.
+    """
 
     key: int
     prompt: Encoded
@@ -34,71 +41,80 @@ class RolloutPrompt:
         return len(self.prompt.ids)
 
 
+class Judgement(NamedTuple):
+    """What a completion earned: the verdict, whether its form is right, and whether its answer is."""
+
+    verdict: Verdict
+    in_form: bool
+    right: bool
+
+
 class PairTask:
-    """Is this document relevant? Balanced pairs, judged by the rules of Rerank-R0; labels are 1 and 0.
+    """Is this document relevant? Balanced pairs with labels 1 and 0, judged by the rules of Rerank-R0.
 
     Args:
-        groups: training data, or held-out ones.
-        bound: a thinking prompt of one document.
+        groups: training or held-out data.
+        encoder: a thinking prompt of one document.
         settings: see Reason.
     """
 
-    def __init__(self, groups: list[Group], bound: PairPromptEncoder, settings: Reason) -> None:
+    def __init__(self, groups: list[Group], encoder: PairPromptEncoder, settings: Reason) -> None:
         self.pairs = balanced_pairs(groups, settings.seed)
-        self.bound = bound
-        self.reward = RuleReward(settings.rules, counter(bound.tokenizer), opened=bound.opened)
+        self.encoder = encoder
+        self.reward = RuleReward(settings.rules, counter(encoder.tokenizer), opened=encoder.opened)
 
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def unit(self, key: int) -> RolloutPrompt:
+    def example(self, key: int) -> RolloutPrompt:
         query, document, label = self.pairs[key % len(self.pairs)]
         relevant = int(label > 0)
-        return RolloutPrompt(
-            key, self.bound.encode(query, document), relevant, {"query": query, "document": document, "label": relevant}
-        )
+        shown = {"query": query, "document": document, "label": relevant}
+        return RolloutPrompt(key, self.encoder.encode(query, document), relevant, shown)
 
-    def judge(self, text: str, label: int, finished: bool) -> tuple[Verdict, bool, bool]:
-        """(verdict, whether the form is right, whether the answer is)."""
+    def judge(self, text: str, label: int, finished: bool) -> Judgement:
+        """Judge a completion; `finished`: it came to its end token."""
         verdict = self.reward.judge(text, label, finished)
-        said = parse(text, self.bound.opened)
-        return verdict, said.in_form and said.answer is not None, verdict.answer == ("no", "yes")[label]
+        completion = parse(text, self.encoder.opened)
+        in_form = completion.in_form and completion.answer is not None
+        return Judgement(verdict, in_form, verdict.answer == ("no", "yes")[label])
 
 
 class ListTask:
-    """Which of these is the best (`list_reward` "rank-r1"), or in which order are they ("rearank")? Lists drawn anew in each pass;
-    labels are their grades.
+    """Which document is the best (`list_reward` "rank-r1"), or in which order are they ("rearank")?
+
+    Lists are drawn anew in each pass over the data; labels are their grades.
 
     Args:
-        groups: training data, or held-out ones.
-        bound: a thinking prompt of several documents.
+        groups: training or held-out data.
+        encoder: a thinking prompt of several documents.
         settings: see Reason.
     """
 
-    def __init__(self, groups: list[Group], bound: ListPromptEncoder, settings: Reason) -> None:
-        self.groups, self.bound, self.settings = list_groups(groups), bound, settings
+    def __init__(self, groups: list[Group], encoder: ListPromptEncoder, settings: Reason) -> None:
+        self.groups, self.encoder, self.settings = list_groups(groups), encoder, settings
         if settings.list_reward == "rearank":
             check_labels((label for group in groups for label in group.labels), settings.gain, "training data")
-        self.count = counter(bound.tokenizer)
+        self.count = counter(encoder.tokenizer)
         self._pass: tuple[int, list[Group]] = (-1, [])
 
     def __len__(self) -> int:
         return len(self.groups)
 
-    def unit(self, key: int) -> RolloutPrompt:
+    def example(self, key: int) -> RolloutPrompt:
         epoch, row = divmod(key, len(self.groups))
         if self._pass[0] != epoch:
             self._pass = (epoch, sample_lists(self.groups, self.settings.list_size, self.settings.seed, epoch))
         group = self._pass[1][row]
-        prompt = self.bound.encode(group.query, list(group.documents)).whole
+        prompt = self.encoder.encode(group.query, list(group.documents)).whole
         shown = {"query": group.query, "documents": list(group.documents), "label": list(group.labels)}
         return RolloutPrompt(key, prompt, group.labels, shown)
 
-    def judge(self, text: str, label: tuple[float, ...], finished: bool) -> tuple[Verdict, bool, bool]:
-        """(verdict, whether the form is right, whether the best document is named, or named first)."""
-        text = "<think>" + text if self.bound.opened else text
+    def judge(self, text: str, label: tuple[float, ...], finished: bool) -> Judgement:
+        """Judge a completion; it is right if the best document is named, or named first."""
+        text = "<think>" + text if self.encoder.opened else text
         answer = answer_of(text)
-        best = [self.bound.answer([place]) for place, grade in enumerate(label) if grade == max(label)]
+        best = [self.encoder.answer([place]) for place, grade in enumerate(label) if grade == max(label)]
         right = answer is not None and answer.startswith(tuple(best))
         if self.settings.list_reward == "rank-r1":
             right = answer in best
@@ -108,12 +124,12 @@ class ListTask:
         parts["missing_eos_penalty"] = -self.settings.missing_eos_penalty * (not finished)
         thought = text.partition("<think>")[2].partition("</think>")[0]
         verdict = Verdict(round(fsum(parts.values()), 10), parts, answer, self.count(thought.strip()))
-        return verdict, answer is not None, right
+        return Judgement(verdict, answer is not None, right)
 
 
-Task = PairTask | ListTask
+ReasonTask = PairTask | ListTask
 
 
-def task_of(groups: list[Group], bound: AnyPromptEncoder, settings: Reason) -> Task:
+def task_of(groups: list[Group], encoder: AnyPromptEncoder, settings: Reason) -> ReasonTask:
     """The task that goes with a prompt."""
-    return ListTask(groups, bound, settings) if isinstance(bound, ListPromptEncoder) else PairTask(groups, bound, settings)
+    return ListTask(groups, encoder, settings) if isinstance(encoder, ListPromptEncoder) else PairTask(groups, encoder, settings)

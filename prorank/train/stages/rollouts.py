@@ -1,7 +1,6 @@
-"""Episodes: what a policy wrote for a batch of prompts, and what it earned; written by all processes together.
+"""Episodes: the completions that a policy generates for a batch of prompts, by all processes together, and what they earn.
 
-The chance of a completion is keyed by (seed, batch, prompt, sample): it is the same in every process and after a
-resume.
+A completion's random numbers are keyed by (seed, batch, prompt, sample): they are the same in every process and after a resume.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -22,12 +20,11 @@ from ...rewards.rules import Verdict
 from ...utils.files import append_text
 from ..distributed import place
 from ..settings.stage_settings import Reason
-from .reason_tasks import RolloutPrompt, Task
+from ..value_head import policy_of
+from .reason_tasks import ReasonTask, RolloutPrompt
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-Rows = list[torch.Tensor]  # a tensor for each completion, [drawn tokens]
+Rows = list[torch.Tensor]  # a tensor for each completion, [sampled tokens]
+TENSORS = ("now", "old", "reference", "values", "advantages", "returns")
 
 
 @dataclass
@@ -36,10 +33,15 @@ class Episode:
 
     Attributes:
         prompt: its ids.
-        rows: ids of each completion. drawn: places of the tokens that the policy drew in each.
-        texts, verdicts: what they say and earn. in_form: the tags are right and there is an answer. right: it is the right one.
-            finished: each came to its end token.
-        now, old, reference, values, gains, returns: of the drawn tokens, where the algorithm needs them.
+        rows: ids of each completion.
+        drawn: places of the tokens that the policy sampled in each completion; the others were forced.
+        finished: whether each completion came to its end token.
+        texts, verdicts: what the completions say and earn.
+        in_form: whether each has the right tags and an answer.
+        right: whether each has the right answer.
+        now, old, reference: log-probabilities of the sampled tokens under the policy before any step, on the first pass, and under
+            the reference.
+        values, advantages, returns: of the sampled tokens, where the algorithm needs them.
     """
 
     prompt: list[int]
@@ -54,70 +56,82 @@ class Episode:
     old: Rows = field(default_factory=list)
     reference: Rows = field(default_factory=list)
     values: Rows = field(default_factory=list)
-    gains: Rows = field(default_factory=list)
+    advantages: Rows = field(default_factory=list)
     returns: Rows = field(default_factory=list)
 
 
 class Rollouts:
-    """Writes and judges completions.
+    """Generates and judges completions.
 
     Args:
-        bound: a thinking prompt.
+        encoder: a thinking prompt.
         settings: see Reason.
         task: judges completions.
-        bf16: write in bf16.
+        bf16: generate in bf16.
     """
 
-    def __init__(self, bound: AnyPromptEncoder, settings: Reason, task: Task, bf16: bool) -> None:
-        self.bound, self.settings, self.task, self.bf16 = bound, settings, task, bf16
+    def __init__(self, encoder: AnyPromptEncoder, settings: Reason, task: ReasonTask, bf16: bool) -> None:
+        self.encoder, self.settings, self.task, self.bf16 = encoder, settings, task, bf16
 
-    def write(
-        self, model: PreTrainedModel, units: Sequence[RolloutPrompt], samples: int, name: str, number: int = 0,
-        look: Callable[[PreTrainedModel, list[Episode]], None] | None = None,
+    def generate(
+        self, model: torch.nn.Module, examples: Sequence[RolloutPrompt], samples: int, name: str, number: int = 0,
+        annotate: Callable[[torch.nn.Module, list[Episode]], None] | None = None,
     ) -> list[Episode]:  # fmt: skip
-        """Episodes of these prompts in their order; each process writes its share and `look`s at it, then all have all."""
+        """Generate episodes of the prompts, in their order; each process generates a share, and all return all.
+
+        Args:
+            model: the policy, or a PolicyWithValue.
+            examples: the prompts.
+            samples: completions per prompt.
+            name, number: of the batch; they seed the sampling together with each example's key.
+            annotate: called with this process's episodes before they are gathered.
+        """
         rank, world = place()
-        mine = units[rank::world]
-        keys = [[f"{self.settings.seed}/{name}/{number}/{u.key}/{k}" for k in range(samples)] for u in mine]
+        share = examples[rank::world]
+        keys = [[f"{self.settings.seed}/{name}/{number}/{e.key}/{k}" for k in range(samples)] for e in share]
         training = model.training
         model.eval()
-        episodes = [self._judged(u, rows) for u, rows in zip(mine, self._rows(model, mine, keys))]
-        if look:
-            look(model, episodes)
+        episodes = [self._judged(example, rows) for example, rows in zip(share, self._completions(model, share, keys))]
+        if annotate:
+            annotate(model, episodes)
         model.train(training)
-        return _together(episodes, next(model.parameters()).device)
+        return _gathered(episodes, next(model.parameters()).device)
 
-    def _rows(self, model: PreTrainedModel, units: Sequence[RolloutPrompt], keys: list[list[str]]) -> list[list[Completion]]:
+    def _completions(
+        self, model: torch.nn.Module, examples: Sequence[RolloutPrompt], keys: list[list[str]]
+    ) -> list[list[Completion]]:
         s = self.settings
         sampling = Sampling(s.temperature, s.top_p, s.max_new_tokens, s.max_think_tokens)
-        writer = Sampler(make_training_generator(model, self.bf16, s.compile is True), self.bound, sampling)
-        return generate(writer, [u.prompt for u in units], keys)
+        generator = make_training_generator(policy_of(model), self.bf16, s.compile is True)
+        return generate(Sampler(generator, self.encoder, sampling), [e.prompt for e in examples], keys)
 
-    def _judged(self, unit: RolloutPrompt, rows: list[Completion]) -> Episode:
+    def _judged(self, example: RolloutPrompt, rows: list[Completion]) -> Episode:
         drawn = [sorted(set(range(len(row.ids))).difference(row.forced_positions)) for row in rows]
-        episode = Episode(unit.prompt.ids, [row.ids for row in rows], drawn, [row.finished for row in rows])
+        episode = Episode(example.prompt.ids, [row.ids for row in rows], drawn, [row.finished for row in rows])
         for row in rows:
-            text = self.bound.tokenizer.decode(row.ids[:-1] if row.finished else row.ids)
-            verdict, in_form, right = self.task.judge(text, unit.label, row.finished)
-            for name, value in (("texts", text), ("verdicts", verdict), ("in_form", in_form), ("right", right)):
-                getattr(episode, name).append(value)
+            text = self.encoder.tokenizer.decode(row.ids[:-1] if row.finished else row.ids)
+            judgement = self.task.judge(text, example.label, row.finished)
+            episode.texts.append(text)
+            episode.verdicts.append(judgement.verdict)
+            episode.in_form.append(judgement.in_form)
+            episode.right.append(judgement.right)
         return episode
 
-    def log(self, episodes: list[Episode], units: Sequence[RolloutPrompt], step: int) -> None:
-        """Append a batch to `completions.jsonl`, at intervals."""
+    def log(self, episodes: list[Episode], examples: Sequence[RolloutPrompt], step: int) -> None:
+        """Append a batch to `completions.jsonl`, every `completions_every` batches."""
         s = self.settings
         if not s.completions_every or ((step - 1) // s.updates) % s.completions_every or place()[0]:
             return
         lines = [
-            {"step": step, **unit.shown, "completion": text, "finished": finished, **vars(verdict)}
-            for unit, episode in zip(units, episodes)
+            {"step": step, **example.shown, "completion": text, "finished": finished, **vars(verdict)}
+            for example, episode in zip(examples, episodes)
             for text, verdict, finished in zip(episode.texts, episode.verdicts, episode.finished)
         ]
         append_text(Path(s.out) / "completions.jsonl", "".join(map(line_of, lines)))
 
 
 def figures_of(episodes: list[Episode]) -> dict[str, float]:
-    """Means over completions: the reward and its parts, form, accuracy, lengths; KL to the reference where it is known."""
+    """Means over completions: the reward and its parts, form, accuracy, lengths, and the KL to the reference if it is known."""
     verdicts = [v for e in episodes for v in e.verdicts]
     spread = [statistics.pstdev([v.reward for v in e.verdicts]) for e in episodes]
     figures = {"reward": statistics.fmean(v.reward for v in verdicts)}
@@ -137,8 +151,8 @@ def figures_of(episodes: list[Episode]) -> dict[str, float]:
     return figures
 
 
-def _together(episodes: list[Episode], device: torch.device) -> list[Episode]:
-    """The episodes of all processes in the order of the units, which were dealt in turn; tensors on `device`."""
+def _gathered(episodes: list[Episode], device: torch.device) -> list[Episode]:
+    """The episodes of all processes in the order of the examples, which were dealt in turn; tensors on `device`."""
     _, world = place()
     if world == 1:
         return episodes
@@ -148,6 +162,6 @@ def _together(episodes: list[Episode], device: torch.device) -> list[Episode]:
 
 
 def _moved(episode: Episode, device: torch.device) -> Episode:
-    for name in ("now", "old", "reference", "values", "gains", "returns"):
+    for name in TENSORS:
         setattr(episode, name, [row.to(device) for row in getattr(episode, name)])
     return episode

@@ -1,205 +1,196 @@
-"""Stage `score`: fine-grained score learning on logit("1") - logit("0") over one query's documents (ProRank stage 2).
+"""Stage `score`: fine-grained score learning on logit("1") - logit("0") over one query's documents (ProRank stage 2,
+arXiv 2506.03487).
 
-The documents of a query lie behind one shared prefix in one row, with gradient, so the query is computed once for all of
-them, and the scores are those that single prompts would give. Where the prompt has the document first it is the other way round:
-queries that have the same documents share these.
+The documents of a query share one prefix in one row, with gradient, so the query is computed once for all of them, and the scores
+are those of single prompts. Where the prompt shows the document first, queries that have the same documents share these.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...data.examples import Group, list_groups, same_documents, sample_blocks
+from ...data.examples import Group, same_documents, sample_blocks
 from ...engine.flat_attention import is_flat
 from ...engine.packing import Batch, Pack, collate, pack, pack_document
 from ...errors import DataError
-from ...evaluate.gains import check_labels
 from ...prompts.prompt import AnyPromptEncoder, Encoded, ListPromptEncoder, PairPromptEncoder
-from ..dev_set import Dev
+from ..dev_set import DevSet
 from ..forward import Logits
-from ..objectives.ranking_losses import LOSSES, TAUGHT, answer_mass
-from ..settings.common_settings import largest
+from ..objectives.ranking_losses import LOSSES, TEACHER_LOSSES, answer_mass
+from ..settings.common_settings import max_list_size
 from ..settings.stage_settings import Score
+from ..training_data import read_ranking_data
+from .list_examples import ListExample, lists_of, trainable_groups
+from .score_inputs import bind_scored, check_list_data, dev_lists, taught_lists, thoughts_of
+from .stage_spec import StageInputs, StageSpec
 from .thought_cache import CachedThought, ThoughtCache
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-MAX_QUERIES_PER_BLOCK = 8  # queries that share their documents, at most
-PREFETCH_DOCUMENTS = 64  # documents whose thoughts are written together: a batch of rows as ranking writes it
-
-
-def usable(groups: list[Group], settings: Score) -> list[Group]:
-    """Groups that give the losses something to learn. Raises DataError if there are none."""
-    needs_positive = not (settings.loss and TAUGHT >= set(settings.loss))
-    check_labels((label for group in groups for label in group.labels), settings.gain, "training data")
-    return list_groups(groups, needs_positive)
-
-
-@dataclass(frozen=True)
-class ListExample:
-    """What is read together: one query's list, or those of several queries over the same documents. `packs` hold a query's
-    documents, or a document's queries (each prompt alone in the plain step); `key` is its place in the run; `thoughts` [n] are the
-    documents'."""
-
-    key: int
-    packs: list[Pack]
-    lists: tuple[Group, ...]
-    thoughts: tuple[CachedThought, ...] = ()
-
-    @property
-    def length(self) -> int:
-        return sum(map(len, self.packs))
-
-    @property
-    def keys(self) -> list[str]:
-        """A name of each list in the run."""
-        return [f"{self.key}/{i}" if i else str(self.key) for i in range(len(self.lists))]
-
-
-def lists_of(units: list[ListExample]) -> list[Group]:
-    """The lists of some units, in the order of their scores."""
-    return [group for unit in units for group in unit.lists]
+MAX_QUERIES_PER_BLOCK = 8  # queries that share their documents
+PREFETCH_DOCUMENTS = 64  # documents whose thoughts are generated together, as many as ranking generates
 
 
 class ScoreStage:
-    """Units are lists of one query's documents, or of a few queries' where they share them, drawn anew in each pass; the loss is a
-    weighted sum, see `losses`.
+    """Examples are lists of one query's documents, drawn anew in each pass; a few queries' lists if they share the documents.
+
+    The loss is a weighted sum, see `ranking_losses`.
 
     Args:
-        groups: training data, with teacher scores where loss `kl` is used.
-        bound: the prompt, of one document or of several.
+        groups: training data, with teacher scores for losses `kl` and `margin-mse`.
+        encoder: the prompt, of one document or of several.
         settings: see Score.
         dev: dev set, or None.
-        bf16: products in bf16.
-        thoughts: of a thinking model, behind which scores are read; None: scores right behind the prompts.
+        bf16: compute products in bf16.
+        thoughts: a thinking model's thoughts, after which scores are read; None reads scores right after the prompts.
     """
 
-    cpu_units = 4
+    cpu_examples = 4
 
     def __init__(
-        self, groups: list[Group], bound: AnyPromptEncoder, settings: Score, dev: Dev | None, bf16: bool = False,
+        self, groups: list[Group], encoder: AnyPromptEncoder, settings: Score, dev: DevSet | None, bf16: bool = False,
         thoughts: ThoughtCache | None = None,
     ) -> None:  # fmt: skip
-        groups = usable(groups, settings)
-        taught = sorted(TAUGHT & set(settings.loss))
+        groups = trainable_groups(groups, settings)
+        taught = sorted(TEACHER_LOSSES & set(settings.loss))
         if taught and any(g.teacher is None for g in groups):
             remedy = "set 'teacher' to compute them"
             raise DataError(f"loss {taught[0]}: some queries have no teacher scores (pos_scores, neg_scores); {remedy}")
-        self.bound, self.settings, self.dev, self.thoughts = bound, settings, dev, thoughts
-        self.listed = isinstance(bound, ListPromptEncoder)
-        shared = bound.prompt.order == "document-first" and not thoughts
+        self.encoder, self.settings, self.dev, self.thoughts = encoder, settings, dev, thoughts
+        self.listwise = isinstance(encoder, ListPromptEncoder)
+        shared = encoder.prompt.order == "document-first" and not thoughts
         self.blocks = same_documents(groups, MAX_QUERIES_PER_BLOCK) if shared else [(group,) for group in groups]
         self.logits = Logits(settings, bf16)
-        self.highest = max(max(g.labels) for g in groups) or 1.0
+        self.max_grade = max(max(g.labels) for g in groups) or 1.0
         self._pass: tuple[int, list[tuple[Group, ...]]] = (-1, [])
 
     def __len__(self) -> int:
         return len(self.blocks)
 
-    def unit(self, index: int) -> ListExample:
+    def example(self, index: int) -> ListExample:
         lists, thoughts = self._lists(index), self._thoughts(index)
         return ListExample(index, self._packs(lists, thoughts), lists, tuple(thoughts))
 
     def _lists(self, index: int) -> tuple[Group, ...]:
-        """The lists that the index-th unit is made of."""
+        """The lists of the index-th example."""
         epoch, row = divmod(index, len(self.blocks))
         if self._pass[0] != epoch:
             self._pass = (epoch, sample_blocks(self.blocks, self.settings.list_size, self.settings.seed, epoch))
         return self._pass[1][row]
 
     def _group(self, index: int) -> Group:
-        """The one list of the index-th unit, where thoughts are written."""
+        """The one list of the index-th example, where thoughts are generated."""
         return self._lists(index)[0]
 
     def _thoughts(self, index: int) -> list[CachedThought]:
-        """Thoughts of a unit's documents. Those that come next are written beside missing ones, to the end of the pass or of the
-        run's steps at most."""
+        """Thoughts of an example's documents.
+
+        If any is missing, those of the next examples are generated with it, up to the end of the pass or of the run's steps.
+        """
         if not self.thoughts:
             return []
         s, epoch = self.settings, index // len(self.blocks)
-        last = min((epoch + 1) * len(self.blocks), index + max(1, PREFETCH_DOCUMENTS // largest(s.list_size)))
+        last = min((epoch + 1) * len(self.blocks), index + max(1, PREFETCH_DOCUMENTS // max_list_size(s.list_size)))
         last = max(index + 1, min(last, s.steps * s.batch_size)) if s.steps else last
-        number = epoch // s.refresh_thoughts if s.refresh_thoughts else 0
-        return self.thoughts.of(number, self._group(index), lambda: map(self._group, range(index, last)))
+        generation = epoch // s.refresh_thoughts if s.refresh_thoughts else 0
+        return self.thoughts.of(generation, self._group(index), lambda: map(self._group, range(index, last)))
 
     def _packs(self, lists: tuple[Group, ...], thoughts: list[CachedThought]) -> list[Pack]:
-        """A list's documents: behind their query in one row, or all of them in one prompt. Several lists' queries: behind each of
-        their documents."""
-        if isinstance(self.bound, ListPromptEncoder):
-            return [pack([self.bound.encode(g.query, list(g.documents)).whole], [0], share=False) for g in lists]
-        encoded = [self._encoded(self.bound, g, thoughts) for g in lists]
-        by_document = list(zip(*encoded))  # what a document is asked by each query
-        if self.settings.plain:
+        """One list: its documents after their query in one row, or all in one prompt. Several: queries after each document."""
+        if isinstance(self.encoder, ListPromptEncoder):
+            return [pack([self.encoder.encode(g.query, list(g.documents)).whole], [0], share=False) for g in lists]
+        encoded = [self._encoded(self.encoder, g, thoughts) for g in lists]
+        by_document = list(zip(*encoded))  # the queries' prompts of each document
+        if self.settings.baseline_step:
             return [pack([p], [0], share=False) for prompts in by_document for p in prompts]
         return [pack(encoded[0], range(len(encoded[0])))] if len(lists) == 1 else [pack_document(p) for p in by_document]
 
-    def _encoded(self, bound: PairPromptEncoder, group: Group, thoughts: list[CachedThought]) -> list[Encoded]:
-        """A prompt of each document of a list, with its thought where there are any."""
+    def _encoded(self, encoder: PairPromptEncoder, group: Group, thoughts: list[CachedThought]) -> list[Encoded]:
+        """A prompt for each document of a list, with its thought if there are any."""
         if self.thoughts:
             return self.thoughts.prompts(group, thoughts)
-        return bound.encode_many(group.query, list(group.documents))
+        return encoder.encode_many(group.query, list(group.documents))
 
-    def scores(self, logits: torch.Tensor, units: list[ListExample]) -> tuple[torch.Tensor, ...]:
-        """Scores [n] of each list from the logits [N, V] at the answers: log-odds of each document's own answer, or the logits
-        of the labels that the documents of one prompt have."""
-        if self.listed:
-            return tuple(row[self.bound.answer_ids[: len(g.labels)]] for row, g in zip(logits, lists_of(units)))
-        no, yes = self.bound.answer_ids
-        parts = (logits[:, yes] - logits[:, no]).split([len(u.lists) * len(u.lists[0].labels) for u in units])
-        # A unit's answers go document by document, and within each query by query.
-        return tuple(row for part, u in zip(parts, units) for row in part.view(-1, len(u.lists)).T)
+    def scores(self, logits: torch.Tensor, examples: list[ListExample]) -> tuple[torch.Tensor, ...]:
+        """Scores [n] of each list from the logits [N, V] at the answers.
 
-    def loss(self, model: PreTrainedModel, units: list[ListExample]) -> tuple[torch.Tensor, dict[str, float]]:
-        """Mean loss over queries and what it was made of."""
+        A score is the log-odds of a document's own answer, or the logit of the document's label in a prompt of several documents.
+        """
+        if self.listwise:
+            return tuple(row[self.encoder.answer_ids[: len(g.labels)]] for row, g in zip(logits, lists_of(examples)))
+        no, yes = self.encoder.answer_ids
+        parts = (logits[:, yes] - logits[:, no]).split([len(e.lists) * len(e.lists[0].labels) for e in examples])
+        # An example's answers go document by document, and within each query by query.
+        return tuple(row for part, e in zip(parts, examples) for row in part.view(-1, len(e.lists)).T)
+
+    def loss(self, model: PreTrainedModel, examples: list[ListExample]) -> tuple[torch.Tensor, dict[str, float]]:
+        """Mean loss over queries, and its parts."""
         device = next(model.parameters()).device
-        packs, flat = [p for u in units for p in u.packs], is_flat(model) and not self.settings.plain
-        batch = collate(packs, self.bound.tokenizer.pad_token_id, flat).to(device)
-        logits = self.logits(model, batch)  # [N, V], N prompts of all units
-        scores = self.scores(logits, units)
-        parts: dict[str, torch.Tensor] = {}
+        flat = is_flat(model) and not self.settings.baseline_step
+        batch = collate([p for e in examples for p in e.packs], self.encoder.tokenizer.pad_token_id, flat).to(device)
+        logits = self.logits(model, batch)  # [N, V], N prompts of all examples
+        scores = self.scores(logits, examples)
+        parts = self._loss_parts(examples, scores)
         nothing = torch.zeros((), device=device)
-        for group, row in zip(lists_of(units), scores):
-            grades = torch.tensor(group.labels, device=device)
-            given = {"labels": grades / self.highest, "grades": grades, "gain": self.settings.gain}
-            given["temperature"] = self.settings.teacher_temperature
-            given["teacher"] = torch.tensor(group.teacher, device=device) if group.teacher else None
-            for name in self.settings.loss:
-                parts[name] = parts.get(name, nothing) + LOSSES[name](row, **given) / len(scores)
         loss = sum((weight * parts[name] for name, weight in self.settings.loss.items()), start=nothing)
-        if self.settings.keep_answers:
-            parts["answer_mass"] = answer_mass(logits, self.bound.answer_ids)
-            loss = loss + self.settings.keep_answers * parts["answer_mass"]
-        more, figures = self.extra_loss(model, batch, units, scores)
+        if self.settings.answer_mass_weight:
+            parts["answer_mass"] = answer_mass(logits, self.encoder.answer_ids)
+            loss = loss + self.settings.answer_mass_weight * parts["answer_mass"]
+        extra, figures = self.extra_loss(model, batch, examples, scores)
         figures |= {f"loss_{name}": float(value.detach()) for name, value in parts.items()}
-        return loss + more, figures | self._figures(units, scores, logits)
+        return loss + extra, figures | self._figures(examples, scores, logits)
+
+    def _loss_parts(self, examples: list[ListExample], scores: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:
+        """Mean over lists of each loss, without its weight."""
+        parts: dict[str, torch.Tensor] = {}
+        for group, row in zip(lists_of(examples), scores):
+            grades = torch.tensor(group.labels, device=row.device)
+            targets: dict[str, Any] = {"labels": grades / self.max_grade, "grades": grades, "gain": self.settings.gain}
+            targets["temperature"] = self.settings.teacher_temperature
+            targets["teacher"] = torch.tensor(group.teacher, device=row.device) if group.teacher else None
+            for name in self.settings.loss:
+                parts[name] = parts.get(name, row.new_zeros(())) + LOSSES[name](row, **targets) / len(scores)
+        return parts
 
     def extra_loss(
-        self, model: PreTrainedModel, batch: Batch, units: list[ListExample], scores: tuple[torch.Tensor, ...]
+        self, model: PreTrainedModel, batch: Batch, examples: list[ListExample], scores: tuple[torch.Tensor, ...]
     ) -> tuple[torch.Tensor | float, dict[str, float]]:
-        """What a stage adds to the loss for these lists and their scores, and its figures."""
+        """(additional loss of a derived stage, its figures)."""
         return 0.0, {}
 
-    def _figures(self, units: list[ListExample], scores: tuple[torch.Tensor, ...], logits: torch.Tensor) -> dict[str, float]:
-        """Share of lists whose best score lies on a best grade, format rate, documents a unit; of thoughts, if there are any, their
-        tokens and the share that had to be closed."""
-        answered = torch.isin(logits.argmax(-1), torch.tensor(self.bound.answer_ids, device=logits.device))
-        top = [group.labels[int(row.argmax())] == max(group.labels) for group, row in zip(lists_of(units), scores)]
-        own = [one for unit in units for one in unit.thoughts]
-        written = {"think_tokens": fmean(one.tokens for one in own), "thoughts_cut": fmean(one.cut for one in own)} if own else {}
-        return written | {
+    def _figures(self, examples: list[ListExample], scores: tuple[torch.Tensor, ...], logits: torch.Tensor) -> dict[str, float]:
+        """Share of lists whose best score lies on a best grade, format rate, documents and tokens per example; of thoughts, if any,
+        their tokens and the share that was cut."""
+        answered = torch.isin(logits.argmax(-1), torch.tensor(self.encoder.answer_ids, device=logits.device))
+        top = [group.labels[int(row.argmax())] == max(group.labels) for group, row in zip(lists_of(examples), scores)]
+        return _thought_figures([thought for e in examples for thought in e.thoughts]) | {
             "top1": sum(top) / len(top),
             "format_rate": float(answered.float().mean()),
-            "documents": sum(map(len, scores)) / len(units),
-            "tokens": sum(u.length for u in units) / len(units),
+            "documents": sum(map(len, scores)) / len(examples),
+            "tokens": sum(e.length for e in examples) / len(examples),
         }
 
     def evaluate(self, model: PreTrainedModel) -> dict[str, float]:
         if not self.dev:
             return {}
-        found = self.dev.measure(model)
-        return found | {"score": found["ndcg@10"]}
+        measures = self.dev.measure(model)
+        return measures | {"score": measures["ndcg@10"]}
+
+
+def _thought_figures(thoughts: Sequence[CachedThought]) -> dict[str, float]:
+    if not thoughts:
+        return {}
+    return {"think_tokens": fmean(t.tokens for t in thoughts), "thoughts_cut": fmean(t.cut for t in thoughts)}
+
+
+def _build(inputs: StageInputs) -> ScoreStage:
+    dev, groups = dev_lists(inputs), taught_lists(inputs)
+    return ScoreStage(groups, inputs.train_encoder, inputs.settings, dev, inputs.bf16, thoughts_of(inputs))
+
+
+SCORE = StageSpec(Score, read_ranking_data, check_list_data, bind_scored, _build)

@@ -1,6 +1,6 @@
-"""Stage `sft`: the supervised start of a thinking model, loss on thought and answer alone (Rerank-R0 stage A).
+"""Stage `sft`: supervised fine-tuning of a thinking model, with the loss on thought and answer alone (Rerank-R0 stage A).
 
-Completions are joined to prompts as ids, so what the model learns to write begins exactly where it will begin to write.
+Completions are joined to prompts as token ids, so the model learns to write from exactly the place where it will begin to write.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -18,10 +18,12 @@ from ...data.examples import cycled
 from ...data.reasoning_examples import AnyReasoningExample, ListReasoningExample
 from ...engine.flat_attention import is_flat
 from ...engine.packing import Pack, collate, pack_completions
-from ...errors import DataError
-from ...prompts.prompt import AnyPromptEncoder, ListPromptEncoder, PairPromptEncoder
+from ...errors import ConfigError, DataError
+from ...prompts.prompt import AnyPromptEncoder, ListPromptEncoder, PairPromptEncoder, Prompt
 from ..forward import Logits
 from ..settings.stage_settings import Sft
+from ..training_data import bind_thinking, bind_writing, read_reasoning_data
+from .stage_spec import StageInputs, StageSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -29,8 +31,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CompletionExample:
-    """A prompt with its completion as a pack, and the completion's ids; `key` is its place in the run, `label`: 1 or 0 (None: a
-    list), `answer`: the places of the tokens that answer, `cut`: tokens cut from its thought."""
+    """A prompt with its completion.
+
+    Attributes:
+        key: place in the run.
+        pack: prompt and completion, encoded.
+        target: ids of the completion.
+        label: 1 or 0; None for a list.
+        answer: places of the answer's tokens in `target`.
+        cut: number of tokens cut from the thought.
+    """
 
     key: int
     pack: Pack
@@ -45,133 +55,163 @@ class CompletionExample:
 
 
 class SftStage:
-    """Units are pairs or lists with thoughts, shuffled anew in each pass, as many of yes as of no if wanted; the loss is the mean
-    over the tokens of a batch's completions, weighed if wanted.
+    """Examples are pairs or lists with thoughts, shuffled anew in each pass, optionally balanced between yes and no.
+
+    The loss is the mean over the tokens of a batch's completions; the answer's tokens may weigh more.
 
     Args:
         thoughts: training data.
-        bound: a thinking prompt, or one that asks for an order in writing.
+        encoder: a thinking prompt, or one that asks for an order in writing.
         settings: see Sft.
         dev: held-out data, measured by its loss; may be empty.
-        bf16: products in bf16.
+        bf16: compute products in bf16.
     """
 
-    cpu_units = 4
+    cpu_examples = 4
 
     def __init__(
-        self, thoughts: Sequence[AnyReasoningExample], bound: AnyPromptEncoder,
-        settings: Sft, dev: Sequence[AnyReasoningExample], bf16: bool
+        self,
+        thoughts: Sequence[AnyReasoningExample],
+        encoder: AnyPromptEncoder,
+        settings: Sft,
+        dev: Sequence[AnyReasoningExample],
+        bf16: bool,
     ) -> None:
-        self.thoughts, self.bound, self.settings, self.dev = thoughts, bound, settings, dev
+        self.thoughts, self.encoder, self.settings, self.dev = thoughts, encoder, settings, dev
         labels = [getattr(thought, "label", None) for thought in thoughts]  # lists have none
-        self.sides = [[i for i, one in enumerate(labels) if one == label] for label in (0, 1)]
-        if settings.balanced and not all(self.sides):
+        self.rows_by_label = [[row for row, of_row in enumerate(labels) if of_row == label] for label in (0, 1)]
+        if settings.balanced and not all(self.rows_by_label):
             raise DataError("balanced: the training data have pairs of one answer only")
         self.logits = Logits(settings, bf16)
         self._pass: tuple[int, list[int]] = (-1, [])
         self._batch: tuple[int, float] = (-1, 0.0)
 
     def __len__(self) -> int:
-        return 2 * max(map(len, self.sides)) if self.settings.balanced else len(self.thoughts)
+        return 2 * max(map(len, self.rows_by_label)) if self.settings.balanced else len(self.thoughts)
 
     def _order(self, epoch: int) -> list[int]:
-        """Places of the pairs of a pass."""
+        """Rows of the data in the order of a pass."""
         rng = Random(f"sft/{self.settings.seed}/{epoch}")
         if not self.settings.balanced:
             return rng.sample(range(len(self.thoughts)), len(self.thoughts))
-        columns = [cycled(side, len(self) // 2, rng) for side in self.sides]
+        columns = [cycled(rows, len(self) // 2, rng) for rows in self.rows_by_label]
         return [row for rows in zip(*columns) for row in rows]
 
-    def unit(self, index: int) -> CompletionExample:
+    def example(self, index: int) -> CompletionExample:
         epoch, row = divmod(index, len(self))
         if self._pass[0] != epoch:
             self._pass = (epoch, self._order(epoch))
-        return self._unit(index, self.thoughts[self._pass[1][row]])
+        return self._example(index, self.thoughts[self._pass[1][row]])
 
-    def _unit(self, key: int, thought: AnyReasoningExample) -> CompletionExample:
-        prompt, answer = _asked(self.bound, thought)
+    def _example(self, key: int, thought: AnyReasoningExample) -> CompletionExample:
+        prompt, answer_tokens = _encoded(self.encoder, thought)
         label = None if isinstance(thought, ListReasoningExample) else thought.label
-        said = thought.answer if isinstance(thought, ListReasoningExample) else thought.label
-        target, cut = self.bound.completion(thought.think, said, self.settings.max_think_tokens)
-        end = len(target) - len(self.bound.end)
-        return CompletionExample(key, pack_completions(prompt, target), target, label, range(end - len(answer), end), cut)
+        answer = thought.answer if isinstance(thought, ListReasoningExample) else thought.label
+        target, cut = self.encoder.completion(thought.think, answer, self.settings.max_think_tokens)
+        end = len(target) - len(self.encoder.end)
+        return CompletionExample(key, pack_completions(prompt, target), target, label, range(end - len(answer_tokens), end), cut)
 
-    def _weight(self, units: Iterable[CompletionExample]) -> float:
-        """What all tokens of these completions count."""
-        return sum(len(u.target) + len(u.answer) * (self.settings.answer_weight - 1) for u in units)
+    def _weight(self, examples: Iterable[CompletionExample]) -> float:
+        """Total weight of the completions' tokens in the loss."""
+        return sum(len(e.target) + len(e.answer) * (self.settings.answer_weight - 1) for e in examples)
 
-    def loss(self, model: PreTrainedModel, units: list[CompletionExample]) -> tuple[torch.Tensor, dict[str, float]]:
-        """The part of the batch's mean loss over its completions' tokens that these units have, times the number of parts, and
-        figures."""
-        loss, figures = self._mean(model, units)
-        share = self._weight(units) / self._batch_weight(units[0].key)
-        return loss * share * self.settings.batch_size / len(units), figures
+    def loss(self, model: PreTrainedModel, examples: list[CompletionExample]) -> tuple[torch.Tensor, dict[str, float]]:
+        """These examples' part of the batch's mean loss over tokens, times the number of parts; and figures."""
+        loss, figures = self._mean_loss(model, examples)
+        share = self._weight(examples) / self._batch_weight(examples[0].key)
+        return loss * share * self.settings.batch_size / len(examples), figures
 
     def _batch_weight(self, key: int) -> float:
-        """What all tokens count of the completions of the batch that `key` belongs to."""
+        """Total weight of the tokens in the batch of the example `key`."""
         size = self.settings.batch_size
         if self._batch[0] != key // size:
             first = key // size * size
-            self._batch = (key // size, self._weight(self.unit(first + i) for i in range(size)))
+            self._batch = (key // size, self._weight(self.example(first + i) for i in range(size)))
         return self._batch[1]
 
-    def _mean(self, model: PreTrainedModel, units: list[CompletionExample]) -> tuple[torch.Tensor, dict[str, float]]:
-        """Mean loss over the tokens of these units, and figures."""
+    def _mean_loss(self, model: PreTrainedModel, examples: list[CompletionExample]) -> tuple[torch.Tensor, dict[str, float]]:
+        """(mean loss over the tokens of these examples, figures)."""
         device = next(model.parameters()).device
-        batch = collate([u.pack for u in units], self.bound.tokenizer.pad_token_id, is_flat(model)).to(device)
-        targets = torch.tensor([t for u in units for t in u.target], device=device)
+        batch = collate([e.pack for e in examples], self.encoder.tokenizer.pad_token_id, is_flat(model)).to(device)
+        targets = torch.tensor([token for e in examples for token in e.target], device=device)
         logits = self.logits(model, batch)  # [N, V], N tokens of all completions
-        answers = [place for places in _answers(units) for place in places]
+        answers = [place for places in _answer_places(examples) for place in places]
         each = cross_entropy(logits, targets, reduction="none")
-        loss = (each.sum() + (self.settings.answer_weight - 1) * each[answers].sum()) / self._weight(units)
+        loss = (each.sum() + (self.settings.answer_weight - 1) * each[answers].sum()) / self._weight(examples)
         return loss, {
             "token_accuracy": float((logits.argmax(-1) == targets).float().mean()),
-            "accuracy": self._answered(logits, targets, units),
+            "accuracy": self._answer_accuracy(logits, targets, examples),
             "documents": 1.0,
-            "tokens": sum(u.length for u in units) / len(units),
-            "completion_tokens": len(targets) / len(units),
-            "thoughts_cut": sum(u.cut > 0 for u in units) / len(units),
+            "tokens": sum(e.length for e in examples) / len(examples),
+            "completion_tokens": len(targets) / len(examples),
+            "thoughts_cut": sum(e.cut > 0 for e in examples) / len(examples),
         }
 
-    def _answered(self, logits: torch.Tensor, targets: torch.Tensor, units: list[CompletionExample]) -> float:
-        """Share of units whose answer's tokens are all the likeliest behind the given thought, of one document's two answers or of
-        all tokens; logits [N, V]."""
-        if self.bound.answer_ids:
-            allowed = torch.tensor(self.bound.answer_ids, device=logits.device)
-            said = [[int(allowed[logits[i, allowed].argmax()]) for i in places] for places in _answers(units)]
+    def _answer_accuracy(self, logits: torch.Tensor, targets: torch.Tensor, examples: list[CompletionExample]) -> float:
+        """Share of examples whose answer's tokens are all the likeliest after the reference thought.
+
+        Likeliest among the two answers where the prompt has them, else among all tokens; logits [N, V], targets [N].
+        """
+        if self.encoder.answer_ids:
+            allowed = torch.tensor(self.encoder.answer_ids, device=logits.device)
+            likeliest = [[int(allowed[logits[i, allowed].argmax()]) for i in places] for places in _answer_places(examples)]
         else:
-            said = [logits[list(places)].argmax(-1).tolist() for places in _answers(units)]
-        return sum(one == targets[list(places)].tolist() for one, places in zip(said, _answers(units))) / len(units)
+            likeliest = [logits[list(places)].argmax(-1).tolist() for places in _answer_places(examples)]
+        answers = [targets[list(places)].tolist() for places in _answer_places(examples)]
+        return sum(got == wanted for got, wanted in zip(likeliest, answers)) / len(examples)
 
     @torch.no_grad()
     def evaluate(self, model: PreTrainedModel) -> dict[str, float]:
-        """Loss, token accuracy and accuracy of the answers of the dev set; the lower loss is the better score."""
+        """Loss, token accuracy and answer accuracy on the dev set; the score is the negated loss."""
         sums, tokens, weight = dict.fromkeys(("loss", "token_accuracy", "accuracy"), 0.0), 0, 0.0
-        for at in range(0, len(self.dev), self.cpu_units):
-            units = [self._unit(at, thought) for thought in self.dev[at : at + self.cpu_units]]
-            loss, figures = self._mean(model, units)
-            count = sum(len(u.target) for u in units)
+        for start in range(0, len(self.dev), self.cpu_examples):
+            examples = [self._example(start, thought) for thought in self.dev[start : start + self.cpu_examples]]
+            loss, figures = self._mean_loss(model, examples)
+            count = sum(len(e.target) for e in examples)
             tokens += count
-            sums["loss"] += float(loss) * self._weight(units)
-            weight += self._weight(units)
+            sums["loss"] += float(loss) * self._weight(examples)
+            weight += self._weight(examples)
             sums["token_accuracy"] += figures["token_accuracy"] * count
-            sums["accuracy"] += figures["accuracy"] * len(units)
+            sums["accuracy"] += figures["accuracy"] * len(examples)
         if not tokens:
             return {}
         means = {"loss": sums["loss"] / weight, "token_accuracy": sums["token_accuracy"] / tokens}
         return means | {"accuracy": sums["accuracy"] / len(self.dev), "score": -means["loss"]}
 
 
-def _asked(bound: AnyPromptEncoder, thought: AnyReasoningExample) -> tuple[list[int], list[int]]:
-    """Ids of the prompt and of the answer; pairs go with a prompt of one document, lists with one of several."""
+def _encoded(encoder: AnyPromptEncoder, thought: AnyReasoningExample) -> tuple[list[int], list[int]]:
+    """(ids of the prompt, ids of the answer); pairs go with a prompt of one document, lists with one of several."""
     if isinstance(thought, ListReasoningExample):
-        assert isinstance(bound, ListPromptEncoder)  # as `check_form` has seen to
-        return bound.encode(thought.query, list(thought.documents)).ids, bound.answer_tokens(thought.answer)
-    assert isinstance(bound, PairPromptEncoder)
-    return bound.encode(thought.query, thought.document).ids, bound.answer_tokens(thought.label)
+        assert isinstance(encoder, ListPromptEncoder)  # see `_check_encoder`
+        return encoder.encode(thought.query, list(thought.documents)).ids, encoder.answer_tokens(thought.answer)
+    assert isinstance(encoder, PairPromptEncoder)
+    return encoder.encode(thought.query, thought.document).ids, encoder.answer_tokens(thought.label)
 
 
-def _answers(units: list[CompletionExample]) -> list[range]:
-    """Places of each unit's answering tokens among the tokens of all completions, one after the other."""
-    begins = accumulate((len(u.target) for u in units), initial=0)
-    return [range(begin + u.answer.start, begin + u.answer.stop) for begin, u in zip(begins, units)]
+def _answer_places(examples: list[CompletionExample]) -> list[range]:
+    """Places of each example's answer among the tokens of all completions laid end to end."""
+    starts = accumulate((len(e.target) for e in examples), initial=0)
+    return [range(start + e.answer.start, start + e.answer.stop) for start, e in zip(starts, examples)]
+
+
+def _check(examples: list[AnyReasoningExample], dev_examples: list[AnyReasoningExample], settings: Sft) -> None:
+    """Nothing to check: `read_reasoning_examples` checks each line."""
+
+
+def _bind(prompt: Prompt, tokenizer: Any, settings: Sft) -> AnyPromptEncoder:
+    """A thinking prompt, or one of kind listwise, whose order is written without a thought."""
+    return (bind_writing if prompt.kind == "listwise" else bind_thinking)(prompt, tokenizer, settings)
+
+
+def _check_encoder(examples: list[AnyReasoningExample], encoder: AnyPromptEncoder) -> None:
+    """Raise ConfigError where thoughts are about one document and the prompt shows several, or the other way round."""
+    if any(isinstance(example, ListReasoningExample) != encoder.prompt.lists for example in examples):
+        shown = "several documents" if encoder.prompt.lists else "one document"
+        raise ConfigError(f"stage sft: prompt {encoder.prompt.name} shows {shown}, and not all of the data do; see key 'prompt'")
+
+
+def _build(inputs: StageInputs) -> SftStage:
+    return SftStage(inputs.examples, inputs.train_encoder, inputs.settings, inputs.dev_examples, inputs.bf16)
+
+
+SFT = StageSpec(Sft, read_reasoning_data, _check, _bind, _build, check_encoder=_check_encoder)

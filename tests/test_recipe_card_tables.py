@@ -1,4 +1,4 @@
-"""`recipes/default/told.py`: the model card's tables stand as the files have them."""
+"""`recipes/default/card_tables.py`: the model card's tables stand as the files have them."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from prorank.evaluate import Scorer, evaluate
-from recipes.default import told
+from recipes.default import card_tables
 from tests.evaluate_toy import write_beir
 from tests.tiny import write_jsonl
 
@@ -34,7 +34,7 @@ def words(place: Path, *more: str) -> list[str]:
 
 
 def test_the_tables_are_those_of_the_files(place, capsys):
-    told.main(words(place, "--limit", "One seed."))
+    card_tables.main(words(place, "--limit", "One seed."))
     card = json.loads((place / "card.json").read_text())
     assert card["data"] == [{"set": "cosqa", "licence": "MIT", "lists": 1}, {"set": "own", "licence": "CC0", "lists": 3}]
     rows = json.loads((place / "report" / "results.json").read_text())["rows"]
@@ -55,6 +55,6 @@ def test_what_is_amiss_is_told_and_nothing_written(place, amiss, capsys):
     else:
         evaluate([place / "toy"], out=place / "report")
     with pytest.raises(SystemExit) as ended:
-        told.main(words(place))
+        card_tables.main(words(place))
     said = {"licence": "licence of set 'own' is not known", "report": "no results.json", "model": "without a model"}[amiss]
     assert ended.value.code == 2 and said in capsys.readouterr().err and not (place / "card.json").exists()

@@ -2,7 +2,7 @@
 
 No figure is written by hand; what a report did not measure does not stand on the card.
 
-    python -m recipes.default.told data/lists/train.jsonl --texts data/texts --reports runs/default/tests --out card.json
+    python -m recipes.default.card_tables data/lists/train.jsonl --texts data/texts --reports runs/default/tests --out card.json
 
 A report is the folder that `prorank evaluate LISTS --model bi-encoder:FOLDER --model RUN --out FOLDER` wrote, RUN last. The
 commands on the card are those of README.md beside this file.
@@ -35,8 +35,8 @@ README = Path(__file__).with_name("README.md")
 def data(lists: Sequence[Path], texts: Path) -> Iterator[dict]:
     """A row a set: its licence and how many queries have lists. Raises DataError for a set whose licence is not known."""
     licences = COLLECTIONS | {record["name"]: record["licence"] for record in records_in(texts)}
-    asked = {row["query_id"] for path in lists for _, row in objects(path)}
-    for name, count in sorted(Counter(query_id.partition("/")[0] for query_id in asked).items()):
+    query_ids = {row["query_id"] for path in lists for _, row in objects(path)}
+    for name, count in sorted(Counter(query_id.partition("/")[0] for query_id in query_ids).items()):
         if name not in licences:
             raise DataError(f"{', '.join(map(str, lists))}: the licence of set '{name}' is not known; {texts} has no such source")
         yield {"set": name, "licence": licences[name], "lists": count}
@@ -47,18 +47,18 @@ def figures(report: Path) -> Iterator[dict]:
     path = report / "results.json"
     if not path.is_file():
         raise DataError(f"{report}: no results.json; prorank evaluate --out {report} writes one")
-    found = json.loads(path.read_text(encoding="utf-8"))
-    for dataset in found["values"]:
-        rows = [row for row in found["rows"] if row["dataset"] == dataset and row["kind"] in (FIRST, MODEL)]
+    results = json.loads(path.read_text(encoding="utf-8"))
+    for dataset in results["values"]:
+        rows = [row for row in results["rows"] if row["dataset"] == dataset and row["kind"] in (FIRST, MODEL)]
         if len(rows) < 2:
             raise DataError(f"{path}: {dataset} was evaluated without a model; give --model")
         first, *others, model = rows
         means = {"BM25": first, **{_plain(row["system"]): row for row in others}, "this model": model}
-        told = {"list": dataset, "queries": model["queries"]}
-        told |= {name: f"{row['measures'][MAIN]:.4f}" for name, row in means.items()}
-        told["p, BM25"] = f"{model['p']:.4f}"
-        pairs = {frozenset((c["a"], c["b"])): c["p"] for c in found["comparisons"] if c["dataset"] == dataset}
-        yield told | {f"p, {_plain(o['system'])}": f"{pairs[frozenset((o['system'], model['system']))]:.4f}" for o in others}
+        line = {"list": dataset, "queries": model["queries"]}
+        line |= {name: f"{row['measures'][MAIN]:.4f}" for name, row in means.items()}
+        line["p, BM25"] = f"{model['p']:.4f}"
+        pairs = {frozenset((c["a"], c["b"])): c["p"] for c in results["comparisons"] if c["dataset"] == dataset}
+        yield line | {f"p, {_plain(o['system'])}": f"{pairs[frozenset((o['system'], model['system']))]:.4f}" for o in others}
 
 
 def _plain(system: str) -> str:
@@ -72,7 +72,7 @@ def commands() -> list[str]:
 
 
 def card(lists: Sequence[Path], texts: Path, reports: Sequence[Path], limits: Sequence[str]) -> dict:
-    """What `ship` wants to be told."""
+    """The card's tables and commands, as `ship` reads them."""
     measured = [row for report in reports for row in figures(report)]
     return {"data": list(data(lists, texts)), "figures": measured, "commands": commands(), "limits": list(limits)}
 
@@ -84,15 +84,15 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--reports", type=Path, nargs="+", required=True, help="folders of prorank evaluate")
     parser.add_argument("--limit", action="append", default=[], help="a sentence on the model's limits; any number")
     parser.add_argument("--out", type=Path, required=True)
-    given = parser.parse_args(words)
+    options = parser.parse_args(words)
     try:
-        told = card(given.lists, given.texts, given.reports, given.limit)
+        tables = card(options.lists, options.texts, options.reports, options.limit)
     except ProRankError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    with atomic_file(given.out) as handle:
-        json.dump(told, handle, indent=1)
-    print(f"{given.out}: {len(told['data'])} sets, {len(told['figures'])} lists measured")
+    with atomic_file(options.out) as handle:
+        json.dump(tables, handle, indent=1)
+    print(f"{options.out}: {len(tables['data'])} sets, {len(tables['figures'])} lists measured")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,12 @@
+"""The stages of training by name. A new stage is one file with a StageSpec, its settings class, and an entry here."""
+
+from __future__ import annotations
+
+from .order import ORDER
+from .reason import REASON
+from .score import SCORE
+from .sft import SFT
+from .stage_spec import StageSpec
+from .warmup import WARMUP
+
+STAGES: dict[str, StageSpec] = {"warmup": WARMUP, "score": SCORE, "order": ORDER, "sft": SFT, "reason": REASON}
