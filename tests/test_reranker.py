@@ -384,8 +384,8 @@ def test_rerank_of_a_run(verb, tmp_path, tiny_llama_dir):
 @pytest.mark.parametrize(
     "args, message",
     [
-        (["DOCS"], "give --query Q and DOCUMENTS"),
-        (["--query", "q"], "give --query Q and DOCUMENTS"),
+        (["DOCS"], "give DOCUMENTS (a file, or - for stdin) and a query"),
+        (["--query", "q"], "give DOCUMENTS (a file, or - for stdin) and a query"),
         (["MISSING", "--query", "q"], "no such file"),
         (["EMPTY", "--query", "q"], "holds no documents"),
         (["BROKEN", "--query", "q"], "broken.jsonl:2: not valid JSON"),
