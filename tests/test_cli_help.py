@@ -9,9 +9,8 @@ from typer.testing import CliRunner
 
 from prorank.cli.command_line import VERBS, app
 from prorank.cli.options import MAIN
-from prorank.cli.settings_keys import list_keys
 from prorank.errors import ConfigError
-from prorank.train.settings.stage_settings import STAGES
+from prorank.train.settings.stage_settings import STAGE_SETTINGS, list_keys
 
 LARGEST_PANEL = 12  # options
 ROOT = typer.main.get_command(app)
@@ -115,11 +114,11 @@ def test_top_n_is_top_k(verb):
     assert names["--top-k"] is names["--top-n"]
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", STAGE_SETTINGS)
 def test_keys_of_a_stage_are_listed_with_types_and_defaults(stage, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     keys = {key.name: key for key in list_keys(stage)}
-    assert keys["learning_rate"].type == "float" and keys["learning_rate"].default == STAGES[stage]().learning_rate
+    assert keys["learning_rate"].type == "float" and keys["learning_rate"].default == STAGE_SETTINGS[stage]().learning_rate
     assert "budget" in keys["minutes"].description and keys["lora.r"].default == 16
     done = CliRunner().invoke(app, ["train", "--list-keys", stage], catch_exceptions=False)
     assert done.exit_code == 0 and all(re.search(rf"^{re.escape(name)} ", done.output, re.M) for name in keys)
@@ -129,7 +128,7 @@ def test_keys_of_all_stages_are_listed_once(monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     done = CliRunner().invoke(app, ["train", "--list-keys"], catch_exceptions=False)
     titles = re.findall(r"^(every stage|stage \w+)", done.output, re.M)
-    assert titles == ["every stage", *(f"stage {name}" for name in STAGES)]
+    assert titles == ["every stage", *(f"stage {name}" for name in STAGE_SETTINGS)]
     assert len(re.findall(r"^max_length ", done.output, re.M)) == 1 and len(re.findall(r"^gain ", done.output, re.M)) > 1
 
 

@@ -86,8 +86,8 @@ def test_shapes_go_from_one_document_to_a_batch_of_the_longest(tiny_llama_dir):
     assert [sum(request.documents for request in shape.requests) for shape in shapes] == [1, 2, 10, 9, 3]
     assert len(shapes[3].requests) == 3
     (query,) = warmup_queries(shapes[-1])
-    prompts = reranker.prompt.encode_many(*query.lists[0])
-    assert {len(prompt.ids) for prompt in prompts} == {reranker.prompt.longest} and sum(len(p.ids) for p in prompts) > 1024
+    prompts = reranker.encoder.encode_many(*query.lists[0])
+    assert {len(prompt.ids) for prompt in prompts} == {reranker.encoder.longest} and sum(len(p.ids) for p in prompts) > 1024
     for shape in shapes:
         texts = [text for each in warmup_queries(shape) for _, documents in each.lists for text in documents]
         assert len(set(texts)) == len(texts) or len(shape.requests) > 1  # what is the same is read once

@@ -82,16 +82,16 @@ def test_prompts_in_training_are_what_the_thinker_reads(thinking, lists, tmp_pat
     thinker = Reranker(thinking, device="cpu", dtype="fp32").strategy
     for index in range(4):
         group, example = stage._group(index), stage.example(index)
-        prompts = thinker.bound.encode_many(group.query, list(group.documents))
-        parts = generate_batches(thinker.writer, [(prompts, list(group.documents))])
+        prompts = thinker.encoder.encode_many(group.query, list(group.documents))
+        parts = generate_batches(thinker.sampler, [(prompts, list(group.documents))])
         rows = {at: completions[0] for part in parts for _, at, completions in part}
         (pack,) = example.packs
-        begins = [pack.start, *pack.ends]
+        begins = [pack.prefix_length, *pack.ends]
         for at, prompt in enumerate(prompts):
-            read = pack.ids[: pack.start] + pack.ids[begins[at] : begins[at + 1]]
-            assert read == prompt.ids + thinker.bound.opener + rows[at].ids
+            read = pack.ids[: pack.prefix_length] + pack.ids[begins[at] : begins[at + 1]]
+            assert read == prompt.ids + thinker.encoder.opener + rows[at].ids
             assert example.thoughts[at].cut == rows[at].thought_truncated
-        assert pack.start == prompts[0].document_start > 0  # the query is read once for all
+        assert pack.prefix_length == prompts[0].document_start > 0  # the query is read once for all
 
 
 @pytest.mark.parametrize("plain", [False, True])
