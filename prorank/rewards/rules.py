@@ -62,7 +62,7 @@ class Rules:
 
 
 @dataclass(frozen=True)
-class Completion:
+class ParsedCompletion:
     """What was written. `thought`: the text of the first closed thought; `answer`: "yes", "no" or None; `in_form`: the tags are
     in order; `tried`: an `<answer>` stands outside the thought; `extra`: text after the answer."""
 
@@ -73,7 +73,7 @@ class Completion:
     extra: str
 
 
-def parse(text: str, opened: bool = False) -> Completion:
+def parse(text: str, opened: bool = False) -> ParsedCompletion:
     """Read a completion; `opened`: the prompt ended with `<think>`. Never fails."""
     text = "<think>" + text.lstrip().removeprefix("<think>") if opened else text
     tags = list(TAG.finditer(text))
@@ -84,7 +84,7 @@ def parse(text: str, opened: bool = False) -> Completion:
     if think and end <= think[0].start():  # behind the answer all is extra
         think = None
     answer_text = text[answer[0].end() : answer[1].start()] if answer else None
-    return Completion(
+    return ParsedCompletion(
         thought=text[think[0].end() : think[1].start()] if think else None,
         answer=answer_text if answer_text in ANSWERS else None,
         in_form=[tag[0] for tag in tags if tag.end() <= end] == FORM,
@@ -104,7 +104,7 @@ def _pair(name: str, begins: list[re.Match], tags: list[re.Match]) -> tuple[re.M
 class Judged:
     """A completion with what is known of it besides its text."""
 
-    completion: Completion
+    completion: ParsedCompletion
     label: int
     think_tokens: int
     finished: bool
