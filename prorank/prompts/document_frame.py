@@ -1,4 +1,4 @@
-"""DocumentFrame: the token ids around the document of a prompt, and the base class that builds it from a template's segments."""
+"""Builds DocumentFrame: the token ids before and after the document of a prompt."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from .thinking_tags import Thinking
 
 @dataclass(frozen=True)
 class DocumentFrame:
-    """Token ids before and behind the document of a prompt.
+    """Token ids before and after the document of a prompt.
 
     Attributes:
-        head, tail: ids before and behind the document.
+        head, tail: ids before and after the document.
         content_tokens: how many of these belong to the instruction and the query.
         query_cut: number of tokens truncated from the query.
         query_limit: maximum number of tokens of one occurrence of the query, None for no limit.
@@ -28,12 +28,12 @@ class DocumentFrame:
 
 
 class DocumentFraming(Thinking):
-    """Builds the frame around a document and caps the query in it.
+    """Builds the frame around a document and truncates the query in it.
 
-    The subclass sets the attributes from its template.
+    Subclasses set the attributes from their template.
 
     Attributes:
-        repeats: how many times the template shows the query.
+        repeats: how many times the template contains the query.
     """
 
     repeats: int
