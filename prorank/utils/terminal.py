@@ -176,7 +176,7 @@ def _stdout_errors() -> Iterator[None]:
 
 
 def _end_stdout(error: OSError) -> None:
-    """Handle an error of stdout: redirect it to /dev/null, which the interpreter flushes at exit, and exit if it is a closed pipe."""
+    """Handle an error of stdout: redirect it to /dev/null, which the interpreter flushes at exit. Exit if it is a closed pipe."""
     if error.filename != STDOUT:
         return
     with contextlib.suppress(OSError, ValueError):
