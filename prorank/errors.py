@@ -99,7 +99,7 @@ def extra(name: str) -> Iterator[None]:
             raise MissingExtra(f"{error}. This needs the extra '{name}': pip install 'prorank[{name}]'") from error
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BrokenExtra(
-            f"{reason}. What the extra '{name}' brings is installed, but does not load; reinstall the package that is named, or: "
+            f"{reason}. The packages of the extra '{name}' are installed but cannot be imported; reinstall the one named here, or: "
             f"pip install --upgrade 'prorank[{name}]'"
         ) from error
 

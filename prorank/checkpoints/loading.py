@@ -87,7 +87,7 @@ def load_config(resolved: Resolved) -> PretrainedConfig:
         config = AutoConfig.from_pretrained(resolved.path, trust_remote_code=resolved.trust_remote_code, local_files_only=True)
     kinds = config.architectures or []
     if kinds and not any("CausalLM" in kind or "ConditionalGeneration" in kind for kind in kinds):
-        raise ModelError(f"{resolved.path}: {kinds[0]} is no causal language model, so it has no answer tokens to score")
+        raise ModelError(f"{resolved.path}: {kinds[0]} is not a causal language model, so it has no answer tokens to score")
     return config
 
 

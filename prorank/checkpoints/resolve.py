@@ -83,7 +83,7 @@ def resolve(name: str | Path, base: str | Path | None = None, trust_remote_code:
             log.warning("%s: %s, research use only", text, licence)
     resolved = _local(text, _folder_of(text, trust_remote_code), base, trust_remote_code)
     if base and not resolved.adapter:
-        raise ModelError(f"{text}: is no adapter, so it has no base; leave base ('{base}') out")
+        raise ModelError(f"{text}: is not an adapter, so it has no base; omit base ('{base}')")
     return resolved
 
 
@@ -136,7 +136,7 @@ def _local(name: str, path: Path, base: str | Path | None, code: bool) -> Resolv
     if (path / ADAPTER_CONFIG).is_file():
         return _adapter(name, path, base, code)
     if not (path / "config.json").is_file():
-        raise ModelError(f"{path}: neither config.json nor adapter_config.json, so this is no checkpoint folder")
+        raise ModelError(f"{path}: neither config.json nor adapter_config.json, so this is not a checkpoint folder")
     if not _has_tokenizer(path):
         raise ModelError(f"{path}: the checkpoint has no tokenizer (tokenizer.json); copy its base's tokenizer files into it")
     read_json(path / "config.json")
@@ -154,7 +154,7 @@ def _adapter(name: str, path: Path, base: str | Path | None, code: bool) -> Reso
     stored = read_json(known) if known.is_file() else {}
     wanted = str(base or stored.get("name") or config.get("base_model_name_or_path") or "")
     if not wanted:
-        raise ModelError(f"{path / ADAPTER_CONFIG}: names no base (base_model_name_or_path); {NAME_BASE}")
+        raise ModelError(f"{path / ADAPTER_CONFIG}: does not name its base (base_model_name_or_path); {NAME_BASE}")
     check_files(path)
     below = _base_of(path, [wanted] if base else _places(wanted, path), stored.get("sha256"), code)
     return Resolved(name, below.path, path, below.name, code)

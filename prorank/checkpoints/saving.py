@@ -161,7 +161,7 @@ def about_libraries(folder: Path, encoder: PairPromptEncoder | ListPromptEncoder
         return "This is a LoRA adapter: `prorank export --format merged` makes a plain model of it for other libraries."
     plain = "The folder loads in `transformers.AutoModelForCausalLM`"
     if not isinstance(encoder, PairPromptEncoder):
-        return f"{plain}; as its prompt shows several documents at once, it is no `CrossEncoder` of sentence-transformers."
+        return f"{plain}; as its prompt shows several documents at once, it is not a `CrossEncoder` of sentence-transformers."
     tokenizer, direct = _read_back(folder), encoder.direct()
     if not same_ids(tokenizer, direct, PLAIN):
         return f"{plain}, and in\n{ELSEWHERE}"

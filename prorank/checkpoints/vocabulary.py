@@ -36,7 +36,7 @@ def check_vocabulary(rows: int, folder: Path) -> None:
     what = f"{path}: token {token!r} has the id {index}, and the model has {rows} rows of embeddings"
     if beyond or (folder / "adapter_config.json").is_file():
         raise ModelError(f"{what}; copy the tokenizer that it was trained with, or the weights of the tokens that were added")
-    log.warning("%s; texts must not hold it", what)
+    log.warning("%s; texts must not contain it", what)
 
 
 def _vocabulary(values: dict) -> dict[str, int]:

@@ -117,11 +117,11 @@ def _reply(answer: Any, url: str) -> Reply:
         counts = (int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens"))
         content = message.get("content") or ""
         if not (isinstance(content, str) and isinstance(thought, str)):
-            raise TypeError("the message is no text")
+            raise TypeError("the message is not text")
         return Reply(content, thought, *counts)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
         shown = " ".join(answer.text[:200].split())
-        raise DataError(f"{url}: the answer is no chat completion ({type(error).__name__}: {error}): {shown}") from error
+        raise DataError(f"{url}: the response is not a chat completion ({type(error).__name__}: {error}): {shown}") from error
 
 
 def _hint(status: int) -> str:

@@ -79,7 +79,7 @@ def _records(table: Table, form: str) -> Rows:
     known = {name for name in table.columns.values() if name in COLUMNS[form] or form == TRIPLES and NEGATIVE.fullmatch(name)}
     ignored = [name for name, column in table.columns.items() if column not in known]
     if ignored:
-        log.warning("%s: columns that %s do not have are not read: %s", table.path, form, shown_columns(ignored))
+        log.warning("%s: ignored columns that %s do not have: %s", table.path, form, shown_columns(ignored))
     optional = {name for name in known if name.endswith("_id") or name.startswith("negative")}
     for number, fields in table.records(known):
         record = {name: text for name, text in fields.items() if name in known and (text or name not in optional)}

@@ -75,7 +75,7 @@ def pairs_of_clicks(path: str | Path, per_query: int, depth: int = 100, seed: in
 def spread(items: list[Any], count: int, seed: str) -> list[Any]:
     """Sample `count` items, one from each of `count` equal parts of the list, in order. Returns all items if there are fewer."""
     if count < 1:
-        raise DataError(f"at least 1 pair a query is needed, not {count}")
+        raise DataError(f"at least 1 pair per query is needed, got {count}")
     if len(items) <= count:
         return items
     rng = Random(seed)

@@ -83,7 +83,7 @@ def _think(row: dict[str, Any], where: str) -> str:
     think = get(row, "think", str, where)
     tag = TAG.search(think)
     if tag:
-        raise DataError(f"{where}: 'think' holds the tag {tag[0]}, which would break the form; take it out")
+        raise DataError(f"{where}: 'think' contains the tag {tag[0]}, which would break the format; remove it")
     return think
 
 

@@ -66,7 +66,7 @@ def convert(source: str | Path, out: str | Path, max_think_chars: int | None = N
         DataError: a line is bad (file:line) and `skip_bad` is False, no line is good, or the limit is below 1.
     """
     if max_think_chars is not None and max_think_chars < 1:
-        raise DataError(f"at most {max_think_chars} characters leave no thought; give 1 or more, or no limit to cut nothing")
+        raise DataError(f"a limit of {max_think_chars} characters leaves no thought; use 1 or more, or no limit")
     labels: dict[bytes, int] = {}  # label of each pair, MIXED, or WRITTEN
     check_file(out)
     if skip_bad:

@@ -119,8 +119,8 @@ def label(
     spent = [sum(row[name] for _, row in _entries(ledger)) for name in ("prompt_tokens", "completion_tokens")]
     yes = sum(row["answer"] == "yes" for _, row in labelled)
     return (
-        f"{out}: {len(labelled)} pairs labelled ({yes} yes, {len(labelled) - yes} no), {len(todo) - len(labelled)} replies were "
-        f"neither; {len(open_pairs)} asked now, {endpoint.retries} tries again; {spent[0]} prompt and {spent[1]} completion tokens "
+        f"{out}: {len(labelled)} pairs labelled ({yes} yes, {len(labelled) - yes} no), {len(todo) - len(labelled)} without a valid "
+        f"answer; {len(open_pairs)} sent now, {endpoint.retries} retries; {spent[0]} prompt and {spent[1]} completion tokens "
         f"in {ledger}"
     )
 

@@ -87,13 +87,13 @@ class Prompt(PromptSettings):
                 documents (use `bind_list`).
         """
         if self.lists:
-            raise PromptError(f"prompt {self.name} shows several documents at once, and one is asked about; use a method of lists")
+            raise PromptError(f"prompt {self.name} shows several documents at once and cannot score single ones; use a list method")
         return PairPromptEncoder(self._resolved(tokenizer), tokenizer, max_positions)
 
     def bind_list(self, tokenizer: Any, max_positions: int | None = None) -> "ListPromptEncoder":
         """Return the encoder of a setwise or listwise prompt; arguments as in `bind`. Raises PromptError for other kinds."""
         if not self.lists:
-            raise PromptError(f"prompt {self.name} shows one document, and several need one of kind setwise or listwise")
+            raise PromptError(f"prompt {self.name} shows one document; list methods need a prompt of kind setwise or listwise")
         return ListPromptEncoder(self._resolved(tokenizer), tokenizer, max_positions)
 
     def _resolved(self, tokenizer: Any) -> "Prompt":

@@ -79,7 +79,7 @@ def rearank_reward(
 
 def _grades(values: Any, row: int) -> list[float]:
     if not isinstance(values, (list, tuple)) or not values:
-        raise DataError(f"row {row}: 'grades' must be a list of numbers, one a document, got {shown(values)}")
+        raise DataError(f"row {row}: 'grades' must be a list of numbers, one per document, got {shown(values)}")
     return [number(value, f"row {row}: 'grades'") for value in values]
 
 

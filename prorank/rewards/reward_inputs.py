@@ -56,10 +56,10 @@ def column(values: Any, name: str, count: int) -> list[Any]:
     if values is None:
         raise DataError(f"the column '{name}' is missing; the dataset of this reward needs it")
     if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
-        raise DataError(f"the column '{name}' must be a list with one value a completion, not {shown(values)}")
+        raise DataError(f"the column '{name}' must be a list with one value per completion, not {shown(values)}")
     rows = [_plain(value) for value in values]
     if len(rows) != count:
-        raise DataError(f"{count} completions but {len(rows)} rows of the column '{name}'; give one a completion")
+        raise DataError(f"{count} completions but {len(rows)} rows of the column '{name}'; give one value per completion")
     return rows
 
 

@@ -56,7 +56,7 @@ class Rules:
         """Raise ConfigError if a weight or penalty is negative or the token limits contradict each other."""
         for key, value in asdict(self).items():
             if not value >= 0:
-                raise ConfigError(f"key 'reward.{key}' must not be negative (penalties are taken off), it is {value}")
+                raise ConfigError(f"key 'reward.{key}' must not be negative (penalties are subtracted), got {value}")
         if self.max_think_tokens < max(self.min_think_tokens, 1):
             raise ConfigError("key 'reward.max_think_tokens' must be at least 1 and not below min_think_tokens")
 

@@ -95,7 +95,9 @@ class Connection:
         try:
             return self.client.request(method, self.url + path, **options)
         except UnicodeEncodeError as error:
-            raise DataError(f"{self.url}: a text has half of a surrogate pair, which UTF-8 cannot carry; mend the text") from error
+            raise DataError(
+                f"{self.url}: a text has half of a surrogate pair, which UTF-8 cannot carry; correct the text"
+            ) from error
 
     def explain(self, error: Exception) -> str:
         """Return one line with the reason why there was no response, and the remedy."""

@@ -139,7 +139,9 @@ def _check_format(head: bytes, name: str, raised: type[ProRankError], unpacked: 
     """Raise if the first bytes or the file name show that a source is neither UTF-8 text nor gzip."""
     for kind, (magic, suffixes) in FORMATS.items():
         if re.match(magic, head, re.DOTALL) or name.lower().endswith(suffixes):
-            raise raised(f"{name}: is in the format {kind}, which is not read; unpack or convert it to text, or compress with gzip")
+            raise raised(
+                f"{name}: is in the format {kind}, which is not supported; unpack or convert it to text, or compress with gzip"
+            )
     if unpacked and head.startswith(GZIP):
         raise raised(f"{name}: is compressed with gzip twice; unpack it once")
     for encoding, start in ENCODINGS.items():

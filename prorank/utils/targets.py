@@ -41,7 +41,7 @@ def check_file(path: str | Path) -> None:
 def check_neighbour(path: str | Path, what: str) -> None:
     """Raise ConfigError if `what` cannot be put beside the output `path`, because `path` is not a regular file."""
     if is_special(path):
-        raise ConfigError(f"{path}: is no plain file, and {what} lies beside it; name a file")
+        raise ConfigError(f"{path}: is not a regular file, but {what} is written beside it; name a file")
 
 
 def check_folder(path: str | Path) -> None:
