@@ -1,6 +1,6 @@
-"""ProRank: train a small language model to rerank, then run it fast, anywhere.
+"""ProRank trains small language models to rerank, and runs them on CPUs and GPUs.
 
-Importing this package loads no model and no torch; public names are imported when they are first used.
+Importing this package loads neither models nor torch; public names are imported on first use.
 """
 
 from importlib import import_module

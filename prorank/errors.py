@@ -1,6 +1,6 @@
-"""The errors a user can mend: each says what is wrong, where, and what to do about it.
+"""Errors that users can fix. Each message says what is wrong, where, and how to fix it.
 
-The CLI turns every `ProRankError` into one line and exit code 2; anything else is a bug and shows its traceback.
+The CLI prints a `ProRankError` on one line and exits with code 2. Any other exception is a bug and shows its traceback.
 """
 
 from __future__ import annotations
@@ -13,32 +13,38 @@ from traceback import walk_tb
 
 
 class ProRankError(Exception):
-    """Base of all errors that a user can mend."""
+    """Base class of all errors that users can fix."""
 
 
 class DataError(ProRankError):
-    """A file of data is missing, malformed or inconsistent; the message names file and line."""
+    """A data file is missing, malformed or inconsistent. The message names file and line."""
 
 
 class ConfigError(ProRankError):
-    """A setting is unknown or has a wrong type or value; the message names file, key and the nearest valid one."""
+    """A setting is unknown, or its type or value is invalid. The message names file, key and the nearest valid key."""
 
 
 class ModelError(ProRankError):
-    """A checkpoint cannot be found, is incomplete, or does not fit (adapter for another base, no tokenizer)."""
+    """A checkpoint is missing, incomplete or incompatible (for example an adapter of another base)."""
 
 
 class PromptError(ProRankError):
-    """Prompt and tokenizer do not fit together, or a template is malformed."""
+    """A prompt does not fit the tokenizer, or a template is malformed."""
 
 
 class TrainingError(ProRankError):
-    """A run cannot go on: a loss, gradients or weights that are not finite, or a file that cannot be written. The message names the
-    step and what is saved."""
+    """A run cannot continue: loss, gradients or weights are not finite, or a file cannot be written.
+
+    The message names the step and what was saved.
+    """
 
 
 class ServerError(ProRankError):
-    """A server that was asked to rank did not; the message names its address. `status`: of its answer, if there was one."""
+    """A ranking server returned an error. The message names its address.
+
+    Attributes:
+        status: HTTP status, None if there was no response.
+    """
 
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
@@ -46,61 +52,64 @@ class ServerError(ProRankError):
 
 
 class ServerAway(ServerError):
-    """Nobody answers there: a refused connection, an unknown host, silence."""
+    """No response: connection refused, unknown host or timeout."""
 
 
 class KeyRefused(ServerError):
-    """The server wants a key, or another one (401, 403)."""
+    """The server rejects the API key (401, 403)."""
 
 
 class TooLarge(ServerError):
-    """The request has more bytes than the server takes (413)."""
+    """The request is larger than the server accepts (413)."""
 
 
 class TooBusy(ServerError):
-    """The server has too much to do, or is not ready, for longer than we wait (429, 503)."""
+    """The server stayed overloaded or not ready for longer than the client waits (429, 503)."""
 
 
 class ServerFailed(ServerError):
-    """The server's own fault (5xx, or 424)."""
+    """The server failed (5xx or 424)."""
 
 
 class MissingExtra(ProRankError, ImportError):
-    """An optional dependency is not installed; the message names the extra that brings it."""
+    """An optional dependency is not installed. The message names the extra to install."""
 
 
 class BrokenExtra(ProRankError, ImportError):
-    """An optional dependency is installed and does not load: a version that does not fit, a library of its own that is missing."""
+    """An optional dependency is installed but cannot be imported, for example because of an incompatible version."""
 
 
 @contextmanager
 def extra(name: str) -> Iterator[None]:
     """Wrap imports of optional packages: `with extra("eval"): import bm25s`.
 
+    Args:
+        name: the extra that installs the packages.
+
     Raises:
-        MissingExtra: a package that is imported here is not installed; the message names the extra that brings it.
-        BrokenExtra: it is installed and fails to load; the message gives its own reason first.
+        MissingExtra: a package is not installed; the message names the extra.
+        BrokenExtra: a package is installed but cannot be imported; the message begins with the reason.
     """
     try:
         yield
     except ProRankError:
         raise
-    except Exception as error:  # an import runs code of its own, which may fail in any way
+    except Exception as error:  # importing runs third-party code, which may raise any error
         if _not_installed(error):
             raise MissingExtra(f"{error}. This needs the extra '{name}': pip install 'prorank[{name}]'") from error
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BrokenExtra(
-            f"{reason}. What the extra '{name}' brings is installed, but does not load; reinstall the package that is named, or: "
+            f"{reason}. The packages of the extra '{name}' are installed but cannot be imported; reinstall the one named here, or: "
             f"pip install --upgrade 'prorank[{name}]'"
         ) from error
 
 
 def _not_installed(error: Exception) -> bool:
-    """Whether the package itself is missing, not something that it imports or a part of it that another version has."""
+    """Whether the package itself is missing, rather than one of its dependencies or a submodule that other versions have."""
     if not isinstance(error, ModuleNotFoundError):
         return False
     roots = [frame.f_globals.get("__name__", "").partition(".")[0] for frame, _ in walk_tb(error.__traceback__)]
-    block = roots[1:2]  # behind the frame of `extra`
+    block = roots[1:2]  # the frame after that of `extra`
     if not set(roots) <= {"prorank", "importlib", "_frozen_importlib", "_frozen_importlib_external", *block}:
         return False  # a package was being imported
     parent = sys.modules.get((error.name or "").rpartition(".")[0])
@@ -108,12 +117,12 @@ def _not_installed(error: Exception) -> bool:
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """Return "; did you mean 'x'?" for the choice closest to `word`, or the list of choices when none is close."""
+    """Return "; did you mean 'x'?" for the choice closest to `word`, or the list of choices if none is close."""
     choices = [str(choice) for choice in choices]
     close = get_close_matches(str(word), choices, n=1)
     return f"; did you mean '{close[0]}'?" if close else f"; valid: {', '.join(sorted(choices))}"
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its kind."""
+    """First line of an error's message, or the name of its class if it has no message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -243,7 +243,7 @@ def test_a_base_is_for_adapters_and_must_be_theirs(project):
     other = save_tiny(project / "other", seed=1)
     with pytest.raises(ModelError, match="trained on another base: other has other weights"):
         resolve("runs/tuned", base="other")
-    with pytest.raises(ModelError, match="is no adapter, so it has no base"):
+    with pytest.raises(ModelError, match="is not an adapter, so it has no base"):
         resolve(other, base="runs/base")
 
 

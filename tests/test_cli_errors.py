@@ -454,7 +454,8 @@ def test_what_lies_beside_an_output_needs_a_file(place):
     """Row 12: a ledger, or a file of bad lines, beside /dev/null would come into /dev."""
     place.write("log.jsonl", LOG)
     for verb, more, what in (("label", "", "its ledger"), ("import-logs", " --skip-bad", "the file of bad lines")):
-        place.fails(FILES[verb].replace("OUT", "/dev/null") + more, rf"/dev/null: is no plain file, and {what} lies beside it; .*")
+        message = rf"/dev/null: is not a regular file, but {what} is written beside it; .*"
+        place.fails(FILES[verb].replace("OUT", "/dev/null") + more, message)
 
 
 def test_the_cache_is_tried_before_the_work(place, monkeypatch):
@@ -506,7 +507,7 @@ def test_damaged_input_is_one_line(place):
     for command in readers:
         for name in ("cut", "flipped"):
             place.fails(command.format(name), rf"{name}:\d+: damaged or unreadable file \(.*\)")
-        place.fails(command.format("bz"), r"bz: is in the format bzip2, which is not read; .*")
+        place.fails(command.format("bz"), r"bz: is in the format bzip2, which is not supported; .*")
 
 
 def test_a_run_goes_through_pipes(place):

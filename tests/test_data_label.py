@@ -136,9 +136,9 @@ def test_replies_that_never_answer_are_left_out_and_asked_again_where_wanted(tmp
     teacher = Teacher([(200, {"content": "perhaps"})] * 2)
     pairs = write_pairs(tmp_path / "pairs", "good", "bad")
     said = label(pairs, tmp_path / "out", Endpoint(teacher.url, "big"), concurrency=1, max_attempts=2)
-    assert "1 replies were neither" in said and [row["document"] for row in read(tmp_path / "out")] == ["bad"]
+    assert "1 without a valid answer" in said and [row["document"] for row in read(tmp_path / "out")] == ["bad"]
     said = label(pairs, tmp_path / "out", Endpoint(teacher.url, "big"), concurrency=1)
-    assert "0 asked now" in said and "1 replies were neither" in said and len(read(tmp_path / "out")) == 1
+    assert "0 sent now" in said and "1 without a valid answer" in said and len(read(tmp_path / "out")) == 1
     label(pairs, tmp_path / "out", Endpoint(teacher.url, "big"), concurrency=1, retry_unparsed=True)
     assert len(read(tmp_path / "out")) == 2 and teacher.asked == ["good", "good", "bad", "good"]
     teacher.stop()
@@ -181,7 +181,7 @@ def test_patience_ends(tmp_path):
 
 def test_what_is_no_chat_completion_is_said(tmp_path, monkeypatch, teacher):
     monkeypatch.setattr(json, "dumps", lambda *a, keep=json.dumps, **k: '{"a": 1}' if a and "choices" in a[0] else keep(*a, **k))
-    with pytest.raises(DataError, match=r"no chat completion \(KeyError: 'choices'\)"):
+    with pytest.raises(DataError, match=r"not a chat completion \(KeyError: 'choices'\)"):
         label(write_pairs(tmp_path / "pairs", "a"), tmp_path / "out", Endpoint(teacher.url, "big"))
 
 

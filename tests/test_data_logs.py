@@ -134,7 +134,7 @@ def test_limits_are_checked_and_cuts_counted(tmp_path):
     source = write(tmp_path / "in", log("q", "a", "b", think="Yes. " * 10))
     assert convert(source, tmp_path / "out", max_think_chars=12).cut == 2
     assert [row["think"] for row in read(tmp_path / "out")] == ["Yes. Yes.", "b is about"]
-    with pytest.raises(DataError, match="at most 0 characters"):
+    with pytest.raises(DataError, match="a limit of 0 characters"):
         convert(source, tmp_path / "out", max_think_chars=0)
 
 

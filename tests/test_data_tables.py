@@ -96,7 +96,7 @@ def test_tables_that_cannot_be_read_are_refused_with_their_line(tmp_path, name, 
 def test_other_columns_are_named_in_a_warning(tmp_path, caplog):
     path = write(tmp_path / "l.csv", ",query,document,label,annotator\n0,q,d1,2,me\n1,q,d2,0,me\n")
     assert read_groups(path) == PAIRS
-    assert "l.csv: columns that pairs do not have are not read: 'column 1', 'annotator'" in caplog.text
+    assert "l.csv: ignored columns that pairs do not have: 'column 1', 'annotator'" in caplog.text
 
 
 def test_the_csv_module_keeps_its_limit(tmp_path):

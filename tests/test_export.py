@@ -166,7 +166,8 @@ def test_a_prompt_of_lists_is_merged_but_no_classifier(tmp_path):
     assert export(source, tmp_path / "out", format="merged").command == ""
     card = (tmp_path / "out" / "README.md").read_text()  # row 32: says what it was made from
     assert f"`prorank export --format merged` from `{tmp_path / 'model'}`; weights in fp32 (licence: mit)" in card
-    assert f'Reranker("{tmp_path / "out"}", method="listwise")' in card and "it is no `CrossEncoder`" in card and "\nlong\n" in card
+    assert f'Reranker("{tmp_path / "out"}", method="listwise")' in card
+    assert "it is not a `CrossEncoder`" in card and "\nlong\n" in card
     ranked = [Reranker(place, method="setwise", dtype="fp32").rank(QUERY, DOCUMENTS[:4]) for place in (source, tmp_path / "out")]
     assert ranked[0] == ranked[1]
 

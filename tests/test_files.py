@@ -145,7 +145,7 @@ def test_other_formats_are_named(kind, tmp_path):
     """Row 10: told by content, inside of gzip too."""
     for content in (PACKED[kind], gzip.compress(PACKED[kind])):
         (tmp_path / "docs").write_bytes(content)
-        with pytest.raises(DataError, match=f"docs: is in the format {kind}, which is not read"):
+        with pytest.raises(DataError, match=f"docs: is in the format {kind}, which is not supported"):
             read_documents(str(tmp_path / "docs"))
 
 

@@ -86,7 +86,7 @@ def test_a_folder_without_config_is_refused(tmp_path):
 
 def test_an_adapter_that_names_no_base_is_refused(tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
-    refused(tmp_path, "names no base")
+    refused(tmp_path, "does not name its base")
 
 
 def test_a_hub_id_offline_is_one_clear_line(monkeypatch, tmp_path):
@@ -115,7 +115,7 @@ def test_a_classifier_is_refused_when_loaded(tmp_path):
     tokenizer = byte_tokenizer()
     LlamaForSequenceClassification(tiny_llama(tokenizer).config).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="LlamaForSequenceClassification is no causal language model"):
+    with pytest.raises(ModelError, match="LlamaForSequenceClassification is not a causal language model"):
         load_model(resolve(tmp_path), torch.float32, CPU)
 
 

@@ -203,7 +203,7 @@ def test_an_order_in_writing_is_learned_without_a_thought():
     ({"answer": "[1] and [2]"}, "'answer' must be labels in brackets"),
     ({"answer": "[3]"}, "or one that is not among the 2"),
     ({"answer": "[1] > [1]"}, "names a document twice"),
-    ({"think": "<answer>"}, "'think' holds the tag <answer>"),
+    ({"think": "<answer>"}, "'think' contains the tag <answer>"),
 ])  # fmt: skip
 def test_lists_with_thoughts_are_checked(tmp_path, row, message):
     good = {"query": "q", "documents": ["a", "b"], "think": "so", "answer": "[2] > [1]"}

@@ -108,7 +108,7 @@ def test_in_memory_rerankers_take_each_strategy(tiny_llama_dir):
         assert each.fingerprint is None and each.weight_hashes == [] and each.calibration is None and each.choices == {}
         with pytest.raises(ModelError, match="a model in memory cannot be pickled"):
             each.__reduce__()
-    with pytest.raises(PromptError, match="use a method of lists"):
+    with pytest.raises(PromptError, match="use a list method"):
         Reranker.of(one.model, one.tokenizer, setwise)
 
 

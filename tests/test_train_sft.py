@@ -145,7 +145,7 @@ def test_bad_thoughts_name_the_line(tmp_path):
     for change, message in (
         ({"answer": "Yes"}, ":2: 'answer' must be yes or no, got 'Yes'"),
         ({"label": 0}, ":2: answer 'yes' and label 0 contradict each other"),
-        ({"think": "a </think> b"}, ":2: 'think' holds the tag </think>"),
+        ({"think": "a </think> b"}, ":2: 'think' contains the tag </think>"),
         ({"query": " "}, ":2: the query is empty"),
         ({"document": None}, ":2: 'document' must be a string"),
     ):

@@ -1,1 +1,1 @@
-"""Checkpoints: what a folder says of itself, its weights' check, adapters, prompts of known models, names, the loading lock."""
+"""Checkpoints: resolve names, load and save folders, check weights, apply adapters, and write model cards."""

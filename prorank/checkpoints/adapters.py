@@ -1,7 +1,7 @@
-"""Adapters of peft: read their settings, load them over their base, and merge them into its weights.
+"""Adapters of peft: read their settings, load them with their base, and merge them into its weights.
 
-Plain LoRA is merged without peft (see `plain_lora`). Everything else is loaded and merged by peft, and the logits before and after
-merging are compared: whatever peft learns to train, a merged model scores as peft's unmerged model does.
+Plain LoRA is merged without peft (see `plain_lora`). Other adapters are loaded and merged by peft, and the logits before and after
+merging are compared, so a merged model scores like peft's unmerged model, whatever the method.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 CONFIG = "adapter_config.json"
 TASKS_WITH_HEAD = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "SEQ_2_SEQ_LM")
-# These methods put vectors before the prompt or into attention; they change no weights.
+# These methods add vectors to the prompt or to attention, so they cannot be merged into weights.
 PROMPT_METHODS = ("PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "ADAPTION_PROMPT", "CARTRIDGE", "CPT")
-SHARED_WEIGHTS = re.compile(r"vblora_vector_bank|unilora_theta_d|\.tinylora_v\.")  # layers share them: stored once, elsewhere
+SHARED_WEIGHTS = re.compile(r"vblora_vector_bank|unilora_theta_d|\.tinylora_v\.")  # shared by layers and stored once
 SAVED = ".modules_to_save"
-ADAPTER_NAME = ".default"  # peft's name for the only adapter, which it puts into the names of weights that it reports
-WRAPPED = re.compile(r"(\.(token_adapter|base_layer|original_module|modules_to_save|lora_B))+$")  # inside a module that peft wraps
-TOLERANCE = 1e-3  # largest difference of logits between the merged model and peft's unmerged one, as a share of the largest logit
+ADAPTER_NAME = ".default"  # name of peft's only adapter, which occurs in the reported weight names
+WRAPPED = re.compile(r"(\.(token_adapter|base_layer|original_module|modules_to_save|lora_B))+$")  # inside modules that peft wraps
+TOLERANCE = 1e-3  # maximum difference of logits between merged and unmerged model, relative to the largest logit
 NUM_PROBE_TOKENS = 8
 
 
@@ -38,7 +38,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Read the settings of an adapter (`adapter_config.json`).
 
     Raises:
-        ModelError: the file is damaged, or an adapter of this kind cannot be used as a reranker.
+        ModelError: the file is damaged, or this kind of adapter cannot be used for reranking.
     """
     config = read_json(folder / CONFIG)
     task, kind = config.get("task_type"), str(config.get("peft_type") or "")
@@ -52,24 +52,23 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def with_adapter(model: PreTrainedModel, folder: Path, base: Path, train: bool) -> PreTrainedModel:
-    """Load an adapter over its base.
+    """Load an adapter with its base.
 
     Args:
-        model: the base in fp32; it is changed in place.
-        folder: of the adapter.
-        base: folder of the base, which a saved copy of the adapter will name.
-        train: keep the adapter apart and trainable, in peft's model, which passes on the attributes that it lacks itself. Otherwise
-            the adapter is merged.
+        model: the base in fp32, changed in place.
+        folder: folder of the adapter.
+        base: folder of the base, which a saved copy of the adapter names.
+        train: keep the adapter separate and trainable, and return peft's model. Otherwise merge the adapter.
 
     Raises:
-        ModelError: the adapter's weights do not fit the model, or merging it would change the scores.
+        ModelError: the adapter does not fit the model, or merging would change the scores.
     """
     shapes = _shapes(folder / ADAPTER)
     _fit_vocabulary(model, folder, shapes)
     if not train and _merged_as_plain_lora(model, folder, shapes):
         return model
     applied = _applied(model, folder, train)
-    for config in applied.peft_config.values():  # read by peft when it saves; it asks a hub for a bare name
+    for config in applied.peft_config.values():  # peft reads it when saving, and would query the hub for a bare name
         config.base_model_name_or_path = str(base)
     if not train:
         return _merged(applied, folder)
@@ -87,12 +86,12 @@ def _merged_as_plain_lora(model: PreTrainedModel, folder: Path, shapes: Shapes) 
 
 
 def vocabulary_rows(model: torch.nn.Module) -> int:
-    """Number of rows of the model's input embeddings, which peft may have wrapped."""
+    """Return the number of rows of the model's input embeddings, which peft may have wrapped."""
     return cast("torch.nn.Embedding", base_of(model).get_input_embeddings()).weight.shape[0]
 
 
 def check_head(model: torch.nn.Module) -> None:
-    """Raise ModelError if an adapter changes the output matrix: stages of training read that matrix without its adapter."""
+    """Raise ModelError if an adapter changes the output matrix, because training reads that matrix without the adapter."""
     head = base_of(model).get_output_embeddings()
     if any(hasattr(head, name) for name in ("base_layer", "original_module")):
         why = "the adapter changes the output matrix, which is read directly in training"
@@ -100,21 +99,21 @@ def check_head(model: torch.nn.Module) -> None:
 
 
 def _applied(base: PreTrainedModel, folder: Path, train: bool) -> PeftModel:
-    """The base in peft's model. Raises ModelError unless the file holds every weight of the adapter and no other."""
+    """Load the adapter with peft. Raises ModelError unless the file contains exactly the weights of the adapter."""
     from peft import PeftModel
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # peft warns of what is checked below, or of what no user could mend
+        warnings.simplefilter("ignore")  # peft warns of problems that are checked below or that users cannot fix
         try:
             model = PeftModel.from_pretrained(base, folder, is_trainable=train)
             report = model.load_adapter(folder, "default", is_trainable=train)
-        except KeyError as error:  # a module that was trained whole
+        except KeyError as error:  # a fully trained module
             raise ModelError(f"{folder / ADAPTER}: lacks the weight '{error.args[0]}'; copy the adapter again") from error
         except Exception as error:
             raise ModelError(f"{folder}: the adapter does not fit its base ({_reason(error)})") from error
     missing = [name.replace(ADAPTER_NAME, "") for name in report.missing_keys if not SHARED_WEIGHTS.search(name)]
     unexpected = {name.replace(ADAPTER_NAME, "") for name in report.unexpected_keys}
-    if any(SAVED in name for name in unexpected):  # peft writes modules_to_save twice, the second time under the module's own name
+    if any(SAVED in name for name in unexpected):  # peft writes modules_to_save twice, also under the module's own name
         stored = set(_shapes(folder / ADAPTER))
         unexpected = {name for name in unexpected if SAVED not in name or name.replace(SAVED, "") not in stored}
     check_report(folder / ADAPTER, {"missing_keys": missing, "unexpected_keys": unexpected})
@@ -122,7 +121,7 @@ def _applied(base: PreTrainedModel, folder: Path, train: bool) -> PeftModel:
 
 
 def _shapes(file: Path) -> Shapes:
-    """Shapes by name of the weights in a file."""
+    """Shape by name of the weights in a file."""
     from safetensors import safe_open
 
     with readable(file), safe_open(file, framework="pt") as handle:
@@ -130,13 +129,13 @@ def _shapes(file: Path) -> Shapes:
 
 
 def _reason(error: Exception) -> str:
-    """peft's message in one line: of several lines those that name the first weight."""
+    """peft's message on one line; of several lines, those that name the first weight."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:2]).replace("\t", " ")[:400] if lines else first_line(error)
 
 
 def _fit_vocabulary(model: PreTrainedModel, folder: Path, shapes: Shapes) -> None:
-    """Resize the base's embeddings to the rows of an adapter that was trained after tokens were added to the vocabulary."""
+    """Resize the base's embeddings for an adapter that was trained with added tokens."""
     embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
     names = [name for name, module in model.named_modules() if module is embeddings or (head is not None and module is head)]
     rows = {_rows(key, shape, names) for key, shape in shapes.items()} - {0, vocabulary_rows(model)}
@@ -147,7 +146,7 @@ def _fit_vocabulary(model: PreTrainedModel, folder: Path, shapes: Shapes) -> Non
 
 
 def _rows(key: str, shape: list[int], names: list[str]) -> int:
-    """Size of the vocabulary that a weight of an adapter was made for; 0 for weights whose shape does not depend on it."""
+    """Vocabulary size that an adapter weight was made for; 0 if its shape does not depend on it."""
     module, _, weight = key.removeprefix("base_model.model.").rpartition(".")
     if weight == "lora_embedding_A" and module in names:
         return shape[1]
@@ -155,12 +154,12 @@ def _rows(key: str, shape: list[int], names: list[str]) -> int:
 
 
 def _merged(model: PeftModel, folder: Path) -> PreTrainedModel:
-    """The base with the adapter in its weights. Raises ModelError if its logits differ from those of peft's unmerged model."""
+    """Merge the adapter into the base. Raises ModelError if the logits differ from those of the unmerged model."""
     want = _logits(model)
     _check_finite(want, folder)
     try:
         merged = merge(model)
-    except Exception as error:  # peft raises errors of many kinds for methods that cannot be merged
+    except Exception as error:  # peft raises many kinds of errors for methods that cannot be merged
         why = f"this adapter cannot be merged ({first_line(error)})"
         raise ModelError(f"{folder}: {why}; train one that can, such as LORA") from error
     difference = float((_logits(merged) - want).abs().max())
@@ -176,6 +175,6 @@ def _check_finite(logits: torch.Tensor, folder: Path) -> None:
 
 @torch.inference_mode()
 def _logits(model: torch.nn.Module) -> torch.Tensor:
-    """Logits [NUM_PROBE_TOKENS, vocabulary] of tokens from all over the vocabulary."""
+    """Logits [NUM_PROBE_TOKENS, vocabulary] for tokens spread over the whole vocabulary."""
     ids = torch.linspace(0, vocabulary_rows(model) - 1, NUM_PROBE_TOKENS).long()[None]
     return model(input_ids=ids, use_cache=False).logits[0].float()

@@ -1,7 +1,7 @@
-"""Model cards: README.md of a checkpoint's folder, true of that folder alone.
+"""Model cards: the README.md of a checkpoint folder.
 
-A card is front matter, a title and sections. What is known only of the folder as it lies there (how other libraries read it, its
-calibration) is a section that is written when the folder is, and replaced when that changes.
+A card has front matter, a title and sections. Statements that depend on the folder's current contents (use with other libraries,
+calibration) are sections, which are replaced when the contents change.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from .sources import BUILT_IN
 
 FILE = "README.md"
 CALIBRATION, LIBRARIES = "Calibration", "Other libraries"
-KEPT = ("Data", "Training")  # sections that stay true of weights that were merged or copied
-HUB_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"  # of the built-in model, as a hub knows it
+KEPT = ("Data", "Training")  # sections that remain valid for merged or copied weights
+HUB_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"  # hub id of the built-in model
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 USE = re.compile(r'(from prorank import Reranker\n.*?Reranker\()(?:"(?:[^"\\]|\\.)*")?', re.DOTALL)
 
 
 def read_card(folder: Path) -> str | None:
-    """The card of a folder, None where it has none."""
+    """Return the card of a folder, None if there is none."""
     path = folder / FILE
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
 
 
 def write_card(folder: Path, text: str) -> None:
-    """Write the card of a folder, whole or not at all."""
+    """Write the card of a folder atomically."""
     with atomic_file(folder / FILE) as handle:
         handle.write(text)
 
 
 def front_matter(card: str | None) -> dict[str, Any]:
-    """The settings before a card's title; none where there are none that can be read."""
+    """Return the front matter of a card; empty if there is none or it is invalid."""
     match = re.match(r"---\n(.*?)\n---\n", card or "", re.DOTALL)
     try:
         values = yaml.safe_load(match[1]) if match else None
@@ -52,7 +52,7 @@ def front_matter(card: str | None) -> dict[str, Any]:
 
 
 def hub_base(name: str, folder: Path) -> str | None:
-    """The hub id of the model that a checkpoint goes back to: its own, or what its card says; None where that is unknown."""
+    """Return the hub id of the model that a checkpoint was trained from: its own, or the one in its card; None if unknown."""
     if name in (BUILT_IN, DEFAULT):
         return HUB_BASE
     if HUB_ID.fullmatch(name) and not Path(name).exists():
@@ -62,20 +62,20 @@ def hub_base(name: str, folder: Path) -> str | None:
 
 
 def card_head(name: str, base: str | None, licence: str, library: str = "prorank") -> str:
-    """Front matter, as hubs read it, and title of a card. `base`: a hub id, or None."""
+    """Return front matter for hubs and the title of a card. `base`: hub id, or None."""
     values: dict[str, str | list[str]] = {"library_name": library, **({"base_model": base} if base else {}), "license": licence}
     values |= {"pipeline_tag": "text-ranking", "tags": ["reranker", "prorank"]}
     return f"---\n{yaml.safe_dump(values, sort_keys=False, default_flow_style=None, allow_unicode=True)}---\n# {Path(name).name}\n"
 
 
 def card_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown table of rows that all have the first one's keys."""
+    """Return a Markdown table. All rows have the keys of the first."""
     lines = [[*rows[0]], ["---"] * len(rows[0]), *([str(row[key]) for key in rows[0]] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def usage(name: str, lists: bool = False) -> str:
-    """Python that ranks with the checkpoint of this name; `lists`: it is shown several documents at once."""
+    """Return example code that ranks with a checkpoint. `lists`: whether its prompt shows several documents."""
     arguments = json.dumps(str(name), ensure_ascii=False) + (', method="listwise"' if lists else "")
     explanation = (
         "It is shown several documents at once and answers with the label of the best."
@@ -96,12 +96,19 @@ def model_card(
     name: str, base: str, hub: str | None, licence: str, stage: str, data: str, settings: Mapping[str, Any],
     measures: Mapping[str, Any], command: str, lists: bool = False,
 ) -> str:  # fmt: skip
-    """Card of what a stage trained.
+    """Return the card of a checkpoint that a training stage wrote.
 
     Args:
-        name: the folder as `Reranker` takes it. base: the checkpoint that training started from; hub: its hub id, or None.
-        measures: on the dev set.
-        lists: it is shown several documents at once.
+        name: the folder, as passed to `Reranker`.
+        base: the checkpoint that training started from.
+        hub: hub id of the base, or None.
+        licence: licence of the base.
+        stage: name of the stage.
+        data: the training data.
+        settings: the settings of the run.
+        measures: results on the dev set.
+        command: the command or function that was called.
+        lists: whether the prompt shows several documents.
     """
     rows = [{"measure": key, "value": value} for key, value in measures.items()] or [{"measure": "none", "value": ""}]
     return f"""{card_head(name, hub, licence)}
@@ -121,15 +128,16 @@ Data: {data}
 
 def adapted_card(
     name: str, base: str, hub: str | None, licence: str, data: Sequence[str], settings: Mapping[str, Any],
-    result: Mapping[str, Any],    shares: tuple[float, float], command: str,
+    result: Mapping[str, Any], shares: tuple[float, float], command: str,
 ) -> str:  # fmt: skip
-    """Card of what `prorank adapt` made.
+    """Return the card of a checkpoint that `prorank adapt` wrote.
 
     Args:
-        name, base, hub: as in `model_card`. data: all labels that were given.
-        settings: what the trainings had in common.
-        found: fields of `Adapted`.
-        shares: of the trained weights in this folder, and in what each training was measured with; the rest are those of `base`.
+        name, base, hub, licence, command: as in `model_card`.
+        data: files of the labels.
+        settings: settings that all trainings share.
+        result: fields of `Adapted`.
+        shares: shares of the trained weights in this folder and in the evaluation of each training; the rest are weights of `base`.
     """
     several = result["trainings"] > 1
     count = result["trainings"]
@@ -162,12 +170,14 @@ Data: {", ".join(data)} ({result["trained_on"]} queries)
 
 
 def merged_card(name: str, source: str, hub: str | None, licence: str, base: str, dtype: str, card: str | None, lists: bool) -> str:
-    """Card of a plain model that `prorank export` wrote.
+    """Return the card of a plain model that `prorank export` wrote.
 
     Args:
-        source: the checkpoint it was made from; card: that one's card, whose training and data hold here, too.
-        base: what an adapter lay over, "" for a checkpoint without one.
-        dtype: of the weights.
+        name, hub, licence, lists: as in `model_card`.
+        source: the exported checkpoint.
+        base: base of the adapter, "" if `source` is not an adapter.
+        dtype: type of the weights.
+        card: card of `source`, whose data and training sections are copied.
     """
     merged = f", an adapter over `{base}`, merged" if base else ""
     kept = "".join(f"\n## {title}\n\n{body}\n" for title in KEPT if (body := section_of(card, title)))
@@ -179,25 +189,25 @@ calibration: calibrate this folder anew for probabilities.
 
 
 def how_made(command: str, settings: Mapping[str, Any]) -> str:
-    """A command and its settings, as part of a section."""
+    """Return a command and its settings as part of a section."""
     chosen = "\n".join(f"{key}: {json.dumps(value, ensure_ascii=False, default=str)}" for key, value in settings.items())
     return f"Command: `{command}`\n\n```yaml\n{chosen}\n```\n"
 
 
 def command_line(function: str) -> str:
-    """The `prorank` command line of this process, or the name of a Python function where there is none."""
+    """Return the `prorank` command line of this process, or `function` if it was called from Python."""
     called = sys.argv and Path(sys.argv[0]).name == "prorank"
     return "prorank " + shlex.join(sys.argv[1:]) if called else function
 
 
 def section_of(card: str | None, title: str) -> str | None:
-    """The text of a section, None where the card has none of this title."""
+    """Return the text of a section, None if the card has no section of this title."""
     match = _section(title).search(card or "")
     return match[1].strip("\n") if match else None
 
 
 def with_section(card: str, title: str, body: str | None) -> str:
-    """The card with this section in place of the one of the same title, at the end where there was none; None: without it."""
+    """Return the card with a section replaced, or appended if it is new; removed if `body` is None."""
     written = f"## {title}\n\n{body.strip()}\n" if body else ""
     if match := _section(title).search(card):
         before, after = card[: match.start()], card[match.end() :]
@@ -210,11 +220,12 @@ def _section(title: str) -> re.Pattern[str]:
 
 
 def calibrated(folder: Path, calibration: Calibration, name: str | None = None) -> None:
-    """Bring the card of a folder, if it has one, in line with its calibration.
+    """Update the calibration section of a folder's card, if it has a card.
 
     Args:
-        found: the calibration that lies in the folder.
-        name: what `Reranker` takes to load the folder, where the card is that of another one, of which this is a copy.
+        folder: the checkpoint folder.
+        calibration: the calibration in the folder.
+        name: new name of the folder, if the card was copied from another one.
     """
     card = read_card(folder)
     if card is None:
@@ -226,7 +237,7 @@ def calibrated(folder: Path, calibration: Calibration, name: str | None = None) 
 
 
 def about_calibration(calibration: Calibration) -> str:
-    """What a card says of a calibration."""
+    """Return the text of the calibration section."""
     before, after = (figures.get("ece", float("nan")) for figures in (calibration.before, calibration.after))
     data = (
         f", fitted on {calibration.pairs} pairs of {calibration.queries} queries of `{calibration.data}`"

@@ -1,6 +1,6 @@
 """Prompts of published rerankers that have no prompt.json, recognised by name, config or model card.
 
-A reranker needs the prompt that it was trained with: with another one it gives plausible but wrong scores.
+A reranker needs the prompt it was trained with; with another one its scores are plausible but wrong.
 """
 
 from __future__ import annotations
@@ -16,31 +16,31 @@ from ..prompts.prompt import PRESETS, Prompt
 from ..prompts.published import MXBAI_TASK, QWEN3_SYSTEM
 
 log = logging.getLogger("prorank")
-# Presets by a pattern in the normalised names of their models.
+# Presets by a pattern that matches the normalised names of their models.
 PRESET_OF = (
     (re.compile(r"mxbai-rerank-(base|large)-v2"), "mxbai"),
     (re.compile(r"qwen3-reranker"), "qwen3-reranker"),
     (re.compile(r"rank-r1(?!\d)"), "rank-r1"),
     (re.compile(r"rerank-r0"), "rerank-r0"),
 )
-# Presets by the first sentence of their task, which some chat templates contain.
+# Presets by the first sentence of their instruction, which some chat templates contain.
 PHRASE_OF = ((MXBAI_TASK.split(". ")[0], "mxbai"), (QWEN3_SYSTEM.split(". ")[0], "qwen3-reranker"))
 RERANKER = re.compile(
     r"re-?rank|(^|[-/])((ze|rea|reason|lim|e)-?rank|rank-?(k?1(?!\d)|llama|zephyr|vicuna|gpt|mistral))|text-ranking|mono-?(qwen|t5)"
 )
-logged: set[tuple[Path, str]] = set()  # what was logged of which folder: once a process
+logged: set[tuple[Path, str]] = set()  # (folder, message) that were logged in this process
 
 
 def known_prompt(name: str, folders: list[Path], base: str = "") -> Prompt | None:
-    """The preset of a published reranker.
+    """Return the preset of a published reranker.
 
     Args:
-        name: by which the user named the checkpoint.
-        folders: of the adapter, if it is one, and of the weights.
-        base: name of the base in the adapter's settings.
+        name: the name that the user gave.
+        folders: folders of the adapter, if any, and of the weights.
+        base: name of the adapter's base.
 
     Returns:
-        None for a model that is not a known reranker.
+        The preset, None if the model is not a known reranker.
     """
     for evidence in _evidence(name, folders, base):
         preset = next((preset for pattern, preset in PRESET_OF if pattern.search(evidence)), None)
@@ -57,7 +57,7 @@ def check_plain(name: str, folders: list[Path], base: str = "") -> None:
         name, folders, base: see `known_prompt`.
 
     Raises:
-        ModelError: it calls itself a reranker, so it was trained with a prompt, but no preset is known for it.
+        ModelError: the checkpoint calls itself a reranker, but its prompt is unknown.
     """
     for evidence in _evidence(name, folders, base):
         if RERANKER.search(evidence):
@@ -81,7 +81,7 @@ def _tell(folder: Path, text: str, level: int = logging.WARNING) -> None:
 
 
 def _evidence(name: str, folders: list[Path], base: str) -> Iterator[str]:
-    """Names of a checkpoint, in lower case with hyphens between words, the most reliable first."""
+    """Names of a checkpoint in lower case with hyphens between words, most reliable first."""
     named = [name if name.count("/") == 1 and not Path(name).exists() else Path(name).name]
     for folder in (folder.resolve() for folder in folders):
         named += [folder.name, *(part.removeprefix("models--") for part in folder.parts if part.startswith("models--"))]
@@ -94,14 +94,14 @@ def _evidence(name: str, folders: list[Path], base: str) -> Iterator[str]:
 def _in_config(path: Path) -> list[str]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # reported where the config is loaded
+    except (OSError, ValueError):  # loading the config reports the error
         return []
     name = value.get("_name_or_path") if isinstance(value, dict) else None
     return [Path(name).name] if isinstance(name, str) else []
 
 
 def _in_card(path: Path) -> list[str]:
-    """Model, bases, task and tags in the front matter of a model card, and the card's title."""
+    """Model, bases, task and tags in the front matter of a model card, and its title."""
     if not path.is_file():
         return []
     text = path.read_text(encoding="utf-8", errors="replace")
@@ -113,7 +113,7 @@ def _in_card(path: Path) -> list[str]:
 
 
 def _templates(folders: list[Path]) -> Iterator[str]:
-    """Contents of the files that hold the folders' chat templates."""
+    """Contents of the files that hold the chat templates."""
     for path in (folder / name for folder in folders for name in ("chat_template.jinja", "tokenizer_config.json")):
         if path.is_file():
             yield path.read_text(encoding="utf-8", errors="replace")

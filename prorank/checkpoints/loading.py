@@ -1,6 +1,6 @@
 """Load the model, tokenizer and config of a resolved checkpoint.
 
-Only weights are cast to bf16: `model.to(bf16)` would also round the rotary frequencies, which makes far positions wrong.
+Only weights are cast to bf16. `model.to(bf16)` would also round the rotary frequencies, which gives wrong positions in long texts.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def pick_device(device: str | None) -> torch.device:
-    """The named device, or the best available one: cuda, mps, cpu. Raises ModelError for a device that is not available."""
+    """Return the named device, or the best available one: cuda, mps, cpu. Raises ModelError if the device is not available."""
     if device:
         kind = device.split(":")[0]
         there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
@@ -37,7 +37,7 @@ def pick_device(device: str | None) -> torch.device:
 
 @one_at_a_time
 def load_tokenizer(resolved: Resolved) -> Any:
-    """Load the checkpoint's tokenizer; it pads on the left and has a pad token. Raises ModelError if it cannot be read."""
+    """Load the tokenizer of a checkpoint, with left padding and a pad token. Raises ModelError if it cannot be read."""
     from transformers import AutoTokenizer
 
     with readable(resolved.tokenizer, "; copy its base's tokenizer files into it", "its tokenizer"):
@@ -50,7 +50,7 @@ def load_tokenizer(resolved: Resolved) -> Any:
 
 
 def pad_token(tokenizer: Any) -> str:
-    """A token to pad with, for tokenizers that name none; attention masks it."""
+    """Return a token for padding, for tokenizers without a pad token."""
     return tokenizer.eos_token or tokenizer.bos_token or tokenizer.convert_ids_to_tokens(0)
 
 
@@ -60,12 +60,12 @@ def load_model(resolved: Resolved, dtype: torch.dtype, device: torch.device, tra
 
     Args:
         resolved: the checkpoint.
-        dtype: of the weights.
-        device: where the model runs.
-        train: keep an adapter apart and trainable; otherwise it is merged into its base.
+        dtype: type of the weights.
+        device: device of the model.
+        train: keep an adapter separate and trainable; otherwise it is merged into its base.
 
     Raises:
-        ModelError: it is not a causal model, a file is damaged, or a weight is missing, unexpected or of another shape.
+        ModelError: the model is not a causal LM, a file is damaged, or a weight is missing, unexpected or has a wrong shape.
     """
     model = _load_causal(resolved, torch.float32 if resolved.adapter else dtype)  # merge in fp32, round once
     if resolved.adapter:
@@ -80,19 +80,19 @@ def load_model(resolved: Resolved, dtype: torch.dtype, device: torch.device, tra
 
 @one_at_a_time
 def load_config(resolved: Resolved) -> PretrainedConfig:
-    """Load the config (of transformers) of a checkpoint's model. Raises ModelError if it is damaged or not of a causal LM."""
+    """Load the transformers config of a checkpoint. Raises ModelError if it is damaged or not that of a causal LM."""
     from transformers import AutoConfig
 
     with readable(resolved.path / "config.json"):
         config = AutoConfig.from_pretrained(resolved.path, trust_remote_code=resolved.trust_remote_code, local_files_only=True)
     kinds = config.architectures or []
     if kinds and not any("CausalLM" in kind or "ConditionalGeneration" in kind for kind in kinds):
-        raise ModelError(f"{resolved.path}: {kinds[0]} is no causal language model, so it has no answer tokens to score")
+        raise ModelError(f"{resolved.path}: {kinds[0]} is not a causal language model, so it has no answer tokens to score")
     return config
 
 
 def _load_causal(resolved: Resolved, dtype: torch.dtype) -> PreTrainedModel:
-    """Load the model in `resolved.path`. Raises ModelError unless its files hold every weight and no other."""
+    """Load the model in `resolved.path`. Raises ModelError unless the files contain exactly its weights."""
     from transformers import AutoModelForCausalLM
 
     load_config(resolved)  # raises for models that are not causal language models
@@ -101,14 +101,14 @@ def _load_causal(resolved: Resolved, dtype: torch.dtype) -> PreTrainedModel:
             resolved.path, dtype=dtype, use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True,
             trust_remote_code=resolved.trust_remote_code, local_files_only=True,
         )  # fmt: skip
-    model, report = cast("tuple[PreTrainedModel, dict[str, Any]]", loaded)  # as output_loading_info is set
-    check_report(resolved.path, report)  # names wrong shapes, too
+    model, report = cast("tuple[PreTrainedModel, dict[str, Any]]", loaded)  # because output_loading_info is set
+    check_report(resolved.path, report)  # also names wrong shapes
     return model
 
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """Hide the progress bars of transformers, which would disturb ours."""
+    """Hide the progress bars of transformers."""
     from transformers.utils import logging as bars
 
     shown = bars.is_progress_bar_enabled()

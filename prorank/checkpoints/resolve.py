@@ -1,6 +1,6 @@
-"""Resolve the name of a checkpoint to its folders, and check their files before any weights are loaded.
+"""Resolve the name of a checkpoint to its folders, and check the files before weights are loaded.
 
-An adapter is accepted only over the base it was trained on, which is identified by a hash of the weights.
+An adapter is accepted only with the base it was trained on, which is identified by a hash of its weights.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from .weight_hashes import weight_hash
 from .weights import check_files, read_json
 
 log = logging.getLogger("prorank")
-# Bases whose licence forbids commercial use, by a part of their name.
+# Licences that forbid commercial use, by a part of the base's name.
 RESEARCH_ONLY = {"mobilellm-r1": "FAIR Noncommercial Research License"}
 LICENCES = {"smollm2": "apache-2.0", "deepseek-r1-distill-qwen": "mit", "mobilellm-r1": "fair-noncommercial-research-license"}
 NAME_BASE = "name the folder of its base (base= or --base)"
 
-# Folders of a command that left no checkpoint in them: the file by which they are known, and what to do.
+# Output folders of commands that wrote no checkpoint: the file that identifies them, and the remedy.
 WITHOUT = {
     "config.yaml": "this run holds no finished checkpoint yet; finish it with prorank train … --resume",
     "adapted.json": "adapt found nothing better here, so the old model stays; use that one",
@@ -38,14 +38,14 @@ WITHOUT = {
 
 @dataclass(frozen=True)
 class Resolved:
-    """Where the files of a checkpoint are.
+    """Location of the files of a checkpoint.
 
     Attributes:
-        name: by which the user named it.
-        path: folder of the weights; of the base's, if it is an adapter.
-        adapter: folder of the adapter, None for a checkpoint that is not one.
-        base: name of the base in the adapter's settings, "" if it is not an adapter.
-        trust_remote_code: whether Python files that come with the checkpoint may be run.
+        name: the name that the user gave.
+        path: folder of the weights; for an adapter, of the base's weights.
+        adapter: folder of the adapter, None if the checkpoint is not an adapter.
+        base: name of the adapter's base, "" if the checkpoint is not an adapter.
+        trust_remote_code: whether Python files of the checkpoint may be executed.
     """
 
     name: str
@@ -56,12 +56,12 @@ class Resolved:
 
     @property
     def folder(self) -> Path:
-        """The folder that holds the prompt: the adapter's, or else that of the weights."""
+        """Folder of the prompt: the adapter's, or that of the weights."""
         return self.adapter or self.path
 
     @property
     def tokenizer(self) -> Path:
-        """The folder that holds the tokenizer: the base's, if an adapter has none."""
+        """Folder of the tokenizer: the base's if the adapter has none."""
         return self.folder if _has_tokenizer(self.folder) else self.path
 
 
@@ -69,13 +69,13 @@ def resolve(name: str | Path, base: str | Path | None = None, trust_remote_code:
     """Find a checkpoint and check its files. Local paths never cause network access.
 
     Args:
-        name: `prorank-smollm2-135m` (comes with the package), `smollm2-135m`, a folder, a GGUF file, a LoRA adapter's folder, or a
-            hub id.
-        base: location of an adapter's base, in place of the name in the adapter's settings.
-        trust_remote_code: also fetch the Python files of a hub repository, and allow them to be run.
+        name: `prorank-smollm2-135m` (part of the package), `smollm2-135m`, a folder, a GGUF file, a LoRA adapter's folder, or a hub
+            id.
+        base: location of an adapter's base, which replaces the name in the adapter's settings.
+        trust_remote_code: also download the Python files of a hub repository, and allow them to be executed.
 
     Raises:
-        ModelError: names what is missing or damaged, and the remedy.
+        ModelError: the checkpoint is missing, incomplete or damaged. The message gives the remedy.
     """
     text = str(name)
     for part, licence in RESEARCH_ONLY.items():
@@ -83,12 +83,12 @@ def resolve(name: str | Path, base: str | Path | None = None, trust_remote_code:
             log.warning("%s: %s, research use only", text, licence)
     resolved = _local(text, _folder_of(text, trust_remote_code), base, trust_remote_code)
     if base and not resolved.adapter:
-        raise ModelError(f"{text}: is no adapter, so it has no base; leave base ('{base}') out")
+        raise ModelError(f"{text}: is not an adapter, so it has no base; omit base ('{base}')")
     return resolved
 
 
 def _folder_of(text: str, code: bool) -> Path:
-    """The folder with the files of a checkpoint, after converting or fetching them if necessary."""
+    """Folder of a checkpoint's files, downloaded or converted if necessary."""
     path = Path(os.path.expanduser(text))
     if text in (DEFAULT, BUILT_IN):
         return default_model() if text == DEFAULT else built_in()
@@ -105,13 +105,13 @@ def _folder_of(text: str, code: bool) -> Path:
 
 
 def is_adapter(name: str | Path) -> bool:
-    """Whether a name is that of a local adapter; its files are not read."""
+    """Whether a name is that of a local adapter. Its files are not read."""
     path = Path(os.path.expanduser(name))
     return str(name) == DEFAULT or (os.path.isdir(path) and (_checkpoint_in(path) / ADAPTER_CONFIG).is_file())
 
 
 def licence_of(name: str, folder: Path) -> str:
-    """The licence of a checkpoint: from its model card, else from a base that is known by name, else "other"."""
+    """Return the licence of a checkpoint: from its model card, else of a base known by name, else "other"."""
     card = folder / "README.md"
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
     licence_line = re.search(r"^license: *(.+)$", text.split("---\n")[1], re.M) if text.startswith("---\n") else None
@@ -120,7 +120,7 @@ def licence_of(name: str, folder: Path) -> str:
 
 
 def _checkpoint_in(folder: Path) -> Path:
-    """The folder, or its `model` folder if `train` or `adapt` wrote it. Raises ModelError if they left no checkpoint in it."""
+    """The folder, or its `model` subfolder if `train` or `adapt` wrote it. Raises ModelError if they wrote no checkpoint."""
     if any((folder / own).is_file() for own in ("config.json", "adapter_config.json")):
         return folder
     if (folder / "model").is_dir():
@@ -136,7 +136,7 @@ def _local(name: str, path: Path, base: str | Path | None, code: bool) -> Resolv
     if (path / ADAPTER_CONFIG).is_file():
         return _adapter(name, path, base, code)
     if not (path / "config.json").is_file():
-        raise ModelError(f"{path}: neither config.json nor adapter_config.json, so this is no checkpoint folder")
+        raise ModelError(f"{path}: neither config.json nor adapter_config.json, so this is not a checkpoint folder")
     if not _has_tokenizer(path):
         raise ModelError(f"{path}: the checkpoint has no tokenizer (tokenizer.json); copy its base's tokenizer files into it")
     read_json(path / "config.json")
@@ -149,20 +149,22 @@ def _has_tokenizer(path: Path) -> bool:
 
 
 def _adapter(name: str, path: Path, base: str | Path | None, code: bool) -> Resolved:
-    """An adapter together with the base it was trained on."""
+    """Resolve an adapter and its base."""
     config, known = read_config(path), path / "base.json"
     stored = read_json(known) if known.is_file() else {}
     wanted = str(base or stored.get("name") or config.get("base_model_name_or_path") or "")
     if not wanted:
-        raise ModelError(f"{path / ADAPTER_CONFIG}: names no base (base_model_name_or_path); {NAME_BASE}")
+        raise ModelError(f"{path / ADAPTER_CONFIG}: does not name its base (base_model_name_or_path); {NAME_BASE}")
     check_files(path)
     below = _base_of(path, [wanted] if base else _places(wanted, path), stored.get("sha256"), code)
     return Resolved(name, below.path, path, below.name, code)
 
 
 def _places(base: str, adapter: Path) -> list[str]:
-    """Candidate locations of an adapter's base: its name relative to the current folder and to each parent of the adapter that
-    exist, else the name itself."""
+    """Candidate locations of an adapter's base.
+
+    These are the existing paths of its name relative to the current folder and to each parent of the adapter, else the name itself.
+    """
     if base in (DEFAULT, BUILT_IN):
         return [base]
     around = [parent / base for parent in adapter.resolve().parents]
@@ -172,7 +174,7 @@ def _places(base: str, adapter: Path) -> list[str]:
 
 
 def _base_of(adapter: Path, places: list[str], sha256: str | None, code: bool) -> Resolved:
-    """The first base in `places` whose weights have this hash; the first one at all, if the adapter has none."""
+    """The first base in `places` whose weights have this hash, or the first one if `sha256` is None."""
     faults = []
     for place in places:
         try:
@@ -194,14 +196,14 @@ def _below(base: str, code: bool) -> Resolved:
 
 
 def prompt_of(resolved: Resolved, fallback: Any = None) -> Prompt:
-    """The prompt to use a checkpoint with: the one it was trained with, else `fallback`.
+    """Return the prompt of a checkpoint: the one it was trained with, else `fallback`.
 
     Args:
         resolved: the checkpoint.
-        fallback: a Prompt, name or mapping; None stands for the default preset.
+        fallback: a Prompt, name or mapping; None for the default preset.
 
     Raises:
-        ModelError: there is no fallback, and the checkpoint is a reranker whose prompt is not known.
+        ModelError: `fallback` is None, and the checkpoint is a reranker whose prompt is unknown.
     """
     own = trained_prompt(resolved)
     if not own and fallback is None:
@@ -210,7 +212,7 @@ def prompt_of(resolved: Resolved, fallback: Any = None) -> Prompt:
 
 
 def trained_prompt(resolved: Resolved) -> Prompt | None:
-    """The prompt that a checkpoint was trained with: saved with it, or known of a published reranker; None for other models."""
+    """Return the prompt that a checkpoint was trained with: saved with it, or of a known reranker; None for other models."""
     return Prompt.load(resolved.folder) or known_prompt(resolved.name, _folders(resolved), resolved.base)
 
 

@@ -1,7 +1,7 @@
-"""Save a checkpoint as a plain Hugging Face folder that other libraries read too.
+"""Save a checkpoint as a Hugging Face folder that other libraries can read.
 
-With `modules.json` and a `LogitScore` config sentence-transformers' CrossEncoder reads the folder: its chat template is the Prompt.
-Whether its scores are the same as ours is tried on the folder's own tokenizer, and its card says where they are not.
+`modules.json` and a `LogitScore` config let sentence-transformers' CrossEncoder load the folder; the chat template renders the
+Prompt. The saved tokenizer is tested, and the card states where CrossEncoder's scores differ from ours.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ ST_TRANSFORMER = {
     },
     "module_output_name": "causal_logits",
 }
-# Cutting the rendered text would take a query that stands after the document with it, so such prompts go uncut.
+# Truncating the rendered text would remove a query that follows the document, so such prompts are not truncated.
 UNCUT = {"processing_kwargs": {"text": {"truncation": False}}}
 ST_CONFIG: dict[str, Any] = {
     "activation_fn": "torch.nn.modules.linear.Identity",
@@ -55,7 +55,7 @@ ELSEWHERE = """\
 share tokens with the texts. `prorank.integrations.sentence_transformers.CrossEncoder` gives the same scores as `Reranker`."""
 PLAIN = ("where is the garden 42?", "The garden is near the river.", "a")
 HARD = (" ", "\n\t", "  a garden", "the river \n", "")
-# The saved chat template: the Prompt for the roles query and document, the tokenizer's own chat otherwise.
+# The saved chat template renders the Prompt for the roles query and document, else the tokenizer's own chat.
 CHAT_IF = "{%- if messages | selectattr('role', 'equalto', 'document') | list -%}"
 
 
@@ -63,19 +63,23 @@ def save_checkpoint(
     folder: str | Path, model: PreTrainedModel, encoder: PairPromptEncoder | ListPromptEncoder,
     base: tuple[str, Path] | None = None,    card: str | None = None,
 ) -> Path:  # fmt: skip
-    """Write model (or adapter), tokenizer, prompt, card and, for prompts of one document, what sentence-transformers reads; all or
-    nothing.
+    """Save model (or adapter), tokenizer, prompt and card, and the files of sentence-transformers for prompts of one document.
 
     Args:
-        folder: replaced if it exists.
-        base: for an adapter, its base's name and folder, stored with a hash of the weights (`base.json`).
+        folder: target, replaced atomically.
+        model: the model, or peft's model with an adapter.
+        encoder: prompt and tokenizer.
+        base: for an adapter, name and folder of its base. They are stored in `base.json` with a hash of the weights.
         card: text of README.md.
+
+    Returns:
+        The folder.
     """
     folder = Path(folder)
     with atomic_folder(folder) as beside:
         with without_bars():
             model.save_pretrained(beside)
-        (beside / CARD).unlink(missing_ok=True)  # peft's, which has nothing filled in
+        (beside / CARD).unlink(missing_ok=True)  # peft's template, which is not filled in
         if base and (beside / "adapter_config.json").is_file():
             write_json(beside / "base.json", {"name": base[0], "sha256": weight_hash(base[1])})
         encoder.prompt.save(beside)
@@ -90,8 +94,10 @@ def save_checkpoint(
 
 
 def name_as_before(folder: Path) -> None:
-    """Name settings as transformers 4 does, too, by which many servers read. Without `rope_theta` they would turn positions by
-    another base, and score wrongly without a word."""
+    """Add the names that transformers 4 used to config.json, because many servers read them.
+
+    Without `rope_theta` they would use another base for rotary positions, and give wrong scores without an error.
+    """
     config = folder / "config.json"
     if config.is_file():
         values = json.loads(config.read_text(encoding="utf-8"))
@@ -107,10 +113,10 @@ def name_as_before(folder: Path) -> None:
 
 
 def _save_for_pairs(folder: Path, encoder: PairPromptEncoder) -> None:
-    """The tokenizer with the Prompt as chat template, and what sentence-transformers needs to score pairs."""
+    """Save the tokenizer with the Prompt as chat template, and the configs of sentence-transformers."""
     _tokenizer_with(encoder).save_pretrained(folder)
     name_as_before(folder)
-    if encoder.prompt.escape_special_tokens and not drops_breaks(_read_back(folder)):  # some classes build their own pre-tokenizer
+    if encoder.prompt.escape_special_tokens and not drops_breaks(_read_back(folder)):  # some classes replace the pre-tokenizer
         _tokenizer_with(encoder, breaks=False).save_pretrained(folder)
     no, yes = encoder.answer_ids
     write_json(folder / "modules.json", ST_MODULES)
@@ -124,36 +130,38 @@ def _save_for_pairs(folder: Path, encoder: PairPromptEncoder) -> None:
 
 
 def _tokenizer_with(encoder: PairPromptEncoder, breaks: bool = True) -> Any:
-    """A copy of the tokenizer whose chat template renders the Prompt for query/document roles and chats as before otherwise;
-    `breaks`: with marks around white space, see `prorank.prompts.sentinels`."""
+    """Return a copy of the tokenizer whose chat template renders the Prompt for the roles query and document.
+
+    For other roles it chats as before. `breaks`: mark white space at the ends of texts, see `prorank.prompts.sentinels`.
+    """
     tokenizer = copy.deepcopy(encoder.tokenizer)
     marks = encoder.prompt.escape_special_tokens and getattr(tokenizer, "is_fast", False)
     if marks:
         heed_marks(tokenizer)
     ours = encoder.direct().chat_template(marks, marks and breaks)
-    chat = own_chat(tokenizer).removesuffix("\n")  # Jinja too drops the last newline
+    chat = own_chat(tokenizer).removesuffix("\n")  # Jinja also drops the final newline
     tokenizer.chat_template = CHAT_IF + ours + "{%- else -%}" + CHAT_MARK + chat + CHAT_END if chat else ours + CHAT_MARK
     tokenizer.model_max_length = encoder.longest
     tokenizer.padding_side, tokenizer.truncation_side = "left", "right"
-    if tokenizer.pad_token_id is None:  # CrossEncoder pads
+    if tokenizer.pad_token_id is None:  # CrossEncoder needs padding
         tokenizer.pad_token = pad_token(tokenizer)
     return tokenizer
 
 
 def _read_back(folder: Path) -> Any:
-    """The tokenizer of a folder as other libraries find it."""
+    """Load the tokenizer of a folder as other libraries do."""
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def about_libraries(folder: Path, encoder: PairPromptEncoder | ListPromptEncoder) -> str:
-    """What a card says of other libraries, tried on the folder's own tokenizer."""
+    """Return the card's text on other libraries, after testing the saved tokenizer."""
     if (folder / "adapter_config.json").is_file():
         return "This is a LoRA adapter: `prorank export --format merged` makes a plain model of it for other libraries."
     plain = "The folder loads in `transformers.AutoModelForCausalLM`"
     if not isinstance(encoder, PairPromptEncoder):
-        return f"{plain}; as its prompt shows several documents at once, it is no `CrossEncoder` of sentence-transformers."
+        return f"{plain}; as its prompt shows several documents at once, it is not a `CrossEncoder` of sentence-transformers."
     tokenizer, direct = _read_back(folder), encoder.direct()
     if not same_ids(tokenizer, direct, PLAIN):
         return f"{plain}, and in\n{ELSEWHERE}"
@@ -168,7 +176,7 @@ def about_libraries(folder: Path, encoder: PairPromptEncoder | ListPromptEncoder
 
 
 def same_ids(tokenizer: Any, encoder: PairPromptEncoder, texts: Sequence[str]) -> bool:
-    """Whether the tokenizer's chat template gives the Prompt's ids for pairs with these texts."""
+    """Whether the tokenizer's chat template gives the same ids as the encoder for pairs with these texts."""
     spelled = [special for special in special_texts(encoder.tokenizer)[:4]] if texts is HARD else []
     pairs = [pair for text in [*texts, *spelled] for pair in ((PLAIN[0], text), (text, PLAIN[0])) if pair[0].strip()]
     for query, document in pairs:
@@ -181,4 +189,5 @@ def same_ids(tokenizer: Any, encoder: PairPromptEncoder, texts: Sequence[str]) -
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON. Raises ValueError if a number is not finite."""
     path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")

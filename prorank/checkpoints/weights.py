@@ -1,6 +1,6 @@
-"""Checks of weights: files are complete, and they hold every weight of the model and no other.
+"""Check weights: files are complete, and they contain exactly the weights of the model.
 
-transformers and peft initialise missing weights at random, drop unexpected ones, and only warn of both.
+transformers and peft initialise missing weights randomly and drop unexpected ones, with only a warning.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..errors import ModelError, ProRankError, first_line
 
 SINGLE, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"
 LFS_POINTER = b"version https://git-lfs"
-# Unexpected names that are harmless: buffers that the model computes itself, and the value head of a training run.
+# Harmless unexpected names: buffers that the model computes, and the value head of a training run.
 NO_WEIGHT = re.compile(
     r"(rope_freqs\.weight|\.rotary_emb\.inv_freq|\.attn(ention)?\.(masked_)?bias|position_ids|(^|\.)v(alue)?_head\.[\w.]+)$"
 )
@@ -25,12 +25,18 @@ NO_WEIGHT = re.compile(
 
 @contextmanager
 def readable(what: str | Path, remedy: str = "", part: str = "") -> Iterator[None]:
-    """Convert any exception raised inside into a one-line ModelError that names `what`, or `part` of it, and a `remedy`."""
+    """Convert any exception in the block to a one-line ModelError.
+
+    Args:
+        what: name of the checkpoint or file, for the message.
+        remedy: appended to the message.
+        part: the part of it that is read.
+    """
     try:
         yield
     except ProRankError:
         raise
-    except Exception as error:  # damaged files make the libraries raise errors of every kind
+    except Exception as error:  # the libraries may raise any error for damaged files
         if "trust_remote_code" in str(error):
             remedy = "; trust_remote_code=True or --trust-remote-code runs the code that it brings"
         raise ModelError(f"{what}: {part + ' ' if part else ''}cannot be read ({first_line(error)}){remedy}") from error
@@ -48,7 +54,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold the weights of a folder, in the order of transformers' preference; the adapter's, if it is one.
+    """Return the weight files of a folder in transformers' order of preference, or those of an adapter.
 
     Raises:
         ModelError: there are none, or the index is damaged or names a missing file.
@@ -62,7 +68,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _shards(index: Path) -> list[Path]:
-    """The files that an index of shards names, each once."""
+    """The files in an index of shards, without duplicates."""
     named = read_json(index).get("weight_map")
     if not isinstance(named, dict) or not named or not all(isinstance(file, str) for file in named.values()):
         raise ModelError(f"{index}: has no weight_map from weights to files; copy the file again")
@@ -75,7 +81,7 @@ def _shards(index: Path) -> list[Path]:
 
 
 def check_files(folder: Path) -> None:
-    """Raise ModelError if files of weights are missing or truncated. Reads only their headers."""
+    """Raise ModelError if weight files are missing or truncated. Only headers are read."""
     for file in weight_files(folder):
         _check_file(file)
 
@@ -94,23 +100,24 @@ def _check_file(file: Path) -> None:
 
 
 def check_resumable(folder: Path) -> None:
-    """Raise ModelError if a file of a training checkpoint is truncated: weights, optimiser, random state, value head."""
+    """Raise ModelError if a file of a training checkpoint is truncated: weights, optimizer, random state, value head."""
     remedy = f"; remove {folder.name} and resume from the checkpoint before it"
     read_json(folder / "run.json")
     for file in sorted(folder.glob("*.safetensors")):
         _check_file(file)
     for file in sorted([*folder.glob("*.pt"), *folder.glob("*.pth")]):
-        if not zipfile.is_zipfile(file):  # torch writes zip files, whose directory is at the end
+        if not zipfile.is_zipfile(file):  # torch writes zip files, which end with their directory
             raise ModelError(f"{file}: is cut or damaged{remedy}")
 
 
 def check_report(where: Path, report: dict[str, Any]) -> None:
-    """Raise ModelError if weights of the model are missing, unexpected or of another shape.
+    """Raise ModelError if weights are missing, unexpected or have wrong shapes.
 
     Args:
         where: file or folder of the weights, for the message.
-        report: of transformers: "missing_keys" and "unexpected_keys" (names), "mismatched_keys" (name, shape in the file, shape in
-            the model).
+        report: loading report of transformers: "missing_keys" and "unexpected_keys" (names), and "mismatched_keys" (name, shape in
+            the
+            file, shape in the model).
     """
     missing = sorted(report["missing_keys"])
     unexpected = sorted(name for name in report["unexpected_keys"] if not NO_WEIGHT.search(name))

@@ -1,4 +1,4 @@
-"""Training and evaluation data: examples, file formats, BM25, hard negatives, the demo's task.
+"""Training and evaluation data: examples, file formats, BM25 and hard negatives.
 
-Nothing in here knows a tokenizer or a model; texts go out as they came in.
+This package knows no tokenizers or models; texts are returned as they were read.
 """

@@ -1,6 +1,6 @@
-"""BEIR folders: documents, queries and labels of one split.
+"""Read BEIR folders: documents, queries and the labels of one split.
 
-A document's text is `(title + " " + text).strip()`, BEIR's rule; any other shifts every published figure.
+The text of a document is `(title + " " + text).strip()`, as in BEIR. Any other rule changes published scores.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ class Collection:
     """Documents, queries and labels.
 
     Attributes:
-        name: the folder's name.
+        name: name of the folder.
         corpus: text by document id.
-        queries: text by query id, those with labels only.
-        qrels: label by query id and document id; may name documents or queries without text, see `unknown`.
-        qrels_path: the label file, for messages.
-        excluded: (query id, document id) pairs left out of `qrels`, to be left out of runs as well (`trec.drop_pairs`).
+        queries: text by query id, for the queries that have labels.
+        qrels: label by query id and document id. May contain ids without a text, see `unknown`.
+        qrels_path: file of the labels, for error messages.
+        excluded: (query id, document id) pairs removed from `qrels`; remove them from runs with `trec.drop_pairs`.
     """
 
     name: str
@@ -35,12 +35,19 @@ class Collection:
     excluded: frozenset[tuple[str, str]] = field(default_factory=frozenset)
 
     def unknown(self) -> tuple[list[tuple[str, str]], list[str]]:
-        """(labelled (query id, document id) pairs whose document has no text, labelled query ids without text)."""
+        """Labels without texts.
+
+        Returns:
+            (labelled pairs of query id and document id whose document has no text, labelled query ids without a text).
+        """
         documents = [(qid, doc) for qid, row in self.qrels.items() for doc in row if doc not in self.corpus]
         return documents, [qid for qid in self.qrels if qid not in self.queries]
 
     def check_training(self) -> None:
-        """Raise DataError with file:line if a label that is not excluded names an unknown document or query, or is negative."""
+        """Raise DataError if a label is negative or names an unknown query or document, unless the pair is excluded.
+
+        The message names file and line.
+        """
         rows = iter_qrels(self.qrels_path) if self.qrels_path else self._rows()
         for number, qid, doc_id, label in rows:
             if (qid, doc_id) in self.excluded:
@@ -60,18 +67,18 @@ class Collection:
 def read_beir(
     folder: str | Path, split: str = "test", qrels: str | Path | None = None, exclude: str | Path | None = None
 ) -> Collection:
-    """Read a BEIR folder: corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv (each may end in .gz).
+    """Read a BEIR folder: corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv, each plain or with .gz.
 
-    Labels of documents without text are no error here (evaluation counts them); training calls `check_training`.
+    Labels may name documents without a text; evaluation counts them, and training rejects them (`Collection.check_training`).
 
     Args:
         folder: the folder.
-        split: name of the label file.
-        qrels: label file to use instead, TREC or BEIR form.
+        split: name of the split.
+        qrels: label file to use instead of the split's, in TREC or BEIR format.
         exclude: file of (query id, document id) pairs to leave out.
 
     Raises:
-        DataError: missing file, malformed line (file:line), duplicate id, empty corpus, labels for no known query.
+        DataError: a file is missing, a line is malformed, an id occurs twice, the corpus is empty, or no labelled query has a text.
     """
     folder = _checked(folder)
     qrels_path = Path(qrels) if qrels else _split_file(folder, split)
@@ -85,20 +92,27 @@ def read_beir(
 
 
 def read_texts(folder: str | Path) -> tuple[dict[str, str], dict[str, str]]:
-    """(documents, queries) of a BEIR folder, text by id; labels are not looked at. Raises DataError as `read_beir` does."""
+    """Read the texts of a BEIR folder without its labels.
+
+    Returns:
+        (documents, queries), each text by id.
+
+    Raises:
+        DataError: see `read_beir`.
+    """
     folder = _checked(folder)
     return _texts(_existing_file(folder, "corpus.jsonl")), _texts(_existing_file(folder, "queries.jsonl"), titles=False)
 
 
 def _checked(folder: str | Path) -> Path:
-    """The folder as a path. Raises DataError if there is none."""
+    """Return the folder as a Path. Raises DataError if it does not exist."""
     if not Path(folder).is_dir():
         raise DataError(f"{folder}: no such folder; expected a BEIR folder with corpus.jsonl, queries.jsonl, qrels/")
     return Path(folder)
 
 
 def _existing_file(folder: Path, name: str) -> Path:
-    """`folder/name` or `folder/name.gz`."""
+    """Return `folder/name` or `folder/name.gz`. Raises DataError if neither exists."""
     for path in (folder / name, folder / f"{name}.gz"):
         if path.is_file():
             return path
@@ -114,7 +128,7 @@ def _split_file(folder: Path, split: str) -> Path:
 
 
 def _texts(path: Path, titles: bool = True) -> dict[str, str]:
-    """Text by id of a corpus or query file."""
+    """Text by id in a corpus or query file."""
     texts: dict[str, str] = {}
     for number, row in objects(path):
         where = f"{path}:{number}"

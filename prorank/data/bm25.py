@@ -1,7 +1,7 @@
-"""BM25 over a corpus in memory: the first stage of evaluation and the miner's ranking.
+"""BM25 over a corpus in memory: the first stage of evaluation and the ranking that negatives are mined from.
 
-The settings move the figures. SciFact's test queries get nDCG@10 .676 with k1 0.9, b 0.4 and .679 with
-k1 1.2, b 0.75; a small classic collection like MED .671 and .699. Compare at equal settings only.
+Results depend on k1 and b. nDCG@10 on SciFact's test queries is .676 with k1 0.9, b 0.4 and .679 with k1 1.2, b 0.75; on MED it is
+.671 and .699. Compare systems with equal settings only.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from ..errors import DataError, extra
 
 
 class Bm25:
-    """BM25 (Lucene's form) on bm25s and PyStemmer.
+    """BM25 in Lucene's variant, by bm25s and PyStemmer.
 
     Args:
         corpus: text by document id.
-        k1, b: saturation of term counts, share of length normalisation.
+        k1: saturation of term frequencies.
+        b: strength of length normalisation, 0 to 1.
 
     Raises:
         DataError: the corpus is empty.
@@ -30,14 +31,14 @@ class Bm25:
         with extra("eval"):
             import bm25s
             import Stemmer
-        logging.getLogger("bm25s").setLevel(logging.WARNING)  # it logs each index at level DEBUG to stderr
+        logging.getLogger("bm25s").setLevel(logging.WARNING)  # by default it logs each indexing to stderr
         if not corpus:
             raise DataError("BM25: the corpus is empty")
         self._bm25s, self._stemmer = bm25s, Stemmer.Stemmer("english")
         self.ids = list(corpus)
         self._place = {doc_id: i for i, doc_id in enumerate(self.ids)}
         tokens = self._tokens(list(corpus.values()))
-        self._index = None  # stays so when the corpus has no words at all
+        self._index = None  # remains None if the corpus has no words
         if any(tokens):
             self._index = bm25s.BM25(k1=k1, b=b, method="lucene")
             self._index.index(tokens, show_progress=False)
@@ -48,14 +49,17 @@ class Bm25:
     def search(
         self, queries: dict[str, str], k: int = 100, progress: Callable[[int], None] | None = None
     ) -> dict[str, dict[str, float]]:
-        """The k best documents of each query, best first, equal scores in corpus order.
+        """Return the k best documents of each query.
 
-        Documents that share no word with the query are not in its ranking, so it may be shorter than k, or empty.
+        Documents that share no word with the query are not ranked, so a ranking may have fewer than k documents.
 
         Args:
             queries: text by query id.
-            k: documents a query at most.
+            k: maximum number of documents per query.
             progress: called with 1 after each query.
+
+        Returns:
+            Score by query id and document id, best first; ties are in corpus order.
         """
         run = {}
         for qid, scores in zip(queries, map(self._scores, self._tokens(list(queries.values())))):
@@ -66,7 +70,18 @@ class Bm25:
         return run
 
     def scores(self, query: str, doc_ids: Sequence[str] | None = None) -> np.ndarray:
-        """fp32 scores [n] of `doc_ids` (all documents in corpus order without it). Raises DataError for unknown ids."""
+        """Score documents for one query.
+
+        Args:
+            query: text of the query.
+            doc_ids: documents to score; None for all, in corpus order.
+
+        Returns:
+            fp32 scores [n].
+
+        Raises:
+            DataError: a document id is not in the corpus.
+        """
         unknown = [doc_id for doc_id in doc_ids or () if doc_id not in self._place]
         if unknown:
             raise DataError(f"BM25: document {unknown[0]!r} is not in the corpus")

@@ -1,7 +1,6 @@
-"""A chat endpoint that speaks OpenAI's form: questions from several threads, with patience.
+"""Client of an OpenAI-compatible chat endpoint, used by several threads at once, with retries.
 
-A limit that one thread meets (429 with Retry-After) stops all of them until it is over; a server that goes away and
-comes back costs time, not answers.
+If the server limits the rate (429 with Retry-After), all threads wait. If it is unreachable for a while, requests are repeated.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ from ..errors import ConfigError, DataError
 from ..utils.http import Connection
 from ..utils.http_retry import PatienceExhausted, RetryableFailure, RetryPolicy, retry, retry_after
 
-PASSING = {408, 409, 425, 429, 500, 502, 503, 504}  # statuses that a later try may not meet
+PASSING = {408, 409, 425, 429, 500, 502, 503, 504}  # statuses after which another attempt may succeed
 
 
 @dataclass(frozen=True)
 class Reply:
-    """A message, the thought that came in a field of its own (or ""), and the tokens it cost."""
+    """A message of the model, its thought from a separate field ("" if there is none), and the numbers of tokens used."""
 
     content: str
     thought: str
@@ -30,16 +29,18 @@ class Reply:
 
 
 class Endpoint:
-    """Asks `model` at `url` (".../v1", or the whole address of its chat completions).
+    """Client of one model at a chat endpoint.
 
     Args:
-        key: name of the environment variable with the API key, which goes into the requests' header and nowhere else.
-        patience: seconds for which one question is tried again while the server is away or refuses for now.
-        timeout: seconds for one try.
-        more: further fields of each request, such as temperature and max_tokens.
+        url: base address (".../v1") or full address of the chat completions endpoint.
+        model: name of the model.
+        key: name of the environment variable with the API key. The key is only sent in the request header.
+        patience: seconds for which a request is repeated while the server is unreachable or overloaded.
+        timeout: seconds for one attempt.
+        **more: further fields of each request, such as temperature and max_tokens.
 
     Raises:
-        ConfigError: the address is none.
+        ConfigError: the address is invalid.
     """
 
     def __init__(
@@ -53,7 +54,11 @@ class Endpoint:
         self.lock, self.stopped, self.open_at = threading.Lock(), threading.Event(), 0.0
 
     def complete(self, text: str) -> Reply:
-        """The answer to a user's message. Raises DataError where the endpoint refuses it, or stays away for too long."""
+        """Return the reply to one user message.
+
+        Raises:
+            DataError: the endpoint rejects the request, or does not answer within `patience` seconds.
+        """
         body = {"model": self.model, "messages": [{"role": "user", "content": text}], "stream": False, **self.more}
         try:
             answer = retry(lambda: self._try(body), RetryPolicy(self.patience, 1.0, 60.0, jitter=True), self._wait)
@@ -63,7 +68,7 @@ class Endpoint:
         return _reply(answer, self.url)
 
     def _try(self, body: dict[str, Any]) -> Any:
-        """Return the response of one attempt, or a RetryableFailure. Raises DataError for what another attempt would not change."""
+        """Return the response of one attempt, or a RetryableFailure. Raises DataError if another attempt would fail too."""
         self._wait_until(self.open_at)
         try:
             answer = self.connection.request("POST", json=body)
@@ -82,7 +87,7 @@ class Endpoint:
         return RetryableFailure(reason, retry_after(answer.headers.get("retry-after")) or 0.0, status)
 
     def _wait(self, seconds: float, failure: RetryableFailure) -> None:
-        """Wait before the next attempt; a wait that the server asks for holds back all threads."""
+        """Wait before the next attempt. A wait that the server requests (Retry-After) applies to all threads."""
         now = time.monotonic()
         with self.lock:
             self.retries += 1
@@ -90,10 +95,11 @@ class Endpoint:
         self._wait_until(now + seconds)
 
     def stop(self) -> None:
-        """End all waiting: questions under way may still be answered, none is tried again."""
+        """Stop all waiting and retrying. Requests in flight may still be answered."""
         self.stopped.set()
 
     def close(self) -> None:
+        """Stop, and close the connections."""
         self.stop()
         self.connection.close()
 
@@ -103,7 +109,7 @@ class Endpoint:
 
 
 def _reply(answer: Any, url: str) -> Reply:
-    """The first choice of a response; a form that is not OpenAI's raises DataError."""
+    """Parse the first choice of a response. Raises DataError if it is not a chat completion."""
     try:
         body = answer.json()
         message, usage = body["choices"][0]["message"], body.get("usage") or {}
@@ -111,11 +117,11 @@ def _reply(answer: Any, url: str) -> Reply:
         counts = (int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens"))
         content = message.get("content") or ""
         if not (isinstance(content, str) and isinstance(thought, str)):
-            raise TypeError("the message is no text")
+            raise TypeError("the message is not text")
         return Reply(content, thought, *counts)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
         shown = " ".join(answer.text[:200].split())
-        raise DataError(f"{url}: the answer is no chat completion ({type(error).__name__}: {error}): {shown}") from error
+        raise DataError(f"{url}: the response is not a chat completion ({type(error).__name__}: {error}): {shown}") from error
 
 
 def _hint(status: int) -> str:

@@ -1,7 +1,7 @@
-"""Training examples: groups of one query's candidate documents, and the deterministic draws that the stages train on.
+"""Training examples: one query with candidate documents, and the deterministic samples that the training stages use.
 
-Every draw is seeded by a string (seed, epoch, place), which `random` hashes with SHA-512: the same in every
-process, whatever PYTHONHASHSEED is, so a resumed run sees the same lists as an uninterrupted one.
+Samples are seeded by a string (seed, epoch, index), which `random` hashes with SHA-512. They are equal in every process, so a
+resumed run sees the same lists as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from ..errors import DataError
 
 Pair = tuple[str, str, float]
-SAME = 0.8  # share of common words from which two texts count as near-duplicates
+SAME = 0.8  # minimum Jaccard similarity of the word sets of near-duplicates
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,15 @@ class Group:
     """One query with candidate documents.
 
     Attributes:
-        query: query text, not blank.
-        documents: candidate texts, at least one; a text may be empty.
-        labels: a graded label >= 0 for each document; > 0 is relevant.
+        query: text of the query, not blank.
+        documents: texts of the candidates, at least one. A text may be empty.
+        labels: grade of each document, at least 0; above 0 is relevant.
         query_id: id in the source, or "".
-        doc_ids: ids in the source, one a document, or ().
-        teacher: teacher scores, one a document, on any scale; None if there are none.
+        doc_ids: ids in the source, one per document, or ().
+        teacher: teacher scores on any scale, one per document; None if there are none.
 
     Raises:
-        DataError: lengths differ, the query is blank, a label is negative or not finite, a score is not finite.
+        DataError: lengths differ, the query is blank, or a label or score is invalid.
     """
 
     query: str
@@ -59,7 +59,7 @@ class Group:
             raise DataError(f"{shown}: teacher scores must be finite, got {list(self.teacher or ())}")
 
     def take(self, places: Sequence[int]) -> Group:
-        """The group with the documents at `places`, in that order; labels, ids and teacher scores go with them."""
+        """Return a group with the documents at `places`, in that order, with their labels, ids and teacher scores."""
 
         def chosen(values: tuple) -> tuple:
             return tuple(values[i] for i in places)
@@ -75,18 +75,18 @@ class Group:
 
 
 def normalised(text: str) -> str:
-    """Lower-case words joined by single blanks: texts that differ in case, marks or white space only become equal."""
+    """Return the lower-case words of a text, joined by single spaces. Punctuation is dropped."""
     return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold()))
 
 
 def query_key(query: str) -> str:
-    """What equal queries share, whatever their case and marks; a query of marks alone is its own."""
+    """Return a key that is equal for queries that differ only in case and punctuation. A query without words is its own key."""
     return normalised(query) or query
 
 
 def near_duplicates(a: frozenset[str], b: frozenset[str]) -> bool:
-    """Whether two word sets share at least `SAME` of all their words (two empty ones do not)."""
-    if min(len(a), len(b)) < SAME * max(len(a), len(b)) or not a:  # sizes alone rule most pairs out
+    """Whether the Jaccard similarity of two word sets is at least `SAME`; False for two empty sets."""
+    if min(len(a), len(b)) < SAME * max(len(a), len(b)) or not a:  # a cheap test that excludes most pairs
         return False
     return len(a & b) >= SAME * len(a | b)
 
@@ -97,7 +97,7 @@ def pairs(groups: Sequence[Group]) -> list[Pair]:
 
 
 def best_labels(groups: Sequence[Group]) -> dict[tuple[str, str], float]:
-    """The highest label of each (query, document), in order."""
+    """The highest label of each (query, document), in order of first occurrence."""
     best: dict[tuple[str, str], float] = {}
     for query, document, label in pairs(groups):
         best[query, document] = max(label, best.get((query, document), 0.0))
@@ -105,17 +105,13 @@ def best_labels(groups: Sequence[Group]) -> dict[tuple[str, str], float]:
 
 
 def balanced_pairs(groups: Sequence[Group], seed: int) -> list[Pair]:
-    """Warm-up prompts: shuffled pairs, one relevant and one not in every two, so every prefix is balanced within one.
+    """Sample the prompts of a warm-up: relevant and non-relevant pairs in equal numbers.
 
-    A (query, document) pair comes once, with its highest label; the scarcer side is gone through again, newly shuffled,
-    only when all its pairs have come. The list ends when every pair of the other side has come, too.
-
-    Args:
-        groups: training data.
-        seed: of the order.
+    Of every two consecutive pairs one is relevant. Each (query, document) pair is used once, with its highest label. The smaller
+    class is repeated, shuffled anew each time, until all pairs of the larger class were used. `seed` determines the order.
 
     Raises:
-        DataError: no relevant or no other document in the groups.
+        DataError: there are no relevant or no non-relevant documents.
     """
     best = best_labels(groups)
     sides = [[(q, d, label) for (q, d), label in best.items() if (label > 0) == relevant] for relevant in (True, False)]
@@ -132,7 +128,7 @@ def balanced_pairs(groups: Sequence[Group], seed: int) -> list[Pair]:
 
 
 def cycled(items: Sequence[Any], length: int, rng: Random) -> list[Any]:
-    """`length` items: whole shuffled passes over them, the last one cut."""
+    """Return `length` items: repeated passes over `items`, each shuffled, the last one truncated."""
     out: list[Any] = []
     while len(out) < length:
         out += rng.sample(items, len(items))
@@ -140,7 +136,7 @@ def cycled(items: Sequence[Any], length: int, rng: Random) -> list[Any]:
 
 
 def list_groups(groups: Sequence[Group], relevant: bool = True) -> list[Group]:
-    """Groups that a list can be drawn from: two documents, one of them relevant if wanted. Raises DataError if there are none."""
+    """Return the groups with at least two documents, one of them relevant if `relevant`. Raises DataError if there are none."""
     kept = [g for g in groups if len(g.documents) >= 2 and (not relevant or max(g.labels) > 0)]
     if not kept:
         raise DataError("no query of the training data has a relevant document and another one; mine negatives first")
@@ -148,22 +144,26 @@ def list_groups(groups: Sequence[Group], relevant: bool = True) -> list[Group]:
 
 
 def sample_lists(groups: Sequence[Group], size: int | Sequence[int], seed: int, epoch: int) -> list[Group]:
-    """One list of at most `size` documents for every group, groups and documents in shuffled order.
+    """Sample one list of documents per group, in shuffled order.
 
-    A list takes one relevant document of every grade there is (higher grades first, at most half the list, at least
-    one), then non-relevant ones, then more relevant ones if places are left. Labels, ids and teacher scores go along.
+    A list takes one relevant document of each grade (higher grades first, at least one, at most half the list), then non-relevant
+    documents, then further relevant ones if there is space left. Labels, ids and teacher scores are kept.
 
     Args:
         groups: training data.
-        size: documents a list, at least 2; or (least, most), of which each list draws its own.
-        seed, epoch: choose the draw; the same two give the same lists in every process.
+        size: maximum number of documents per list, at least 2; or (minimum, maximum) to sample the size of each list.
+        seed, epoch: determine the sample.
     """
     return [lists[0] for lists in sample_blocks([(group,) for group in groups], size, seed, epoch)]
 
 
 def sample_blocks(blocks: Sequence[tuple[Group, ...]], size: int | Sequence[int], seed: int, epoch: int) -> list[tuple[Group, ...]]:
-    """As `sample_lists`, of groups that have the same documents: one draw for all queries of a block, where a document has the
-    highest grade that a query gives it."""
+    """Sample like `sample_lists` from blocks of groups with equal documents. All queries of a block share one sample.
+
+    Args:
+        blocks: groups with the same documents, see `same_documents`. A document counts with its highest grade in the block.
+        size, seed, epoch: see `sample_lists`.
+    """
     min_size, max_size = (size, size) if isinstance(size, int) else size
     if min_size < 2:
         raise DataError(f"a list needs at least 2 documents, got size {min_size}")
@@ -179,7 +179,7 @@ def sample_blocks(blocks: Sequence[tuple[Group, ...]], size: int | Sequence[int]
 
 
 def same_documents(groups: Sequence[Group], max_queries: int) -> list[tuple[Group, ...]]:
-    """Groups with the same documents together, at most `max_queries` queries in a block, in the order of their first ones."""
+    """Join groups with the same documents to blocks of at most `max_queries` queries, in order of first occurrence."""
     blocks: dict[tuple[str, ...], list[Group]] = {}
     for group in groups:
         group = group.take(sorted(range(len(group.documents)), key=lambda i: group.documents[i]))
@@ -188,11 +188,11 @@ def same_documents(groups: Sequence[Group], max_queries: int) -> list[tuple[Grou
 
 
 def _places(labels: Sequence[float], size: int, rng: Random) -> list[int]:
-    """Places of the documents for one list, see `sample_lists`."""
+    """Indices of the documents for one list, see `sample_lists`."""
     order = rng.sample(range(len(labels)), len(labels))
     seen: set[float] = set()
     first = []
-    # The sort is stable, so it keeps the draw within a grade.
+    # The sort is stable, so the random order within a grade stays.
     for i in sorted((i for i in order if labels[i] > 0), key=lambda i: -labels[i]):
         if labels[i] not in seen:
             seen.add(labels[i])
@@ -204,10 +204,10 @@ def _places(labels: Sequence[float], size: int, rng: Random) -> list[int]:
 
 
 def split_groups(groups: Sequence[Group], dev_queries: int, seed: int) -> tuple[list[Group], list[Group]]:
-    """(training groups, dev groups): `dev_queries` queries, but at most a quarter of them, are held out.
+    """Split groups into (training, dev) groups with `dev_queries` dev queries, but at most a quarter of the queries.
 
-    Groups whose queries are equal but for case and punctuation stay together. Queries without a relevant and a
-    non-relevant document tell nothing about order and stay in training.
+    Groups whose queries differ only in case and punctuation stay together. Queries without both a relevant and a non-relevant
+    document stay in training, because their ranking cannot be measured.
     """
     by_query = _by_query(groups)
     able = _able(by_query)
@@ -216,8 +216,10 @@ def split_groups(groups: Sequence[Group], dev_queries: int, seed: int) -> tuple[
 
 
 def fold_groups(groups: Sequence[Group], folds: int, seed: int) -> list[tuple[list[Group], list[Group]]]:
-    """(training groups, held-out groups) of each fold: every query that tells something about order is held out once, equal ones
-    together, and the others are never."""
+    """Split groups for cross-validation into (training groups, test groups) of each fold.
+
+    Each query whose ranking can be measured is in one test fold; see `split_groups`.
+    """
     by_query = _by_query(groups)
     able = _able(by_query)
     mixed = Random(f"folds/{seed}").sample(able, len(able))
@@ -225,7 +227,7 @@ def fold_groups(groups: Sequence[Group], folds: int, seed: int) -> list[tuple[li
 
 
 def _by_query(groups: Sequence[Group]) -> dict[str, list[Group]]:
-    """Groups by what `query_key` makes of their queries."""
+    """Groups by the `query_key` of their query."""
     by_query: dict[str, list[Group]] = {}
     for group in groups:
         by_query.setdefault(query_key(group.query), []).append(group)
@@ -233,12 +235,12 @@ def _by_query(groups: Sequence[Group]) -> dict[str, list[Group]]:
 
 
 def _able(by_query: dict[str, list[Group]]) -> list[str]:
-    """Queries with a relevant and a non-relevant document in one group, in alphabetical order."""
+    """Keys of queries with a group that has both a relevant and a non-relevant document, sorted."""
     return sorted(q for q, members in by_query.items() if any(max(g.labels) > 0 and min(g.labels) <= 0 for g in members))
 
 
 def _parted(by_query: dict[str, list[Group]], held_out: set[str]) -> tuple[list[Group], list[Group]]:
-    """(groups of other queries, groups of those held out)."""
+    """(groups of the other queries, groups of the held-out queries)."""
     parts: tuple[list[Group], list[Group]] = ([], [])
     for query, members in by_query.items():
         parts[query in held_out].extend(members)

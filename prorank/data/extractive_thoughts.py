@@ -1,8 +1,8 @@
-"""Thoughts made by rule for labelled pairs: which of the query's terms the document has, and how near each other they stand.
+"""Rule-based thoughts for labelled pairs: which query terms the document contains, and how close together they are.
 
-Nothing here understands anything. A thought says what can be counted and nothing of the label: whether that is enough is
-left to the answer, so that its log-odds stay graded. Each line says `"source": "extractive"`. In lists of five answers of questions
-(wikiqa and trecqa, training part) the document with the most terms is the labelled one for half of the queries; chance is a fifth.
+A thought states only what can be counted and does not reveal the label. The answer decides whether that suffices, so that its
+log-odds stay graded. Each line has `"source": "extractive"`. In lists of five answers (training parts of wikiqa and trecqa) the
+document with the most terms is the correct one for half of the queries; chance is a fifth.
 """
 
 from __future__ import annotations
@@ -24,13 +24,25 @@ STOP = frozenset(
 )
 WORD = re.compile(r"\w+(?:['’-]\w+)*")
 ENDINGS = re.compile(r"(?:'s|ies|es|s|ed|ing|ly|e|y)$")
-QUOTE = 14  # words quoted around the terms
-NEAR = 12  # words within which terms count as standing together
+QUOTE = 14  # number of words quoted around the terms
+NEAR = 12  # terms within this number of words count as close together
 
 
 def label_extractive(groups: Sequence[Group], out: str | Path) -> str:
-    """Write {"query", "document", "think", "answer", "label", "source"} for every labelled pair, the same pair once with its
-    highest label; returns a line that sums up. Raises DataError where there are no pairs."""
+    """Write {"query", "document", "think", "answer", "label", "source"} for every labelled pair.
+
+    Each pair is written once, with its highest label.
+
+    Args:
+        groups: labelled data.
+        out: JSONL file to write.
+
+    Returns:
+        A one-line summary.
+
+    Raises:
+        DataError: there are no pairs.
+    """
     labels = {pair: label for pair, label in best_labels(groups).items() if pair[1].strip()}
     if not labels:
         raise DataError("no labelled pairs with a text")
@@ -43,8 +55,21 @@ def label_extractive(groups: Sequence[Group], out: str | Path) -> str:
 
 
 def label_extractive_lists(groups: Sequence[Group], out: str | Path, size: int, seed: int = 0) -> str:
-    """Write {"query", "documents", "think", "answer", "source"} for a list of `size` documents of every query, the answer being the
-    label of the best; returns a line that sums up. Raises DataError where there are no lists."""
+    """Write {"query", "documents", "think", "answer", "source"} for one list per query. The answer is the label of the best
+    document.
+
+    Args:
+        groups: labelled data.
+        out: JSONL file to write.
+        size: number of documents per list.
+        seed: seed of the lists.
+
+    Returns:
+        A one-line summary.
+
+    Raises:
+        DataError: no list can be sampled.
+    """
     lists = sample_lists(list_groups(groups), size, seed, 0)
     with atomic_file(out) as handle:
         for group in lists:
@@ -55,7 +80,7 @@ def label_extractive_lists(groups: Sequence[Group], out: str | Path, size: int, 
 
 
 def think_of_list(query: str, documents: Sequence[str]) -> str:
-    """A thought about several documents: which of the query's terms each of them has, and which have the most."""
+    """Write a thought about several documents: which query terms each contains, and which contain the most."""
     terms = key_terms(query)
     sentences, counts = [f"Key concepts of the query: {_listed(terms)}."], []
     for number, document in enumerate(documents, start=1):
@@ -68,7 +93,7 @@ def think_of_list(query: str, documents: Sequence[str]) -> str:
 
 
 def think(query: str, document: str) -> str:
-    """A thought of a few sentences."""
+    """Write a thought of a few sentences about one document."""
     words = WORD.findall(document)
     stems = [stem(word) for word in words]
     terms, known = key_terms(query), set(stems)
@@ -88,20 +113,20 @@ def think(query: str, document: str) -> str:
 
 
 def key_terms(query: str, max_terms: int = 6) -> list[str]:
-    """Words of a query that carry its meaning, in order, at most so many; all of its words where none does."""
+    """Return up to `max_terms` content words of a query, in order; all of its words if it has no content words."""
     words = list(dict.fromkeys(WORD.findall(query)))
     return ([word for word in words if word.casefold() not in STOP] or words or [query.strip()])[:max_terms]
 
 
 def stem(word: str) -> str:
-    """A word without case and the commonest English endings; words of other languages stay whole."""
+    """Lower-case a word and strip common English suffixes; words of other languages are not shortened."""
     word = word.casefold()
     short = ENDINGS.sub("", word)
     return short if len(short) >= 3 else word
 
 
 def window(stems: list[str], wanted: set[str]) -> tuple[int, int]:
-    """[begin, end) of the shortest stretch that has all of `wanted`, each of which is in `stems`; the first of several."""
+    """Return [begin, end) of the shortest span that contains all of `wanted`; the first of several. All must be in `stems`."""
     best, last = (0, len(stems)), {}
     for at, one in enumerate(stems):
         if one in wanted:
@@ -112,7 +137,7 @@ def window(stems: list[str], wanted: set[str]) -> tuple[int, int]:
 
 
 def _quote(words: list[str], begin: int, end: int) -> str:
-    """Some words around a stretch, or of its beginning where it is long."""
+    """Words around a span; of a long span only its beginning."""
     spare = max(0, QUOTE - (end - begin))
     begin = max(0, begin - spare // 2)
     text = " ".join(words[begin : begin + QUOTE])

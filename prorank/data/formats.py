@@ -1,12 +1,12 @@
-"""Training groups: BEIR folders, `ir_datasets:NAME`, JSONL pairs, JSONL lists, CSV and TSV tables; files plain or gzip.
+"""Read training groups from BEIR folders, `ir_datasets:NAME`, JSONL pairs or lists, and CSV or TSV tables, plain or gzip.
 
-Grades and teacher scores survive `write_groups` and `read_groups`; relevant ones first is the only change. A text has one label for
-a query in all forms, see `judgements`.
+`write_groups` and `read_groups` keep grades and teacher scores; only the order changes (relevant documents first). A text has one
+label per query in all formats, see `judgements`.
 
     {"query": "…", "document": "…", "label": 1}     pairs; optional query_id, doc_id
     {"query": "…", "pos": ["…"], "neg": ["…"]}      lists; optional query_id, pos_ids, neg_ids, pos_labels (grades > 0),
-                                                    pos_scores, neg_scores (a teacher's); FlagEmbedding's files, too
-    Tevatron's passages and triplets                see `foreign`
+                                                    pos_scores, neg_scores (of a teacher), as in FlagEmbedding's files
+    Tevatron's passages and triplets                see `other_formats`
     tables: .csv, .tsv                              see `labelled_tables`
 """
 
@@ -35,7 +35,7 @@ __all__ = [
 
 
 def is_collection(source: str | Path) -> bool:
-    """Whether these data are documents, queries and labels apart: a folder, or a name of ir_datasets."""
+    """Whether a source keeps documents, queries and labels separately: a folder or a name of ir_datasets."""
     return is_irds(source) or Path(source).is_dir()
 
 
@@ -43,15 +43,25 @@ def read_collection(
     source: str | Path, split: str = "test", qrels: str | Path | None = None, exclude: str | Path | None = None,
     documents: Iterable[str] | None = None,
 ) -> Collection:  # fmt: skip
-    """A BEIR folder, see `read_beir`, or `ir_datasets:NAME`, see `read_irds`: of that the name stands for the split, and where
-    `documents` are given these and the labelled ones alone are read."""
+    """Read a BEIR folder (see `read_beir`) or `ir_datasets:NAME` (see `read_irds`).
+
+    Args:
+        source: folder or name.
+        split: split of a BEIR folder; the names of ir_datasets contain it.
+        qrels, exclude: see `read_beir`.
+        documents: ids of the documents to read from ir_datasets beside the labelled ones; None for all.
+    """
     return read_irds(source, qrels, exclude, documents) if is_irds(source) else read_beir(source, split, qrels, exclude)
 
 
 def read_collection_texts(
     source: str | Path, queries: Iterable[str], documents: Iterable[str]
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """(documents, queries) of a collection, text by id, where there is one, of these ids; labels are not looked at."""
+    """Read the texts with these ids from a collection, without its labels.
+
+    Returns:
+        (documents, queries), each text by id. Ids without a text are left out.
+    """
     if is_irds(source):
         return read_irds_texts(source, queries, documents)
     corpus, known = read_texts(source)
@@ -59,18 +69,18 @@ def read_collection_texts(
 
 
 def read_groups(path: str | Path, split: str = "train") -> list[Group]:
-    """Training groups from a BEIR folder or `ir_datasets:NAME` (with judged non-relevant documents), a JSONL file of pairs or of
-    lists, a table, or a file in another package's form (see `foreign`).
+    """Read training groups from a BEIR folder or `ir_datasets:NAME`, a JSONL file, a table, or a file of another package.
 
-    The form is told by folder or file, by the keys of the first line, of .csv and .tsv by the header row. Grades and teacher scores
-    are kept.
+    The format is recognised by the file name, the keys of the first line (JSONL) or the header (.csv, .tsv). Collections need
+    judged
+    non-relevant documents. Grades and teacher scores are kept.
 
     Args:
         path: folder, file or name.
-        split: label file of a BEIR folder.
+        split: split of a BEIR folder.
 
     Raises:
-        DataError: with file:line and what was expected; a folder without judged non-relevant documents is to be mined.
+        DataError: a line is malformed (file:line), or a collection has no judged non-relevant documents and needs mining.
     """
     if is_collection(path):
         return _judged_groups(path, split)
@@ -106,7 +116,7 @@ def _judged_groups(source: str | Path, split: str) -> list[Group]:
         )
     judgements, groups = Judgements(source), []
     for qid, row in collection.qrels.items():
-        if row:  # else all its labels are excluded
+        if row:  # no labels remain if all are excluded
             texts = tuple(collection.corpus[doc] for doc in row)
             groups.append(Group(collection.queries[qid], texts, tuple(map(float, row.values())), qid, tuple(row)))
             judgements.add_group(groups[-1], f"query {qid}")
@@ -114,7 +124,7 @@ def _judged_groups(source: str | Path, split: str) -> list[Group]:
 
 
 def _pair_groups(path: Path, rows: Iterable[tuple[int, dict]]) -> list[Group]:
-    """Pairs gathered by query id, or by query text where there is none; each text once, with the first id that it comes with."""
+    """Join pairs by query id, or by the query's text if it has no id. Each text is kept once, with its first id."""
     judgements = Judgements(path)
     known: dict[str, Key] = {}
     ids: dict[tuple[Key, str], str] = {}
@@ -136,7 +146,7 @@ def _gathered(key: Key, labels: dict[str, float], ids: list[str]) -> Group:
 
 
 def _list_group(row: dict, where: str) -> Group:
-    """A group from one line in list form."""
+    """Make a group from one line in list format."""
     query, pos, neg = filled(row, "query", where), strings(row, "pos", where), strings(row, "neg", where)
     if not pos + neg:
         raise DataError(f"{where}: 'pos' and 'neg' are both empty")
@@ -154,9 +164,9 @@ def _list_group(row: dict, where: str) -> Group:
 
 
 def write_groups(path: str | Path, groups: list[Group]) -> None:
-    """Write groups as JSONL lists that `read_groups` reads back, relevant documents first; whole or not at all.
+    """Write groups as JSONL lists that `read_groups` reads, relevant documents first. The file is replaced atomically.
 
-    `pos_labels` is written where a grade is not 1, the ids and teacher scores where the group has them.
+    `pos_labels` is written if a grade is not 1, ids and teacher scores if the group has them.
     """
     with atomic_file(path) as handle:
         for group in groups:

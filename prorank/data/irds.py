@@ -1,7 +1,7 @@
-"""Collections of the ir_datasets catalogue: `ir_datasets:NAME` wherever a BEIR folder is taken.
+"""Read collections of the ir_datasets catalogue: `ir_datasets:NAME` in place of a BEIR folder.
 
-The name says which queries and labels (beir/scifact/train, msmarco-passage/trec-dl-2019/judged), so no split is chosen;
-what must be downloaded ir_datasets fetches itself, once, into a folder of its own (IR_DATASETS_HOME).
+The name contains the split (beir/scifact/train, msmarco-passage/trec-dl-2019/judged). ir_datasets downloads the files once into
+its own folder (IR_DATASETS_HOME).
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ PREFIX = "ir_datasets:"
 
 
 def is_irds(source: str | Path) -> bool:
-    """Whether data are named by the catalogue."""
+    """Whether a source is a name of the catalogue."""
     return str(source).startswith(PREFIX)
 
 
 def read_irds(
     source: str | Path, qrels: str | Path | None = None, exclude: str | Path | None = None, documents: Iterable[str] | None = None
 ) -> Collection:
-    """Documents, queries and labels of a dataset of the catalogue.
+    """Read documents, queries and labels of a dataset.
 
     Args:
         source: `ir_datasets:NAME`.
-        qrels: label file to use instead of the dataset's labels, TREC or BEIR form.
+        qrels: label file to use instead of the dataset's labels, in TREC or BEIR format.
         exclude: file of (query id, document id) pairs to leave out.
-        documents: ids of the documents to read beside the labelled ones; None reads the whole corpus.
+        documents: ids of the documents to read beside the labelled ones; None for the whole corpus.
 
     Raises:
-        DataError: unknown name, a dataset without documents, queries or labels, a download that failed. MissingExtra: the package
-        ir_datasets is not installed.
+        DataError: the name is unknown, the dataset lacks documents, queries or labels, or the download failed.
+        MissingExtra: ir_datasets is not installed.
     """
     name = str(source).removeprefix(PREFIX)
     dataset = _load(name, ("docs", "queries") if qrels else ("docs", "queries", "qrels"))
@@ -51,7 +51,11 @@ def read_irds(
 
 
 def read_irds_texts(source: str | Path, queries: Iterable[str], documents: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """(documents, queries) of these ids, text by id; needs no labels. Raises as `read_irds` does."""
+    """Read the texts with these ids from a dataset, which needs no labels. Raises the errors of `read_irds`.
+
+    Returns:
+        (documents, queries), each text by id.
+    """
     name, wanted = str(source).removeprefix(PREFIX), set(queries)
     dataset = _load(name, ("docs", "queries"))
     with _with_data_errors(name):
@@ -60,7 +64,7 @@ def read_irds_texts(source: str | Path, queries: Iterable[str], documents: Itera
 
 
 def _load(name: str, parts: tuple[str, ...]) -> Any:
-    """A dataset that has these parts."""
+    """Load a dataset that has these parts."""
     with extra("ir-datasets"):
         import ir_datasets
     try:
@@ -78,7 +82,7 @@ def _load(name: str, parts: tuple[str, ...]) -> Any:
 
 @contextmanager
 def _with_data_errors(name: str) -> Iterator[None]:
-    """Errors of the catalogue, of whatever kind (network, disk, terms to be agreed to), as one line."""
+    """Convert any error of the catalogue (network, disk, licence terms to accept) to a one-line DataError."""
     try:
         yield
     except DataError:
@@ -90,7 +94,7 @@ def _with_data_errors(name: str) -> Iterator[None]:
 
 
 def _labels(dataset: Any) -> Qrels:
-    """Labels by query and document; of several for one pair (aspects of a topic) the highest."""
+    """Label by query and document; the highest if a pair has several (one per aspect of a topic)."""
     labels: Qrels = {}
     for row in dataset.qrels_iter():
         known = labels.setdefault(row.query_id, {})
@@ -99,7 +103,7 @@ def _labels(dataset: Any) -> Qrels:
 
 
 def _documents(dataset: Any, labels: Qrels, wanted: Iterable[str] | None) -> Iterator[Any]:
-    """All documents, or the labelled and the wanted ones, by the store that looks them up."""
+    """All documents, or only the labelled and wanted ones, looked up by id."""
     if wanted is None:
         return dataset.docs_iter()
     ids = sorted({doc for row in labels.values() for doc in row} | set(wanted))
@@ -107,5 +111,5 @@ def _documents(dataset: Any, labels: Qrels, wanted: Iterable[str] | None) -> Ite
 
 
 def _text(row: Any) -> str:
-    """What the catalogue takes as the text of a document or query: of BEIR's title, a blank, text."""
+    """Text of a document or query by the catalogue's rule; for BEIR it is title, space, text."""
     return row.default_text().strip()

@@ -1,6 +1,6 @@
-"""JSONL files: objects with their line numbers, and typed access to their keys with errors that name the place.
+"""Read JSONL files: objects with their line numbers, and typed access to keys with errors that name file and line.
 
-Python reads `NaN` and `Infinity` from JSON and takes `true` for 1; as labels or scores all three are errors.
+Python's parser accepts `NaN` and `Infinity`, and `true` equals 1. As labels or scores all of them are errors.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _KINDS = {str: "a string", list: "a list", bool: "true or false"}
 
 
 def objects(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, JSON object) of a JSONL file."""
+    """Yield (line number, JSON object) for each line of a JSONL file. Raises DataError naming file and line."""
     for number, line in numbered_lines(path):
         yield number, parsed(line, f"{path}:{number}")
 
 
 def parsed(line: str, where: str) -> dict[str, Any]:
-    """The JSON object in a line. Raises DataError for anything else."""
+    """Parse a line that holds a JSON object. Raises DataError for anything else."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -39,7 +39,18 @@ def parsed(line: str, where: str) -> dict[str, Any]:
 
 
 def get(row: dict, key: str, kind: type, where: str, default: Any = _NEEDED) -> Any:
-    """row[key], checked to be of type `kind`; of a key with a default null stands for no value."""
+    """Return row[key], checked to be of a type.
+
+    Args:
+        row: JSON object.
+        key: the key.
+        kind: the required type.
+        where: file and line, for error messages.
+        default: value for a missing key or null; without a default the key is required.
+
+    Raises:
+        DataError: the key is missing or its value has another type.
+    """
     if row.get(key) is None and default is not _NEEDED:
         return default
     if key not in row:
@@ -52,19 +63,19 @@ def get(row: dict, key: str, kind: type, where: str, default: Any = _NEEDED) -> 
 
 
 def check_text(text: str, what: str) -> None:
-    """Raise DataError for a text that UTF-8 cannot hold."""
+    """Raise DataError if a text cannot be encoded as UTF-8. `what` names it in the message."""
     if SURROGATE.search(text):
         raise DataError(f"{what} is not UTF-8 text: it has half of a surrogate pair")
 
 
 def id_of(row: dict, key: str, where: str, default: Any = _NEEDED) -> str:
-    """row[key] as an id: a string, or a whole number, which is read as its digits."""
+    """Return row[key] as an id: a string, or an integer converted to a string. Arguments and errors as in `get`."""
     value = row.get(key)
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else get(row, key, str, where, default)
 
 
 def filled(row: dict, key: str, where: str, name: str = "") -> str:
-    """row[key], checked to be a text that is not blank; `name` is what the message calls it."""
+    """Return row[key], checked to be a text that is not blank. Error messages call it `name` (default: the key)."""
     text = get(row, key, str, where)
     if not text.strip():
         raise DataError(f"{where}: {name or f'the {key}'} is empty")
@@ -72,17 +83,17 @@ def filled(row: dict, key: str, where: str, name: str = "") -> str:
 
 
 def line_of(row: dict[str, Any]) -> str:
-    """An object as a line, letters of all scripts as they are."""
+    """Serialise an object as one line of JSON, without escaping non-ASCII letters."""
     return dumps(row, ensure_ascii=False) + "\n"
 
 
 def digest(*texts: str) -> bytes:
-    """Sixteen bytes that stand for these texts."""
+    """16-byte hash of these texts."""
     return hashlib.blake2b(json.dumps(texts).encode(), digest_size=16).digest()
 
 
 def strings(row: dict, key: str, where: str) -> list[str]:
-    """row[key], checked to be a list of texts."""
+    """Return row[key], checked to be a list of texts."""
     values = get(row, key, list, where)
     for value in values:
         if not isinstance(value, str):
@@ -92,12 +103,21 @@ def strings(row: dict, key: str, where: str) -> list[str]:
 
 
 def ids_of(row: dict, key: str, where: str) -> list[str]:
-    """The ids of an optional key, "" for null; [] where it is absent."""
+    """Return the ids of an optional key, with "" for null; [] if the key is missing."""
     return [id_of({key: value}, key, where, "") for value in get(row, key, list, where, [])]
 
 
 def numbers(row: dict, key: str, count: int, where: str, low: float = -math.inf) -> list[float]:
-    """The numbers of an optional key, one a document; [] where it is absent."""
+    """Return the numbers of an optional key.
+
+    Args:
+        row, key, where: see `get`.
+        count: required number of values, one per document.
+        low: smallest allowed value.
+
+    Returns:
+        The numbers; [] if the key is missing.
+    """
     values = get(row, key, list, where, None)
     if values is None:
         return []
@@ -107,6 +127,7 @@ def numbers(row: dict, key: str, count: int, where: str, low: float = -math.inf)
 
 
 def number_of(value: Any, what: str, low: float = -math.inf) -> float:
+    """Return a finite number of at least `low`. Raises DataError for any other value; `what` names it in the message."""
     whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53
     if not (whole or isinstance(value, float) and math.isfinite(value)) or value < low:
         expected = f"a finite number{f' >= {low:g}' if low > -math.inf else ''}"

@@ -1,7 +1,7 @@
-"""One label for each text of a query, whatever the form of the file.
+"""Resolve duplicate labels: each text of a query gets one label, whatever the file format.
 
-A text that a file labels twice for one query gets the highest label. Relevant documents are judged, while the others are often
-drawn by a machine that did not know all relevant ones, as in MS MARCO's triples. A warning counts such texts and names the first.
+If a file labels a text twice for one query, the highest label wins. Relevant documents were judged, while non-relevant ones are
+often sampled without knowing all relevant ones (as in MS MARCO's triples). A warning counts such texts and names the first.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from pathlib import Path
 from .examples import Group
 
 log = logging.getLogger("prorank")
-Key = tuple[str, str]  # query id, or "", and query
+Key = tuple[str, str]  # (query id or "", query)
 
 
 @dataclass
 class Judgements:
-    """The labels of one source, gathered line by line.
+    """Collects the labels of one source, line by line.
 
     Attributes:
         source: file or collection, for messages.
-        labels: highest label by query and text, in the order in which they first come.
-        contradictory: (query, text) with more than one label.
-        first: where the first contradiction is and what it is.
-        repeated: texts that come again in the list that holds them already.
+        labels: highest label by query and text, in order of first occurrence.
+        contradictory: (query, text) pairs with several labels.
+        first: location and description of the first contradiction.
+        repeated: number of texts that occur twice in one list.
     """
 
     source: str | Path
@@ -36,7 +36,14 @@ class Judgements:
     repeated: int = 0
 
     def add(self, query: Key, text: str, label: float, line: int | str) -> None:
-        """Note that `line` gives a text this label."""
+        """Record the label of a text.
+
+        Args:
+            query: id and text of the query.
+            text: text of the document.
+            label: its label.
+            line: location, for the warning.
+        """
         known = self.labels.setdefault(query, {})
         before = known.setdefault(text, label)
         if before != label:
@@ -45,12 +52,12 @@ class Judgements:
             known[text] = max(before, label)
 
     def add_group(self, group: Group, line: int | str) -> None:
-        """Note all labels of a list."""
+        """Record all labels of a list."""
         for text, label in zip(group.documents, group.labels):
             self.add((group.query_id, group.query), text, label, line)
 
     def settle(self, groups: list[Group]) -> list[Group]:
-        """The lists that were added, each text once in a list and with its label; then warn of what was changed."""
+        """Return the recorded lists with each text once and with its final label, and warn of changes."""
         settled = [self._settled(group) for group in groups]
         self.warn()
         return settled
@@ -67,7 +74,7 @@ class Judgements:
         return replace(group.take(list(places.values())), labels=labels)
 
     def warn(self) -> None:
-        """Say how many texts have several labels, and how many come again."""
+        """Log how many texts have several labels, and how many are repeated within a list."""
         if self.contradictory:
             many = "1 text has" if len(self.contradictory) == 1 else f"{len(self.contradictory)} texts have"
             log.warning("%s: %s different labels for the same query; the highest is used. First: %s", self.source, many, self.first)
@@ -77,7 +84,13 @@ class Judgements:
 
 
 def settled_lists(path: Path, rows: Iterable[tuple[int, dict]], read: Callable[[dict, str], Group]) -> list[Group]:
-    """The list that `read` makes of each line's object, given its file:line; each text with one label, see `Judgements`."""
+    """Read lists and resolve their labels.
+
+    Args:
+        path: the file, for messages.
+        rows: (line number, JSON object) of each line.
+        read: makes a group of an object and its file:line.
+    """
     judgements, groups = Judgements(path), []
     for number, row in rows:
         groups.append(read(row, f"{path}:{number}"))

@@ -1,7 +1,7 @@
-"""Training rows of CSV and TSV files: pairs and triples by their header, and triples without one, as MS MARCO has them.
+"""Read training rows from CSV and TSV files: pairs and triples with a header, and MS MARCO's triples without one.
 
-A file of three columns without a header is taken for triples only where it cannot be anything else: MS MARCO's `triples.train.tsv`
-has a query, a passage that answers it and one that does not, with tabs between and quotes that mean nothing.
+MS MARCO's `triples.train.tsv` has three columns, separated by tabs and without quoting: query, relevant passage, other passage. A
+file without a header is read like this only if it cannot be anything else.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..utils.files import parse_json, text_lines
 from .tables import Table, header_fields, is_column, read_table, shown_columns, table_suffix
 
 log = logging.getLogger("prorank")
-Rows = Iterator[tuple[int, dict]]  # line number, record
+Rows = Iterator[tuple[int, dict]]  # (line number, record)
 PAIRS, TRIPLES = "pairs", "triples"
 COLUMNS = {
     PAIRS: frozenset(("query", "document", "label", "query_id", "doc_id")),
@@ -26,16 +26,19 @@ COLUMNS = {
 }
 EXPECTED = "expected the columns query, document, label (pairs) or query, positive, negative (triples)"
 NEGATIVE = re.compile(r"negative_\d+")
-WORD = re.compile(r"[^\W\d][\w-]{2,24}")  # what could be the name of a column
+WORD = re.compile(r"[^\W\d][\w-]{2,24}")  # looks like a column name
 NUMBER = re.compile(r"[+-]?\d+([.,]\d+)?")
 
 
 def training_rows(path: Path) -> tuple[str, Rows]:
-    """(PAIRS or TRIPLES, records with the keys of the JSONL forms) of a table.
+    """Read the rows of a table.
+
+    Returns:
+        (PAIRS or TRIPLES, records with the keys of the JSONL formats).
 
     Raises:
-        DataError: with file:line for a header of other columns, broken quoting, a row that does not fit; a file of three columns
-            without a header whose third holds numbers, or whose first row looks like a header.
+        DataError: the header has other columns, quoting is broken, or a row does not fit (file:line); or a file of three columns
+            without a header has numbers in the third, or a first row that looks like a header.
     """
     lines = text_lines(path)
     start: list[str] = []
@@ -57,7 +60,7 @@ def training_rows(path: Path) -> tuple[str, Rows]:
 
 
 def _form(table: Table) -> str:
-    """The form that a header's columns make. Raises DataError naming those that make none."""
+    """Recognise the format by the header. Raises DataError naming the columns of any other header."""
     names = set(table.columns.values())
     where, columns = f"{table.path}:{table.line}", shown_columns(table.columns)
     form = TRIPLES if "positive" in names else PAIRS
@@ -72,11 +75,11 @@ def _form(table: Table) -> str:
 
 
 def _records(table: Table, form: str) -> Rows:
-    """Records of a table; a field that is empty in a column that may lack stands for no value."""
+    """Records of a table. Empty fields of optional columns are dropped."""
     known = {name for name in table.columns.values() if name in COLUMNS[form] or form == TRIPLES and NEGATIVE.fullmatch(name)}
     ignored = [name for name, column in table.columns.items() if column not in known]
     if ignored:
-        log.warning("%s: columns that %s do not have are not read: %s", table.path, form, shown_columns(ignored))
+        log.warning("%s: ignored columns that %s do not have: %s", table.path, form, shown_columns(ignored))
     optional = {name for name in known if name.endswith("_id") or name.startswith("negative")}
     for number, fields in table.records(known):
         record = {name: text for name, text in fields.items() if name in known and (text or name not in optional)}
@@ -84,7 +87,7 @@ def _records(table: Table, form: str) -> Rows:
 
 
 def _number(text: str) -> Any:
-    """The number that a field spells, as in JSON; the text itself where it spells none."""
+    """Parse a number as JSON does; return the text itself if it is not a number."""
     try:
         return parse_json(text)
     except ValueError:

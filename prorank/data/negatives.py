@@ -1,7 +1,7 @@
-"""Hard negatives: documents that BM25 ranks high for a query and that are probably not relevant to it.
+"""Mine hard negatives: documents that BM25 ranks high for a query and that are probably not relevant.
 
-Labels are incomplete, so a high-ranked unlabelled document is often relevant; every guard here drops
-candidates that look so, and the report counts the drops. Judged non-relevant documents need no guess and come first.
+Labels are incomplete, so a high-ranked unlabelled document is often relevant. Filters drop suspicious candidates, and the report
+counts them. Judged non-relevant documents are used first and need no filters.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ __all__ = ["MineReport", "mine_negatives", "write_groups"]
 
 @dataclass
 class MineReport:
-    """What `mine_negatives` did.
+    """Counts of a `mine_negatives` call.
 
     Attributes:
-        queries: queries with labels. groups: groups made.
-        no_positive: queries left out because no document is relevant.
-        positives, judged, mined, random: documents in the groups: relevant, judged non-relevant, from BM25, filled up.
-        dropped: BM25 candidates dropped, by reason: relevant, judged, excluded, rank_window, score_window; and of those
-            that were looked at, near_duplicate (of a relevant document), repeated (of a chosen negative), is_query.
-        short: groups with fewer negatives than asked.
+        queries: number of queries with labels.
+        groups: number of groups made.
+        no_positive: number of queries without a relevant document, which are left out.
+        positives, judged, mined, random: number of documents by origin: relevant, judged non-relevant, from BM25, random.
+        dropped: number of dropped BM25 candidates by reason: relevant, judged, excluded, rank_window, score_window; and of the
+            examined ones near_duplicate (of a relevant document), repeated (of a chosen negative), is_query.
+        short: number of groups with fewer negatives than requested.
     """
 
     queries: int = 0
@@ -63,28 +64,28 @@ def mine_negatives(
     progress: Callable[[int], None] | None = None,
     random: int = 0,
 ) -> tuple[list[Group], MineReport]:
-    """One group a query: its relevant documents with their grades, then `negatives` others.
+    """Make one group per query: its relevant documents with their grades, then negatives.
 
-    The others are judged non-relevant documents (highest BM25 first), then a random draw from BM25's ranks skip_top+1 …
-    depth that pass the guards, then, where BM25 finds too few, random documents that pass them.
+    Negatives are judged non-relevant documents (highest BM25 score first), then a random sample of the documents at BM25 ranks
+    skip_top+1 to depth that pass the filters, then, if these are too few, random documents that pass the filters.
 
     Args:
-        collection: with labels, see `read_beir`.
-        depth: last BM25 rank looked at.
-        negatives: non-relevant documents a query.
-        skip_top: BM25 ranks from the top that are left out, where unlabelled relevant documents are likeliest.
-        max_ratio: drop candidates with a BM25 score above this times the best relevant document's; None: no limit.
-        seed: of the draw.
+        collection: documents, queries and labels, see `read_beir`.
+        depth: last BM25 rank to consider.
+        negatives: number of negatives per query.
+        skip_top: number of top ranks to skip, where unlabelled relevant documents are most likely.
+        max_ratio: drop candidates whose BM25 score exceeds this fraction of the best relevant document's; None for no limit.
+        seed: seed of the sample.
         progress: called with 1 after each query.
-        random: how many of the negatives are random documents outside BM25's ranks, easy ones from which a model that cannot
-            rank yet learns first.
+        random: how many of the negatives are random documents outside BM25's ranks. They are easy, which helps a model that cannot
+            rank yet.
 
     Returns:
-        The groups, in the order of the labels, and the report.
+        (groups in the order of the labels, report).
 
     Raises:
         ConfigError: a number is out of range.
-        DataError: labels name unknown documents or queries (file:line), or no query has a relevant document.
+        DataError: a label names an unknown document or query (file:line), or no query has a relevant document.
     """
     if not 0 <= skip_top < depth or negatives < 1 or (max_ratio is not None and max_ratio <= 0) or not 0 <= random <= negatives:
         raise ConfigError(
@@ -107,7 +108,7 @@ def mine_negatives(
 
 @dataclass
 class _Miner:
-    """State of one `mine_negatives`: settings, index, word sets seen, counts."""
+    """State of one `mine_negatives` call: settings, index, cached word sets, counts."""
 
     collection: Collection
     depth: int
@@ -121,10 +122,11 @@ class _Miner:
 
     @cached_property
     def bm25(self) -> Bm25:
+        """The index over the corpus, built on first use."""
         return Bm25(self.collection.corpus)
 
     def group(self, qid: str) -> list[Group]:
-        """[the group of a query], or [] if it has no relevant document."""
+        """The group of a query in a list, [] if the query has no relevant document."""
         labels, rng = self.collection.qrels[qid], Random(f"mine/{self.seed}/{qid}")
         positives = [doc for doc, label in labels.items() if label > 0]
         if not positives:
@@ -148,7 +150,7 @@ class _Miner:
         return [Group(self.collection.queries[qid], texts, grades, qid, ids)]
 
     def _judged(self, qid: str, labels: dict[str, int], positives: list[str]) -> list[str]:
-        """Judged non-relevant documents, highest BM25 first; but none whose text is also relevant."""
+        """Judged non-relevant documents, highest BM25 score first, except those whose text is also relevant."""
         same = {self.words(doc)[0] for doc in positives}
         judged = [doc for doc, label in labels.items() if label <= 0 and self.words(doc)[0] not in same]
         if not judged:
@@ -157,9 +159,9 @@ class _Miner:
         return sorted(judged, key=lambda doc: -scores[doc])[: self.negatives]
 
     def _candidates(self, qid: str, ranked: dict[str, float], positives: list[str], rng: Random) -> list[str]:
-        """BM25's documents inside the windows and not judged, shuffled."""
+        """Unjudged BM25 candidates within the rank and score windows, shuffled."""
         best = float(self.bm25.scores(self.collection.queries[qid], positives).max())
-        # Where no relevant document shares a word with the query, its score bounds nothing.
+        # If no relevant document shares a word with the query, there is no score to compare with.
         limit = best * self.max_ratio if self.max_ratio is not None and best > 0 else float("inf")
         kept = []
         for rank, (doc, score) in enumerate(ranked.items()):
@@ -173,14 +175,14 @@ class _Miner:
         return kept
 
     def _known(self, qid: str, doc: str) -> str:
-        """Why labels or exclusions rule a candidate out, or ""."""
+        """The reason why labels or exclusions rule out a candidate, or ""."""
         labels = self.collection.qrels[qid]
         if doc in labels:
             return "relevant" if labels[doc] > 0 else "judged"
         return "excluded" if (qid, doc) in self.collection.excluded else ""
 
     def _fill(self, qid: str, positives: list[str], chosen: list[str], candidates: list[str], source: str, count: int) -> list[str]:
-        """`chosen` and candidates, in their order, that pass the text guards, until there are `count`."""
+        """`chosen` plus candidates, in order, that pass the text filters, until there are `count`."""
         chosen, query = list(chosen), normalised(self.collection.queries[qid])
         taken = {self.words(doc)[0] for doc in chosen}
         for doc in candidates:
@@ -196,7 +198,7 @@ class _Miner:
         return chosen
 
     def _doubt(self, doc: str, positives: list[str], taken: set[str], query: str) -> str:
-        """Why the text of a candidate rules it out, or ""."""
+        """The reason why its text rules out a candidate, or ""."""
         text, words = self.words(doc)
         if text == query:
             return "is_query"
@@ -205,7 +207,7 @@ class _Miner:
         return "repeated" if text in taken else ""
 
     def words(self, doc: str) -> tuple[str, frozenset[str]]:
-        """(normalised text, its word set) of a document."""
+        """Return (normalised text, set of its words) of a document."""
         if doc not in self._words:
             text = normalised(self.collection.corpus[doc])
             self._words[doc] = (text, frozenset(text.split()))

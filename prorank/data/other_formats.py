@@ -1,11 +1,11 @@
-"""Training data in the forms of other packages: Tevatron's passages, triplets as sentence-transformers has them.
+"""Read training data in the formats of other packages: Tevatron's passages and sentence-transformers' triplets.
 
-A query's triplets become one list, its documents in the order in which they first come.
+The triplets of a query become one list, with its documents in order of first occurrence.
 
     {"query_id": "1", "query": "…", "positive_passages": [{"docid": "d", "title": "…", "text": "…"}], "negative_passages": […]}
-    {"anchor": "…", "positive": "…", "negative": "…"}     or with "query", and negative_1, negative_2, …; a line may lack negatives
+    {"anchor": "…", "positive": "…", "negative": "…"}     or with "query", and negative_1, negative_2, …; negatives are optional
 
-MS MARCO's triples.train.tsv has the second form, see `labelled_tables`.
+MS MARCO's triples.train.tsv is read as triplets, see `labelled_tables`.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from .judgements import Judgements, settled_lists
 
 
 def is_foreign(row: dict) -> bool:
-    """Whether a file's first object is in one of the forms above."""
+    """Whether the first object of a file is in one of these formats."""
     return "positive_passages" in row or "positive" in row
 
 
 def foreign_groups(path: Path, rows: Iterable[tuple[int, dict]]) -> list[Group]:
-    """Groups of objects in the forms above. Raises DataError with file and line."""
+    """Make groups of objects in these formats. Raises DataError naming file and line."""
     rows = list(rows)
     return settled_lists(path, rows, _passages) if "positive_passages" in rows[0][1] else triple_groups(path, rows)
 
 
 def triple_groups(path: Path, rows: Iterable[tuple[int, dict]]) -> list[Group]:
-    """One group a query of triplets, with each text once. Raises DataError with file and line."""
+    """Make one group per query of triplets, with each text once. Raises DataError naming file and line."""
     judgements = Judgements(path)
     for number, row in rows:
         query, positive, negatives = _triplet(row, f"{path}:{number}")
@@ -44,7 +44,7 @@ def triple_groups(path: Path, rows: Iterable[tuple[int, dict]]) -> list[Group]:
 
 
 def _triplet(row: dict, where: str) -> tuple[str, str, list[str]]:
-    """(query, relevant text, others)."""
+    """(query, relevant text, other texts)."""
     query = filled(row, "anchor" if "anchor" in row else "query", where)
     keys = [key for key in row if key == "negative" or (key.startswith("negative_") and key[9:].isdigit())]
     negatives = [get(row, key, str, where, None) for key in keys]

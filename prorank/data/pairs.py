@@ -1,7 +1,7 @@
-"""Pairs of query and document to label, from a first stage's run or from click logs.
+"""Sample (query, document) pairs to label, from the run of a first stage or from click logs.
 
-A list's ranks are cut into as many equal parts as pairs are wanted and one is drawn from each, so labels cover the head
-and the tail of what the model will see; the head alone would teach it nothing about easy documents.
+A ranking is divided into equal parts, and one pair is sampled from each. So the labels cover both the head and the tail of what
+the model will rank; the head alone would not teach it about easy documents.
 """
 
 from __future__ import annotations
@@ -20,8 +20,18 @@ from .trec import read_run
 
 
 def pairs_of_run(run: str | Path, dataset: str | Path, per_query: int, depth: int = 100, seed: int = 0) -> Iterator[dict[str, Any]]:
-    """Pairs {"query", "document", "query_id", "doc_id", "rank"} of a TREC run whose texts are in a BEIR folder; no labels are
-    needed. Documents without text are left out. Raises DataError where none of the run's queries has a text."""
+    """Sample pairs {"query", "document", "query_id", "doc_id", "rank"} from a TREC run.
+
+    Args:
+        run: the run.
+        dataset: BEIR folder with the texts. It needs no labels. Documents without a text are left out.
+        per_query: number of pairs per query.
+        depth: lowest rank to use.
+        seed: seed of the sample.
+
+    Raises:
+        DataError: none of the run's queries has a text.
+    """
     corpus, queries = read_texts(dataset)
     known = {qid: list(scores)[:depth] for qid, scores in read_run(run).items() if qid in queries}
     if not known:
@@ -33,10 +43,15 @@ def pairs_of_run(run: str | Path, dataset: str | Path, per_query: int, depth: in
 
 
 def pairs_of_clicks(path: str | Path, per_query: int, depth: int = 100, seed: int = 0) -> Iterator[dict[str, Any]]:
-    """Pairs {"query", "document", "rank", "clicked"} of a log of {"query", "shown": [{"text", "clicked"}, …]} lines.
+    """Sample pairs {"query", "document", "rank", "clicked"} from a log of {"query", "shown": [{"text", "clicked"}, …]}.
 
-    Lines of the same query are joined: a document keeps its best rank, and counts as clicked if it ever was. Raises DataError
-    naming file and line."""
+    Lines with the same query are merged: a document keeps its best rank, and is clicked if it was clicked in any line. Raises
+    DataError naming file and line.
+
+    Args:
+        path: JSONL file.
+        per_query, depth, seed: see `pairs_of_run`.
+    """
     logs: dict[str, dict[str, tuple[int, bool]]] = {}
     for number, row in objects(path):
         where = f"{path}:{number}"
@@ -58,9 +73,9 @@ def pairs_of_clicks(path: str | Path, per_query: int, depth: int = 100, seed: in
 
 
 def spread(items: list[Any], count: int, seed: str) -> list[Any]:
-    """`count` of the items (all, if they are fewer), one drawn from each of as many equal parts of the list, in order."""
+    """Sample `count` items, one from each of `count` equal parts of the list, in order. Returns all items if there are fewer."""
     if count < 1:
-        raise DataError(f"at least 1 pair a query is needed, not {count}")
+        raise DataError(f"at least 1 pair per query is needed, got {count}")
     if len(items) <= count:
         return items
     rng = Random(seed)
@@ -69,7 +84,7 @@ def spread(items: list[Any], count: int, seed: str) -> list[Any]:
 
 
 def write_pairs(rows: Iterable[dict[str, Any]], out: str | Path) -> str:
-    """Write pairs as JSONL, whole or not at all, the same texts once; returns a line that sums up."""
+    """Write pairs as JSONL, each (query, document) once. The file is replaced atomically. Returns a one-line summary."""
     seen: set[tuple[str, str]] = set()
     queries, doubled = set(), 0
     with atomic_file(out) as handle:

@@ -1,9 +1,9 @@
 """Reasoning examples: a query, one or several documents, a thought and an answer, for supervised training of thinking models.
 
-A tag such as `<think>` within a thought would teach the model a wrong format, so it is an error.
+A tag such as `<think>` inside a thought raises an error, because it would teach the model a wrong format.
 
-    {"query": "…", "document": "…", "think": "…", "answer": "yes", "label": 1}     as `prorank import-logs` and `label` write it
-    {"query": "…", "documents": ["…", "…"], "think": "…", "answer": "[2]"}     several documents: the best, or an order: [2] > [1]
+    {"query": "…", "document": "…", "think": "…", "answer": "yes", "label": 1}     from `prorank import-logs` and `prorank label`
+    {"query": "…", "documents": ["…", "…"], "think": "…", "answer": "[2]"}     several documents: the best one, or [2] > [1]
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LABEL = re.compile(r"\[(\d{1,3})\]")
 
 @dataclass(frozen=True)
 class ReasoningExample:
-    """A pair, a thought about whether the document answers the query, and the label: 1 (relevant) or 0."""
+    """A (query, document) pair with a thought about its relevance and the label, 1 (relevant) or 0."""
 
     query: str
     document: str
@@ -36,7 +36,7 @@ class ReasoningExample:
 
 @dataclass(frozen=True)
 class ListReasoningExample:
-    """A list of documents, a thought about them ("" for none), and the answer: labels in square brackets, best first."""
+    """A list of documents with a thought ("" for none) and an answer: labels in square brackets, best document first."""
 
     query: str
     documents: tuple[str, ...]
@@ -48,7 +48,7 @@ AnyReasoningExample = ReasoningExample | ListReasoningExample
 
 
 def reasoning_row(query: str, document: str, think: str, label: int) -> dict[str, Any]:
-    """A pair as an object of JSONL, as `read_reasoning_examples` reads it."""
+    """Return a pair as a JSON object that `read_reasoning_examples` reads."""
     return {"query": query, "document": document, "think": think, "answer": ANSWERS[label], "label": label}
 
 
@@ -56,7 +56,7 @@ def read_reasoning_examples(path: str | Path) -> list[AnyReasoningExample]:
     """Read pairs or lists from a JSONL file, plain or gzip.
 
     Raises:
-        DataError: a line is malformed, or its answer and label contradict each other; the message names file and line.
+        DataError: a line is malformed, or its answer contradicts its label. The message names file and line.
     """
     examples: list[AnyReasoningExample] = []
     for number, row in objects(path):
@@ -83,12 +83,12 @@ def _think(row: dict[str, Any], where: str) -> str:
     think = get(row, "think", str, where)
     tag = TAG.search(think)
     if tag:
-        raise DataError(f"{where}: 'think' holds the tag {tag[0]}, which would break the form; take it out")
+        raise DataError(f"{where}: 'think' contains the tag {tag[0]}, which would break the format; remove it")
     return think
 
 
 def _list_example(row: dict[str, Any], where: str) -> ListReasoningExample:
-    """An example with several documents. Raises DataError for a malformed answer or a label that no document has."""
+    """An example with several documents. Raises DataError if the answer is malformed or names an unknown document."""
     documents = get(row, "documents", list, where)
     if len(documents) < 2 or not all(isinstance(document, str) for document in documents):
         raise DataError(f"{where}: 'documents' must be a list of two texts or more")
@@ -105,15 +105,15 @@ def _list_example(row: dict[str, Any], where: str) -> ListReasoningExample:
 def split_reasoning_examples(
     examples: Sequence[AnyReasoningExample], queries: int, seed: int
 ) -> tuple[list[AnyReasoningExample], list[AnyReasoningExample]]:
-    """Split examples by query.
+    """Split examples by query, so that all examples of a query are in the same part.
 
     Args:
-        examples: all examples of a query go to the same part.
-        queries: number of queries of the dev part, at most a fifth of all.
-        seed: of the draw.
+        examples: the examples.
+        queries: number of dev queries, at most a fifth of all queries.
+        seed: seed of the split.
 
     Returns:
-        (training, dev).
+        (training examples, dev examples).
     """
     keys = {example.query: query_key(example.query) for example in examples}
     distinct = sorted(set(keys.values()))

@@ -1,7 +1,7 @@
-"""Labelled search logs to training examples: one line a query in, one line a (query, document) pair out.
+"""Convert Rerank-R0's labelled search logs (one line per query) to training examples (one line per pair).
 
-The file is read twice, first for the labels of all pairs by their hash, so that a pair found as yes and as no is left
-out wherever it stands, and a log larger than memory still goes through.
+The file is read twice. The first pass stores the labels of all pairs by hash, so that pairs labelled both yes and no are dropped
+wherever they occur. Logs larger than memory can be converted.
 
     {"query": "…", "response": "…", "response_thinking": "…", "rejected_response": [{"document": "…", "thinking": "…"}, …]}
     {"query": "…", "document": "…", "think": "…", "answer": "yes", "label": 1}
@@ -23,7 +23,7 @@ from ..utils.files import atomic_file, check_file, check_neighbour, repeatable_l
 from .jsonl import digest, filled, get, line_of, parsed
 from .reasoning_examples import reasoning_row
 
-# Ends of sentences: marks and closing quotes before a blank, or the marks of scripts that write no blanks; or the end of a line.
+# Ends of sentences: punctuation and closing quotes before white space, punctuation of scripts without spaces, or line ends.
 SENTENCE = re.compile(r"[.!?…][\"')\]’”»]*(?=\s|$)|[。！？｡।۔][」』”’]*|(?=\n)")
 MIXED, WRITTEN = -1, -2
 Bad = Callable[[int, str, DataError], Any]
@@ -31,7 +31,7 @@ Bad = Callable[[int, str, DataError], Any]
 
 @dataclass
 class ImportReport:
-    """What a conversion did; as text, the line for the user."""
+    """Counts of a conversion; `str()` gives the one-line summary."""
 
     out: str
     lines: int = 0
@@ -49,25 +49,25 @@ class ImportReport:
 
 
 def side_file(out: str | Path) -> Path:
-    """Where the bad lines of a conversion go."""
+    """Return the path of the file for the bad lines of a conversion."""
     return Path(f"{out}.bad.jsonl")
 
 
 def convert(source: str | Path, out: str | Path, max_think_chars: int | None = None, skip_bad: bool = False) -> ImportReport:
-    """Write the training form of a log, whole or not at all. Both may be gzip (the output by its name).
+    """Convert a log to training examples. The output is replaced atomically.
 
     Args:
-        source: JSONL in the log form, read twice; of a pipe the lines are kept.
-        out: JSONL to write.
-        max_think_chars: longer thoughts are cut at the end of a sentence or word.
-        skip_bad: write bad lines and their errors to `side_file(out)` and go on.
+        source: JSONL in the log format, plain or gzip. It is read twice; the lines of a pipe are kept in memory.
+        out: JSONL to write, compressed if it ends in .gz.
+        max_think_chars: truncate longer thoughts at the end of a sentence or word.
+        skip_bad: write bad lines with their errors to `side_file(out)` and continue.
 
     Raises:
-        DataError: a bad line, with file and line, unless skip_bad; no good line at all; a limit below 1.
+        DataError: a line is bad (file:line) and `skip_bad` is False, no line is good, or the limit is below 1.
     """
     if max_think_chars is not None and max_think_chars < 1:
-        raise DataError(f"at most {max_think_chars} characters leave no thought; give 1 or more, or no limit to cut nothing")
-    labels: dict[bytes, int] = {}  # of each pair, or MIXED, or WRITTEN
+        raise DataError(f"a limit of {max_think_chars} characters leaves no thought; use 1 or more, or no limit")
+    labels: dict[bytes, int] = {}  # label of each pair, MIXED, or WRITTEN
     check_file(out)
     if skip_bad:
         check_neighbour(out, "the file of bad lines")
@@ -101,7 +101,7 @@ def convert(source: str | Path, out: str | Path, max_think_chars: int | None = N
 
 
 def _rows(lines: Iterable[tuple[int, str]], name: str, bad: Bad | None) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, pair in the training form) of each pair of the log; bad lines go to `bad`, or raise where it is None."""
+    """Yield (line number, pair in the training format). Bad lines go to `bad`, or raise if it is None."""
     for number, line in lines:
         try:
             rows = list(_pairs(line, f"{name}:{number}"))
@@ -115,7 +115,7 @@ def _rows(lines: Iterable[tuple[int, str]], name: str, bad: Bad | None) -> Itera
 
 
 def _pairs(line: str, where: str) -> Iterator[dict[str, Any]]:
-    """The pairs of one line in the log form."""
+    """Pairs of one line in the log format."""
     row = parsed(line, where)
     query = filled(row, "query", where, "'query'")
     yield reasoning_row(query, filled(row, "response", where, "'response'"), get(row, "response_thinking", str, where), 1)
@@ -127,7 +127,7 @@ def _pairs(line: str, where: str) -> Iterator[dict[str, Any]]:
 
 
 def _key(row: dict[str, Any]) -> bytes:
-    """What stands for query and document; blanks around them make no other pair."""
+    """Hash of query and document, without surrounding white space."""
     return digest(row["query"].strip(), row["document"].strip())
 
 
@@ -139,8 +139,11 @@ def _write(row: dict[str, Any], max_chars: int | None, handle: Any, report: Impo
 
 
 def shortened(text: str, max_chars: int) -> str:
-    """Truncate a text to `max_chars` characters: after its last whole sentence if that keeps at least half of them, else after its
-    last whole word, else before the character that does not fit (with its combining marks)."""
+    """Truncate a text to `max_chars` characters.
+
+    It ends after its last whole sentence if that keeps at least half of the limit, else after its last whole word, else before the
+    first character that does not fit. Combining marks stay with their character.
+    """
     if len(text) <= max_chars:
         return text
     ends = [match.end() for match in SENTENCE.finditer(text[: max_chars + 1]) if match.end() <= max_chars]

@@ -1,11 +1,11 @@
-"""Tables: CSV and TSV files, read by the names in their header row.
+"""Read CSV and TSV files by the column names of their header.
 
     query,document,label        pairs; optional query_id, doc_id
     query,positive,negative     triples; or anchor, and negative_1, negative_2, …
     id,title,text               documents to rank
 
-Names may come in any order and case. Fields are parted by a comma, a semicolon or a tab, whichever fits the header, and quoted as
-spreadsheets and Python's `csv` module quote them: a quoted field may hold line breaks, and quotes inside it are doubled.
+Columns may be in any order and case. The delimiter is a comma, a semicolon or a tab, whichever fits the header. Quoting is that of
+spreadsheets and Python's `csv` module: a quoted field may contain line breaks, and quotes inside it are doubled.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from pathlib import Path
 from ..errors import DataError
 from ..utils.files import text_lines
 
-DELIMITERS = "\t,;"  # by preference
-NO_DELIMITER = "\ufdd0"  # of a table of one column: no character, so it is in no text
+DELIMITERS = "\t,;"  # in order of preference
+NO_DELIMITER = "\ufdd0"  # for tables of one column: a noncharacter, which no text contains
 SUFFIXES = (".csv", ".tsv")
 ALIASES = {
     "qid": "query_id", "queryid": "query_id", "docid": "doc_id", "document_id": "doc_id", "pos": "positive", "neg": "negative",
 }  # fmt: skip
-# Names by which a header row is recognised where a file may lack one; some of them name columns that no form here has.
+# Column names by which an optional header is recognised, including names that no format here uses.
 HEADER_NAMES = frozenset(
     "id _id doc_id query_id corpus_id pid text title document documents passage passages content contents body abstract query "
     "queries question anchor label labels score relevance rating grade positive negative sentence1 sentence2".split()
@@ -38,13 +38,13 @@ _limit = threading.Lock()  # the csv module has one size limit for the whole pro
 
 @dataclass(frozen=True)
 class Table:
-    """A table's header and rows.
+    """Header and rows of a table.
 
     Attributes:
-        path: for messages.
-        line: number of the header's line.
-        columns: normalised name by name as written, in order.
-        rows: (line number, fields) below the header.
+        path: the file, for messages.
+        line: line number of the header.
+        columns: normalised name by original name, in order.
+        rows: (line number, fields) of each row below the header.
     """
 
     path: str
@@ -53,36 +53,39 @@ class Table:
     rows: list[tuple[int, list[str]]]
 
     def records(self, known: Container[str]) -> Iterator[tuple[int, dict[str, str]]]:
-        """(line number, fields by column) of each row: by normalised name where that is known, else by the name as written; columns
-        without a name are left out."""
+        """Yield (line number, fields by column name) of each row.
+
+        Args:
+            known: normalised names to use as keys. Other columns keep their original name; columns without a name are dropped.
+        """
         keys = [name and (name if name in known else written) for written, name in self.columns.items()]
         for number, row in self.rows:
             yield number, {key: field for key, field in zip(keys, row) if key}
 
 
 def is_table(path: str | Path) -> bool:
-    """Whether a file's name says that it is a table: .csv or .tsv, gzipped or not."""
+    """Whether a file name ends in .csv or .tsv, optionally followed by .gz."""
     return table_suffix(path) in SUFFIXES
 
 
 def table_suffix(path: str | Path) -> str:
-    """The end of a file's name in lower case, without .gz."""
+    """Return the suffix of a file name in lower case, ignoring .gz."""
     return Path(Path(path).name.lower().removesuffix(".gz")).suffix
 
 
 def normalise_column(name: str) -> str:
-    """A column's name in lower case with underscores, by its common spelling: "Query ID" and "qid" are query_id."""
+    """Return a column name in lower case with underscores and its usual spelling: "Query ID" and "qid" become query_id."""
     name = re.sub(r"[\s-]+", "_", name.strip().lower())
     return ALIASES.get(name, name)
 
 
 def is_column(name: str) -> bool:
-    """Whether a field is the name of a column."""
+    """Whether a field is a known column name."""
     return normalise_column(name) in HEADER_NAMES
 
 
 def header_fields(line: str) -> tuple[str, list[str]]:
-    """(delimiter, fields) of a line, split at the delimiter that gives most known column names."""
+    """Split a header line. Returns (delimiter, fields) for the delimiter that gives the most known column names."""
     splits = [(NO_DELIMITER, [line])]
     for delimiter in DELIMITERS:
         with contextlib.suppress(csv.Error):
@@ -91,21 +94,21 @@ def header_fields(line: str) -> tuple[str, list[str]]:
 
 
 def shown_columns(names: Iterable[str]) -> str:
-    """Column names for a message, the first ten, each shortened."""
+    """Format column names for a message: the first ten, each shortened."""
     names = list(names)
     return ", ".join(repr(name[:40]) for name in names[:10]) + (" and more" if len(names) > 10 else "")
 
 
 def read_table(path: str | Path, lines: Sequence[str] | None = None) -> Table:
-    """Read a table with a header row.
+    """Read a table with a header.
 
     Args:
-        path: file, plain or gzip; only for messages where `lines` are given.
-        lines: the lines with their ends.
+        path: file, plain or gzip; only used in messages if `lines` is given.
+        lines: lines of the table with their line ends.
 
     Raises:
-        DataError: with file:line for broken quoting or a row with more or fewer fields than the header; a column named twice; an
-            empty file.
+        DataError: quoting is broken, a row does not have as many fields as the header (file:line), a column name occurs twice, or
+            the file is empty.
     """
     lines = list(text_lines(path)) if lines is None else lines
     start = next((number for number, line in enumerate(lines) if line.strip()), None)
@@ -144,14 +147,14 @@ def _parsed(path: str, lines: Sequence[str], start: int, delimiter: str) -> list
 
 
 def _check_quotes(lines: Sequence[str], delimiter: str, width: int, where: str) -> None:
-    """Raise DataError for a row of several lines with tabs, each of which could be a row: in such files quotes may mean nothing."""
+    """Raise DataError if a row spans several lines that could each be a row with tabs: quotes may be plain text in such files."""
     if delimiter == "\t" and len(lines) > 1 and all(line.count("\t") == width - 1 for line in lines):
         remedy = "if they mean nothing, double them and put the field in quotes"
         raise DataError(f"{where}: a field opens with a quote here and ends {len(lines) - 1} rows below; {remedy}")
 
 
 def _columns(names: list[str], where: str) -> dict[str, str]:
-    """Normalised name by name. Raises DataError for one that comes twice."""
+    """Normalised name by original name. Raises DataError if a name occurs twice."""
     known: dict[str, str] = {}
     for place, name in enumerate(names):
         normalised = normalise_column(name)

@@ -1,9 +1,9 @@
-"""Labels by a teacher: each pair is put to a chat endpoint, which thinks and says yes or no.
+"""Label pairs with a teacher model: each pair is sent to a chat endpoint, which thinks and answers yes or no.
 
-Every answer goes into the ledger (OUT.ledger.jsonl) when it comes, under the hash of model, prompt and pair; a run that
-was stopped goes on from there, and one that was finished asks nothing when it is started again.
+Each answer is appended to a ledger (OUT.ledger.jsonl) when it arrives, under a hash of model, prompt and pair. An interrupted run
+resumes from the ledger, and a finished one sends no requests.
 
-Source of the prompt and of both forms: reference/rerank-r0, Data.
+Source of the prompt and of both formats: reference/rerank-r0, Data.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FORMS = ("training", "log")
 
 @dataclass
 class Pair:
-    """A pair to label and its key in the ledger."""
+    """A pair to label, and its key in the ledger."""
 
     query: str
     document: str
@@ -44,13 +44,20 @@ class Pair:
 
 
 def question(query: str, document: str) -> str:
-    """What the teacher is asked."""
+    """Return the teacher's prompt for a pair."""
     return f"{JUDGE}\n\nQuery: {query}\n\nDocument: {document}"
 
 
 def verdict(content: str, thought: str) -> tuple[str, str] | None:
-    """(yes or no, thought) of a reply, or None. The thought is the field, or a <think> block before the answer; nothing but the
-    answer may be left then, quotes, stars and a full stop aside."""
+    """Parse a reply.
+
+    Args:
+        content: text of the reply. A <think> block before the answer is the thought if `thought` is empty.
+        thought: thought from the reply's own field, or "".
+
+    Returns:
+        ("yes" or "no", thought). None if the content has more than the answer, apart from quotes, asterisks and a full stop.
+    """
     inside, closed, rest = content.rpartition("</think>")
     if closed:
         thought = thought or inside.strip().removeprefix("<think>").strip()
@@ -62,19 +69,24 @@ def label(
     pairs: str | Path, out: str | Path, endpoint: Endpoint, form: str = "training", concurrency: int = 8, max_attempts: int = 3,
     retry_unparsed: bool = False, report: Callable[[int, int], Any] | None = None,
 ) -> str:  # fmt: skip
-    """Ask for all pairs and write them with labels; returns a line that sums up.
+    """Label all pairs and write them.
 
     Args:
-        pairs: JSONL with query and document (more keys are left aside), see `prorank sample-pairs`.
-        out: JSONL to write, whole or not at all, in the order of `pairs`; the same pair once.
-        form: "training", or "log": for each query a response and those rejected.
-        concurrency: requests under way at the same time.
-        max_attempts: how often a pair is asked whose reply is neither yes nor no.
-        retry_unparsed: ask once more for pairs whose replies were neither in an earlier run.
-        report: called with (pairs done, pairs in all).
+        pairs: JSONL with query and document, see `prorank sample-pairs`. Other keys are ignored.
+        out: JSONL to write in the order of `pairs`, each pair once. It is replaced atomically.
+        endpoint: the teacher; it is closed at the end.
+        form: "training", or "log" for one line per query with a response and the rejected documents.
+        concurrency: number of concurrent requests.
+        max_attempts: how often to send a pair whose reply is neither yes nor no.
+        retry_unparsed: send pairs again whose replies were neither in an earlier run.
+        report: called with (number of labelled pairs, number of pairs).
+
+    Returns:
+        A one-line summary.
 
     Raises:
-        DataError: a bad line, or an endpoint that refuses or stays away; the ledger keeps what came before.
+        ConfigError: an argument is out of range.
+        DataError: a line is bad, or the endpoint rejects a request or stays unreachable. Earlier answers stay in the ledger.
     """
     if form not in FORMS:
         raise ConfigError(f"--form {form}: expected {' or '.join(FORMS)}")
@@ -107,14 +119,14 @@ def label(
     spent = [sum(row[name] for _, row in _entries(ledger)) for name in ("prompt_tokens", "completion_tokens")]
     yes = sum(row["answer"] == "yes" for _, row in labelled)
     return (
-        f"{out}: {len(labelled)} pairs labelled ({yes} yes, {len(labelled) - yes} no), {len(todo) - len(labelled)} replies were "
-        f"neither; {len(open_pairs)} asked now, {endpoint.retries} tries again; {spent[0]} prompt and {spent[1]} completion tokens "
+        f"{out}: {len(labelled)} pairs labelled ({yes} yes, {len(labelled) - yes} no), {len(todo) - len(labelled)} without a valid "
+        f"answer; {len(open_pairs)} sent now, {endpoint.retries} retries; {spent[0]} prompt and {spent[1]} completion tokens "
         f"in {ledger}"
     )
 
 
 def read_pairs(path: str | Path, model: str) -> Iterator[Pair]:
-    """Pairs of a JSONL file. Raises DataError naming file and line."""
+    """Read pairs from a JSONL file. Raises DataError naming file and line."""
     empty = True
     for number, row in objects(path):
         where, empty = f"{path}:{number}", False
@@ -125,7 +137,7 @@ def read_pairs(path: str | Path, model: str) -> Iterator[Pair]:
 
 
 def _all(one: Callable[[Pair], None], pairs: list[Pair], concurrency: int, endpoint: Endpoint) -> None:
-    """Ask for all pairs. At the first error, or Ctrl-C, no more are asked, and answers under way still go into the ledger."""
+    """Label all pairs. After the first error or Ctrl-C no new requests start, and pending answers still go into the ledger."""
     with ThreadPoolExecutor(concurrency) as pool:
         futures = [pool.submit(one, pair) for pair in pairs]
         try:
@@ -138,7 +150,7 @@ def _all(one: Callable[[Pair], None], pairs: list[Pair], concurrency: int, endpo
 
 
 def _label_pair(pair: Pair, endpoint: Endpoint, max_attempts: int) -> dict[str, Any]:
-    """A row of the ledger: the first reply that is a yes or no, or none after so many tries."""
+    """Return a ledger row with the first reply that is yes or no, or with `answer` None after `max_attempts`."""
     row: dict[str, Any] = {"answer": None, "think": "", "prompt_tokens": 0, "completion_tokens": 0}
     for _ in range(max_attempts):
         reply = endpoint.complete(question(pair.query, pair.document))
@@ -153,7 +165,7 @@ def _label_pair(pair: Pair, endpoint: Endpoint, max_attempts: int) -> dict[str, 
 
 
 def _entries(ledger: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Keys and rows of a ledger; a line that was cut short when the run was killed counts as not there."""
+    """Yield (key, row) of a ledger. Skips lines truncated by a crash."""
     if not ledger.exists():
         return
     for line in ledger.read_text(encoding="utf-8", errors="replace").split("\n"):
@@ -165,7 +177,7 @@ def _entries(ledger: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _end_line(ledger: Path) -> None:
-    """A line that was cut short ends here, so that the next one does not go on behind it."""
+    """Terminate a truncated last line, so that the next append starts a new line."""
     if ledger.exists() and not ledger.read_bytes().endswith(b"\n"):
         append_text(ledger, "\n")
 
@@ -176,8 +188,7 @@ def _training_row(labelled: tuple[Pair, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _log_rows(labelled: list[tuple[Pair, dict[str, Any]]]) -> Iterator[dict[str, Any]]:
-    """The log form: the first document with a yes has all that were rejected, further ones stand alone; queries without a yes have
-    no place in it."""
+    """Rows in the log format. The first relevant document of a query carries all rejected ones; queries without one are omitted."""
     queries: dict[str, tuple[list, list]] = {}
     for pair, row in labelled:
         queries.setdefault(pair.query, ([], []))[row["answer"] == "yes"].append((pair.document, row["think"]))

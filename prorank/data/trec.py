@@ -1,7 +1,7 @@
-"""TREC and BEIR label files and TREC runs.
+"""Read and write TREC and BEIR label files and TREC runs.
 
-Trec_eval reads run scores as 32-bit floats, sorts by them and breaks ties by document id, whatever the rank
-column says; so the scores written here fall strictly even after rounding to 32 bits.
+trec_eval reads scores as 32-bit floats, sorts by them, breaks ties by document id and ignores the rank column. Therefore the
+scores written here decrease strictly, even after rounding to 32 bits.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ Run = dict[str, dict[str, float]]
 
 
 def iter_qrels(path: str | Path) -> Iterator[tuple[int, str, str, int]]:
-    """(line, query id, document id, label) of a label file.
+    """Yield (line number, query id, document id, label) of a label file.
 
-    TREC form: `qid 0 docid label`; BEIR form: `qid docid label` below a header row. Labels below 0 are
-    TREC's own ("spam") and pass; training refuses them. Raises DataError naming file:line.
+    The TREC format is `qid 0 docid label`; the BEIR format is `qid docid label` after a header. Negative labels (TREC's "spam") are
+    accepted here and rejected by training. Raises DataError naming file and line.
     """
     for number, line in numbered_lines(path):
         fields = _fields(line, (3, 4))
@@ -35,10 +35,10 @@ def iter_qrels(path: str | Path) -> Iterator[tuple[int, str, str, int]]:
 
 
 def read_qrels(path: str | Path) -> Qrels:
-    """Labels by query and document, from a TREC or BEIR label file, plain or gzip.
+    """Read labels by query and document from a TREC or BEIR label file, plain or gzip.
 
     Raises:
-        DataError: malformed line, label not a whole number, one document labelled twice in different ways, no labels.
+        DataError: a line is malformed, a label is not an integer, a document has two different labels, or there are no labels.
     """
     qrels: Qrels = {}
     for number, qid, doc_id, label in iter_qrels(path):
@@ -53,7 +53,7 @@ def read_qrels(path: str | Path) -> Qrels:
 
 
 def _fields(line: str, counts: tuple[int, ...]) -> list[str]:
-    """Fields at tabs where that fits (ids may hold blanks), else at white space."""
+    """Split a line at tabs if that gives a valid number of fields (ids may contain spaces), else at white space."""
     tabbed = [field.strip() for field in line.split("\t")]
     return tabbed if len(tabbed) in counts and all(tabbed) else line.split()
 
@@ -63,13 +63,13 @@ def _label(text: str, path: str | Path, number: int) -> int:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not value.is_integer():  # NaN and infinities are no integers either
+    if not value.is_integer():  # also excludes NaN and infinities
         raise DataError(f"{path}:{number}: expected a whole number as label, got {text!r}")
     return int(value)
 
 
 def read_exclude(path: str | Path) -> frozenset[tuple[str, str]]:
-    """(query id, document id) pairs to leave out of labels and runs: two columns, header row or not."""
+    """Read (query id, document id) pairs to leave out of labels and runs: two columns, with or without a header."""
     pairs = set()
     for number, line in numbered_lines(path):
         fields = _fields(line, (2,))
@@ -81,16 +81,19 @@ def read_exclude(path: str | Path) -> frozenset[tuple[str, str]]:
 
 
 def drop_pairs(table: dict[str, dict], pairs: Iterable[tuple[str, str]]) -> dict[str, dict]:
-    """A copy of labels or of a run without `pairs` of (query id, document id). Queries stay, even when emptied."""
+    """Return a copy of labels or of a run without `pairs` of (query id, document id). Queries are kept even if they get empty."""
     gone = set(pairs)
     return {qid: {doc: value for doc, value in row.items() if (qid, doc) not in gone} for qid, row in table.items()}
 
 
 def read_run(path: str | Path) -> Run:
-    """A TREC run (`qid Q0 docid rank score tag`, plain or gzip): scores by query and document, best first.
+    """Read a TREC run (`qid Q0 docid rank score tag`), plain or gzip.
 
-    Equal scores keep the order of the file. Raises DataError naming file:line: malformed line, score not finite, a
-    document twice for one query; and for a run without lines.
+    Returns:
+        Scores by query and document, best first; ties keep the order of the file.
+
+    Raises:
+        DataError: a line is malformed, a score is not finite, a document occurs twice for a query (file:line), or the run is empty.
     """
     run: Run = {}
     for number, line in numbered_lines(path):
@@ -117,15 +120,15 @@ def _score(text: str, path: str | Path, number: int) -> float:
 
 
 def ranked(scores: dict[str, float]) -> list[tuple[str, float]]:
-    """(document id, score), best first; equal scores keep their order."""
+    """Sort (document id, score) by score, best first. The sort is stable."""
     return sorted(scores.items(), key=lambda item: -item[1])
 
 
 def write_run(path: str | Path, run: Run, tag: str = "prorank") -> None:
-    """Write a TREC run, whole or not at all; `.gz` is compressed. Scores fall strictly, equal ones in insertion order.
+    """Write a TREC run, atomically, compressed if the path ends in .gz. Scores decrease strictly; ties are in insertion order.
 
     Raises:
-        DataError: a score is not finite; an id or the tag is empty or has white space, which the format cannot hold.
+        DataError: a score is not finite, or an id or the tag is empty or contains white space.
     """
     with atomic_file(path) as handle:
         for qid, scores in run.items():
@@ -142,10 +145,18 @@ def _word(text: str) -> str:
 
 
 def falling(scores: list[float], where: str = "run") -> list[float]:
-    """Scores, best first, as they are to be written: each lower than the one before even as a 32-bit float.
+    """Return scores that decrease strictly even as 32-bit floats.
 
-    A score that falls by itself stays as it is; one that ties is lowered by the smallest step. Where 32 bits
-    cannot hold a list (scores near the largest float), it becomes n, n-1, …, 1.
+    A score that ties with the one before it is lowered by the smallest step; others are unchanged. If 32 bits cannot represent such
+    a
+    list (scores near the largest float), the result is n, n-1, …, 1.
+
+    Args:
+        scores: scores, best first.
+        where: file and query, for error messages.
+
+    Raises:
+        DataError: a score is not finite.
     """
     if not all(math.isfinite(score) for score in scores):
         raise DataError(f"{where}: scores must be finite")
@@ -154,7 +165,7 @@ def falling(scores: list[float], where: str = "run") -> list[float]:
     with np.errstate(over="ignore"):
         for score in scores:
             if not np.float32(score) < last:
-                # At 0 the next float is denormal, which some processors flush to 0: step further there.
+                # Near 0 the next float is denormal, which some processors flush to 0, so take a larger step.
                 score = float(min(np.nextafter(last, np.float32(-np.inf)), last - np.float32(1e-30)))
             last = np.float32(score)
             out.append(score)

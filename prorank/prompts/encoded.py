@@ -67,21 +67,3 @@ class TruncationCounts:
         queries = f"{self.queries} {'query' if self.queries == 1 else 'queries'} cut"
         lost = f" by {self.query_tokens} tokens{' in all' if self.queries > 1 else ''}" if self.query_tokens else ""
         return f"{self.documents} of {self.total} documents cut, {queries}{lost}"
-
-
-@dataclass(frozen=True)
-class DocumentFrame:
-    """Token ids before and behind the document of a prompt.
-
-    Attributes:
-        head, tail: ids before and behind the document.
-        content_tokens: how many of these belong to the instruction and the query.
-        query_cut: number of tokens truncated from the query.
-        query_limit: maximum number of tokens of one occurrence of the query, None for no limit.
-    """
-
-    head: list[int]
-    tail: list[int]
-    content_tokens: int
-    query_cut: int
-    query_limit: int | None

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import PromptError
-from .encoded import DocumentFrame, Encoded, TruncationCounts
+from .document_frame import DocumentFrame, DocumentFraming
+from .encoded import Encoded, TruncationCounts
 from .prompt_settings import PromptSettings
 from .sentinels import pair_chat, special_texts
 from .slots import SLOT, split
 from .template import delimiter_tokens
-from .thinking_tags import OPEN, SHUT, Thinking
+from .thinking_tags import OPEN, SHUT
 from .tokens import answer_token
 from .truncation import DEFAULT_TRUNCATION, Truncation
 
@@ -23,7 +24,7 @@ __all__ = ["PairPromptEncoder", "TruncationCounts", "Encoded"]
 
 
 @dataclass
-class PairPromptEncoder(Thinking):
+class PairPromptEncoder(DocumentFraming):
     """Encodes pairs by a prompt whose template is resolved for one tokenizer.
 
     Args:
@@ -186,80 +187,6 @@ class PairPromptEncoder(Thinking):
                 f"max_length {self.prompt.max_length} leaves {room} tokens beside the prompt's own {self._fixed}; raise max_length"
             )
         return room
-
-    def _separator(self) -> list[int]:
-        """Literal ids between query and document, which count as content in the released models' rule."""
-        one, other = sorted((self._query_at, self._document_at))
-        return [t for i in range(one + 1, other) for t in self._literal.get(i, [])]
-
-    def _frame(self, query: str, instruction: str | None, max_query_tokens: int | None = None, share: bool = True) -> DocumentFrame:
-        """Ids around a document. The query is capped at its share, unless `share` is False, and at `max_query_tokens`."""
-        head, used, cut, limit = [], 0, 0, None if share else max_query_tokens
-        for i in range(self._document_at):
-            if i in self._literal:
-                head += self._literal[i]
-                continue
-            ids = self._fill(self.segments[i], query, instruction)
-            if "{query}" in self.segments[i]:
-                limit = self._query_limit(used, max_query_tokens) if share else max_query_tokens
-                cut, ids = len(ids) - len(ids[:limit]), ids[:limit]
-            elif used + len(ids) > self._max - 8:
-                raise PromptError(
-                    f"the instruction takes {len(ids)} tokens and leaves no room in max_length {self.prompt.max_length}; "
-                    "shorten it or raise max_length"
-                )
-            head += ids
-            used += len(ids)
-        if share and limit is None:  # the query stands behind the document
-            limit = self._query_limit(used, max_query_tokens)
-        tail, again, cut_again = self._tail(query, limit)
-        return DocumentFrame(head, tail, used + again, max(cut, cut_again), limit)
-
-    def _tail(self, query: str, limit: int | None) -> tuple[list[int], int, int]:
-        """(ids after the document, how many of them are the query's, tokens truncated from it), the query capped at `limit`."""
-        tail, again, cut = [], 0, 0
-        for i in range(self._document_at + 1, len(self.segments)):
-            if i in self._literal:
-                tail += self._literal[i]
-                continue
-            ids = self._fill(self.segments[i], query, None)
-            cut = max(cut, len(ids) - len(ids[:limit]))
-            tail += ids[:limit]
-            again += len(ids[:limit])
-        return tail, again, cut
-
-    def _query_limit(self, used: int, max_tokens: int | None = None) -> int:
-        """Maximum number of tokens of one occurrence of the query; all occurrences together take at most `query_share`.
-
-        Args:
-            used: tokens that the instruction takes.
-            max_tokens: a further limit, None for none.
-        """
-        content = self.prompt.length_counts == "content"
-        # The released models' rule counts the separator, and caps instruction and query as one piece.
-        whole = self._max + len(self._separator()) if content else self.prompt.max_length
-        cap = int(whole * self.prompt.query_share) // self.repeats
-        limit = cap if content else max(1, min(cap, (self._max - used) // (2 * self.repeats)))
-        return limit if max_tokens is None else min(max_tokens, limit)
-
-    def _fill(self, segment: str, query: str, instruction: str | None) -> list[int]:
-        """Ids of a segment with slots. The instruction's frame may hold special tokens; users' texts may not."""
-        if segment == "{instruction}":
-            value = self.prompt.instruction if instruction is None else instruction
-            before, after = self._instruction_frame()
-            return self._tokens(before) + self._batch([value])[0] + self._tokens(after) if value else []
-        values = {"query": query, "instruction": self._instruction(instruction)}
-        return self._batch([SLOT.sub(lambda m: values[m.group(1)], segment)])[0]
-
-    def _instruction(self, instruction: str | None) -> str:
-        value = self.prompt.instruction if instruction is None else instruction
-        before, after = self._instruction_frame()
-        return before + value + after if value else ""
-
-    def _instruction_frame(self) -> tuple[str, str]:
-        text = self.prompt.instruction_format.replace("{open}", self._open).replace("{close}", self._close)
-        before, _, after = text.partition("{instruction}")
-        return before, after
 
     def _answer_id(self, answer: str) -> int:
         """The answer's one token after the prompt's last segment. Raises PromptError if it is not one."""

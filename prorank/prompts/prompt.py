@@ -1,6 +1,6 @@
-"""Prompt: the only thing that turns (query, document) into token ids, in training, evaluation, serving and export alike.
+"""Prompt: how a (query, document) pair becomes token ids, in training, evaluation, serving and export.
 
-It is plain settings, saved as `prompt.json` with the checkpoint; `bind(tokenizer)` makes it encode (see `bound`).
+A Prompt holds settings only and is saved as `prompt.json` with the checkpoint. `bind(tokenizer)` returns an encoder.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ AnyPromptEncoder = PairPromptEncoder | ListPromptEncoder
 
 @dataclass(frozen=True, config=CONFIG)
 class Prompt(PromptSettings):
-    """The only thing that turns (query, document) into token ids: settings that `bind` joins with a tokenizer.
+    """Settings that define how queries and documents become token ids; `bind` returns an encoder for a tokenizer.
 
     The arguments are those of `PromptSettings`.
     """
 
     @classmethod
     def preset(cls, name: str, /, **changes: Any) -> "Prompt":
-        """A named prompt, with `changes` to its fields. Raises PromptError for an unknown name or field."""
+        """Return the preset `name` with `changes` to its fields. Raises PromptError for an unknown name or field."""
         if name not in PRESETS:
             raise PromptError(f"unknown prompt preset '{name}'{nearest(name, PRESETS)}")
         unknown = next((key for key in changes if key not in FIELDS), None)
@@ -43,7 +43,16 @@ class Prompt(PromptSettings):
 
     @classmethod
     def of(cls, value: "str | dict | PromptSettings | None", **changes: Any) -> "Prompt":
-        """A Prompt from a preset's name, a mapping ({preset: name, key: value}), a YAML file or a Prompt."""
+        """Make a Prompt.
+
+        Args:
+            value: name of a preset, mapping ({preset: name, key: value}), path of a YAML file, or Prompt. None means the default
+                preset.
+            **changes: fields to replace.
+
+        Raises:
+            PromptError: a name, field or value is invalid, or the file cannot be read.
+        """
         if isinstance(value, PromptSettings):
             return replace(value if isinstance(value, cls) else cls(**vars(value)), **changes)
         if isinstance(value, (str, Path)) and _names_file(value):
@@ -57,7 +66,7 @@ class Prompt(PromptSettings):
 
     @classmethod
     def load(cls, folder: str | Path) -> "Prompt | None":
-        """Read `prompt.json` of a checkpoint folder, None where it has none."""
+        """Read `prompt.json` of a checkpoint folder; None if there is none. Raises PromptError if the file is invalid."""
         path = Path(folder) / "prompt.json"
         if not path.is_file():
             return None
@@ -67,19 +76,24 @@ class Prompt(PromptSettings):
             raise PromptError(f"{path}: not a saved prompt ({error})") from error
 
     def bind(self, tokenizer: Any, max_positions: int | None = None) -> "PairPromptEncoder":
-        """Join with a tokenizer (and the model's number of positions, which bounds max_length).
+        """Return the encoder of this prompt for a tokenizer.
 
-        Raises PromptError if an answer is not one token in place, the fixed text leaves no room, or the prompt shows several
-        documents (see `bind_list`).
+        Args:
+            tokenizer: tokenizer of transformers.
+            max_positions: number of positions of the model, which limits `max_length`; None for no limit.
+
+        Raises:
+            PromptError: an answer is not a single token, the template leaves no room for documents, or the prompt shows several
+                documents (use `bind_list`).
         """
         if self.lists:
-            raise PromptError(f"prompt {self.name} shows several documents at once, and one is asked about; use a method of lists")
+            raise PromptError(f"prompt {self.name} shows several documents at once and cannot score single ones; use a list method")
         return PairPromptEncoder(self._resolved(tokenizer), tokenizer, max_positions)
 
     def bind_list(self, tokenizer: Any, max_positions: int | None = None) -> "ListPromptEncoder":
-        """As `bind`, for a prompt of several documents. Raises PromptError for others."""
+        """Return the encoder of a setwise or listwise prompt; arguments as in `bind`. Raises PromptError for other kinds."""
         if not self.lists:
-            raise PromptError(f"prompt {self.name} shows one document, and several need one of kind setwise or listwise")
+            raise PromptError(f"prompt {self.name} shows one document; list methods need a prompt of kind setwise or listwise")
         return ListPromptEncoder(self._resolved(tokenizer), tokenizer, max_positions)
 
     def _resolved(self, tokenizer: Any) -> "Prompt":
@@ -93,7 +107,7 @@ class Prompt(PromptSettings):
 
 
 def _names_file(value: str | Path) -> bool:
-    """Whether a text names a YAML file, or anything to read, such as a pipe, and no preset."""
+    """Whether a value is the path of a YAML file, or of anything else that can be read, and not the name of a preset."""
     return str(value).endswith((".yaml", ".yml", ".json")) or value not in PRESETS and can_be_read(value)
 
 

@@ -1,9 +1,9 @@
-"""Marks in a rendered prompt that keep users' texts apart from the template, as the prompt's own encoding does.
+"""Marks in a rendered chat template that let other libraries tokenise a prompt as PairPromptEncoder does.
 
-A library that renders a chat template and tokenises the whole text would read a special token that a document spells, and would
-let white space at a text's ends share tokens with the template. So the saved template puts a mark into what spells a special token,
-and marks around a text with white space at its ends; the saved tokenizer drops both, once special tokens were looked for. The marks
-are noncharacters of Unicode, which texts do not hold.
+Other libraries render the chat template and tokenise the whole text. They would parse special tokens that a document spells, and
+merge white space at the ends of a text with the template. Therefore the saved template inserts ESCAPE into special tokens in texts
+and BREAK around texts that begin or end with white space. The saved tokenizer removes both after it has matched special tokens.
+Both marks are Unicode noncharacters, which do not occur in text.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 from .slots import SLOT, split
 from .template import quoted
 
-VARIABLES = {"query": "query", "document": "document", "instruction": "system"}  # of the template, by slot
-ESCAPE = "\ufdd0"  # within a text that spells a special token; removed by the normalizer
-BREAK = "\ufdd1"  # between two pieces that share no token; removed by the pre-tokenizer
+VARIABLES = {"query": "query", "document": "document", "instruction": "system"}  # template variable by slot
+ESCAPE = "\ufdd0"  # inserted into special tokens in texts; removed by the normalizer
+BREAK = "\ufdd1"  # inserted where no token may span; removed by the pre-tokenizer
 PICK = (
     "{%- set ns = namespace(system=none, query='', document='') -%}"
     "{%- for m in messages -%}{%- set c = m['content'] if m['content'] is string else m['content'][0]['text'] -%}"
@@ -25,12 +25,12 @@ PICK = (
 
 
 def special_texts(tokenizer: Any) -> list[str]:
-    """The special tokens that texts can spell, as users' texts are split at them."""
+    """Return the special tokens that a text can spell."""
     return sorted({token.content for token in tokenizer.added_tokens_decoder.values() if token.special and len(token.content) > 1})
 
 
 def heed_marks(tokenizer: Any) -> None:
-    """Let a fast tokenizer drop the marks; any other, and one that does already, stays as it is."""
+    """Make a fast tokenizer remove the marks, in place. Slow tokenizers, and fast ones that do so already, are left unchanged."""
     from tokenizers import normalizers, pre_tokenizers
 
     inner = getattr(tokenizer, "backend_tokenizer", None)
@@ -41,13 +41,13 @@ def heed_marks(tokenizer: Any) -> None:
 
 
 def drops_breaks(tokenizer: Any) -> bool:
-    """Whether a tokenizer drops the marks."""
+    """Whether a tokenizer removes the marks."""
     marked, plain = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (f"a{BREAK}", "a"))
     return marked == plain
 
 
 def escaping(specials: list[str]) -> str:
-    """Jinja that puts ESCAPE into every special token that query, document or instruction spell."""
+    """Jinja code that inserts ESCAPE into every special token in the query, document or instruction."""
     if not specials:
         return ""
     each = "".join(
@@ -58,19 +58,20 @@ def escaping(specials: list[str]) -> str:
 
 
 def breaking(slots: list[str]) -> str:
-    """Jinja that shows BREAK where one of the texts in these slots has white space at its ends."""
+    """Jinja code that emits BREAK if the text in one of these slots begins or ends with white space."""
     names = dict.fromkeys(VARIABLES[slot] for slot in slots)
     loose = " or ".join(f"(ns.{name} or '') != (ns.{name} or '') | trim" for name in names)
     return f"{{%- if {loose} -%}}{{{{ '{BREAK}' }}}}{{%- endif -%}}" if slots else ""
 
 
 def pair_chat(segments: list[str], instruction: tuple[str, str, str], specials: list[str], breaks: bool) -> str:
-    """A Jinja chat template that shows these segments of a prompt for messages of roles system, query and document.
+    """Return a Jinja chat template that renders a prompt from messages of the roles system, query and document.
 
     Args:
-        instruction: what stands before and behind one, and the default one in its form.
-        specials: special tokens that get a mark where a text spells them.
-        breaks: with marks around texts that have white space at their ends.
+        segments: parts of the prompt's template.
+        instruction: (text before an instruction, text after it, formatted default instruction).
+        specials: special tokens to escape in texts.
+        breaks: insert BREAK around texts that begin or end with white space.
     """
     before, after, default = map(quoted, instruction)
     slots = {

@@ -1,6 +1,6 @@
-"""Ids of the pieces that prompts are joined from: a prompt's own words, users' texts, answers.
+"""Tokenise the pieces of a prompt: its own text, users' texts and answers.
 
-Users' texts that spell a special token stay text; only a prompt's own words may hold special tokens.
+Only the prompt's own text may contain special tokens; in users' texts they are tokenised as plain text.
 """
 
 from __future__ import annotations
@@ -12,20 +12,23 @@ from ..utils.texts import plain_text
 
 
 def fixed_tokens(tokenizer: Any, text: str) -> list[int]:
-    """Ids of a prompt's own text, special tokens included."""
+    """Token ids of a prompt's own text, including special tokens."""
     return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) if text else []
 
 
 def free_tokens(tokenizer: Any, texts: list[str], escape_special_tokens: bool = True) -> list[list[int]]:
-    """Ids of users' texts.
+    """Tokenise users' texts.
 
     Args:
-        tokenizer: of transformers.
-        texts: may be empty.
+        tokenizer: tokenizer of transformers.
+        texts: the texts; may be empty.
         escape_special_tokens: tokenise special tokens in the texts as plain text.
 
+    Returns:
+        Token ids of each text.
+
     Raises:
-        DataError: a text is not a string, or not UTF-8.
+        DataError: a text is not a string, or not valid UTF-8.
     """
     if not texts:
         return []
@@ -39,7 +42,16 @@ def free_tokens(tokenizer: Any, texts: list[str], escape_special_tokens: bool = 
 
 
 def answer_token(tokenizer: Any, tail: str, answer: str) -> int:
-    """The answer's one token after `tail`, the prompt's last words. Raises PromptError if it is not one."""
+    """Return the token id of an answer.
+
+    Args:
+        tokenizer: tokenizer of transformers.
+        tail: text that precedes the answer in the prompt.
+        answer: text of the answer.
+
+    Raises:
+        PromptError: the answer is not a single token after `tail`.
+    """
     before, both = fixed_tokens(tokenizer, tail), fixed_tokens(tokenizer, tail + answer)
     got = both[len(before) :] if both[: len(before)] == before else fixed_tokens(tokenizer, answer)
     if len(got) != 1:

@@ -1,8 +1,8 @@
-"""Rewards for completions that choose or order documents; TRL's GRPOTrainer takes them as they stand.
+"""Reward functions for completions that select or rank documents. TRL's GRPOTrainer accepts them as `reward_funcs`.
 
-A form that is wrong earns 0, never a half: a model that is paid for a failed parse learns to fail.
+A completion in the wrong format earns 0. Partial credit for unparsable answers would teach the model to produce them.
 
-Sources: Rank-R1 (arXiv 2503.06034), REARANK (arXiv 2505.20046), as reference/prorank-paper states them.
+Sources: Rank-R1 (arXiv 2503.06034), REARANK (arXiv 2505.20046), summarised in reference/prorank-paper.
 """
 
 from __future__ import annotations
@@ -17,19 +17,22 @@ from ..rank.answer_parsing import parse_ranking
 from ..utils.texts import shown
 from .reward_inputs import column, completion_text, number
 
-REARANK_GAIN = EXPONENTIAL  # REARANK's own nDCG counts 2^grade - 1
+REARANK_GAIN = EXPONENTIAL  # REARANK computes nDCG with gains 2^grade - 1
 FORM = re.compile(r"<think>.*?</think>\s*<answer>(.*?)</answer>", re.DOTALL)
 
 
 def rank_r1_reward(completions: Sequence[Any], label: Sequence[str] | None = None, **_: object) -> list[float]:
-    """1 where the form is right and the answer is the label, such as "[3]", to the letter; else 0 (Rank-R1).
+    """Rank-R1's reward: 1 if the format is right and the answer equals the label exactly, else 0.
 
     Args:
-        completions: texts, or lists of messages whose last one counts.
-        label: the label of the best document of each, as a text.
+        completions: texts, or lists of messages of which the last one is scored.
+        label: label of the best document of each prompt, such as "[3]".
+
+    Returns:
+        One reward per completion.
 
     Raises:
-        DataError: naming the row, for a label or a completion that is none.
+        DataError: a label or a completion is invalid; the message names the row.
     """
     texts = [completion_text(one, f"row {i}") for i, one in enumerate(completions)]
     labels = column(label, "label", len(texts))
@@ -40,7 +43,7 @@ def rank_r1_reward(completions: Sequence[Any], label: Sequence[str] | None = Non
 
 
 def answer_of(completion: str) -> str | None:
-    """What a completion in form answers, None for others."""
+    """Return the answer of a completion in the format `<think>…</think><answer>…</answer>`, None for any other completion."""
     match = FORM.search(completion)
     return match[1].strip() if match else None
 
@@ -52,16 +55,22 @@ def rearank_reward(
     gain: str = REARANK_GAIN,
     **_: object,
 ) -> list[float]:
-    """0.8 (nDCG − first) / (best − first) + 0.1 for both pairs of tags + 0.1 for a whole order (REARANK).
+    """REARANK's reward: 0.8 (nDCG − first) / (best − first), 0.1 for the tags, and 0.1 for a complete ranking.
+
+    `first` is the nDCG of the order in which the documents were shown, and `best` is 1. If the documents were shown in the best
+    order, a completion that keeps it earns the full 0.8.
 
     Args:
-        completions: texts, or lists of messages whose last one counts; the order is read by `parse_ranking`.
-        grades: of each completion's documents, in the order in which they were shown, whose nDCG is `first`.
-        depth: of nDCG. `best` is 1; where the documents stand in the best order already, keeping it earns the 0.8.
-        gain: of a grade in nDCG: "exponential" as REARANK has it, or "linear" as evaluation prints it.
+        completions: texts, or lists of messages of which the last one is scored. `parse_ranking` reads the order.
+        grades: relevance grades of each prompt's documents, in the order in which they were shown.
+        depth: cutoff of nDCG.
+        gain: how nDCG counts a grade: "exponential" (REARANK) or "linear" (as `prorank evaluate` does).
+
+    Returns:
+        One reward per completion.
 
     Raises:
-        DataError: naming the row, for grades that are not numbers of at least 0, and for a completion that is none.
+        DataError: a grade is negative or not a number, or a completion is invalid; the message names the row.
     """
     texts = [completion_text(one, f"row {i}") for i, one in enumerate(completions)]
     rows = [_grades(row, i) for i, row in enumerate(column(grades, "grades", len(texts)))]
@@ -70,17 +79,17 @@ def rearank_reward(
 
 def _grades(values: Any, row: int) -> list[float]:
     if not isinstance(values, (list, tuple)) or not values:
-        raise DataError(f"row {row}: 'grades' must be a list of numbers, one a document, got {shown(values)}")
+        raise DataError(f"row {row}: 'grades' must be a list of numbers, one per document, got {shown(values)}")
     return [number(value, f"row {row}: 'grades'") for value in values]
 
 
 def rearank_parts(completion: str, grades: Sequence[float], depth: int = 10, gain: str = REARANK_GAIN) -> dict[str, float]:
-    """The reward above by its parts: {"gain", "tags", "order"}."""
+    """Return the parts of `rearank_reward` for one completion, with the keys "gain", "tags" and "order"."""
     answer = answer_of(completion)
     if answer is None:
         return dict.fromkeys(("gain", "tags", "order"), 0.0)
     ranking = parse_ranking(answer, len(grades))
-    if max(grades, default=0) <= 0:  # any order is the best
+    if max(grades, default=0) <= 0:  # all orders are equally good
         first = now = 1.0
     else:
         first, now = (ndcg(row, gain, depth) for row in (grades, [grades[i] for i in ranking.order]))

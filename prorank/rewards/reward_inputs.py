@@ -1,6 +1,6 @@
-"""What TRL's GRPOTrainer hands to a reward function: completions as texts or messages, and columns of the dataset.
+"""Read the inputs that TRL's GRPOTrainer passes to a reward function: completions and dataset columns.
 
-Labels follow the rules of the files that `prorank score-completions` reads, so a column gives the same rewards as such a file.
+Labels are validated as in the files of `prorank score-completions`, so both give the same rewards.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from ..utils.texts import plain_text, shown
 
 
 def completion_text(completion: Any, where: str) -> str:
-    """The text of a completion.
+    """Return the text of a completion.
 
     Args:
-        completion: a text, or a list of messages, of which the last one counts. A message without text (no messages at all, content
-            None, parts that hold no text) has the text "", which earns what no answer earns.
-        where: what a message calls it, such as "row 3".
+        completion: a text, or a list of messages of which the last one is used. The text is "" if there are no messages, the
+            content is None, or no part of it holds text.
+        where: name of the completion in error messages, such as "row 3".
 
     Raises:
-        DataError: it is neither of the two, or not UTF-8 text.
+        DataError: the completion is neither a text nor a list of messages, or it is not valid UTF-8.
     """
     if completion is None or isinstance(completion, (str, bytes)):
         return plain_text(completion or "", f"{where}: the completion")
@@ -35,7 +35,7 @@ def completion_text(completion: Any, where: str) -> str:
 
 
 def _part_text(part: Any, where: str) -> str:
-    """The text of a message's content, or of one of its parts ({"type": "text", "text": …}); "" for an image and the like."""
+    """Text of a message's content or of one part of it ({"type": "text", "text": …}); "" for parts without text, such as images."""
     text = part.get("text") if isinstance(part, Mapping) else part
     if text is None:
         return ""
@@ -43,35 +43,40 @@ def _part_text(part: Any, where: str) -> str:
 
 
 def column(values: Any, name: str, count: int) -> list[Any]:
-    """A column of the dataset as a list, numpy's and torch's scalars as Python's.
+    """Return a dataset column as a list, with scalars and arrays of numpy and torch converted to Python's.
+
+    Args:
+        values: the column.
+        name: its name, for error messages.
+        count: number of completions.
 
     Raises:
-        DataError: it is missing, or has another number of rows than there are completions.
+        DataError: the column is missing, is not a list, or does not have `count` rows.
     """
     if values is None:
         raise DataError(f"the column '{name}' is missing; the dataset of this reward needs it")
     if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
-        raise DataError(f"the column '{name}' must be a list with one value a completion, not {shown(values)}")
+        raise DataError(f"the column '{name}' must be a list with one value per completion, not {shown(values)}")
     rows = [_plain(value) for value in values]
     if len(rows) != count:
-        raise DataError(f"{count} completions but {len(rows)} rows of the column '{name}'; give one a completion")
+        raise DataError(f"{count} completions but {len(rows)} rows of the column '{name}'; give one value per completion")
     return rows
 
 
 def _plain(value: Any) -> Any:
-    """A scalar of numpy or torch as Python's, an array as a list; all else as it is."""
+    """Convert a numpy or torch scalar or array to Python's number or list; return any other value unchanged."""
     return value.tolist() if hasattr(value, "tolist") else value
 
 
 def number(value: Any, where: str, low: float = 0.0) -> float:
-    """A finite number of at least `low`. Raises DataError as `number_of` does, for any kind of value."""
+    """Return a finite number of at least `low`. Raises DataError, as `number_of` does, for any other value."""
     value = _plain(value)
     known = value is None or isinstance(value, (bool, int, float, str))
     return number_of(value if known else shown(value), where, low)
 
 
 def read_label(value: Any, where: str = "") -> int:
-    """The label 1 (relevant) or 0. Raises DataError naming the row and the value for anything else."""
+    """Return the label, 1 (relevant) or 0. Raises DataError naming the row and the value for any other value."""
     what = f"{where}: 'label'" if where else "'label'"
     label = number(value, what)
     if label not in (0.0, 1.0):

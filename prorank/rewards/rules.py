@@ -1,7 +1,7 @@
-"""Rule rewards for completions that think and then answer: small functions of what was written and of the label.
+"""Rule-based rewards for completions that think and then answer (Rerank-R0).
 
-A completion is read once, up to the end of its first answer outside the thought, where inference stops too; so a hedge
-(`<answer>yes</answer><answer>no</answer>`) earns what its first answer earns, less the penalty for text after it.
+A completion is parsed up to the end of its first answer outside the thought, which is also where inference stops. Thus
+`<answer>yes</answer><answer>no</answer>` is scored by its first answer and penalised for the text after it.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ FORM = ["<think>", "</think>", "<answer>", "</answer>"]
 
 @pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
 class Rules:
-    """Weights and bounds of the Rerank-R0 reward; penalties are given as positive numbers and taken off.
+    """Weights and limits of the Rerank-R0 reward. Penalties are positive numbers that are subtracted.
 
     Attributes:
-        format_weight: there is an answer, "yes" or "no" to the letter.
-        acc_weight: it is the labelled one.
-        think_bonus: the thought, blanks around it aside, has min_think_tokens to max_think_tokens tokens, both included.
-        length_penalty: taken off once for every max_think_tokens tokens that the thought is too long, in proportion.
-        extra_text_penalty: there is text after the answer.
-        invalid_tag_penalty: up to the end of the answer, the four tags are not there once each, in their order.
-        missing_answer_penalty: no `<answer>` stands outside the thought.
-        missing_eos_penalty: the completion was cut before its end.
+        format_weight: earned by an answer that is exactly "yes" or "no".
+        acc_weight: earned by the correct answer.
+        think_bonus: earned by a thought of min_think_tokens to max_think_tokens tokens, without surrounding white space.
+        length_penalty: subtracted per max_think_tokens tokens by which the thought exceeds max_think_tokens (proportionally).
+        extra_text_penalty: subtracted if text follows the answer.
+        invalid_tag_penalty: subtracted unless the four tags appear once each and in order, up to the end of the answer.
+        missing_answer_penalty: subtracted if there is no `<answer>` outside the thought.
+        missing_eos_penalty: subtracted if the completion was truncated before its end-of-sequence token.
     """
 
     format_weight: Number = 0.4
@@ -53,18 +53,25 @@ class Rules:
     max_think_tokens: int = 200
 
     def check(self) -> None:
-        """Raise ConfigError for bounds that exclude each other and for negative numbers."""
+        """Raise ConfigError if a weight or penalty is negative or the token limits contradict each other."""
         for key, value in asdict(self).items():
             if not value >= 0:
-                raise ConfigError(f"key 'reward.{key}' must not be negative (penalties are taken off), it is {value}")
+                raise ConfigError(f"key 'reward.{key}' must not be negative (penalties are subtracted), got {value}")
         if self.max_think_tokens < max(self.min_think_tokens, 1):
             raise ConfigError("key 'reward.max_think_tokens' must be at least 1 and not below min_think_tokens")
 
 
 @dataclass(frozen=True)
-class Completion:
-    """What was written. `thought`: the text of the first closed thought; `answer`: "yes", "no" or None; `in_form`: the tags are
-    in order; `tried`: an `<answer>` stands outside the thought; `extra`: text after the answer."""
+class ParsedCompletion:
+    """The parts of a completion.
+
+    Attributes:
+        thought: text of the first closed thought, None if there is none.
+        answer: "yes" or "no", None for any other answer.
+        in_form: whether the four tags appear once each and in order.
+        tried: whether there is an `<answer>` outside the thought.
+        extra: text after the answer.
+    """
 
     thought: str | None
     answer: str | None
@@ -73,18 +80,18 @@ class Completion:
     extra: str
 
 
-def parse(text: str, opened: bool = False) -> Completion:
-    """Read a completion; `opened`: the prompt ended with `<think>`. Never fails."""
+def parse(text: str, opened: bool = False) -> ParsedCompletion:
+    """Parse a completion. Any text is accepted. `opened`: whether the prompt ended with `<think>`."""
     text = "<think>" + text.lstrip().removeprefix("<think>") if opened else text
     tags = list(TAG.finditer(text))
     think = _pair("think", tags, tags)
     free = [tag for tag in tags if not (think and think[0].start() <= tag.start() < think[1].end())]  # outside the thought
     answer = _pair("answer", free, tags)
     end = answer[1].end() if answer else len(text)
-    if think and end <= think[0].start():  # behind the answer all is extra
+    if think and end <= think[0].start():  # a thought after the answer is extra text
         think = None
     answer_text = text[answer[0].end() : answer[1].start()] if answer else None
-    return Completion(
+    return ParsedCompletion(
         thought=text[think[0].end() : think[1].start()] if think else None,
         answer=answer_text if answer_text in ANSWERS else None,
         in_form=[tag[0] for tag in tags if tag.end() <= end] == FORM,
@@ -94,7 +101,7 @@ def parse(text: str, opened: bool = False) -> Completion:
 
 
 def _pair(name: str, begins: list[re.Match], tags: list[re.Match]) -> tuple[re.Match, re.Match] | None:
-    """The first opening tag of this name among `begins`, and the first of `tags` that closes it; None where either is missing."""
+    """The first opening tag `name` among `begins` and the first tag in `tags` that closes it; None if either is missing."""
     begin = next((tag for tag in begins if tag[0] == f"<{name}>"), None)
     close = begin and next((tag for tag in tags if tag[0] == f"</{name}>" and tag.start() >= begin.end()), None)
     return (begin, close) if begin and close else None
@@ -102,9 +109,9 @@ def _pair(name: str, begins: list[re.Match], tags: list[re.Match]) -> tuple[re.M
 
 @dataclass(frozen=True)
 class Judged:
-    """A completion with what is known of it besides its text."""
+    """A parsed completion with its label, its thought's length in tokens, and whether it reached its end-of-sequence token."""
 
-    completion: Completion
+    completion: ParsedCompletion
     label: int
     think_tokens: int
     finished: bool
@@ -126,7 +133,7 @@ PARTS: dict[str, Callable[[Judged, Rules], float]] = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """A reward, its parts by the names of `Rules`, the answer found, and the thought's length in tokens."""
+    """A reward, its parts by the field names of `Rules`, the answer ("yes", "no" or None), and the thought's length in tokens."""
 
     reward: float
     parts: dict[str, float]
@@ -135,14 +142,17 @@ class Verdict:
 
 
 class RuleReward:
-    """The Rerank-R0 reward (reference/rerank-r0), as a function that TRL's GRPOTrainer takes as it stands.
+    """The Rerank-R0 reward (reference/rerank-r0), callable as a reward function of TRL's GRPOTrainer.
 
     Args:
-        rules: weights and bounds.
-        count: how many tokens a text has, see `counter`.
-        only: names of `PARTS`; one RuleReward for each lets TRL log the parts by themselves. None: all.
-        opened: the prompt ends with `<think>`.
-        eos: id of the end token, by which `completion_ids` are known to be finished.
+        rules: weights and limits.
+        count: returns the number of tokens of a text, see `counter`.
+        only: names of `PARTS` to include; None for all. Use one RuleReward per part to have TRL log them separately.
+        opened: whether the prompt ends with `<think>`.
+        eos: id of the end-of-sequence token; a completion whose `completion_ids` contain it is finished.
+
+    Raises:
+        ConfigError: `rules` are invalid.
     """
 
     def __init__(
@@ -152,15 +162,22 @@ class RuleReward:
         rules.check()
         self.rules, self.count, self.opened, self.eos = rules, count, opened, eos
         self.parts = tuple(only or PARTS)
-        self.__name__ = "rerank_r0" if only is None else "_".join(only)  # TRL logs under this name
+        self.__name__ = "rerank_r0" if only is None else "_".join(only)  # TRL uses it as the name of the metric
 
     def judge(self, text: str, label: int, finished: bool = True, opened: bool | None = None) -> Verdict:
-        """The reward of one completion for label 1 (relevant) or 0. Raises DataError for another label."""
+        """Score one completion.
+
+        Args:
+            text: the completion.
+            label: 1 (relevant) or 0. Any other value raises DataError.
+            finished: whether it reached its end-of-sequence token.
+            opened: whether the prompt ended with `<think>`; None for the value given to the constructor.
+        """
         label = read_label(label)
         completion = parse(text, self.opened if opened is None else opened)
         tokens = self.count(completion.thought.strip()) if completion.thought else 0
         judged = Judged(completion, label, tokens, finished)
-        # Rounded, since float dust would set equal rewards apart.
+        # Round, so that floating-point errors do not make equal rewards differ.
         parts = {name: round(float(PARTS[name](judged, self.rules)), 10) for name in self.parts}
         return Verdict(round(fsum(parts.values()), 10), parts, completion.answer, tokens)
 
@@ -168,17 +185,20 @@ class RuleReward:
         self, prompts: Any = None, completions: Sequence[Any] = (), completion_ids: Sequence[Sequence[int]] | None = None,
         label: Sequence[int] | None = None, finished: Sequence[bool] | None = None, **columns: Any,
     ) -> list[float]:  # fmt: skip
-        """Rewards of completions with the column `label` of their examples.
+        """Score completions, as TRL calls it.
 
         Args:
-            prompts: taken for TRL's sake.
-            completions: texts, or lists of messages whose last one counts; one without text earns what no answer earns.
-            completion_ids: their tokens, by which they are known to be finished where the column `finished` is not given.
-            label: 1 (relevant) or 0 of each.
-            finished: true or false of each.
+            prompts: ignored.
+            completions: texts, or lists of messages of which the last one is scored. A message without text counts as "".
+            completion_ids: token ids, which show whether a completion is finished if the column `finished` is missing.
+            label: label of each example, 1 (relevant) or 0.
+            finished: whether each completion reached its end-of-sequence token.
+
+        Returns:
+            One reward per completion.
 
         Raises:
-            DataError: naming the row, for a label that is neither 0 nor 1 and for a completion that is neither text nor messages.
+            DataError: a label is neither 0 nor 1, or a completion is neither a text nor messages; the message names the row.
         """
         texts = [completion_text(one, f"row {i}") for i, one in enumerate(completions)]
         if finished is None and self.eos is not None and completion_ids is not None:
@@ -192,7 +212,7 @@ class RuleReward:
 
 
 def counter(tokenizer: Any) -> Callable[[str], int]:
-    """Tokens of a text under this tokenizer, special ones not added."""
+    """Return a function that counts the tokens of a text under this tokenizer, without special tokens."""
     return functools.partial(_count, tokenizer)
 
 
@@ -201,7 +221,7 @@ def _count(tokenizer: Any, text: str) -> int:
 
 
 def rules_of(values: dict[str, Any]) -> Rules:
-    """Rules from a stage's settings: its `reward` block, and `missing_eos_penalty` beside it."""
+    """Build Rules from the settings of a stage: its `reward` block, and the key `missing_eos_penalty` beside it."""
     block = values.get("reward")
     block = {} if block is None else block
     if not isinstance(block, dict):
@@ -213,7 +233,11 @@ def rules_of(values: dict[str, Any]) -> Rules:
 
 
 def judge_file(path: str | Path, reward: RuleReward) -> Iterator[dict[str, Any]]:
-    """Verdicts as JSON objects for lines of {"completion", "label", "finished", "prompt_opens_think"} (the last two optional)."""
+    """Yield a verdict as a JSON object for each line of a JSONL file.
+
+    A line is {"completion", "label"} with the optional keys "finished" and "prompt_opens_think". Raises DataError naming file and
+    line.
+    """
     for number, row in objects(path):
         where = f"{path}:{number}"
         label = read_label(row.get("label"), where)

@@ -1,1 +1,1 @@
-"""Helpers without knowledge of models."""
+"""Utilities that know nothing about models."""

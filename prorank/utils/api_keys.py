@@ -1,6 +1,6 @@
-"""API keys from environment variables, for servers and their clients.
+"""Read API keys from environment variables, for servers and clients.
 
-Keys are not options of the command line, where other users of the machine could read them.
+Keys are not command line options, because other users of the machine can read those.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from ..errors import ConfigError
 
 
 def key_of(name: str | None) -> str | None:
-    """Return the key in an environment variable; None if `name` is None. Raises ConfigError if it is not set or empty."""
+    """Return the key in the environment variable `name`; None if `name` is None. Raises ConfigError if it is unset or empty."""
     if name is None:
         return None
     if not os.environ.get(name, "").strip():

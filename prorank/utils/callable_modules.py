@@ -1,7 +1,7 @@
-"""Modules that can be called, for a function and a subpackage of one name.
+"""Callable modules, for a function and a subpackage with the same name.
 
-Importing `prorank.train.run` binds the subpackage `prorank.train` over whatever `prorank.train` was. So the subpackage itself
-answers calls, and `prorank.train(...)` works whatever was imported before.
+Importing `prorank.train.run` binds the subpackage to `prorank.train`, replacing any function of this name. So the subpackage itself
+is made callable, and `prorank.train(...)` works after any import.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 
 class CallableModule(ModuleType):
-    """A module whose call is that of the function `__function__` ("module:name"), which is imported when it is first needed."""
+    """A module that can be called. The call is passed to `__function__` ("module:name"), which is imported at the first call."""
 
     __function__: str
 
@@ -34,7 +34,12 @@ class CallableModule(ModuleType):
 
 
 def make_callable(module: str, function: str) -> None:
-    """Let a module answer calls by `function`, such as "prorank.train.run:train"."""
+    """Make a module callable.
+
+    Args:
+        module: name of the module.
+        function: function to call, such as "prorank.train.run:train".
+    """
     made = sys.modules[module]
     made.__class__ = CallableModule
     vars(made)["__function__"] = function

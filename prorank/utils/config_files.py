@@ -1,7 +1,7 @@
-"""Settings classes filled from YAML files and `key=value` texts, with errors that name the key and the nearest valid one.
+"""Fill settings classes from YAML files and `key=value` texts, with errors that name the key and the nearest valid one.
 
-A settings class is a pydantic dataclass with `config=STRICT`: types are checked and unknown keys refused. Every field is followed
-by a docstring of one sentence, from which the reference tables are generated.
+A settings class is a pydantic dataclass with `config=STRICT`, which checks types and rejects unknown keys. A one-sentence docstring
+follows each field; the reference tables are generated from them.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, use_attrib
 
 
 def _number(value: Any) -> Any:
-    """YAML 1.1 reads `6e-6` as a string; a field of type Number takes it as the number it spells."""
+    """Parse a number that YAML 1.1 reads as a string, such as `6e-6`."""
     return float(value) if isinstance(value, str) else value
 
 
 Number = Annotated[float, BeforeValidator(_number)]
-Text = Annotated[str, AfterValidator(os.path.expandvars)]  # $NAMES are replaced by environment variables
+Text = Annotated[str, AfterValidator(os.path.expandvars)]  # expands environment variables
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Key:
     """One key of a settings class, for reference tables.
 
     Attributes:
-        name: with dots for keys of nested blocks, such as "lora.r".
+        name: the key, with dots for nested blocks, such as "lora.r".
         type: the accepted types, such as "int or nothing".
         default: the default value.
         description: one sentence.
@@ -50,15 +50,15 @@ class Key:
 
 
 def read_values(path: str | Path, what: str = "config", raised: type[ProRankError] = ConfigError) -> dict[str, Any]:
-    """Read the mapping in a YAML file.
+    """Read a YAML file that holds a mapping.
 
     Args:
         path: the file, or "-" for standard input.
         what: the kind of file, for messages.
-        raised: the class of the errors.
+        raised: class of the errors.
 
     Raises:
-        ConfigError (or `raised`): the file is missing, is not valid YAML or holds no mapping.
+        ConfigError (or `raised`): the file is missing, is not valid YAML, or does not hold a mapping.
     """
     if path != STDIN and not Path(path).exists():
         raise raised(f"{path}: no such {what} file")
@@ -72,7 +72,7 @@ def read_values(path: str | Path, what: str = "config", raised: type[ProRankErro
 
 
 def override(values: dict[str, Any], text: str) -> None:
-    """Set the key that a text `key=value` names; dots reach into nested mappings. Raises ConfigError for any other text."""
+    """Apply a text `key=value` to `values`. Dots in the key address nested mappings. Raises ConfigError for any other text."""
     key, equals, raw = text.partition("=")
     if not equals or not key:
         raise ConfigError(f"'{text}': expected key=value")
@@ -93,11 +93,11 @@ def fill(kind: type, values: dict[str, Any], prefix: str = "") -> Any:
 
     Args:
         kind: the settings class.
-        values: its keys; a nested block is a mapping.
-        prefix: stands before keys in messages.
+        values: values by key; nested blocks are mappings.
+        prefix: prefix of the keys in messages.
 
     Raises:
-        ConfigError: unknown keys and wrong types, with the path of the key and the nearest valid key.
+        ConfigError: a key is unknown or a value has the wrong type. The message names the key and the nearest valid one.
     """
     known = [field.name for field in fields(kind)]
     for key in values:
@@ -114,7 +114,7 @@ def fill(kind: type, values: dict[str, Any], prefix: str = "") -> Any:
 
 
 def list_keys_of(kind: type, prefix: str = "") -> list[Key]:
-    """List the keys of a settings class in their order, each nested block's keys behind the block's own."""
+    """List the keys of a settings class in order; the keys of a nested block follow the block."""
     keys, blocks = [], dict(_blocks(kind))
     for field in fields(kind):
         default = field.default
@@ -139,20 +139,20 @@ def _blocks(kind: type) -> Iterator[tuple[str, type]]:
 
 
 def _options(annotation: Any) -> list[Any]:
-    """The alternatives of a union (or the one type), without their validators."""
+    """Alternatives of a union (or the single type), without validators."""
     union = isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union
     options = typing.get_args(annotation) if union else (annotation,)
     return [typing.get_args(option)[0] if typing.get_origin(option) is Annotated else option for option in options]
 
 
 def _type_name(annotation: Any) -> str:
-    """The types as messages and tables name them, such as "int or nothing"."""
+    """Name of a type in messages and tables, such as "int or nothing"."""
     plain = [typing.get_origin(option) or option for option in _options(annotation)]
     return " or ".join("nothing" if option is type(None) else option.__name__ for option in plain)
 
 
 def _description(kind: type, name: str) -> str:
-    """The field's docstring, from the nearest class that has one."""
+    """Docstring of the field, from the nearest class that has one."""
     for base in kind.__mro__:
         field = vars(base).get("__pydantic_fields__", {}).get(name)
         if field is not None and field.description:
@@ -161,7 +161,7 @@ def _description(kind: type, name: str) -> str:
 
 
 def _message(error: ValidationError, kind: type, values: dict[str, Any], prefix: str) -> str:
-    """The first error in our words."""
+    """Message for the first validation error."""
     first = error.errors()[0]
     key = str(first["loc"][0])
     if first["type"] == "missing":

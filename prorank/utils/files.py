@@ -1,4 +1,4 @@
-"""Files as the whole package reads and writes them, and the user's cache folder."""
+"""File functions that the whole package uses, and the user's cache folder."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ __all__ = [
 
 
 def cache_dir() -> Path:
-    """The user's cache folder: `$PRORANK_CACHE`, else `$XDG_CACHE_HOME/prorank`, else `~/.cache/prorank`.
+    """Return the user's cache folder: `$PRORANK_CACHE`, else `$XDG_CACHE_HOME/prorank`, else `~/.cache/prorank`.
 
-    An empty variable counts as none, and "~" is the home folder. Raises ConfigError where no home folder is known.
+    Empty variables are ignored, and "~" is expanded. Raises ConfigError if the home folder is unknown.
     """
     own, shared = os.environ.get("PRORANK_CACHE"), os.environ.get("XDG_CACHE_HOME")
     try:
@@ -32,6 +32,6 @@ def cache_dir() -> Path:
 
 
 def _home() -> Path:
-    if os.environ.get("HOME") == "":  # would be taken for the root folder
+    if os.environ.get("HOME") == "":  # expanduser would return the root folder
         raise RuntimeError("HOME is empty")
     return Path.home()

@@ -1,8 +1,8 @@
 """Keep models usable in forked processes (gunicorn --preload, Celery, multiprocessing's "fork").
 
-A fork copies only the thread that forks. In the child, locks of other threads stay locked for ever, thread pools have no threads,
-and OpenMP, which PyTorch computes with, waits for its pool without end. Therefore a fork waits until no model is computing, and the
-child computes with one thread.
+A fork copies only the thread that forks. In the child, locks held by other threads are never released, thread pools have no
+threads, and PyTorch's OpenMP waits for its pool forever. Therefore a fork waits until no model computes, and the child computes
+with one thread.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import torch
 
 
 class Forkable(Protocol):
-    """An object that has to be prepared for forks.
+    """An object that must be prepared for forks.
 
     Attributes:
-        lock: held while the object computes; a fork waits for it.
+        lock: held while the object computes. Forks wait for it.
     """
 
     lock: threading.RLock
 
     def after_fork(self) -> None:
-        """Repair, in the child, what does not survive a fork."""
+        """Restore, in the child process, what does not survive a fork."""
 
 
 _known: weakref.WeakSet[Forkable] = weakref.WeakSet()
@@ -35,7 +35,7 @@ _registered = False
 
 
 def survive_forks(owner: Forkable) -> None:
-    """Let `owner` work in processes that are forked from now on. Without any call, forks are left as they are."""
+    """Make `owner` usable in processes that are forked from now on. Forks are not affected until the first call."""
     global _registered
     with _guard:
         _known.add(owner)
@@ -59,7 +59,7 @@ def _release() -> None:
 
 
 def _after_in_child() -> None:
-    torch.set_num_threads(1)  # the parent's pool of compute threads does not exist here
+    torch.set_num_threads(1)  # the parent's pool of compute threads does not exist in the child
     for owner in _locked:
         owner.after_fork()
     _release()

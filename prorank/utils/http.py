@@ -1,7 +1,7 @@
-"""HTTP connections to other servers: makes clients and explains failures. `http_retry` repeats requests.
+"""HTTP connections: creates clients and explains failures. `http_retry` repeats requests.
 
-Variables of the environment configure proxies and certificates, so making a client can fail as well as using it. Every such
-failure is one line that names the variable; credentials are never shown.
+Environment variables configure proxies and certificates, so creating a client can fail too. Each failure is reported on one line
+that names the variable, without credentials.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ class Connection:
     """A client for one server.
 
     Args:
-        url: address of the server, or of one of its endpoints.
+        url: address of the server or of one of its endpoints.
         option: name of the option that holds the address, for messages.
-        key: sent as `Authorization: Bearer`; None or blank for no key.
-        timeout: seconds for one answer; connecting may take at most CONNECT_SECONDS of them.
+        key: API key, sent as `Authorization: Bearer`; None or blank for none.
+        timeout: seconds for one response. Connecting may take at most CONNECT_SECONDS of them.
 
     Attributes:
         where: the address for messages, with the variable of its proxy.
-        failures: exceptions that `request` raises if no answer came; see `explain`.
+        failures: exceptions that `request` raises if there is no response; see `explain`.
 
     Raises:
-        ConfigError: the address, the key, or a variable of the environment is unusable.
+        ConfigError: the address, the key or an environment variable is invalid.
     """
 
     def __init__(self, url: str, option: str, key: str | None = None, timeout: float = 300) -> None:
@@ -83,17 +83,24 @@ class Connection:
     def request(self, method: str, path: str = "", **options: Any) -> Any:
         """Send a request and return the response, whatever its status.
 
+        Args:
+            method: HTTP method.
+            path: path relative to the address.
+            **options: passed to the client of httpx.
+
         Raises:
-            one of `failures`: no answer came.
+            one of `failures`: there was no response.
             DataError: a text cannot be encoded as UTF-8.
         """
         try:
             return self.client.request(method, self.url + path, **options)
         except UnicodeEncodeError as error:
-            raise DataError(f"{self.url}: a text has half of a surrogate pair, which UTF-8 cannot carry; mend the text") from error
+            raise DataError(
+                f"{self.url}: a text has half of a surrogate pair, which UTF-8 cannot carry; correct the text"
+            ) from error
 
     def explain(self, error: Exception) -> str:
-        """Return one line that says why no answer came, and the remedy."""
+        """Return one line with the reason why there was no response, and the remedy."""
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         if fault := _tls_error(error):
             return f"{reason}; {_tls_remedy(fault)}"
@@ -103,7 +110,7 @@ class Connection:
         return f"{reason}; is the server running?"
 
     def refused_by_proxy(self, status: int) -> str | None:
-        """Return one line about a status that only proxies send (407); None for all others."""
+        """Return one line about a status that only proxies send (407); None for any other status."""
         if status != 407:
             return None
         variable = self.proxy.variable if self.proxy else "HTTP_PROXY"
@@ -120,7 +127,7 @@ class Connection:
 
 @dataclass(frozen=True)
 class ProxySetting:
-    """A proxy: its address, and the variable of the environment that names it."""
+    """A proxy: its address and the environment variable that sets it."""
 
     address: str
     variable: str
@@ -133,7 +140,7 @@ class ProxySetting:
 
 
 def proxy_for(scheme: str, host: str, port: int) -> ProxySetting | None:
-    """Return the proxy that the environment (or the system's settings) has for an address; None for a direct connection.
+    """Return the proxy that the environment or the system sets for an address; None for a direct connection.
 
     Args:
         scheme: "http" or "https". `HTTP_PROXY` or `HTTPS_PROXY` is read, then `ALL_PROXY`, in upper or lower case.
@@ -169,7 +176,7 @@ def _covers(entry: str, host: str, port: int) -> bool:
 
 
 def _parsed(httpx: Any, url: str, option: str) -> tuple[str, int, str]:
-    """Return (host, port, scheme) of an address. Raises ConfigError."""
+    """Return (host, port, scheme) of an address. Raises ConfigError if it is invalid."""
     try:
         parsed = httpx.URL(url)
         usual = {"http": 80, "https": 443}[parsed.scheme]
@@ -198,7 +205,7 @@ def _authorization(key: str | None) -> dict[str, str]:
 
 @contextmanager
 def _certificates() -> Iterator[None]:
-    """Convert failures to read SSL_CERT_FILE or SSL_CERT_DIR to ConfigError."""
+    """Convert errors from reading SSL_CERT_FILE or SSL_CERT_DIR to ConfigError."""
     name, folders = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
     if folders and not name and not any(map(os.path.isdir, folders.split(os.pathsep))):
         raise ConfigError(f"SSL_CERT_DIR {folders}: no such folder; name one of certificates, or unset SSL_CERT_DIR")
@@ -211,7 +218,7 @@ def _certificates() -> Iterator[None]:
 
 
 def _tls_error(error: BaseException | None) -> ssl.SSLError | None:
-    """Return the TLS error behind an error, if there is one."""
+    """Return the TLS error that caused an error, if any."""
     while error is not None and not isinstance(error, ssl.SSLError):
         error = error.__cause__ or error.__context__
     return error

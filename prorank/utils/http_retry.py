@@ -1,4 +1,4 @@
-"""The retry loop for HTTP requests: growing pauses, Retry-After, and a limit on the total time."""
+"""Repeat HTTP requests, with growing pauses, Retry-After and a limit on the total time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
-MAX_RETRY_AFTER = 31_536_000.0  # seconds; no server is waited for longer than a year, and no clock overflows
+MAX_RETRY_AFTER = 31_536_000.0  # seconds; limits waiting to a year, which no clock overflows
 RETRY_AFTER_JITTER = 0.5  # seconds
 
 T = TypeVar("T")
@@ -18,12 +18,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RetryableFailure:
-    """An attempt that failed in a way that a later attempt may not.
+    """A failed attempt that may succeed later.
 
     Attributes:
-        reason: why, for messages.
-        retry_after: seconds that the server asks to wait; 0 if it does not.
-        status: of the response; None if there was none.
+        reason: the reason, for messages.
+        retry_after: seconds to wait that the server requested; 0 if it did not.
+        status: HTTP status; None if there was no response.
     """
 
     reason: str
@@ -33,13 +33,13 @@ class RetryableFailure:
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How to wait between attempts.
+    """How long to wait between attempts.
 
     Attributes:
         patience: seconds after which no further attempt starts.
         first_pause: seconds before the second attempt; doubled for each further one.
-        longest_pause: upper bound of the pauses.
-        jitter: shorten pauses by a random part up to a half, so that many clients do not return at the same time.
+        longest_pause: maximum pause in seconds.
+        jitter: shorten pauses randomly by up to a half, so that many clients do not retry at the same time.
     """
 
     patience: float
@@ -48,14 +48,19 @@ class RetryPolicy:
     jitter: bool = False
 
     def wait_seconds(self, pause: float, retry_after: float) -> float:
-        """Return the seconds to wait: the pause, or longer if the server asks for it."""
+        """Return the seconds to wait: the pause, or longer if the server requests it."""
         if not self.jitter:
             return max(pause, retry_after)
         return max(pause * random.uniform(0.5, 1.0), retry_after + random.uniform(0, RETRY_AFTER_JITTER) if retry_after else 0.0)
 
 
 class PatienceExhausted(Exception):
-    """No attempt succeeded in time. `failure`: the last one. `server_asked`: whether Retry-After is what exceeded the time."""
+    """No attempt succeeded in time.
+
+    Attributes:
+        failure: the last failure.
+        server_asked: whether the limit was exceeded because of Retry-After.
+    """
 
     def __init__(self, failure: RetryableFailure, server_asked: bool) -> None:
         super().__init__(failure.reason)
@@ -66,15 +71,15 @@ def retry(
     attempt: Callable[[], T | RetryableFailure], policy: RetryPolicy,
     wait: Callable[[float, RetryableFailure], None] | None = None,
 ) -> T:  # fmt: skip
-    """Repeat an attempt until it returns something else than a RetryableFailure, and return that.
+    """Repeat an attempt until it returns anything but a RetryableFailure, and return that.
 
     Args:
-        attempt: sends the request. It raises for failures that another attempt would meet as well.
-        policy: how long to wait, and how often.
+        attempt: sends the request. Raises if another attempt would fail too.
+        policy: how long to wait, and for how long to retry.
         wait: called before each further attempt with the seconds to wait and the failure; sleeps by default.
 
     Raises:
-        PatienceExhausted: waiting for the next attempt would take longer than the policy allows.
+        PatienceExhausted: waiting for the next attempt would exceed the policy's patience.
     """
     begin = time.monotonic()
     for pause in pauses(policy.first_pause, policy.longest_pause):
@@ -89,7 +94,7 @@ def retry(
 
 
 def pauses(first: float, longest: float) -> Iterator[float]:
-    """Yield the seconds between attempts, doubled each time up to `longest`. Servers can only ask for longer waits."""
+    """Yield the seconds between attempts, doubled each time up to `longest`."""
     while True:
         yield first
         first = min(longest, 2 * first)
@@ -99,7 +104,7 @@ def retry_after(header: str | None) -> float | None:
     """Parse a Retry-After header.
 
     Returns:
-        The seconds to wait, at most MAX_RETRY_AFTER; None if the header is missing or neither a number nor a date.
+        Seconds to wait, at most MAX_RETRY_AFTER; None if the header is missing or neither a number nor a date.
     """
     if not header:
         return None
@@ -111,4 +116,4 @@ def retry_after(header: str | None) -> float | None:
             seconds = (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
         except (ValueError, TypeError, IndexError, OverflowError):
             return None
-    return min(max(0.0, seconds), MAX_RETRY_AFTER) if seconds == seconds else None  # NaN equals nothing
+    return min(max(0.0, seconds), MAX_RETRY_AFTER) if seconds == seconds else None  # NaN is not equal to itself

@@ -1,7 +1,7 @@
-"""One lock around the libraries that load models: none of them is made for two threads.
+"""A global lock for the libraries that load models, which are not thread-safe.
 
-transformers imports its parts lazily, and `from_pretrained` patches torch's initialisers and the default dtype of the process while
-it runs; two at once undo each other's patches in the wrong order, after which every later load of the process fails.
+transformers imports its submodules lazily, and `from_pretrained` temporarily patches torch's initialisers and default dtype. Two
+concurrent loads restore them in the wrong order, after which every later load in the process fails.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
-LOADING = threading.RLock()  # taken last: nothing that waits for a file lock or another lock is called under it
+LOADING = threading.RLock()  # acquired last: no other lock is acquired while holding it
 
 
 def one_at_a_time(function: Callable[P, T]) -> Callable[P, T]:
-    """A function whose calls take turns with those of every other one that is decorated so, in all threads of the process."""
+    """Decorate a function so that it runs under the global lock: decorated functions never run concurrently."""
 
     @functools.wraps(function)
     def locked(*arguments: P.args, **options: P.kwargs) -> T:

@@ -1,6 +1,6 @@
-"""Files of packages: downloaded by pip, with the indexes that the user has set up for pip or for uv.
+"""Download packages with pip, from the indexes configured for pip or uv.
 
-An environment made by uv has no pip; Python itself carries one (`ensurepip`), which is put into a temporary folder then.
+Environments made by uv have no pip. Then the pip bundled with Python (`ensurepip`) is unpacked into a temporary folder.
 """
 
 from __future__ import annotations
@@ -15,14 +15,22 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-# Notices that pip writes behind the reason of a failure.
+# Notices that pip prints after the reason of a failure.
 NOTICE = re.compile(r"^(\[notice\]|notice:|WARNING: You are using pip|You should consider upgrading|hint:|$)", re.I)
-NAMED = re.compile(r"^[\w-]+=(?=\w+://)")  # uv may give an index a name: NAME=ADDRESS
+NAMED = re.compile(r"^[\w-]+=(?=\w+://)")  # uv may name an index: NAME=ADDRESS
 UV_VARIABLES = {"PIP_INDEX_URL": ("UV_DEFAULT_INDEX", "UV_INDEX_URL"), "PIP_EXTRA_INDEX_URL": ("UV_INDEX", "UV_EXTRA_INDEX_URL")}
 
 
 def download(arguments: list[str], into: Path) -> str | None:
-    """Run `pip download` with these arguments into a folder; None, or in one line why it failed."""
+    """Run `pip download` with these arguments.
+
+    Args:
+        arguments: packages and options.
+        into: folder for the files.
+
+    Returns:
+        None, or one line with the reason of the failure.
+    """
     with tempfile.TemporaryDirectory() as own:
         site = "" if importlib.util.find_spec("pip") else _carried(Path(own))
         if site is None:
@@ -33,7 +41,7 @@ def download(arguments: list[str], into: Path) -> str | None:
 
 
 def reason(output: str) -> str:
-    """Why pip failed, from what it wrote: its errors, and before them what became of the connection."""
+    """Extract the reason of a failure from pip's output: its errors, preceded by connection problems."""
     lines = [line for line in map(str.strip, output.splitlines()) if not NOTICE.match(line)]
     broken = [line for line in lines if "connection broken by" in line]
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR:")]
@@ -42,14 +50,14 @@ def reason(output: str) -> str:
 
 
 def _carried(folder: Path) -> str | None:
-    """Where the pip that Python carries was put below `folder`; None where it carries none."""
+    """Unpack the pip bundled with Python below `folder` and return its path; None if there is none."""
     done = subprocess.run([sys.executable, "-m", "ensurepip", "--root", str(folder)], capture_output=True, text=True)
     pip = next(folder.rglob("pip/__main__.py"), None)
     return None if done.returncode or pip is None else str(pip.parent.parent)
 
 
 def _environment(site: str) -> dict[str, str]:
-    """The variables for pip: ours, with `site` to import it from, and with uv's indexes where pip has none of its own."""
+    """Environment variables for pip: ours, with `site` on the import path, and uv's indexes if pip has none of its own."""
     variables = dict(os.environ)
     if site:
         variables["PYTHONPATH"] = os.pathsep.join(filter(None, [site, variables.get("PYTHONPATH")]))
@@ -59,14 +67,14 @@ def _environment(site: str) -> dict[str, str]:
 
 
 def _uv_indexes(variables: dict[str, str]) -> dict[str, str]:
-    """PIP_INDEX_URL and PIP_EXTRA_INDEX_URL as uv's variables or else its uv.toml name them."""
+    """PIP_INDEX_URL and PIP_EXTRA_INDEX_URL from uv's variables, else from its uv.toml."""
     indexes = {ours: next((variables[name] for name in theirs if variables.get(name)), "") for ours, theirs in UV_VARIABLES.items()}
     indexes = {ours: " ".join(NAMED.sub("", part) for part in value.split()) for ours, value in indexes.items() if value}
     return indexes or _uv_file(variables)
 
 
 def _uv_file(variables: dict[str, str]) -> dict[str, str]:
-    """The same from the first uv.toml of the user or the system that can be read."""
+    """PIP_INDEX_URL and PIP_EXTRA_INDEX_URL from the first readable uv.toml of the user or the system."""
     home = variables.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
     for path in filter(None, (variables.get("UV_CONFIG_FILE"), f"{home}/uv/uv.toml", "/etc/uv/uv.toml")):
         try:
@@ -78,7 +86,7 @@ def _uv_file(variables: dict[str, str]) -> dict[str, str]:
 
 
 def _of_toml(values: dict[str, Any]) -> dict[str, str]:
-    """Of [[index]] tables, and of the older two keys: one address, and a list of more."""
+    """PIP_INDEX_URL and PIP_EXTRA_INDEX_URL from [[index]] tables, or from the two older keys."""
     indexes = [one for one in values.get("index", []) if isinstance(one, dict) and one.get("url")]
     older = next((value for key, value in values.items() if key.startswith("index-")), None)
     main = next((one["url"] for one in indexes if one.get("default")), older)

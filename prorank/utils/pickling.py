@@ -1,4 +1,4 @@
-"""Pickling by construction: an object travels as the arguments that made it, not as its threads, locks and weights."""
+"""Pickle objects as the arguments of their constructor, without threads, locks and weights."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any, Self
 
 
 class MadeByArguments:
-    """Base of objects that pickle (and deep-copy) as their constructor's arguments and are made again from them elsewhere.
+    """Base of objects that are pickled and deep-copied as their constructor's arguments.
 
     Attributes:
-        made_with: arguments of the constructor by name; None where the object was made in another way.
+        made_with: constructor arguments by name; None if the object was not made by its constructor.
     """
 
     made_with: dict[str, Any] | None
@@ -19,7 +19,7 @@ class MadeByArguments:
         made = super().__new__(cls)
         try:
             made.made_with = _by_name(cls, args, kwargs)
-        except TypeError:  # arguments that do not fit, which the constructor is about to refuse itself
+        except TypeError:  # wrong arguments; the constructor will raise its own error
             made.made_with = None
         return made
 
@@ -28,7 +28,7 @@ class MadeByArguments:
 
 
 def _by_name(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Arguments by name; those of `**options` are among them."""
+    """Arguments by name, including those of `**options`."""
     signature = inspect.signature(cls.__init__)  # type: ignore[misc]
     arguments = dict(signature.bind(None, *args, **kwargs).arguments)
     arguments.pop(next(iter(signature.parameters)))  # self

@@ -1,6 +1,6 @@
 """Progress on stderr: a bar for training, a spinner while imports and weights are loaded.
 
-Neither is printed before there is something to show, so that bad input gives one error line and no empty bar.
+Nothing is printed before there is progress to show, so invalid input gives one error line and no empty bar.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import sys
 from collections.abc import Callable
 from typing import Any, Self
 
-FIGURES = ("dev_ndcg@10", "accuracy", "top1", "format_rate", "reward", "loss")  # shown beside the bar, where a stage has them
+FIGURES = ("dev_ndcg@10", "accuracy", "top1", "format_rate", "reward", "loss")  # shown next to the bar if the stage reports them
 
 
 class Progress:
-    """A bar on stderr for a stage: share of the budget, time left, latest figures.
+    """A progress bar on stderr with the share of the budget, the remaining time and the latest figures.
 
     Args:
         name: label of the bar.
@@ -23,7 +23,7 @@ class Progress:
         self.name, self.is_shown = name, False
 
     def __enter__(self) -> Callable[[float, dict], None]:
-        """Return a function that takes the share done (0 to 1) and the latest figures by name."""
+        """Return a function that takes the completed share (0 to 1) and the latest figures by name."""
         from rich.console import Console
         from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
@@ -57,10 +57,10 @@ class Progress:
 class Spinner:
     """A line such as "loading prorank-smollm2-135m ..." on stderr that disappears when the work is done.
 
-    Nothing is printed where stderr is not a terminal.
+    Nothing is printed if stderr is not a terminal.
 
     Args:
-        text: what the program is doing.
+        text: the current activity.
     """
 
     def __init__(self, text: str) -> None:
@@ -84,7 +84,7 @@ class Spinner:
             self.status.update(self._shown(text))
 
     def stop(self) -> None:
-        """Remove the line before the end of the block, say because a bar follows."""
+        """Remove the line before the end of the block, for example because a bar follows."""
         if self.status:
             self.status.stop()
             self.status = None

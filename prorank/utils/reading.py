@@ -1,8 +1,8 @@
-"""Read UTF-8 text line by line: JSONL, plain text, TSV, YAML, labels and runs all pass through `text_lines`.
+"""Read UTF-8 text line by line. JSONL, plain text, TSV, YAML, labels and runs are all read by `text_lines`.
 
 A source is a path or "-" for stdin. It is opened once and read forwards, so pipes, `/dev/stdin` and process substitution work.
 gzip is recognised by its first bytes. Byte order marks are dropped at the start of every line, because `cat` leaves the mark of
-its second file in the middle. What cannot be read raises one error that names source and line.
+its second file in the middle. Sources that cannot be read raise an error that names source and line.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from typing import Any, BinaryIO
 from ..errors import DataError, ProRankError
 
 STDIN = "-"
-HEAD_BYTES = 512  # a tar archive is marked at byte 257
+HEAD_BYTES = 512  # the signature of tar archives is at byte 257
 GZIP = b"\x1f\x8b"
-# First bytes and file names of what is neither text nor gzip.
+# First bytes and file names of formats that are neither text nor gzip.
 FORMATS = {
     "bzip2": (rb"BZh[1-9](1AY&SY|\x17rE8P\x90)", (".bz2",)),
     "xz": (rb"\xfd7zXZ\x00", (".xz",)),
@@ -38,7 +38,7 @@ FORMATS = {
     "Parquet": (rb"PAR1", (".parquet",)),
     "Arrow": (rb"ARROW1", (".arrow", ".feather")),
 }
-# With the byte order mark, or by the zero bytes of two characters of ASCII.
+# Recognised by the byte order mark, or by the zero bytes of two ASCII characters.
 ENCODINGS = {
     "UTF-32": rb"\xff\xfe\x00\x00|\x00\x00\xfe\xff|([^\x00]\x00\x00\x00){2}|(\x00\x00\x00[^\x00]){2}",
     "UTF-16": rb"\xff\xfe|\xfe\xff|([^\x00]\x00){2}|(\x00[^\x00]){2}",
@@ -46,17 +46,17 @@ ENCODINGS = {
 
 
 def source_name(source: str | Path) -> str:
-    """What messages call a source."""
+    """Name of a source for messages."""
     return "<stdin>" if str(source) == STDIN else str(source) or "''"
 
 
 def can_be_read(source: str | Path) -> bool:
-    """Whether a source is there and no folder: a file, a pipe, stdin."""
+    """Whether a source exists and is not a folder: a file, a pipe, stdin."""
     return str(source) == STDIN or os.path.exists(source) and not os.path.isdir(source)
 
 
 def repeatable_lines(source: str | Path, errors: str = "strict") -> Callable[[], Iterable[tuple[int, str]]]:
-    """A function that gives `numbered_lines` anew at each call; those of a pipe are kept in memory, as it can be read once."""
+    """Return a function that yields `numbered_lines` at each call. Lines of a pipe, which can be read only once, stay in memory."""
     if os.path.isfile(source) and str(source) != STDIN:
         return lambda: numbered_lines(source, errors)
     lines = list(numbered_lines(source, errors))
@@ -64,27 +64,27 @@ def repeatable_lines(source: str | Path, errors: str = "strict") -> Callable[[],
 
 
 def numbered_lines(source: str | Path, errors: str = "strict", raised: type[ProRankError] = DataError) -> Iterator[tuple[int, str]]:
-    """The lines that are not blank, with their numbers from 1 and without line ends; arguments and errors as in `text_lines`."""
+    """Yield (line number from 1, line without its end) of each line that is not blank. Arguments and errors as in `text_lines`."""
     for number, line in enumerate(text_lines(source, errors, raised), 1):
         if line.strip():
             yield number, line.rstrip("\r\n")
 
 
 def read_text(source: str | Path, errors: str = "strict", raised: type[ProRankError] = DataError) -> str:
-    """The whole text of a source; arguments and errors as in `text_lines`."""
+    """Return the whole text of a source. Arguments and errors as in `text_lines`."""
     return "".join(text_lines(source, errors, raised))
 
 
 def text_lines(source: str | Path, errors: str = "strict", raised: type[ProRankError] = DataError) -> Iterator[str]:
-    """All lines of a source, blank ones too; each ends in "\\n" but perhaps the last.
+    r"""Yield all lines of a source, including blank ones. Each ends in "\n", except perhaps the last.
 
     Args:
         source: path, or "-" for stdin; plain text or gzip.
-        errors: what becomes of bytes that are no UTF-8: "strict", "replace" or "surrogateescape", as `open` takes them.
+        errors: how to handle bytes that are not UTF-8: "strict", "replace" or "surrogateescape", as in `open`.
         raised: class of the errors.
 
     Raises:
-        DataError (or `raised`): the source cannot be opened or read, is damaged, is in another encoding or another compression.
+        DataError (or `raised`): the source cannot be opened or read, is damaged, or has another encoding or compression.
     """
     name, number = source_name(source), 0
     try:
@@ -106,7 +106,7 @@ def text_lines(source: str | Path, errors: str = "strict", raised: type[ProRankE
 
 
 def parse_json(text: str) -> Any:
-    """`json.loads`, with ValueError for a value that is nested too deeply, too."""
+    """`json.loads` that raises ValueError also for values that are nested too deeply."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -115,7 +115,7 @@ def parse_json(text: str) -> Any:
 
 @contextmanager
 def _opened(source: str | Path, raised: type[ProRankError]) -> Iterator[BinaryIO]:
-    """A source as bytes; stdin is left open."""
+    """Open a source as bytes; stdin is not closed at the end."""
     if str(source) != STDIN:
         with _open_file(Path(source), raised) as stream:
             yield stream
@@ -130,16 +130,18 @@ def _open_file(path: Path, raised: type[ProRankError]) -> BinaryIO:
         return open(path, "rb")
     except FileNotFoundError:
         raise raised(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+    except (OSError, ValueError) as error:  # ValueError: the name contains a zero byte
         reason = getattr(error, "strerror", None) or error
         raise raised(f"{path}: {'is a folder, expected a file' if path.is_dir() else f'cannot be read ({reason})'}") from None
 
 
 def _check_format(head: bytes, name: str, raised: type[ProRankError], unpacked: bool = False) -> None:
-    """Refuse by first bytes or file name what is not UTF-8 text or gzip."""
+    """Raise if the first bytes or the file name show that a source is neither UTF-8 text nor gzip."""
     for kind, (magic, suffixes) in FORMATS.items():
         if re.match(magic, head, re.DOTALL) or name.lower().endswith(suffixes):
-            raise raised(f"{name}: is in the format {kind}, which is not read; unpack or convert it to text, or compress with gzip")
+            raise raised(
+                f"{name}: is in the format {kind}, which is not supported; unpack or convert it to text, or compress with gzip"
+            )
     if unpacked and head.startswith(GZIP):
         raise raised(f"{name}: is compressed with gzip twice; unpack it once")
     for encoding, start in ENCODINGS.items():
@@ -148,7 +150,7 @@ def _check_format(head: bytes, name: str, raised: type[ProRankError], unpacked: 
 
 
 class _Rejoined(io.RawIOBase):
-    """A stream whose first bytes were read already, as a whole again. Closing it leaves the stream open."""
+    """A stream with its first bytes, which were already read, put back. Closing it does not close the stream."""
 
     def __init__(self, head: bytes, rest: Any) -> None:
         self.head, self.rest = head, rest
@@ -165,7 +167,7 @@ class _Rejoined(io.RawIOBase):
 
 
 def _checked(line: str, errors: str) -> str:
-    """A line that was decoded with "surrogateescape", as `errors` wants it."""
+    """Apply `errors` to a line that was decoded with "surrogateescape"."""
     try:
         if not line.isascii() and errors != "surrogateescape":
             line.encode()

@@ -1,4 +1,4 @@
-"""JSON as the standard has it: Python's encoder writes NaN and Infinity, which other readers refuse."""
+"""Standard JSON: Python's encoder writes NaN and Infinity, which other parsers reject."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ def dumps(value: Any, **options: Any) -> str:
     """`json.dumps` with null in place of numbers that are not finite.
 
     Args:
-        value: what `json.dumps` takes.
-        options: of `json.dumps`.
+        value: any value that `json.dumps` accepts.
+        options: options of `json.dumps`.
 
     Returns:
         Text that every JSON parser reads.
@@ -21,7 +21,7 @@ def dumps(value: Any, **options: Any) -> str:
 
 
 def finite_or_null(value: Any) -> Any:
-    """A copy of nested dicts and lists with None in place of numbers that are not finite."""
+    """Copy nested dicts and lists, with None in place of numbers that are not finite."""
     if isinstance(value, dict):
         return {key: finite_or_null(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

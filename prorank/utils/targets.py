@@ -1,6 +1,6 @@
-"""Where output goes: what a path leads to, whether it can be written, and errors that name it.
+"""Output targets: where a path leads, whether it can be written, and errors that name it.
 
-`check_file` and `check_folder` try a place before long work that ends there, and leave nothing behind.
+`check_file` and `check_folder` test a target before long work and leave nothing behind.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from uuid import uuid4
 from ..errors import ConfigError, DataError
 
 STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES)
-FULL_BYTES = 1 << 20  # a file system with less is full
+FULL_BYTES = 1 << 20  # a file system with less space counts as full
 TEMPORARY = ".tmp"
-# How safetensors reports an OSError: today, and before 0.6.
+# How safetensors reports an OSError, currently and before 0.6.
 RUST_ERROR = re.compile(r"\(os error (\d+)\)|Os \{ code: (\d+),")
 TORCH_ERROR = re.compile(r"inline_container|PytorchStreamWriter", re.IGNORECASE)
 
 
 def check_file(path: str | Path) -> None:
-    """Raise OSError, naming `path`, if a file could not be written there. Leaves nothing behind."""
+    """Raise OSError naming `path` if a file cannot be written there. Leaves nothing behind."""
     with write_errors(path):
         if (number := descriptor(path)) is not None:
             os.fstat(number)
@@ -39,29 +39,29 @@ def check_file(path: str | Path) -> None:
 
 
 def check_neighbour(path: str | Path, what: str) -> None:
-    """Raise ConfigError if `what`, which lies beside the output `path`, cannot, as that is no plain file."""
+    """Raise ConfigError if `what` cannot be put beside the output `path`, because `path` is not a regular file."""
     if is_special(path):
-        raise ConfigError(f"{path}: is no plain file, and {what} lies beside it; name a file")
+        raise ConfigError(f"{path}: is not a regular file, but {what} is written beside it; name a file")
 
 
 def check_folder(path: str | Path) -> None:
-    """Raise OSError, naming `path`, if files could not be written into a folder there. Leaves nothing behind."""
+    """Raise OSError naming `path` if files cannot be written into a folder there. Leaves nothing behind."""
     with write_errors(path):
         _probe(folder_target(path))
 
 
 def is_stdout(path: str | Path | None) -> bool:
-    """Whether what is written to `path` comes out at stdout, /dev/null aside."""
+    """Whether writing to `path` writes to stdout; False for /dev/null."""
     try:
         place = os.stat(path or os.devnull)
         return os.path.samestat(place, os.fstat(sys.stdout.fileno())) and not os.path.samestat(place, os.stat(os.devnull))
-    except (OSError, ValueError, AttributeError):  # no such file yet; stdout is closed or no file
+    except (OSError, ValueError, AttributeError):  # the file does not exist yet, or stdout is closed or not a file
         return False
 
 
 @contextmanager
 def write_errors(path: str | Path) -> Iterator[None]:
-    """Let errors of storage name `path`, also those that libraries raise as another class."""
+    """Make storage errors name `path`, including those that libraries raise as other classes."""
     try:
         yield
     except UnicodeEncodeError as error:
@@ -82,7 +82,7 @@ def _is_temporary(name: str | bytes | int | None) -> bool:
 
 
 def _storage_error(error: Exception, path: str | Path) -> int | None:
-    """The number of the OSError behind an exception of safetensors or torch, or None."""
+    """The errno of the OSError behind an exception of safetensors or torch, or None."""
     match = RUST_ERROR.search(str(error))
     code = int(match[1] or match[2]) if match else None
     if code in STORAGE_ERRORS:
@@ -93,7 +93,10 @@ def _storage_error(error: Exception, path: str | Path) -> int | None:
 
 
 def descriptor(path: str | Path) -> int | None:
-    """The number of the open file that /dev/stdout, /dev/fd/N or a link to them stands for. Opened by name, it would begin at 0."""
+    """Return the file descriptor that /dev/stdout, /dev/fd/N or a link to them stands for, None for other paths.
+
+    Opening such a path by name would write from offset 0.
+    """
     for _ in range(40):
         folder, name = os.path.split(os.path.abspath(path))
         if name.isdecimal() and os.path.realpath(folder) in (f"/proc/{os.getpid()}/fd", "/dev/fd"):
@@ -105,7 +108,7 @@ def descriptor(path: str | Path) -> int | None:
 
 
 def is_special(path: str | Path) -> bool:
-    """Whether to write through: `path` is there and is no plain file, or its folder takes no new files."""
+    """Whether to write in place: `path` exists and is not a regular file, or its folder does not accept new files."""
     if descriptor(path) is not None:
         return True
     try:
@@ -117,7 +120,7 @@ def is_special(path: str | Path) -> bool:
 
 
 def file_target(path: str | Path) -> Path:
-    """The plain file that `path` leads to, there or not."""
+    """Return the regular file that `path` leads to, whether or not it exists."""
     target = Path(os.path.realpath(path))
     if target.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
@@ -127,7 +130,7 @@ def file_target(path: str | Path) -> Path:
 
 
 def folder_target(path: str | Path) -> Path:
-    """The folder that `path` leads to, there or not."""
+    """Return the folder that `path` leads to, whether or not it exists."""
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
@@ -135,13 +138,13 @@ def folder_target(path: str | Path) -> Path:
 
 
 def check_access(path: Path) -> None:
-    """Raise PermissionError for what may not be written, or lies on a read-only file system."""
+    """Raise PermissionError if a path is not writable or is on a read-only file system."""
     if not os.access(path, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
 def _probe(folder: Path) -> None:
-    """Write a block into a folder, or into the nearest one that is there, and remove it."""
+    """Write a block into a folder, or into its nearest existing parent, and remove it."""
     probe = _nearest(folder) / temporary_name("probe")
     try:
         probe.write_bytes(bytes(4096))
@@ -151,7 +154,7 @@ def _probe(folder: Path) -> None:
 
 
 def _nearest(path: str | Path) -> Path:
-    """`path`, or the nearest folder above that is there."""
+    """`path`, or its nearest existing parent."""
     path = Path(os.path.abspath(path))
     while not os.path.lexists(path):
         path = path.parent
@@ -159,5 +162,5 @@ def _nearest(path: str | Path) -> Path:
 
 
 def temporary_name(name: str) -> str:
-    """A hidden name for what is not whole yet, however long `name` is."""
+    """Return a hidden name for an unfinished file or folder, however long `name` is."""
     return f".{name[:40]}.{uuid4().hex[:8]}{TEMPORARY}"

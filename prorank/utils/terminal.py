@@ -1,7 +1,7 @@
-"""Print text of any origin on streams of any encoding.
+r"""Print text of any origin to streams of any encoding.
 
-Documents, queries, thoughts, server answers and file names may hold markup, escape sequences and direction marks. They are printed
-as text, control characters as `\\x1b`. A stream that is not UTF-8 (a Windows redirect) gets JSON in ASCII, and "?" for other
+Documents, queries, thoughts, server responses and file names may contain markup, escape sequences and direction marks. They are
+printed as text, with control characters as `\x1b`. A stream that is not UTF-8 (a Windows redirect) gets ASCII JSON, and "?" for
 characters that it cannot encode. `guarded` turns errors into one line and an exit code.
 """
 
@@ -32,11 +32,11 @@ CONTROLS = re.compile(
     "[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
 )
 STDOUT = "<stdout>"
-USER_ERROR, PIPE_CLOSED = 2, 141  # 141: what a shell reports for a program that SIGPIPE ended
+USER_ERROR, PIPE_CLOSED = 2, 141  # 141: the shell's exit code for SIGPIPE
 
 
 def set_up_streams() -> None:
-    """Let stdout and stderr accept any text, and send log lines to stderr with their control characters visible."""
+    """Make stdout and stderr accept any text, and log to stderr with visible control characters."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace" if is_utf8(stream) else "replace")
@@ -46,7 +46,7 @@ def set_up_streams() -> None:
 
 
 class StderrHandler(logging.StreamHandler):
-    """Writes to the present `sys.stderr`, which a spinner or bar of rich replaces so that log lines go above it."""
+    """Logs to the current `sys.stderr`, which rich replaces so that log lines appear above a spinner or bar."""
 
     @property
     def stream(self) -> Any:
@@ -58,48 +58,48 @@ class StderrHandler(logging.StreamHandler):
 
 
 class VisibleFormatter(logging.Formatter):
-    """Formats log lines with their control characters visible."""
+    """Formats log lines with visible control characters."""
 
     def format(self, record: logging.LogRecord) -> str:
         return visible(super().format(record))
 
 
 def argument_text(text: str | None) -> str | None:
-    """Decode a command line argument as UTF-8 whatever the locale; bytes that are not UTF-8 become halves of surrogate pairs."""
+    """Decode a command line argument as UTF-8 in any locale; bytes that are not UTF-8 become surrogates."""
     return text if text is None else os.fsencode(text).decode("utf-8", "surrogateescape")
 
 
 def is_utf8(stream: TextIO | None) -> bool:
-    """Whether a stream is UTF-8, or holds text without encoding it."""
+    """Whether a stream is UTF-8, or stores text without encoding it."""
     encoding = getattr(stream, "encoding", None)
     return not encoding or codecs.lookup(encoding).name == "utf-8"
 
 
 def visible(text: object) -> str:
-    """The text with its control characters written as escapes; tabs and newlines stay."""
+    """Return the text with control characters written as escapes, except tabs and newlines."""
     return CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode(), str(text))
 
 
 def one_line(text: object) -> str:
-    """`visible` text on one line."""
+    """Return the `visible` text on one line."""
     return visible(" ".join(filter(None, map(str.strip, str(text).splitlines()))))
 
 
 def plain(text: object, style: str = "") -> Text:
-    """`visible` text for rich, which reads no markup or emoji in it."""
+    """Return the `visible` text for rich, without interpreting markup or emoji."""
     from rich.text import Text
 
     return Text(visible(text), style)
 
 
 def json_line(value: Any) -> str:
-    """JSON on one line for stdout, in ASCII where stdout is not UTF-8. Control characters are escaped."""
+    """Serialise a value as one line of JSON for stdout, in ASCII if stdout is not UTF-8. Control characters are escaped."""
     text = json.dumps(value, ensure_ascii=not is_utf8(sys.stdout))
     return CONTROLS.sub(lambda match: json.dumps(match[0])[1:-1], text)
 
 
 def say(text: object, out: str | Path | None = None) -> None:
-    """Print a message of a verb on stdout, or on stderr where the verb's output `out` is itself stdout."""
+    """Print a message of a verb to stdout, or to stderr if the verb's output `out` is stdout."""
     if is_stdout(out):
         note(text)
     else:
@@ -107,19 +107,19 @@ def say(text: object, out: str | Path | None = None) -> None:
 
 
 def note(text: object) -> None:
-    """Print a side message on stderr."""
+    """Print a side message to stderr."""
     print(visible(text), file=sys.stderr)
 
 
 def print_lines(lines: Iterable[str]) -> None:
-    """Print lines on stdout as they are."""
+    """Print lines to stdout unchanged."""
     for line in lines:
         with _stdout_errors():
             print(line)
 
 
 def stdout_console() -> Console:
-    """A rich console for tables on stdout, whose errors reach `guarded`."""
+    """Return a rich console for tables on stdout whose errors reach `guarded`."""
     from rich.console import Console
 
     class Stdout(Console):
@@ -127,7 +127,7 @@ def stdout_console() -> Console:
             with _stdout_errors():
                 super().print(*args, **options)
 
-        def on_broken_pipe(self) -> None:  # by default rich ends the program here
+        def on_broken_pipe(self) -> None:  # by default rich exits here
             raise
 
     return Stdout()
@@ -135,9 +135,9 @@ def stdout_console() -> Console:
 
 @contextlib.contextmanager
 def guarded() -> Iterator[None]:
-    """Turn errors that a user can fix, and errors of the operating system, into one line on stderr and SystemExit.
+    """Turn errors that users can fix, and operating system errors, into one line on stderr and SystemExit.
 
-    The program ends without a line if the reader of stdout went away.
+    If the reader of stdout has gone away, the program exits silently.
     """
     try:
         try:
@@ -157,7 +157,7 @@ def guarded() -> Iterator[None]:
 
 @contextlib.contextmanager
 def past_typer() -> Iterator[None]:
-    """Pass errors on to `guarded` that typer would end without a reason: a file that ends too early, a closed pipe."""
+    """Pass errors through typer to `guarded` that typer would handle without a message: unexpected end of file, closed pipe."""
     try:
         yield
     except EOFError as error:
@@ -176,7 +176,7 @@ def _stdout_errors() -> Iterator[None]:
 
 
 def _end_stdout(error: OSError) -> None:
-    """For an error of stdout: redirect it to /dev/null, since the interpreter flushes it at exit. End if it is a closed pipe."""
+    """Handle an error of stdout: redirect it to /dev/null, which the interpreter flushes at exit. Exit if it is a closed pipe."""
     if error.filename != STDOUT:
         return
     with contextlib.suppress(OSError, ValueError):
@@ -186,6 +186,6 @@ def _end_stdout(error: OSError) -> None:
 
 
 def _fail(message: object) -> None:
-    with contextlib.suppress(OSError):  # nobody reads stderr
+    with contextlib.suppress(OSError):  # stderr is closed
         print(f"error: {one_line(message)}", file=sys.stderr, flush=True)
     sys.exit(USER_ERROR)

@@ -1,7 +1,7 @@
-"""The check of every text that a caller hands in: a query, a document, a title, an instruction, a completion.
+"""Check texts from callers: queries, documents, titles, instructions and completions.
 
-A Python string can hold half of a surrogate pair (from `surrogateescape` or a JSON escape), which no UTF-8 text can. Tokenizers
-refuse it with a TypeError for the whole batch, and requests and output fail on it, so it is refused by name before any work.
+Python strings can contain lone surrogates (from `surrogateescape` or JSON escapes), which UTF-8 cannot encode. Tokenizers raise a
+TypeError for the whole batch, and requests and output fail, so such texts are rejected by name before any work.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ def plain_text(value: Any, where: str) -> str:
 
     Args:
         value: a string, or an instance of a subclass such as `numpy.str_`.
-        where: what the message calls it, such as "document 3 of query 0".
+        where: name of the text in messages, such as "document 3 of query 0".
 
     Raises:
-        DataError: bytes, something that is not text, or half of a surrogate pair.
+        DataError: the value is not a string, or contains a lone surrogate.
     """
     if isinstance(value, (bytes, bytearray, memoryview)):
         raise DataError(f"{where} is {type(value).__name__}, not text; decode it first, such as by .decode('utf-8')")
@@ -37,7 +37,7 @@ def plain_text(value: Any, where: str) -> str:
 
 
 def shown(value: Any, length: int = 60) -> str:
-    """`value` for a message: its type and the beginning of its `repr`, on one line, in ASCII where it is not printable."""
+    """Format a value for a message: its type and the first `length` characters of its `repr`, on one line, printable."""
     text = " ".join(repr(value).split())
     text = text if len(text) <= length else text[: length - 1] + "…"
     return f"{type(value).__name__} {text.encode('utf-8', 'backslashreplace').decode()}"

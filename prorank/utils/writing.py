@@ -1,8 +1,8 @@
-"""Write files and folders whole or not at all: beside their place first, then renamed into it.
+"""Write files and folders atomically: to a temporary name beside the target, which is then renamed.
 
-Links are followed and an existing file keeps its mode. What is no plain file (a named pipe, /dev/stdout, /dev/null) is not
-replaced: its content is gathered first and then written through. A folder is replaced by moving the old one aside, so that a reader
-may for an instant see none, but never half of one.
+Links are followed, and an existing file keeps its mode. Special files (named pipes, /dev/stdout, /dev/null) are not replaced: the
+content is collected first and then written in place. A folder is replaced by moving the old one aside, so that readers may briefly
+see none, but never a partial one.
 """
 
 from __future__ import annotations
@@ -23,19 +23,20 @@ from typing import IO, Any
 
 from .targets import check_access, descriptor, file_target, folder_target, is_special, temporary_name, write_errors
 
-SPOOLED_BYTES = 1 << 26  # kept in memory; more goes into a temporary file
+SPOOLED_BYTES = 1 << 26  # larger content goes into a temporary file
 
 
 @contextmanager
 def atomic_file(path: str | Path, mode: str = "w") -> Iterator[IO]:
-    """Write a file that appears on success and of which nothing remains on failure.
+    r"""Write a file that appears on success. On failure nothing is left behind.
 
     Args:
-        path: file to write, compressed if it ends in .gz; its folder is made if needed.
-        mode: "w" for UTF-8 text with "\\n" as line end, "wb" for bytes.
+        path: file to write, compressed if it ends in .gz. Its folder is created if needed.
+        mode: "w" for UTF-8 text with "\n" as line end, "wb" for bytes.
 
     Raises:
-        OSError: naming `path`. DataError: text that UTF-8 cannot hold.
+        OSError: the file cannot be written; the message names `path`.
+        DataError: a text cannot be encoded as UTF-8.
     """
     place = _write_through if is_special(path) else _replaced
     with write_errors(path), place(Path(path)) as raw, _encoded(raw, Path(path).suffix == ".gz", "b" in mode) as handle:
@@ -44,10 +45,9 @@ def atomic_file(path: str | Path, mode: str = "w") -> Iterator[IO]:
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary folder that becomes `path` on success (replacing it); on failure nothing remains.
+    """Yield a temporary folder that becomes `path` on success, replacing it. On failure nothing is left behind.
 
-    All that is in it gets the mode that the umask gives, whatever its writers or sources had; a replaced folder's own mode stays.
-    Raises OSError naming `path`.
+    Contents get the mode that the umask gives; a replaced folder keeps its own mode. Raises OSError naming `path`.
     """
     with write_errors(path):
         target = folder_target(path)
@@ -57,7 +57,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         beside.mkdir()
         mode = stat.S_IMODE(beside.stat().st_mode)
         try:
-            with write_errors(path):  # while a full disk still is full
+            with write_errors(path):  # before the cleanup, while a full disk is still full
                 yield beside
             set_modes(beside, mode)
             (_fill if inside else _swap)(beside, target)
@@ -66,7 +66,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 
 def append_text(path: str | Path, text: str) -> None:
-    """Append to a file, all of `text` or nothing. Raises OSError naming `path`."""
+    """Append all of `text` to a file, or nothing. Raises OSError naming `path`."""
     with write_errors(path), open(path, "ab", buffering=0) as handle:
         before, left = handle.seek(0, os.SEEK_END), memoryview(text.encode())
         try:
@@ -78,14 +78,14 @@ def append_text(path: str | Path, text: str) -> None:
 
 
 def copy_folder(source: Path, into: Path) -> None:
-    """Copy what is in a folder into another, without the modes, so that a copy of what is read-only can be changed."""
+    """Copy the contents of a folder into another, without modes, so that copies of read-only files are writable."""
     shutil.copytree(source, into, dirs_exist_ok=True, copy_function=shutil.copyfile)
     for name, *_ in os.walk(into):
         os.chmod(name, 0o755)
 
 
 def set_modes(folder: Path, mode: int) -> None:
-    """Give a folder and the folders in it this mode, and files the same without the right to execute."""
+    """Set the mode of a folder and its subfolders; files get the same without execute permission."""
     for name, _, files in os.walk(folder):
         os.chmod(name, mode)
         for file in files:
@@ -95,7 +95,7 @@ def set_modes(folder: Path, mode: int) -> None:
 
 @contextmanager
 def _encoded(raw: IO[bytes], zipped: bool, binary: bool) -> Iterator[IO]:
-    """`raw` as a stream of text or bytes, compressed or not; `raw` stays open on success."""
+    """Wrap `raw` as a text or byte stream, optionally compressed; `raw` stays open on success."""
     packed: Any = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if zipped else raw
     handle = packed if binary else io.TextIOWrapper(packed, "utf-8", newline="\n")
     try:
@@ -113,7 +113,7 @@ def _encoded(raw: IO[bytes], zipped: bool, binary: bool) -> Iterator[IO]:
 
 @contextmanager
 def _replaced(path: Path) -> Iterator[IO[bytes]]:
-    """A new file, which takes the place of `path` on success."""
+    """A new file that replaces `path` on success."""
     target = file_target(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.with_name(temporary_name(target.name))
@@ -125,7 +125,7 @@ def _replaced(path: Path) -> Iterator[IO[bytes]]:
         try:
             os.replace(beside, target)
         except OSError as error:
-            if error.errno != errno.EBUSY:  # a single file that is mounted, as containers do
+            if error.errno != errno.EBUSY:  # `path` is a mounted file, as in containers
                 raise
             shutil.copyfile(beside, target)
     finally:
@@ -134,7 +134,7 @@ def _replaced(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _write_through(path: Path) -> Iterator[IO[bytes]]:
-    """A temporary file, whose content goes to `path` on success."""
+    """A temporary file whose content is written to `path` on success."""
     number = descriptor(path)
     check_access(path) if number is None else os.fstat(number)
     with tempfile.SpooledTemporaryFile(SPOOLED_BYTES) as raw:
@@ -157,7 +157,7 @@ def _keep_owner_and_mode(old: Path, new: Path) -> None:
 
 
 def _swap(beside: Path, target: Path) -> None:
-    """Put a folder into the place of another, which comes back if that fails."""
+    """Replace a folder by another; the old one is restored on failure."""
     if not target.exists():
         os.replace(beside, target)
         return
@@ -173,7 +173,7 @@ def _swap(beside: Path, target: Path) -> None:
 
 
 def _fill(beside: Path, target: Path) -> None:
-    """Replace what is in `target`, which cannot be moved, by what is in its subfolder `beside`."""
+    """Replace the contents of `target`, which cannot be moved, by those of its subfolder `beside`."""
     for old in target.iterdir():
         if old != beside:
             shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()

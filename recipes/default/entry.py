@@ -1,6 +1,6 @@
-"""What a parser yields: a query and the documents that answer it.
+"""Entry: what parsers yield, a query and the documents that answer it.
 
-Two entries with the same document text share one document in the corpus, so they are no negatives of each other.
+Entries with equal document texts share one document in the corpus, so they are not negatives of each other.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ class Entry:
     """A query and its relevant documents.
 
     Attributes:
-        query: as a person might type it; "" for a document that only fills the corpus.
-        documents: texts that answer it.
+        query: as a person might type it; "" for documents that only enlarge the corpus.
+        documents: texts that answer the query.
     """
 
     query: str

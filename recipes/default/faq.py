@@ -1,6 +1,6 @@
-"""Parsers of manuals and lists of questions: headings of HTML pages and of Perl's POD ask for the text below them.
+"""Parsers of manuals and FAQs: headings of HTML pages and Perl's POD are queries for the text below them.
 
-Code and tables are left out, and a section that is mostly code is then too short to be kept.
+Code and tables are removed, so sections that are mostly code become too short and are dropped.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from . import forms
 from .clean import is_prose, passages
 from .entry import Entry
 
-PASSAGES = 2  # of one section that count as relevant
+PASSAGES = 2  # maximum number of relevant passages per section
 LEFT_OUT = ("pre", "table", "script", "style", "nav", "header", "footer", "dl", "sup", "aside", "form")
 
 
 def perl(folder: Path, seed: str) -> Iterator[Entry]:
-    """Perl's own frequently asked questions."""
+    """Perl's FAQ."""
     for path in sorted((folder / "usr/share/perl").glob("*/pod/perlfaq[1-9].pod")):
         for heading, text in pod_sections(path.read_text(encoding="utf-8")):
             if heading.endswith("?"):
@@ -30,7 +30,7 @@ def perl(folder: Path, seed: str) -> Iterator[Entry]:
 
 
 def pod_sections(text: str) -> Iterator[tuple[str, str]]:
-    """(heading, running text) below each =head2; indented blocks are code."""
+    """Yield (heading, running text) of each =head2 section; indented blocks are code and are skipped."""
     for part in re.split(r"^=head2 ", text, flags=re.M)[1:]:
         heading, _, body = part.partition("\n\n")
         blocks = re.split(r"^=head1", body, flags=re.M)[0].split("\n\n")
@@ -39,17 +39,17 @@ def pod_sections(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _pod(text: str) -> str:
-    for _ in range(3):  # marks nest: C<< ... >>, L<B<...>>
+    for _ in range(3):  # marks can be nested: C<< ... >>, L<B<...>>
         text = re.sub(r"\b[BCEFIL]<<*\s*(?:([^<>|]*)\|[^<>]*|([^<>]*?))\s*>+", lambda m: m[1] or m[2] or "", text)
     return text
 
 
 def html(pattern: str, keep: Callable[[str], bool] | None = None) -> Callable[[Path, str], Iterator[Entry]]:
-    """A parser of the HTML pages that match a glob pattern.
+    """Return a parser of the HTML pages that match a glob pattern.
 
     Args:
-        pattern: of paths in the package's folder.
-        keep: whether a heading is wanted; all that read as titles without it.
+        pattern: glob pattern of paths in the package's folder.
+        keep: selects headings; None for all that read like titles.
     """
 
     def parse(folder: Path, seed: str) -> Iterator[Entry]:
@@ -69,7 +69,7 @@ def is_question(heading: str) -> bool:
 
 
 def html_sections(page: str | bytes) -> Iterator[tuple[str, str]]:
-    """(heading, running text) of each heading of a page, numbers before the heading left out."""
+    """Yield (heading, running text) of each heading of a page, without section numbers."""
     with extra("texts"):
         from bs4 import BeautifulSoup
 
@@ -89,7 +89,7 @@ def html_sections(page: str | bytes) -> Iterator[tuple[str, str]]:
 
 
 def _is_link(node) -> bool:
-    """Whether a paragraph is but a link to another page, as at the end of help pages."""
+    """Whether a paragraph is only a link to another page, as at the end of help pages."""
     linked = sum(len(link.get_text()) for link in node.find_all("a"))
     return linked > 0.7 * len(node.get_text())
 
@@ -104,7 +104,7 @@ def _unnumbered(heading: str) -> str:
 
 
 def mallard(pattern: str) -> Callable[[Path, str], Iterator[Entry]]:
-    """A parser of GNOME's help pages, each a task such as "Change the date and time"."""
+    """Return a parser of GNOME's help pages. Each is a task such as "Change the date and time"."""
 
     def parse(folder: Path, seed: str) -> Iterator[Entry]:
         for path in sorted(folder.glob(pattern)):
@@ -119,9 +119,9 @@ def mallard(pattern: str) -> Callable[[Path, str], Iterator[Entry]]:
 
 
 def answers(heading: str, text: str, seed: str = "", templates: tuple[str, ...] = forms.TOPIC) -> Iterator[Entry]:
-    """The entry of a heading and the text below it; texts after the first `PASSAGES` only fill the corpus.
+    """Yield the entry of a heading and its text. Passages after the first `PASSAGES` only enlarge the corpus.
 
-    A question is asked as it stands, half of the time without its mark; "To print a page" is asked as "how to print a page".
+    Questions are used as they are, half of them without the question mark. "To print a page" becomes "how to print a page".
     """
     prose = tuple(p for p in passages(re.sub(r"\[[^\]]{0,80}\]", " ", text), aim=110) if is_prose(p))
     words = len(heading.split())

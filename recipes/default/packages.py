@@ -1,6 +1,6 @@
-"""Parser of Debian's package lists: the one-line synopsis of a package asks for its long description.
+"""Parser of Debian's package lists: the one-line synopsis of a package is the query for its long description.
 
-Packages of one source repeat each other's description, so a source gives one entry: its longest description.
+Packages built from one source repeat each other's description, so each source gives one entry, with its longest description.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from .clean import first_passage, is_prose, squeezed
 from .entry import Entry
 
-SKIPPED = re.compile(  # parts of a larger whole, and families whose descriptions are made from a pattern
+SKIPPED = re.compile(  # parts of larger packages, and families with generated descriptions
     r".*-(dev|dbg|dbgsym|data|common|l10n|doc|source|dkms|i18n)"
     r"|(lib(?!reoffice)|linux-|gcc-|task-|golang-|node-|fonts-|language-|hunspell-|aspell-|gir1|myspell|mythes).*"
 )
@@ -23,7 +23,7 @@ ABOUT_PACKAGE = re.compile(
 
 
 def descriptions(folder: Path, seed: str) -> Iterator[Entry]:
-    """Synopsis -> long description without what it says of packaging."""
+    """Synopsis -> long description without remarks on packaging."""
     best: dict[str, tuple[str, str]] = {}
     sources = dict(re.findall(r"^Package: (\S+)\nSource: (\S+)", (folder / "packages").read_text(encoding="utf-8"), re.M))
     for fields in stanzas((folder / "descriptions").read_text(encoding="utf-8")):
@@ -41,7 +41,7 @@ def descriptions(folder: Path, seed: str) -> Iterator[Entry]:
 
 
 def stanzas(text: str) -> Iterator[dict[str, str]]:
-    """Fields of each package; its description as Synopsis and Long, paragraphs of Long divided by blank lines."""
+    """Yield the fields of each package. The description is split into Synopsis and Long, whose paragraphs blank lines separate."""
     for block in text.split("\n\n"):
         fields = dict(re.findall(r"^([A-Z][\w-]*): (.*)$", block, re.M))
         match = re.search(r"^Description(?:-en)?: (.*)\n((?: .*(?:\n|$))*)", block, re.M)
@@ -52,7 +52,7 @@ def stanzas(text: str) -> Iterator[dict[str, str]]:
 
 
 def _prose(long: str) -> str:
-    """Paragraphs that are neither lists (indented lines, bullets) nor about the packaging."""
+    """Paragraphs that are neither lists (indented lines, bullets) nor about packaging."""
     kept = []
     for paragraph in long.split("\n\n"):
         if not re.search(r"^( +|[*•o-] )", paragraph, re.M) and not ABOUT_PACKAGE.search(paragraph):

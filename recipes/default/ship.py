@@ -1,12 +1,12 @@
-"""Bring a trained run into the package as the model that `Reranker()` loads.
+"""Install a trained run as the package's default model, which `Reranker()` loads.
 
-Nothing is replaced unless the bf16 adapter is small enough and gives the run's scores within NOISE.
+The old model is replaced only if the bf16 adapter is small enough and reproduces the run's scores within NOISE.
 
     python recipes/default/ship.py runs/default/score --card card.json
     python recipes/default/ship.py runs/default/score --card card.json --calibration runs/default/score/model/calibration.json
 
-The run's adapter must lie over `smollm2-135m`. CARD is a JSON object with what no run folder knows; tables are lists of objects
-that have the same keys:
+The run's adapter must have the base `smollm2-135m`. CARD is a JSON object with facts that the run folder lacks. Its tables are
+lists of objects with the same keys:
 
     {"data": [{"set": "scifact train", "licence": "CC BY 4.0", "lists": 809}], "commands": ["prorank train …", "…"],
      "figures": [{"list": "dl19", "BM25": 0.506, "this model": 0.7}], "limits": ["More limits than those below."]}
@@ -38,8 +38,8 @@ from prorank.reranker import Reranker
 from prorank.utils.config_files import read_values
 from prorank.utils.files import atomic_folder
 
-LIMIT = 10_000_000  # bytes of the weights
-NOISE = 0.1  # of log-odds: what rounding an adapter to bf16 may change
+LIMIT = 10_000_000  # maximum size of the weights in bytes
+NOISE = 0.1  # maximum change of log-odds by rounding the adapter to bf16
 ADAPTER, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 KEYS = {"data": list, "commands": list, "figures": list}
 QUERY = "what is a cat"
@@ -54,20 +54,23 @@ LIMITS = [
     "Probabilities are those of candidates like the ones it was calibrated on; on other collections they are off (docs/evidence.md,"
     " table e): `prorank calibrate` on your own labels.",
 ]
-FOLDER_KEYS = ("stage", "base", "data", "dev", "out")  # of a run's settings: of its machine, and in the commands
+FOLDER_KEYS = ("stage", "base", "data", "dev", "out")  # settings that name local paths; the commands show them
 
 
 def ship(run: Path, card: Path, calibration: Path | None = None) -> tuple[Path, int, float]:
-    """Write the default model's folder from a run; returns (folder, bytes of the weights, largest difference of a score).
+    """Write the default model's folder from a run.
 
     Args:
-        run: run folder, or its `model`.
+        run: run folder, or its `model` subfolder.
         card: JSON file, see above.
-        calibration: calibration.json that was fitted on the run's own checkpoint.
+        calibration: calibration.json that was fitted with the run's checkpoint.
+
+    Returns:
+        (folder, size of the weights in bytes, largest difference of a score).
 
     Raises:
-        ModelError: no adapter, another base, too large, or other scores; the folder stays as it was. ConfigError: the card lacks a
-        key.
+        ModelError: there is no adapter, its base is another one, it is too large, or its scores differ. The old folder is kept.
+        ConfigError: a key of the card is missing.
     """
     card_data, resolved = _read_card(card), resolve(run)
     sha256 = _base(resolved)
@@ -83,8 +86,8 @@ def ship(run: Path, card: Path, calibration: Path | None = None) -> tuple[Path, 
 
 
 def _read_card(card: Path) -> dict[str, Any]:
-    """The card's JSON, checked."""
-    card_data = read_values(card, "card")  # JSON is YAML
+    """Read and check the card's JSON."""
+    card_data = read_values(card, "card")  # JSON is a subset of YAML
     for key, kind in KEYS.items():
         if not isinstance(card_data.get(key), kind) or not card_data[key]:
             raise ConfigError(f"{card}: '{key}' must be a {kind.__name__} that is not empty")
@@ -92,7 +95,7 @@ def _read_card(card: Path) -> dict[str, Any]:
 
 
 def _base(resolved: Resolved) -> str:
-    """Hash of the base's weights. Raises ModelError for anything but an adapter over the pinned one that judges one document."""
+    """Hash of the base's weights. Raises ModelError unless the checkpoint is a pointwise adapter with the pinned base."""
     if resolved.adapter is None:
         raise ModelError(f"{resolved.name}: no adapter; train it with lora, as only adapters are small enough to ship")
     sha256 = weight_hash(resolved.path)
@@ -104,13 +107,13 @@ def _base(resolved: Resolved) -> str:
 
 
 def _adapter(source: Path, folder: Path) -> int:
-    """Write the adapter in bf16, its base by name; returns the bytes of the weights."""
+    """Write the adapter in bf16 with the name of its base; returns the size of the weights in bytes."""
     weights = {key: weight.to(torch.bfloat16).contiguous() for key, weight in load_file(source / ADAPTER).items()}
     save_file(weights, folder / ADAPTER, {"format": "pt"})
-    (folder / ADAPTER).chmod(0o644)  # safetensors writes for its user alone, and a wheel would keep that
+    (folder / ADAPTER).chmod(0o644)  # safetensors makes files private, and a wheel would keep that mode
     config = json.loads((source / CONFIG).read_text(encoding="utf-8"))
     if isinstance(config.get("target_modules"), list):
-        config["target_modules"].sort()  # peft writes a set, in an order of the moment
+        config["target_modules"].sort()  # peft writes a set in arbitrary order
     _write(folder / CONFIG, config | {"base_model_name_or_path": BUILT_IN, "inference_mode": True})
     size = (folder / ADAPTER).stat().st_size
     if size > LIMIT:
@@ -119,7 +122,7 @@ def _adapter(source: Path, folder: Path) -> int:
 
 
 def _compare(theirs: Reranker, ours: Reranker) -> float:
-    """The largest difference of a score. Raises ModelError where it is more than rounding makes."""
+    """Return the largest difference of a score. Raises ModelError if rounding cannot explain it."""
     pairs = [(QUERY, document) for document in DOCUMENTS]
     changed = float(np.abs(ours.score(pairs) - theirs.score(pairs)).max())
     if changed > NOISE:
@@ -128,7 +131,7 @@ def _compare(theirs: Reranker, ours: Reranker) -> float:
 
 
 def _calibration(path: Path, theirs: Reranker, ours: Reranker, folder: Path) -> Calibration:
-    """Keep the run's calibration with the adapter in bf16, whose scores are the same but for rounding."""
+    """Copy the run's calibration for the bf16 adapter, whose scores differ only by rounding."""
     fitted = Calibration.load(path.parent) if path.name == FILE else None
     if fitted is None:
         raise ConfigError(f"{path}: no {FILE}; prorank calibrate {theirs.name} --data D writes one")
@@ -158,12 +161,12 @@ def _card(card_data: dict[str, Any], resolved: Resolved, fitted: Calibration | N
 
 
 def _calibration_text(fitted: Calibration | None) -> str:
-    """What is said of probabilities."""
+    """The card's text on probabilities."""
     return "No probability is claimed." if fitted is None else about_calibration(fitted)
 
 
 def _settings(resolved: Resolved) -> str:
-    """The run's settings but for names of folders, "" where the checkpoint lies in no run folder."""
+    """The run's settings without local paths, "" if the checkpoint is not in a run folder."""
     path = resolved.adapter.parent / "config.yaml"
     values = read_values(path) if path.is_file() else {}
     return "\n".join(f"{key}: {json.dumps(value)}" for key, value in values.items() if key not in FOLDER_KEYS)
@@ -174,6 +177,7 @@ def _write(path: Path, value: Any) -> None:
 
 
 def main(words: list[str] | None = None) -> None:
+    """Install a run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="run folder with a LoRA adapter in its model/")
     parser.add_argument("--card", type=Path, required=True, help="JSON: data, commands, figures, limits")

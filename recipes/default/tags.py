@@ -1,10 +1,10 @@
-"""All training tags of the demo as lists, with every text that bears them: the default model's last step learns from their labels.
+"""All training tags of the demo as lists with all texts that have the tag. The last training step of the default model uses them.
 
-Neighbouring tags share texts, so a list that names two of a tag's texts would call the others wrong in a block.
+Similar tags share texts, so a list with only two texts of a tag would have false negatives in a block.
 
     python -m recipes.default.tags data/lists
 
-Writes tags.jsonl beside train.jsonl; the tags of dev.jsonl and calibration.jsonl are left out. Half a minute on one core.
+Writes tags.jsonl beside train.jsonl. The tags of dev.jsonl and calibration.jsonl are excluded. Takes half a minute on one core.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from .lists import demo_tags, encoder, groups_of, source_of
 
 
 def main() -> None:
+    """Write the lists from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("lists", type=Path, help="folder of the lists that lists.py made")
     parser.add_argument("--seed", type=int, default=0)

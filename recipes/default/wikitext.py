@@ -1,6 +1,6 @@
-"""Parser of a MediaWiki dump: sections of articles, asked for by article and heading.
+"""Parser of a MediaWiki dump: sections of articles, with queries made of title and heading.
 
-The other sections of the same article stay in the corpus, and they share its subject: hard negatives for free.
+Other sections of the same article stay in the corpus. They share its subject, so they are hard negatives.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ SKIPPED = re.compile(
     r"(?i)references|notes|see also|external links|further reading|bibliography|sources|footnotes|gallery|citations"
     r"|.*works|discography|filmography|awards.*|list of.*|.*literature.*"
 )
-PASSAGES = 3  # of one section that count as relevant
+PASSAGES = 3  # maximum number of relevant passages per section
 
 
 def wiki_sections(folder: Path, seed: str) -> Iterator[Entry]:
-    """Article and heading -> the section's first passages; the lead is asked for by the title alone."""
+    """Title and heading -> first passages of the section; the query for the lead is the title alone."""
     for title, text in articles(folder / DUMP):
         subject = re.sub(r"\s*\(.*?\)$", "", title)
         for heading, body in sections(text):
@@ -39,7 +39,7 @@ def wiki_sections(folder: Path, seed: str) -> Iterator[Entry]:
 
 
 def articles(dump: Path) -> Iterator[tuple[str, str]]:
-    """(title, wikitext) of each article that is no redirect, list or page about other pages."""
+    """Yield (title, wikitext) of each article that is not a redirect, a list or a meta page."""
     with bz2.open(dump, "rb") as handle:
         for _, page in ElementTree.iterparse(handle):
             if page.tag.endswith("}page"):
@@ -51,7 +51,7 @@ def articles(dump: Path) -> Iterator[tuple[str, str]]:
 
 
 def sections(text: str) -> Iterator[tuple[str, str]]:
-    """(heading, running text) of an article's sections; the lead has the heading ""."""
+    """Yield (heading, running text) of an article's sections; the lead has the heading ""."""
     with extra("texts"):
         import mwparserfromhell
 
@@ -65,14 +65,14 @@ def sections(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _running(part, heads) -> str:
-    """A section's paragraphs without templates, files, tables and list lines."""
+    """Text of a section without templates, files, tables and list lines."""
     for node in heads:
         part.remove(node)
     for link in part.filter_wikilinks():
         if re.match(r"(?i)\s*(file|image|category|[a-z]{2,3}):", str(link.title)):
             try:
                 part.remove(link)
-            except ValueError:  # it stood in a link that is gone already
+            except ValueError:  # it was inside a link that was removed before
                 continue
     lines = part.strip_code(normalize=True, collapse=True).splitlines()
     kept = [line for line in lines if line.strip() and not re.match(r"\s*[*#:;|!{]", line) and len(line.split()) > 8]
