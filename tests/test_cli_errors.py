@@ -293,7 +293,7 @@ def test_rerank_documents(place):
     place.write("docs.csv", "id,body\n1,a\n")
     place.fails(["rerank", "docs.csv", *base], r"docs\.csv:1: no column text; found 'id', 'body'; expected .*")
     place.fails(["rerank", "docs.txt", *base, "--top-k", "0"], r"--top-k must be at least 1, not 0; leave it out to get all")
-    short = r"max_length must be a whole number of at least 16 tokens, not 4"
+    short = r"prompt key 'max_length' is 4; expected a whole number of at least 16 tokens"
     place.fails(["rerank", "docs.txt", *base, "--max-length", "4"], short)
     place.fails(["rerank", "docs.txt", *base, "--dtype", "fp3"], r"unknown dtype 'fp3'; did you mean 'fp32'\?")
     place.fails(["rerank", "docs.txt", *base, "--device", "tpu"], r"device 'tpu' is not available here; present: cpu.*")
