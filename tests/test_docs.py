@@ -8,7 +8,7 @@ import re
 import shlex
 import shutil
 import subprocess
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -22,8 +22,8 @@ from prorank.export import export
 from prorank.prompts.prompt import PRESETS, Prompt
 from prorank.prompts.prompt_settings import PromptSettings
 from prorank.train.objectives.ranking_losses import LOSSES
-from prorank.train.settings import stage_settings
-from prorank.train.settings.stage_settings import load_settings
+from prorank.train.settings.stage_settings import STAGE_SETTINGS, Lora, list_keys, load_settings
+from prorank.utils.config_files import list_keys_of
 from scripts import docs_tables, draw_pictures
 from tests.tiny import byte_tokenizer, save_tiny, tiny_llama, tiny_qwen2, toy_lists, write_jsonl
 from tests.toy_data import write_collection
@@ -97,8 +97,14 @@ def test_every_option_of_evaluate_is_explained():
     assert options <= explained
 
 
-STAGES = ("Settings", "Lora", "Warmup", "Score", "Order", "Sft", "Reason", "Ppo", "Grpo")
-BASES = {"Warmup": "Settings", "Score": "Settings", "Order": "Score", "Sft": "Settings", "Reason": "Settings"}
+SHARED = ["shared", "shared lora."]
+STAGE_TABLES = {
+    "warmup": [*SHARED, "warmup"],
+    "score": [*SHARED, "score"],
+    "order": [*SHARED, "score", "order score"],
+    "sft": [*SHARED, "sft"],
+    "reason": [*SHARED, "reason", "reason ppo.", "reason grpo."],
+}
 
 
 def rows_of(markdown: str) -> dict[str, list[str]]:
@@ -107,26 +113,32 @@ def rows_of(markdown: str) -> dict[str, list[str]]:
     return {cells[0].strip("`"): cells[1:] for cells in lines}
 
 
-def values_of(name: str) -> dict[str, object]:
-    """Keys and defaults of a settings class, read from an object of it."""
-    kind = getattr(stage_settings, name)
-    made = kind() if name in ("Lora", "Ppo", "Grpo") else kind(data="d", out="o")
-    return asdict(made) if is_dataclass(made) else made.model_dump()
+def stage_defaults(stage: str) -> dict[str, object]:
+    """Keys and defaults of a stage, read from an object of its settings class; nested blocks come with dots."""
+    settings = STAGE_SETTINGS[stage](data="d", out="o", lora=Lora())
+    values = asdict(settings) | {f"lora.{key}": value for key, value in asdict(Lora()).items()} | {"lora": None}
+    blocks = {key: value for key, value in values.items() if is_dataclass(getattr(settings, key, None)) and key != "lora"}
+    return values | {f"{block}.{key}": value for block, keys in blocks.items() for key, value in keys.items()}
 
 
-@pytest.mark.parametrize("name", STAGES)
-def test_generated_tables_of_settings_are_complete_and_true(name):
-    base = BASES.get(name)
-    rows = rows_of(docs_tables.settings_table(f"prorank.train.settings.stage_settings:{name} {base or ''}".strip()))
-    values, inherited = values_of(name), values_of(base) if base else {}
-    changed = {k for k, v in values.items() if k not in inherited or (k not in docs_tables.REQUIRED and inherited[k] != v)}
-    assert set(rows) == changed
+@pytest.mark.parametrize("stage", STAGE_SETTINGS)
+def test_generated_tables_of_settings_are_complete_and_true(stage):
+    rows: dict[str, list[str]] = {}
+    for argument in STAGE_TABLES[stage]:
+        assert f"<!-- generated: settings {argument} -->" in page("docs/reference/settings.md")
+        rows |= rows_of(docs_tables.settings_table(argument))  # a later table replaces defaults of an earlier one
+    values = stage_defaults(stage)
+    assert set(rows) == set(values)
     for key, (_, default, meaning) in rows.items():
-        assert meaning.strip("` |"), f"{name}.{key} says nothing of what it means"
-        if default != "required":
+        assert len(meaning.strip("` |")) > 10, f"{stage}.{key} has no description"
+        if default not in ("required", "its keys below"):
             shown = yaml.safe_load(default.strip("`"))
             assert (float(shown) if isinstance(values[key], float) else shown) == values[key], key
-    assert f"prorank.train.settings.stage_settings:{name}" in page("docs/reference/settings.md")
+
+
+def test_every_key_of_every_stage_and_prompt_has_a_description():
+    keys = [key for stage in STAGE_SETTINGS for key in list_keys(stage)] + list_keys_of(PromptSettings)
+    assert len(keys) > 200 and not [key.name for key in keys if len(key.description) <= 10]
 
 
 def test_every_verb_and_option_is_in_the_generated_reference():
@@ -142,13 +154,8 @@ def test_losses_presets_and_prompt_keys_are_named():
     assert all(f"| `{name}` |" in training for name in LOSSES)
     assert all(f"| `{name}` |" in prompts for name in PRESETS)
     keys = rows_of(docs_tables.prompt_table())
-    assert set(keys) == {f.name for f in docs_tables.fields_of(PromptSettings)} == {f.name for f in docs_tables.fields_of(Prompt)}
+    assert set(keys) == {field.name for field in fields(PromptSettings)} == {field.name for field in fields(Prompt)}
     assert all(cells[1].strip("` |") for cells in keys.values())
-
-
-def test_a_docstring_names_several_keys_in_one_entry():
-    text = "Head.\n\nAttributes:\n    a, b: first\n        and more.\n    c: second.\n\nReturns:\n    d: no."
-    assert docs_tables.documented_names(text) == {"a": "first and more.", "b": "first and more.", "c": "second."}
 
 
 def test_markers_name_generators_and_are_filled():
