@@ -50,7 +50,7 @@ class Warmup:
     hard: bool = False
 
 
-# As it stands the warm-up soon gives every prompt one answer; with `force` it goes on trying both.
+# As it stands the warm-up soon gives every prompt one answer; with `exploration_rate` it goes on trying both.
 TRYING = {"learning_rate": 5e-5, "exploration_rate": 0.2}
 WARMUPS = {
     "two stages": Warmup({}),
@@ -95,8 +95,8 @@ def stage(kind: str, out: Path, seed: int, options: argparse.Namespace, files: t
         "base": options.base, "data": files[0], "dev": files[1], "out": out, "seed": seed, "max_length": options.length,
         "train_length": TRAIN_LENGTH, "num_evaluations": 1, "save_every": 50, "compile": str(options.compile).lower(), **more,
     }  # fmt: skip
-    given = [f"{key}={'' if value is None else value}" for key, value in values.items()]
-    settings = load_settings(RECIPE / f"{kind}.yaml", given)
+    arguments = [f"{key}={'' if value is None else value}" for key, value in values.items()]
+    settings = load_settings(RECIPE / f"{kind}.yaml", arguments)
     if not is_done(settings.out):
         train(settings, resume=True)
 

@@ -37,10 +37,12 @@ def lists(data: Path, out: Path, seed: int) -> tuple[Path, Path]:
 
 
 def warmup_lists(train: Path, limit: int | None, hard: bool) -> Path:
-    """A part of the training lists for the first of two stages, made once; all of them where nothing is asked.
+    """A part of the training lists for the first of two stages, made once; all of them by default.
 
     Args:
-        most: lists, evenly out of all. hard: keep only BM25's own among the negatives.
+        train: the training lists.
+        limit: number of lists, evenly out of all; None for all.
+        hard: keep only BM25's own among the negatives.
     """
     if limit is None and not hard:
         return train

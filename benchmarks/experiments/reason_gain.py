@@ -39,11 +39,11 @@ def written(checkpoint: str, groups: list[Group], settings: Reason, prompts: int
     resolved, device = resolve(checkpoint), torch.device("cpu")
     bf16 = pick_dtype(settings.dtype, device, load_config(resolved)) == torch.bfloat16
     prompt, tokenizer = prompt_of(resolved), load_tokenizer(resolved)
-    bound = prompt.bind_list(tokenizer) if prompt.lists else prompt.bind(tokenizer)
+    encoder = prompt.bind_list(tokenizer) if prompt.lists else prompt.bind(tokenizer)
     model = load_model(resolved, torch.float32, device).eval()
-    task = task_of(groups, bound, settings)
+    task = task_of(groups, encoder, settings)
     examples = [task.example(i) for i in range(min(len(task), prompts))]
-    episodes = Rollouts(bound, settings, task, bf16).generate(model, examples, 1, "held-out")
+    episodes = Rollouts(encoder, settings, task, bf16).generate(model, examples, 1, "held-out")
     return [e.verdicts[0].reward for e in episodes], figures_of(episodes)
 
 

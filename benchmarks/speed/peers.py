@@ -28,13 +28,13 @@ def plain(folder: str, device: str, dtype: str, batch: int) -> Score:
 
     resolved = resolve(folder)
     tokenizer = load_tokenizer(resolved)
-    bound = prompt_of(resolved).bind(tokenizer)
+    encoder = prompt_of(resolved).bind(tokenizer)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval().to(device)
-    no, yes = bound.answer_ids
+    no, yes = encoder.answer_ids
 
     @torch.inference_mode()
     def score(query: str, documents: list[str]) -> Any:
-        ids = [p.ids for p in bound.encode_many(query, documents)]
+        ids = [p.ids for p in encoder.encode_many(query, documents)]
         order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
         out = [0.0] * len(ids)
         for at in range(0, len(ids), batch):

@@ -45,9 +45,9 @@ class Arm:
         self.half = pick_dtype(options.dtype, self.device, load_config(resolved), TRAINING) == torch.bfloat16
         self.model = load_model(resolved, torch.float32, self.device).train()
         use_fp32_head(self.model)  # as the stages do
-        bound = Prompt.preset(options.prompt, max_length=options.length).bind(load_tokenizer(resolved))
+        encoder = Prompt.preset(options.prompt, max_length=options.length).bind(load_tokenizer(resolved))
         settings = Score(data="", out="", list_size=options.list_size, batch_size=options.batch, seed=options.seed, **more)
-        self.stage = ScoreStage(groups, bound, settings, None, self.half)
+        self.stage = ScoreStage(groups, encoder, settings, None, self.half)
         self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=settings.learning_rate, fused=True)
         self.seconds: list[float] = []
         self.losses: list[float] = []
