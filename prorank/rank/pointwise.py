@@ -46,7 +46,7 @@ class PointwiseStrategy(RankingStrategy):
     ) -> ScoredLists:  # fmt: skip
         """See `RankingStrategy.score`."""
         with torch.inference_mode():
-            batches = self.runtime.batches(self._encoded_parts(queries, texts, instruction), batch_size)
+            batches = self.runtime.batches(self.encoded_parts(queries, texts, instruction), batch_size)
             scores = self._score_batches(batches, [len(row) for row in texts], progress)
         return ScoredLists.without_thoughts(scores).tie_equal_texts(texts)
 
@@ -61,7 +61,7 @@ class PointwiseStrategy(RankingStrategy):
     def diagnose(self, queries: Sequence[str], texts: Sequence[list[str]]) -> Diagnosis:
         """See `RankingStrategy.diagnose`. Multiplies with the whole output matrix, so it is slower than scoring."""
         with torch.inference_mode():
-            batches = self.runtime.batches(self._encoded_parts(queries, texts, None))
+            batches = self.runtime.batches(self.encoded_parts(queries, texts, None))
             states = ((batch, self.runtime.hidden(batch)) for batch in batches)
             return diagnosis(self.runtime.model, self.encoder.answer_ids, states, sum(map(len, texts)))
 
@@ -74,7 +74,7 @@ class PointwiseStrategy(RankingStrategy):
                 progress(len(batch.owners))
         return np.split(flat, np.cumsum(sizes)[:-1]) if sizes else []
 
-    def _encoded_parts(
+    def encoded_parts(
         self, queries: Sequence[str], texts: Sequence[list[str]], instruction: str | None
     ) -> Iterator[tuple[int, list[Encoded]]]:
         """Yield (index of the first document, prompts) of each query, in windows, so that memory stays bounded."""
