@@ -8,7 +8,9 @@ import re
 import shlex
 import shutil
 import subprocess
+import tomllib
 from dataclasses import asdict, fields, is_dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -86,7 +88,9 @@ def test_the_readme_is_short_and_in_order():
 @pytest.mark.parametrize("name, words", examples(), ids=lambda value: value if isinstance(value, str) else " ".join(value[:2]))
 def test_examples_are_what_the_command_line_takes(name, words, monkeypatch):
     context = COMMANDS[words[0]].make_context(words[0], list(words[1:]))
-    if words[0] == "train":
+    if words[0] == "train" and context.params["list_keys"]:
+        assert str(context.params["config"] or "score") in STAGE_SETTINGS and not context.params["overrides"]
+    elif words[0] == "train":
         monkeypatch.chdir(ROOT)
         load_settings(context.params["config"], context.params["overrides"])
 
@@ -172,10 +176,71 @@ def test_pictures_are_those_that_the_script_draws():
         assert (draw_pictures.PICTURES / name).read_text(encoding="utf-8") == draw(), f"make pictures draws {name} anew"
 
 
-def test_paths_named_in_the_architecture_exist():
-    text = page("docs/architecture.md")
-    paths = re.findall(r"`((?:prorank|configs|recipes|benchmarks)/[\w/.]*)`", text)
-    assert len(paths) > 25 and not [path for path in paths if not (ROOT / path).exists()]
+def test_the_layers_of_the_architecture_are_those_of_the_import_contract():
+    """The first table holds every layer of the contract, from the top down."""
+    contract = tomllib.loads(page("pyproject.toml"))["tool"]["importlinter"]["contracts"][0]["layers"]
+    rows = re.findall(r"^\| (`prorank/.*?) \|", page("docs/architecture.md").split("## The path")[0], flags=re.M)
+    documented = [{name.removesuffix(".py") for name in re.findall(r"`prorank/([\w.]+)`", row)} for row in rows]
+    assert documented == [set(layer.split(" | ")) for layer in contract]
+
+
+# Files of Rerank-R0's own repository, in a table that says where they are here.
+RERANK_R0 = {"prorank/data.py", "prorank/sft_stage_a.py", "prorank/config.py", "prorank/models.py", "prorank/reward.py",
+             "configs/stage_a.yaml"}  # fmt: skip
+PATH = re.compile(r"(?<![\w./-])(?:prorank|benchmarks|scripts|tests|configs|recipes|docs)/[\w./-]*\w/?(?![\w/]*\.\.\.)")
+READMES = [ROOT / "recipes/default/README.md", *sorted((ROOT / "prorank/models").glob("*/README.md"))]
+
+
+@pytest.mark.parametrize("path", [*PAGES, *READMES, *sorted((ROOT / "configs").rglob("*.yaml"))], ids=shown)
+def test_paths_named_in_the_pages_exist(path):
+    text = re.sub(r"prorank search docs/", "", path.read_text(encoding="utf-8"))  # a folder of the reader
+    missing = {name for name in PATH.findall(text) if not (ROOT / name).exists()}
+    assert missing - (RERANK_R0 if path.name == "thinking.md" else set()) == set()
+
+
+def test_where_is_answers_with_one_path_each():
+    rows = re.findall(r"^\| (.+?\?) \| `(.+?)` \| (.+?) \|$", page("docs/architecture.md").split("## Where is")[1], flags=re.M)
+    assert len(rows) >= 12 and all((ROOT / path).exists() for _, path, _ in rows)
+    for question, path, answer in rows:
+        files = [ROOT / path] if path.endswith(".py") else sorted((ROOT / path).glob("*.py"))
+        code = "".join(
+            f.read_text(encoding="utf-8") for f in [*files, *(ROOT / p for p in re.findall(r"`(prorank/\S+?\.py)`", answer))]
+        )
+        for name in re.findall(r"`([A-Za-z_]\w+)(?:\.\w+)?`", answer):
+            if name not in ("loss",):
+                assert re.search(rf"\b{name}\b", code), f"{question} {name} is not in {path}"
+
+
+def test_names_of_modules_and_functions_in_the_pages_exist():
+    """`prorank.…` in code spans and Python blocks."""
+    names = {
+        name for path in PAGES for name in re.findall(r"(?<![\w/.-])prorank(?:\.[A-Za-z_]\w*)+", path.read_text(encoding="utf-8"))
+    }
+    for name in sorted(names - {"prorank.env", "prorank.service"}):
+        if name.startswith("prorank.integrations."):
+            assert find_spec(".".join(name.split(".")[:3])), name  # its framework may not be installed
+            continue
+        place, head = prorank, "prorank"
+        for part in name.split(".")[1:]:
+            head += f".{part}"
+            place = getattr(place, part, None) or (import_module(head) if find_spec(head) else None)
+            assert place is not None, f"{name}: no {part}"
+
+
+# Names that are no more: options, verbs, settings and classes of earlier days. `log.jsonl` and evidence of old commits keep theirs.
+RETIRED = re.compile(
+    r"\b(BoundPrompt|BoundListPrompt|Writer|Cuts|take_thoughts|take_lists|holds_many|kl_coef|cliprange\w*|group_size|keep_answers|"
+    r"split_special|units_per_second|unread)\b|"
+    r"--(each|at-once|tries|pool|fresh|likelihood|max-waiting|max-held-bytes|max-seconds)\b|prorank (pairs|convert|reward)\b|"
+    r"children=|`(evals|force|near|plain|keep|softmax|scaling|clip)`"
+)
+
+
+@pytest.mark.parametrize("path", [*PAGES, *READMES, *sorted((ROOT / "configs").rglob("*.yaml"))], ids=shown)
+def test_no_page_uses_a_retired_name(path):
+    if path.name == "stage_a.yaml":
+        return  # Rerank-R0's own file, to the letter
+    assert [match[0] for match in RETIRED.finditer(path.read_text(encoding="utf-8"))] == []
 
 
 def data_blocks(kind: str) -> list[tuple[str, str]]:
