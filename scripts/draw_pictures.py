@@ -92,7 +92,7 @@ def architecture_picture() -> str:
         ("query, documents", "cli/  serve/  search/  integrations/"),
         ("Reranker: texts, one strategy", "reranker.py  rank/strategy.py"),
         ("log-odds of each document", "rank/pointwise.py  engine/heads.py"),
-        ("sort, calibrate, Hits", "rank/documents.py  checkpoints/calibration.py"),
+        ("sort, calibrate, Hits", "rank/documents.py  checkpoints/"),
     ]
     core_nodes = [
         ("checkpoint: weights + prompt", "checkpoints/"),
