@@ -128,7 +128,8 @@ def _verb(name: str, command: Any) -> str:
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     options = [p for p in command.params if p.param_type_name == "option" and not p.hidden]
     usage = " ".join(["prorank", name, *(_argument_usage(p) for p in arguments), "[OPTIONS]"])
-    parts = [f"## prorank {name}", inspect.cleandoc(command.help or ""), f"```text\n{usage}\n```"]
+    about = re.sub(r"^prorank .+$", r"`\g<0>`", inspect.cleandoc(command.help or ""), flags=re.M)  # an example
+    parts = [f"## prorank {name}", about, f"```text\n{usage}\n```"]
     rows = [[f"`{p.metavar or p.name.upper()}`", _option_default(p), getattr(p, "help", "") or ""] for p in arguments]
     rows += [[f"`{', '.join(p.opts + p.secondary_opts)}`", _option_default(p), p.help or ""] for p in options]
     return "\n\n".join([*parts, table(["argument or option", "default", "meaning"], rows)])
@@ -136,17 +137,18 @@ def _verb(name: str, command: Any) -> str:
 
 def _argument_usage(argument: Any) -> str:
     """An argument in a usage line: `[NAME]` where it may be left out, with dots where it may be repeated."""
-    if argument.metavar:
-        return str(argument.metavar)
-    text = argument.name.upper() if argument.required else f"[{argument.name.upper()}]"
-    return text + "..." * (argument.nargs == -1)
+    name = argument.metavar or argument.name.upper()
+    return (name if argument.required else f"[{name}]") + "..." * (argument.nargs == -1)
 
 
 def _option_default(param: Any) -> str:
+    """The default; of a pair such as `--think, --no-think` the option that holds by default; nothing for other flags."""
     if param.required:
         return "required"
     default = param.default
-    if callable(default) or default in (None, False, [], ()) or type(default).__name__ == "Sentinel":
+    if isinstance(default, bool):
+        return f"`{param.opts[0]}`" if default and param.secondary_opts else ""
+    if callable(default) or default in (None, [], ()) or type(default).__name__ == "Sentinel":
         return ""
     return f"`{default}`"
 

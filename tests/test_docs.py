@@ -153,6 +153,15 @@ def test_every_verb_and_option_is_in_the_generated_reference():
         assert all(opt in part for opt in options), name
 
 
+def test_the_generated_reference_shows_usage_and_defaults():
+    reference = docs_tables.cli_reference()
+    assert "prorank adapt [LABELS]... [OPTIONS]" in reference and "prorank search CORPUS [QUERY] [OPTIONS]" in reference
+    part = reference.split("## prorank calibrate\n")[1].split("\n## ")[0]
+    assert "prorank calibrate [MODEL] [OPTIONS]" in part
+    rows = rows_of("\n".join(line for line in part.splitlines() if line.startswith("|")))
+    assert rows["--seed"][0] == "`0`" and rows["--think, --no-think"][0] == "`--think`" and rows["--data"][0] == "required"
+
+
 def test_losses_presets_and_prompt_keys_are_named():
     training, prompts = page("docs/guides/train.md"), page("docs/guides/prompts.md")
     assert all(f"| `{name}` |" in training for name in LOSSES)
