@@ -12,6 +12,7 @@ import typer
 
 from ..checkpoints.default_model import DEFAULT
 from ..errors import ConfigError, DataError
+from ..search import CANDIDATES
 from ..utils.files import check_file
 from ..utils.progress import Spinner
 from ..utils.terminal import argument_text, note, say
@@ -74,7 +75,7 @@ def search(
     ] = None,
     candidates: Annotated[
         int, typer.Option(help="Candidates per query that the first stage hands to the model.", rich_help_panel=FIRST_STAGE)
-    ] = 100,
+    ] = CANDIDATES,
     bi_encoder: Annotated[
         str | None,
         typer.Option(

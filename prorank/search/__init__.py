@@ -1,5 +1,6 @@
-"""Search a corpus in one step: BM25 (and a bi-encoder) find candidates, the reranker puts them in order."""
+"""Search a corpus in one step: BM25 (and a bi-encoder) find candidates, the reranker puts them in order.
 
-from .searcher import Searcher, SearchHit
+`prorank.Searcher` is the class; nothing is imported here, so that the command line starts fast.
+"""
 
-__all__ = ["SearchHit", "Searcher"]
+CANDIDATES = 30  # documents of a query that are reranked by default: a few seconds on two cores

@@ -20,6 +20,7 @@ from ..checkpoints.default_model import DEFAULT
 from ..errors import DataError
 from ..rank.documents import Document, Hit, document_text
 from ..rank.validation import RankOptions, items, query_text, whole_number
+from . import CANDIDATES
 from .corpus import document_ids
 from .first_stage import Candidate, FirstStage
 
@@ -68,7 +69,7 @@ class Searcher:
         self,
         documents: Iterable[Document],
         model: str | Path | Reranker | None = DEFAULT,
-        candidates: int = 100,
+        candidates: int = CANDIDATES,
         bi_encoder: str | Path | None = None,
         **options: Any,
     ) -> None:
@@ -77,7 +78,7 @@ class Searcher:
             raise DataError("the corpus is empty; give at least one document")
         self.texts = [document_text(document, f"document {i}") for i, document in enumerate(self.documents)]
         self.ids = document_ids(self.documents)
-        self.candidates = whole_number(candidates, "candidates") or 100
+        self.candidates = whole_number(candidates, "candidates") or CANDIDATES
         self.model, self.options = model, options
         self.first_stage = FirstStage(self.texts, bi_encoder, options.get("device"))
 
