@@ -23,6 +23,7 @@ from prorank.checkpoints.saving import save_checkpoint
 from prorank.export import export
 from prorank.prompts.prompt import PRESETS, Prompt
 from prorank.prompts.prompt_settings import PromptSettings
+from prorank.search import CANDIDATES
 from prorank.train.objectives.ranking_losses import LOSSES
 from prorank.train.settings.stage_settings import STAGE_SETTINGS, Lora, list_keys, load_settings
 from prorank.utils.config_files import list_keys_of
@@ -160,6 +161,10 @@ def test_the_generated_reference_shows_usage_and_defaults():
     assert "prorank calibrate [MODEL] [OPTIONS]" in part
     rows = rows_of("\n".join(line for line in part.splitlines() if line.startswith("|")))
     assert rows["--seed"][0] == "`0`" and rows["--think, --no-think"][0] == "`--think`" and rows["--data"][0] == "required"
+
+
+def test_the_search_page_knows_the_default_of_candidates():
+    assert f"hands to the reranker, {CANDIDATES} by default" in page("docs/guides/search.md")
 
 
 def test_losses_presets_and_prompt_keys_are_named():
