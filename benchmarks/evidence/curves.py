@@ -1,7 +1,7 @@
-"""Learning curves: what 50, 500 and 5,000 labels of one's own domain buy, from a trained reranker and from the untrained base.
+"""Draw learning curves: nDCG@10 after training on 50, 500 and 5,000 labels, from a trained reranker and from the untrained base.
 
-A label is a judged (query, document) pair; the negatives that are mined beside them (none with `--judged-only`) cost a team
-nothing and are not counted. The queries measured are the same for all points, and no point was trained on one of them.
+A label is a judged (query, document) pair. Mined negatives (none with `--judged-only`) need no judgement and are not counted.
+The queries measured are the same for all points, and no point was trained on one of them.
 
     PRORANK_DATA=... python -m benchmarks.evidence.curves --data climate_fever --split test --judged-only --seeds 0 1 2 \
         --bases "trained=runs/smollm2-135m/score@3e-5" "untrained=smollm2-135m@1e-4" --out runs/curves

@@ -1,13 +1,13 @@
 """sentence-transformers' own training of a causal language model as a CrossEncoder, within a budget; an arm of `recipe.py`.
 
-The peer starts from the same scores as ours: its modules for causal models (Transformer for text generation, LogitScore)
-are given our prompt as chat template and our answer tokens, so before training both rank alike, and what differs afterwards is
-trainer, loss, learning rate and speed.
+The peer starts from the same scores as ours: its modules for causal models (Transformer for text generation, LogitScore) get our
+prompt as chat template and our answer tokens. Before training both rank alike; afterwards trainer, loss, learning rate and speed
+differ.
 
 Its guide for rerankers is followed: labelled pairs with BinaryCrossEntropyLoss, relevant ones weighed by the number of others a
-list, a linear schedule that rises over a tenth (or LambdaLoss over whole lists, the other loss that the guide names). Documents are
-cut to the training length beforehand, because its own cut would take the query behind the document away. The head computes in fp32,
-as in our stages.
+list, a linear schedule that rises over a tenth (or LambdaLoss over whole lists, the other loss that the guide names). Documents
+are cut to the training length beforehand, because its own cut would take the query behind the document away. The head computes
+in fp32, as in our stages.
 """
 
 from __future__ import annotations

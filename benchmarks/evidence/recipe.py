@@ -1,14 +1,15 @@
-"""Which recipe is best at equal training: two stages, parts of them, other losses, and sentence-transformers, from one start.
+"""Compare recipes at equal training from one start: two stages, parts of them, other losses, and sentence-transformers.
 
 Every arm gets the same minutes of training (evaluation and saving are not counted) or the same number of documents, the
-same lists, prompt, lengths and seeds; the last weights count, so nothing is chosen on the dev sets or on the protocol lists.
+same lists, prompt, lengths and seeds; the last weights count, so neither dev sets nor protocol lists choose anything.
 
     PRORANK_DATA=... python -m benchmarks.evidence.recipe --minutes 20 --seeds 0 1 2 --out runs/recipe         # on a CPU
     PRORANK_DATA=... python -m benchmarks.evidence.recipe --documents 16000 --seeds 0 1 2 --out runs/recipe    # on a GPU
     PRORANK_DATA=... python -m benchmarks.evidence.recipe --seeds 0 1 2 --out runs/recipe --evaluate           # then the tables
 
-The command is a queue: a run that is complete is not made again, one that was stopped or killed goes on from its last checkpoint,
-and any number of processes with the same command share the runs, and the lists in evaluation (`--threads 1` where cores are few).
+The command is a queue: a run that is complete is not made again, one that was stopped or killed goes on from its last
+checkpoint, and any number of processes with the same command share the runs, and the lists in evaluation (`--threads 1` where
+cores are few).
 """
 
 from __future__ import annotations

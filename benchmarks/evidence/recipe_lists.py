@@ -1,6 +1,6 @@
-"""The lists that the arms of table b learn from: three sets marked train with BM25's and random negatives, and parts of them.
+"""Make the training lists of table b: the train splits of three sets with BM25's and random negatives.
 
-Every arm learns from the same lists; only what the first of two stages sees of them may be less.
+Every arm learns from the same lists; the first of two stages may see only a part of them.
 """
 
 from __future__ import annotations

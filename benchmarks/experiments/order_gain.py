@@ -1,6 +1,6 @@
-"""Does stage `order` gain over going on with the supervised loss? Arms of the same minutes from one two-stage checkpoint.
+"""Compare stage `order` with more supervised training, for the same minutes from one two-stage checkpoint.
 
-Every arm gets the same minutes (evaluation and saving aside), data, list size and prompt; the last weights count;
+Every arm gets the same minutes (without evaluation and saving), data, list size and prompt; the last weights count;
 a query's figure is the mean over the seeds of its arm, so the test is paired over queries.
 
     PRORANK_DATA=... python -m benchmarks.experiments.order_gain --base runs/recipe/two-stages-0 --out runs/order   # train

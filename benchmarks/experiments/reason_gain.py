@@ -1,6 +1,6 @@
-"""What stage `reason` gained: rewards on held-out prompts of trained checkpoints against those of their start, prompt by prompt.
+"""Compare rewards of checkpoints trained by stage `reason` with those of their start, on held-out prompts.
 
-Every checkpoint draws by the same chain of chance for a prompt and is judged by the same rules, so rewards are paired.
+All checkpoints sample with the same seed for a prompt and are judged by the same rules, so rewards are paired.
 
     python -m benchmarks.experiments.reason_gain --start runs/r0-sft --runs runs/r0-ppo-0 runs/r0-ppo-1 --data heldout.jsonl
 

@@ -1,10 +1,10 @@
-"""What `dtype: auto` and `compile: auto` take here, beside the speed of every dtype: ranking with the default model, and training.
+"""Compare the choice of `dtype: auto` and `compile: auto` with the speed of every dtype, in ranking and in training.
 
     python -m benchmarks.speed.auto_dtype                                # some minutes; made-up texts, no data needed
     ONEDNN_MAX_CPU_ISA=AVX2 python -m benchmarks.speed.auto_dtype        # stands in for a processor without fast bf16
 
-Dtypes take turns, so that a machine whose speed drifts is fair to all; medians over rounds. Prints two tables, what auto took and
-why, how far it is from the best of fp32 and bf16, and one JSON line.
+Dtypes take turns, so that a drift of the machine affects all alike; figures are medians over rounds. Prints two tables, what
+auto took and why, how far it is from the best of fp32 and bf16, and one JSON line.
 """
 
 from __future__ import annotations

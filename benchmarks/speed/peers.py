@@ -1,7 +1,6 @@
 """The systems that `score_vs_peers.py` compares, each run by this file in a process of its own.
 
-It imports nothing of prorank or of a peer before it knows which system it is, so it runs in an environment that has that
-one system alone.
+It imports a system only when it runs it, so the environment needs no other one.
 
     python -m benchmarks.speed.peers NAME CHECKPOINT DEVICE THREADS    # then a line of JSON (query, documents) for each answer
 """

@@ -5,9 +5,9 @@ Every completion has the same number of tokens on both sides, so completions a s
     python -m benchmarks.speed.reason_vs_trl                    # about 10 minutes on two cores
     python -m benchmarks.speed.reason_vs_trl --prompts 8 --group 8 --length 128 --model FOLDER
 
-Prints completions/s of ours (before and after TRL's), of TRL over fp32 weights under bf16 autocast, which is our arithmetic, and of
-TRL over bf16 weights, where it is fastest; no gradient checkpointing anywhere. Then one JSON line. Exit code 1 where ours is under
-1.5 times the faster of TRL's.
+Prints completions/s of ours (before and after TRL's), of TRL over fp32 weights under bf16 autocast, which is our arithmetic, and
+of TRL over bf16 weights, where it is fastest; no gradient checkpointing anywhere. Then one JSON line. Exit code 1 where ours is
+under 1.5 times the faster of TRL's.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Scoring speed: ours against sentence-transformers and mxbai-rerank, one checkpoint, the same lists, in one run.
 
-Every system runs in a process of its own that waits while another works; all take a query in turn, so what the machine
-does meanwhile meets them alike, and a ratio is the median over queries.
+Every system runs in its own process, and only one works at a time. They take turns query by query, so other load on the machine
+affects all alike. A ratio is the median over queries.
 
     python -m benchmarks.speed.score_vs_peers --peers-python PEERS/bin/python     # 20 x 100 documents of dl19, then of scifact
     python -m benchmarks.speed.score_vs_peers --only ours st-bf16 --queries 5            # some of them

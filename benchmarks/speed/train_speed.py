@@ -7,7 +7,8 @@ FlagEmbedding's trainer; "answers only" is the same with logits at the answers a
     PRORANK_DATA=... python -m benchmarks.speed.train_speed               # 50 steps each, about half an hour on two cores
     PRORANK_DATA=... python -m benchmarks.speed.train_speed --steps 10 --dtype fp32 --data scifact
 
-Prints documents/s and tokens/s of both, the ratio (median over steps, arms in turn) and how far the losses differ; one JSON line.
+Prints documents/s and tokens/s of both, the ratio (median over steps, arms in turn) and how far the losses differ; one JSON
+line.
 """
 
 from __future__ import annotations
