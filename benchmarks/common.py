@@ -1,7 +1,7 @@
 """Shared by all benchmarks: machine description, real query lists, the matrix-product ceiling, paired tests.
 
-The ceiling is measured in the same run with the model's own matrix shapes. A share of it tells how much faster a better
-program could still be on this machine.
+The ceiling is the speed of the layers' matrix products alone, measured in the same run. A share of the ceiling is an upper bound
+on how much faster a better program could be on this machine.
 """
 
 from __future__ import annotations

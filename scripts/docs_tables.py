@@ -11,87 +11,37 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Iterable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from prorank.prompts.prompt_settings import PromptSettings
+from prorank.train.settings.stage_settings import STAGE_SETTINGS, list_keys
+from prorank.utils.config_files import Key, list_keys_of
+
 ROOT = Path(__file__).resolve().parent.parent
 LOG = ROOT / "benchmarks" / "log.jsonl"
 MARKER = re.compile(r"<!-- generated: (\w+) ?(.*?) -->")
 REQUIRED = ("stage", "data", "out")  # settings without a default that can be used
+YAML_TYPES = {
+    "str": "string",
+    "dict": "mapping",
+    "tuple": "list",
+    "nothing": "null",
+    "Lora": "mapping",
+    "Ppo": "mapping",
+    "Grpo": "mapping",
+}
 
 
-@dataclasses.dataclass(frozen=True)
-class Field:
-    """One key of a settings class: name, type and default as they are written in YAML, and what it means."""
-
-    name: str
-    type: str
-    default: Any
-    help: str
-
-
-def fields_of(kind: type) -> list[Field]:
-    """The keys of a dataclass or pydantic model, in order.
-
-    The meaning comes from the field's description or, where it has none, from the `Attributes:` or `Args:` section of the
-    docstrings of the class and its bases.
-    """
-    documented = {name: text for base in reversed(kind.__mro__) for name, text in documented_names(base.__doc__ or "").items()}
-    if hasattr(kind, "model_fields"):
-        rows = [
-            (name, f.annotation, f.get_default(call_default_factory=True), f.description) for name, f in kind.model_fields.items()
-        ]
-    else:
-        rows = [(f.name, f.type, _default(f), f.metadata.get("help")) for f in dataclasses.fields(kind)]
-    return [
-        Field(name, _type_text(annotation), default, text or documented.get(name, "")) for name, annotation, default, text in rows
-    ]
-
-
-def documented_names(docstring: str) -> dict[str, str]:
-    """What the `Attributes:` or `Args:` section of a docstring says of each name. `a, b: text` holds for both."""
-    section = re.search(r"^(?:Attributes|Args):\n(.*?)(?:\n\n|\Z)", inspect.cleandoc(docstring), re.M | re.S)
-    texts: dict[str, str] = {}
-    for entry in re.split(r"\n(?=    \w)", section[1] if section else ""):
-        head = re.match(r"\s*((?:\w+, )*\w+): (.*)", entry, re.S)
-        if head:
-            texts |= dict.fromkeys(head[1].split(", "), " ".join(head[2].split()))
-    return texts
-
-
-def _default(f: dataclasses.Field[Any]) -> Any:
-    if f.default_factory is not dataclasses.MISSING:
-        return f.default_factory()
-    return None if f.default is dataclasses.MISSING else f.default
-
-
-def _type_text(annotation: Any) -> str:
-    """A type as a reader of YAML says it: `int or null`."""
-    text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
-    if not isinstance(annotation, str) and hasattr(annotation, "__args__"):
-        text = str(annotation)
-    text = re.sub(r"Annotated\[(.*)\]", r"\1", re.sub(r"\b(?:\w+\.)+(?=\w)", "", text))
-    text = re.sub(r"Literal\[(.*?)\]", lambda match: " or ".join(match[1].split(", ")), text)
-    names = {
-        "str": "string",
-        "dict": "mapping",
-        "None": "null",
-        "NoneType": "null",
-        "list": "list",
-        "tuple": "list",
-        "Lora": "mapping",
-    }
-    parts = [re.sub(r"\[.*\]$", "", part.strip()) for part in re.split(r" \| (?![^\[]*\])", text)]
-    return " or ".join(dict.fromkeys(names.get(part, part) for part in parts))
+def _type_text(names: str) -> str:
+    """Types as a reader of YAML says them: `int or null`."""
+    return " or ".join(YAML_TYPES.get(name, name) for name in names.split(" or "))
 
 
 def _yaml(value: Any) -> str:
     """A default as YAML writes it on one line."""
-    value = dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
-    value = value.model_dump() if hasattr(value, "model_dump") else value
     value = list(value) if isinstance(value, tuple) else value
     if isinstance(value, float) and 0 < abs(value) < 1e-3:
         return f"{value:g}"
@@ -114,26 +64,49 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def shared_keys() -> list[Key]:
+    """The keys that every stage has. Where defaults differ, it is that of stage `warmup`, the first."""
+    by_stage = {stage: list_keys(stage) for stage in STAGE_SETTINGS}
+    names = set.intersection(*({key.name for key in keys} for keys in by_stage.values()))
+    return [key for key in next(iter(by_stage.values())) if key.name in names]
+
+
+def own_keys(stage: str, base: str = "") -> list[Key]:
+    """The keys that a stage adds to those of stage `base` (or to the shared ones), or whose default it changes."""
+    inherited = {key.name: key.default for key in (list_keys(base) if base else shared_keys())}
+    keys = [key for key in list_keys(stage) if key.name not in REQUIRED]
+    return [key for key in keys if key.name not in inherited or key.default != inherited[key.name]]
+
+
 def settings_table(argument: str) -> str:
-    """Keys of a settings class: `MODULE:CLASS`, or `MODULE:CLASS BASE` for the keys that the class adds to BASE or changes."""
-    place, _, base_name = argument.partition(" ")
-    module, _, name = place.partition(":")
-    kinds = import_module(module)
-    base = {f.name: f for f in fields_of(getattr(kinds, base_name))} if base_name else {}
-    rows = []
-    for f in fields_of(getattr(kinds, name)):
-        if f.name in base and (f.name in REQUIRED or f.default == base[f.name].default):
-            continue
-        default = "required" if f.name in REQUIRED else f"`{_yaml(f.default)}`"
-        rows.append([f"`{f.name}`", f.type, default, f.help])
+    """Keys of the training stages.
+
+    Args:
+        argument: `shared` for the keys that every stage has, `STAGE` for those that a stage adds or changes, `STAGE BASE` for those
+            that it adds to another stage; each without the keys of nested blocks. `BLOCK.` after it selects the keys of one block.
+    """
+    name, *rest = argument.split()
+    block = rest.pop() if rest and rest[-1].endswith(".") else ""
+    keys = shared_keys() if name == "shared" else own_keys(name, *rest)
+    rows = [
+        [f"`{key.name}`", _type_text(key.type), _default_text(key), key.description]
+        for key in keys
+        if key.name.startswith(block) and (block or "." not in key.name)
+    ]
     return table(["key", "type", "default", "meaning"], rows)
+
+
+def _default_text(key: Key) -> str:
+    if key.name in REQUIRED:
+        return "required"
+    return "its keys below" if dataclasses.is_dataclass(key.default) else f"`{_yaml(key.default)}`"
 
 
 def prompt_table(argument: str = "") -> str:
     """The keys of a prompt."""
     del argument
-    kind = import_module("prorank.prompts.prompt_settings").PromptSettings
-    return table(["key", "default", "meaning"], [[f"`{f.name}`", f"`{_yaml(f.default)}`", f.help] for f in fields_of(kind)])
+    keys = list_keys_of(PromptSettings)
+    return table(["key", "default", "meaning"], [[f"`{key.name}`", _default_text(key), key.description] for key in keys])
 
 
 def commands() -> dict[str, Any]:
@@ -155,7 +128,8 @@ def _verb(name: str, command: Any) -> str:
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     options = [p for p in command.params if p.param_type_name == "option" and not p.hidden]
     usage = " ".join(["prorank", name, *(_argument_usage(p) for p in arguments), "[OPTIONS]"])
-    parts = [f"## prorank {name}", inspect.cleandoc(command.help or ""), f"```text\n{usage}\n```"]
+    about = re.sub(r"^prorank .+$", r"`\g<0>`", inspect.cleandoc(command.help or ""), flags=re.M)  # an example
+    parts = [f"## prorank {name}", about, f"```text\n{usage}\n```"]
     rows = [[f"`{p.metavar or p.name.upper()}`", _option_default(p), getattr(p, "help", "") or ""] for p in arguments]
     rows += [[f"`{', '.join(p.opts + p.secondary_opts)}`", _option_default(p), p.help or ""] for p in options]
     return "\n\n".join([*parts, table(["argument or option", "default", "meaning"], rows)])
@@ -163,17 +137,18 @@ def _verb(name: str, command: Any) -> str:
 
 def _argument_usage(argument: Any) -> str:
     """An argument in a usage line: `[NAME]` where it may be left out, with dots where it may be repeated."""
-    if argument.metavar:
-        return str(argument.metavar)
-    text = argument.name.upper() if argument.required else f"[{argument.name.upper()}]"
-    return text + "..." * (argument.nargs == -1)
+    name = argument.metavar or argument.name.upper()
+    return (name if argument.required else f"[{name}]") + "..." * (argument.nargs == -1)
 
 
 def _option_default(param: Any) -> str:
+    """The default; of a pair such as `--think, --no-think` the option that holds by default; nothing for other flags."""
     if param.required:
         return "required"
     default = param.default
-    if callable(default) or default in (None, False, [], ()) or type(default).__name__ == "Sentinel":
+    if isinstance(default, bool):
+        return f"`{param.opts[0]}`" if default and param.secondary_opts else ""
+    if callable(default) or default in (None, [], ()) or type(default).__name__ == "Sentinel":
         return ""
     return f"`{default}`"
 

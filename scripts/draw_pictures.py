@@ -89,22 +89,22 @@ def architecture_picture() -> str:
     left, middle, right, step, top = 20, 325, 630, 78, 92
     ranking, shared, training = "#e8f1ea", "#eef2f7", "#fbeee6"
     rank_nodes = [
-        ("query, documents", "cli/  serve/  integrations/"),
-        ("Reranker: texts, options", "reranker.py  rank/"),
-        ("log-odds of each document", "engine/heads.py  rank/"),
-        ("sort, calibrate, Hits", "rank/  checkpoints/calibration.py"),
+        ("query, documents", "cli/  serve/  search/  integrations/"),
+        ("Reranker: texts, one strategy", "reranker.py  rank/strategy.py"),
+        ("log-odds of each document", "rank/pointwise.py  engine/heads.py"),
+        ("sort, calibrate, Hits", "rank/documents.py  checkpoints/"),
     ]
     core_nodes = [
         ("checkpoint: weights + prompt", "checkpoints/"),
-        ("prompt encoder: ids, truncation", "prompts/"),
+        ("prompt encoder: ids, truncation", "prompts/pair_encoder.py  truncation.py"),
         ("packing: shared prefixes", "engine/packing.py"),
-        ("model layers: last hidden states", "engine/"),
+        ("model layers: last hidden states", "engine/cpu_engine.py, or transformers"),
     ]
     train_nodes = [
-        ("labelled lists", "data/"),
+        ("queries with graded documents", "data/formats.py"),
         ("stage: training examples", "train/stages/"),
         ("loss or policy gradient", "train/objectives/"),
-        ("optimiser, dev set, best weights", "train/"),
+        ("optimiser, dev set, best weights", "train/stage_trainer.py"),
     ]
     parts = [text(450, 28, "How ProRank is put together", 17, weight="bold")]
     for x, name in ((left, "ranking"), (middle, "shared"), (right, "training")):

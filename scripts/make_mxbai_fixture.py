@@ -62,12 +62,12 @@ def train_tokenizer(folder: Path, vocab_size: int = 1600) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def random_text(rng: random.Random, most: int) -> str:
-    """A text of 0 to `most` words: made-up words with rare characters, special tokens and odd whitespace among them."""
+def random_text(rng: random.Random, max_words: int) -> str:
+    """A text of 0 to `max_words` words: made-up words with rare characters, special tokens and odd whitespace among them."""
     if rng.random() < 0.04:
         return rng.choice(["", "", "", " ", "\n", "?", "<|im_end|>"])
     parts = [rng.choice(EDGES)]
-    for _ in range(rng.randint(1, most) if rng.random() < 0.6 else rng.randint(1, min(12, most))):
+    for _ in range(rng.randint(1, max_words) if rng.random() < 0.6 else rng.randint(1, min(12, max_words))):
         word = rng.choice(RARE) if rng.random() < 0.08 else "".join(rng.choices(SYLLABLES, k=rng.randint(1, 3)))
         parts += [word, rng.choice(JOINTS)]
     return "".join(parts[:-1]) + rng.choice(EDGES)

@@ -1,5 +1,6 @@
 """The benchmarks' own arithmetic, so that their tables can be believed."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -9,10 +10,14 @@ import pytest
 import torch
 
 from benchmarks import common
+from benchmarks.evidence import recipe
+from benchmarks.experiments import order_gain
 from benchmarks.speed import growth, score_vs_peers, serve_load
+from prorank.train.settings.stage_settings import load_settings
 from tests.tiny import byte_tokenizer, tiny_llama
 
 ROOT = Path(__file__).parent.parent
+SCRIPTS = sorted((ROOT / "benchmarks").rglob("*.py"))
 
 
 def test_slope_is_one_for_linear_and_two_for_square_growth():
@@ -96,8 +101,39 @@ def test_a_queue_goes_on_after_a_failing_arm_and_exits_with_1(tmp_path):
     assert last[0] == "1 failed:" and "second: RuntimeError: the disk is full" in last[1]
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").rglob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
 def test_scripts_that_collect_failures_report_them(path):
     """A queue that is never finished would hide what failed."""
     text = path.read_text(encoding="utf-8")
     assert "Failures()" not in text or path.stem == "jobs" or "failures.finish()" in text
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: f"{path.parent.name}.{path.stem}")
+def test_every_script_is_imported_and_shows_its_help(path, monkeypatch, capsys):
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    module = importlib.import_module(name)
+    if not hasattr(module, "main"):
+        assert "argparse.ArgumentParser(" not in path.read_text(encoding="utf-8")
+        return
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit) as end:
+        module.main()
+    shown, head = capsys.readouterr().out, module.__doc__.splitlines()[0]
+    assert end.value.code == 0 and "".join(head.split()) in "".join(shown.split())  # argparse breaks lines at hyphens, too
+
+
+@pytest.mark.parametrize(
+    "stage, keys",
+    [*(("warmup", warmup.settings) for warmup in recipe.WARMUPS.values()), *(("score", keys) for keys in recipe.LOSSES.values()),
+     *order_gain.ARMS.values()],
+)  # fmt: skip
+def test_arms_of_tables_have_keys_of_their_stage(stage, keys):
+    settings = load_settings(recipe.RECIPE / f"{stage}.yaml", [f"{key}={value}" for key, value in keys.items()])
+    assert settings.stage == stage
+    assert all(getattr(settings, key) == value for key, value in keys.items() if key != "loss")
+
+
+def test_the_share_of_the_ceiling_is_measured(tiny_llama_dir):
+    lists = common.Lists("toy", ["a query"] * 2, [["one text", "another text"]] * 2, [[0, 1]] * 2)
+    result = score_vs_peers.shares(str(tiny_llama_dir), lists, {"ours": {"documents_per_second": 2.0}}, "cpu", 1)
+    assert result["ceiling"] > 0 and 0 < result["shares"]["ours"]

@@ -8,7 +8,9 @@ import re
 import shlex
 import shutil
 import subprocess
-from dataclasses import asdict, is_dataclass
+import tomllib
+from dataclasses import asdict, fields, is_dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,9 +23,10 @@ from prorank.checkpoints.saving import save_checkpoint
 from prorank.export import export
 from prorank.prompts.prompt import PRESETS, Prompt
 from prorank.prompts.prompt_settings import PromptSettings
+from prorank.search import CANDIDATES
 from prorank.train.objectives.ranking_losses import LOSSES
-from prorank.train.settings import stage_settings
-from prorank.train.settings.stage_settings import load_settings
+from prorank.train.settings.stage_settings import STAGE_SETTINGS, Lora, list_keys, load_settings
+from prorank.utils.config_files import list_keys_of
 from scripts import docs_tables, draw_pictures
 from tests.tiny import byte_tokenizer, save_tiny, tiny_llama, tiny_qwen2, toy_lists, write_jsonl
 from tests.toy_data import write_collection
@@ -86,7 +89,9 @@ def test_the_readme_is_short_and_in_order():
 @pytest.mark.parametrize("name, words", examples(), ids=lambda value: value if isinstance(value, str) else " ".join(value[:2]))
 def test_examples_are_what_the_command_line_takes(name, words, monkeypatch):
     context = COMMANDS[words[0]].make_context(words[0], list(words[1:]))
-    if words[0] == "train":
+    if words[0] == "train" and context.params["list_keys"]:
+        assert str(context.params["config"] or "score") in STAGE_SETTINGS and not context.params["overrides"]
+    elif words[0] == "train":
         monkeypatch.chdir(ROOT)
         load_settings(context.params["config"], context.params["overrides"])
 
@@ -97,8 +102,14 @@ def test_every_option_of_evaluate_is_explained():
     assert options <= explained
 
 
-STAGES = ("Settings", "Lora", "Warmup", "Score", "Order", "Sft", "Reason", "Ppo", "Grpo")
-BASES = {"Warmup": "Settings", "Score": "Settings", "Order": "Score", "Sft": "Settings", "Reason": "Settings"}
+SHARED = ["shared", "shared lora."]
+STAGE_TABLES = {
+    "warmup": [*SHARED, "warmup"],
+    "score": [*SHARED, "score"],
+    "order": [*SHARED, "score", "order score"],
+    "sft": [*SHARED, "sft"],
+    "reason": [*SHARED, "reason", "reason ppo.", "reason grpo."],
+}
 
 
 def rows_of(markdown: str) -> dict[str, list[str]]:
@@ -107,26 +118,32 @@ def rows_of(markdown: str) -> dict[str, list[str]]:
     return {cells[0].strip("`"): cells[1:] for cells in lines}
 
 
-def values_of(name: str) -> dict[str, object]:
-    """Keys and defaults of a settings class, read from an object of it."""
-    kind = getattr(stage_settings, name)
-    made = kind() if name in ("Lora", "Ppo", "Grpo") else kind(data="d", out="o")
-    return asdict(made) if is_dataclass(made) else made.model_dump()
+def stage_defaults(stage: str) -> dict[str, object]:
+    """Keys and defaults of a stage, read from an object of its settings class; nested blocks come with dots."""
+    settings = STAGE_SETTINGS[stage](data="d", out="o", lora=Lora())
+    values = asdict(settings) | {f"lora.{key}": value for key, value in asdict(Lora()).items()} | {"lora": None}
+    blocks = {key: value for key, value in values.items() if is_dataclass(getattr(settings, key, None)) and key != "lora"}
+    return values | {f"{block}.{key}": value for block, keys in blocks.items() for key, value in keys.items()}
 
 
-@pytest.mark.parametrize("name", STAGES)
-def test_generated_tables_of_settings_are_complete_and_true(name):
-    base = BASES.get(name)
-    rows = rows_of(docs_tables.settings_table(f"prorank.train.settings.stage_settings:{name} {base or ''}".strip()))
-    values, inherited = values_of(name), values_of(base) if base else {}
-    changed = {k for k, v in values.items() if k not in inherited or (k not in docs_tables.REQUIRED and inherited[k] != v)}
-    assert set(rows) == changed
+@pytest.mark.parametrize("stage", STAGE_SETTINGS)
+def test_generated_tables_of_settings_are_complete_and_true(stage):
+    rows: dict[str, list[str]] = {}
+    for argument in STAGE_TABLES[stage]:
+        assert f"<!-- generated: settings {argument} -->" in page("docs/reference/settings.md")
+        rows |= rows_of(docs_tables.settings_table(argument))  # a later table replaces defaults of an earlier one
+    values = stage_defaults(stage)
+    assert set(rows) == set(values)
     for key, (_, default, meaning) in rows.items():
-        assert meaning.strip("` |"), f"{name}.{key} says nothing of what it means"
-        if default != "required":
+        assert len(meaning.strip("` |")) > 10, f"{stage}.{key} has no description"
+        if default not in ("required", "its keys below"):
             shown = yaml.safe_load(default.strip("`"))
             assert (float(shown) if isinstance(values[key], float) else shown) == values[key], key
-    assert f"prorank.train.settings.stage_settings:{name}" in page("docs/reference/settings.md")
+
+
+def test_every_key_of_every_stage_and_prompt_has_a_description():
+    keys = [key for stage in STAGE_SETTINGS for key in list_keys(stage)] + list_keys_of(PromptSettings)
+    assert len(keys) > 200 and not [key.name for key in keys if len(key.description) <= 10]
 
 
 def test_every_verb_and_option_is_in_the_generated_reference():
@@ -137,18 +154,26 @@ def test_every_verb_and_option_is_in_the_generated_reference():
         assert all(opt in part for opt in options), name
 
 
+def test_the_generated_reference_shows_usage_and_defaults():
+    reference = docs_tables.cli_reference()
+    assert "prorank adapt [LABELS]... [OPTIONS]" in reference and "prorank search CORPUS [QUERY] [OPTIONS]" in reference
+    part = reference.split("## prorank calibrate\n")[1].split("\n## ")[0]
+    assert "prorank calibrate [MODEL] [OPTIONS]" in part
+    rows = rows_of("\n".join(line for line in part.splitlines() if line.startswith("|")))
+    assert rows["--seed"][0] == "`0`" and rows["--think, --no-think"][0] == "`--think`" and rows["--data"][0] == "required"
+
+
+def test_the_search_page_knows_the_default_of_candidates():
+    assert f"hands to the reranker, {CANDIDATES} by default" in page("docs/guides/search.md")
+
+
 def test_losses_presets_and_prompt_keys_are_named():
     training, prompts = page("docs/guides/train.md"), page("docs/guides/prompts.md")
     assert all(f"| `{name}` |" in training for name in LOSSES)
     assert all(f"| `{name}` |" in prompts for name in PRESETS)
     keys = rows_of(docs_tables.prompt_table())
-    assert set(keys) == {f.name for f in docs_tables.fields_of(PromptSettings)} == {f.name for f in docs_tables.fields_of(Prompt)}
+    assert set(keys) == {field.name for field in fields(PromptSettings)} == {field.name for field in fields(Prompt)}
     assert all(cells[1].strip("` |") for cells in keys.values())
-
-
-def test_a_docstring_names_several_keys_in_one_entry():
-    text = "Head.\n\nAttributes:\n    a, b: first\n        and more.\n    c: second.\n\nReturns:\n    d: no."
-    assert docs_tables.documented_names(text) == {"a": "first and more.", "b": "first and more.", "c": "second."}
 
 
 def test_markers_name_generators_and_are_filled():
@@ -165,10 +190,71 @@ def test_pictures_are_those_that_the_script_draws():
         assert (draw_pictures.PICTURES / name).read_text(encoding="utf-8") == draw(), f"make pictures draws {name} anew"
 
 
-def test_paths_named_in_the_architecture_exist():
-    text = page("docs/architecture.md")
-    paths = re.findall(r"`((?:prorank|configs|recipes|benchmarks)/[\w/.]*)`", text)
-    assert len(paths) > 25 and not [path for path in paths if not (ROOT / path).exists()]
+def test_the_layers_of_the_architecture_are_those_of_the_import_contract():
+    """The first table holds every layer of the contract, from the top down."""
+    contract = tomllib.loads(page("pyproject.toml"))["tool"]["importlinter"]["contracts"][0]["layers"]
+    rows = re.findall(r"^\| (`prorank/.*?) \|", page("docs/architecture.md").split("## The path")[0], flags=re.M)
+    documented = [{name.removesuffix(".py") for name in re.findall(r"`prorank/([\w.]+)`", row)} for row in rows]
+    assert documented == [set(layer.split(" | ")) for layer in contract]
+
+
+# Files of Rerank-R0's own repository, in a table that says where they are here.
+RERANK_R0 = {"prorank/data.py", "prorank/sft_stage_a.py", "prorank/config.py", "prorank/models.py", "prorank/reward.py",
+             "configs/stage_a.yaml"}  # fmt: skip
+PATH = re.compile(r"(?<![\w./-])(?:prorank|benchmarks|scripts|tests|configs|recipes|docs)/[\w./-]*\w/?(?![\w/]*\.\.\.)")
+READMES = [ROOT / "recipes/default/README.md", *sorted((ROOT / "prorank/models").glob("*/README.md"))]
+
+
+@pytest.mark.parametrize("path", [*PAGES, *READMES, *sorted((ROOT / "configs").rglob("*.yaml"))], ids=shown)
+def test_paths_named_in_the_pages_exist(path):
+    text = re.sub(r"prorank search docs/", "", path.read_text(encoding="utf-8"))  # a folder of the reader
+    missing = {name for name in PATH.findall(text) if not (ROOT / name).exists()}
+    assert missing - (RERANK_R0 if path.name == "thinking.md" else set()) == set()
+
+
+def test_where_is_answers_with_one_path_each():
+    rows = re.findall(r"^\| (.+?\?) \| `(.+?)` \| (.+?) \|$", page("docs/architecture.md").split("## Where is")[1], flags=re.M)
+    assert len(rows) >= 12 and all((ROOT / path).exists() for _, path, _ in rows)
+    for question, path, answer in rows:
+        files = [ROOT / path] if path.endswith(".py") else sorted((ROOT / path).glob("*.py"))
+        code = "".join(
+            f.read_text(encoding="utf-8") for f in [*files, *(ROOT / p for p in re.findall(r"`(prorank/\S+?\.py)`", answer))]
+        )
+        for name in re.findall(r"`([A-Za-z_]\w+)(?:\.\w+)?`", answer):
+            if name not in ("loss",):
+                assert re.search(rf"\b{name}\b", code), f"{question} {name} is not in {path}"
+
+
+def test_names_of_modules_and_functions_in_the_pages_exist():
+    """`prorank.…` in code spans and Python blocks."""
+    names = {
+        name for path in PAGES for name in re.findall(r"(?<![\w/.-])prorank(?:\.[A-Za-z_]\w*)+", path.read_text(encoding="utf-8"))
+    }
+    for name in sorted(names - {"prorank.env", "prorank.service"}):
+        if name.startswith("prorank.integrations."):
+            assert find_spec(".".join(name.split(".")[:3])), name  # its framework may not be installed
+            continue
+        place, head = prorank, "prorank"
+        for part in name.split(".")[1:]:
+            head += f".{part}"
+            place = getattr(place, part, None) or (import_module(head) if find_spec(head) else None)
+            assert place is not None, f"{name}: no {part}"
+
+
+# Names that are no more: options, verbs, settings and classes of earlier days. `log.jsonl` and evidence of old commits keep theirs.
+RETIRED = re.compile(
+    r"\b(BoundPrompt|BoundListPrompt|Writer|Cuts|take_thoughts|take_lists|holds_many|kl_coef|cliprange\w*|group_size|keep_answers|"
+    r"split_special|units_per_second|unread)\b|"
+    r"--(each|at-once|tries|pool|fresh|likelihood|max-waiting|max-held-bytes|max-seconds)\b|prorank (pairs|convert|reward)\b|"
+    r"children=|`(evals|force|near|plain|keep|softmax|scaling|clip)`"
+)
+
+
+@pytest.mark.parametrize("path", [*PAGES, *READMES, *sorted((ROOT / "configs").rglob("*.yaml"))], ids=shown)
+def test_no_page_uses_a_retired_name(path):
+    if path.name == "stage_a.yaml":
+        return  # Rerank-R0's own file, to the letter
+    assert [match[0] for match in RETIRED.finditer(path.read_text(encoding="utf-8"))] == []
 
 
 def data_blocks(kind: str) -> list[tuple[str, str]]:

@@ -1,14 +1,14 @@
-"""Calibration list by list: how far probabilities are from what is relevant, before and after, on queries that no fit has seen.
+"""Measure calibration list by list: ECE and Brier score before and after three fits, on queries that no fit has seen.
 
-Three fits are shown, because they promise different things: the checkpoint's own (`prorank calibrate`), one on the dev
-sets, and one on the list's other queries in folds, which is what calibrating on one's own labels gives.
+The fits are the checkpoint's own (`prorank calibrate`), one on the dev sets, and one on the list's other queries in folds, which
+stands for calibration on a team's own labels.
 
     PRORANK_DATA=... python -m benchmarks.evidence.calibration --model runs/smollm2-135m/score --out runs/calibration
 
 A label above 0 is relevant. Only judged candidates count where a list has judged ones of both kinds; where it names relevant
-documents alone, the other candidates count as not relevant, as they do in nDCG. The method of a fit is the one of least log loss on
-held-out folds of what it is fitted on. Scores are kept in `--out`; `results.json` has all figures, `reliability.png` is the diagram
-over all lists.
+documents alone, the other candidates count as not relevant, as they do in nDCG. The method of a fit is the one of least log loss
+on held-out folds of what it is fitted on. Scores are kept in `--out`; `results.json` has all figures, `reliability.png` is the
+diagram over all lists.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Learning curves: what 50, 500 and 5,000 labels of one's own domain buy, from a trained reranker and from the untrained base.
+"""Draw learning curves: nDCG@10 after training on 50, 500 and 5,000 labels, from a trained reranker and from the untrained base.
 
-A label is a judged (query, document) pair; the negatives that are mined beside them (none with `--judged-only`) cost a team
-nothing and are not counted. The queries measured are the same for all points, and no point was trained on one of them.
+A label is a judged (query, document) pair. Mined negatives (none with `--judged-only`) need no judgement and are not counted.
+The queries measured are the same for all points, and no point was trained on one of them.
 
     PRORANK_DATA=... python -m benchmarks.evidence.curves --data climate_fever --split test --judged-only --seeds 0 1 2 \
         --bases "trained=runs/smollm2-135m/score@3e-5" "untrained=smollm2-135m@1e-4" --out runs/curves
@@ -60,23 +60,23 @@ class Base:
 
 def domain(options: argparse.Namespace) -> tuple[Path, set[str]]:
     """(training lists, ids of the queries measured) of the domain, made once."""
-    lists, held = options.out / "train.jsonl", options.out / "held-out.json"
+    lists, ids_file = options.out / "train.jsonl", options.out / "held-out.json"
     with claimed(lists, wait=True):
-        if not held.is_file():
+        if not ids_file.is_file():
             collection = read_beir(data_folder() / options.data, options.split)
             groups = pool_groups(collection) if options.judged_only else mine_negatives(collection, negatives=12, random=4)[0]
             rest, decide = split_groups(groups, options.held_out, 0)
             write_groups(lists, rest)
-            with atomic_file(held) as handle:
+            with atomic_file(ids_file) as handle:
                 json.dump([group.query_id for group in decide], handle)
-    return lists, set(json.loads(held.read_text(encoding="utf-8")))
+    return lists, set(json.loads(ids_file.read_text(encoding="utf-8")))
 
 
 def drawn(groups: Sequence[Group], judged: dict[str, dict[str, int]], size: int, seed: int) -> tuple[list[Group], int]:
     """(groups of whole queries with `size` labels or all there are, how many labels those are); a larger size holds a smaller."""
     count = lambda group: len(judged[group.query_id])  # noqa: E731
-    some = labelled(groups, size, f"curve/{seed}", count)
-    return some, sum(map(count, some))
+    selected = labelled(groups, size, f"curve/{seed}", count)
+    return selected, sum(map(count, selected))
 
 
 def steps(queries: int, options: argparse.Namespace) -> int:
@@ -92,12 +92,12 @@ def folder(out: Path, base: Base, size: int, seed: int) -> Path:
 def run(base: Base, size: int, seed: int, options: argparse.Namespace, groups: list[Group], judged: dict[str, Any]) -> None:
     """Train one point of a curve, or go on with it."""
     out = folder(options.out, base, size, seed)
-    some, labels = drawn(groups, judged, size, seed)
-    write_groups(out / "labels.jsonl", some)
+    selected, labels = drawn(groups, judged, size, seed)
+    write_groups(out / "labels.jsonl", selected)
     with atomic_file(out / "labels.json") as handle:
-        json.dump({"labels": labels, "queries": len(some)}, handle)
+        json.dump({"labels": labels, "queries": len(selected)}, handle)
     values = {
-        "base": base.checkpoint, "data": out / "labels.jsonl", "out": out, "seed": seed, "steps": steps(len(some), options),
+        "base": base.checkpoint, "data": out / "labels.jsonl", "out": out, "seed": seed, "steps": steps(len(selected), options),
         "dev_queries": 0, "num_evaluations": 0, "list_size": LIST, "batch_size": BATCH, "learning_rate": base.rate,
         "save_every": 50,
         "max_length": options.length, "train_length": TRAIN_LENGTH, "compile": str(options.compile).lower(),
@@ -105,10 +105,10 @@ def run(base: Base, size: int, seed: int, options: argparse.Namespace, groups: l
     train(load_settings(RECIPE / "score.yaml", [f"{key}={value}" for key, value in values.items()]), resume=True)
 
 
-def measured(options: argparse.Namespace, held: set[str]) -> Task:
+def measured(options: argparse.Namespace, held_out_ids: set[str]) -> Task:
     """The held-out queries with their candidates: BM25's, or their judged documents."""
     task = prepare(data_folder() / options.data, Options(split=options.split, judged_only=options.judged_only, top_k=options.top_k))
-    task.queries = [query for query in task.queries if query in held][: options.limit]
+    task.queries = [query for query in task.queries if query in held_out_ids][: options.limit]
     return task
 
 
@@ -162,14 +162,14 @@ def point(base: Base, size: int) -> str:
     return f"{base.name}, {size} labels" if size else base.name
 
 
-def show(options: argparse.Namespace, bases: Sequence[Base], held: set[str], failures: Failures) -> None:
+def show(options: argparse.Namespace, bases: Sequence[Base], held_out_ids: set[str], failures: Failures) -> None:
     """Table, tests and picture of the runs that are complete."""
     points: dict[str, tuple[Base, int, Path | None]] = {point(base, 0): (base, 0, None) for base in bases}
     for base, size, seed in product(bases, options.sizes, options.seeds):
         out = folder(options.out, base, size, seed)
         if is_done(out):
             points[f"{point(base, size)} #{seed}"] = (base, size, out)
-    task = measured(options, held)
+    task = measured(options, held_out_ids)
     rows = table(task, points, options, failures)
     compare(rows, [(point(b, n), point(b, 0)) for b in bases for n in options.sizes if {point(b, n), point(b, 0)} <= rows.keys()])
     print(picture(task, bases, options.sizes, rows, options.out / "curves.png"))
@@ -191,13 +191,13 @@ def main() -> None:
     options = parsed(parser, "runs/curves", 256, sets=False)
     options.out /= options.data
     bases = [Base.read(text) for text in options.bases]
-    lists, held = domain(options)
+    lists, held_out_ids = domain(options)
     judged, groups = read_beir(data_folder() / options.data, options.split).qrels, read_groups(lists)
     runs = list(product(bases, options.sizes, options.seeds))
     outs = {one: folder(options.out, *one) for one in runs}
     failures = Failures()
     work([Job(out, partial(is_done, out), partial(run, *one, options, groups, judged)) for one, out in outs.items()], failures)
-    show(options, bases, held, failures)
+    show(options, bases, held_out_ids, failures)
     failures.finish()
 
 

@@ -1,7 +1,7 @@
-"""What kind of loss a list is where a model orders worse than the first stage: groups that a program can tell.
+"""Group the lists that a model orders worse than the first stage, by features that a program can compute.
 
-A list's loss is looked at in one pair of documents: the relevant one whose fall cost most nDCG@10, and the best placed
-document of a lower label that went past it.
+A loss is described by one pair of documents: the relevant one whose fall cost most nDCG@10, and the best placed document of a
+lower label that passed it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a list. The texts of the pair are None where no document went past a relevant one.
+    """Features of a list. The texts of the pair are None where no document went past a relevant one.
 
     Attributes:
         query, lost, seen, passed: texts: the query, the relevant document that fell, what the prompt shows of it, and the document

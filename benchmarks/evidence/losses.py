@@ -1,7 +1,6 @@
-"""Thirty lists where a model orders worse than the first stage: which they are, and what kinds of loss they share.
+"""List the thirty lists where a model loses most against the first stage, and count the groups they belong to.
 
-A kind of loss says something only where it is more frequent among the losses than elsewhere, so each share stands beside
-the one over all lists.
+Each group's share of the losses is shown beside its share of all lists; only a difference between the two is informative.
 
     PRORANK_DATA=... python -m benchmarks.evidence.losses --model runs/smollm2-135m/score --out runs/losses
     PRORANK_DATA=... python -m benchmarks.evidence.losses --model runs/smollm2-135m/score --out runs/losses --show   # to read them

@@ -1,4 +1,4 @@
-"""Quality against cost: checkpoints ranked by several methods on one list, in one table.
+"""Compare quality and cost of several checkpoints and ranking methods on the same candidates.
 
 Every system reorders the same candidates of the same queries in one run; tokens are those of all prompts (a prefix that
 prompts share counts in each) and those that were written, seconds those of this machine with nothing beside it.

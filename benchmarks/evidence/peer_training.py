@@ -1,13 +1,13 @@
 """sentence-transformers' own training of a causal language model as a CrossEncoder, within a budget; an arm of `recipe.py`.
 
-The peer starts from the same scores as ours: its modules for causal models (Transformer for text generation, LogitScore)
-are given our prompt as chat template and our answer tokens, so before training both rank alike, and what differs afterwards is
-trainer, loss, learning rate and speed.
+The peer starts from the same scores as ours: its modules for causal models (Transformer for text generation, LogitScore) get our
+prompt as chat template and our answer tokens. Before training both rank alike; afterwards trainer, loss, learning rate and speed
+differ.
 
 Its guide for rerankers is followed: labelled pairs with BinaryCrossEntropyLoss, relevant ones weighed by the number of others a
-list, a linear schedule that rises over a tenth (or LambdaLoss over whole lists, the other loss that the guide names). Documents are
-cut to the training length beforehand, because its own cut would take the query behind the document away. The head computes in fp32,
-as in our stages.
+list, a linear schedule that rises over a tenth (or LambdaLoss over whole lists, the other loss that the guide names). Documents
+are cut to the training length beforehand, because its own cut would take the query behind the document away. The head computes
+in fp32, as in our stages.
 """
 
 from __future__ import annotations
@@ -105,34 +105,34 @@ class Stop(TrainerCallback):
             control.should_training_stop = True
 
 
-def cut(bound: PairPromptEncoder, query: str, documents: Sequence[str]) -> list[str]:
+def cut(encoder: PairPromptEncoder, query: str, documents: Sequence[str]) -> list[str]:
     """The documents as far as the prompt shows them behind this query."""
     shown = []
-    for document, prompt in zip(documents, bound.encode_many(query, list(documents))):
+    for document, prompt in zip(documents, encoder.encode_many(query, list(documents))):
         kept = prompt.document_end - prompt.document_start
         if prompt.document_cut:
-            ends = bound.tokenizer(document, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+            ends = encoder.tokenizer(document, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
             document = document[: ends[kept - 1][1]] if kept else ""
         shown.append(document)
     return shown
 
 
-def rows_of(groups: Sequence[Group], bound: PairPromptEncoder, settings: Peer) -> list[dict[str, Any]]:
+def rows_of(groups: Sequence[Group], encoder: PairPromptEncoder, settings: Peer) -> list[dict[str, Any]]:
     """Training rows from the lists that stage score draws, in its order: pairs with a label, or lists with labels."""
     drawn = [g for epoch in range(DRAWS) for g in sample_lists(groups, settings.list_size, settings.seed, epoch)]
-    lists = [(g.query, cut(bound, g.query, g.documents), [float(label > 0) for label in g.labels]) for g in drawn]
+    lists = [(g.query, cut(encoder, g.query, g.documents), [float(label > 0) for label in g.labels]) for g in drawn]
     if settings.loss == "lambda":
         return [{"query": query, "docs": documents, "labels": labels} for query, documents, labels in lists]
     return [{"query": q, "document": d, "label": label} for q, docs, labels in lists for d, label in zip(docs, labels)]
 
 
-def model_of(settings: Peer, bound: PairPromptEncoder) -> CrossEncoder:
+def model_of(settings: Peer, encoder: PairPromptEncoder) -> CrossEncoder:
     """The base as the peer's CrossEncoder, asked by our prompt."""
     transformer = Transformer(
         str(resolve(settings.base).path), transformer_task="text-generation", model_kwargs={"dtype": torch.float32},
-        processor_kwargs={"chat_template": bound.chat_template()}, processing_kwargs={"text": {"truncation": False}},
+        processor_kwargs={"chat_template": encoder.chat_template()}, processing_kwargs={"text": {"truncation": False}},
     )  # fmt: skip
-    no, yes = bound.answer_ids
+    no, yes = encoder.answer_ids
     return CrossEncoder(modules=[transformer, LogitScore(yes, no)], device=str(pick_device(settings.device)))
 
 
@@ -140,10 +140,10 @@ def train_peer(settings: Peer) -> Path:
     """Train within the budget, from the newest whole checkpoint of the run folder if there is one; returns `<out>/model`."""
     run, resolved = Path(settings.out), resolve(settings.base)
     tokenizer = load_tokenizer(resolved)
-    bound = Prompt.preset(settings.prompt, max_length=settings.max_length).bind(tokenizer)
+    encoder = Prompt.preset(settings.prompt, max_length=settings.max_length).bind(tokenizer)
     short = Prompt.preset(settings.prompt, max_length=settings.train_length).bind(tokenizer)
     torch.manual_seed(settings.seed)
-    model = model_of(settings, bound)
+    model = model_of(settings, encoder)
     use_fp32_head(model.model)
     _claim(run, settings)
     clock, rows = Clock(settings.minutes), rows_of(list_groups(read_groups(settings.data)), short, settings)
@@ -155,7 +155,7 @@ def train_peer(settings: Peer) -> Path:
     clock.spent = json.loads((last / "run.json").read_text())["minutes"] * 60 if last else 0.0
     clock.start()
     trainer.train(resume_from_checkpoint=str(last) if last else None)
-    save_checkpoint(run / "model", model.model, bound)
+    save_checkpoint(run / "model", model.model, encoder)
     with atomic_file(run / "done.json") as handle:
         json.dump({"step": trainer.state.global_step, "minutes": clock.minutes()}, handle)
     return run / "model"

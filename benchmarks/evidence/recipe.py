@@ -1,14 +1,15 @@
-"""Which recipe is best at equal training: two stages, parts of them, other losses, and sentence-transformers, from one start.
+"""Compare recipes at equal training from one start: two stages, parts of them, other losses, and sentence-transformers.
 
 Every arm gets the same minutes of training (evaluation and saving are not counted) or the same number of documents, the
-same lists, prompt, lengths and seeds; the last weights count, so nothing is chosen on the dev sets or on the protocol lists.
+same lists, prompt, lengths and seeds; the last weights count, so neither dev sets nor protocol lists choose anything.
 
     PRORANK_DATA=... python -m benchmarks.evidence.recipe --minutes 20 --seeds 0 1 2 --out runs/recipe         # on a CPU
     PRORANK_DATA=... python -m benchmarks.evidence.recipe --documents 16000 --seeds 0 1 2 --out runs/recipe    # on a GPU
     PRORANK_DATA=... python -m benchmarks.evidence.recipe --seeds 0 1 2 --out runs/recipe --evaluate           # then the tables
 
-The command is a queue: a run that is complete is not made again, one that was stopped or killed goes on from its last checkpoint,
-and any number of processes with the same command share the runs, and the lists in evaluation (`--threads 1` where cores are few).
+The command is a queue: a run that is complete is not made again, one that was stopped or killed goes on from its last
+checkpoint, and any number of processes with the same command share the runs, and the lists in evaluation (`--threads 1` where
+cores are few).
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Warmup:
     hard: bool = False
 
 
-# As it stands the warm-up soon gives every prompt one answer; with `force` it goes on trying both.
+# As it stands the warm-up soon gives every prompt one answer; with `exploration_rate` it goes on trying both.
 TRYING = {"learning_rate": 5e-5, "exploration_rate": 0.2}
 WARMUPS = {
     "two stages": Warmup({}),
@@ -95,8 +96,8 @@ def stage(kind: str, out: Path, seed: int, options: argparse.Namespace, files: t
         "base": options.base, "data": files[0], "dev": files[1], "out": out, "seed": seed, "max_length": options.length,
         "train_length": TRAIN_LENGTH, "num_evaluations": 1, "save_every": 50, "compile": str(options.compile).lower(), **more,
     }  # fmt: skip
-    given = [f"{key}={'' if value is None else value}" for key, value in values.items()]
-    settings = load_settings(RECIPE / f"{kind}.yaml", given)
+    arguments = [f"{key}={'' if value is None else value}" for key, value in values.items()]
+    settings = load_settings(RECIPE / f"{kind}.yaml", arguments)
     if not is_done(settings.out):
         train(settings, resume=True)
 

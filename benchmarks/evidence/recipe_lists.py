@@ -1,6 +1,6 @@
-"""The lists that the arms of table b learn from: three sets marked train with BM25's and random negatives, and parts of them.
+"""Make the training lists of table b: the train splits of three sets with BM25's and random negatives.
 
-Every arm learns from the same lists; only what the first of two stages sees of them may be less.
+Every arm learns from the same lists; the first of two stages may see only a part of them.
 """
 
 from __future__ import annotations
@@ -37,10 +37,12 @@ def lists(data: Path, out: Path, seed: int) -> tuple[Path, Path]:
 
 
 def warmup_lists(train: Path, limit: int | None, hard: bool) -> Path:
-    """A part of the training lists for the first of two stages, made once; all of them where nothing is asked.
+    """A part of the training lists for the first of two stages, made once; all of them by default.
 
     Args:
-        most: lists, evenly out of all. hard: keep only BM25's own among the negatives.
+        train: the training lists.
+        limit: number of lists, evenly out of all; None for all.
+        hard: keep only BM25's own among the negatives.
     """
     if limit is None and not hard:
         return train

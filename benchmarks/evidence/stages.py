@@ -1,7 +1,6 @@
-"""What each of the two stages changes: form, accuracy, order and representation of the base, after the warm-up and after both.
+"""Compare form, accuracy, order and representation of the base, after the warm-up and after both stages.
 
-All systems are looked at on the same pairs, because an effective rank means something only beside another of the same
-sample.
+All systems are measured on the same pairs, because effective ranks are comparable only on the same sample.
 
     PRORANK_DATA=... python -m benchmarks.evidence.recipe --arms "two stages" --seeds 0 1 2 --out runs/recipe
     PRORANK_DATA=... python -m benchmarks.evidence.stages --seeds 0 1 2 --out runs/recipe

@@ -1,14 +1,14 @@
-"""What `prorank adapt` gains on a collection's other queries by some labels of it, and what that costs elsewhere.
+"""Measure what `prorank adapt` gains on other queries of a collection, and loses on other collections.
 
-A label is a judged (query, document) pair; queries are drawn whole until there are so many, and those that are measured
-are none of them. What was not kept counts as no gain.
+A label is a judged (query, document) pair. Whole queries are drawn until there are enough labels; the queries measured are
+others. A model that adapt did not keep counts as no gain.
 
     PRORANK_DATA=... python -m benchmarks.experiments.adapt_gain --data climate_fever --split test --seeds 0 1 2 --compile
     PRORANK_DATA=... python -m benchmarks.experiments.adapt_gain --data trecqa --split train dev test --seeds 0 1 2 --compile
 
-A line a seed: the labels and queries drawn, minutes of the whole call, what adapt itself measured (log-likelihood gained, nDCG@10),
-nDCG@10 of the others' judged documents before and after, and of the first documents of the lists that it should not lose
-(`--elsewhere`). A command that was stopped goes on. `DATA-LABELS.json` has the values.
+A line a seed: the labels and queries drawn, minutes of the whole call, what adapt itself measured (log-likelihood gained,
+nDCG@10), nDCG@10 of the others' judged documents before and after, and of the first documents of the lists that it should not
+lose (`--elsewhere`). A command that was stopped goes on. `DATA-LABELS.json` has the values.
 """
 
 from __future__ import annotations

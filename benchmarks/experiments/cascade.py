@@ -1,6 +1,6 @@
-"""Does doing less pay? All documents are scored on their beginnings, then the head of each list on the whole documents.
+"""Measure a cascade: score the beginnings of all documents, then the whole documents at the head of each list.
 
-A second look costs the query's prefix again, so what is saved is less than the documents that are left out.
+The second pass computes the query's prefix again, so the saving is smaller than the share of documents left out.
 
     PRORANK_DATA=... python -m benchmarks.experiments.cascade --model runs/score --data dl19 scifact
 

@@ -1,6 +1,6 @@
-"""Does stage `order` gain over going on with the supervised loss? Arms of the same minutes from one two-stage checkpoint.
+"""Compare stage `order` with more supervised training, for the same minutes from one two-stage checkpoint.
 
-Every arm gets the same minutes (evaluation and saving aside), data, list size and prompt; the last weights count;
+Every arm gets the same minutes (without evaluation and saving), data, list size and prompt; the last weights count;
 a query's figure is the mean over the seeds of its arm, so the test is paired over queries.
 
     PRORANK_DATA=... python -m benchmarks.experiments.order_gain --base runs/recipe/two-stages-0 --out runs/order   # train
@@ -69,12 +69,12 @@ def tables(options: argparse.Namespace) -> None:
     systems = [loader(name, run, options.length) for name, run in folders.items()]
     common: dict[str, Any] = {"top_k": options.top_k, "seed": 0, "sample": 0, "command": "benchmarks/experiments/order_gain.py"}
     pools = {"split": "dev", "judged_only": True, "out": options.out / "dev", "limit": options.dev_limit}
-    found = {"run": "protocol", "out": options.out / "lists", "limit": options.limit}
-    for names, more in ((DEV, pools), (options.lists, found)):
+    protocol = {"run": "protocol", "out": options.out / "lists", "limit": options.limit}
+    for names, more in ((DEV, pools), (options.lists, protocol)):
         if not names:
             continue
-        with bars() as heard:
-            report = evaluate([data / name for name in names], systems, progress=heard, **common, **more)
+        with bars() as progress:
+            report = evaluate([data / name for name in names], systems, progress=progress, **common, **more)
         show(report)
         means_table(report.values, folders)
         rows = per_query(report.values, folders)

@@ -1,6 +1,6 @@
-"""What stage `reason` gained: rewards on held-out prompts of trained checkpoints against those of their start, prompt by prompt.
+"""Compare rewards of checkpoints trained by stage `reason` with those of their start, on held-out prompts.
 
-Every checkpoint draws by the same chain of chance for a prompt and is judged by the same rules, so rewards are paired.
+All checkpoints sample with the same seed for a prompt and are judged by the same rules, so rewards are paired.
 
     python -m benchmarks.experiments.reason_gain --start runs/r0-sft --runs runs/r0-ppo-0 runs/r0-ppo-1 --data heldout.jsonl
 
@@ -39,11 +39,11 @@ def written(checkpoint: str, groups: list[Group], settings: Reason, prompts: int
     resolved, device = resolve(checkpoint), torch.device("cpu")
     bf16 = pick_dtype(settings.dtype, device, load_config(resolved)) == torch.bfloat16
     prompt, tokenizer = prompt_of(resolved), load_tokenizer(resolved)
-    bound = prompt.bind_list(tokenizer) if prompt.lists else prompt.bind(tokenizer)
+    encoder = prompt.bind_list(tokenizer) if prompt.lists else prompt.bind(tokenizer)
     model = load_model(resolved, torch.float32, device).eval()
-    task = task_of(groups, bound, settings)
+    task = task_of(groups, encoder, settings)
     examples = [task.example(i) for i in range(min(len(task), prompts))]
-    episodes = Rollouts(bound, settings, task, bf16).generate(model, examples, 1, "held-out")
+    episodes = Rollouts(encoder, settings, task, bf16).generate(model, examples, 1, "held-out")
     return [e.verdicts[0].reward for e in episodes], figures_of(episodes)
 
 

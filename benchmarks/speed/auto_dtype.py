@@ -1,10 +1,10 @@
-"""What `dtype: auto` and `compile: auto` take here, beside the speed of every dtype: ranking with the default model, and training.
+"""Compare the choice of `dtype: auto` and `compile: auto` with the speed of every dtype, in ranking and in training.
 
     python -m benchmarks.speed.auto_dtype                                # some minutes; made-up texts, no data needed
     ONEDNN_MAX_CPU_ISA=AVX2 python -m benchmarks.speed.auto_dtype        # stands in for a processor without fast bf16
 
-Dtypes take turns, so that a machine whose speed drifts is fair to all; medians over rounds. Prints two tables, what auto took and
-why, how far it is from the best of fp32 and bf16, and one JSON line.
+Dtypes take turns, so that a drift of the machine affects all alike; figures are medians over rounds. Prints two tables, what
+auto took and why, how far it is from the best of fp32 and bf16, and one JSON line.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ def training_run(dtype: str, options: argparse.Namespace) -> Callable[[], float]
     resolved = resolve(options.base)
     model = load_model(resolved, torch.float32, torch.device("cpu")).train()
     use_fp32_head(model)
-    bound = Prompt.preset("prorank", max_length=192).bind(load_tokenizer(resolved))
+    encoder = Prompt.preset("prorank", max_length=192).bind(load_tokenizer(resolved))
     rng = random.Random(0)
     groups = [Group(text(rng, 6), tuple(text(rng, rng.randint(20, 110)) for _ in range(6)), (1, 0, 0, 0, 0, 0)) for _ in range(8)]
     settings = Score(data="", out="", list_size=6, batch_size=4, compile=False)
-    stage = ScoreStage(groups, bound, settings, None, dtype == "bf16")
+    stage = ScoreStage(groups, encoder, settings, None, dtype == "bf16")
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
     examples = [stage.example(i) for i in range(4)]
 

@@ -1,4 +1,4 @@
-"""How time and memory grow with documents, their length, the query's length and the batch size.
+"""Measure how time and memory grow with the number of documents, their length, the query's length and the batch size.
 
 Every point runs in a process of its own, so its peak memory is its own; the slope is that of log time over log size, 1
 for linear growth.

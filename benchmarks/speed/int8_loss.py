@@ -1,6 +1,6 @@
-"""What int8 costs in ranking quality: nDCG@10 and order against the bf16 engine on the same lists, paired by query.
+"""Measure the loss of ranking quality in int8: nDCG@10 and order against the bf16 engine on the same lists.
 
-A model whose scores say nothing has nothing to lose, so take a trained checkpoint.
+Take a trained checkpoint: an untrained one ranks too badly to lose anything.
 
     PRORANK_DATA=... python -m benchmarks.speed.int8_loss --model runs/score
 

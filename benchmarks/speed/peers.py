@@ -1,7 +1,6 @@
 """The systems that `score_vs_peers.py` compares, each run by this file in a process of its own.
 
-It imports nothing of prorank or of a peer before it knows which system it is, so it runs in an environment that has that
-one system alone.
+It imports a system only when it runs it, so the environment needs no other one.
 
     python -m benchmarks.speed.peers NAME CHECKPOINT DEVICE THREADS    # then a line of JSON (query, documents) for each answer
 """
@@ -28,13 +27,13 @@ def plain(folder: str, device: str, dtype: str, batch: int) -> Score:
 
     resolved = resolve(folder)
     tokenizer = load_tokenizer(resolved)
-    bound = prompt_of(resolved).bind(tokenizer)
+    encoder = prompt_of(resolved).bind(tokenizer)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval().to(device)
-    no, yes = bound.answer_ids
+    no, yes = encoder.answer_ids
 
     @torch.inference_mode()
     def score(query: str, documents: list[str]) -> Any:
-        ids = [p.ids for p in bound.encode_many(query, documents)]
+        ids = [p.ids for p in encoder.encode_many(query, documents)]
         order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
         out = [0.0] * len(ids)
         for at in range(0, len(ids), batch):

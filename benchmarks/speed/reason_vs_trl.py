@@ -5,9 +5,9 @@ Every completion has the same number of tokens on both sides, so completions a s
     python -m benchmarks.speed.reason_vs_trl                    # about 10 minutes on two cores
     python -m benchmarks.speed.reason_vs_trl --prompts 8 --group 8 --length 128 --model FOLDER
 
-Prints completions/s of ours (before and after TRL's), of TRL over fp32 weights under bf16 autocast, which is our arithmetic, and of
-TRL over bf16 weights, where it is fastest; no gradient checkpointing anywhere. Then one JSON line. Exit code 1 where ours is under
-1.5 times the faster of TRL's.
+Prints completions/s of ours (before and after TRL's), of TRL over fp32 weights under bf16 autocast, which is our arithmetic, and
+of TRL over bf16 weights, where it is fastest; no gradient checkpointing anywhere. Then one JSON line. Exit code 1 where ours is
+under 1.5 times the faster of TRL's.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ WANTED = 1.5
 SYSTEM = "Decide whether the document answers the query. Think in <think> tags, then answer yes or no in <answer> tags."
 
 
-def timer(found: list[float]) -> Any:
-    """A callback, the same for both trainers, that adds the seconds of the training loop to `found`."""
+def timer(seconds: list[float]) -> Any:
+    """A callback, the same for both trainers, that adds the seconds of the training loop to `seconds`."""
     from transformers import TrainerCallback
 
     class Timer(TrainerCallback):
@@ -57,18 +57,18 @@ def timer(found: list[float]) -> Any:
             self.began = time.perf_counter()
 
         def on_train_end(self, *_: Any, **__: Any) -> None:
-            found.append(time.perf_counter() - self.began)
+            seconds.append(time.perf_counter() - self.began)
 
     return Timer()
 
 
-def to_the_end(writer: Sampler, row: Completion) -> None:
+def to_the_end(sampler: Sampler, row: Completion) -> None:
     """Rows end by their length alone."""
-    row.done = len(row.ids) >= writer.sampling.max_tokens
+    row.done = len(row.ids) >= sampler.sampling.max_tokens
 
 
 def ours(
-    options: argparse.Namespace, resolved: Resolved, bound: PairPromptEncoder, groups: list[Group], out: str, bf16: bool
+    options: argparse.Namespace, resolved: Resolved, encoder: PairPromptEncoder, groups: list[Group], out: str, bf16: bool
 ) -> float:
     """Completions a second of one pass."""
     settings = Reason(
@@ -81,14 +81,14 @@ def ours(
     model.config.use_cache = False
     seconds: list[float] = []
     with mock.patch.object(Sampler, "_advance_to_end", to_the_end):
-        trainer = StageTrainer(ReasonStage(groups, bound, settings, model, [], bf16), settings, model, bf16, save_best=None)
+        trainer = StageTrainer(ReasonStage(groups, encoder, settings, model, [], bf16), settings, model, bf16, save_best=None)
         trainer.add_callback(timer(seconds))
         trainer.fit(resume=False)
     return len(groups) * options.group / seconds[0]
 
 
 def trl(
-    options: argparse.Namespace, resolved: Resolved, bound: PairPromptEncoder, groups: list[Group], out: str, weights: str
+    options: argparse.Namespace, resolved: Resolved, encoder: PairPromptEncoder, groups: list[Group], out: str, weights: str
 ) -> float:
     """Completions a second of the same pass with TRL, over weights of this dtype ("float32" under autocast, "bfloat16")."""
     from datasets import Dataset
@@ -104,8 +104,8 @@ def trl(
         loss_type="grpo", use_bias_correction_kl=True, shuffle_dataset=False, use_cpu=True, save_strategy="no", report_to=[],
         logging_steps=1000, disable_tqdm=True, dataloader_pin_memory=False, log_level="error",
     )  # fmt: skip
-    rows = [{"prompt": bound.render(g.query, g.documents[0]), "label": int(g.labels[0])} for g in groups]
-    tokenizer = bound.tokenizer
+    rows = [{"prompt": encoder.render(g.query, g.documents[0]), "label": int(g.labels[0])} for g in groups]
+    tokenizer = encoder.tokenizer
     trainer = GRPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(resolved.path, dtype=getattr(torch, weights)), args=config,
         reward_funcs=RuleReward(Rules(), counter(tokenizer), eos=tokenizer.eos_token_id), train_dataset=Dataset.from_list(rows),
@@ -140,13 +140,13 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     resolved = resolve(options.model)
     preset = Prompt.preset("rerank-r0", system=SYSTEM, max_length=2 * options.tokens)
-    bound = preset.bind(load_tokenizer(resolved))
-    groups = make_groups(bound, options.prompts, options.tokens, options.seed)
+    encoder = preset.bind(load_tokenizer(resolved))
+    groups = make_groups(encoder, options.prompts, options.tokens, options.seed)
     options.bf16 = pick_dtype(options.dtype, pick_device("cpu"), load_config(resolved), TRAINING) == torch.bfloat16
-    arms: dict[str, Any] = {"ours": lambda out: ours(options, resolved, bound, groups, out, options.bf16)}
-    arms["TRL, fp32 weights"] = lambda out: trl(options, resolved, bound, groups, out, "float32")
+    arms: dict[str, Any] = {"ours": lambda out: ours(options, resolved, encoder, groups, out, options.bf16)}
+    arms["TRL, fp32 weights"] = lambda out: trl(options, resolved, encoder, groups, out, "float32")
     if options.bf16:
-        arms["TRL, bf16 weights"] = lambda out: trl(options, resolved, bound, groups, out, "bfloat16")
+        arms["TRL, bf16 weights"] = lambda out: trl(options, resolved, encoder, groups, out, "bfloat16")
     arms["ours, after"] = arms["ours"]
     speeds, failures = {}, Failures()
     with tempfile.TemporaryDirectory() as folder:

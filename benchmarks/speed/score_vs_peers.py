@@ -1,7 +1,7 @@
 """Scoring speed: ours against sentence-transformers and mxbai-rerank, one checkpoint, the same lists, in one run.
 
-Every system runs in a process of its own that waits while another works; all take a query in turn, so what the machine
-does meanwhile meets them alike, and a ratio is the median over queries.
+Every system runs in its own process, and only one works at a time. They take turns query by query, so other load on the machine
+affects all alike. A ratio is the median over queries.
 
     python -m benchmarks.speed.score_vs_peers --peers-python PEERS/bin/python     # 20 x 100 documents of dl19, then of scifact
     python -m benchmarks.speed.score_vs_peers --only ours st-bf16 --queries 5            # some of them
@@ -39,6 +39,7 @@ from prorank.checkpoints.resolve import resolve
 from prorank.checkpoints.saving import save_checkpoint
 from prorank.engine.batches import windows
 from prorank.prompts.prompt import Prompt
+from prorank.rank.pointwise import PointwiseStrategy
 
 # Whose scores are the truth under each prompt: transformers in fp32 without padding, and mxbai-rerank, which runs in fp32.
 TRUTH = {"prorank": "fp32", "mxbai": "mxbai-rerank"}
@@ -78,9 +79,9 @@ def checkpoints(model: str, folder: Path) -> dict[str, str]:
     """One set of weights in folders that each system reads: by prompt, and one that transformers 4 can read."""
     resolved = resolve(model)
     loaded = load_model(resolved, torch.bfloat16, torch.device("cpu"))
-    bound = Prompt.preset("prorank", max_length=512).bind(load_tokenizer(resolved))
-    save_checkpoint(folder / "prorank", loaded, bound)
-    save_checkpoint(folder / "old", loaded, bound)
+    encoder = Prompt.preset("prorank", max_length=512).bind(load_tokenizer(resolved))
+    save_checkpoint(folder / "prorank", loaded, encoder)
+    save_checkpoint(folder / "old", loaded, encoder)
     config = folder / "old" / "tokenizer_config.json"
     plain = json.loads(config.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
     config.write_text(json.dumps({k: v for k, v in plain.items() if k not in ("extra_special_tokens", "backend")}))
@@ -92,8 +93,8 @@ def checkpoints(model: str, folder: Path) -> dict[str, str]:
 
 
 def tokens_a_pair(folder: str, prompt: str, lists: Any) -> float:
-    bound = Prompt.preset(prompt, max_length=512).bind(load_tokenizer(resolve(folder)))
-    counts = [len(p.ids) for q, documents in zip(lists.queries, lists.documents) for p in bound.encode_many(q, documents)]
+    encoder = Prompt.preset(prompt, max_length=512).bind(load_tokenizer(resolve(folder)))
+    counts = [len(p.ids) for q, documents in zip(lists.queries, lists.documents) for p in encoder.encode_many(q, documents)]
     return sum(counts) / len(counts)
 
 
@@ -201,7 +202,10 @@ def shares(folder: str, lists: Any, rows: dict[str, dict[str, float]], device: s
     a pack) a second."""
     torch.set_num_threads(threads)
     reranker = Reranker(folder, device=device)
-    packs = [p for window in windows(reranker._parts(lists.queries, lists.documents, None), reranker.model, None) for p in window]
+    strategy = reranker.strategy
+    assert isinstance(strategy, PointwiseStrategy)
+    parts = strategy.encoded_parts(lists.queries, lists.documents, None)
+    packs = [pack for window in windows(parts, reranker.model, None) for pack in window]
     flops = layer_flops(reranker.model) * sum(map(len, packs)) / len(lists)
     top = ceiling(reranker.model)
     names = [n for n in ("ours", "ours-compiled") if n in rows]

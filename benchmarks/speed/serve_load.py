@@ -1,7 +1,7 @@
 """The server under load: many clients at once, throughput against the offline engine, a small client beside large ones.
 
-Clients, server and engine share the machine, one after the other where they are compared, and answers are held
-against what the library gives for the same documents.
+Server and engine run one after the other on the same machine. The server's answers are compared with the library's scores of the
+same documents.
 
     PRORANK_DATA=... python -m benchmarks.speed.serve_load                          # 64 clients for 5 minutes, dl19, SmolLM2-135M
     PRORANK_DATA=... python -m benchmarks.speed.serve_load --minutes 1 --clients 16 --documents 10
@@ -102,7 +102,7 @@ class Server:
 
 
 async def often(client: httpx2.AsyncClient, seen: Seen, bodies: Iterator[Body], until: float) -> None:
-    """A client that asks for the next one as soon as it is answered."""
+    """Send requests one after the other until the time is over."""
     while time.perf_counter() < until:
         await seen.send(client, next(bodies))
 

@@ -1,11 +1,12 @@
-"""From the start of a server to its first answer: how long until it is ready, what that is made of, and the first requests.
+"""Measure the time from the start of a server to ready, by parts, and the first requests.
 
-The first request is sent when the log says "ready", so what it takes beyond the later ones was not warmed up.
+The first request is sent when the log says "ready"; whatever it takes longer than later ones was not warmed up.
 
     python -m benchmarks.speed.serve_ready                               # the default model
     python -m benchmarks.speed.serve_ready --runs 3 -- --dtype fp32      # options of prorank serve behind --
 
-Prints a line for each part of each run and one JSON line; `load` is that of the machine before a run, on which all figures depend.
+Prints a line for each part of each run and one JSON line; `load` is that of the machine before a run, on which all figures
+depend.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ FlagEmbedding's trainer; "answers only" is the same with logits at the answers a
     PRORANK_DATA=... python -m benchmarks.speed.train_speed               # 50 steps each, about half an hour on two cores
     PRORANK_DATA=... python -m benchmarks.speed.train_speed --steps 10 --dtype fp32 --data scifact
 
-Prints documents/s and tokens/s of both, the ratio (median over steps, arms in turn) and how far the losses differ; one JSON line.
+Prints documents/s and tokens/s of both, the ratio (median over steps, arms in turn) and how far the losses differ; one JSON
+line.
 """
 
 from __future__ import annotations
@@ -45,9 +46,9 @@ class Arm:
         self.half = pick_dtype(options.dtype, self.device, load_config(resolved), TRAINING) == torch.bfloat16
         self.model = load_model(resolved, torch.float32, self.device).train()
         use_fp32_head(self.model)  # as the stages do
-        bound = Prompt.preset(options.prompt, max_length=options.length).bind(load_tokenizer(resolved))
+        encoder = Prompt.preset(options.prompt, max_length=options.length).bind(load_tokenizer(resolved))
         settings = Score(data="", out="", list_size=options.list_size, batch_size=options.batch, seed=options.seed, **more)
-        self.stage = ScoreStage(groups, bound, settings, None, self.half)
+        self.stage = ScoreStage(groups, encoder, settings, None, self.half)
         self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=settings.learning_rate, fused=True)
         self.seconds: list[float] = []
         self.losses: list[float] = []

@@ -58,7 +58,7 @@ class Task:
     """What both sides train on: `groups` of one labelled document each, under one prompt."""
 
     resolved: Resolved
-    bound: PairPromptEncoder
+    encoder: PairPromptEncoder
     groups: list[Group]
     num_generations: int
     beta: float
@@ -66,10 +66,10 @@ class Task:
 
     def __post_init__(self) -> None:
         self.rows = [(g.query, g.documents[0], int(g.labels[0] > 0)) for g in self.groups]
-        self.texts = [self.bound.render(query, document) for query, document, _ in self.rows]
-        self.ids = [self.bound.encode(query, document).ids for query, document, _ in self.rows]
+        self.texts = [self.encoder.render(query, document) for query, document, _ in self.rows]
+        self.ids = [self.encoder.encode(query, document).ids for query, document, _ in self.rows]
         # TRL tokenises the rendered string, we join ids: the comparison stands only if both give the same.
-        if [self.bound.tokenizer(text)["input_ids"] for text in self.texts] != self.ids:
+        if [self.encoder.tokenizer(text)["input_ids"] for text in self.texts] != self.ids:
             raise SystemExit("the two sides would see different ids; take a model whose rendered prompt tokenises so")
         if len(set(self.texts)) != len(self.texts):
             raise SystemExit("the prompts are not distinct")
@@ -84,14 +84,14 @@ class Outcome:
     gradients: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
-def make_groups(bound: PairPromptEncoder, count: int, tokens: int, seed: int) -> list[Group]:
+def make_groups(encoder: PairPromptEncoder, count: int, tokens: int, seed: int) -> list[Group]:
     """`count` distinct prompts of about `tokens` tokens, every other one relevant (its document holds the query)."""
     rng = random.Random(seed)
     groups = []
     for i in range(count):
         query = " ".join(rng.sample(WORDS, 4))
         document = query if i % 2 == 0 else ""
-        while len(bound.encode(query, document).ids) < tokens:
+        while len(encoder.encode(query, document).ids) < tokens:
             document += f" {rng.choice(LINKS)} {rng.choice(WORDS)}"
         groups.append(Group(query, (document.strip(),), (float(i % 2 == 0),), query_id=str(i)))
     return groups
@@ -132,7 +132,7 @@ def train_ours(
     )  # fmt: skip
     model = load_model(task.resolved, torch.float32, torch.device("cpu"))
     model.config.use_cache = False
-    stage = warmup.WarmupStage(task.groups, task.bound, settings, model, None, bf16)
+    stage = warmup.WarmupStage(task.groups, task.encoder, settings, model, None, bf16)
     trainer = StageTrainer(stage, settings, model, bf16, save_best=None)
     outcome = Outcome()
     trainer.add_callback(probe(outcome, gradients))
@@ -146,7 +146,7 @@ def reward_function(task: Task) -> Any:
 
     def reward(completion_ids: list[list[int]], label: list[int], **_: Any) -> list[float]:
         tokens = torch.tensor([[ids[0]] for ids in completion_ids])
-        return policy.rewards_of_tokens(tokens, torch.tensor(label), task.bound.answer_ids, [], values)[:, 0].tolist()
+        return policy.rewards_of_tokens(tokens, torch.tensor(label), task.encoder.answer_ids, [], values)[:, 0].tolist()
 
     return reward
 
@@ -177,7 +177,7 @@ def train_trl(task: Task, bf16: bool, out: str, samples: dict[str, list[int]] | 
     rows = [{"prompt": text, "label": row[2]} for text, row in zip(task.texts, task.rows)]
     trainer = GRPOTrainer(
         model=str(task.resolved.path), reward_funcs=reward_function(task), args=config,
-        train_dataset=Dataset.from_list(rows), processing_class=task.bound.tokenizer,
+        train_dataset=Dataset.from_list(rows), processing_class=task.encoder.tokenizer,
         rollout_func=replay(task, samples) if samples else None,
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
@@ -205,7 +205,7 @@ def replay(task: Task, samples: dict[str, list[int]]) -> Any:
 def compare_gradients(task: Task, folder: Path) -> dict[str, float]:
     """Gradients of one step in fp32 for the same samples: our draws (half of them forced answers, so that the rewards
     differ within a group), replayed by TRL. Relative norm of the difference, overall and in the worst tensor."""
-    small = Task(task.resolved, task.bound, task.groups[:2], task.num_generations, task.beta, 2)
+    small = Task(task.resolved, task.encoder, task.groups[:2], task.num_generations, task.beta, 2)
     drawn: dict[int, list[int]] = {}
 
     def recording(logits, size, generator, answer_ids, exploration_rate):
@@ -216,7 +216,7 @@ def compare_gradients(task: Task, folder: Path) -> dict[str, float]:
     with mock.patch.object(warmup, "sample_tokens", recording):
         ours = train_ours(small, False, str(folder / "ours"), exploration_rate=0.5, gradients=True).gradients
     order = warmup.balanced_pairs(small.groups, 0)
-    samples = {task.bound.render(query, document): drawn[i] for i, (query, document, _) in enumerate(order)}
+    samples = {task.encoder.render(query, document): drawn[i] for i, (query, document, _) in enumerate(order)}
     theirs = train_trl(small, False, str(folder / "trl"), samples).gradients
     if ours.keys() != theirs.keys():
         raise SystemExit(f"the two sides train different parameters: {sorted(ours.keys() ^ theirs.keys())[:4]}")
@@ -231,10 +231,10 @@ def compare_gradients(task: Task, folder: Path) -> dict[str, float]:
 
 def speeds(task: Task, bf16: bool, folder: Path, default_prompts: int, failures: Failures) -> dict[str, dict[str, float]]:
     """Prompts a second and processor seconds a prompt of each side, by name; a side of TRL that fails is left out."""
-    found = {}
+    figures = {}
 
     def record(name: str, count: int, outcome: Outcome) -> None:
-        found[name] = {"prompts_per_second": count / outcome.seconds, "processor_seconds": outcome.processor / count}
+        figures[name] = {"prompts_per_second": count / outcome.seconds, "processor_seconds": outcome.processor / count}
         say(f"{name}: {count} prompts in {outcome.seconds:.1f} s")
         gc.collect()
 
@@ -248,31 +248,31 @@ def speeds(task: Task, bf16: bool, folder: Path, default_prompts: int, failures:
     after = train_ours(task, bf16, str(folder / "after"))
     both = Outcome(before.seconds + after.seconds, before.processor + after.processor)
     record("ours, sampled", 2 * count, both)
-    found["ours, sampled"]["drift"] = after.seconds / before.seconds
+    figures["ours, sampled"]["drift"] = after.seconds / before.seconds
     if default_prompts:
         say(f"TRL at its defaults, {default_prompts} prompts")
-        few = Task(task.resolved, task.bound, task.groups[:default_prompts], task.num_generations, task.beta, 1)
+        few = Task(task.resolved, task.encoder, task.groups[:default_prompts], task.num_generations, task.beta, 1)
         with failures.arm("TRL, defaults"):
             record("TRL, defaults", default_prompts, train_trl(few, bf16, str(folder / "defaults"), defaults=True))
-    return found
+    return figures
 
 
-def show(found: dict[str, dict[str, float]], gradients: dict[str, float], facts: dict[str, Any]) -> bool:
+def show(figures: dict[str, dict[str, float]], gradients: dict[str, float], facts: dict[str, Any]) -> bool:
     """Print table and JSON line; whether both aims are met."""
-    base = found.get("TRL, same settings", {}).get("prompts_per_second", math.nan)
-    ratio = found["ours, sampled"]["prompts_per_second"] / base
+    base = figures.get("TRL, same settings", {}).get("prompts_per_second", math.nan)
+    ratio = figures["ours, sampled"]["prompts_per_second"] / base
     print(f"\n{'one-token GRPO':<22}{'prompts/s':>11}{'times TRL':>11}{'CPU s/prompt':>14}")
-    for name, row in found.items():
+    for name, row in figures.items():
         speed = row["prompts_per_second"]
         print(f"{name:<22}{speed:>11.4f}{speed / base:>11.1f}{row['processor_seconds']:>14.1f}")
     print(f"\ngradients, same samples, fp32: |difference| / |gradient| = {gradients['relative']:.1e}")
     print(f"(worst tensor {gradients['worst_tensor']:.1e}; wanted at most {WANTED_DIFFERENCE:g}); ratio {ratio:.1f} "
           f"(wanted at least {WANTED_RATIO:g})\n")  # fmt: skip
-    drift = found["ours, sampled"]["drift"]
+    drift = figures["ours, sampled"]["drift"]
     if not 0.8 < drift < 1.25:
         print(f"WARNING: ours took {drift:.2f} times as long after TRL as before: the machine was not idle, so the ratio "
               "means little")  # fmt: skip
-    print(dumps({"speeds": found, "ratio": ratio, "gradients": gradients, **facts}))
+    print(dumps({"speeds": figures, "ratio": ratio, "gradients": gradients, **facts}))
     return ratio >= WANTED_RATIO and gradients["relative"] <= WANTED_DIFFERENCE
 
 
@@ -297,9 +297,9 @@ def main() -> None:
     transformers.logging.disable_progress_bar()
     warnings.filterwarnings("ignore")
     resolved = resolve(options.model)
-    bound = Prompt.preset("prorank", max_length=2 * options.tokens).bind(load_tokenizer(resolved))
-    groups = make_groups(bound, options.prompts, options.tokens, options.seed)
-    task = Task(resolved, bound, groups, options.group, options.beta, options.batch)
+    encoder = Prompt.preset("prorank", max_length=2 * options.tokens).bind(load_tokenizer(resolved))
+    groups = make_groups(encoder, options.prompts, options.tokens, options.seed)
+    task = Task(resolved, encoder, groups, options.group, options.beta, options.batch)
     bf16 = pick_dtype(options.dtype, pick_device("cpu"), load_config(resolved), TRAINING) == torch.bfloat16
     with tempfile.TemporaryDirectory() as folder:
         say("gradients of both for the same samples, fp32")
@@ -308,10 +308,10 @@ def main() -> None:
         with failures.arm("gradients"):
             gradients = compare_gradients(task, Path(folder))
         gc.collect()
-        found = speeds(task, bf16, Path(folder), options.default_prompts, failures)
+        figures = speeds(task, bf16, Path(folder), options.default_prompts, failures)
     facts = {**vars(options), "dtype": "bf16 autocast" if bf16 else "fp32", **machine("trl")}
     facts["mean_prompt_tokens"] = sum(map(len, task.ids)) / len(task.ids)
-    met = show(found, gradients, facts)
+    met = show(figures, gradients, facts)
     failures.finish()
     sys.exit(0 if met else 1)
 
