@@ -38,7 +38,7 @@ class Reranker(MadeByArguments, BaseReranker):
         model: `prorank-smollm2-135m`, which comes with the package, `smollm2-135m`, a folder, a LoRA adapter's folder, a GGUF file
             or a hub id; or a LoadedReranker, for which the other arguments have no effect (see `Reranker.of`).
         device: "cpu", "cuda" or "mps"; None takes the best that is present.
-        dtype: "auto" (the faster one in a measurement on this machine, see docs/performance.md), "fp32", "bf16", or "int8" (matrix
+        dtype: "auto" (the faster one in a measurement on this machine, see docs/speed.md), "fp32", "bf16", or "int8" (matrix
             products in int8 on a CPU: up to twice as fast at a small loss). `choices` tells what "auto" chose, and why.
         max_length: tokens of a whole prompt; None takes the checkpoint's own.
         prompt: preset, mapping or Prompt for a checkpoint that has none of its own (or to override it).
@@ -56,8 +56,9 @@ class Reranker(MadeByArguments, BaseReranker):
         options: of the method: fields of `rank.methods.Setwise` or `Listwise`.
 
     Raises:
-        ModelError: the checkpoint is missing or incomplete. PromptError: prompt and tokenizer do not fit. ConfigError: samples or
-        max_think_tokens for a model that does not think; a method or an option that is not known.
+        ModelError: the checkpoint is missing or incomplete.
+        PromptError: prompt and tokenizer do not fit together.
+        ConfigError: samples or max_think_tokens for a model that does not think; an unknown method or option.
     """
 
     def __init__(

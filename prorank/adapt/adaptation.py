@@ -67,7 +67,7 @@ def adapt(
             "exponential", 2^label - 1.
         keep_anyway: keep the new checkpoint even without evidence that it is better. If `out` holds a finished run that kept
             none, its weights are taken from there.
-        settings: of stage `score`, see docs/training.md. `device`, `dtype` and `compile` also apply to measuring.
+        settings: of stage `score`, see docs/reference/settings.md. `device`, `dtype` and `compile` also apply to measuring.
 
     Raises:
         DataError: fewer than 10 queries with a relevant and another document could decide.

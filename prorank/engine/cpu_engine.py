@@ -80,7 +80,7 @@ class Engine:
     Args:
         model: a causal LM for which `is_supported` holds; its weights are shared (int8: copied).
         compiled: fuse the element-wise steps (needs a C++ compiler; takes some seconds once).
-        int8: matrix products in int8, twice as fast on a CPU with VNNI or AMX, with a loss: see docs/performance.md.
+        int8: matrix products in int8, twice as fast on a CPU with VNNI or AMX, with a loss: see docs/speed.md.
         training_dtype: for training: dtype of the products, while the weights may change and get a gradient. None: for
             scoring, in the dtype of the weights.
     """

@@ -65,7 +65,10 @@ def export(
         format: "seq-cls" (a ...ForSequenceClassification whose one logit is the score) or "merged" (a causal LM, no adapter).
         dtype: of the weights that are written, "fp32" or "bf16".
         template: bake the Prompt into the classifier's tokenizer; otherwise callers have to render it.
-        prompt, max_length, base, trust_remote_code: as `Reranker` takes them.
+        prompt: as `Reranker` takes it.
+        max_length: as `Reranker` takes it.
+        base: as `Reranker` takes it.
+        trust_remote_code: as `Reranker` takes it.
         instruction: in place of the Prompt's default one.
 
     Raises:

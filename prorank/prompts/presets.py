@@ -10,7 +10,7 @@ from .published import MXBAI_TASK, QWEN3_INSTRUCTION, QWEN3_SYSTEM, RANK_R1_SYST
 PRESETS: dict[str, dict[str, Any]] = {
     "prorank": {},
     # The query comes again after the document, where a causal model can read it in the document's light (arXiv 2402.15449 calls
-    # such repeats echoes). Small models learn to rank far sooner from it, see docs/experiments.md.
+    # such repeats echoes). Small models learn to rank far sooner from it, see docs/evidence.md.
     "echo": dict(
         user="{instruction}Query:\n{query}{close}\nDocument:\n{document}{close}\nQuery:\n{query}{close}\nRelevant?",
     ),

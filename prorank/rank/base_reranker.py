@@ -145,7 +145,8 @@ class BaseReranker:
             Log-odds: one fp32 array [n] per query, in input order. With a method of lists, minus the position in the order.
 
         Raises:
-            DataError: an argument cannot be read. ModelError: a score is not finite.
+            DataError: an argument cannot be read.
+            ModelError: a score is not finite.
         """
         options = RankOptions(batch_size=batch_size, instruction=instruction)
         return self._score(validate_batch(queries, documents), options, progress).scores

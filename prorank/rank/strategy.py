@@ -86,7 +86,7 @@ class RankingStrategy(ABC):
         """Score each query's texts.
 
         Args:
-            queries: checked queries, see `validation.read_lists`.
+            queries: checked queries, see `validation.validate_batch`.
             texts: the texts of each query's documents.
             instruction: replaces the prompt's own; None keeps it.
             batch_size: most documents of a forward pass, where the strategy has such; None chooses by tokens.

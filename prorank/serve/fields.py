@@ -33,7 +33,7 @@ def unsupported(message: str) -> WrapValidator:
     return WrapValidator(check)
 
 
-# Fields that clients send and that cannot change a score here. Any value is accepted. docs/serve.md lists them.
+# Fields that clients send and that cannot change a score here. Any value is accepted. docs/guides/serve.md lists them.
 HARMLESS = frozenset((
     "user", "priority", "request_id", "cache_salt", "padding", "mm_processor_kwargs", "media_io_kwargs", "encoding_format",
     "return_len", "model",
