@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from ..engine.light_model import MODEL_TYPES, LightConfig, LightModel
-from ..engine.modules import cast_weights
 from ..utils.loading_lock import one_at_a_time
 from .adapters import merge_as_plain_lora
 from .loading import load_config, load_model
@@ -145,7 +144,7 @@ def _load_light(resolved: Resolved, config: LightConfig, dtype: torch.dtype) -> 
     model.assign_weights(weights)
     if resolved.adapter and not merge_as_plain_lora(cast("PreTrainedModel", model), resolved.adapter, dtype):
         return None
-    return cast_weights(model, dtype)
+    return model
 
 
 def _read_weights(files: Iterable[Path], shapes: dict[str, list[int]], dtype: torch.dtype) -> dict[str, torch.Tensor] | None:

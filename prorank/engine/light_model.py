@@ -1,6 +1,6 @@
 """Llama and Qwen2 in plain torch, for ranking on a CPU: the same weights, names and bits as the classes of transformers.
 
-Importing those classes takes longer than loading and running a small model, since they bring torch's compiler and distributed parts.
+Importing those classes takes longer than loading and running a small model: they bring torch's compiler and distributed parts.
 The formulas and the order of operations are those of `modeling_llama.py` and `modeling_qwen2.py` (Llama: arXiv 2302.13971; rotary
 positions: arXiv 2104.09864; root mean square norm: arXiv 1910.07467).
 """
@@ -195,11 +195,14 @@ class LightModel(nn.Module):
         return {name: list(weight.shape) for name, weight in self.named_parameters() if name not in tied}
 
     def assign_weights(self, weights: dict[str, torch.Tensor]) -> LightModel:
-        """Take weights, by the names of `shapes`, without copying them. Returns the model itself."""
+        """Take weights, by the names of `shapes`, without copying them. Returns the model itself.
+
+        They require gradients as those of transformers do: torch chooses its products, and so the last bits, by that, too.
+        """
         self.load_state_dict(weights, strict=False, assign=True)
         if self.config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
-        return self.requires_grad_(False)
+        return self
 
     def random_weights(self) -> LightModel:
         """Take random weights in fp32. Returns the model itself."""
