@@ -250,12 +250,16 @@ def test_a_plain_tokenizer_is_that_of_auto_tokenizer(tmp_path: Path, style: str)
     """Same class, ids, tokens, template and settings."""
     folder = save_tiny(tmp_path / "m", "llama", style)
     ours = load_plain_tokenizer(folder, padding_side="left")
-    theirs = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    theirs = AutoTokenizer.from_pretrained(folder, padding_side="left", local_files_only=True)
     assert ours is not None and type(ours) is type(theirs) and repr(ours) == repr(theirs)
     for options in ({}, {"add_special_tokens": False}, {"split_special_tokens": True}):
         assert ours(TEXTS, **options)["input_ids"] == theirs(TEXTS, **options)["input_ids"]
     assert ours.get_vocab() == theirs.get_vocab() and ours.added_tokens_decoder == theirs.added_tokens_decoder
-    assert ours.special_tokens_map == theirs.special_tokens_map and ours.chat_template == theirs.chat_template
+    assert (
+        ours.init_kwargs == theirs.init_kwargs
+        and ours.special_tokens_map == theirs.special_tokens_map
+        and ours.chat_template == theirs.chat_template
+    )
     assert ours.backend_tokenizer.to_str() == theirs.backend_tokenizer.to_str()
 
 
