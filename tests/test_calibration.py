@@ -296,7 +296,7 @@ def pairs(queries: int, labels=(1, 0)) -> list[dict]:
 )  # fmt: skip
 def test_what_cannot_work_is_told_before_weights_are_read(rows, changes, kind, message, tiny_llama_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("prorank.rank.load_reranker.load_model", lambda *_, **__: pytest.fail("weights were read"))
+    monkeypatch.setattr("prorank.rank.load_reranker.load_ranking_model", lambda *_, **__: pytest.fail("weights were read"))
     write_jsonl(tmp_path / "dev.jsonl", rows)
     with pytest.raises(kind, match=re.escape(message)):
         calibrate(**{"model": tiny_llama_dir, "data": "dev.jsonl"} | changes)

@@ -36,7 +36,7 @@ def trained(tmp_path_factory):
 @pytest.mark.parametrize("method", LISTS)
 def test_a_checkpoint_trained_on_single_documents_is_refused(method, preset, trained, monkeypatch):
     """Row 30: before its weights are read."""
-    monkeypatch.setattr("prorank.rank.load_reranker.load_model", lambda *_, **__: pytest.fail("weights were read"))
+    monkeypatch.setattr("prorank.rank.load_reranker.load_ranking_model", lambda *_, **__: pytest.fail("weights were read"))
     with pytest.raises(ConfigError) as caught:
         Reranker(trained(preset), method=method)
     kind = Prompt.preset(preset).kind

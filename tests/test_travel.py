@@ -210,12 +210,12 @@ def test_a_forked_child_says_why_a_gpu_does_not_work_there(ranked, monkeypatch):
 @forks
 def test_a_forked_child_takes_plain_steps_for_compiled_ones(ranked):
     """Row 16: compiled steps ask OpenMP for the parent's number of threads, whatever the child has."""
-    before = ranked.runtime.engine.steps
+    before = ranked.runtime.engine.kernels
     try:
-        ranked.runtime.engine.steps = marked = copy.copy(before)
-        assert in_fork(lambda: ranked.runtime.engine.steps is marked) == "False"
+        ranked.runtime.engine.kernels = marked = copy.copy(before)
+        assert in_fork(lambda: ranked.runtime.engine.kernels is marked) == "False"
     finally:
-        ranked.runtime.engine.steps = before
+        ranked.runtime.engine.kernels = before
 
 
 def ranks(reranker, sent) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from ..engine.modules import base_of, merge
+from ..engine.modules import base_of, cast_weights, merge
 from ..errors import ModelError, first_line
 from .plain_lora import Shapes, merge_plain_lora, read_plain_lora
 from .weights import ADAPTER, check_report, read_json, readable
@@ -65,7 +65,7 @@ def with_adapter(model: PreTrainedModel, folder: Path, base: Path, train: bool) 
     """
     shapes = _shapes(folder / ADAPTER)
     _fit_vocabulary(model, folder, shapes)
-    if not train and _merged_as_plain_lora(model, folder, shapes):
+    if not train and merge_as_plain_lora(model, folder):
         return model
     applied = _applied(model, folder, train)
     for config in applied.peft_config.values():  # peft reads it when saving, and would query the hub for a bare name
@@ -76,11 +76,24 @@ def with_adapter(model: PreTrainedModel, folder: Path, base: Path, train: bool) 
     return cast("PreTrainedModel", applied)
 
 
-def _merged_as_plain_lora(model: PreTrainedModel, folder: Path, shapes: Shapes) -> bool:
-    """Merge the adapter without peft if it is plain LoRA. Returns whether it was merged."""
+def merge_as_plain_lora(model: PreTrainedModel, folder: Path, dtype: torch.dtype = torch.float32) -> bool:
+    """Merge an adapter into a model in fp32, in place and without peft, if it is plain LoRA.
+
+    Args:
+        model: the base.
+        folder: of the adapter.
+        dtype: to which all weights are rounded after merging.
+
+    Returns:
+        Whether it was merged; if not, the model is as it was.
+
+    Raises:
+        ModelError: a file is damaged, or the merged model's logits are not finite.
+    """
     lora = read_plain_lora(read_config(folder))
-    if lora is None or not merge_plain_lora(model, lora, folder, shapes):
+    if lora is None or not merge_plain_lora(model, lora, folder, _shapes(folder / ADAPTER), dtype):
         return False
+    cast_weights(model, dtype)
     _check_finite(_logits(model), folder)
     return True
 

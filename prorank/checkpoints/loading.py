@@ -16,6 +16,7 @@ from ..engine.modules import base_of, cast_weights
 from ..errors import ModelError
 from ..utils.loading_lock import one_at_a_time
 from .adapters import vocabulary_rows, with_adapter
+from .plain_tokenizer import load_plain_tokenizer
 from .resolve import Resolved
 from .vocabulary import check_vocabulary
 from .weights import check_report, readable
@@ -37,16 +38,20 @@ def pick_device(device: str | None) -> torch.device:
 
 @one_at_a_time
 def load_tokenizer(resolved: Resolved) -> Any:
-    """Load the tokenizer of a checkpoint, with left padding and a pad token. Raises ModelError if it cannot be read."""
-    from transformers import AutoTokenizer
-
+    """Load the checkpoint's tokenizer; it pads on the left and has a pad token. Raises ModelError if it cannot be read."""
     with readable(resolved.tokenizer, "; copy its base's tokenizer files into it", "its tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(
-            resolved.tokenizer, padding_side="left", local_files_only=True, trust_remote_code=resolved.trust_remote_code
-        )
+        tokenizer = load_plain_tokenizer(resolved.tokenizer, padding_side="left") or _load_auto_tokenizer(resolved)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = pad_token(tokenizer)
     return tokenizer
+
+
+def _load_auto_tokenizer(resolved: Resolved) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(
+        resolved.tokenizer, padding_side="left", local_files_only=True, trust_remote_code=resolved.trust_remote_code
+    )
 
 
 def pad_token(tokenizer: Any) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..engine.light_model import EmptyLinear
 from .weights import ADAPTER, readable
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ WITHOUT_EFFECT = {
 }  # fmt: skip
 LORA = {"r", "lora_alpha", "use_rslora"}
 PLAIN_INIT = (True, False, "gaussian")  # other initialisations change the base's weights, too
+LINEAR = (torch.nn.Linear, EmptyLinear)
 Shapes = dict[str, list[int]]
 
 
@@ -59,12 +61,15 @@ def read_plain_lora(config: dict[str, Any]) -> PlainLora | None:
     return PlainLora(alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank, rank, tuple(targets))
 
 
-def merge_plain_lora(model: PreTrainedModel, lora: PlainLora, folder: Path, shapes: Shapes) -> bool:
+def merge_plain_lora(
+    model: PreTrainedModel, lora: PlainLora, folder: Path, shapes: Shapes, dtype: torch.dtype = torch.float32
+) -> bool:
     """Add an adapter to the fp32 weights of a model, in place.
 
     Args:
         folder: of the adapter.
         shapes: shapes by name of the weights in its file.
+        dtype: to which the sums are rounded.
 
     Returns:
         Whether it was merged. False if the file does not hold exactly the factors that the model's linear layers need; then nothing
@@ -78,7 +83,8 @@ def merge_plain_lora(model: PreTrainedModel, lora: PlainLora, folder: Path, shap
     with readable(folder / ADAPTER), safe_open(folder / ADAPTER, framework="pt") as handle, torch.no_grad():
         for name, layer in layers.items():
             down, up = (handle.get_tensor(f"{PREFIX}{name}.lora_{factor}.weight").float() for factor in "AB")
-            layer.weight += (up @ down) * lora.scale  # in the order in which peft multiplies, so that the last bits are the same
+            update = (up @ down).mul_(lora.scale)  # in the order in which peft multiplies, so that the last bits are the same
+            layer.weight.data = update.add_(layer.weight).to(dtype)  # the weights may lie in a mapped file: a copy is cheaper
     return True
 
 
@@ -88,7 +94,7 @@ def _target_layers(model: PreTrainedModel, lora: PlainLora) -> dict[str, torch.n
     head = model.get_output_embeddings()
     layers = {
         name: module for name, module in names.items()
-        if type(module) is torch.nn.Linear and module is not head and module.weight.dtype == torch.float32
+        if type(module) in LINEAR and module is not head and module.weight.dtype == torch.float32
     }  # fmt: skip
     return layers if len(layers) == len(names) else {}
 

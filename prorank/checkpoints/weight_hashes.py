@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -90,13 +91,13 @@ def _write_record(record: Path, stamps: tuple[FileStamp, ...], digest: str) -> N
 def _compute_hash(stamps: tuple[FileStamp, ...]) -> str:
     from safetensors import safe_open
 
-    digest, file_of = hashlib.sha256(), {}
-    for stamp in stamps:
-        with safe_open(stamp.path, framework="pt") as handle:
-            file_of.update({key: stamp.path for key in handle.keys()})
-    for key in sorted(file_of):
-        with safe_open(file_of[key], framework="pt") as handle:
-            tensor = handle.get_tensor(key).contiguous()
-        digest.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy())
+    digest, handle_of = hashlib.sha256(), {}
+    with ExitStack() as stack:
+        for stamp in stamps:
+            handle = stack.enter_context(safe_open(stamp.path, framework="pt"))
+            handle_of.update({key: handle for key in handle.keys()})
+        for key in sorted(handle_of):
+            tensor = handle_of[key].get_tensor(key).contiguous()
+            digest.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.flatten().view(torch.uint8).numpy())
     return digest.hexdigest()

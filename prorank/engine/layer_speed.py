@@ -25,7 +25,8 @@ from ..utils.loading_lock import one_at_a_time
 from . import flat_attention
 from .cpu_engine import Engine, is_supported
 from .modules import body, cast_weights
-from .packing import Batch, Pack, collate
+from .packing import Batch
+from .random_layer import random_batch, random_layer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -76,7 +77,7 @@ def layer_speed(config: Any, purpose: str = RANKING, remeasure: bool = False) ->
     Args:
         config: of the model (of transformers).
         purpose: RANKING or TRAINING.
-        remeasure: ignore a stored measurement. A new one takes some tenths of a second.
+        remeasure: ignore a stored measurement.
     """
     path = _file(config, purpose)
     stored = _known.get(path) or _read(path)
@@ -160,21 +161,12 @@ class _ProbeLayer:
     """One layer of a model with random weights.
 
     Args:
-        config: of the whole model.
+        config: of the whole model; a LightConfig only for RANKING.
         purpose: RANKING runs it forward with weights in the dtype, TRAINING forward and backward with fp32 weights.
     """
 
     def __init__(self, config: Any, purpose: str) -> None:
-        from transformers import AutoModelForCausalLM
-
-        small = copy.deepcopy(config)
-        small.num_hidden_layers, small.vocab_size = 1, 256
-        small.pad_token_id = small.bos_token_id = small.eos_token_id = None
-        if getattr(small, "layer_types", None):
-            small.layer_types = small.layer_types[:1]
-        self.model = AutoModelForCausalLM.from_config(small, dtype=torch.float32)
-        flat_attention.enable(self.model)
-        self.purpose = purpose
+        self.purpose, self.model = purpose, random_layer(config)
 
     def runner(self, dtype: torch.dtype, tokens: int, compiled: bool = False) -> Callable[[], float]:
         """A function that runs the layer over `tokens` tokens and returns the seconds it took."""
@@ -182,7 +174,7 @@ class _ProbeLayer:
         model = self.model if training else copy.deepcopy(self.model)
         if not training:
             cast_weights(model, dtype)
-        batch = _batch(tokens, flat_attention.is_flat(model))
+        batch = random_batch(tokens, flat_attention.is_flat(model))
         forward = _forward(model, dtype if training else None, compiled)
 
         def step() -> None:
@@ -211,16 +203,6 @@ def _forward(model: PreTrainedModel, training_dtype: torch.dtype | None, compile
             return inner(**batch.inputs, use_cache=False).last_hidden_state
 
     return plain
-
-
-def _batch(tokens: int, flat: bool) -> Batch:
-    """Prompts of 128 tokens, 16 of them shared, as a batch of about `tokens` tokens; every token is an answer."""
-    shared, length = 16, min(112, tokens - 16)
-    count = (tokens - shared) // length
-    positions = [*range(shared), *(shared + i for _ in range(count) for i in range(length))]
-    segments = [0] * shared + [1 + k for k in range(count) for _ in range(length)]
-    ids = [(7 * i) % 256 for i in range(len(positions))]
-    return collate([Pack(ids, positions, segments, list(range(len(ids))), list(range(len(ids))))], 0, flat)
 
 
 def _file(config: Any, purpose: str) -> Path:

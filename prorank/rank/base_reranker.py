@@ -57,7 +57,9 @@ class BaseReranker:
     Attributes:
         name: what messages call the model.
         strategy: how documents are scored.
-        model, tokenizer, device: the model in memory.
+        model, tokenizer, device: the model in memory. On a CPU, plain Llama and Qwen2 checkpoints are a
+            `engine.light_model.LightModel`, which computes hidden states and logits of texts without padding, but cannot be saved,
+            trained or generate; `checkpoints.loading.load_model` loads the model of transformers.
         cuts: what did not fit into prompts, counted over all calls.
         cost: prompts, tokens and seconds, counted over all calls.
         lock: held while the model is at work.

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoints.loading import load_config, load_model, load_tokenizer, pick_device
+from ..checkpoints.light_loading import load_ranking_config, load_ranking_model
+from ..checkpoints.loading import load_tokenizer, pick_device
 from ..checkpoints.resolve import Resolved, prompt_of, resolve, trained_prompt
 from ..engine.auto import check_compile, check_dtype, choose_dtype
 from ..engine.cpu_engine import scoring_engine
@@ -84,9 +85,9 @@ def load_reranker(
     think = _check_thinking(str(model), prompt, options)
     tokenizer = load_tokenizer(source)
     (prompt.bind_list if list_method else prompt.bind)(tokenizer)  # fails before the weights are read
-    config = load_config(source)
+    config = load_ranking_config(source, device)
     dtype = choose_dtype(options.dtype, device, config)
-    weights = load_model(source, DTYPES[dtype.value], device)
+    weights = load_ranking_model(source, config, DTYPES[dtype.value], device, tokenizer)
     runtime = ModelRuntime(weights, tokenizer, scoring_engine(weights, options.compile is True, options.dtype == "int8"))
     log.debug("%s: dtype %s", model, dtype)
     generator = make_generator(weights, runtime.engine) if think else None
