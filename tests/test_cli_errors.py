@@ -330,7 +330,7 @@ def test_adapt_takes_the_labels_as_arguments(place):
     place.fails("adapt lists.jsonl --data set", r"labels are given twice: lists\.jsonl and --data set; use one of the two ways")
     place.fails("adapt none.jsonl", r"none\.jsonl: no such file")
     calls = []
-    place.monkeypatch.setattr("prorank.adapt.adaptation.adapt", lambda *arguments, **_: calls.append(arguments[:3]))
+    place.monkeypatch.setattr("prorank.adapt.adapt", lambda *arguments, **_: calls.append(arguments[:3]))
     for words in (["lists.jsonl"], ["--data", "lists.jsonl"], ["set", "lists.jsonl", "--model", "m", "--out", "here"]):
         assert place.run("adapt", *words)[0] == 0
     out = Path("runs/adapted-lists")
@@ -359,7 +359,7 @@ def test_default_run_folder_of_adapt(source, name):
 
 def test_train_without_a_config(place):
     place.fails("train", r"name a config: prorank train CONFIG\.yaml; `prorank train --list-keys` lists what it may hold")
-    place.fails("train --list-keys scor", r"--list-keys: 'scor' is not a stage; did you mean 'score'\?")
+    place.fails("train --list-keys scor", r"stage: 'scor' is not a stage; did you mean 'score'\?")
     place.fails("train --list-keys score steps=1", r"--list-keys takes one argument at most, a stage: .*")
 
 

@@ -119,7 +119,7 @@ def test_keys_of_a_stage_are_listed_with_types_and_defaults(stage, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     keys = {key.name: key for key in list_keys(stage)}
     assert keys["learning_rate"].type == "float" and keys["learning_rate"].default == STAGE_SETTINGS[stage]().learning_rate
-    assert "budget" in keys["minutes"].description and keys["lora.r"].default == 16
+    assert "Budget" in keys["minutes"].description and keys["lora.r"].default == 16
     done = CliRunner().invoke(app, ["train", "--list-keys", stage], catch_exceptions=False)
     assert done.exit_code == 0 and all(re.search(rf"^{re.escape(name)} ", done.output, re.M) for name in keys)
 

@@ -105,11 +105,12 @@ def test_the_same_file_gives_the_same_figures_and_checkpointing_changes_none(ran
     as_it_is = ran()[0]
     assert ran("seed=42")[0] == as_it_is
     from prorank.train.stages.reason import ReasonStage
+    from prorank.train.value_head import policy_of
 
     saving, loss = [], ReasonStage.loss
 
     def noted(self, model, units):
-        saving.append(model.is_gradient_checkpointing)
+        saving.append(policy_of(model).is_gradient_checkpointing)
         return loss(self, model, units)
 
     monkeypatch.setattr(ReasonStage, "loss", noted)

@@ -149,7 +149,7 @@ def test_a_long_query_differs_as_the_docs_say(saved):
     pairs = [(long, document) for document in ("the garden is near the river", "bread", "x" * 40)]
     got, cut = ours.score(pairs), theirs.predict(pairs)
     assert ours.cuts.queries == 1 and np.ptp(got) > 1e-3 and np.ptp(cut) < 1e-4 and np.abs(got - cut).max() > 1e-3
-    page = (Path(__file__).parent.parent / "docs" / "export.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parent.parent / "docs" / "guides" / "export.md").read_text(encoding="utf-8")
     assert "take the document's room: it is cut first" in page
 
 

@@ -22,10 +22,10 @@ def test_the_address_of_the_playground_can_be_opened(host, url):
 
 
 def test_the_meaning_of_a_score_depends_on_the_model():
-    plain, calibrated = (score_hint(SimpleNamespace(lists=None, calibration=value)) for value in (None, object()))
+    plain, calibrated = (score_hint(SimpleNamespace(compares_documents=False, calibration=value)) for value in (None, object()))
     assert "yes and no equally likely" in plain and "prorank calibrate" in plain and ".387 to .903" in plain
     assert "calibrated probabilities" in calibrated and ".387" not in calibrated
-    assert "log-odds" not in score_hint(SimpleNamespace(lists=object(), calibration=None))
+    assert "log-odds" not in score_hint(SimpleNamespace(compares_documents=True, calibration=None))
 
 
 @pytest.mark.parametrize("terminal", [True, False])

@@ -35,7 +35,7 @@ seen = []
 with running(Reranker(sys.argv[1], device="cpu", dtype=sys.argv[2])) as server:
     server.client.get("/health")
     calls(server.service.workload, "run", seen)
-    calls(server.reranker, "_hidden", seen)
+    calls(server.reranker.runtime, "hidden", seen)
     before = set(sys.modules), threads()
     answer = server.post("/v1/rerank", {"query": "garden", "documents": ["the garden", "a castle"]})
     after = set(sys.modules), threads()
@@ -49,7 +49,7 @@ def test_the_first_request_imports_nothing_starts_no_thread_and_reads_one_batch(
     done = subprocess.run([sys.executable, "-c", FIRST, tiny_llama_dir, dtype], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    assert found == {"status": 200, "modules": [], "threads": 0, "calls": ["run", "_hidden"]}
+    assert found == {"status": 200, "modules": [], "threads": 0, "calls": ["run", "hidden"]}
 
 
 KINDS = {

@@ -1,4 +1,4 @@
-"""The stages of training by name. A new stage is one file with a StageSpec, a settings class in `STAGE_SETTINGS`, and an entry here."""
+"""The stages of training by name. A new stage: one file with a StageSpec, a settings class in `STAGE_SETTINGS`, an entry here."""
 
 from __future__ import annotations
 
