@@ -36,7 +36,7 @@ def test_gradients_are_trls_for_the_same_samples(task: bench.Task, tmp_path: Pat
 
 
 def test_other_samples_give_another_gradient(task: bench.Task, tmp_path: Path):
-    no, yes = task.bound.answer_ids
+    no, yes = task.encoder.answer_ids
     some = {text: [yes] * 4 + [no] * 4 for text in task.texts}
     other = {text: [yes] * 4 + [no] * 3 + [yes + 1] for text in task.texts}  # one answer less
     first, second = (

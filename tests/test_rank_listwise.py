@@ -96,7 +96,7 @@ def test_prompts_that_cannot_work_are_refused(changes, message):
 def test_kinds_are_not_mixed_up():
     with pytest.raises(PromptError, match="shows several documents at once"):
         Prompt.preset("setwise").bind(byte_tokenizer())
-    with pytest.raises(PromptError, match="need one of kind setwise"):
+    with pytest.raises(PromptError, match="list methods need a prompt of kind setwise"):
         Prompt.preset("prorank").bind_list(byte_tokenizer())
     with pytest.raises(PromptError, match="is for prompts of kind setwise"):
         Prompt(user="{query} {document} {documents}")

@@ -78,7 +78,20 @@ def load_ranking_model(
         return load_model(resolved, dtype, device)
     if max(tokenizer.get_vocab().values()) >= config.vocab_size:  # else there is nothing that the file could show
         check_vocabulary(config.vocab_size, resolved.tokenizer)
+    light.source = str(resolved.path)
     return cast("PreTrainedModel", light)
+
+
+def with_transformers_class(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the weights of a LightModel in transformers' class, for saving; any other model as it is."""
+    if not isinstance(model, LightModel):
+        return model
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(model.source, local_files_only=True)
+    full = AutoModelForCausalLM.from_config(config, dtype=model.dtype)
+    full.load_state_dict(model.state_dict())
+    return full
 
 
 def light_config(values: dict[str, Any]) -> LightConfig | None:

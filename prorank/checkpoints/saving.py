@@ -18,6 +18,7 @@ from ..prompts.template import CHAT_END, CHAT_MARK, own_chat
 from ..utils.files import atomic_folder
 from .card import FILE as CARD
 from .card import LIBRARIES, with_section, write_card
+from .light_loading import with_transformers_class
 from .loading import pad_token, without_bars
 from .weight_hashes import weight_hash
 
@@ -78,7 +79,7 @@ def save_checkpoint(
     folder = Path(folder)
     with atomic_folder(folder) as beside:
         with without_bars():
-            model.save_pretrained(beside)
+            with_transformers_class(model).save_pretrained(beside)
         (beside / CARD).unlink(missing_ok=True)  # peft's template, which is not filled in
         if base and (beside / "adapter_config.json").is_file():
             write_json(beside / "base.json", {"name": base[0], "sha256": weight_hash(base[1])})

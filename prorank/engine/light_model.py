@@ -181,7 +181,12 @@ class LightModel(nn.Module):
 
     Args:
         config: its sizes.
+
+    Attributes:
+        source: folder that it was loaded from, whose config.json says all that transformers needs to know.
     """
+
+    source: str | None = None
 
     def __init__(self, config: LightConfig) -> None:
         super().__init__()
