@@ -84,7 +84,8 @@ class Reranker(MadeByArguments, BaseReranker):
             model = load_reranker(model, load_options, method, options)
         super().__init__(model)
         if compile is True and not self.compares_documents:
-            self._warm_up()
+            with self.uncounted():  # compile before the first query
+                self.score([(text, text) for text in ("warm", "warming up")])
 
     @classmethod
     def of(
@@ -102,13 +103,6 @@ class Reranker(MadeByArguments, BaseReranker):
             method: Setwise or Listwise, for a prompt of several documents.
         """
         return cls(in_memory_reranker(model, tokenizer, prompt, name, think, method))
-
-    def _warm_up(self) -> None:
-        """Compile before the first query; what that reads is not counted."""
-        before = [(counter, dict(vars(counter))) for counter in (self.cuts, self.cost)]
-        self.score([(text, text) for text in ("warm", "warming up")])
-        for counter, values in before:
-            vars(counter).update(values)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the arguments. Raises ModelError for a model in memory."""

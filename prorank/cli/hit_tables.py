@@ -1,16 +1,14 @@
-"""Print the hits of a search: a table for people, JSON lines for programs."""
+"""Print the hits of a search: a table for people, JSON lines for programs; and notes on what a ranking cut and cost."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..utils.terminal import json_line, plain, print_lines, stdout_console
+from ..utils.terminal import json_line, note, plain, print_lines, stdout_console
 
 if TYPE_CHECKING:
     from ..search.searcher import SearchHit
-
-SNIPPET_LENGTH = 160  # characters of a document in the table
 
 
 def print_json(hits: Sequence[SearchHit], about: Mapping[str, Any]) -> None:
@@ -26,12 +24,24 @@ def print_table(hits: Sequence[SearchHit], title: str = "") -> None:
     """Print a table: rank, score, probability of a calibrated model, rank in the first stage, id and text of each hit."""
     from rich.table import Table
 
+    from ..rank.rerank_files import snippet
+
     calibrated = any(hit.probability is not None for hit in hits)
     columns = ["rank", "score", *(["probability"] if calibrated else []), "first stage", "document"]
     table = Table(*columns, title=plain(title, "bold") if title else None, title_justify="left")
     for rank, hit in enumerate(hits, 1):
-        text = " ".join(hit.text.split())
-        snippet = text if len(text) <= SNIPPET_LENGTH else text[: SNIPPET_LENGTH - 1] + "…"
         figures = [f"{hit.score:+.3f}", *([f"{hit.probability:.3f}"] if calibrated else []), str(hit.first_stage_rank)]
-        table.add_row(str(rank), *figures, plain(f"[{hit.id}] {snippet}"))
+        table.add_row(str(rank), *figures, plain(f"[{hit.id}] {snippet(hit.text)}"))
     stdout_console().print(table)
+
+
+def note_truncation(ranker: Any, longest: int) -> None:
+    """Print on stderr how many documents and queries were truncated to prompts of `longest` tokens, if any were."""
+    if ranker.cuts.documents or ranker.cuts.queries:
+        note(f"note: {ranker.cuts} at {longest} tokens")
+
+
+def note_cost(reranker: Any) -> None:
+    """Print on stderr what thoughts or comparisons of documents cost; nothing for a model that scores each document alone."""
+    if reranker.compares_documents or reranker.thinks:
+        note(f"cost: {reranker.cost}")

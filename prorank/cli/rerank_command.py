@@ -19,6 +19,7 @@ from ..remote.client_dialects import LOG_ODDS
 from ..utils.files import STDIN, check_file
 from ..utils.progress import Spinner
 from ..utils.terminal import argument_text, note, say
+from .hit_tables import note_cost, note_truncation
 from .options import (
     MAIN,
     THINKING,
@@ -202,10 +203,9 @@ def _local(model: str, method: str, thoughts: bool, options: dict[str, Any]) -> 
 
 def _print_notes(ranker: Any, remote: bool, run: bool) -> None:
     """Print on stderr what was truncated, the meaning of a server's scores, and the cost of thoughts and lists."""
-    longest = ranker.longest if remote else ranker.encoder.longest
-    if (ranker.cuts.documents or ranker.cuts.queries) and not run:
-        note(f"note: {ranker.cuts} at {longest} tokens")
+    if not run:
+        note_truncation(ranker, ranker.longest if remote else ranker.encoder.longest)
     if remote and ranker.meaning != LOG_ODDS:
         note(f"note: scores are {ranker.meaning}, as the server gives them")
-    if not remote and not run and (ranker.compares_documents or ranker.thinks):
-        note(f"cost: {ranker.cost}")
+    if not remote and not run:
+        note_cost(ranker)

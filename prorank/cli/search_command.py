@@ -16,6 +16,7 @@ from ..search import CANDIDATES
 from ..utils.files import check_file
 from ..utils.progress import Spinner
 from ..utils.terminal import argument_text, note, say
+from .hit_tables import note_cost, note_truncation, print_json, print_table
 from .options import (
     MAIN,
     Base,
@@ -218,8 +219,6 @@ def _write_run(out: Path, hits: Mapping[str, Sequence[SearchHit]], no_rerank: bo
 
 def _show(queries: Mapping[str, str], rows: Sequence[Sequence[SearchHit]], as_json: bool, several: bool) -> None:
     """Print the hits of each query: a table, or one JSON object a line."""
-    from .hit_tables import print_json, print_table
-
     for (name, text), hits in zip(queries.items(), rows):
         if as_json:
             print_json(hits, {"query_id": name} if several else {})
@@ -232,9 +231,6 @@ def _show(queries: Mapping[str, str], rows: Sequence[Sequence[SearchHit]], as_js
 def _print_notes(searcher: Searcher) -> None:
     """Print on stderr what was truncated, and the cost of thoughts and lists."""
     reranker = vars(searcher).get("reranker")  # loaded only where there were candidates
-    if reranker is None:
-        return
-    if reranker.cuts.documents or reranker.cuts.queries:
-        note(f"note: {reranker.cuts} at {reranker.encoder.longest} tokens")
-    if reranker.compares_documents or reranker.thinks:
-        note(f"cost: {reranker.cost}")
+    if reranker is not None:
+        note_truncation(reranker, reranker.encoder.longest)
+        note_cost(reranker)

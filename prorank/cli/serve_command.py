@@ -11,7 +11,6 @@ import typer
 
 from ..checkpoints.default_model import DEFAULT
 from ..utils.progress import Spinner
-from ..utils.threads import share_processors
 from .options import (
     COMPUTE,
     MAIN,
@@ -93,7 +92,6 @@ def serve(
     compile: Compile = None,
 ) -> None:
     """Serve a checkpoint over HTTP, for clients of TEI, Jina, Cohere and vLLM."""
-    share_processors()  # before PyTorch is imported
     with Spinner(f"loading {model}"):
         from ..checkpoints.loading import pick_device
         from ..checkpoints.resolve import resolve

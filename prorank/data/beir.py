@@ -111,18 +111,23 @@ def _checked(folder: str | Path) -> Path:
     return Path(folder)
 
 
+def find_file(folder: Path, name: str) -> Path | None:
+    """Return `folder/name` or `folder/name.gz`, the first that exists; None if neither does."""
+    return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
+
+
 def _existing_file(folder: Path, name: str) -> Path:
-    """Return `folder/name` or `folder/name.gz`. Raises DataError if neither exists."""
-    for path in (folder / name, folder / f"{name}.gz"):
-        if path.is_file():
-            return path
-    raise DataError(f"{folder / name}: no such file; a BEIR folder holds corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv")
+    """`find_file`. Raises DataError if there is none."""
+    path = find_file(folder, name)
+    if path is None:
+        raise DataError(f"{folder / name}: no such file; a BEIR folder holds corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv")
+    return path
 
 
 def _split_file(folder: Path, split: str) -> Path:
-    for path in (folder / "qrels" / f"{split}.tsv", folder / "qrels" / f"{split}.tsv.gz"):
-        if path.is_file():
-            return path
+    path = find_file(folder / "qrels", f"{split}.tsv")
+    if path is not None:
+        return path
     known = sorted(p.name.split(".tsv")[0] for p in (folder / "qrels").glob("*.tsv*"))
     raise DataError(f"{folder}: no split {split!r} (qrels/{split}.tsv); there is {', '.join(known) or 'none'}")
 

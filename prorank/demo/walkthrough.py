@@ -46,13 +46,13 @@ class DemoPlan:
     score: Score
 
 
-def run_demo(minutes: float, out: Path, fresh: bool, seed: int) -> Path:
+def run_demo(minutes: float, out: Path, restart: bool, seed: int) -> Path:
     """Run the demo, or resume it.
 
     Args:
         minutes: of training, both stages together; evaluation and set-up take extra time.
         out: folder of runs, report and curves.
-        fresh: delete `out` and start from the beginning.
+        restart: delete `out` and start from the beginning.
         seed: of both stages.
 
     Returns:
@@ -64,7 +64,7 @@ def run_demo(minutes: float, out: Path, fresh: bool, seed: int) -> Path:
     if minutes <= 0:
         raise ConfigError(f"--minutes must be above 0, not {minutes}")
     check_folder(out)
-    if fresh:
+    if restart:
         shutil.rmtree(os.path.realpath(out), ignore_errors=True)
     say = _timed_printer()
     say("1/6 base model: SmolLM2-135M-Instruct (from a wheel, converted once)")

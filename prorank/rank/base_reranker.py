@@ -58,8 +58,8 @@ class BaseReranker:
         name: what messages call the model.
         strategy: how documents are scored.
         model, tokenizer, device: the model in memory. On a CPU, plain Llama and Qwen2 checkpoints are a
-            `engine.light_model.LightModel`, which computes hidden states and logits of texts without padding, but cannot be saved,
-            trained or generate; `checkpoints.loading.load_model` loads the model of transformers.
+            `engine.light_model.LightModel`, which computes hidden states and logits of texts without padding and can be saved
+            (`checkpoints.saving.save_checkpoint`), but not trained; `checkpoints.loading.load_model` loads transformers' model.
         cuts: what did not fit into prompts, counted over all calls.
         cost: prompts, tokens and seconds, counted over all calls.
         lock: held while the model is at work.
@@ -182,6 +182,14 @@ class BaseReranker:
         batch = validate_batch(queries, documents)
         with self._exclusive():
             return self.strategy.diagnose(batch.queries, batch.texts)
+
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """Restore `cuts` and `cost` at the end, for calls that only warm up."""
+        before = [(counter, dict(vars(counter))) for counter in (self.cuts, self.cost)]
+        yield
+        for counter, values in before:
+            vars(counter).update(values)
 
     def after_fork(self) -> None:
         """In a forked process: use plain steps, since compiled ones are made for a number of threads."""

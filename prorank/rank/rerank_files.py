@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # numpy is not needed where a server ranks
 
 __all__ = ["RunTexts", "read_documents", "read_run_texts", "rerank_run", "show"]
 DEPTH = 100  # candidates of each query that are reranked by default
+SNIPPET_LENGTH = 160  # characters of a document in a table
 
 
 class Ranker(Protocol):
@@ -59,12 +60,16 @@ def show(hits: Sequence[Hit], as_json: bool, thoughts: bool = False) -> None:
     )
     for rank, hit in enumerate(hits, 1):
         name = hit.document.get("id", hit.document.get("_id")) if isinstance(hit.document, dict) else None
-        text = " ".join(hit.text.split())
-        shown = text if len(text) <= 160 else text[:159] + "…"
         thought = [plain(f"{hit.thought}{' […]' if hit.thought_cut else ''}")] if thoughts else []
         figures = [f"{hit.score:+.3f}", *([f"{hit.probability:.3f}"] if calibrated else []), str(hit.index)]
-        table.add_row(str(rank), *figures, plain(f"[{name}] {shown}" if name else shown), *thought)
+        table.add_row(str(rank), *figures, plain(f"[{name}] {snippet(hit.text)}" if name else snippet(hit.text)), *thought)
     stdout_console().print(table)
+
+
+def snippet(text: str) -> str:
+    """Return the beginning of a document on one line, for tables."""
+    text = " ".join(text.split())
+    return text if len(text) <= SNIPPET_LENGTH else text[: SNIPPET_LENGTH - 1] + "…"
 
 
 @dataclass

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..data.beir import find_file
 from ..errors import DataError
 from ..rank.document_files import read_documents
 from ..rank.documents import Document
 from ..utils.reading import read_text
 
 TEXT_SUFFIXES = (".txt", ".md", ".rst")
-BEIR_FILES = ("corpus.jsonl", "corpus.jsonl.gz")
 ID_KEYS = ("id", "_id")
 
 
@@ -48,7 +48,7 @@ def read_corpus(path: str | Path) -> Corpus:
     """
     if not os.path.isdir(path):
         return Corpus(read_documents(str(path)))
-    beir_file = next((Path(path, name) for name in BEIR_FILES if Path(path, name).is_file()), None)
+    beir_file = find_file(Path(path), "corpus.jsonl")
     return Corpus(read_documents(str(beir_file))) if beir_file else _read_folder(Path(path))
 
 

@@ -12,12 +12,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ..data.beir import find_file
 from ..data.jsonl import filled, id_of, objects
 from ..data.tables import is_table, read_table, shown_columns, table_suffix
 from ..errors import DataError
 from ..utils.reading import numbered_lines
 
-BEIR_FILES = ("queries.jsonl", "queries.jsonl.gz")
 ID_KEYS = ("_id", "id", "query_id", "qid")
 TEXT_KEYS = ("text", "query")
 HEADERS = frozenset(("query-id", "query_id", "queryid", "qid", "id", "_id", "topic"))
@@ -50,7 +50,7 @@ def _file_of(path: Path) -> Path:
     """The query file of a BEIR folder, or the file itself."""
     if not path.is_dir():
         return path
-    file = next((path / name for name in BEIR_FILES if (path / name).is_file()), None)
+    file = find_file(path, "queries.jsonl")
     if file is None:
         raise DataError(f"{path}: the folder has no queries.jsonl; name a file of queries")
     return file

@@ -95,17 +95,15 @@ class AnsweringService(Protocol):
 
 
 async def warm_up(service: AnsweringService) -> None:
-    """Send all shapes, one after the other, and restore the model's counters. Raises RequestError for the first that fails."""
+    """Send all shapes, one after the other, uncounted. Raises RequestError for the first that fails."""
     shapes = warmup_shapes(service.reranker, service.workload.batch_size, service.workload.longest)
-    counters = [(counter, vars(counter).copy()) for counter in (service.reranker.cuts, service.reranker.cost)]
-    for number, shape in enumerate(shapes, 1):
-        service.startup_step = f"the model is warming up: shape {number} of {len(shapes)}, {shape.name}"
-        begin = time.perf_counter()
-        await asyncio.gather(*(_answer(service, query) for query in warmup_queries(shape)))
-        log_event("warmed", shape=shape.name, number=number, of=len(shapes), seconds=round(time.perf_counter() - begin, 3))
-    await _parse_and_write(service)
-    for counter, before in counters:
-        vars(counter).update(before)
+    with service.reranker.uncounted():
+        for number, shape in enumerate(shapes, 1):
+            service.startup_step = f"the model is warming up: shape {number} of {len(shapes)}, {shape.name}"
+            begin = time.perf_counter()
+            await asyncio.gather(*(_answer(service, query) for query in warmup_queries(shape)))
+            log_event("warmed", shape=shape.name, number=number, of=len(shapes), seconds=round(time.perf_counter() - begin, 3))
+        await _parse_and_write(service)
 
 
 async def _answer(service: AnsweringService, rerank_query: RerankQuery) -> Answer:
