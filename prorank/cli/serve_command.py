@@ -11,6 +11,7 @@ import typer
 
 from ..checkpoints.default_model import DEFAULT
 from ..utils.progress import Spinner
+from ..utils.threads import share_processors
 from .options import (
     COMPUTE,
     MAIN,
@@ -92,6 +93,7 @@ def serve(
     compile: Compile = None,
 ) -> None:
     """Serve a checkpoint over HTTP, for clients of TEI, Jina, Cohere and vLLM."""
+    share_processors()  # before PyTorch is imported
     with Spinner(f"loading {model}"):
         from ..checkpoints.loading import pick_device
         from ..checkpoints.resolve import resolve
