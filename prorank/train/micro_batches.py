@@ -5,6 +5,8 @@ Item i of a run is the same whatever was drawn before it, so a resumed run sees 
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -26,6 +28,10 @@ class Stage(Protocol):
 
     cpu_examples: int
 
+    @property
+    def arrange(self) -> Callable[[list[Any]], list[Any]]:
+        """Orders the examples of a batch before it is cut into micro-batches, see `by_length`."""
+
     def __len__(self) -> int:
         """Number of examples in one pass over the data."""
 
@@ -40,7 +46,7 @@ class Stage(Protocol):
 
 
 class MicroBatches(Dataset):
-    """The micro-batches of a run; each step's examples are sorted by length so that padding stays small.
+    """The micro-batches of a run; each step's examples are arranged by the stage, mostly so that padding stays small.
 
     Args:
         stage: gives the examples.
@@ -66,7 +72,7 @@ class MicroBatches(Dataset):
         """The batch that begins at example `first`, encoded once for all of its micro-batches."""
         if self._cached[0] != first:
             examples = [self.stage.example(first + i) for i in range(self.batch_size)]
-            self._cached = (first, sorted(examples, key=lambda example: example.length))
+            self._cached = (first, self.stage.arrange(examples))
         return self._cached[1]
 
 
@@ -108,6 +114,21 @@ def process_batch_size(settings: Settings) -> int:
 def largest_divisor(batch_size: int, limit: int) -> int:
     """The largest divisor of `batch_size` up to `limit`."""
     return max(n for n in range(1, batch_size + 1) if batch_size % n == 0 and n <= limit)
+
+
+def by_length(examples: list[Any]) -> list[Any]:
+    """Examples in the order of their lengths, so that padding is small."""
+    return sorted(examples, key=lambda example: example.length)
+
+
+def labels_in_turn(examples: list[Any]) -> list[Any]:
+    """Examples by length, their labels in turn: micro-batches of a balanced batch are balanced too."""
+    places: Counter[int] = Counter()
+    ranked = []
+    for example in by_length(examples):
+        ranked.append((places[example.label], example.label, example))
+        places[example.label] += 1
+    return [example for *_, example in sorted(ranked, key=lambda row: row[:2])]
 
 
 def first_item(items: list[Any]) -> Any:

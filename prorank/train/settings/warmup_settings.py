@@ -29,6 +29,8 @@ class Warmup(Settings):
     """Share of format_reward for a token that differs from an answer by blanks only, such as " 1"."""
     exploration_rate: Number = 0.0
     """Share of samples that are replaced by a random answer, for a base that never answers in form."""
+    balance_weight: Number = 2.0
+    """Weight of the cross-entropy between equal shares and the mean answer of a batch, without which a model soon answers alike."""
     beta: Number = 0.02
     """Weight of the exact KL divergence from the starting model at the answer; 0 saves the reference's forward pass."""
     updates: int = 1
@@ -53,5 +55,8 @@ class Warmup(Settings):
         require(0 <= self.exploration_rate < 1, "exploration_rate", "must lie in 0..1")
         require(self.updates >= 1, "updates", "must be at least 1")
         require(self.beta >= 0, "beta", "must not be negative")
+        require(self.balance_weight >= 0, "balance_weight", "must not be negative")
+        pairs = not self.balance_weight or self.micro_batch != 1
+        require(pairs, "micro_batch", "must be above 1 with balance_weight, which compares the prompts of a micro-batch")
         require(0 < self.epsilon < 1, "epsilon", "must lie between 0 and 1")
         check_list_size(self.list_size, MAX_DOCUMENTS)

@@ -15,6 +15,7 @@ from ...engine.flat_attention import is_flat
 from ...engine.packing import Batch, collate, pack_completions
 from ...prompts.prompt import AnyPromptEncoder
 from ..forward import Logits
+from ..micro_batches import by_length
 from ..objectives.one_token_grpo import advantages, clipped_surrogate
 from ..objectives.ppo_grpo import (
     estimated_kl,
@@ -53,6 +54,8 @@ class ReasonStage:
         dev: held-out groups; may be empty.
         bf16: compute products in bf16, in generation and in the reference, too.
     """
+
+    arrange = staticmethod(by_length)
 
     def __init__(
         self, groups: list[Group], encoder: AnyPromptEncoder, settings: Reason, model: torch.nn.Module, dev: list[Group], bf16: bool

@@ -20,6 +20,7 @@ from ...errors import DataError
 from ...prompts.prompt import AnyPromptEncoder, Encoded, ListPromptEncoder, PairPromptEncoder
 from ..dev_set import DevSet
 from ..forward import Logits
+from ..micro_batches import by_length
 from ..objectives.ranking_losses import LOSSES, TEACHER_LOSSES, answer_mass
 from ..settings.common_settings import max_list_size
 from ..settings.stage_settings import Score
@@ -51,6 +52,7 @@ class ScoreStage:
     """
 
     cpu_examples = 4
+    arrange = staticmethod(by_length)
 
     def __init__(
         self, groups: list[Group], encoder: AnyPromptEncoder, settings: Score, dev: DevSet | None, bf16: bool = False,

@@ -21,6 +21,7 @@ from ...engine.packing import Pack, collate, pack_completions
 from ...errors import ConfigError, DataError
 from ...prompts.prompt import AnyPromptEncoder, ListPromptEncoder, PairPromptEncoder, Prompt
 from ..forward import Logits
+from ..micro_batches import by_length
 from ..settings.stage_settings import Sft
 from ..training_data import bind_thinking, bind_writing, read_reasoning_data
 from .stage_spec import StageInputs, StageSpec
@@ -68,6 +69,7 @@ class SftStage:
     """
 
     cpu_examples = 4
+    arrange = staticmethod(by_length)
 
     def __init__(
         self,
