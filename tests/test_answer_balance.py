@@ -1,0 +1,95 @@
+"""The balance term: its gradient, its sampled form, and what it needs of a micro-batch."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prorank.errors import ConfigError
+from prorank.train.micro_batches import labels_in_turn
+from prorank.train.objectives.answer_balance import answer_shares, balance_advantages, balance_loss, prompt_weights
+from prorank.train.settings.stage_settings import Warmup
+
+ANSWERS = [3, 5]  # ids of "0" and "1" in a vocabulary of 7
+LABELS = torch.tensor([0, 1, 1, 0])
+TWO = torch.full((4,), 2)
+
+
+def balance(logits: torch.Tensor, labels: torch.Tensor = LABELS, counts: torch.Tensor = TWO, by_label: bool = True) -> torch.Tensor:
+    ids = ANSWERS if counts.max() == 2 else [3, 5, 6]
+    return balance_loss(answer_shares(logits, ids, counts), prompt_weights(labels, by_label), counts)
+
+
+def gradient(logits: torch.Tensor, **more) -> torch.Tensor:
+    logits = logits.clone().requires_grad_()
+    balance(logits, **more).backward()
+    return logits.grad
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.booleans())
+def test_sampled_advantages_have_the_exact_gradient_in_expectation(seed, lists):
+    """Sum over ALL tokens t of p(t) * advantage(t) * grad log p(t), averaged over prompts, is the gradient of -balance_loss."""
+    logits = 3 * torch.randn(4, 7, generator=torch.Generator().manual_seed(seed))
+    ids, counts = ([3, 5, 6], torch.tensor([3, 2, 3, 3])) if lists else (ANSWERS, TWO)
+    weights = prompt_weights(LABELS, by_label=not lists)
+    tokens = torch.arange(7).expand(4, 7)  # every token once
+    gains = balance_advantages(tokens, logits, ids, weights, counts)
+    free = logits.clone().requires_grad_()
+    log_p = free.log_softmax(-1)
+    (log_p.exp().detach() * gains * log_p).sum(1).mean().backward()
+    exact = -gradient(logits, counts=counts, by_label=not lists)
+    torch.testing.assert_close(free.grad, exact, rtol=1e-3, atol=1e-5)
+
+
+def test_equal_answers_are_the_minimum():
+    logits = torch.zeros(4, 7)
+    logits[:, 5] = torch.tensor([8.0, -8.0, 8.0, -8.0])  # certain answers, as many of each
+    assert gradient(logits).abs().max() < 1e-6
+    assert float(balance(logits)) == pytest.approx(0.6931472, abs=1e-5)
+
+
+def test_a_model_that_always_answers_alike_is_pushed_back():
+    """The gradient does not vanish where that of the expected reward, p(1 - p), has."""
+    logits = torch.zeros(4, 7)
+    logits[:, 5] = 12.0  # p = .999994
+    pushed = gradient(logits)
+    assert (pushed[:, 5] > 0.1).all() and (pushed[:, 3] < -0.1).all()  # a step down the gradient lowers answer "1", raises "0"
+
+
+def test_no_label_of_a_single_prompt_is_read():
+    logits = torch.randn(4, 7, generator=torch.Generator().manual_seed(1))
+    values = {float(balance(logits, labels=torch.tensor(row))) for row in ([0, 1, 1, 0], [1, 0, 0, 1])}
+    assert len(values) == 1
+
+
+def test_labels_in_unequal_numbers_weigh_the_same():
+    weights = prompt_weights(torch.tensor([1, 0, 0, 0]), by_label=True)
+    assert weights.tolist() == pytest.approx([1 / 2, 1 / 6, 1 / 6, 1 / 6])
+    assert prompt_weights(torch.tensor([2, 0, 0, 1]), by_label=False).tolist() == [0.25] * 4
+
+
+Example = namedtuple("Example", "label length")
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(1, 99), min_size=8, max_size=8), st.permutations([0, 1] * 4))
+def test_micro_batches_of_a_balanced_batch_are_balanced(lengths, labels):
+    arranged = labels_in_turn([Example(label, length) for label, length in zip(labels, lengths)])
+    assert sorted(arranged) == sorted(Example(label, length) for label, length in zip(labels, lengths))
+    for size in (2, 4, 8):
+        for start in range(0, 8, size):
+            assert sum(example.label for example in arranged[start : start + size]) == size // 2
+    for side in (0, 1):
+        kept = [example.length for example in arranged if example.label == side]
+        assert kept == sorted(kept)
+
+
+def test_micro_batches_of_one_are_refused_with_the_term_only():
+    with pytest.raises(ConfigError, match="micro_batch.*above 1.*balance_weight"):
+        Warmup(data="x", out="y", micro_batch=1).check()
+    Warmup(data="x", out="y", micro_batch=1, balance_weight=0.0).check()
