@@ -138,7 +138,7 @@ def test_int8_keeps_the_product_that_would_lose_most_and_turns_biased_values(tmp
     with torch.no_grad():
         for layer in model.model.layers:
             layer.self_attn.v_proj.bias.normal_()
-        model.model.layers[3].mlp.up_proj.weight[5] *= 100  # one channel takes the steps of all others
+        model.model.layers[3].mlp.up_proj.weight[5] *= 1000  # one channel takes the steps of all others
         encoder = Prompt.preset("echo", max_length=200).bind(load_tokenizer(resolved))
         want, got = both(model, encoder, [[5, 30, 12], [20, 1]], int8=True)
     assert [type(layer.down) for layer in Engine(model, int8=True).layers].index(PackedLinear) == 3
@@ -219,7 +219,7 @@ def test_compiled_steps_give_the_same_and_few_graphs(loaded):
     for int8 in (False, True):
         counters.clear()
         plain, compiled = Engine(model, False, int8), Engine(model, True, int8)
-        for some in (lists, [[3]], [[7, 7, 7, 40]]):
+        for some in ([[7, 7, 7, 40]], lists, [[3]]):  # the first in a size that no width of the tiny model has
             batch = collate(packs_of_lengths(encoder, some), encoder.tokenizer.pad_token_id, True)
             with torch.inference_mode():
                 torch.testing.assert_close(compiled(batch), plain(batch), atol=2e-2 if int8 else 1e-4, rtol=0)
