@@ -286,7 +286,10 @@ print(*[name for name in ("transformers.modeling_utils", "peft", "torch._dynamo"
 """
 
 
-@pytest.mark.skipif(Version(transformers.__version__) < Version("5.23"), reason="AutoTokenizer of transformers 5.8 imports torch._dynamo")
+OLDER = Version(transformers.__version__) < Version("5.23")
+
+
+@pytest.mark.skipif(OLDER, reason="AutoTokenizer of transformers 5.8 imports torch._dynamo")
 @pytest.mark.parametrize("name", ["llama", "qwen2", "adapter"])
 def test_ranking_on_a_cpu_imports_no_model_classes(folders: dict[str, Path], tmp_path: Path, name: str) -> None:
     """They take longer to import than a small model takes to load and rank."""
