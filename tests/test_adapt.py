@@ -4,6 +4,7 @@ Both outcomes are forced by the held-out scores, so no test depends on whether a
 """
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -70,7 +71,7 @@ def test_a_model_is_adapted_and_judged_on_queries_it_has_not_seen(tmp_path, tiny
     firsts = [g.labels[reranker.rank(g.query, list(g.documents))[0].index] for g in deciding]
     assert result.after >= sum(firsts) / len(firsts)  # the first place alone earns 1
     assert Prompt.load(out / "run" / "model").name == "echo" and not (out / "made").exists()
-    ended = "holds an adapted model already" if result.better else "holds a run from .* that ended without a significant gain"
+    ended = "already contains an adapted model" if result.better else "contains a run from .* without a significant gain"
     with pytest.raises(ConfigError, match=ended):
         adapt(data, str(tiny_llama_dir), out, minutes=0.03)
 
@@ -86,7 +87,7 @@ def test_few_queries_all_decide_and_the_mean_of_the_trainings_is_kept(tmp_path, 
     assert [len(part) for part in parts] == [11, 10, 10] and len(set.union(*parts)) == 31
     assert all(queries(fold / "train.jsonl") == set.union(*parts) - part for fold, part in zip(folds, parts))
     assert (result.queries, result.trained_on, result.trainings) == (31, 31, 3)
-    assert "on 31 queries, each held out by one of 3 trainings" in str(result)
+    assert "on 31 queries, each held out in one of 3 trainings" in str(result)
     assert shares_reported == sorted(shares_reported) and shares_reported[-1] == 1 and not list(out.glob("**/made"))
     trained, kept = (
         [load_file(folder / "model.safetensors") for folder in folders]
@@ -96,9 +97,10 @@ def test_few_queries_all_decide_and_the_mean_of_the_trainings_is_kept(tmp_path, 
     for key, weight in kept[0].items():
         torch.testing.assert_close(weight, sum(one[key] for one in trained) / 3)
     card = (out / "model" / "README.md").read_text(encoding="utf-8")  # row 32: of the mean, not of the first training
-    assert f'Reranker("{out}")' in card and "the mean of 3 trainings, each of which held out a part of the queries; all is" in card
+    assert f'Reranker("{out}")' in card
+    assert "the mean of 3 trainings, each with other held-out queries; without weights of the base" in card
     assert f"Data: {data} (31 queries)" in card and "fold-1" not in card.split("Command")[0]
-    assert "31 queries, held out each by one of the 3 trainings" in card
+    assert "31 queries, held out each in one of the 3 trainings" in card
     assert f"| {result.before:.4f} | {result.after:.4f} | {result.after - result.before:+.4f} | {result.p:.4f} |" in card
     assert "CrossEncoder" in section_of(card, LIBRARIES) and "Measures on the dev set" not in card
 
@@ -131,7 +133,7 @@ def test_the_old_model_stays_unless_the_new_one_is_better(tmp_path, tiny_llama_d
     assert result.model == (str(tmp_path / "out" / "model") if better else base)
     assert (tmp_path / "out" / "model" / "prompt.json").is_file() == better and not (tmp_path / "out" / "made").exists()
     assert ("kept: " in str(result)) == better and f"{result.likelihood:+.4f}" in str(result)
-    assert better or (f"so the model stays {base}; label more queries" in str(result) and "--keep-anyway" in str(result))
+    assert better or (f"so the model is still {base}; label more queries" in str(result) and "--keep-anyway" in str(result))
 
 
 def test_what_shows_no_gain_is_kept_on_demand_alone(tmp_path, tiny_llama_dir, monkeypatch, capsys):
@@ -150,9 +152,9 @@ def test_what_shows_no_gain_is_kept_on_demand_alone(tmp_path, tiny_llama_dir, mo
 
     assert run() == 0 and not (out / "model").exists()
     printed = capsys.readouterr().out
-    assert "no significant gain (p 1.0000, needed below 0.05), so the model stays " + base in printed and "kept" not in printed
+    assert "no significant gain (p 1.0000, needed below 0.05), so the model is still " + base in printed and "kept" not in printed
     assert run() == 2
-    assert "ended without a significant gain; choose another folder, or keep its weights by" in capsys.readouterr().err
+    assert "without a significant gain; choose another folder, or keep its weights with" in capsys.readouterr().err
     monkeypatch.setattr(module, "train", lambda *_, **__: pytest.fail("trained again"))
     assert run("--keep-anyway") == 0
     assert f"no significant gain (p 1.0000, needed below 0.05); kept anyway: {out / 'model'}" in capsys.readouterr().out
@@ -160,7 +162,7 @@ def test_what_shows_no_gain_is_kept_on_demand_alone(tmp_path, tiny_llama_dir, mo
     assert all(torch.equal(kept[key], trained[key]) for key in trained)
     result = AdaptationResult(**json.loads((out / "adapted.json").read_text(encoding="utf-8")))
     assert result.kept_anyway and not result.better and result.model == str(out / "model")
-    assert run("--keep-anyway") == 2 and "holds an adapted model already" in capsys.readouterr().err
+    assert run("--keep-anyway") == 2 and "already contains an adapted model" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("few", [11, 31])
@@ -236,7 +238,7 @@ def test_better_means_that_the_paired_test_says_so(seed, lift, queries):
     assert result.better == (result.model == "new")
     gained, lost = result.likelihood > 0 and result.likelihood_p < 0.05, result.after < result.before and result.p < 0.05
     assert result.better == (gained and not lost)
-    assert ("nDCG@10 fell beyond chance" in str(result)) == lost
+    assert ("nDCG@10 fell significantly" in str(result)) == lost
     assert ("no significant gain" in str(result)) == (not gained and not lost)
 
 
@@ -250,9 +252,9 @@ def test_what_loses_ndcg_beyond_chance_is_not_kept():
 
 
 def test_what_cannot_be_adapted_is_said_before_training(tmp_path, tiny_llama_dir):
-    with pytest.raises(DataError, match="9 of 9 queries could be held out, and at least 10 have to decide"):
+    with pytest.raises(DataError, match="9 of 9 queries can be held out, but at least 10 are needed"):
         adapt(lists(tmp_path, 9), str(tiny_llama_dir), tmp_path / "out")
-    with pytest.raises(DataError, match="5 of 60 queries could be held out, and at least 10 have to decide"):
+    with pytest.raises(DataError, match="5 of 60 queries can be held out, but at least 10 are needed"):
         adapt(lists(tmp_path), str(tiny_llama_dir), tmp_path / "out", held_out=5)
     with pytest.raises(ModelError):
         adapt(lists(tmp_path), str(tmp_path / "nothing"), tmp_path / "out")
@@ -261,8 +263,23 @@ def test_what_cannot_be_adapted_is_said_before_training(tmp_path, tiny_llama_dir
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(("options", "message"), [
+    ({"lerning_rate": 1e-4}, "adapt: unknown key 'lerning_rate'; did you mean 'learning_rate'?"),
+    ({"batch_size": "many"}, "adapt: key 'batch_size' is 'many'; expected int"),
+    ({"lora": {"rank": 8}}, "adapt: unknown key 'lora.rank'"),
+    ({"loss": {"lamdarank": 1.0}}, "adapt: key 'loss.lamdarank' is not a known loss; did you mean 'lambdarank'?"),
+    ({"steps": 5}, "adapt: key 'minutes' and steps exclude each other"),
+    ({"minutes": 0}, "adapt: key 'minutes' must be above 0"),
+    ({"base": "smollm2-135m"}, "adapt: key 'base' is set by adapt"),
+])  # fmt: skip
+def test_wrong_settings_are_refused_before_labels_are_read(tmp_path, tiny_llama_dir, options, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        adapt(tmp_path / "missing.jsonl", str(tiny_llama_dir), tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_prompt_of_several_documents_is_refused_before_training(tmp_path, tiny_llama_dir):
-    several = "shows several documents, and adapt trains models that judge each alone"
+    several = "shows several documents, but adapt trains models that score single documents"
     with pytest.raises(ConfigError, match=several):
         adapt(lists(tmp_path), str(tiny_llama_dir), tmp_path / "out", prompt="setwise")
     shown = shutil.copytree(tiny_llama_dir, tmp_path / "shown")
@@ -283,9 +300,9 @@ def test_the_default_model_stays_an_adapter_and_keeps_half_of_what_it_was(tmp_pa
         torch.testing.assert_close(got[key], (before[key].float() + after[key]) / 2)
     assert Prompt.load(kept.adapter) == Prompt.load(start.adapter)
     card = (kept.adapter / "README.md").read_text(encoding="utf-8")
-    assert "the share of the trained weights is 0.5, the rest are those of `prorank-smollm2-135m`" in card
+    assert "share of the trained weights 0.5, the rest from `prorank-smollm2-135m`" in card
     assert "This is a LoRA adapter" in card and front_matter(card)["base_model"] == HUB_BASE
-    assert "12 queries, held out all by that one" in card
+    assert "12 queries, held out from that training" in card
     config = read_values(tmp_path / "out" / "run" / "config.yaml")
     assert config["base"] == DEFAULT and config["lora"] and config["learning_rate"] == RATES["adapter"]
     assert config["max_epochs"] == pytest.approx(PASSES * 4 / 3) and not config["dev"]  # three documents drawn of four

@@ -89,7 +89,7 @@ def test_weights_that_the_start_lacks_are_refused_and_nothing_is_left(tmp_path):
     tokenizer = byte_tokenizer()
     wide = get_peft_model(tiny_llama(tokenizer), LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
     other = save_checkpoint(tmp_path / "other", wide, Prompt.preset("prorank").bind(tokenizer), (str(tmp_path / "base"), start))
-    with pytest.raises(ModelError, match="is not among the weights of the checkpoint it was trained from"):
+    with pytest.raises(ModelError, match="is not a weight of the checkpoint that it was trained from"):
         interpolate_weights(resolve(start), other, tmp_path / "out", 0.5)
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".*"))
 

@@ -122,7 +122,7 @@ def test_few_labels_that_fall_apart_make_nothing_certain(method):
 def test_what_cannot_be_fitted_is_named():
     with pytest.raises(ConfigError, match="'plat' is not known; did you mean 'platt'"):
         fit(np.zeros(2), np.array([0, 1]), "plat")
-    cases = (([0, 1], [1, 1], "both labels"), ([0, 1, 2], [0, 1], "one label a score"), ([0, np.nan], [0, 1], "finite"))
+    cases = (([0, 1], [1, 1], "both labels"), ([0, 1, 2], [0, 1], "one label per score"), ([0, np.nan], [0, 1], "finite"))
     for scores, labels, message in cases:
         with pytest.raises(DataError, match=message):
             fit(np.array(scores, float), np.array(labels), "platt")
@@ -234,7 +234,7 @@ def test_another_prompt_or_other_weights_have_no_probability(calibrated, copied,
         return Reranker(copied, dtype="fp32", **how).rank("horse", ["a horse"])[0].probability
 
     assert probability() is not None and "fitted for" not in caplog.text
-    assert probability(max_length=100) is None and "fitted for another prompt: no probabilities are given" in caplog.text
+    assert probability(max_length=100) is None and "fitted for another prompt, so hits have no probabilities" in caplog.text
     caplog.clear()
     assert Reranker(copied).rank("horse", ["a horse"], instruction="find animals")[0].probability is None
     tiny_llama(byte_tokenizer("smollm"), seed=5).save_pretrained(copied)
@@ -291,7 +291,7 @@ def pairs(queries: int, labels=(1, 0)) -> list[dict]:
         (pairs(20), {"out": "dev.jsonl"}, ConfigError, "is a file, expected a folder"),
         (pairs(20), {"prompt": "setwise"}, ConfigError, "shows several documents and gives no log-odds"),
         (pairs(20), {"model": "./none"}, ModelError, "./none: no such folder or file"),
-        (pairs(20), {"copy": "."}, ConfigError, ".: already exists; calibrate that one (MODEL .), or name another folder by"),
+        (pairs(20), {"copy": "."}, ConfigError, ".: already exists; calibrate it (MODEL .), or name another folder with"),
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_told_before_weights_are_read(rows, changes, kind, message, tiny_llama_dir, tmp_path, monkeypatch):
@@ -305,7 +305,7 @@ def test_what_cannot_work_is_told_before_weights_are_read(rows, changes, kind, m
 
 def test_a_folder_that_cannot_be_written_is_named(tiny_llama_dir, calibrated, monkeypatch):
     monkeypatch.setattr("os.access", lambda *_: False)
-    with pytest.raises(ModelError, match="cannot be written, and calibrate writes into the checkpoint; name a --copy"):
+    with pytest.raises(ModelError, match="cannot be written, but calibrate writes into it; name another folder with --copy"):
         calibrate(tiny_llama_dir, calibrated[1])
 
 

@@ -283,7 +283,7 @@ def test_top_n_is_another_name_of_top_k(remote, no_work):
         lambda: remote.rank(QUERY, untouched, 3, top_n=2),
     ]
     for call in calls:
-        with pytest.raises(DataError, match="^top_n is another name of top_k, but top_k is 3 and top_n is 2; give one of them$"):
+        with pytest.raises(DataError, match="^top_n is an alias of top_k, but top_k is 3 and top_n is 2; give one of them$"):
             call()
 
 

@@ -73,7 +73,7 @@ def test_a_run_says_what_it_started_from_and_how_to_load_it(tmp_path, tiny_llama
     folder = train(make_settings(values | {"dev_queries": 0, "dtype": "fp32", "max_length": 96}))
     card = read_card(folder)
     assert f'Reranker("{tmp_path / "deep" / "run"}")' in card and "\n# run\n" in card and f"from `{tiny_llama_dir}`" in card
-    assert "base_model" not in front_matter(card) and "same scores but for a query that is cut" in section_of(card, LIBRARIES)
+    assert "base_model" not in front_matter(card) and "same scores except for queries above" in section_of(card, LIBRARIES)
 
 
 def test_the_hub_id_goes_down_to_the_first_base(tmp_path):
@@ -86,9 +86,9 @@ def test_the_hub_id_goes_down_to_the_first_base(tmp_path):
 
 
 @pytest.mark.parametrize(("build", "style", "preset", "said"), [
-    (tiny_llama, "smollm", "prorank", "with the same scores but for a query that is cut (above 223 tokens)"),
-    (tiny_llama, "smollm", "document-first", "with the same scores but for a prompt above 512 tokens"),
-    (tiny_qwen2, "qwen2", "prorank", "; texts that spell a special token, or have white space at their ends."),
+    (tiny_llama, "smollm", "prorank", "with the same scores except for queries above 223 tokens"),
+    (tiny_llama, "smollm", "document-first", "with the same scores except for prompts above 512 tokens"),
+    (tiny_qwen2, "qwen2", "prorank", "; texts that contain a special token, or begin or end with white space."),
     (tiny_llama, "plain", "prorank", "where scores differ"),
     (tiny_llama, "smollm", "rerank-r0", "where scores differ"),
 ])  # fmt: skip
@@ -99,7 +99,7 @@ def test_what_is_said_of_cross_encoders_was_tried(build, style, preset, said, tm
     folder = save_checkpoint(tmp_path / "m", build(tokenizer), bound, card="# m\n")
     if style == "qwen2" and type(AutoTokenizer.from_pretrained(folder)).__name__ == "TokenizersBackend":
         # older versions of transformers load the saved tokenizer as it is
-        said = "with the same scores but for a query that is cut"
+        said = "with the same scores except for queries above"
     assert said in " ".join(section_of(read_card(folder), LIBRARIES).split())
 
 

@@ -227,7 +227,7 @@ def test_another_folder_of_the_same_name_here_is_passed_over(project, monkeypatc
 def test_the_base_can_be_named(project, monkeypatch):
     """Row 5: base= and --base, wherever a model is loaded."""
     (project / "runs/base").rename(project / "moved")
-    with pytest.raises(ModelError, match=r"the base of this adapter cannot be had: runs/base: .*\(base= or --base\)"):
+    with pytest.raises(ModelError, match=r"the base of this adapter cannot be loaded: runs/base: .*\(base= or --base\)"):
         resolve("runs/tuned")
     assert resolve("runs/tuned", base="moved").path == Path("moved/model")
     Reranker("runs/tuned", device="cpu", base=project / "moved")
@@ -252,5 +252,5 @@ def test_an_adapter_over_itself_ends(project, base):
     """Row 5: a base that leads back to the adapter."""
     path = Path("runs/tuned/model/base.json")
     path.write_text(json.dumps({"name": base}))
-    with pytest.raises(ModelError, match="the base of this adapter cannot be had"):
+    with pytest.raises(ModelError, match="the base of this adapter cannot be loaded"):
         resolve("runs/tuned")

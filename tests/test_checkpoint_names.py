@@ -143,7 +143,7 @@ def test_a_published_reranker_is_asked_in_its_own_words(tmp_path, how, caplog, o
     folder = named(tmp_path, how)
     with caplog.at_level(logging.INFO, logger="prorank"):
         assert prompt_of(resolve(folder)) == prompt_of(resolve(folder)) == Prompt.preset("mxbai")
-    assert caplog.text.count("preset mxbai is used") == 1
+    assert caplog.text.count("using preset mxbai") == 1
     assert prompt_of(resolve(folder), "echo") == Prompt.preset("mxbai")  # a fallback is for those without a prompt
     Prompt.preset("echo").save(folder)
     assert prompt_of(resolve(folder)) == Prompt.preset("echo")
@@ -210,7 +210,7 @@ def test_a_plain_base_is_ranked_with_a_word(tmp_path, caplog):
             assert Reranker(folder, device="cpu").prompt.name == "prorank"
         prompt_of(resolve(folder), "echo")
         Reranker(folder, device="cpu", prompt="echo")
-    assert caplog.text.count("has no prompt of its own; preset prorank is used") == 1 and len(caplog.records) == 1
+    assert caplog.text.count("has no prompt of its own; using preset prorank") == 1 and len(caplog.records) == 1
 
 
 def test_names_that_only_look_alike(tmp_path):

@@ -98,12 +98,12 @@ def test_weights_are_refused_in_shards_too(tmp_path):
 
 
 BROKEN = {
-    "cut": (lambda data: data[:-100], "cut or damaged"),
-    "cut in its head": (lambda data: data[:50], "cut or damaged"),
+    "cut": (lambda data: data[:-100], "truncated or damaged"),
+    "cut in its head": (lambda data: data[:50], "truncated or damaged"),
     "empty": (lambda data: b"", "is empty"),
     "pointer": (lambda data: POINTER, "is a pointer of git-lfs, not the weights; run git lfs pull"),
-    "text": (lambda data: b"<html>404 not found</html>" * 9, "cut or damaged"),
-    "longer": (lambda data: data + b"x", "cut or damaged"),
+    "text": (lambda data: b"<html>404 not found</html>" * 9, "truncated or damaged"),
+    "longer": (lambda data: data + b"x", "truncated or damaged"),
 }
 
 
@@ -122,7 +122,7 @@ def test_a_damaged_file_is_refused_before_anything_is_loaded(folder, tmp_path, c
         over.mkdir()
         (over / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(folder), "peft_type": "LORA"}))
         save_file({"x": torch.ones(1)}, over / "adapter_model.safetensors")
-        refused(over, str(over), "the base of this adapter cannot be had", str(file), part)
+        refused(over, str(over), "the base of this adapter cannot be loaded", str(file), part)
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ def test_every_verb_refuses_it(folder, tmp_path, toy_file, verb, fault):
     }[verb]
     result = CliRunner().invoke(app, [verb, *map(str, words)])
     assert isinstance(result.exception, ModelError), result.output
-    assert ("cut or damaged" if fault == "cut" else "'lm_head.weight' is missing") in str(result.exception)
+    assert ("truncated or damaged" if fault == "cut" else "'lm_head.weight' is missing") in str(result.exception)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "value_head.pt", "optimizer.pt", "rng_state.pth", "run.json"])

@@ -133,7 +133,7 @@ SETTINGS = {
     ),
     "base": (
         ["base=smolm2-135m"],
-        r"smolm2-135m: no such folder or file, and no hub id \(owner/name\); did you mean 'smollm2-135m'\?",
+        r"smolm2-135m: no such folder or file, and not a hub id \(owner/name\); did you mean 'smollm2-135m'\?",
     ),
     "device": (["device=tpu"], r"device 'tpu' is not available here; present: cpu.*"),
     "missing data": (["data=none.jsonl"], r"none\.jsonl: no such file"),
@@ -167,7 +167,7 @@ def test_config_files(place):
 PAIR = '{"query": "q", "document": "d", "label": 1}\n'
 LABEL = r"bad\.jsonl:{}: 'label' must be a finite number >= 0, got {}"
 LINES = {
-    "malformed JSON": (PAIR + '{"query": "q", "docu\n', r"bad\.jsonl:2: malformed JSON \(.*\); expected one object a line"),
+    "malformed JSON": (PAIR + '{"query": "q", "docu\n', r"bad\.jsonl:2: malformed JSON \(.*\); expected one object per line"),
     "label below 0": (
         PAIR + '{"query": "q", "document": "e", "label": -1}\n',
         r"bad\.jsonl:2: 'label' must be a finite number >= 0, got -1",
@@ -198,7 +198,7 @@ def test_training_data(text, message, place):
 def test_warmup_needs_both_labels(place):
     place.config("w.yaml", stage="warmup", data="bad.jsonl")
     place.write("bad.jsonl", PAIR)
-    wanted = r"the training data has no {} documents, the warm-up needs both: see `prorank mine`"
+    wanted = r"the training data has no {} documents, but the warm-up needs both kinds: see `prorank mine`"
     place.fails("train w.yaml", wanted.format(r"non-relevant \(label 0\)"))
     place.write("bad.jsonl", PAIR.replace("1", "0"))
     place.fails("train w.yaml", wanted.format(r"relevant \(label > 0\)"))
@@ -215,7 +215,7 @@ def test_beir_folders(place):
     place.write("set/qrels/train.tsv", "query-id\tcorpus-id\tscore\nq1\td1\t1\n")
     place.fails(
         "train c.yaml data=set",
-        r"set/qrels/train\.tsv: only relevant documents are labelled, training needs others too; "
+        r"set/qrels/train\.tsv: only relevant documents are labelled, but training also needs others; "
         r"run `prorank mine set lists\.jsonl --split train` and train on lists\.jsonl",
     )
     place.fails("mine set out.jsonl --negatives 0", r"mine needs 0 <= skip_top < depth, negatives >= 1 .* negatives 0.*")
@@ -235,7 +235,7 @@ def test_checkpoints(place):
     place.fails("evaluate set --model bare", wanted)
     place.fails("pull bare", wanted)
     place.fails("pull docs.txt", r"docs\.txt: not a checkpoint; expected a folder, a \.gguf file or a hub id")
-    place.fails("rerank docs.txt --query violin --model ./none", r"\./none: no such folder or file, and no hub id \(owner/name\).*")
+    place.fails("rerank docs.txt --query violin --model ./none", r"\./none: no such folder or file, and not a hub id .*")
 
 
 def test_adapter_for_another_base(place):
@@ -399,7 +399,7 @@ def test_evaluate(place):
     place.fails("evaluate set --run none.run", r"--run none\.run: no such file, neither in set nor as given")
     place.fails("evaluate set --run in.run --judged-only", r"--run and --judged-only exclude each other: .*")
     place.fails("evaluate set --add-query-likelihood", r"--add-query-likelihood needs --model, whose weights it uses")
-    place.fails("evaluate set --model nowhere", r"nowhere: no such folder or file, and no hub id \(owner/name\).*")
+    place.fails("evaluate set --model nowhere", r"nowhere: no such folder or file, and not a hub id \(owner/name\).*")
     place.fails("evaluate set --device tpu", r"device 'tpu' is not available here; present: cpu.*")
     place.fails("evaluate set --out docs.txt", r"--out docs\.txt: is a file, expected a folder")
     place.fails("evaluate set --prompt mxbay", r"unknown prompt preset 'mxbay'; did you mean 'mxbai'\?")

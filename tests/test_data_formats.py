@@ -150,7 +150,7 @@ def test_missing_files_say_what_was_expected(beir: Path, tmp_path: Path) -> None
     with pytest.raises(DataError, match="no such folder; expected a BEIR folder"):
         read_beir(tmp_path / "nowhere")
     (beir / "corpus.jsonl").unlink()
-    with pytest.raises(DataError, match=r"corpus\.jsonl: no such file; a BEIR folder holds"):
+    with pytest.raises(DataError, match=r"corpus\.jsonl: no such file; a BEIR folder contains"):
         read_beir(beir, "train")
     with pytest.raises(DataError, match=r"lists\.jsonl: no such file"):
         read_groups(tmp_path / "lists.jsonl")
@@ -301,7 +301,7 @@ def test_runs_that_cannot_be_written_leave_nothing(tmp_path: Path, run: dict, me
         ("q Q0 d 1 2.0", r"run\.txt:1: expected `qid Q0 docid rank score tag`"),
         ("q Q0 d 1 high t", r"run\.txt:1: expected a finite number as score, got 'high'"),
         ("q Q0 d 1 nan t", r"run\.txt:1: expected a finite"),
-        ("q Q0 d 1 2 t\n\nq\tQ0\td\t2\t1\tt", r"run\.txt:3: document d comes twice for query q"),
+        ("q Q0 d 1 2 t\n\nq\tQ0\td\t2\t1\tt", r"run\.txt:3: document d occurs twice for query q"),
         ("", r"run\.txt: the run is empty"),
     ],
 )

@@ -198,7 +198,7 @@ def test_a_missing_compiler_is_said(loaded, monkeypatch):
         raise torch._dynamo.exc.BackendCompilerFailed(lambda: None, RuntimeError("No working C++ compiler found"), None)
 
     monkeypatch.setattr("prorank.engine.kernels.torch.compile", lambda f, **_: broken)
-    with pytest.raises(ModelError, match="compile needs a working C.. compiler .*install g.. or leave compile out"):
+    with pytest.raises(ModelError, match="compile needs a working C.. compiler .*install g.. or omit compile"):
         Reranker(loaded[0], prompt=Prompt.preset("echo", max_length=200), compile=True, device="cpu")
 
 
@@ -206,7 +206,7 @@ def test_int8_is_refused_off_the_cpu():
     from prorank.engine.auto import check_dtype
 
     check_dtype("int8", CPU)
-    with pytest.raises(ModelError, match="dtype int8 runs on CPUs only, not on cuda; take bf16 or fp32"):
+    with pytest.raises(ModelError, match="dtype int8 runs on CPUs only, not on cuda; use bf16 or fp32"):
         check_dtype("int8", torch.device("cuda"))
 
 

@@ -81,7 +81,7 @@ def test_a_disturbed_measurement_serves_this_process_alone(tmp_path, monkeypatch
     assert not (tmp_path / "speed").exists()
     monkeypatch.setattr(layer_speed, "_measure", lambda *_: pytest.fail("measured again"))
     assert layer_speed.layer_speed(CONFIG) is busy
-    assert "other work ran beside it" in choose_dtype("auto", CPU, CONFIG).reason
+    assert "other processes disturbed it" in choose_dtype("auto", CPU, CONFIG).reason
 
 
 def test_a_broken_or_unwritable_store_is_no_error(tmp_path, monkeypatch):

@@ -76,8 +76,8 @@ def test_the_folder_says_how_long_pairs_may_be_and_how_to_serve_them(tmp_path):
     result = export(saved(tmp_path / "model", "llama", max_length=192), tmp_path / "out")
     text = (tmp_path / "out" / "README.md").read_text()
     expected = [
-        'logit of "1" less logit of "0"',
-        "at 192 tokens in all",
+        'logit of "1" minus logit of "0"',
+        "to 192 tokens in total",
         result.command,
         "None of them was run",
         "LlamaForSequence",
@@ -96,7 +96,7 @@ def test_a_prompt_that_repeats_the_query(tmp_path):
     want = Reranker(source, dtype="fp32").score([(QUERY, document) for document in short])
     np.testing.assert_allclose(logits(tmp_path / "out", short), want, atol=1e-4)
     assert not (tmp_path / "out" / "sentence_bert_config.json").exists()
-    assert "the query's second place not counted" in (tmp_path / "out" / "README.md").read_text()
+    assert "without the repeated query" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_a_thinking_checkpoint_is_asked_at_once(tmp_path):
@@ -161,13 +161,13 @@ def test_a_prompt_of_lists_is_merged_but_no_classifier(tmp_path):
     encoder = Prompt.preset("setwise").bind_list(tokenizer)
     card = "---\nlicense: mit\n---\n# card\n\n## Training\n\nlong\n"
     source = save_checkpoint(tmp_path / "model", tiny_llama(tokenizer), encoder, card=card)
-    with pytest.raises(ConfigError, match="shows several documents, and a classifier reads one; take --format merged"):
+    with pytest.raises(ConfigError, match="shows several documents, but a classifier reads one; use --format merged"):
         export(source, tmp_path / "out")
     assert export(source, tmp_path / "out", format="merged").command == ""
     card = (tmp_path / "out" / "README.md").read_text()  # row 32: says what it was made from
     assert f"`prorank export --format merged` from `{tmp_path / 'model'}`; weights in fp32 (licence: mit)" in card
     assert f'Reranker("{tmp_path / "out"}", method="listwise")' in card
-    assert "it is not a `CrossEncoder`" in card and "\nlong\n" in card
+    assert "it cannot be a `CrossEncoder`" in card and "\nlong\n" in card
     ranked = [Reranker(place, method="setwise", dtype="fp32").rank(QUERY, DOCUMENTS[:4]) for place in (source, tmp_path / "out")]
     assert ranked[0] == ranked[1]
 
@@ -178,13 +178,13 @@ def test_a_head_with_a_bias_is_refused():
     model.lm_head.bias = torch.nn.Parameter(torch.zeros(model.config.vocab_size))
     assert build_classifier(model, encoder, 0).score.weight.shape == (1, 64)  # the same bias for both answers changes no score
     model.lm_head.bias.data[encoder.answer_ids[1]] = 0.5
-    with pytest.raises(ModelError, match="its head has a bias, which one row cannot hold; take --format merged"):
+    with pytest.raises(ModelError, match="its head has a bias, which a classifier cannot have; use --format merged"):
         build_classifier(model, encoder, 0)
 
 
 def test_models_without_classifier_are_refused():
     tokenizer = byte_tokenizer("smollm")
-    with pytest.raises(ModelError, match="transformers has no classifier for Llama4ForCausalLM; take --format merged"):
+    with pytest.raises(ModelError, match="transformers has no classifier for Llama4ForCausalLM; use --format merged"):
         build_classifier(tiny_llama4(tokenizer), Prompt.preset("prorank").bind(tokenizer), 0)
 
 

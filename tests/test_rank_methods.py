@@ -40,7 +40,7 @@ def test_a_checkpoint_trained_on_single_documents_is_refused(method, preset, tra
     with pytest.raises(ConfigError) as caught:
         Reranker(trained(preset), method=method)
     kind = Prompt.preset(preset).kind
-    assert f"was trained to judge one document at a time (its prompt is of kind {kind})" in str(caught.value)
+    assert f"was trained on single documents (its prompt is of kind {kind})" in str(caught.value)
     assert "prompt='setwise'" in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -50,7 +50,7 @@ def test_a_prompt_that_is_asked_for_is_tried_with_a_warning(method, trained, cap
     with caplog.at_level(logging.WARNING, "prorank"):
         hits = Reranker(trained("prorank"), dtype="fp32", method=method, prompt="setwise").rank(QUERY, DOCUMENTS)
     assert len(hits) == len(DOCUMENTS)
-    assert "was not trained with prompts of kind setwise; its order of several documents may mean little" in caplog.text
+    assert "was not trained with prompts of kind setwise; its order of several documents may be poor" in caplog.text
 
 
 @pytest.mark.parametrize("method", LISTS)
@@ -94,4 +94,4 @@ def test_the_command_refuses_it_in_one_line(trained, tmp_path, monkeypatch, caps
         cli.main()
     said = capsys.readouterr()
     assert ended.value.code == 2 and said.out == "" and len(said.err.strip().splitlines()) == 1
-    assert "was trained to judge one document at a time" in said.err
+    assert "was trained on single documents" in said.err

@@ -197,8 +197,8 @@ def test_an_order_in_writing_is_learned_without_a_thought():
 
 
 @pytest.mark.parametrize(("row", "message"), [
-    ({"documents": ["a"]}, "'documents' must be a list of two texts or more"),
-    ({"documents": ["a", 1]}, "'documents' must be a list of two texts or more"),
+    ({"documents": ["a"]}, "'documents' must be a list of at least two texts"),
+    ({"documents": ["a", 1]}, "'documents' must be a list of at least two texts"),
     ({"answer": "2"}, "'answer' must be labels in brackets"),
     ({"answer": "[1] and [2]"}, "'answer' must be labels in brackets"),
     ({"answer": "[3]"}, "or one that is not among the 2"),

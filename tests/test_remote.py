@@ -112,7 +112,7 @@ def test_top_n_is_another_name_of_top_k(server):
         wanted = hits(remote.rank(QUERY, DOCUMENTS, top_k=2))
         assert hits(remote.rank(QUERY, DOCUMENTS, top_n=2)) == wanted == hits(remote.rank(QUERY, DOCUMENTS, top_k=2, top_n=2))
         for options, message in (
-            ({"top_k": 1, "top_n": 2}, "top_n is another name of top_k, but top_k is 1 and top_n is 2"),
+            ({"top_k": 1, "top_n": 2}, "top_n is an alias of top_k, but top_k is 1 and top_n is 2"),
             ({"top_n": 0}, "top_n must be at least 1"),
         ):
             with pytest.raises(DataError, match=message):

@@ -319,7 +319,7 @@ def test_an_adapter_over_an_adapter_is_refused(tmp_path, tiny_llama_dir):
     (folder / "base.json").write_text(json.dumps({"name": str(folder)}))
     other = shutil.copytree(folder, tmp_path / "other")
     (folder / "base.json").write_text(json.dumps({"name": str(tiny_llama_dir), "sha256": weight_hash(tiny_llama_dir)}))
-    with pytest.raises(ModelError, match="is an adapter too; merge that one first"):
+    with pytest.raises(ModelError, match="is an adapter, too; merge it into its base first"):
         resolve(other)
 
 

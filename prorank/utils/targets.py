@@ -24,7 +24,7 @@ FULL_BYTES = 1 << 20  # a file system with less space counts as full
 TEMPORARY = ".tmp"
 # How safetensors reports an OSError, currently and before 0.6.
 RUST_ERROR = re.compile(r"\(os error (\d+)\)|Os \{ code: (\d+),")
-TORCH_ERROR = re.compile(r"inline_container|PytorchStreamWriter", re.IGNORECASE)
+TORCH_ERROR = re.compile(r"inline_container|PytorchStreamWriter|iostream", re.IGNORECASE)  # in errors of torch.save
 
 
 def check_file(path: str | Path) -> None:
@@ -87,9 +87,14 @@ def _storage_error(error: Exception, path: str | Path) -> int | None:
     code = int(match[1] or match[2]) if match else None
     if code in STORAGE_ERRORS:
         return code
-    if isinstance(error, RuntimeError) and TORCH_ERROR.search(str(error)):
+    if is_torch_write_error(error):
         return errno.ENOSPC if shutil.disk_usage(_nearest(path)).free < FULL_BYTES else errno.EIO
     return None
+
+
+def is_torch_write_error(error: Exception) -> bool:
+    """Whether torch could not write a file, usually because the disk is full."""
+    return isinstance(error, RuntimeError) and TORCH_ERROR.search(str(error)) is not None
 
 
 def descriptor(path: str | Path) -> int | None:

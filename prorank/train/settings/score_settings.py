@@ -1,4 +1,4 @@
-"""Settings of stages `score` and `order`, which both learn from lists of one query's documents."""
+"""Settings of stages `score` and `order`, which train on lists of one query's documents."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .common_settings import Settings, check_list_size, max_list_size, require, 
 
 COMPUTED_TEACHERS = ("query-likelihood", "bm25")
 FOLDER_TEACHERS = ("bi-encoder:", "reranker:")  # followed by a folder
-MAX_SAMPLED_DOCUMENTS = 60  # sets of documents are bits of an int64
+MAX_SAMPLED_DOCUMENTS = 60  # a set of documents is an int64 with a bit per document
 
 
 @dataclass(config=STRICT)
@@ -25,24 +25,24 @@ class Score(Settings):
 
     stage: Text = "score"
     loss: dict = field(default_factory=lambda: {"listnet": 1.0, "bce": 0.3})
-    """Weights of the losses: bce, listnet, ranknet, lambdarank, and of teacher scores kl and margin-mse."""
+    """Weights of the losses: bce, listnet, ranknet, lambdarank; with teacher scores also kl and margin-mse."""
     learning_rate: Number = 5e-5
     batch_size: int = 4
     list_size: int | list[int] = 6
-    """Documents of a query in one list, or [minimum, maximum] to draw from."""
+    """Number of documents in a list, or [minimum, maximum] to sample from."""
     answer_mass_weight: Number = 0.1
-    """Weight of -log(p("0") + p("1")), which preserves the form that the warm-up taught; 0 turns it off."""
+    """Weight of -log(p("0") + p("1")), which preserves the answer format of the warm-up; 0 switches it off."""
     teacher: Text | None = None
     """Teacher of losses kl and margin-mse: data (scores in the data), query-likelihood, bm25, bi-encoder:FOLDER, reranker:FOLDER,
-    or several joined by " + ", whose mean counts."""
+    or several joined by " + ", whose mean is used."""
     teacher_temperature: Number = 1.0
-    """Divides teacher scores before their softmax."""
+    """Divisor of teacher scores before their softmax."""
     baseline_step: bool = False
-    """Compute the step as other trainers do, one padded row per prompt through transformers' layers, to compare speed."""
+    """Compute the step with one padded row per prompt and the layers of transformers, as other trainers do, to compare speed."""
     thoughts: bool = False
-    """Score after the model's own thoughts, for a thinking checkpoint."""
+    """Train scores after the model's own thoughts, for a thinking checkpoint."""
     refresh_thoughts: int = 0
-    """Passes over the data after which thoughts are generated again by the current weights; 0 never does so."""
+    """Generate thoughts again with the current weights every n passes over the data; 0 never does."""
     gain: Text = LINEAR
     """Gain of a label in nDCG, in losses listnet and lambdarank and in dev measures: linear (the label, as prorank evaluate counts)
     or exponential (2^label - 1)."""
@@ -52,12 +52,12 @@ class Score(Settings):
         check_gain(self.gain, "key 'gain'")
         require(bool(self.loss) or self.stage == "order", "loss", "names no loss")
         for key, weight in self.loss.items():
-            require(key in LOSSES, f"loss.{key}", f"is no known loss{nearest(key, LOSSES)}")
+            require(key in LOSSES, f"loss.{key}", f"is not a known loss{nearest(key, LOSSES)}")
             fits = isinstance(weight, (int, float)) and 0 <= weight < math.inf
-            require(fits, f"loss.{key}", "needs a weight of 0 or more")
+            require(fits, f"loss.{key}", "needs a weight of at least 0")
         check_list_size(self.list_size)
         self._check_teacher()
-        require(not (self.compile is True and self.baseline_step), "compile", "does not go with baseline_step")
+        require(not (self.compile is True and self.baseline_step), "compile", "excludes baseline_step")
         require(self.refresh_thoughts >= 0, "refresh_thoughts", "must not be negative")
         require(self.thoughts or not self.refresh_thoughts, "refresh_thoughts", "needs thoughts: true")
 
@@ -73,26 +73,26 @@ class Score(Settings):
 
 @dataclass(config=STRICT)
 class Order(Score):
-    """Reinforcement learning on rankings: the policy gradient of the order that scores make (arXiv 1902.04056)."""
+    """Reinforcement learning on rankings: the policy gradient of orders sampled from scores (arXiv 1902.04056)."""
 
     stage: Text = "order"
     loss: dict = field(default_factory=dict)
-    """Weights of supervised losses beside the reward, as in stage score; may be empty."""
+    """Weights of additional supervised losses, as in stage score; may be empty."""
     learning_rate: Number = 2e-5
     reward: Text = "ndcg"
-    """Reward of an order: ndcg, rr (reciprocal rank), ap (average precision) or rearank (nDCG gained on the order shown)."""
+    """Reward of an order: ndcg, rr (reciprocal rank), ap (average precision) or rearank (nDCG gain over the input order)."""
     depth: int = 10
-    """Ranks that the reward counts."""
+    """Number of ranks that count in the reward."""
     reward_weight: Number = 1.0
-    """Weight of the reward beside the losses."""
+    """Weight of the reward relative to the losses."""
     advantage: Text = "exact"
     """Estimator of the gradient: exact (over all orders of at most 12 documents), or leave-one-out or group (of sampled orders)."""
     num_generations: int = 32
-    """Orders sampled per query where advantage is not exact."""
+    """Number of orders sampled per query if advantage is not exact."""
     temperature: Number = 1.0
-    """Divides scores before they become the probabilities of orders."""
+    """Divisor of scores in the distribution of orders."""
     beta: Number = 0.02
-    """Weight of the KL divergence of the orders from those of the starting model; 0 saves its forward pass."""
+    """Weight of the KL divergence of the orders from those of the starting model; 0 saves the reference's forward pass."""
 
     def check(self) -> None:
         super().check()
@@ -105,5 +105,5 @@ class Order(Score):
         require(documents <= MAX_SAMPLED_DOCUMENTS, "list_size", f"must be at most {MAX_SAMPLED_DOCUMENTS}")
         require(exact or self.num_generations >= 2, "num_generations", "must be at least 2")
         require(self.temperature > 0, "temperature", "must be above 0")
-        require(self.reward_weight > 0, "reward_weight", "must be above 0; stage score does without a reward")
+        require(self.reward_weight > 0, "reward_weight", "must be above 0; for no reward use stage score")
         require(self.beta >= 0, "beta", "must not be negative")
