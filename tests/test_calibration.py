@@ -329,7 +329,7 @@ def test_the_default_model_is_copied(standin, tmp_path, monkeypatch, capsys):
     for card, folder in ((first, "runs/calibrated"), (second, "other")):  # row 32: of this folder, by its own calibration
         assert f'hits = Reranker("{folder}").rank(' in card and f"\n# {Path(folder).name}\n" in card
         assert card.count("## Calibration") == card.count("Hits carry a probability") == 1 and "of `dev.jsonl`" in card
-        assert f"({Calibration.load(folder)}; ECE" in card and "No probability is claimed" not in card
+        assert f"({Calibration.load(folder)}; ECE" in card and "Hits have no probabilities" not in card
     assert "platt" in second and (standin.models / DEFAULT / "README.md").read_text().count("Reranker().rank") == 1
 
 

@@ -92,7 +92,7 @@ SETTINGS = {
     "wrong type": (["steps=many"], r"c\.yaml: key 'steps' is 'many'; expected int or nothing"),
     "true is no number": (["batch_size=true"], r"c\.yaml: key 'batch_size' is True; expected int"),
     "unknown stage": (["stage=warm-up"], r"c\.yaml: stage: 'warm-up' is not a stage; did you mean 'warmup'\?"),
-    "unknown loss": (["loss.lisnet=1"], r"c\.yaml: key 'loss\.lisnet' is no known loss; did you mean 'listnet'\?"),
+    "unknown loss": (["loss.lisnet=1"], r"c\.yaml: key 'loss\.lisnet' is not a known loss; did you mean 'listnet'\?"),
     "kl without teacher": (["loss.kl=1"], r"c\.yaml: key 'teacher' is needed by loss kl \(data, query-likelihood, bm25\)"),
     "unknown teacher": (
         ["loss.kl=1", "teacher=likelihood"],
@@ -106,22 +106,22 @@ SETTINGS = {
     ),
     "thoughts of a base that has none": (
         ["thoughts=true"],
-        r"stage score with thoughts needs a prompt of kind thinking, such as rerank-r0, and prorank is binary; start from .*",
+        r"stage score with thoughts needs a prompt of kind thinking, such as rerank-r0, but prorank is binary; start from .*",
     ),
     "refreshed without thoughts": (["refresh_thoughts=1"], r"c\.yaml: key 'refresh_thoughts' needs thoughts: true"),
     "refreshed below 0": (["thoughts=true", "refresh_thoughts=-1"], r"c\.yaml: key 'refresh_thoughts' must not be negative"),
     "minutes of no length": (["minutes=.nan"], r"c\.yaml: key 'minutes' is nan; expected a finite number"),
-    "passes at most of steps": (["max_epochs=3"], r"c\.yaml: key 'max_epochs' is for a budget in minutes; give epochs"),
+    "passes at most of steps": (["max_epochs=3"], r"c\.yaml: key 'max_epochs' is only valid with minutes; use epochs"),
     "passes at most": (["steps=", "minutes=1", "max_epochs=0"], r"c\.yaml: key 'max_epochs' must be above 0"),
     "micro_batch": (["micro_batch=3", "batch_size=4"], r"c\.yaml: key 'micro_batch' must divide batch_size"),
     "max_length": (["max_length=8"], r"c\.yaml: key 'max_length' must be at least 16 tokens"),
     "rank 0": (["lora.r=0"], r"c\.yaml: key 'lora\.r' must be at least 1"),
     "dtype": (["dtype=int8"], r"c\.yaml: key 'dtype' must be auto, bf16 or fp32"),
-    "compile": (["compile=true", "gradient_checkpointing=true"], r"c\.yaml: key 'compile' does not go with gradient_checkpointing"),
-    "compile, plain": (["compile=true", "baseline_step=true"], r"c\.yaml: key 'compile' does not go with baseline_step"),
+    "compile": (["compile=true", "gradient_checkpointing=true"], r"c\.yaml: key 'compile' excludes gradient_checkpointing"),
+    "compile, plain": (["compile=true", "baseline_step=true"], r"c\.yaml: key 'compile' excludes baseline_step"),
     "no equals sign": (["steps"], r"'steps': expected key=value"),
     "override is no YAML": (["lora={r: 8"], r"'lora=\{r: 8': the value is not valid YAML: .*expected ',' or '\}'.*"),
-    "dots into a number": (["steps.more=1"], r"'steps\.more=1': steps holds no keys"),
+    "dots into a number": (["steps.more=1"], r"'steps\.more=1': steps has no keys"),
     "prompt preset": (["prompt=prorang"], r"unknown prompt preset 'prorang'; did you mean 'prorank'\?"),
     "prompt key": (["prompt={sistem: x}"], r"prompt: unknown key 'sistem'; did you mean 'system'\?"),
     "prompt value": (["prompt={system: 7}"], r"prompt key 'system' is 7; expected a text"),
@@ -258,14 +258,14 @@ def test_run_folders(place):
     held = place.folder / "run"
     held.mkdir()
     (held / "config.yaml").write_text(dump_settings(make_settings(place.values())))
-    place.fails("train c.yaml", r"run: holds a run already; add --resume to go on with it, or choose another 'out'")
+    place.fails("train c.yaml", r"run: already contains a run; add --resume to continue it, or choose another 'out'")
     place.fails(
         "train c.yaml --resume seed=1",
-        r"run/config\.yaml: the settings differ from those the run began with; resume needs the same",
+        r"run/config\.yaml: the settings differ from those of the run; resume with the same settings",
     )
     (held / "done.json").write_text("{}")
     place.fails("train c.yaml --resume", r"run: this run is complete; its checkpoint is run/model")
-    place.fails("plot run", r"run/metrics\.jsonl: no such file; is this a run folder\?")
+    place.fails("plot run", r"run/metrics\.jsonl: no such file; is it a run folder\?")
     place.fails("train c.yaml out=docs.txt/run", r"docs\.txt/run: Not a directory")
 
 
@@ -282,7 +282,7 @@ def test_rerank_documents(place):
     base = ["--query", "violin", "--model", str(place.base)]
     place.fails(["rerank", "none.txt", *base], r"none\.txt: no such file")
     place.write("empty.txt", "\n \n")
-    place.fails(["rerank", "empty.txt", *base], r"empty\.txt: holds no documents")
+    place.fails(["rerank", "empty.txt", *base], r"empty\.txt: contains no documents")
     place.write("bad.jsonl", '{"text": "a"}\n{"text": \n')
     place.fails(["rerank", "bad.jsonl", *base], r"bad\.jsonl:2: not valid JSON \(.*\); expected an object with \"text\" .*")
     place.write("bad.jsonl", '{"text": "a"}\n{"txt": "b"}\n')
@@ -321,13 +321,13 @@ def test_rerank_takes_the_query_as_second_argument(place):
     place.fails("rerank violin docs.txt", swapped)
     place.fails(["rerank", "docs.txt", " "], r"the query is ' '; expected a text that is not empty")
     run = "rerank docs.txt violin --run in.run --dataset set --out out.run"
-    place.fails(run, "DOCUMENTS is for the documents of one query; leave out --run or DOCUMENTS")
+    place.fails(run, "DOCUMENTS is for the documents of one query; omit --run or DOCUMENTS")
     place.fails("rerank docs.txt violin --top-n 0", r"--top-k must be at least 1, not 0; leave it out to get all")
 
 
 def test_adapt_takes_the_labels_as_arguments(place):
     place.fails("adapt", r"name your labels: prorank adapt LABELS \(a BEIR folder, or a CSV, TSV or JSONL file\)")
-    place.fails("adapt lists.jsonl --data set", r"labels are given twice: lists\.jsonl and --data set; use one of the two ways")
+    place.fails("adapt lists.jsonl --data set", r"labels are given twice: lists\.jsonl and --data set; use the argument or --data")
     place.fails("adapt none.jsonl", r"none\.jsonl: no such file")
     calls = []
     place.monkeypatch.setattr("prorank.adapt.adapt", lambda *arguments, **_: calls.append(arguments[:3]))
@@ -358,9 +358,9 @@ def test_default_run_folder_of_adapt(source, name):
 
 
 def test_train_without_a_config(place):
-    place.fails("train", r"name a config: prorank train CONFIG\.yaml; `prorank train --list-keys` lists what it may hold")
+    place.fails("train", r"name a config: prorank train CONFIG\.yaml; `prorank train --list-keys` lists its keys")
     place.fails("train --list-keys scor", r"stage: 'scor' is not a stage; did you mean 'score'\?")
-    place.fails("train --list-keys score steps=1", r"--list-keys takes one argument at most, a stage: .*")
+    place.fails("train --list-keys score steps=1", r"--list-keys takes at most one argument, a stage: .*")
 
 
 def test_rerank_runs(place):
@@ -369,7 +369,7 @@ def test_rerank_runs(place):
     place.fails("rerank docs.txt -q x --dataset set", "--dataset needs --run; .*")
     for more in ("docs.txt", "-q x", "--json", "--min-score 0", "--show-thoughts"):
         words = f"rerank --run in.run --dataset set --out out.run {more}"
-        place.fails(words, ".* is for the documents of one query; leave out --run or .*")
+        place.fails(words, ".* is for the documents of one query; omit --run or .*")
     place.fails(["rerank", "--run", "in.run", *common], r"--run needs --dataset \(the texts\) and --out \(the run to write\)")
     given = ["--dataset", "set", *common]
     place.fails(["rerank", "--run", "none.run", *given], r"none\.run: no such file")
@@ -396,7 +396,7 @@ def test_evaluate(place):
     place.write("set/qrels/many.tsv", "query-id\tcorpus-id\tscore\nq1\td1\t90\n")
     too_large = r"set: label 90 is too large for nDCG with exponential gains, 2\^label - 1; use smaller grades, or gain linear"
     place.fails("evaluate set --split many --gain exponential", too_large)
-    place.fails("evaluate set --run none.run", r"--run none\.run: no such file, neither in set nor as given")
+    place.fails("evaluate set --run none.run", r"--run none\.run: no such file, neither in set nor elsewhere")
     place.fails("evaluate set --run in.run --judged-only", r"--run and --judged-only exclude each other: .*")
     place.fails("evaluate set --add-query-likelihood", r"--add-query-likelihood needs --model, whose weights it uses")
     place.fails("evaluate set --model nowhere", r"nowhere: no such folder or file, and not a hub id \(owner/name\).*")
@@ -454,7 +454,7 @@ def test_what_lies_beside_an_output_needs_a_file(place):
     """Row 12: a ledger, or a file of bad lines, beside /dev/null would come into /dev."""
     place.write("log.jsonl", LOG)
     for verb, more, what in (("label", "", "its ledger"), ("import-logs", " --skip-bad", "the file of bad lines")):
-        message = rf"/dev/null: is not a regular file, but {what} is written beside it; .*"
+        message = rf"/dev/null: is not a regular file, but {what} is written next to it; .*"
         place.fails(FILES[verb].replace("OUT", "/dev/null") + more, message)
 
 
@@ -507,7 +507,7 @@ def test_damaged_input_is_one_line(place):
     for command in readers:
         for name in ("cut", "flipped"):
             place.fails(command.format(name), rf"{name}:\d+: damaged or unreadable file \(.*\)")
-        place.fails(command.format("bz"), r"bz: is in the format bzip2, which is not supported; .*")
+        place.fails(command.format("bz"), r"bz: has the format bzip2, which is not supported; .*")
 
 
 def test_a_run_goes_through_pipes(place):

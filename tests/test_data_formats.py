@@ -128,7 +128,7 @@ def test_unknown_documents_do_not_stop_evaluation(beir: Path) -> None:
     ("name", "rows", "message"),
     [
         ("corpus", [], r"corpus\.jsonl: the corpus is empty"),
-        ("corpus", [{"_id": "d1", "text": "a"}, {"_id": "d1", "text": "b"}], r":2: the id 'd1' comes a second"),
+        ("corpus", [{"_id": "d1", "text": "a"}, {"_id": "d1", "text": "b"}], r":2: the id 'd1' occurs a second"),
         ("corpus", ['{"_id": "d1", "text": '], r"corpus\.jsonl:1: malformed JSON"),
         ("corpus", [["d1", "text"]], r"corpus\.jsonl:1: expected a JSON object, got list"),
         ("corpus", [{"_id": "d1", "body": "a"}], r"corpus\.jsonl:1: key 'text' is missing; found '_id', 'body'"),
@@ -285,8 +285,8 @@ def test_scores_that_fall_are_written_as_they_are(tmp_path: Path) -> None:
     ("run", "message"),
     [
         ({"q": {"a": float("nan")}}, "query q: scores must be finite"),
-        ({"q": {"a b": 1.0}}, "cannot hold 'a b'"),
-        ({"": {"a": 1.0}}, "cannot hold ''"),
+        ({"q": {"a b": 1.0}}, "cannot contain 'a b'"),
+        ({"": {"a": 1.0}}, "cannot contain ''"),
     ],
 )
 def test_runs_that_cannot_be_written_leave_nothing(tmp_path: Path, run: dict, message: str) -> None:

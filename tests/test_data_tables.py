@@ -66,7 +66,7 @@ EXPECTED = "expected the columns query, document, label"
     ("l.csv", "document,label\nd,1\n", "l.csv:1: no column query"),
     ("l.csv", "positive,negative\na,b\n", "l.csv:1: no column query"),
     ("l.csv", "query,positive,negative,label\nq,a,b,1\n", "l.csv:1: columns of pairs and of triples in one table"),
-    ("l.csv", "query,document,label,Label\nq,d,1,0\n", "l.csv:1: the column 'label' comes twice"),
+    ("l.csv", "query,document,label,Label\nq,d,1,0\n", "l.csv:1: the column 'label' occurs twice"),
     ("l.csv", "query,document,label\n", "l.csv: no rows below the header"),
     ("l.csv", " \n", "l.csv: the file is empty"),
     ("l.tsv", "", "l.tsv: the file is empty"),

@@ -187,9 +187,9 @@ def test_other_layers_stay_with_transformers_and_have_no_int8():
     model = tiny_llama(byte_tokenizer())
     model.config.mlp_bias = True
     assert not is_supported(model) and scoring_engine(model, False, False) is None
-    with pytest.raises(ModelError, match="int8 needs a CPU with oneDNN and plain layers of llama.*, not llama on cpu; take dtype"):
+    with pytest.raises(ModelError, match="int8 needs a CPU with oneDNN and plain layers of llama.*, not llama on cpu; use dtype"):
         scoring_engine(model, False, True)
-    with pytest.raises(ModelError, match="compile needs .*leave it out"):
+    with pytest.raises(ModelError, match="compile needs .*omit it"):
         scoring_engine(model, True, False)
 
 

@@ -178,16 +178,16 @@ def test_bad_input_fails_before_a_model_is_made(toy, arguments, error, message):
 
 
 def test_runs_that_do_not_fit(toy, tmp_path):
-    with pytest.raises(DataError, match="none of its 1 queries is judged in toy; is it another set's run"):
+    with pytest.raises(DataError, match="none of its 1 queries is judged in toy; is it a run of another dataset"):
         evaluate([toy], run=write_run(tmp_path / "x.run", {"zz": ["d1"]}))
     other = write_beir(tmp_path / "other")
-    with pytest.raises(DataError, match="one file cannot serve several datasets"):
+    with pytest.raises(DataError, match="one file cannot be used for several datasets"):
         evaluate([toy, other], run=tmp_path / "x.run")
     with pytest.raises(ConfigError, match="is a file, expected a folder"):
         evaluate([toy], out=tmp_path / "x.run")
 
 
-@pytest.mark.parametrize("row, message", [([np.nan], "not finite"), ([1.0, 2.0], "one score a document")])
+@pytest.mark.parametrize("row, message", [([np.nan], "not finite"), ([1.0, 2.0], "one score per document")])
 def test_wrong_scores_are_refused(toy, row, message):
     with pytest.raises(ModelError, match=message):
         evaluate([toy], [Scorer("bad", lambda q, d, progress=None: [np.array(row)] * len(q))], exclude=None, top_k=1)

@@ -70,7 +70,7 @@ def test_other_encodings_are_named(kind, encoding, zipped, tmp_path):
     content = ("\ufeff" * encoding.endswith("6") + text).encode(encoding)
     path = written(tmp_path, kind, gzip.compress(content) if zipped else content)
     error = {"settings": ConfigError, "prompt": PromptError}.get(kind, DataError)
-    with pytest.raises(error, match=rf"^{path}: is in the encoding {encoding[:6].upper()}; convert it: iconv "):
+    with pytest.raises(error, match=rf"^{path}: has the encoding {encoding[:6].upper()}; convert it: iconv "):
         reader(path)
 
 
@@ -94,7 +94,7 @@ def test_stdin_is_read_as_files_are(content, monkeypatch):
 def test_stdin_names_encoding_and_damage(monkeypatch):
     """Rows 3, 10."""
     stdin_of(monkeypatch, "a".encode("utf-16"))
-    with pytest.raises(DataError, match="^<stdin>: is in the encoding UTF-16"):
+    with pytest.raises(DataError, match="^<stdin>: has the encoding UTF-16"):
         read_documents("-")
     stdin_of(monkeypatch, gzip.compress(b"a\n" * 9)[:-9])
     with pytest.raises(DataError, match="^<stdin>:[0-9]+: damaged or unreadable file"):
@@ -145,7 +145,7 @@ def test_other_formats_are_named(kind, tmp_path):
     """Row 10: told by content, inside of gzip too."""
     for content in (PACKED[kind], gzip.compress(PACKED[kind])):
         (tmp_path / "docs").write_bytes(content)
-        with pytest.raises(DataError, match=f"docs: is in the format {kind}, which is not supported"):
+        with pytest.raises(DataError, match=f"docs: has the format {kind}, which is not supported"):
             read_documents(str(tmp_path / "docs"))
 
 
@@ -153,7 +153,7 @@ def test_other_formats_are_named(kind, tmp_path):
 def test_other_formats_are_told_by_name(name, tmp_path):
     """Row 10: what bears such a name is not taken for text, whatever is in it."""
     (tmp_path / name).write_text("text\n")
-    with pytest.raises(DataError, match=f"{name}: is in the format"):
+    with pytest.raises(DataError, match=f"{name}: has the format"):
         read_documents(str(tmp_path / name))
 
 

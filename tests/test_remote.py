@@ -218,7 +218,7 @@ def test_nobody_there(serve):
 def test_answers_of_another_form_are_refused(serve, answer):
     other = serve(["/v1/rerank"])
     other.script = [(200, {}, answer)]
-    with Remote(other.url, "jina") as remote, pytest.raises(errors.ServerError, match="not of the dialect jina"):
+    with Remote(other.url, "jina") as remote, pytest.raises(errors.ServerError, match="not in the dialect jina"):
         remote.rank(QUERY, ["a"])
 
 
@@ -294,10 +294,10 @@ def test_the_command_on_others_and_on_options_that_do_not_fit(serve, tmp_path, m
     words = [tmp_path / "docs.txt", "--query", "q"]
     monkeypatch.setenv("SOME_KEY", "secret")
     found = prorank(*words, "--server", other.url, "--api-key-env", "SOME_KEY", "--model", "rerank-v3.5")
-    assert "note: scores are relevance, mostly from 0 to 1" in found.stderr and other.keys[-1] == "Bearer secret"
+    assert "note: scores of this server are relevance, mostly from 0 to 1" in found.stderr and other.keys[-1] == "Bearer secret"
     assert other.asked[-1][1]["model"] == "rerank-v3.5" and "+6.000" in found.stdout
     for more, said in (
-        (["--server", other.url, "--dtype", "fp32"], "--dtype is for a model that is loaded here"),
+        (["--server", other.url, "--dtype", "fp32"], "--dtype is for a local model"),
         (["--server", other.url, "--no-think"], "--no-think is for"),
         (["--dialect", "tei"], "--dialect needs --server"),
         (["--server", other.url, "--api-key-env", "NO_SUCH_KEY"], "NO_SUCH_KEY is not set"),

@@ -115,7 +115,7 @@ def test_any_objects_are_read_as_said_or_refused(server, documents, fields):
 @pytest.mark.parametrize(
     "documents, fields, said",
     [
-        ([{"secret": "a"}], None, "document 0 has no text; give it a field text"),
+        ([{"secret": "a"}], None, "document 0 has no text; add a field text"),
         (["a", {"text": None}], None, "document 1 has no text"),
         ([{"image": "https://secret"}], None, "document 0 has no text"),
         ([{"content": [{"type": "image_url", "image_url": {}}]}], None, "document 0 has no text"),

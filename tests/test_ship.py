@@ -68,7 +68,7 @@ def test_the_card_says_what_it_was_told(place):
     assert text.startswith("---\nlibrary_name: prorank\nbase_model: HuggingFaceTB/SmolLM2-135M-Instruct\nlicense: apache-2.0\n")
     for part in ("| toy | 0.5 |", "| toy | none |", "prorank train x.yaml", "list_size: 5", "- Knows nothing of tea."):
         assert part in text
-    assert "lists.jsonl" not in text and "No probability is claimed." in text
+    assert "lists.jsonl" not in text and "Hits have no probabilities." in text
 
 
 def test_shipping_again_replaces_it_and_gives_the_same_bytes(place):
@@ -112,10 +112,10 @@ def test_what_may_not_be_shipped(place, tmp_path, capsys, monkeypatch):
     other = save_adapter(tmp_path / "other", save_tiny(tmp_path / "base", seed=3))
     fails(capsys, [other, *card], "whose weights are not those of smollm2-135m")
     lists = save_lists(tmp_path / "lists", place)
-    fails(capsys, [lists, *card], "needs a saved prompt that asks about one document at once")
+    fails(capsys, [lists, *card], "needs a saved prompt of kind binary, for one document")
     fails(capsys, [tmp_path / "none", *card], "no such folder or file")
     monkeypatch.setattr(module, "LIMIT", 1000)
-    fails(capsys, [place.run, *card], "bytes in bf16, and at most 1,000 may be shipped; train with a lower lora.r")
+    fails(capsys, [place.run, *card], "bytes in bf16, but at most 1,000 are allowed; train with a lower lora.r")
 
 
 def save_lists(folder, place):

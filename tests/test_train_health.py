@@ -102,9 +102,9 @@ def test_a_run_stops_at_the_first_loss_that_is_not_finite(stage, settings, tmp_p
         with pytest.raises(TrainingError) as error:
             run.train(chosen)
     told = str(error.value)
-    remedy = f"begin again in another 'out' with a lower learning_rate (now {chosen.learning_rate:g})"
+    remedy = f"start again with another 'out' and a lower learning_rate (now {chosen.learning_rate:g})"
     assert "\n" not in told and "step 3: the loss is nan" in told and remedy in told
-    assert f"{out / 'model'} holds the best weights so far, of step 2; {out / 'checkpoint-2'} is a whole checkpoint" in told
+    assert f"{out / 'model'} contains the best weights so far, of step 2; {out / 'checkpoint-2'} is a complete checkpoint" in told
     assert [folder.name for folder in checkpoints(out)] == ["checkpoint-2"] and not (out / "done.json").exists()
     assert all_finite(out) and weights(out / "model")
     run.train(chosen, resume=True)
@@ -230,8 +230,8 @@ def test_a_full_disk_is_one_line_and_what_is_whole_stays_whole(where, settings, 
             run.train(chosen)
     disk.free()
     told = str(error.value)
-    assert "\n" not in told and "cannot be read or written" in told and "go on with the same command (train: add --resume)" in told
-    assert f"{out / 'model'} holds the best" in told and f"{out / 'checkpoint-2'} is a whole checkpoint" in told
+    assert "\n" not in told and "cannot be read or written" in told and "continue with the same command" in told
+    assert f"{out / 'model'} contains the best" in told and f"{out / 'checkpoint-2'} is a complete checkpoint" in told
     left = [path.name for path in out.iterdir()]
     assert not [name for name in left if name.startswith(".")] and all_finite(out) and "done.json" not in left
     if where == "the state":  # the last place of all: the longest way back

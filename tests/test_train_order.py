@@ -209,7 +209,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(tmp_path, tiny_llama_dir):
     ({"advantage": "best"}, "key 'advantage' must be exact, leave-one-out or group"),
     ({"advantage": "group", "num_generations": 1}, "key 'num_generations' must be at least 2"),
     ({"loss": {"kl": 1.0}}, "key 'teacher' is needed by loss kl"),
-    ({"reward_weight": 0.0}, "stage score does without a reward"),
+    ({"reward_weight": 0.0}, "for no reward use stage score"),
     ({"gain": "exponental"}, "key 'gain' must be linear or exponential, not 'exponental'"),
 ])  # fmt: skip
 def test_settings_that_cannot_work_are_refused(changes, message):

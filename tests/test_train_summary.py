@@ -31,9 +31,9 @@ def trained(tmp_path, tiny_llama_dir):
 
 
 CASES = [
-    (9, {}, "the dev set has only 1 query, so its figures mean little"),
-    (30, {}, "the dev set has only 6 queries, so its figures mean little"),
-    (4, {}, "there is no dev set, as the data have too few queries; the last weights are kept, unmeasured"),
+    (9, {}, "the dev set has only 1 query, so its figures are unreliable"),
+    (30, {}, "the dev set has only 6 queries, so its figures are unreliable"),
+    (4, {}, "there is no dev set, as the data have too few queries; the last weights are saved unevaluated"),
     (30, {"dev_queries": 0}, ""), (30, {"num_evaluations": 0}, ""), (5 * FEW_QUERIES, {"dev_queries": FEW_QUERIES}, ""),
 ]  # fmt: skip
 
@@ -59,7 +59,7 @@ def test_the_end_tells_before_and_after_steps_documents_and_where(trained):
     assert told[0] == f"checkpoint: {out / 'model'}" and told[-1] == f"curves: {out / 'train_curves.png'}"
     assert told[1].startswith("dev, 6 queries, before -> after (step 2): ndcg@10 ")
     assert f"{before['dev_ndcg@10']:.4f} -> {after['dev_ndcg@10']:.4f}" in told[1]
-    assert ("no better than before training" in told[1]) == (after["dev_score"] <= before["dev_score"])
+    assert ("not better than before training" in told[1]) == (after["dev_score"] <= before["dev_score"])
     assert told[2].startswith("trained 2 steps on 12 documents in ") and done["documents"] == 12
 
 
@@ -71,7 +71,7 @@ def test_a_short_run_by_minutes_has_a_line_of_figures(trained, monkeypatch):
     out = trained(30, steps=None, minutes=1, log_every=500, num_evaluations=0)
     lines = [line for line in read_metrics(out) if "loss" in line]
     assert len(lines) == 1 and lines[0]["step"] == json.loads((out / "done.json").read_text())["step"] < 500
-    assert "dev: not measured" in summary(out)
+    assert "dev: not evaluated" in summary(out)
 
 
 def test_single_points_are_marks(tmp_path, monkeypatch):

@@ -117,7 +117,7 @@ def test_a_dead_proxy_is_blamed_and_not_the_server(monkeypatch, web, user, name)
 
 def test_what_a_proxy_answers_is_told_as_its_answer(monkeypatch, web):
     """Row 17: 407 is a proxy's, 502 may be."""
-    for status, said in ((407, "put them into HTTP_PROXY"), (502, "through the proxy that HTTP_PROXY names.*status 502")):
+    for status, said in ((407, "put them into HTTP_PROXY"), (502, "through the proxy in HTTP_PROXY.*status 502")):
         monkeypatch.setenv("HTTP_PROXY", web(status).url)
         for user in (lambda: Remote("http://rerank.example").rank("q", ["a"]), lambda: ask_once("http://rerank.example")):
             with pytest.raises((errors.ServerError, DataError), match=said):

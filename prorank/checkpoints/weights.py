@@ -31,6 +31,9 @@ def readable(what: str | Path, remedy: str = "", part: str = "") -> Iterator[Non
         what: name of the checkpoint or file, for the message.
         remedy: appended to the message.
         part: name of the part of it that is read, for the message.
+
+    Raises:
+        ModelError: for any exception other than a ProRankError.
     """
     try:
         yield

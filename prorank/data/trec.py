@@ -131,6 +131,11 @@ def ranked(scores: dict[str, float]) -> list[tuple[str, float]]:
 def write_run(path: str | Path, run: Run, tag: str = "prorank") -> None:
     """Write a TREC run, atomically, compressed if the path ends in .gz. Scores decrease strictly; ties are in insertion order.
 
+    Args:
+        path: the file.
+        run: scores by query and document.
+        tag: name of the system.
+
     Raises:
         DataError: a score is not finite, or an id or the tag is empty or contains white space.
     """

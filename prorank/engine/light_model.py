@@ -168,7 +168,7 @@ class LightBody(nn.Module):
         self, input_ids: torch.Tensor, position_ids: torch.Tensor | None = None, attention_mask: torch.Tensor | None = None,
         spans: Spans | None = None, use_cache: bool = False,
     ) -> Any:  # fmt: skip
-        """See `LightModel.forward`. Returns an object with `last_hidden_state` [B, T, H]."""
+        """See `LightModel.forward`. Returns an object with `last_hidden_state` [B, T, H]. Raises ValueError for padding."""
         if spans is None and attention_mask is not None and not bool(attention_mask.all()):
             raise ValueError("this model does not support padding; load the checkpoint with transformers.AutoModelForCausalLM")
         if position_ids is None:

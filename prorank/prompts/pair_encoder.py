@@ -64,7 +64,12 @@ class PairPromptEncoder(DocumentFraming):
             raise PromptError(f"both answers {self.prompt.answers} are the same token here; choose others (key 'answers')")
 
     def encode(self, query: str, document: str, instruction: str | None = None) -> Encoded:
-        """Encode one pair. `instruction` replaces the prompt's default; None for the default, "" for no instruction."""
+        """Encode one pair.
+
+        Args:
+            query, document: texts of the pair.
+            instruction: replaces the prompt's default; None for the default, "" for no instruction.
+        """
         return self.encode_many(query, [document], instruction)[0]
 
     def encode_many(self, query: str, documents: list[str], instruction: str | None = None) -> list[Encoded]:

@@ -166,7 +166,14 @@ class BaseReranker:
     def likelihood(
         self, queries: Sequence[str], documents: Sequence[Sequence[Document]], progress: Callable[[int], None] | None = None
     ) -> list[np.ndarray]:
-        """Return the query likelihood under the same weights, see `rank.likelihood`: one fp32 array [n] per query."""
+        """Return the query likelihood under the same weights, see `rank.likelihood`.
+
+        Args:
+            queries, documents, progress: see `score_lists`.
+
+        Returns:
+            Mean log-probabilities of the query's tokens: one fp32 array [n] per query.
+        """
         batch = validate_batch(queries, documents)
         with self._exclusive():
             return query_likelihood(self.model, self.tokenizer, batch.queries, batch.texts, self.encoder.longest, progress)
@@ -175,6 +182,9 @@ class BaseReranker:
         """Inspect the model at the answer position of every pair; a thinking model is given an empty thought.
 
         Multiplies with the whole output matrix, so it is slower than scoring.
+
+        Args:
+            queries, documents: see `score_lists`.
 
         Raises:
             ConfigError: a method of lists, which has no answer per document (see `can_diagnose`).

@@ -101,7 +101,14 @@ def load_reranker(
 def in_memory_reranker(
     model: PreTrainedModel, tokenizer: Any, prompt: Prompt, name: str, think: bool, method: ListMethod | None
 ) -> LoadedReranker:
-    """Make a reranker from a model in memory, see `Reranker.of`. With `think`, a copy of its current weights generates."""
+    """Make a reranker from a model in memory, see `Reranker.of`.
+
+    Args:
+        model, tokenizer, prompt: the model, its tokenizer and its prompt.
+        name: name of the model in messages.
+        think: generate thoughts, with a copy of the current weights.
+        method: a method of lists; None for pointwise ranking.
+    """
     runtime = ModelRuntime(model, tokenizer)
     generator = make_training_generator(model, False, False) if think else None
     return LoadedReranker(name, runtime, make_strategy(runtime, prompt, method, generator))
@@ -111,7 +118,15 @@ def make_strategy(
     runtime: ModelRuntime, prompt: Prompt, method: ListMethod | None = None, generator: TextGenerator | None = None,
     samples: int = 1,
 ) -> RankingStrategy:  # fmt: skip
-    """Return the strategy for a prompt: a list strategy with `method`, a thinking one with `generator`, else pointwise."""
+    """Make the strategy that ranks with a prompt.
+
+    Args:
+        runtime: the model.
+        prompt: the prompt.
+        method: a method of lists, for a ListStrategy.
+        generator: generates thoughts, for a ThinkingStrategy. Without method and generator, the strategy is pointwise.
+        samples: number of thoughts per document.
+    """
     if method:
         return ListStrategy(runtime, prompt, method)
     if generator:

@@ -125,7 +125,13 @@ def make_encoders(spec: StageSpec, source: Resolved, examples: list, settings: S
 
 
 def load_trainable(source: Resolved, settings: Settings, device: torch.device) -> PreTrainedModel:
-    """Load the base in fp32, with a new adapter if the settings request one, and prepare it for training."""
+    """Load the base in fp32 and prepare it for training.
+
+    Args:
+        source: the base.
+        settings: settings of the run. With `lora`, the model gets a new adapter, unless it has one.
+        device: device of this process.
+    """
     from .lora import add_adapter
 
     torch.manual_seed(settings.seed)
@@ -145,7 +151,13 @@ def load_trainable(source: Resolved, settings: Settings, device: torch.device) -
 def make_trainer(
     stage: Any, settings: Settings, model: torch.nn.Module, save: Callable[..., None], report: Report | None
 ) -> StageTrainer:
-    """Return the trainer of a stage. `save` writes the best weights; `report`: see `train`."""
+    """Make the trainer of a stage.
+
+    Args:
+        stage, settings, model: see `StageTrainer`.
+        save: writes the best weights.
+        report: see `train`.
+    """
     with extra("train"):
         from .stage_trainer import StageTrainer
     trainer = StageTrainer(stage, settings, model, settings.dtype == "bf16", save, getattr(settings, "updates", 1))
@@ -155,7 +167,16 @@ def make_trainer(
 
 
 def fit(trainer: StageTrainer, resume: bool, dev_queries: int) -> bool:
-    """Train to the end of the budget, then write `done.json` and the curves. Returns whether the run was interrupted."""
+    """Train to the end of the budget, then write `done.json` and the curves.
+
+    Args:
+        trainer: the trainer.
+        resume: continue from the newest complete checkpoint.
+        dev_queries: number of queries of the dev set, for `done.json`.
+
+    Returns:
+        Whether the run was interrupted.
+    """
     with _stop_on_interrupt(trainer):
         trainer.fit(resume)
     if not trainer.schedule.interrupted:

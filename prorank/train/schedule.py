@@ -35,14 +35,17 @@ class Clock:
         self.began: float | None = None  # None while the clock is stopped
 
     def start(self) -> None:
+        """Start the clock."""
         self.began = time.monotonic()
 
     def minutes(self) -> float:
+        """Return the minutes so far."""
         running = time.monotonic() - self.began if self.began is not None else 0.0
         return (self.spent + running) / 60
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
+        """Stop the clock in the block."""
         self.spent, self.began = self.minutes() * 60, None
         yield
         self.start()
@@ -61,11 +64,13 @@ class EvalAndSaveCallback(TrainerCallback):
         self.evaluations = 0  # number of evaluations done so far
 
     def on_train_begin(self, args, state, control, **_):
+        """Evaluate before the first step of a new run."""
         self.evaluations = self._evaluations_due(state.global_step)
         if self.trainer.settings.num_evaluations and not state.global_step:
             self.trainer.measure()
 
     def on_step_end(self, args, state, control, **_):
+        """Evaluate, save and stop if it is time."""
         trainer, settings = self.trainer, self.trainer.settings
         batch_done = state.global_step % trainer.repeat == 0  # between passes, the old policy is in memory only
         stop = any_process(self.interrupted) and batch_done
@@ -96,6 +101,7 @@ class ReportCallback(TrainerCallback):
         self.trainer, self.report = trainer, report
 
     def on_step_end(self, args, state, control, **_):
+        """Report the progress."""
         figures = state.log_history[-1] if state.log_history else {}
         self.report(self.trainer.progress(state.global_step), figures)
 

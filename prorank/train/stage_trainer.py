@@ -94,6 +94,7 @@ class StageTrainer(CheckpointingTrainer):
         return min(1.0, max(step / self.total, self.clock.minutes() / self.settings.minutes if self.settings.minutes else 0.0))
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Run a micro-batch; at the end of a step, average gradients over the processes and check them."""
         loss = super().training_step(*args, **kwargs)
         if self.accelerator.sync_gradients:
             if place()[1] > 1 and not self.is_deepspeed_enabled:

@@ -34,7 +34,7 @@ def download(arguments: list[str], into: Path) -> str | None:
     with tempfile.TemporaryDirectory() as own:
         site = "" if _has_pip() else _carried(Path(own))
         if site is None:
-            return "this environment has no pip, nor the ensurepip of Python to get it from; run 'uv pip install pip' or the like"
+            return "this environment has neither pip nor Python's ensurepip; install pip, for example with 'uv pip install pip'"
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input", "--no-deps"]
         done = subprocess.run([*command, "-d", str(into), *arguments], capture_output=True, text=True, env=_environment(site))
     return reason(done.stderr or done.stdout) if done.returncode else None

@@ -1,6 +1,10 @@
 """Losses of stage `score`, each computed from the scores [n] of one query's n documents.
 
 A score is a log-odds, so `bce` is the exact likelihood of the answer, given that it is one of the two answer tokens.
+
+Besides the scores, all losses accept the keyword arguments `grades` (labels of the data), `labels` (grades divided by the highest
+grade), `teacher` (teacher scores), each [n], `temperature` (divisor of teacher scores) and `gain` (gain of a grade in nDCG); each
+uses some of them.
 """
 
 from __future__ import annotations

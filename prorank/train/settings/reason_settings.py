@@ -118,6 +118,7 @@ class Reason(Settings):
         return self.grpo.epsilon if self.algorithm == "grpo" else self.ppo.epsilon
 
     def check(self) -> None:
+        """See `Settings.check`."""
         super().check()
         require(self.algorithm in ("ppo", "grpo"), "algorithm", "must be ppo or grpo")
         require(self.beta >= 0, "beta", "must not be negative")

@@ -48,6 +48,7 @@ class Score(Settings):
     or exponential (2^label - 1)."""
 
     def check(self) -> None:
+        """See `Settings.check`."""
         super().check()
         check_gain(self.gain, "key 'gain'")
         require(bool(self.loss) or self.stage == "order", "loss", "names no loss")
@@ -95,6 +96,7 @@ class Order(Score):
     """Weight of the KL divergence of the orders from those of the starting model; 0 saves the reference's forward pass."""
 
     def check(self) -> None:
+        """See `Settings.check`."""
         super().check()
         exact, documents = self.advantage == "exact", max_list_size(self.list_size)
         require(self.reward in REWARDS, "reward", f"must be one of {', '.join(REWARDS)}")

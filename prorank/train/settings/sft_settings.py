@@ -23,6 +23,7 @@ class Sft(Settings):
     """Weight of the answer's tokens in the loss; other tokens have weight 1. A thought has about a hundred tokens."""
 
     def check(self) -> None:
+        """See `Settings.check`."""
         super().check()
         require(self.answer_weight > 0, "answer_weight", "must be above 0")
         require(self.max_think_tokens >= 1, "max_think_tokens", "must be at least 1")

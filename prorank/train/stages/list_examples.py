@@ -30,6 +30,7 @@ class ListExample:
 
     @property
     def length(self) -> int:
+        """Number of tokens."""
         return sum(map(len, self.packs))
 
     @property

@@ -49,6 +49,7 @@ class OrderStage(ScoreStage):
     def extra_loss(
         self, model: PreTrainedModel, batch: Batch, examples: list[ListExample], scores: tuple[torch.Tensor, ...]
     ) -> tuple[torch.Tensor, dict[str, float]]:
+        """See `ScoreStage.extra_loss`: minus the reward, plus the KL divergence."""
         s = self.settings
         before = self._reference_scores(model, batch, examples)
         objective, divergence = scores[0].new_zeros(()), scores[0].new_zeros(())

@@ -75,6 +75,7 @@ class ReasonStage:
         return len(self.task)
 
     def example(self, index: int) -> RolloutPrompt:
+        """See `Stage.example`."""
         return self.task.example(index)
 
     def loss(self, model: torch.nn.Module, examples: list[RolloutPrompt]) -> tuple[torch.Tensor, dict[str, float]]:

@@ -38,6 +38,7 @@ class RolloutPrompt:
 
     @property
     def length(self) -> int:
+        """Number of tokens."""
         return len(self.prompt.ids)
 
 
@@ -73,6 +74,7 @@ class PairTask:
         return len(self.pairs)
 
     def example(self, key: int) -> RolloutPrompt:
+        """See `ReasonTask.example`."""
         query, document, label = self.pairs[key % len(self.pairs)]
         relevant = int(label > 0)
         shown = {"query": query, "document": document, "label": relevant}
@@ -108,6 +110,7 @@ class ListTask:
         return len(self.groups)
 
     def example(self, key: int) -> RolloutPrompt:
+        """See `ReasonTask.example`."""
         epoch, row = divmod(key, len(self.groups))
         if self._pass[0] != epoch:
             self._pass = (epoch, sample_lists(self.groups, self.settings.list_size, self.settings.seed, epoch))

@@ -75,6 +75,7 @@ class ScoreStage:
         return len(self.blocks)
 
     def example(self, index: int) -> ListExample:
+        """See `Stage.example`."""
         lists, thoughts = self._lists(index), self._thoughts(index)
         return ListExample(index, self._packs(lists, thoughts), lists, tuple(thoughts))
 
@@ -179,6 +180,7 @@ class ScoreStage:
         }
 
     def evaluate(self, model: PreTrainedModel) -> dict[str, float]:
+        """See `Stage.evaluate`."""
         if not self.dev:
             return {}
         measures = self.dev.measure(model)

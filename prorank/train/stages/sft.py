@@ -52,6 +52,7 @@ class CompletionExample:
 
     @property
     def length(self) -> int:
+        """Number of tokens."""
         return len(self.pack)
 
 
@@ -100,6 +101,7 @@ class SftStage:
         return [row for rows in zip(*columns) for row in rows]
 
     def example(self, index: int) -> CompletionExample:
+        """See `Stage.example`."""
         epoch, row = divmod(index, len(self))
         if self._pass[0] != epoch:
             self._pass = (epoch, self._order(epoch))
