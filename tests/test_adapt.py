@@ -96,7 +96,7 @@ def test_few_queries_all_decide_and_the_mean_of_the_trainings_is_kept(tmp_path, 
     assert any(not torch.equal(trained[0][key], trained[1][key]) for key in trained[0])
     for key, weight in kept[0].items():
         torch.testing.assert_close(weight, sum(one[key] for one in trained) / 3)
-    card = (out / "model" / "README.md").read_text(encoding="utf-8")  # row 32: of the mean, not of the first training
+    card = (out / "model" / "README.md").read_text(encoding="utf-8")  # of the mean, not of the first training
     assert f'Reranker("{out}")' in card
     assert "the mean of 3 trainings, each with other held-out queries; without weights of the base" in card
     assert f"Data: {data} (31 queries)" in card and "fold-1" not in card.split("Command")[0]
@@ -137,7 +137,7 @@ def test_the_old_model_stays_unless_the_new_one_is_better(tmp_path, tiny_llama_d
 
 
 def test_what_shows_no_gain_is_kept_on_demand_alone(tmp_path, tiny_llama_dir, monkeypatch, capsys):
-    """Row 28: by the command line, exit code 0 where the old model stays; then its weights are taken without another training."""
+    """By the command line, exit code 0 where the old model stays; then its weights are taken without another training."""
     base, out = str(tiny_llama_dir), tmp_path / "out"
     monkeypatch.setattr(module, "scores_of", stand_in(base, 1.0))
     monkeypatch.setattr(module, "choose_settings", lambda start, options, real=module.choose_settings: real(start, options | SMALL))
@@ -167,7 +167,7 @@ def test_what_shows_no_gain_is_kept_on_demand_alone(tmp_path, tiny_llama_dir, mo
 
 @pytest.mark.parametrize("few", [11, 31])
 def test_without_evidence_all_the_same_is_one_call(tmp_path, tiny_llama_dir, monkeypatch, few):
-    """Row 28: of one training and of the mean of three."""
+    """Of one training and of the mean of three."""
     base, out = str(tiny_llama_dir), tmp_path / "out"
     monkeypatch.setattr(module, "scores_of", stand_in(base, 1.0))
     options = {"held_out": 12} if few == 11 else {}
@@ -177,7 +177,7 @@ def test_without_evidence_all_the_same_is_one_call(tmp_path, tiny_llama_dir, mon
 
 
 def test_all_that_is_loaded_is_where_it_is_asked_for(tmp_path, tiny_llama_dir, monkeypatch):
-    """Row 20: on a machine whose best device is another one, `device` reaches the training and every Reranker that measures."""
+    """On a machine whose best device is another one, `device` reaches the training and every Reranker that measures."""
     made, real = [], Reranker
 
     def loaded(*arguments, **how):
@@ -199,7 +199,7 @@ def verdict(before, after, labels=(1.0, 0.0, 0.0)):
 
 @pytest.mark.parametrize(("gain", "worth"), [("linear", 3), ("exponential", 7)])
 def test_what_decides_has_the_gain_that_is_asked_for(gain, worth):
-    """Row 21: a grade of 3 behind one of 1, then before it."""
+    """A grade of 3 behind one of 1, then before it."""
     groups = [Group(f"q{i}", ("a", "b", "c"), (3.0, 1.0, 0.0)) for i in range(12)]
     result = compare(groups, [[1.0, 2.0, 0.0]] * 12, [[2.0, 1.0, 0.0]] * 12, ("old", "new"), gain, trained_on=1)
     second = 1 / np.log2(3)
@@ -222,7 +222,7 @@ def test_few_changes_of_place_do_not_outweigh_what_all_scores_say():
 
 
 def test_a_gain_that_may_be_chance_is_none():
-    """Row 28: .9725 before and after and a likelihood that rose by luck (p .64) was called better."""
+    """.9725 before and after and a likelihood that rose by luck (p .64) was called better."""
     before = [[1.0, 0.0, 0.0]] * 20
     result = verdict(before, [[1.2, 0.0, 0.0]] * 11 + [[0.8, 0.0, 0.0]] * 9)
     assert result.after == result.before == 1 and result.p == 1 and result.likelihood_p > 0.05
@@ -231,7 +231,7 @@ def test_a_gain_that_may_be_chance_is_none():
 
 @given(st.integers(0, 10_000), st.floats(-0.5, 0.5), st.integers(10, 40))
 def test_better_means_that_the_paired_test_says_so(seed, lift, queries):
-    """Row 28: whatever the scores, nothing is kept without a significant gain, nor with a significant loss of nDCG."""
+    """Whatever the scores, nothing is kept without a significant gain, nor with a significant loss of nDCG."""
     rng = np.random.default_rng(seed)
     before = rng.normal(size=(queries, 3))
     result = verdict(before.tolist(), (before + rng.normal(size=before.shape) + [lift, 0, 0]).tolist())

@@ -64,7 +64,7 @@ def test_between_them_scores_lie_between(two, tmp_path):
 
 
 def test_the_card_of_what_was_trained_stays_behind(tmp_path):
-    """Row 32: it tells of other weights."""
+    """It tells of other weights."""
     start = save_tiny(tmp_path / "base")
     trained = moved(start, tmp_path / "trained", False)
     (trained / "README.md").write_text("# trained\n\n## Other libraries\n\nnone\n")

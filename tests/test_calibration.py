@@ -326,7 +326,7 @@ def test_the_default_model_is_copied(standin, tmp_path, monkeypatch, capsys):
         calibrate(DEFAULT, data, dtype="fp32")
     assert calibrate("runs/calibrated", data, dtype="fp32", method="platt", copy="other")[1] == Path("other/calibration.json")
     first, second = (Path(folder, "README.md").read_text(encoding="utf-8") for folder in ("runs/calibrated", "other"))
-    for card, folder in ((first, "runs/calibrated"), (second, "other")):  # row 32: of this folder, by its own calibration
+    for card, folder in ((first, "runs/calibrated"), (second, "other")):  # of this folder, by its own calibration
         assert f'hits = Reranker("{folder}").rank(' in card and f"\n# {Path(folder).name}\n" in card
         assert card.count("## Calibration") == card.count("Hits carry a probability") == 1 and "of `dev.jsonl`" in card
         assert f"({Calibration.load(folder)}; ECE" in card and "Hits have no probabilities" not in card

@@ -42,7 +42,7 @@ ODD = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Zl",
 
 @given(name=ODD, base=ODD, licence=st.sampled_from(["apache-2.0", "mit", "other"]), lists=st.booleans())
 def test_front_matter_is_yaml_whatever_names_there_are(name, base, licence, lists):
-    """Row 32: names with colons, quotes and marks."""
+    """Names with colons, quotes and marks."""
     cards = [
         model_card(name, base, None, licence, "score", "d", SETTINGS, {"a": 1}, "c", lists),
         adapted_card(name, base, "own/base", licence, ["d"], SETTINGS, FOUND, (0.75, 0.43), "c"),
@@ -67,7 +67,7 @@ def test_the_line_of_use_is_python_that_names_the_folder(name):
 
 
 def test_a_run_says_what_it_started_from_and_how_to_load_it(tmp_path, tiny_llama_dir):
-    """Row 32: the run's own path, also in the second run, whose base is the first."""
+    """The run's own path, also in the second run, whose base is the first."""
     data = write_jsonl(tmp_path / "d.jsonl", [{"query": f"q {i}", "pos": ["a"], "neg": ["b"]} for i in range(4)])
     values = {"stage": "score", "base": str(tiny_llama_dir), "data": str(data), "out": str(tmp_path / "deep" / "run"), "steps": 1}
     folder = train(make_settings(values | {"dev_queries": 0, "dtype": "fp32", "max_length": 96}))
@@ -93,7 +93,7 @@ def test_the_hub_id_goes_down_to_the_first_base(tmp_path):
     (tiny_llama, "smollm", "rerank-r0", "where scores differ"),
 ])  # fmt: skip
 def test_what_is_said_of_cross_encoders_was_tried(build, style, preset, said, tmp_path):
-    """Rows 15 and 32: no promise that the folder's own tokenizer does not keep."""
+    """No promise that the folder's own tokenizer does not keep."""
     tokenizer = byte_tokenizer(style)
     bound = Prompt.preset(preset).bind(tokenizer)
     folder = save_checkpoint(tmp_path / "m", build(tokenizer), bound, card="# m\n")
@@ -113,7 +113,7 @@ def test_an_adapter_does_not_promise_to_load_elsewhere(tmp_path, tiny_llama_dir)
 
 
 def test_a_calibration_replaces_the_one_before_and_a_copy_names_itself(tmp_path):
-    """Row 32: `calibrate`, then `calibrate` again, then `calibrate --copy`."""
+    """`calibrate`, then `calibrate` again, then `calibrate --copy`."""
     folder, figures = tmp_path / "m", {"before": {"ece": 0.2}, "after": {"ece": 0.05}, "data": "dev.jsonl"}
     folder.mkdir()
     card = model_card("old", "b", None, "mit", "score", "d", {}, {}, "c")
@@ -148,7 +148,7 @@ def test_sections_are_replaced_where_they_stand(bodies, new):
 
 
 def test_a_merged_card_drops_what_was_of_the_adapter_and_keeps_its_data():
-    """Row 32: measures and calibration were those of the other folder."""
+    """Measures and calibration were those of the other folder."""
     source = model_card("run", "own/base", "own/base", "mit", "score", "toy lists", SETTINGS, {"ndcg@10": 0.9}, "prorank train x")
     source = with_section(with_section(source, CALIBRATION, "temperature 2"), "Data", "| toy | CC0 |")
     card = merged_card("out/m", "runs/run", "own/base", "mit", "smollm2-135m", "bf16", source, False)

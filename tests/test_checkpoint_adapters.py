@@ -102,7 +102,7 @@ EQUAL = {
 
 @pytest.mark.parametrize("case", list(EQUAL))
 def test_merged_scores_are_those_of_peft(tmp_path, case):
-    """Row 5: whatever an adapter trains, embeddings that are tied to the head and new tokens too."""
+    """Whatever an adapter trains, embeddings that are tied to the head and new tokens too."""
     config, how = EQUAL[case]
     adapter, base = made(tmp_path, config, **how)
     want = peft_scores(adapter, base)
@@ -124,7 +124,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("case", list(REFUSED))
 def test_adapters_that_cannot_be_merged_are_refused(tmp_path, case):
-    """Row 5: a score head that is dropped, vectors that are no weights."""
+    """A score head that is dropped, vectors that are no weights."""
     config, part = REFUSED[case]
     adapter, _ = made(tmp_path, config)
     with pytest.raises(ModelError, match=part) as error:
@@ -133,7 +133,7 @@ def test_adapters_that_cannot_be_merged_are_refused(tmp_path, case):
 
 
 def test_a_score_head_is_not_dropped_whatever_the_task_is_called(tmp_path):
-    """Row 5: two classifiers over one causal base would score the same."""
+    """Two classifiers over one causal base would score the same."""
     from safetensors.torch import load_file, save_file
 
     adapter, _ = made(tmp_path, lora())
@@ -144,7 +144,7 @@ def test_a_score_head_is_not_dropped_whatever_the_task_is_called(tmp_path):
 
 
 def test_a_merge_that_changes_the_scores_is_refused(tmp_path, monkeypatch):
-    """Row 5: the check looks at logits, not at the method's name."""
+    """The check looks at logits, not at the method's name."""
     adapter, _ = made(tmp_path, lora("embed_tokens"))
     monkeypatch.setattr("prorank.engine.modules._untie", lambda model: None)
     with pytest.raises(ModelError, match="merged, its logits differ by"):
@@ -162,7 +162,7 @@ def test_weights_that_are_not_finite_are_told(tmp_path):
 
 
 def test_tokens_that_were_added_without_their_rows_are_refused(tmp_path):
-    """Row 5: an adapter's tokenizer that gives ids which the model has no row for."""
+    """An adapter's tokenizer that gives ids which the model has no row for."""
     adapter, base = made(tmp_path, lora())
     tokenizer = AutoTokenizer.from_pretrained(base)
     tokenizer.add_tokens(["<new>"])
@@ -178,7 +178,7 @@ def test_training_goes_on_from_an_adapter_with_more_tokens(tmp_path):
 
 
 def test_a_copy_in_training_is_merged_in_the_same_way(tmp_path):
-    """Row 5: dev measures and references of a training use merged copies."""
+    """Dev measures and references of a training use merged copies."""
     adapter, base = made(tmp_path, lora("embed_tokens"))
     model, tokenizer = load_model(resolve(adapter), torch.float32, CPU, train=True), AutoTokenizer.from_pretrained(base)
     scores = Reranker.of(merged_copy(model), tokenizer, Prompt.preset("prorank")).score(PAIRS)
@@ -187,7 +187,7 @@ def test_a_copy_in_training_is_merged_in_the_same_way(tmp_path):
 
 @pytest.mark.parametrize("config", [lora("lm_head"), lora(modules_to_save=["lm_head"])], ids=["low rank", "whole"])
 def test_training_goes_not_on_from_an_adapter_of_the_output_matrix(tmp_path, config):
-    """Row 5: stages read that matrix without the adapter, so what they learn and measure would be another model's."""
+    """Stages read that matrix without the adapter, so what they learn and measure would be another model's."""
     adapter, _ = made(tmp_path, config)
     with pytest.raises(ModelError, match="changes the output matrix"):
         load_model(resolve(adapter), torch.float32, CPU, train=True)
@@ -205,7 +205,7 @@ def project(tmp_path, monkeypatch) -> Path:
 
 @pytest.mark.parametrize("asked", ["runs/tuned", "runs/tuned/model"])
 def test_a_relative_base_is_found_from_any_folder(project, monkeypatch, asked):
-    """Row 5: beside the adapter, where the name leads from a folder around it."""
+    """Beside the adapter, where the name leads from a folder around it."""
     want = Reranker(asked, device="cpu", dtype="fp32").score(PAIRS)
     monkeypatch.chdir(project / "elsewhere")
     np.testing.assert_array_equal(Reranker(project / asked, device="cpu", dtype="fp32").score(PAIRS), want)
@@ -214,7 +214,7 @@ def test_a_relative_base_is_found_from_any_folder(project, monkeypatch, asked):
 
 
 def test_another_folder_of_the_same_name_here_is_passed_over(project, monkeypatch):
-    """Row 5: the hash says which of two is meant; without one that fits, it is refused."""
+    """The hash says which of two is meant; without one that fits, it is refused."""
     other = save_tiny(project / "elsewhere" / "runs" / "base", seed=1)
     monkeypatch.chdir(project / "elsewhere")
     assert resolve(project / "runs/tuned").path == project / "runs/base/model"
@@ -225,7 +225,7 @@ def test_another_folder_of_the_same_name_here_is_passed_over(project, monkeypatc
 
 
 def test_the_base_can_be_named(project, monkeypatch):
-    """Row 5: base= and --base, wherever a model is loaded."""
+    """Base= and --base, wherever a model is loaded."""
     (project / "runs/base").rename(project / "moved")
     with pytest.raises(ModelError, match=r"the base of this adapter cannot be loaded: runs/base: .*\(base= or --base\)"):
         resolve("runs/tuned")
@@ -249,7 +249,7 @@ def test_a_base_is_for_adapters_and_must_be_theirs(project):
 
 @pytest.mark.parametrize("base", [".", "model", "runs/tuned/model", "../tuned/model"])
 def test_an_adapter_over_itself_ends(project, base):
-    """Row 5: a base that leads back to the adapter."""
+    """A base that leads back to the adapter."""
     path = Path("runs/tuned/model/base.json")
     path.write_text(json.dumps({"name": base}))
     with pytest.raises(ModelError, match="the base of this adapter cannot be loaded"):

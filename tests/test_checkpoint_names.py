@@ -80,7 +80,7 @@ def here(tmp_path, monkeypatch, offline) -> Path:
     ],
 )
 def test_a_folder_that_is_not_there_is_asked_of_no_hub(here, name, hint):
-    """Row 29: any name with a slash was taken for a hub id."""
+    """Any name with a slash was taken for a hub id."""
     with pytest.raises(ModelError) as error:
         resolve(name)
     assert "no such folder or file" in str(error.value) and hint in str(error.value) and "\n" not in str(error.value)
@@ -88,7 +88,7 @@ def test_a_folder_that_is_not_there_is_asked_of_no_hub(here, name, hint):
 
 @pytest.mark.parametrize("verb", ["rerank", "evaluate", "export", "serve", "calibrate", "adapt", "train"])
 def test_every_verb_says_so(here, verb, toy_file):
-    """Row 29, also of `base=runs/…`."""
+    """Also of `base=runs/…`."""
     Path("docs.txt").write_text("bread\n")
     Path("x.yaml").write_text(f"stage: score\nbase: runs/dmo\ndata: {toy_file}\nout: out\nsteps: 1\ndevice: cpu\n")
     words = {
@@ -101,7 +101,7 @@ def test_every_verb_says_so(here, verb, toy_file):
 
 
 def test_teachers_that_are_not_there_say_so_too(here):
-    """Row 29: they are checkpoints and folders like others."""
+    """They are checkpoints and folders like others."""
     with pytest.raises(ModelError, match="did you mean 'runs/demo'"):
         check_teacher([], "reranker:runs/dmo")
     with pytest.raises(ModelError, match="no such folder; did you mean 'runs/demo'"):
@@ -139,7 +139,7 @@ def named(folder: Path, how: str) -> Path:
 
 @pytest.mark.parametrize("how", ["folder", "cache", "card", "line", "title", "config", "template"])
 def test_a_published_reranker_is_asked_in_its_own_words(tmp_path, how, caplog, offline):
-    """Row 19: by its name, its settings, its card or its chat template; said in one line."""
+    """By its name, its settings, its card or its chat template; said in one line."""
     folder = named(tmp_path, how)
     with caplog.at_level(logging.INFO, logger="prorank"):
         assert prompt_of(resolve(folder)) == prompt_of(resolve(folder)) == Prompt.preset("mxbai")
@@ -157,12 +157,11 @@ def test_a_published_reranker_is_asked_in_its_own_words(tmp_path, how, caplog, o
     ],
 )  # fmt: skip
 def test_names_of_published_rerankers(tmp_path, name, preset):
-    """Row 19."""
     assert prompt_of(resolve(save_tiny(tmp_path / name, "qwen3"))) == Prompt.preset(preset)
 
 
 def test_scores_of_a_known_one_are_those_of_its_preset(tmp_path):
-    """Row 19: in `Reranker`, and where adapt measures it."""
+    """In `Reranker`, and where adapt measures it."""
     folder = save_tiny(tmp_path / "mxbai-rerank-base-v2", "qwen2")
     pairs = [("garden", "we saw the garden today"), ("garden", "bread")]
     want = Reranker(folder, device="cpu", dtype="fp32", prompt="mxbai").score(pairs)
@@ -178,7 +177,7 @@ FOREIGN = ["bge-reranker-v2-gemma", "jina-reranker-v3", "zerank-1-small", "rank1
 
 @pytest.mark.parametrize("name", FOREIGN)
 def test_a_reranker_whose_prompt_is_not_known_is_refused(tmp_path, name):
-    """Row 19: it is not ranked by another's words without a word; with a prompt it is."""
+    """It is not ranked by another's words without a word; with a prompt it is."""
     folder = save_tiny(tmp_path / name)
     with pytest.raises(ModelError, match="a reranker .* without prompt.json, .*--prompt.*qwen3-reranker") as error:
         Reranker(folder, device="cpu")
@@ -203,7 +202,7 @@ def test_an_adapter_is_known_by_its_base(tmp_path):
 
 
 def test_a_plain_base_is_ranked_with_a_word(tmp_path, caplog):
-    """Row 19: zero-shot is what it was, and one line says by which prompt."""
+    """Zero-shot is what it was, and one line says by which prompt."""
     folder = save_tiny(tmp_path / "smol")
     with caplog.at_level(logging.INFO, logger="prorank"):
         for _ in range(2):
@@ -233,7 +232,7 @@ def own(tmp_path) -> Path:
 
 
 def test_a_models_own_code_runs_only_where_it_is_trusted(own, tmp_path, monkeypatch):
-    """Row 20: for the tokenizer as for the model, from Python and from the command line."""
+    """For the tokenizer as for the model, from Python and from the command line."""
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
     with pytest.raises(ModelError, match="trust_remote_code") as error:
         Reranker(own, device="cpu")
@@ -248,7 +247,7 @@ def test_a_models_own_code_runs_only_where_it_is_trusted(own, tmp_path, monkeypa
 
 
 def test_a_hubs_python_files_are_fetched_where_they_are_trusted(own, tmp_path, monkeypatch):
-    """Row 20: they were left out, so the flag could not work."""
+    """They were left out, so the flag could not work."""
     import huggingface_hub
 
     def snapshot(name: str, allow_patterns: list[str]) -> str:
@@ -265,7 +264,7 @@ def test_a_hubs_python_files_are_fetched_where_they_are_trusted(own, tmp_path, m
 
 
 def test_training_lists_are_not_asked_for_a_prompt(tmp_path, toy_file, caplog):
-    """Row 19: a base of a training has the prompt of its settings, and nothing has to be said of it."""
+    """A base of a training has the prompt of its settings, and nothing has to be said of it."""
     from prorank.train.run import train
     from prorank.train.settings.stage_settings import make_settings
 

@@ -78,14 +78,14 @@ MISFITS = {
 
 @pytest.mark.parametrize("case", list(MISFITS))
 def test_a_checkpoint_whose_weights_do_not_fit_is_refused(folder, case):
-    """Row 1: transformers fills what is missing with random numbers and only warns."""
+    """Transformers fills what is missing with random numbers and only warns."""
     change, parts = MISFITS[case]
     rewrite(folder, change)
     refused(folder, str(folder), "do not fit its config", *parts)
 
 
 def test_weights_are_refused_in_shards_too(tmp_path):
-    """Row 1, where each file is whole and its index lacks nothing."""
+    """Where each file is whole and its index lacks nothing."""
     tokenizer = byte_tokenizer()
     tiny_llama(tokenizer, tie=False).save_pretrained(tmp_path / "m", max_shard_size="60KB")
     tokenizer.save_pretrained(tmp_path / "m")
@@ -110,7 +110,7 @@ BROKEN = {
 @pytest.mark.parametrize("case", list(BROKEN))
 @pytest.mark.parametrize("kind", ["model", "adapter"])
 def test_a_damaged_file_is_refused_before_anything_is_loaded(folder, tmp_path, case, kind, monkeypatch):
-    """Row 1: cut, empty, pointers of git-lfs: of models, adapters, and the bases of adapters."""
+    """Cut, empty, pointers of git-lfs: of models, adapters, and the bases of adapters."""
     change, part = BROKEN[case]
     asked = folder if kind == "model" else save_adapter(tmp_path / "a", folder)
     file = asked / ("model.safetensors" if kind == "model" else "adapter_model.safetensors")
@@ -137,7 +137,7 @@ def test_a_damaged_file_is_refused_before_anything_is_loaded(folder, tmp_path, c
     ],
 )
 def test_an_index_that_is_wrong_is_refused(folder, content, part):
-    """Row 1: an index.json that names a file which is not there, or is none."""
+    """An index.json that names a file which is not there, or is none."""
     (folder / "model.safetensors").rename(folder / "other.safetensors")
     (folder / "model.safetensors.index.json").write_text(content)
     refused(folder, part)
@@ -164,7 +164,7 @@ def test_what_files_may_lack_and_hold_besides(tmp_path, whole):
 
 @given(st.sets(st.sampled_from(["a.weight", "b.weight", "c.rotary_emb.inv_freq", "value_head.bias"])))
 def test_a_report_passes_only_where_nothing_is_left(names):
-    """Row 1: any name that is left over is told, but for buffers and value heads."""
+    """Any name that is left over is told, but for buffers and value heads."""
     wrong = sorted(name for name in names if not NO_WEIGHT.search(name))
     report = {"missing_keys": set(), "unexpected_keys": names, "mismatched_keys": set()}
     if not wrong:
@@ -182,7 +182,7 @@ def test_a_report_passes_only_where_nothing_is_left(names):
     ],
 )
 def test_settings_that_are_no_json_are_one_line(folder, file, content, part):
-    """Row 1: a settings file that is damaged."""
+    """A settings file that is damaged."""
     (folder / file).write_text(content)
     refused(folder, part)
 
@@ -190,7 +190,7 @@ def test_settings_that_are_no_json_are_one_line(folder, file, content, part):
 @pytest.mark.parametrize("content", ["{", "[]", "3", "\x00"])
 @pytest.mark.parametrize("file", ["adapter_config.json", "base.json"])
 def test_an_adapters_settings_that_are_no_object_are_one_line(tmp_path, tiny_llama_dir, file, content):
-    """Row 1: adapter_config.json, base.json."""
+    """Adapter_config.json, base.json."""
     folder = save_adapter(tmp_path / "a", tiny_llama_dir)
     (folder / file).write_text(content)
     refused(folder, str(folder / file))
@@ -218,7 +218,7 @@ ADAPTERS = {
 
 @pytest.mark.parametrize("case", list(ADAPTERS))
 def test_an_adapter_whose_weights_do_not_fit_is_refused(tmp_path, tiny_llama_dir, case):
-    """Row 1: peft too leaves what is missing as it was made, drops what has no place, and only warns."""
+    """Peft too leaves what is missing as it was made, drops what has no place, and only warns."""
     folder = save_adapter(tmp_path / "a", tiny_llama_dir)
     change, parts = ADAPTERS[case]
     rewrite(folder, change, "adapter_model.safetensors")
@@ -233,7 +233,7 @@ VERBS = ("rerank", "evaluate", "export", "calibrate", "adapt", "train", "serve")
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("fault", ["cut", "no head"])
 def test_every_verb_refuses_it(folder, tmp_path, toy_file, verb, fault):
-    """Row 1: one check, whoever loads."""
+    """One check, whoever loads."""
     if fault == "cut":
         (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-9])
     else:
@@ -257,7 +257,7 @@ def test_every_verb_refuses_it(folder, tmp_path, toy_file, verb, fault):
 
 @pytest.mark.parametrize("name", ["model.safetensors", "value_head.pt", "optimizer.pt", "rng_state.pth", "run.json"])
 def test_a_training_does_not_go_on_from_a_damaged_checkpoint(tmp_path, name):
-    """Row 1: what a training resumes from is read by loaders as well."""
+    """What a training resumes from is read by loaders as well."""
     save_file({"x": torch.ones(9)}, tmp_path / "model.safetensors")
     for other in ("value_head.pt", "optimizer.pt", "rng_state.pth"):
         torch.save({"x": torch.ones(9)}, tmp_path / other)

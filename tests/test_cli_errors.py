@@ -270,7 +270,7 @@ def test_run_folders(place):
 
 
 def test_tables_of_labels(place):
-    """Row 26: of columns that are not known."""
+    """Of columns that are not known."""
     place.write("l.csv", "query,document,score\nq,d,1\n")
     expected = r"l\.csv:1: no column label; found 'query', 'document', 'score'; expected the columns query, document, label .*"
     for verb in ("train c.yaml data=l.csv", "adapt --data l.csv --out adapted", f"calibrate {place.base} --data l.csv"):
@@ -436,7 +436,6 @@ LOG = '{"query": "q", "response": "a", "response_thinking": "t", "rejected_respo
 @pytest.mark.parametrize("out", ["docs.txt/deep/out", "/proc/none/out"])
 @pytest.mark.parametrize("verb", [*FOLDERS, *FILES])
 def test_out_is_tried_before_the_work(verb, out, place, monkeypatch):
-    """Row 11."""
     monkeypatch.setattr("prorank.demo.walkthrough.resolve", lambda _: pytest.fail("the demo began"))
     place.write("log.jsonl", LOG)
     command = (FOLDERS | FILES)[verb].format(base=place.base).replace("OUT", out)
@@ -445,13 +444,12 @@ def test_out_is_tried_before_the_work(verb, out, place, monkeypatch):
 
 @pytest.mark.parametrize("verb", FILES)
 def test_out_that_is_a_folder(verb, place):
-    """Row 12."""
     place.write("log.jsonl", LOG)
     place.fails(FILES[verb].replace("OUT", "set"), r"set: Is a directory")
 
 
 def test_what_lies_beside_an_output_needs_a_file(place):
-    """Row 12: a ledger, or a file of bad lines, beside /dev/null would come into /dev."""
+    """A ledger, or a file of bad lines, beside /dev/null would come into /dev."""
     place.write("log.jsonl", LOG)
     for verb, more, what in (("label", "", "its ledger"), ("import-logs", " --skip-bad", "the file of bad lines")):
         message = rf"/dev/null: is not a regular file, but {what} is written next to it; .*"
@@ -459,7 +457,7 @@ def test_what_lies_beside_an_output_needs_a_file(place):
 
 
 def test_the_cache_is_tried_before_the_work(place, monkeypatch):
-    """Row 11: before anything is fetched or converted."""
+    """Before anything is fetched or converted."""
     monkeypatch.setattr("prorank.checkpoints.sources.fetch_package", lambda *_: pytest.fail("it was fetched"))
     monkeypatch.setattr("prorank.checkpoints.sources._convert", lambda *_: pytest.fail("it was converted"))
     place.write("m.gguf", "GGUF")
@@ -488,7 +486,7 @@ ERRORS = {
 
 @pytest.mark.parametrize("error", ERRORS, ids=repr)
 def test_what_the_system_refuses_is_one_line(error, place, monkeypatch):
-    """Rows 10, 11: any OSError, with or without a path, and the EOFError that typer would end with "Aborted."."""
+    """Any OSError, with or without a path, and the EOFError that typer would end with "Aborted."."""
 
     def fails(*_, **__):
         raise error
@@ -498,7 +496,7 @@ def test_what_the_system_refuses_is_one_line(error, place, monkeypatch):
 
 
 def test_damaged_input_is_one_line(place):
-    """Row 10: cut and other archives as documents, runs, lists and configs."""
+    """Cut and other archives as documents, runs, lists and configs."""
     whole = gzip.compress(b" \n" * 99)
     for name, content in (("cut", whole[:-9]), ("flipped", whole[:15] + bytes([whole[15] ^ 255]) + whole[16:])):
         (place.folder / name).write_bytes(content)
@@ -511,7 +509,7 @@ def test_damaged_input_is_one_line(place):
 
 
 def test_a_run_goes_through_pipes(place):
-    """Row 12: from process substitution to stdout, where nothing but the run is."""
+    """From process substitution to stdout, where nothing but the run is."""
     command = [sys.executable, "-m", "prorank", "rerank", "--dataset", "set", "--model", str(place.base), "--dtype", "fp32"]
     shell = f"{shlex.join(command)} --run <(cat in.run) --out /dev/stdout"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, cwd=place.folder)
@@ -552,7 +550,7 @@ def test_the_version_is_printed(monkeypatch, capsys):
 
 
 def test_a_home_that_is_not_known_is_no_crash(place, monkeypatch):
-    """Row 11: "~" is then the name of a folder."""
+    """ "~" is then the name of a folder."""
     monkeypatch.delenv("HOME")
     monkeypatch.setattr("os.getuid", lambda: 987654321)
     place.fails(["rerank", "docs.txt", "-q", "x", "--model", "~/none"], r"~/none: no such folder.*")

@@ -319,7 +319,7 @@ def test_qrels_forms_agree(tmp_path: Path) -> None:
 
 
 def test_excluded_labels_are_not_checked_for_training(beir: Path, tmp_path: Path) -> None:
-    """Row 20: a pair that is excluded may name an unknown document, an unknown query, or have a label below 0."""
+    """A pair that is excluded may name an unknown document, an unknown query, or have a label below 0."""
     labels(beir, "q1\td1\t1", "q1\td9\t1", "q9\td1\t1", "q2\td2\t-2")
     exclude = tmp_path / "exclude.txt"
     for row in ("q1 d9", "q9 d1", "q2 d2"):

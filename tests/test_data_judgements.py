@@ -1,4 +1,4 @@
-"""Row 14: one rule for labels and optional keys in all forms of training data.
+"""One rule for labels and optional keys in all forms of training data.
 
 A text has one label for a query, the highest; null stands for an absent value; ids may be whole numbers.
 """

@@ -1,4 +1,4 @@
-"""Row 26: CSV and TSV are read by their header, labels with the rules of JSONL, and no table is taken for another form."""
+"""CSV and TSV are read by their header, labels with the rules of JSONL, and no table is taken for another form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows 3, 10, 26: the same documents in every form a file may have; what is no such form is refused, never ranked line by line."""
+"""The same documents in every form a file may have; what is no such form is refused, never ranked line by line."""
 
 from __future__ import annotations
 

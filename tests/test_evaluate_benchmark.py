@@ -224,7 +224,7 @@ class Named:
 
 
 def test_rows_are_found_by_whole_names_and_a_miss_is_an_error(toy):
-    """Row 25: tables shorten names, and None came back for the name that the caller had given."""
+    """Tables shorten names, and None came back for the name that the caller had given."""
     names = ["runs/demo/score", "runs/other/score", "elsewhere/demo/score", "plain"]
     result = evaluate([toy], [Named(name) for name in names])
     rows = [result.row("toy", name) for name in names]
@@ -240,7 +240,7 @@ def test_rows_are_found_by_whole_names_and_a_miss_is_an_error(toy):
 
 
 def test_a_whole_name_of_two_systems_is_not_guessed(toy):
-    """Row 25: the same checkpoint twice, with other options."""
+    """The same checkpoint twice, with other options."""
     result = evaluate([toy], [Named("runs/demo/score"), Named("runs/demo/score")])
     with pytest.raises(ConfigError, match=r"stands for 2 systems; name one of: demo/score, demo/score \(2\)"):
         result.row("toy", "runs/demo/score")

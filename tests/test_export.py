@@ -164,7 +164,7 @@ def test_a_prompt_of_lists_is_merged_but_no_classifier(tmp_path):
     with pytest.raises(ConfigError, match="shows several documents, but a classifier reads one; use --format merged"):
         export(source, tmp_path / "out")
     assert export(source, tmp_path / "out", format="merged").command == ""
-    card = (tmp_path / "out" / "README.md").read_text()  # row 32: says what it was made from
+    card = (tmp_path / "out" / "README.md").read_text()  # says what it was made from
     assert f"`prorank export --format merged` from `{tmp_path / 'model'}`; weights in fp32 (licence: mit)" in card
     assert f'Reranker("{tmp_path / "out"}", method="listwise")' in card
     assert "it cannot be a `CrossEncoder`" in card and "\nlong\n" in card

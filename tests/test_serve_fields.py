@@ -1,4 +1,4 @@
-"""Row 17: fields that clients really send, bodies that nobody should, HEAD and OPTIONS.
+"""Fields that clients really send, bodies that nobody should, HEAD and OPTIONS.
 
 What has meaning is heeded, what is harmless is taken, what would change the answer without being done is refused.
 """
@@ -53,7 +53,7 @@ def refused(answer, dialect: str, status: int | None = None) -> str:
 
 
 def test_cohere_version_1_reads_the_fields_that_rank_fields_names(server):
-    """Row 17: 422 before."""
+    """422 before."""
     client = cohere.Client(api_key="any", base_url=server.url)
     strings = [{name: str(value) for name, value in each.items() if value is not None} for each in OBJECTS]
     found = client.rerank(
@@ -255,7 +255,7 @@ def test_bodies_that_cannot_be_meant(server, dialect, name):
 
 
 def test_a_byte_order_mark_is_no_part_of_the_body(server):
-    """Row 3, in requests."""
+    """In requests."""
     plain = json.dumps({"query": QUERY, "documents": TEXTS}).encode()
     for kind in ("application/json", 'application/json; charset="UTF-8"', "application/json;charset=utf-8; profile=x"):
         answer = server.client.post("/v1/rerank", content=b"\xef\xbb\xbf" + plain, headers={"content-type": kind})
@@ -264,7 +264,7 @@ def test_a_byte_order_mark_is_no_part_of_the_body(server):
 
 @pytest.mark.parametrize("path", ["/health", "/info", "/v1/models", "/metrics", "/", "/playground.js", "/docs", "/openapi.json"])
 def test_head_and_options_where_get_is_taken(server, path):
-    """Row 17: 405 before."""
+    """405 before."""
     get, head = server.client.get(path), server.client.head(path)
     assert (head.status_code, head.content) == (200, b"") and head.headers.get("content-type") == get.headers.get("content-type")
     options = server.client.options(path)

@@ -1,4 +1,4 @@
-"""Item 4, ready means ready: what the server does before it takes requests, what it says of that, what the first request finds.
+"""Ready means ready: what the server does before it takes requests, what it says of that, what the first request finds.
 
 The first request is watched in a process of its own, for this one has long imported what a server may need late.
 """
@@ -94,7 +94,7 @@ def test_shapes_go_from_one_document_to_a_batch_of_the_longest(tiny_llama_dir):
 
 
 def test_health_tells_what_it_waits_for(tiny_llama_dir):
-    """Item 4: 503 with the shape that is read, until all are."""
+    """503 with the shape that is read, until all are."""
     gate, turn = threading.Event(), threading.Event()
 
     class Slow(Reranker):

@@ -52,7 +52,6 @@ CASES = [
 
 @pytest.mark.parametrize(("own", "texts", "wanted", "lines"), CASES)
 def test_the_later_budget_takes_the_place_of_the_other_and_says_so(own, texts, wanted, lines, tmp_path, caplog):
-    """Row 31."""
     path = recipe(tmp_path, **own)
     assert budget(load_settings(path, texts)) == wanted
     assert [record.getMessage() for record in caplog.records] == [f"{path}: {line}" for line in lines]
@@ -60,14 +59,13 @@ def test_the_later_budget_takes_the_place_of_the_other_and_says_so(own, texts, w
 
 @pytest.mark.parametrize("two", [("steps", "minutes"), ("steps", "epochs"), ("epochs", "minutes")])
 def test_two_in_one_file_are_refused(two, tmp_path):
-    """Row 31."""
     path = recipe(tmp_path, **dict.fromkeys(two, 5))
     with pytest.raises(ConfigError, match=f"r.yaml: key '{two[1]}' and {two[0]} exclude each other; give one"):
         load_settings(path)
 
 
 def test_a_refused_command_line_is_one_line(tmp_path, caplog):
-    """Row 31: no word of budgets beside the error."""
+    """No word of budgets beside the error."""
     with pytest.raises(ConfigError, match="key 'minutes' must be above 0"):
         load_settings(recipe(tmp_path, steps=80), ["minutes=0"])
     with pytest.raises(ConfigError, match="key 'max_epochs' is only valid with minutes"):
@@ -80,7 +78,7 @@ TEXTS = st.lists(st.sampled_from(["steps=3", "minutes=2", "epochs=4", "minutes="
 
 @given(texts=TEXTS, own=st.sampled_from(["", *BUDGETS]))
 def test_there_is_never_more_than_one(texts, own, tmp_path_factory):
-    """Row 31: whatever is given in whatever order, the last one counts, and the settings written down can be read again."""
+    """Whatever is given in whatever order, the last one counts, and the settings written down can be read again."""
     logging.getLogger("prorank").setLevel(logging.ERROR)
     path = recipe(tmp_path_factory.mktemp("r"), **({own: 9} if own else {}))
     settings = load_settings(path, texts)
@@ -92,7 +90,7 @@ def test_there_is_never_more_than_one(texts, own, tmp_path_factory):
 
 @pytest.mark.parametrize("value", [".nan", ".inf", "-.inf"])
 def test_numbers_that_are_not_finite_are_refused(value, tmp_path):
-    """Row 6: a setting must not be what a loss must not become."""
+    """A setting must not be what a loss must not become."""
     for key in ("learning_rate", "answer_mass_weight", "minutes"):
         with pytest.raises(ConfigError, match=f"key '{key}' is -?(nan|inf); expected a finite number"):
             load_settings(recipe(tmp_path), [f"{key}={value}"])
@@ -106,7 +104,7 @@ SPENT = [({"steps": 2}, False), ({"steps": 3}, True), ({"minutes": 1.0}, True), 
 
 @pytest.mark.parametrize(("given", "again"), SPENT)
 def test_the_reference_is_computed_once_where_prompts_come_again(given, again, tmp_path, tiny_llama_dir, monkeypatch):
-    """Row 20: under any budget, not under epochs alone, and not kept where nothing comes again."""
+    """Under any budget, not under epochs alone, and not kept where nothing comes again."""
     data = tmp_path / "d.jsonl"
     data.write_text("".join(json.dumps({"query": f"q {i}", "pos": [f"a {i}"], "neg": [f"b {i}"]}) + "\n" for i in range(4)))
     groups, model = read_groups(data), load_model(resolve(tiny_llama_dir), torch.float32, torch.device("cpu"))
@@ -140,7 +138,7 @@ class Counted:
 
 @pytest.mark.parametrize(("micro", "repeat"), [(1, 1), (2, 1), (8, 1), (2, 3)])
 def test_a_batch_is_encoded_once_for_all_of_its_micro_batches(micro, repeat):
-    """Row 20: 8 examples a step, not 8 for each of its micro-batches; a resumed run that begins amid a step sees the same."""
+    """8 examples a step, not 8 for each of its micro-batches; a resumed run that begins amid a step sees the same."""
     stage = Counted(64)
     steps = MicroBatches(stage, 4 * repeat, 8, micro, repeat)
     seen = [[example.key for example in steps[i]] for i in range(len(steps))]

@@ -57,7 +57,7 @@ def test_long_lists_keep_relevant_documents_up_to_half(monkeypatch):
 
 @pytest.mark.parametrize(("gain", "worth"), [("linear", 2), ("exponential", 3)])
 def test_the_gain_of_the_settings_is_the_dev_figures(monkeypatch, gain, worth):
-    """Row 21: grades 2 and 1 in the wrong order."""
+    """Grades 2 and 1 in the wrong order."""
     found = measured(monkeypatch, lambda row: [{1: 2, 0: 1}.get(rank(d), 0) for d in row], gain=gain)
     assert found == pytest.approx((1 + worth / np.log2(3)) / (worth + 1 / np.log2(3)))
 

@@ -94,7 +94,7 @@ def all_finite(out: Path) -> bool:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_run_stops_at_the_first_loss_that_is_not_finite(stage, settings, tmp_path, monkeypatch):
-    """Row 6: in every stage, naming step, loss and remedy; the best before and its checkpoint stay, and resume goes on there."""
+    """In every stage, naming step, loss and remedy; the best before and its checkpoint stay, and resume goes on there."""
     head = "value_head.weight" if stage.endswith("ppo") else None
     chosen, out = settings(stage), tmp_path / "run"
     with monkeypatch.context() as patch:
@@ -112,7 +112,7 @@ def test_a_run_stops_at_the_first_loss_that_is_not_finite(stage, settings, tmp_p
 
 
 def test_gradients_that_are_not_finite_stop_it_before_they_touch_the_weights(settings, tmp_path):
-    """Row 6: a learning rate that throws the first step's weights so far that the second one has a loss and no gradient."""
+    """A learning rate that throws the first step's weights so far that the second one has a loss and no gradient."""
     with pytest.raises(TrainingError, match=r"step 2: the (gradient norm|loss) is (nan|inf).*now 1e\+30.*No weights of this run"):
         run.train(settings(learning_rate=1e30, save_every=0))
     assert all_finite(tmp_path / "run") and not (tmp_path / "run" / "model").exists()
@@ -120,7 +120,7 @@ def test_gradients_that_are_not_finite_stop_it_before_they_touch_the_weights(set
 
 @pytest.mark.parametrize("stage", ["warmup", "score", "order"])
 def test_weights_that_collapsed_are_not_called_the_best(stage, settings, tmp_path):
-    """Row 6: learning_rate=1e6, where losses stay finite and every document gets the same score."""
+    """Learning_rate=1e6, where losses stay finite and every document gets the same score."""
     with pytest.raises(TrainingError, match="step 2: all documents of the dev set get the same score"):
         run.train(settings(stage, learning_rate=1e6))
     assert not (tmp_path / "run" / "model").exists()
@@ -128,7 +128,7 @@ def test_weights_that_collapsed_are_not_called_the_best(stage, settings, tmp_pat
 
 @pytest.mark.parametrize("num_evaluations", [2, 0])
 def test_weights_that_are_not_finite_are_never_saved(num_evaluations, settings, tmp_path, monkeypatch):
-    """Row 6: the last step of all spoils them: neither a dev measure nor the end of the run nor a checkpoint takes them."""
+    """The last step of all spoils them: neither a dev measure nor the end of the run nor a checkpoint takes them."""
     poison(monkeypatch, 4, after=True)
     with pytest.raises(TrainingError, match="step 4: weight '.*' is not finite"):
         run.train(settings(num_evaluations=num_evaluations))
@@ -137,7 +137,7 @@ def test_weights_that_are_not_finite_are_never_saved(num_evaluations, settings, 
 
 
 def test_a_dev_measure_that_is_not_finite_is_not_the_best(settings, tmp_path, monkeypatch):
-    """Row 6: weights and losses are finite, the measure is not."""
+    """Weights and losses are finite, the measure is not."""
     real = base.StageTrainer._measured
 
     def evaluate(stage, model):
@@ -156,7 +156,7 @@ def test_a_dev_measure_that_is_not_finite_is_not_the_best(settings, tmp_path, mo
 
 @pytest.mark.parametrize("weight", ["model.embed_tokens.weight", "model.layers.1.mlp.down_proj.weight", "model.norm.weight"])
 def test_a_base_that_is_damaged_is_refused_by_name(weight, settings, tmp_path, tiny_llama_dir, monkeypatch, capsys):
-    """Row 6: on the command line too, with code 2, one line, and nothing on disk."""
+    """On the command line too, with code 2, one line, and nothing on disk."""
     folder = shutil.copytree(tiny_llama_dir, tmp_path / "base")
     damaged = load_file(folder / "model.safetensors")
     damaged[weight].view(-1)[7] = float("inf")
@@ -174,7 +174,7 @@ def test_a_base_that_is_damaged_is_refused_by_name(weight, settings, tmp_path, t
 
 
 def test_a_damaged_checkpoint_is_neither_adapted_nor_calibrated(settings, tmp_path, tiny_llama_dir):
-    """Row 6: and nothing is written that says it was."""
+    """And nothing is written that says it was."""
     folder, data = shutil.copytree(tiny_llama_dir, tmp_path / "base"), settings().data
     damaged = load_file(folder / "model.safetensors")
     damaged["model.norm.weight"][3] = torch.nan
@@ -214,7 +214,7 @@ PLACES = {  # what is being written when the disk is full: a method of the train
 
 @pytest.mark.parametrize("where", PLACES)
 def test_a_full_disk_is_one_line_and_what_is_whole_stays_whole(where, settings, tmp_path, monkeypatch, disk):
-    """Row 6: wherever the write fails; with room again the run goes on and ends as if nothing had been."""
+    """Wherever the write fails; with room again the run goes on and ends as if nothing had been."""
     method, step = PLACES[where]
     chosen, out = settings(), tmp_path / "run"
     real = getattr(base.StageTrainer, method)
@@ -242,6 +242,6 @@ def test_a_full_disk_is_one_line_and_what_is_whole_stays_whole(where, settings, 
 
 
 def test_json_has_no_numbers_that_are_not_finite():
-    """Row 6: null in their place, however deep they lie."""
+    """Null in their place, however deep they lie."""
     value = {"a": float("nan"), "b": [1.0, float("-inf"), {"c": (float("inf"), 2)}], "d": True, "e": "NaN"}
     assert json.loads(dumps(value)) == {"a": None, "b": [1.0, None, {"c": [None, 2]}], "d": True, "e": "NaN"}
