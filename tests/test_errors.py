@@ -1,6 +1,6 @@
-"""Optional packages that are missing, and such that are there and do not load: what the error says first.
+"""Errors of optional packages that are missing, or are installed but fail to load.
 
-Row 22 of the faults found by trying what users of rerankers report: a version conflict was told of as a missing extra.
+A version conflict must not be reported as a missing extra.
 """
 
 import sys
@@ -38,7 +38,7 @@ def package(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", list(FAILURES))
-def test_what_is_there_and_does_not_load_gives_its_reason_first(name, package):
+def test_an_installed_package_that_fails_to_load_gives_its_reason_first(name, package):
     source, reason = FAILURES[name]
     package(source)
     with pytest.raises(BrokenExtra) as caught, extra("toys"):
@@ -53,7 +53,7 @@ LINES = ["import toy_missing", "import toy_missing.part", "from toy_missing.part
 
 
 @pytest.mark.parametrize("line", [*LINES, "import importlib; importlib.import_module('toy_missing')"])
-def test_what_is_not_there_names_the_extra(line):
+def test_a_missing_package_names_the_extra(line):
     with pytest.raises(MissingExtra) as caught, extra("toys"):
         exec(line)
     assert str(caught.value).startswith("No module named 'toy_missing'")

@@ -84,7 +84,7 @@ def stdin_of(monkeypatch, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("content", [BOM + b"\xc3\xa9\nb", gzip.compress(BOM + b"\xc3\xa9\nb", mtime=0), b"\n\xc3\xa9\r\nb\r\n"])
-def test_stdin_is_read_as_files_are(content, monkeypatch):
+def test_stdin_is_read_like_files(content, monkeypatch):
     """Marks and gzip on stdin, whose own encoding may be another."""
     stdin_of(monkeypatch, content)
     assert read_documents("-") == ["é", "b"]
@@ -149,7 +149,7 @@ def test_other_formats_are_named(kind, tmp_path):
 
 @pytest.mark.parametrize("name", ["d.bz2", "d.XZ", "d.zip", "d.tar.gz", "d.tgz", "d.zst", "d.7z", "d.parquet"])
 def test_other_formats_are_told_by_name(name, tmp_path):
-    """What bears such a name is not taken for text, whatever is in it."""
+    """A file with such a name is not read as text, whatever its content."""
     (tmp_path / name).write_text("text\n")
     with pytest.raises(DataError, match=f"{name}: has the format"):
         read_documents(str(tmp_path / name))
@@ -197,7 +197,7 @@ def test_deep_json_is_an_error(tmp_path):
 
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\r\n\ufeff\0"))), st.integers(0, 30))
 def test_lines_come_back(lines, block):
-    """What is read does not depend on how a pipe cuts it, nor on gzip."""
+    """The result does not depend on the chunks of a pipe, nor on gzip."""
     content = "\n".join(lines).encode()
     wanted = [(n, line) for n, line in enumerate(lines, 1) if line.strip()]
     for data in (content, gzip.compress(content)):

@@ -1,6 +1,6 @@
-"""Queries that are longer than their share of a prompt: read whole where there is room, else cut and counted once.
+"""Queries that are longer than their share of a prompt: complete if they fit, else truncated and counted once.
 
-Row 34 of the faults found by trying what users of rerankers report: a query of 300 words over 21 documents was told of as 21 cuts.
+A truncated query counts once, however many documents it has.
 """
 
 from dataclasses import replace
@@ -36,7 +36,7 @@ def ids(text: str) -> list[int]:
 @pytest.mark.parametrize("name", list(PAIRS))
 @settings(suppress_health_check=[HealthCheck.too_slow], max_examples=60)
 @given(query=texts, document=texts)
-def test_nothing_is_cut_where_both_fit(name, query, document):
+def test_nothing_is_truncated_if_both_fit(name, query, document):
     """And what does not fit keeps the share that it had."""
     bound = PAIRS[name]
     found = bound.encode(query, document)
@@ -68,7 +68,7 @@ def test_the_released_models_cap_the_query_in_any_case():
     assert found.query_cut > 0 and len(found.ids) < bound.longest
 
 
-def test_bounds_that_are_asked_for_hold():
+def test_requested_limits_are_kept():
     """Tokens of the query, of the document and of the prompt, as servers take them."""
     bound = PAIRS["prorank"]
     query = " ".join(WORDS)
@@ -108,7 +108,7 @@ def test_scores_do_not_depend_on_the_other_documents(preset):
     np.testing.assert_allclose(got, [alone(one, LONG, document)[0] for document in documents], atol=1e-4)
 
 
-def test_a_query_is_counted_once_and_told_by_how_much(monkeypatch):
+def test_a_query_is_counted_once_with_its_lost_tokens(monkeypatch):
     """Over 21 documents, in several windows, in every way of scoring."""
     monkeypatch.setattr("prorank.rank.pointwise.WINDOW", 4)
     one = reranker()
@@ -135,7 +135,7 @@ def test_lists_count_a_query_and_a_document_once(method, tmp_path):
     assert (one.cuts.total, one.cuts.documents, one.cuts.queries) == (9, 6, 1)
 
 
-def test_a_server_that_is_asked_in_parts_counts_a_query_once(monkeypatch):
+def test_a_query_in_several_requests_to_a_server_counts_once(monkeypatch):
     with running(reranker()) as server, Remote(server.url) as remote:
         remote.max_documents = 4
         remote.score_lists([LONG, "garden"], [[f"{LONGER} {i}" for i in range(10)], [SHORT]])

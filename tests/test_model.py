@@ -128,7 +128,7 @@ def test_a_broken_config_is_one_line(tmp_path, content):
     assert "\n" not in str(error.value)
 
 
-def test_research_licences_are_told(tmp_path, caplog):
+def test_research_licences_are_logged(tmp_path, caplog):
     save_tiny(tmp_path / "MobileLLM-R1-140M")
     with caplog.at_level(logging.WARNING, logger="prorank"):
         resolve(tmp_path / "MobileLLM-R1-140M")

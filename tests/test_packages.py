@@ -1,4 +1,4 @@
-"""Packages: fetched with the pip of the environment or the one that Python carries, over an index that a test made; why it failed.
+"""Downloading packages with the environment's pip or Python's bundled one, from an index made by the test; reasons of failures.
 
 Index and wheel lie in folders, so nothing needs the network. An environment without pip is one that venv makes so.
 """
@@ -72,8 +72,8 @@ def test_an_environment_without_pip_fetches_from_the_users_index(index, tmp_path
     assert [path.name for path in (tmp_path / "into").iterdir()] == [NAME]
 
 
-def test_a_fetch_leaves_imports_of_setuptools_in_this_process_alone(index, tmp_path, monkeypatch):
-    """torch.compile imports setuptools, and whoever uses the built-in model for the first time fetches it before."""
+def test_a_download_does_not_break_imports_of_setuptools(index, tmp_path, monkeypatch):
+    """torch.compile imports setuptools, possibly after the first use of the built-in model has downloaded it."""
     monkeypatch.setenv("PIP_INDEX_URL", index)
     code = f"{FETCH}\nimport setuptools"
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
@@ -81,7 +81,7 @@ def test_a_fetch_leaves_imports_of_setuptools_in_this_process_alone(index, tmp_p
     assert [path.name for path in tmp_path.glob("*.whl")] == [NAME], done.stdout
 
 
-def test_where_python_carries_no_pip_it_is_said_what_to_do(tmp_path, monkeypatch):
+def test_without_any_pip_the_error_gives_the_remedy(tmp_path, monkeypatch):
     monkeypatch.setattr(packages, "_has_pip", lambda: False)
     failed = subprocess.CompletedProcess([], 1, "", "No module named ensurepip")
     monkeypatch.setattr(packages.subprocess, "run", lambda *_, **__: failed)
@@ -90,7 +90,7 @@ def test_where_python_carries_no_pip_it_is_said_what_to_do(tmp_path, monkeypatch
     assert "\n" not in str(error.value) and str(tmp_path / "cache") in str(error.value)
 
 
-def test_an_index_that_lacks_it_is_told_with_the_reason(index, tmp_path, monkeypatch):
+def test_a_package_that_the_index_lacks_is_reported_with_the_reason(index, tmp_path, monkeypatch):
     """The reason, not what pip says of its own version."""
     monkeypatch.setenv("PIP_INDEX_URL", index)
     with pytest.raises(ModelError) as error:

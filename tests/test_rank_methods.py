@@ -1,6 +1,6 @@
-"""Methods of lists and checkpoints that were not trained for them: refused, or tried with a warning.
+"""Methods of lists with checkpoints that were not trained for them: refused, or used with a warning.
 
-Row 30 of the faults found by trying what users of rerankers report: such an order means nothing, and nothing was said.
+An order from such a checkpoint is meaningless.
 """
 
 import logging
@@ -74,7 +74,7 @@ def test_a_checkpoint_trained_for_lists_needs_no_warning(method, preset, trained
         ("rank-r1", None, None), ("listwise", None, None), ("setwise", "setwise-echo", None), (None, "rank-r1", "thinking"),
     ],
 )  # fmt: skip
-def test_a_mode_that_the_weights_do_not_have_is_told_of(own, given, warned, caplog):
+def test_another_kind_of_prompt_than_in_training_warns(own, given, warned, caplog):
     """Another kind of prompt than the one that was trained with."""
     saved = Prompt.preset(own) if own else None
     with caplog.at_level(logging.WARNING, "prorank"):

@@ -1,4 +1,4 @@
-"""`prorank.Searcher` and `prorank search`: corpora, queries, first stage, fusion, hits, and what is refused."""
+"""`prorank.Searcher` and `prorank search`: corpora, queries, first stage, fusion, hits, and errors."""
 
 import json
 import logging
@@ -91,7 +91,7 @@ def test_without_a_model_the_first_stage_orders():
     assert [hit.id for hit in searcher.search("the violin and bow", min_score=hits[0].score)] == ["3"]
 
 
-def test_words_that_occur_nowhere_are_told_and_load_nothing(monkeypatch, caplog):
+def test_queries_without_matches_are_reported_and_load_no_model(monkeypatch, caplog):
     monkeypatch.setattr("prorank.reranker.Reranker.__init__", lambda *_, **__: pytest.fail("the model was loaded"))
     with caplog.at_level(logging.WARNING, "prorank"):
         assert Searcher(DOCUMENTS).search("zebra crossing") == []

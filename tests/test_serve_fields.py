@@ -1,6 +1,6 @@
-"""Fields that clients really send, bodies that nobody should, HEAD and OPTIONS.
+"""Fields of real clients, invalid bodies, HEAD and OPTIONS.
 
-What has meaning is heeded, what is harmless is taken, what would change the answer without being done is refused.
+Supported fields have an effect, harmless ones are accepted, and unsupported ones that would change the answer are refused.
 """
 
 import gzip
@@ -98,7 +98,7 @@ OBJECT = st.dictionaries(st.sampled_from(["text", "title", "body", "n"]), VALUES
     documents=st.lists(st.just("a text") | OBJECT, min_size=1, max_size=3),
     fields=st.none() | st.lists(st.sampled_from(["text", "title", "body", "n", "x"]), max_size=3),
 )
-def test_any_objects_are_read_as_said_or_refused(server, documents, fields):
+def test_any_objects_are_read_or_refused(server, documents, fields):
     asked = {"query": QUERY, "documents": documents, "rank_fields": fields, "return_documents": True}
     answer = server.client.post("/v1/rerank", content=json.dumps(asked), headers={"content-type": "application/json"})
     if answer.status_code != 200:
@@ -162,7 +162,7 @@ def test_the_docs_name_each_field():
         ("score_threshold", [0.5, 0]),
     ],
 )  # fmt: skip
-def test_what_is_not_done_is_refused(server, dialect, field, values):
+def test_unsupported_fields_are_refused(server, dialect, field, values):
     for value in values:
         assert field in refused(server.post(PATHS[dialect], body_of(dialect) | {field: value}), dialect)
     neutral = {"return_embeddings": False, "chat_template_kwargs": {}}.get(field)
@@ -243,8 +243,8 @@ BODIES = {
 
 @pytest.mark.parametrize("dialect", PATHS)
 @pytest.mark.parametrize("name", BODIES)
-def test_bodies_that_cannot_be_meant(server, dialect, name):
-    """Row 17 and its kind: each is refused in the dialect's own form, and none passes in silence."""
+def test_ambiguous_bodies_are_refused(server, dialect, name):
+    """Each is refused in the format of the dialect, and none is accepted silently."""
     text, headers = BODIES[name]
     key = b'"texts"' if dialect == "tei" else b'"documents"'
     sent = raw(text).replace(b"KEY", key)

@@ -1,4 +1,4 @@
-"""What is printed: streams of other encodings, strangers' text on a terminal, a reader that goes away."""
+"""Printing: streams of other encodings, untrusted text on a terminal, a reader that closes the pipe."""
 
 import io
 import json
@@ -180,7 +180,7 @@ def test_arguments_are_utf8_in_an_ascii_locale(text, monkeypatch):
 
 
 @given(st.text())
-def test_nothing_but_printable_text_is_printed(text):
+def test_only_printable_text_is_printed(text):
     """Whatever the text; what is printable stays as it is, and JSON says the same."""
     shown = visible(text)
     assert not [c for c in shown if ord(c) < 32 and c not in "\t\n" or 0x7F <= ord(c) < 0xA0 or 0xD800 <= ord(c) < 0xE000]
@@ -193,7 +193,7 @@ def test_nothing_but_printable_text_is_printed(text):
 
 @pytest.mark.parametrize("buffered", [True, False])
 @pytest.mark.parametrize("words", [VERBS[0], VERBS[1], ["pull", "模"], ["--version"]], ids=["table", "json", "pull", "version"])
-def test_a_reader_that_went_away_ends_it_quietly(words, buffered, nasty, monkeypatch, capsys):
+def test_a_closed_pipe_ends_the_program_silently(words, buffered, nasty, monkeypatch, capsys):
     """As `| head -1`, with a line in the buffer or none."""
     reading, writing = os.pipe()
     os.close(reading)

@@ -51,7 +51,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("own", "texts", "wanted", "lines"), CASES)
-def test_the_later_budget_takes_the_place_of_the_other_and_says_so(own, texts, wanted, lines, tmp_path, caplog):
+def test_a_later_budget_replaces_the_other_with_a_note(own, texts, wanted, lines, tmp_path, caplog):
     path = recipe(tmp_path, **own)
     assert budget(load_settings(path, texts)) == wanted
     assert [record.getMessage() for record in caplog.records] == [f"{path}: {line}" for line in lines]
@@ -90,7 +90,7 @@ def test_there_is_never_more_than_one(texts, own, tmp_path_factory):
 
 @pytest.mark.parametrize("value", [".nan", ".inf", "-.inf"])
 def test_numbers_that_are_not_finite_are_refused(value, tmp_path):
-    """A setting must not be what a loss must not become."""
+    """Settings must be finite numbers."""
     for key in ("learning_rate", "answer_mass_weight", "minutes"):
         with pytest.raises(ConfigError, match=f"key '{key}' is -?(nan|inf); expected a finite number"):
             load_settings(recipe(tmp_path), [f"{key}={value}"])
@@ -103,7 +103,7 @@ SPENT = [({"steps": 2}, False), ({"steps": 3}, True), ({"minutes": 1.0}, True), 
 
 
 @pytest.mark.parametrize(("given", "again"), SPENT)
-def test_the_reference_is_computed_once_where_prompts_come_again(given, again, tmp_path, tiny_llama_dir, monkeypatch):
+def test_the_reference_is_computed_once_if_prompts_repeat(given, again, tmp_path, tiny_llama_dir, monkeypatch):
     """Under any budget, not under epochs alone, and not kept where nothing comes again."""
     data = tmp_path / "d.jsonl"
     data.write_text("".join(json.dumps({"query": f"q {i}", "pos": [f"a {i}"], "neg": [f"b {i}"]}) + "\n" for i in range(4)))
@@ -147,5 +147,5 @@ def test_a_batch_is_encoded_once_for_all_of_its_micro_batches(micro, repeat):
     assert seen == alone and sorted(key for some in seen[: 8 // micro] for key in some) == list(range(8))
 
 
-def test_one_pass_is_the_budget_where_none_is_given():
+def test_the_default_budget_is_one_pass():
     assert total_steps(Score(data="d", out="o", batch_size=4), 40, 1) == 10

@@ -1,6 +1,6 @@
-"""The measures of a dev set: ir-measures' own nDCG@10, and nothing for a model that says what it is shown.
+"""Dev measures: nDCG@10 as by ir-measures, and no credit for repeating the input order.
 
-Lists in files hold relevant documents first, so an order or a tie that stays as it came would be perfect.
+Files contain relevant documents first, so an unchanged order, or ties, would be perfect.
 """
 
 import ir_measures
@@ -32,11 +32,11 @@ def rank(document: str) -> int:
 
 
 @pytest.mark.parametrize("place", [1, 0], ids=["the order shown", "all alike"])
-def test_a_model_that_knows_nothing_looks_like_one(monkeypatch, place):
+def test_an_uninformed_model_gets_a_low_ndcg(monkeypatch, place):
     assert 0.2 < measured(monkeypatch, lambda row: -place * np.arange(len(row))) < 0.6
 
 
-def test_one_that_knows_is_perfect_and_its_opposite_worthless(monkeypatch):
+def test_a_perfect_model_gets_1_and_its_opposite_the_minimum(monkeypatch):
     assert measured(monkeypatch, lambda row: [-rank(d) for d in row]) == pytest.approx(1.0)
     assert measured(monkeypatch, lambda row: [rank(d) for d in row]) == 0
 

@@ -1,6 +1,6 @@
-"""Runs that go wrong: numbers that are not finite and disks that are full end them by name, and what was saved before stays whole.
+"""Failing runs: numbers that are not finite and full disks end them with a clear error, and saved files stay complete.
 
-Weights are poisoned amid a real run, and writes fail by the operating system's own limit on the size of files.
+Weights are poisoned during a real run, and writes fail by the operating system's limit on the size of files.
 """
 
 import json
@@ -213,7 +213,7 @@ PLACES = {  # what is being written when the disk is full: a method of the train
 
 
 @pytest.mark.parametrize("where", PLACES)
-def test_a_full_disk_is_one_line_and_what_is_whole_stays_whole(where, settings, tmp_path, monkeypatch, disk):
+def test_a_full_disk_gives_one_line_and_saved_files_stay_complete(where, settings, tmp_path, monkeypatch, disk):
     """Wherever the write fails; with room again the run goes on and ends as if nothing had been."""
     method, step = PLACES[where]
     chosen, out = settings(), tmp_path / "run"
@@ -241,7 +241,7 @@ def test_a_full_disk_is_one_line_and_what_is_whole_stays_whole(where, settings, 
         assert all(same(again / name, out / name) for name in ("model", "checkpoint-4"))
 
 
-def test_json_has_no_numbers_that_are_not_finite():
+def test_json_has_only_finite_numbers():
     """Null in their place, however deep they lie."""
     value = {"a": float("nan"), "b": [1.0, float("-inf"), {"c": (float("inf"), 2)}], "d": True, "e": "NaN"}
     assert json.loads(dumps(value)) == {"a": None, "b": [1.0, None, {"c": [None, 2]}], "d": True, "e": "NaN"}

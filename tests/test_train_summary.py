@@ -1,4 +1,4 @@
-"""What a run says of itself: a warning of a small dev set, figures before and after, curves of single points, its last lines."""
+"""Messages of a run: a warning of a small dev set, figures before and after, curves of single points, its last lines."""
 
 import itertools
 import json
@@ -39,7 +39,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("lists", "changes", "wanted"), CASES)
-def test_a_small_dev_set_is_told_before_training(lists, changes, wanted, trained, monkeypatch, caplog):
+def test_a_small_dev_set_is_warned_of_before_training(lists, changes, wanted, trained, monkeypatch, caplog):
     monkeypatch.setattr("prorank.train.run.plot", lambda run: None)
     with caplog.at_level(logging.WARNING, "prorank"):
         trained(lists, **changes)
@@ -47,7 +47,7 @@ def test_a_small_dev_set_is_told_before_training(lists, changes, wanted, trained
     assert [line.split("; label more")[0].split(", and so is")[0] for line in said] == ([wanted] if wanted else [])
 
 
-def test_the_end_tells_before_and_after_steps_documents_and_where(trained):
+def test_the_last_lines_contain_measures_steps_documents_and_path(trained):
     """A run that is shorter than `log_every`, whose figures come to the log at its end."""
     out = trained(30, num_evaluations=1, log_every=50)
     lines, done = read_metrics(out), json.loads((out / "done.json").read_text())

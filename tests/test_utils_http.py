@@ -1,4 +1,4 @@
-"""Row 17 and row 20: connections to other servers, made in one place: proxies, certificates, keys, waits between tries.
+"""Connections to other servers: proxies, certificates, keys, pauses between attempts.
 
 Proxies are small HTTP servers on this machine; dead ones are ports that nobody listens on.
 """
@@ -94,7 +94,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("user", USERS)
 @pytest.mark.parametrize("name, value", [(name, value) for name, values in BROKEN.items() for value in values])
-def test_an_environment_that_cannot_work_is_named(monkeypatch, web, user, name, value):
+def test_invalid_environment_variables_are_named(monkeypatch, web, user, name, value):
     """Making a client can fail, too."""
     monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=f"{name}.*unset") as caught:
@@ -115,7 +115,7 @@ def test_a_dead_proxy_is_blamed_and_not_the_server(monkeypatch, web, user, name)
     assert "server running" not in str(caught.value) and "secret" not in str(caught.value) and not server.paths
 
 
-def test_what_a_proxy_answers_is_told_as_its_answer(monkeypatch, web):
+def test_errors_of_a_proxy_are_attributed_to_it(monkeypatch, web):
     """407 is a proxy's, 502 may be."""
     for status, said in ((407, "put them into HTTP_PROXY"), (502, "through the proxy in HTTP_PROXY.*status 502")):
         monkeypatch.setenv("HTTP_PROXY", web(status).url)
@@ -125,7 +125,7 @@ def test_what_a_proxy_answers_is_told_as_its_answer(monkeypatch, web):
 
 
 @pytest.mark.parametrize("exception", ["127.0.0.1", "other, 127.0.0.1", "*", "127.0.0.0/8", "127.0.0.1:{port}"])
-def test_no_proxy_goes_past_proxies_and_their_faults(monkeypatch, web, exception):
+def test_no_proxy_avoids_proxies_and_their_errors(monkeypatch, web, exception):
     """A proxy that is not used cannot fail."""
     server, proxy = web(), web()
     for name, value in (("ALL_PROXY", "socks5://x:1"), ("HTTP_PROXY", proxy.url), ("HTTPS_PROXY", "ftp://x")):
@@ -148,7 +148,7 @@ def test_no_proxy_goes_past_proxies_and_their_faults(monkeypatch, web, exception
         ("a b", "b", True), ("http://example.org", "example.org", True),
     ],
 )  # fmt: skip
-def test_whom_no_proxy_covers(monkeypatch, exceptions, host, direct):
+def test_addresses_that_no_proxy_covers(monkeypatch, exceptions, host, direct):
     monkeypatch.setenv("HTTP_PROXY", "proxy:1")
     monkeypatch.setenv("NO_PROXY", exceptions)
     assert (proxy_for("http", host, 8000) is None) == direct
@@ -172,7 +172,7 @@ def test_any_address_of_a_server_is_used_or_refused(address):
         assert str(error).startswith("--server http://")
 
 
-def test_tls_that_fails_is_told_at_once(web):
+def test_tls_errors_are_not_retried(web):
     """A certificate or a protocol that is wrong will be wrong in the next try as well, so nothing is tried again."""
     url = web().url.replace("http:", "https:")
     endpoint = Endpoint(url, "big", patience=600)
@@ -183,7 +183,7 @@ def test_tls_that_fails_is_told_at_once(web):
         Remote(url)
 
 
-def test_keys_that_no_header_can_carry(monkeypatch, web):
+def test_keys_that_headers_cannot_contain(monkeypatch, web):
     """They fail when the client is made, and are not shown."""
     for key in ("sécret", "sec\nret", "秘密"):
         monkeypatch.setenv("SOME_KEY", key)
@@ -230,7 +230,7 @@ class Clock:
 
 
 @pytest.mark.parametrize("header", AT_ONCE)
-def test_a_server_that_says_at_once_is_not_asked_in_a_hot_loop(monkeypatch, web, header):
+def test_a_retry_after_of_0_causes_no_busy_loop(monkeypatch, web, header):
     """Pauses grow whatever Retry-After says, and tries are few."""
     clock, server = Clock(), web(429, {"Retry-After": header})
     monkeypatch.setattr("prorank.utils.http_retry.time", clock)
@@ -240,7 +240,7 @@ def test_a_server_that_says_at_once_is_not_asked_in_a_hot_loop(monkeypatch, web,
 
 
 @pytest.mark.parametrize("header", AT_ONCE)
-def test_a_teacher_that_says_at_once_is_not_asked_in_a_hot_loop(monkeypatch, web, header):
+def test_a_retry_after_of_0_from_a_teacher_causes_no_busy_loop(monkeypatch, web, header):
     """The other client."""
     clock, server = Clock(), web(503, {"Retry-After": header})
     endpoint = Endpoint(server.url, "big", patience=300)
@@ -256,7 +256,7 @@ LATER = ["3600", "1e300", "inf", "9" * 400, "Fri, 21 Oct 2150 07:28:00 GMT", "Fr
 
 
 @pytest.mark.parametrize("header", LATER)
-def test_who_asks_for_more_than_patience_is_not_waited_for(monkeypatch, web, header):
+def test_a_retry_after_beyond_the_patience_is_not_waited_for(monkeypatch, web, header):
     """Nor does any clock overflow, nor do other threads wait for that long."""
     clock, server = Clock(), web(429, {"Retry-After": header})
     monkeypatch.setattr("prorank.utils.http_retry.time", clock)

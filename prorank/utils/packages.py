@@ -52,8 +52,8 @@ def reason(output: str) -> str:
 def _has_pip() -> bool:
     """Whether this environment has pip.
 
-    `importlib.util.find_spec("pip")` would also ask setuptools' hook, which takes the question for the start of pip in this process and
-    then breaks later imports of setuptools, on which `torch.compile` depends.
+    `importlib.util.find_spec("pip")` would also call setuptools' import hook, which assumes that pip starts in this process and
+    breaks later imports of setuptools, on which `torch.compile` depends.
     """
     return importlib.machinery.PathFinder.find_spec("pip") is not None
 
