@@ -235,10 +235,10 @@ def test_files_are_read_as_rerank_reads_them(name, tmp_path):
 
 def test_folders_without_texts_are_refused(tmp_path):
     write(tmp_path / "a.html", "<p>")
-    with pytest.raises(DataError, match=r"holds no documents: .*; skipped 1 other files \(1 \.html\)"):
+    with pytest.raises(DataError, match=r"contains no documents: .*; skipped 1 other files \(1 \.html\)"):
         read_corpus(tmp_path)
     (tmp_path / "none").mkdir()
-    with pytest.raises(DataError, match=r"none: holds no documents: neither corpus\.jsonl \(BEIR\) nor .* files$"):
+    with pytest.raises(DataError, match=r"none: contains no documents: neither corpus\.jsonl \(BEIR\) nor .* files$"):
         read_corpus(tmp_path / "none")
     with pytest.raises(DataError, match="gone: no such file"):
         read_corpus(tmp_path / "gone")
@@ -265,8 +265,8 @@ def test_queries_of_lines_and_of_beir_folders(tmp_path):
 
 
 BAD_QUERIES = {
-    "empty.txt": ("\n", "holds no queries"),
-    "twice.tsv": ("a\tx\na\ty\n", r"twice\.tsv:2: the id 'a' comes a second time"),
+    "empty.txt": ("\n", "contains no queries"),
+    "twice.tsv": ("a\tx\na\ty\n", r"twice\.tsv:2: the id 'a' occurs a second time"),
     "blank.tsv": ("a\tx\nb\t \n", r"blank\.tsv:2: the query 'b' is empty"),
     "notab.tsv": ("a\tx\nb\n", r"notab\.tsv:2: expected `id<tab>query`, got 'b'"),
     "no.jsonl": ('{"_id": "a"}\n', r"no\.jsonl:1: key 'text' is missing; found '_id'"),

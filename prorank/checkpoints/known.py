@@ -113,7 +113,7 @@ def _in_card(path: Path) -> list[str]:
 
 
 def _templates(folders: list[Path]) -> Iterator[str]:
-    """Contents of the files that hold the chat templates."""
+    """Yield the contents of the files with chat templates."""
     for path in (folder / name for folder in folders for name in ("chat_template.jinja", "tokenizer_config.json")):
         if path.is_file():
             yield path.read_text(encoding="utf-8", errors="replace")

@@ -83,7 +83,7 @@ def load_ranking_model(
 
 
 def with_transformers_class(model: PreTrainedModel) -> PreTrainedModel:
-    """Return the weights of a LightModel in transformers' class, for saving; any other model as it is."""
+    """Return the weights of a LightModel in transformers' class, for saving; any other model unchanged."""
     if not isinstance(model, LightModel):
         return model
     from transformers import AutoConfig, AutoModelForCausalLM

@@ -46,7 +46,7 @@ def readable(what: str | Path, remedy: str = "", part: str = "") -> Iterator[Non
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file that holds an object. Raises ModelError naming the file if it is damaged or holds something else."""
+    """Read a JSON file that contains an object. Raises ModelError naming the file if it is damaged or contains another value."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError, OSError) as error:
