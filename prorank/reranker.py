@@ -190,9 +190,7 @@ class Reranker(MadeByArguments, BaseReranker):
 
     @functools.cached_property
     def _thread(self) -> ThreadPoolExecutor:
-        """The thread of async calls: a single one, since calls cannot run in parallel and each thread would have its own compute
-        threads.
-        """
+        """The single thread of async calls, which cannot run in parallel. More threads would have their own compute threads."""
         return ThreadPoolExecutor(1, thread_name_prefix="prorank")
 
     def after_fork(self) -> None:

@@ -90,9 +90,7 @@ def ours(
 def trl(
     options: argparse.Namespace, resolved: Resolved, encoder: PairPromptEncoder, groups: list[Group], out: str, weights: str
 ) -> float:
-    """Return completions per second of the same pass with TRL, with weights of this dtype ("float32" under autocast,
-    "bfloat16").
-    """
+    """Return completions per second of the same pass with TRL. `weights`: "float32" (under autocast) or "bfloat16"."""
     from datasets import Dataset
     from transformers import AutoModelForCausalLM
     from transformers.trainer_callback import PrinterCallback

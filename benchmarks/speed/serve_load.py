@@ -1,5 +1,4 @@
-"""The server under load: many clients at once, throughput compared with the offline engine, and a small client together with large
-ones.
+"""The server under load: many clients, throughput compared with the offline engine, and a small client among large ones.
 
 Server and engine run one after the other on the same machine. The server's answers are compared with the library's scores of the
 same documents.

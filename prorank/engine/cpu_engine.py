@@ -165,9 +165,7 @@ class Engine:
         self, linear: Any, x: torch.Tensor, y: torch.Tensor, scale: torch.Tensor | None, norm: torch.Tensor | None,
         columns: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:  # fmt: skip
-        """Add a layer's output y to the stream x and multiply its norm. Returns (new x, the product, scales of its rows or
-        None).
-        """
+        """Add a layer's output y to the stream x and multiply its norm. Returns (new x, product, scales of its rows or None)."""
         x, rows, scale = self.kernels.add_norm(x, y, scale, norm, self.eps)
         if scale is None:
             return x, linear(rows), None

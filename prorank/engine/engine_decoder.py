@@ -133,9 +133,7 @@ class EngineDecoder:
         return self._unseat(scores.view(self.seating.prompts, -1, *scores.shape[1:]) + self.seating.mask)
 
     def _prefix_context(self, weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        """Multiply weights [R, num_kv_heads, num_kv_groups, L] with the prompts' values: [R, num_kv_heads, num_kv_groups,
-        head_dim].
-        """
+        """Multiply weights [R, num_kv_heads, num_kv_groups, L] with the prompts' values. Returns the same with head_dim for L."""
         context = torch.bmm(self._seat(weights), values)  # [P * num_kv_heads, G * num_kv_groups, head_dim]
         return self._unseat(context.view(self.seating.prompts, -1, *context.shape[1:]))
 

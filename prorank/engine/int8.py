@@ -119,9 +119,7 @@ def smoothing_factors(weight: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
 
 
 def rounding_loss(weight: torch.Tensor, activations: LayerActivations, factors: torch.Tensor) -> float:
-    """Return the norm of the rounding error of `down_proj`, relative to the layer's output. SmolLM2 has large errors in 3
-    layers.
-    """
+    """Return the norm of the rounding error of `down_proj`, relative to the layer's output (large in 3 layers of SmolLM2)."""
     rows = activations.down_inputs / factors
     steps, scale = int8_steps(rows)
     return float(((steps * scale - rows) @ (weight.float() * factors).T).norm() / activations.outputs.norm())

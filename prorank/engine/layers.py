@@ -97,9 +97,7 @@ class LoraLinear:
         return torch.addmm(out, linear(rows, down.to(rows.dtype)), up.to(rows.dtype))
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Join the factors (down [R, H], up [R, N]) in fp32. R is the sum of the ranks; `up` is block-diagonal, one block per
-        module.
-        """
+        """Join the factors (down [R, H], up [R, N]) in fp32. R is the sum of the ranks; `up` has one diagonal block per module."""
         adapted = [(module, module.active_adapters[0]) for module in self.modules]
         down = torch.cat([module.lora_A[name].weight for module, name in adapted])
         return down, torch.block_diag(*(module.lora_B[name].weight.t() * module.scaling[name] for module, name in adapted))

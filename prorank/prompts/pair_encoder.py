@@ -182,9 +182,7 @@ class PairPromptEncoder(DocumentFraming):
         return limit
 
     def direct(self) -> PairPromptEncoder:
-        """Return an encoder whose prompt contains an empty thought, so that a thinking model answers at once; self for other
-        kinds.
-        """
+        """Return an encoder with an empty thought, so that a thinking model answers at once; self for other kinds of prompts."""
         if self.prompt.kind != "thinking":
             return self
         template = (*self.segments, *([] if self.opened else [f"{OPEN}\n"]), SHUT)

@@ -127,9 +127,7 @@ class PointwiseWorkload:
         return list(map(PromptScore, np.concatenate(scored.scores).tolist(), flat or [None] * len(items)))
 
     def record(self, item: Item, result: PromptScore) -> list[Item]:
-        """Store the score of an item; a document has the score of its best chunk. Raises ModelError for a score that is not
-        finite.
-        """
+        """Store the score of an item; a document has the score of its best chunk. Raises ModelError if it is not finite."""
         (score, thought), scores = result, item.job.scores[item.list_index]
         if not math.isfinite(score):
             raise ModelError(f"{self.reranker.name}: a score is not finite; the weights are damaged or its training diverged")

@@ -42,9 +42,7 @@ class Reference:
 
     @contextmanager
     def of(self, model: PreTrainedModel) -> Iterator[tuple[PreTrainedModel, Logits]]:
-        """Yield (the reference, its forward pass), without gradient. In the block the adapter of the policy `model` is switched
-        off.
-        """
+        """Yield (reference, its forward pass), without gradient. The adapter of the policy `model` is off in the block."""
         with torch.no_grad():
             if self.frozen is not None:
                 yield self.frozen, self._forward

@@ -52,8 +52,7 @@ class Clock:
 
 
 class EvalAndSaveCallback(TrainerCallback):
-    """Evaluates before the first step and evenly over the budget, saves every `save_every` steps, and stops at the end of a budget
-    in minutes.
+    """Evaluates before the first step and evenly over the budget, saves every `save_every` steps, and stops after the minutes.
 
     Args:
         trainer: a StageTrainer.

@@ -130,9 +130,7 @@ def is_special(path: str | Path) -> bool:
 
 
 def file_target(path: str | Path) -> Path:
-    """Return the regular file that `path` resolves to, even if it does not exist. Raises OSError for folders and read-only
-    files.
-    """
+    """Return the regular file that `path` resolves to, even if missing. Raises OSError for folders and read-only files."""
     target = Path(os.path.realpath(path))
     if target.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))

@@ -27,9 +27,7 @@ FILES = {
 
 
 def add_playground_routes(app: FastAPI) -> None:
-    """Add the routes of the page. They need no key: the page is static, and asks the user for the key if the server requires
-    one.
-    """
+    """Add the routes of the page. They need no key: the page is static, and asks the user for a key if required."""
     for path, (name, kind) in FILES.items():
         app.add_api_route(path, _page(name, kind), include_in_schema=False)
 

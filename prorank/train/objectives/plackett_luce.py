@@ -1,5 +1,4 @@
-"""The policy gradient of a ranking: scores define a Plackett-Luce distribution over orders, whose expected reward is
-differentiable.
+"""The policy gradient of a ranking: scores define a Plackett-Luce distribution over orders with a differentiable reward.
 
 nDCG, reciprocal rank and average precision are sums over ranks, whose terms depend only on the set of documents at higher ranks. So
 the expectation over all n! orders is a sum over 2^n sets (`expected_reward`).

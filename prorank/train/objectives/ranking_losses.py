@@ -50,8 +50,7 @@ def ranknet(scores: torch.Tensor, grades: torch.Tensor, **_: object) -> torch.Te
 def lambdarank(
     scores: torch.Tensor, grades: torch.Tensor, depth: int = 10, gain: str = LINEAR, **_: object
 ) -> torch.Tensor:  # fmt: skip
-    """Return the LambdaRank loss: sum of the logistic loss over pairs, weighted by the change in nDCG@depth if the pair were
-    swapped.
+    """Return the LambdaRank loss: logistic loss summed over pairs, weighted by the change in nDCG@depth of a swap.
 
     The papers use exponential gains (Burges 2010; LambdaLoss, Wang et al. 2018).
     """

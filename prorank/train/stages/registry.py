@@ -1,5 +1,6 @@
-"""The stages of training by name. To add a stage, write a file with a StageSpec, and add its settings class to `STAGE_SETTINGS` and
-an entry here.
+"""The stages of training by name.
+
+To add a stage, write a file with a StageSpec, and add its settings class to `STAGE_SETTINGS` and an entry here.
 """
 
 from __future__ import annotations

@@ -153,9 +153,7 @@ def figures_of(episodes: list[Episode]) -> dict[str, float]:
 
 
 def _gathered(episodes: list[Episode], device: torch.device) -> list[Episode]:
-    """Gather the episodes of all processes in the order of the examples, which were distributed in turn. Tensors are on
-    `device`.
-    """
+    """Gather the episodes of all processes in the order of the examples, which were distributed in turn, on `device`."""
     _, world = place()
     if world == 1:
         return episodes
