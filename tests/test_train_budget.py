@@ -17,7 +17,7 @@ from prorank.checkpoints.resolve import resolve
 from prorank.data.formats import read_groups
 from prorank.errors import ConfigError
 from prorank.prompts.prompt import Prompt
-from prorank.train.micro_batches import MicroBatches, comes_again, total_steps
+from prorank.train.micro_batches import MicroBatches, by_length, comes_again, total_steps
 from prorank.train.settings.common_settings import BUDGETS
 from prorank.train.settings.stage_settings import Score, Warmup, dump_settings, load_settings, make_settings
 from prorank.train.stages.warmup import WarmupStage
@@ -121,9 +121,10 @@ def test_the_reference_is_computed_once_if_prompts_repeat(given, again, tmp_path
 
 
 class Counted:
-    """A stage whose examples say how often they were encoded."""
+    """A stage that counts how often its examples are encoded."""
 
     cpu_examples = 4
+    arrange = staticmethod(by_length)
 
     def __init__(self, examples: int) -> None:
         self.examples, self.calls = examples, []
@@ -138,7 +139,7 @@ class Counted:
 
 @pytest.mark.parametrize(("micro", "repeat"), [(1, 1), (2, 1), (8, 1), (2, 3)])
 def test_a_batch_is_encoded_once_for_all_of_its_micro_batches(micro, repeat):
-    """8 examples a step, not 8 for each of its micro-batches; a resumed run that begins amid a step sees the same."""
+    """8 examples per step, not 8 per micro-batch; a resumed run that begins within a step sees the same."""
     stage = Counted(64)
     steps = MicroBatches(stage, 4 * repeat, 8, micro, repeat)
     seen = [[example.key for example in steps[i]] for i in range(len(steps))]

@@ -109,7 +109,7 @@ def test_a_dead_proxy_is_blamed_and_not_the_server(monkeypatch, web, user, name)
     """The server runs, the proxy does not."""
     server = web()
     monkeypatch.setenv(name, f"http://user:secret@{DEAD}/")
-    said = f"proxy http://{DEAD} that {name} names.*127.0.0.1 to NO_PROXY"
+    said = f"proxy http://{DEAD} from {name}.*127.0.0.1 to NO_PROXY"
     with pytest.raises((errors.ServerAway, DataError), match=said) as caught:
         USERS[user](server.url)
     assert "server running" not in str(caught.value) and "secret" not in str(caught.value) and not server.paths
