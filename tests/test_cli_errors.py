@@ -219,7 +219,7 @@ def test_beir_folders(place):
         r"run `prorank mine set lists\.jsonl --split train` and train on lists\.jsonl",
     )
     place.fails("mine set out.jsonl --negatives 0", r"mine needs 0 <= skip_top < depth, negatives >= 1 .* negatives 0.*")
-    place.fails("mine set out.jsonl --split dev", r"set: no split 'dev' \(qrels/dev\.tsv\); there is test, train")
+    place.fails("mine set out.jsonl --split dev", r"set: no split 'dev' \(qrels/dev\.tsv\); splits: test, train")
     place.write("set/corpus.jsonl", "\n")
     place.fails("mine set out.jsonl", r"set/corpus\.jsonl: the corpus is empty")
     place.fails("mine none out.jsonl", r"none: no such folder; expected a BEIR folder with corpus\.jsonl, queries\.jsonl, qrels/")
@@ -292,7 +292,7 @@ def test_rerank_documents(place):
     place.fails(["rerank", "docs.jsonl", *base], found)
     place.write("docs.csv", "id,body\n1,a\n")
     place.fails(["rerank", "docs.csv", *base], r"docs\.csv:1: no column text; found 'id', 'body'; expected .*")
-    place.fails(["rerank", "docs.txt", *base, "--top-k", "0"], r"--top-k must be at least 1, not 0; leave it out to get all")
+    place.fails(["rerank", "docs.txt", *base, "--top-k", "0"], r"--top-k must be at least 1, not 0; omit it to get all")
     short = r"prompt key 'max_length' is 4; expected a whole number of at least 16 tokens"
     place.fails(["rerank", "docs.txt", *base, "--max-length", "4"], short)
     place.fails(["rerank", "docs.txt", *base, "--dtype", "fp3"], r"unknown dtype 'fp3'; did you mean 'fp32'\?")
@@ -322,7 +322,7 @@ def test_rerank_takes_the_query_as_second_argument(place):
     place.fails(["rerank", "docs.txt", " "], r"the query is ' '; expected a text that is not empty")
     run = "rerank docs.txt violin --run in.run --dataset set --out out.run"
     place.fails(run, "DOCUMENTS is for the documents of one query; omit --run or DOCUMENTS")
-    place.fails("rerank docs.txt violin --top-n 0", r"--top-k must be at least 1, not 0; leave it out to get all")
+    place.fails("rerank docs.txt violin --top-n 0", r"--top-k must be at least 1, not 0; omit it to get all")
 
 
 def test_adapt_takes_the_labels_as_arguments(place):
@@ -392,7 +392,7 @@ def test_evaluate(place):
     place.fails("evaluate set --limit 0", r"--limit must be at least 1, not 0")
     place.fails("evaluate set --gain log2", r"--gain must be linear or exponential, not 'log2'")
     place.fails("adapt --data lists.jsonl --gain exp", r"gain must be linear or exponential, not 'exp'")
-    place.fails("evaluate set --split dev", r"set: no split 'dev' \(qrels/dev\.tsv\); there is test, train")
+    place.fails("evaluate set --split dev", r"set: no split 'dev' \(qrels/dev\.tsv\); splits: test, train")
     place.write("set/qrels/many.tsv", "query-id\tcorpus-id\tscore\nq1\td1\t90\n")
     too_large = r"set: label 90 is too large for nDCG with exponential gains, 2\^label - 1; use smaller grades, or gain linear"
     place.fails("evaluate set --split many --gain exponential", too_large)

@@ -145,7 +145,7 @@ def test_bad_collections_name_file_and_line(beir: Path, name: str, rows: list, m
 
 
 def test_missing_files_say_what_was_expected(beir: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no split 'dev' \(qrels/dev.tsv\); there is train"):
+    with pytest.raises(DataError, match=r"no split 'dev' \(qrels/dev.tsv\); splits: train"):
         read_beir(beir, "dev")
     with pytest.raises(DataError, match="no such folder; expected a BEIR folder"):
         read_beir(tmp_path / "nowhere")

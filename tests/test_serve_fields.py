@@ -73,7 +73,7 @@ def test_cohere_version_2_with_all_that_its_client_sends(server):
         relevant_spans=cohere.RerankRelevantSpans(mode="disabled"),
     )  # fmt: skip
     assert [hit.index for hit in found.results] == [hit.index for hit in server.reranker.rank(QUERY, TEXTS, top_k=2)]
-    with pytest.raises(cohere.BadRequestError, match="relevant_spans: no spans"):
+    with pytest.raises(cohere.BadRequestError, match="relevant_spans: this server returns no spans"):
         client.rerank(model="m", query=QUERY, documents=TEXTS, relevant_spans=cohere.RerankRelevantSpans(mode="enabled"))
 
 
