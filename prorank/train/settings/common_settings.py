@@ -46,23 +46,23 @@ class Settings:
     out: Text = ""
     """Run folder; the trained checkpoint is written to OUT/model."""
     dev: Text | None = None
-    """Held-out data for dev measures; null uses dev_queries queries of the training data."""
+    """Held-out data for dev measures; null splits dev_queries queries off the training data."""
     dev_queries: int = 40
-    """Number of queries of the dev set if dev is null; 0 trains without a dev set and keeps the last weights."""
+    """Queries of the dev set where dev is null; 0 trains without a dev set and keeps the last weights."""
     prompt: Text | dict = "prorank"
-    """Prompt for a base without a suitable one: a preset, a mapping or a YAML file."""
+    """Prompt for a base that has none of this kind: a preset, a mapping or a YAML file."""
     max_length: int | None = None
-    """Maximum prompt length in tokens; null uses the prompt's own."""
+    """Maximum prompt length in tokens; null keeps the prompt's own."""
     train_length: int | None = None
-    """Maximum prompt length in training, in tokens; null uses max_length."""
+    """Maximum prompt length in training, in tokens; null takes max_length."""
     steps: int | None = None
     """Budget in optimiser steps."""
     minutes: Number | None = None
     """Budget in minutes of training, without evaluation and saving."""
     epochs: Number | None = None
-    """Budget in passes over the data; one pass if steps and minutes are null, too."""
+    """Budget in passes over the data; one pass where steps and minutes are null too."""
     max_epochs: Number | None = None
-    """Maximum passes within a budget in minutes, because small data sets are memorised quickly; null for no limit."""
+    """Maximum passes within a budget in minutes, since a small data set is soon memorised; null sets no limit."""
     batch_size: int = 16
     """Examples per optimiser step: prompts, or queries with their lists."""
     micro_batch: int | None = None
@@ -82,15 +82,15 @@ class Settings:
     dtype: Text = "auto"
     """Precision of products: bf16 (autocast over fp32 weights), fp32, or auto (whichever measured faster on this machine)."""
     device: Text | None = None
-    """Device: cpu, cuda or mps; null uses the best one available."""
+    """Device: cpu, cuda or mps; null takes the best one available."""
     compile: bool | Text = "auto"
-    """Compile element-wise operations on a CPU, which needs half a minute and a C++ compiler; auto does so for long runs."""
+    """Fuse element-wise operations on a CPU, which takes half a minute and a C++ compiler; auto does so where it pays."""
     num_evaluations: int = 4
-    """Number of dev evaluations after the one before training, evenly spaced up to the end; 0 never evaluates."""
+    """Dev evaluations, evenly spaced with the last one at the end, beside one before training; 0 never evaluates."""
     save_every: int = 100
-    """Steps between checkpoints for resuming; 0 writes none."""
+    """Steps between checkpoints to resume from; 0 writes none."""
     save_total_limit: int = 1
-    """Number of checkpoints for resuming to keep."""
+    """Number of resumable checkpoints that are kept."""
     log_every: int = 5
     """Steps between lines of metrics.jsonl."""
     seed: int = 0

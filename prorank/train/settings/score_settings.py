@@ -25,24 +25,24 @@ class Score(Settings):
 
     stage: Text = "score"
     loss: dict = field(default_factory=lambda: {"listnet": 1.0, "bce": 0.3})
-    """Weights of the losses: bce, listnet, ranknet, lambdarank; with teacher scores also kl and margin-mse."""
+    """Weights of the losses: bce, listnet, ranknet, lambdarank, and of teacher scores kl and margin-mse."""
     learning_rate: Number = 5e-5
     batch_size: int = 4
     list_size: int | list[int] = 6
-    """Number of documents in a list, or [minimum, maximum] to sample from."""
+    """Documents of a query in one list, or [minimum, maximum] to draw from."""
     answer_mass_weight: Number = 0.1
-    """Weight of -log(p("0") + p("1")), which preserves the answer format of the warm-up; 0 switches it off."""
+    """Weight of -log(p("0") + p("1")), which preserves the form that the warm-up taught; 0 turns it off."""
     teacher: Text | None = None
     """Teacher of losses kl and margin-mse: data (scores in the data), query-likelihood, bm25, bi-encoder:FOLDER, reranker:FOLDER,
-    or several joined by " + ", whose mean is used."""
+    or several joined by " + ", whose mean counts."""
     teacher_temperature: Number = 1.0
-    """Divisor of teacher scores before their softmax."""
+    """Divides teacher scores before their softmax."""
     baseline_step: bool = False
-    """Compute the step with one padded row per prompt and the layers of transformers, as other trainers do, to compare speed."""
+    """Compute the step as other trainers do, one padded row per prompt through transformers' layers, to compare speed."""
     thoughts: bool = False
-    """Train scores after the model's own thoughts, for a thinking checkpoint."""
+    """Score after the model's own thoughts, for a thinking checkpoint."""
     refresh_thoughts: int = 0
-    """Generate thoughts again with the current weights every n passes over the data; 0 never does."""
+    """Passes over the data after which thoughts are generated again by the current weights; 0 never does so."""
     gain: Text = LINEAR
     """Gain of a label in nDCG, in losses listnet and lambdarank and in dev measures: linear (the label, as prorank evaluate counts)
     or exponential (2^label - 1)."""
@@ -78,22 +78,22 @@ class Order(Score):
 
     stage: Text = "order"
     loss: dict = field(default_factory=dict)
-    """Weights of additional supervised losses, as in stage score; may be empty."""
+    """Weights of supervised losses beside the reward, as in stage score; may be empty."""
     learning_rate: Number = 2e-5
     reward: Text = "ndcg"
-    """Reward of an order: ndcg, rr (reciprocal rank), ap (average precision) or rearank (nDCG gain over the input order)."""
+    """Reward of an order: ndcg, rr (reciprocal rank), ap (average precision) or rearank (nDCG gained on the order shown)."""
     depth: int = 10
-    """Number of ranks that count in the reward."""
+    """Ranks that the reward counts."""
     reward_weight: Number = 1.0
-    """Weight of the reward relative to the losses."""
+    """Weight of the reward beside the losses."""
     advantage: Text = "exact"
     """Estimator of the gradient: exact (over all orders of at most 12 documents), or leave-one-out or group (of sampled orders)."""
     num_generations: int = 32
-    """Number of orders sampled per query if advantage is not exact."""
+    """Orders sampled per query where advantage is not exact."""
     temperature: Number = 1.0
-    """Divisor of scores in the distribution of orders."""
+    """Divides scores before they become the probabilities of orders."""
     beta: Number = 0.02
-    """Weight of the KL divergence of the orders from those of the starting model; 0 saves the reference's forward pass."""
+    """Weight of the KL divergence of the orders from those of the starting model; 0 saves its forward pass."""
 
     def check(self) -> None:
         """See `Settings.check`."""
