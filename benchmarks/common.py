@@ -1,7 +1,7 @@
-"""Shared by all benchmarks: machine description, real query lists, the matrix-product ceiling, paired tests.
+"""Functions of all benchmarks: machine description, real query lists, the matrix-product ceiling, paired tests.
 
-The ceiling is the speed of the layers' matrix products alone, measured in the same run. A share of the ceiling is an upper bound
-on how much faster a better program could be on this machine.
+The ceiling is the speed of the layers' matrix products only, measured in the same run. It bounds the speed that any program could
+reach on this machine.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Values = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]  # list -
 
 @dataclass(frozen=True)
 class Lists:
-    """A collection's queries with their first-stage documents and labels, in first-stage order."""
+    """Queries of a collection with their first-stage documents and labels, in first-stage order."""
 
     name: str
     queries: list[str]
@@ -39,14 +39,14 @@ class Lists:
 
 
 def data_folder() -> Path:
-    """The folder of the collections. Exits where PRORANK_DATA does not name it."""
+    """Return the folder of the collections. Exits if PRORANK_DATA is not set to it."""
     if "PRORANK_DATA" not in os.environ:
         raise SystemExit("set PRORANK_DATA to the folder of the collections")
     return Path(os.environ["PRORANK_DATA"])
 
 
 def real_lists(name: str, queries: int, documents: int) -> Lists:
-    """The first queries of a collection under PRORANK_DATA with BM25's first documents. Exits where the data is missing."""
+    """Return the first queries of a collection in PRORANK_DATA with BM25's first documents. Exits if the data is missing."""
     from prorank.evaluate.candidates import Options, prepare
 
     folder = data_folder() / name
@@ -59,19 +59,21 @@ def real_lists(name: str, queries: int, documents: int) -> Lists:
 
 
 def ndcg(labels: Sequence[int], scores: Sequence[float], k: int = 10) -> float:
-    """nDCG@k of one list against the best order of that same list; ties keep its order."""
+    """Return the nDCG@k of one list relative to its best order; ties keep the order of the list."""
     from prorank.evaluate.gains import ndcg as of_order
 
     return of_order([labels[i] for i in sorted(range(len(labels)), key=lambda i: -scores[i])], depth=k)
 
 
 def loader(name: str, checkpoint: str | Path, length: int | None = None, fallback: Any = None, **how: Any) -> Callable[[], Any]:
-    """A function that loads a Reranker under a name.
+    """Return a function that loads a Reranker under a name.
 
     Args:
-        checkpoint: name or folder. length: tokens of a prompt; the checkpoint's own by default.
-        fallback: prompt of a checkpoint that has none of its own.
-        how: further arguments of Reranker.
+        name: name in tables.
+        checkpoint: name or folder of the checkpoint.
+        length: maximum number of tokens of a prompt; the checkpoint's own by default.
+        fallback: prompt for a checkpoint that has none.
+        **how: further arguments of Reranker.
     """
     from prorank import Reranker
     from prorank.checkpoints.resolve import prompt_of, resolve
@@ -86,7 +88,7 @@ def loader(name: str, checkpoint: str | Path, length: int | None = None, fallbac
 
 
 def arms_of(names: Iterable[str]) -> dict[str, list[str]]:
-    """Runs by arm: the runs of an arm are called "ARM #SEED"; a name without a seed is an arm of one run."""
+    """Group runs by arm. Runs of an arm are called "ARM #SEED"; a name without a seed is an arm with one run."""
     arms: dict[str, list[str]] = {}
     for name in names:
         arms.setdefault(name.partition(" #")[0], []).append(name)
@@ -94,17 +96,18 @@ def arms_of(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def per_query(values: Values, names: Iterable[str], measure: str = MAIN) -> dict[str, np.ndarray]:
-    """Each arm's values over all queries of all lists, in one order, each the mean over the arm's runs."""
+    """Return each arm's values of all queries of all lists, in the same order, averaged over the arm's runs."""
     runs = {name: [v for one in values.values() for v in one[name][measure].values()] for name in names}
     return {arm: np.mean([runs[name] for name in run_names], 0) for arm, run_names in arms_of(runs).items()}
 
 
 def compare(rows: Mapping[str, np.ndarray], pairs: Sequence[tuple[str, str]], measure: str = MAIN) -> list[dict[str, Any]]:
-    """Print what the first of each pair of systems gains on the second; p by paired randomisation over queries and Holm.
+    """Print the gain of the first system of each pair over the second, with p-values by paired randomisation over queries and Holm.
 
     Args:
-        rows: each system's values of the same queries [n].
-        pairs: the comparisons, one family.
+        rows: values [n] of the same queries by system.
+        pairs: comparisons, which form one family of tests.
+        measure: name of the measure.
     """
     from prorank.evaluate.significance import holm, randomisation_test
 
@@ -117,11 +120,13 @@ def compare(rows: Mapping[str, np.ndarray], pairs: Sequence[tuple[str, str]], me
 
 
 def means_table(values: Values, names: Iterable[str], measure: str = MAIN) -> None:
-    """Print a Markdown table: the arms' means over runs and queries, for each list and over all queries together.
+    """Print a Markdown table of the arms' means over runs and queries, for each list and over all queries.
 
     Args:
-        values: where a list's first system is none of `names`, it is the first stage and gets the first row.
+        values: list -> system -> measure -> query -> value. If a list's first system is not in `names`, it is the first stage and
+            gets the first row.
         names: the runs.
+        measure: name of the measure.
     """
     arms = arms_of(names)
     if all(next(iter(one)) not in names for one in values.values()):
@@ -145,7 +150,7 @@ def median_seconds(work: Callable[[], Any], times: int = 7) -> float:
 
 
 def layer_flops(model: torch.nn.Module) -> int:
-    """Floating point operations of the layers' matrix products for one token (attention and output matrix left out)."""
+    """Return the floating point operations of the layers' matrix products for one token, without attention and output matrix."""
     from prorank.engine.modules import body
 
     parts = [m for layer in body(model)[0].layers for m in layer.modules() if isinstance(m, torch.nn.Linear)]
@@ -153,7 +158,7 @@ def layer_flops(model: torch.nn.Module) -> int:
 
 
 def ceiling(model: torch.nn.Module, rows: int = 2048) -> float:
-    """Floating point operations a second of the layers' matrix products alone, one after the other on `rows` tokens."""
+    """Measure the floating point operations per second of the layers' matrix products only, in sequence, on `rows` tokens."""
     from prorank.engine.modules import body
 
     shapes = [tuple(m.weight.shape) for m in body(model)[0].layers[0].modules() if isinstance(m, torch.nn.Linear)]
@@ -172,7 +177,7 @@ def ceiling(model: torch.nn.Module, rows: int = 2048) -> float:
 
 
 def machine(*packages: str) -> dict[str, Any]:
-    """Where and with what the figures were made."""
+    """Describe the machine and the versions of packages."""
     processor = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").is_file():
         names = [x for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")]

@@ -1,11 +1,11 @@
 """A queue of benchmark jobs that several processes of one machine can share.
 
-Finished jobs are skipped; a job that another process has claimed is left to it. A claim is an operating system lock on a
-file beside the result: it is released when the process that holds it ends, so no stale claim is left behind. A job that
-fails does not stop the others; `Failures.finish` reports all failures and exits with code 1.
+Finished jobs are skipped; jobs that another process has claimed are left to it. A claim is an operating system lock on a
+file next to the result. It is released when its process ends, so there are no stale claims. A job that fails does not stop the
+others; `Failures.finish` reports all failures and exits with code 1.
 
     failures = Failures()
-    work([Job(folder, is_done, train) for folder in folders], failures)    # the same in as many processes as wanted
+    work([Job(folder, is_done, train) for folder in folders], failures)    # in any number of processes
     failures.finish()
 """
 
@@ -33,7 +33,7 @@ class Failures:
 
     @contextmanager
     def arm(self, name: object) -> Iterator[None]:
-        """Catch and record what the body raises, so that the other arms go on. Ctrl-C is not caught."""
+        """Catch and record errors in the body, so that the other arms continue. Ctrl-C is not caught."""
         try:
             yield
         except (Exception, SystemExit) as error:
@@ -41,7 +41,7 @@ class Failures:
                 traceback.print_exc()
             last = (str(error).strip().splitlines() or [""])[-1]
             self.reasons[str(name)] = f"{type(error).__name__}: {last}"
-            say(f"{name}: failed ({self.reasons[str(name)]}); the others go on")
+            say(f"{name}: failed ({self.reasons[str(name)]}); the others continue")
 
     def __contains__(self, name: object) -> bool:
         return str(name) in self.reasons
@@ -59,7 +59,7 @@ class Job:
     """One result to make at `path`.
 
     Attributes:
-        path: the result; the lock file lies beside it.
+        path: the result; the lock file is next to it.
         done: returns whether the result is complete.
         do: makes the result, or resumes it.
     """
@@ -101,9 +101,9 @@ def work(jobs: Iterable[Job], failures: Failures) -> list[Path]:
             continue
         with failures.arm(job.path), claimed(job.path) as is_ours:
             if not is_ours:
-                say(f"{job.path}: another process is at it")
+                say(f"{job.path}: another process is working on it")
                 left.append(job.path)
-            elif not job.done():  # another one may have finished it between the look and the claim
+            elif not job.done():  # another process may have finished it in the meantime
                 say(f"{job.path}: begins")
                 job.do()
     return left

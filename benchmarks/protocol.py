@@ -1,7 +1,7 @@
-"""The lists that quality is measured on, and cached scores: six open test lists for reporting, three dev sets for choosing.
+"""Lists for measuring quality, and cached scores: six open test lists for reporting, three dev sets for decisions.
 
-Scores are kept in files and used again where weights, prompt and texts are the same, so a command that was stopped, or
-is run by two processes, scores every list once for each system.
+Scores are stored in files and reused if weights, prompt and texts are the same. So an interrupted command, or one that runs in two
+processes, scores every list once per system.
 """
 
 from __future__ import annotations
@@ -23,22 +23,21 @@ from prorank.evaluate.system_names import slug
 
 PROTOCOL = ("dl19", "dl20", "scifact", "cranfield", "npl_vaswani", "dbpedia50")
 DEV = ("trecqa", "wikiqa", "semeval_cqa_answers")  # judged pools of their dev splits
-SAMPLE = 128  # pairs whose hidden states are looked at
+SAMPLE = 128  # number of pairs for measures of hidden states
 POOL = {"split": "dev", "judged_only": True}
 FIXED = {"run": "protocol"}
 
 
 def parsed(parser: argparse.ArgumentParser, out: str, length: int | None = None, sets: bool = True) -> argparse.Namespace:
-    """Options of the command line: the parser's own and those that all tables have, with these defaults; with `sets` which lists to
-    rank, too."""
+    """Parse the command line: the parser's options and those of all tables, with these defaults; with `sets` also the lists."""
     parser.add_argument("--out", type=Path, default=Path(out))
-    parser.add_argument("--length", type=int, default=length, help="tokens of a prompt when it is read")
+    parser.add_argument("--length", type=int, default=length, help="maximum tokens of a prompt in ranking")
     parser.add_argument("--top-k", type=int, default=100, help="candidates reranked")
-    parser.add_argument("--limit", type=int, default=None, help="queries a list (all by default)")
-    parser.add_argument("--threads", type=int, default=None, help="of this process; all by default")
+    parser.add_argument("--limit", type=int, default=None, help="queries per list (all by default)")
+    parser.add_argument("--threads", type=int, default=None, help="threads of this process; all by default")
     if sets:
         parser.add_argument("--lists", nargs="*", default=list(PROTOCOL), help="protocol lists")
-        parser.add_argument("--dev", nargs="*", default=list(DEV), help="sets whose judged pools of the dev split are ranked")
+        parser.add_argument("--dev", nargs="*", default=list(DEV), help="sets to rank by the judged pools of their dev split")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -46,28 +45,31 @@ def parsed(parser: argparse.ArgumentParser, out: str, length: int | None = None,
 
 
 def task_of(name: str, pool: bool = False, top_k: int = 100, limit: int | None = None) -> Task:
-    """A collection under PRORANK_DATA: its protocol list, or the judged pools of its dev split.
+    """Return a collection in PRORANK_DATA: its protocol list, or the judged pools of its dev split.
 
     Args:
-        top_k: candidates of a query that a model orders. limit: queries (all by default).
+        name: name of the collection.
+        pool: whether to use the judged pools.
+        top_k: number of candidates per query that a model orders.
+        limit: number of queries (all by default).
     """
     return prepare(data_folder() / name, Options(**(POOL if pool else FIXED), top_k=top_k, limit=limit))
 
 
 def tasks_of(lists: Sequence[str], dev: Sequence[str], top_k: int = 100, limit: int | None = None) -> dict[str, list[Task]]:
-    """{"dev": judged pools, "lists": protocol lists}, those that are named."""
+    """Return {"dev": judged pools, "lists": protocol lists} with these names."""
     kinds = {"dev": (dev, True), "lists": (lists, False)}
     return {kind: [task_of(name, pool, top_k, limit) for name in names] for kind, (names, pool) in kinds.items() if names}
 
 
 def ndcg_of(task: Task, result: Scored | None = None, top_k: int = 100) -> dict[str, float]:
-    """nDCG@10 of every query, after the model's order or, without scores, of the first stage."""
+    """Return the nDCG@10 of every query in the model's order or, without scores, of the first stage."""
     ranking = task.ranking if result is None else reranked(task, result, top_k)
     return measure(task.qrels, ranking, task.queries)[MAIN]
 
 
 def pairs_of(task: Task, result: Scored, unjudged: bool = False) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """(query ids, scores, labels of 0 and 1) of the scored candidates that are judged; with `unjudged` the others come with 0."""
+    """Return (query ids, scores, labels of 0 and 1) of scored, judged candidates; with `unjudged` the others have label 0."""
     rows = [
         (query, score, float(task.qrels[query].get(document, 0) > 0))
         for query, scores_of_query in result.scores.items()
@@ -78,11 +80,15 @@ def pairs_of(task: Task, result: Scored, unjudged: bool = False) -> tuple[list[s
 
 
 def scored(task: Task, model: Any, out: Path, top_k: int = 100, sample: int = 0, wait: bool = True) -> Scored | None:
-    """A task's candidates scored by a model, from `out/scores` where `prorank.evaluate` or an earlier call left them.
+    """Score a task's candidates with a model, or read the scores of `prorank.evaluate` or an earlier call from `out/scores`.
 
     Args:
-        sample: pairs whose hidden states are looked at.
-        wait: for another process that is at these scores; without it the answer is None then.
+        task: the task.
+        model: the model.
+        out: folder of the scores.
+        top_k: number of candidates per query.
+        sample: number of pairs for measures of hidden states.
+        wait: wait for another process that computes these scores; otherwise return None in this case.
     """
     keep = out / "scores" / f"{task.name}.{slug(model.name)}.json"
     with claimed(keep, wait) as is_ours:
@@ -97,8 +103,10 @@ def scored(task: Task, model: Any, out: Path, top_k: int = 100, sample: int = 0,
 def score_all(
     tasks: Sequence[Task], systems: dict[str, Callable[[], Any]], out: Path, failures: Failures, top_k: int = 100, sample: int = 0
 ) -> dict[str, Callable[[], Any]]:
-    """Score every list by every system; returns the systems that did not fail. Processes that do the same share the work and wait
-    for each other at the end."""
+    """Score every list with every system. Returns the systems that did not fail.
+
+    Processes with the same call share the work and wait for each other at the end.
+    """
     left = [(name, list(tasks)) for name in systems]
     for wait in (False, True):
         again = []
@@ -106,7 +114,7 @@ def score_all(
             with failures.arm(name):
                 model = systems[name]()
                 missing = [task for task in tasks_left if scored(task, model, out, top_k, sample, wait) is None]
-                del model  # before the next one is loaded
+                del model  # free its memory before the next one is loaded
                 again += [(name, missing)] if missing else []
         left = again
     return {name: load for name, load in systems.items() if name not in failures}

@@ -1,7 +1,7 @@
-"""Reranker: put documents in order with a small language model.
+"""Reranker: rank documents with a small language model.
 
-A score is logit("1") - logit("0") after the prompt: raw log-odds in fp32, 0 where the model finds both answers equally likely.
-Equal scores keep the order of the input.
+A score is logit("1") - logit("0") after the prompt: raw log-odds in fp32, 0 if both answers are equally likely. Equal scores keep
+the order of the input.
 """
 
 from __future__ import annotations
@@ -30,35 +30,36 @@ if TYPE_CHECKING:
 
 
 class Reranker(MadeByArguments, BaseReranker):
-    """A checkpoint ready to rank.
+    """A loaded checkpoint that ranks documents.
 
-    It pickles as its arguments, and loads again in the process that unpickles it. In a forked process it ranks with one thread.
+    It is pickled as its arguments and loaded again when it is unpickled. In a forked process it ranks with one thread.
 
     Args:
         model: `prorank-smollm2-135m`, which comes with the package, `smollm2-135m`, a folder, a LoRA adapter's folder, a GGUF file
             or a hub id; or a LoadedReranker, for which the other arguments have no effect (see `Reranker.of`).
-        device: "cpu", "cuda" or "mps"; None takes the best that is present.
+        device: "cpu", "cuda" or "mps"; None uses the best one available.
         dtype: "auto" (the faster one in a measurement on this machine, see docs/speed.md), "fp32", "bf16", or "int8" (matrix
-            products in int8 on a CPU: up to twice as fast at a small loss). `choices` tells what "auto" chose, and why.
-        max_length: tokens of a whole prompt; None takes the checkpoint's own.
-        prompt: preset, mapping or Prompt for a checkpoint that has none of its own (or to override it).
-        trust_remote_code: download and run the Python files that a model brings.
-        compile: fuse the element-wise steps on a CPU: takes seconds at the start, saves some per cent of the time. Needs a C++
-            compiler. "auto" compiles when a call is long enough to pay for it.
-        think: let a thinking checkpoint generate a thought before its answer; False gives it an empty thought and reads the answer
-            in one forward pass.
-        samples: thoughts per document; the score is the mean of their log-odds. One is decoded greedily, several are sampled.
-        max_think_tokens: token budget of a thought; None takes the checkpoint's own. A longer thought is closed, see
+            products in int8 on a CPU: up to twice as fast at a small loss). `choices` contains the choice of "auto" and its reason.
+        max_length: maximum number of tokens of a prompt; None uses the checkpoint's own.
+        prompt: preset, mapping or Prompt, for a checkpoint that has none, or to override its own.
+        trust_remote_code: download and run Python files of the model.
+        compile: compile the element-wise steps on a CPU, which takes seconds at the start and saves some per cent of the time.
+            Needs a C++ compiler. "auto" compiles before the first long call.
+        think: let a thinking checkpoint generate a thought before its answer. With False it gets an empty thought and answers in
+            one forward pass.
+        samples: number of thoughts per document; the score is the mean of their log-odds. A single one is decoded greedily, several
+            are sampled.
+        max_think_tokens: maximum number of tokens of a thought; None uses the checkpoint's own. Longer thoughts are closed, see
             `Hit.thought_cut`.
-        method: "pointwise" scores each document alone; "setwise" and "listwise" show several at once and give an order without
-            log-odds (a score is minus the position in it), see `rank.methods`. `cost` counts prompts, tokens and seconds.
-        base: of an adapter, where its base model is, in place of what the adapter names.
-        options: of the method: fields of `rank.methods.Setwise` or `Listwise`.
+        method: "pointwise" scores single documents; "setwise" and "listwise" compare several and give an order without log-odds (a
+            score is minus the position in it), see `rank.methods`. `cost` counts prompts, tokens and seconds.
+        base: base of an adapter, instead of the one in its settings.
+        **options: options of the method: fields of `rank.methods.Setwise` or `Listwise`.
 
     Raises:
         ModelError: the checkpoint is missing or incomplete.
-        PromptError: prompt and tokenizer do not fit together.
-        ConfigError: samples or max_think_tokens for a model that does not think; an unknown method or option.
+        PromptError: prompt and tokenizer are incompatible.
+        ConfigError: samples or max_think_tokens are given for a model that does not think, or the method or an option is unknown.
     """
 
     def __init__(
@@ -92,14 +93,14 @@ class Reranker(MadeByArguments, BaseReranker):
         cls, model: PreTrainedModel, tokenizer: Any, prompt: Prompt, name: str = "model", think: bool = False,
         method: ListMethod | None = None,
     ) -> Reranker:  # fmt: skip
-        """Make a Reranker of a model in memory, such as one in training.
+        """Make a Reranker from a model in memory, such as one in training.
 
         Args:
             model: a causal language model of transformers.
             tokenizer: its tokenizer.
-            prompt: how documents are shown.
-            name: what messages call the model.
-            think: generate thoughts, with a copy of the weights as they are now; the prompt must be of kind thinking.
+            prompt: the prompt.
+            name: name of the model in messages.
+            think: generate thoughts, with a copy of the current weights; the prompt must be of kind thinking.
             method: Setwise or Listwise, for a prompt of several documents.
         """
         return cls(in_memory_reranker(model, tokenizer, prompt, name, think, method))
@@ -129,18 +130,19 @@ class Reranker(MadeByArguments, BaseReranker):
 
         Args:
             query: a text that is not blank.
-            documents: strings, or dicts with "text" (and "title", "id", anything else), which come back in the hits. Any iterable
-                in order: a list, generator, array or column; a table by its rows, frame.to_dict("records").
-            top_k: number of hits to return; None returns all.
-            min_score: leave out hits whose log-odds are below.
-            instruction: what to look for, in place of the prompt's default.
-            batch_size: most documents of a forward pass; None chooses by tokens.
+            documents: strings, or dicts with "text" (and "title", "id", anything else), which are returned in the hits. Any ordered
+                iterable: a list, generator, array or column; of a table its rows, frame.to_dict("records").
+            top_k: number of hits to return; None for all.
+            min_score: lowest log-odds of a hit; None for no limit.
+            instruction: replaces the prompt's instruction.
+            batch_size: maximum number of documents in a forward pass; None chooses by tokens.
             show_progress: show a progress bar on stderr.
-            top_n: another name of `top_k`, as in the APIs of Cohere and Jina.
+            top_n: alias of `top_k`, as in the APIs of Cohere and Jina.
 
         Raises:
-            DataError: an empty query, a document that is neither a string nor a dict with "text", a text that is not UTF-8 (half of
-                a surrogate pair), or an option that cannot work; before anything is scored.
+            DataError: the query is blank, a document is neither a string nor a dict with "text", a text is not UTF-8 (half of a
+            surrogate
+                pair), or an option is invalid. Raised before anything is scored.
         """
         return self.rank_many([query], [documents], top_k, min_score, instruction, batch_size, show_progress, top_n)[0]
 
@@ -155,7 +157,19 @@ class Reranker(MadeByArguments, BaseReranker):
         show_progress: bool = False,
         top_n: int | None = None,
     ) -> list[list[Hit]]:
-        """`rank` for many queries, each with its own documents; they share batches."""
+        """Rank the documents of several queries, which share batches.
+
+        Args:
+            queries: one text per query.
+            documents: one list of documents per query.
+            top_k, min_score, instruction, batch_size, show_progress, top_n: see `rank`.
+
+        Returns:
+            One list of hits per query.
+
+        Raises:
+            DataError: see `rank`.
+        """
         options = RankOptions(top_k, min_score, batch_size, instruction, top_n)
         batch = validate_batch(queries, documents)
         with DocumentProgress(show_progress, sum(map(len, batch.texts))) as progress:
@@ -166,17 +180,17 @@ class Reranker(MadeByArguments, BaseReranker):
         ]
 
     async def arank(self, query: str, documents: Sequence[Document], *arguments: Any, **options: Any) -> list[Hit]:
-        """`rank`, with its arguments, for async code.
+        """Run `rank` from async code, with the same arguments.
 
-        The event loop stays free. Calls are answered one after the other, in the order they came; one that is cancelled before its
-        turn never runs.
+        The event loop is not blocked. Calls run one after the other, in order; a call that is cancelled before its turn does not
+        run.
         """
         work = functools.partial(self.rank, query, documents, *arguments, **options)
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     @functools.cached_property
     def _thread(self) -> ThreadPoolExecutor:
-        """The thread of async calls: only one, since the model has no use for more and each would start its own compute threads."""
+        """The single thread of async calls, which cannot run in parallel. More threads would have their own compute threads."""
         return ThreadPoolExecutor(1, thread_name_prefix="prorank")
 
     def after_fork(self) -> None:
@@ -198,10 +212,10 @@ class Reranker(MadeByArguments, BaseReranker):
 
         Args:
             pairs: a list, `zip(queries, documents)`, or an array [n, 2].
-            instruction: what to look for, in place of the prompt's default.
+            instruction: replaces the prompt's instruction.
 
         Raises:
-            DataError: naming the pair that cannot be read.
+            DataError: a pair is invalid; the message names it.
         """
         options = RankOptions(instruction=instruction)
         batch, places = validate_pairs(pairs)
@@ -218,7 +232,7 @@ def with_absolute_path(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _load(cls: type[Reranker], arguments: dict[str, Any], name: str) -> Reranker:
-    """Make a pickled Reranker again, under the name that it had."""
+    """Load a pickled Reranker again, with its former name."""
     reranker = cls(**arguments)
     reranker.name = name
     return reranker

@@ -11,18 +11,18 @@ from typing import Any
 log = logging.getLogger("mkdocs.hooks")
 OUTSIDE = re.compile(r'(?:src|href)="(?:https?:)?//[^"]+"')
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # mkdocs runs this file by its path; the package and the scripts come from this clone
+sys.path.insert(0, str(ROOT))  # mkdocs runs this file by path; import the package and the scripts from this clone
 
 from scripts.docs_tables import fill_markers  # noqa: E402
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Called by mkdocs for every page."""
+    """Fill the markers of a page; mkdocs calls it for every page."""
     return fill_markers(markdown)
 
 
 def on_post_page(output: str, page: Any, **_: Any) -> str:
-    """Warn, which ends a strict build, of a page that refers to another host: the site must work without a network."""
+    """Warn of pages that refer to another host, which ends a strict build, because the site must work without a network."""
     for place in sorted(set(OUTSIDE.findall(output))):
         log.warning("%s refers to another host: %s", page.file.src_uri, place)
     return output

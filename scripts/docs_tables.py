@@ -1,7 +1,7 @@
 """Tables of the documentation that are generated from the code and from `benchmarks/log.jsonl`.
 
-A docs page holds a marker `<!-- generated: NAME ARGUMENT -->`. `fill_markers` replaces it with Markdown when the site is
-built, so no table of settings, options or experiments is a hand-written copy.
+A docs page contains a marker `<!-- generated: NAME ARGUMENT -->`. `fill_markers` replaces it with Markdown when the site is built,
+so tables of settings, options and experiments are never copied by hand.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ YAML_TYPES = {
 
 
 def _type_text(names: str) -> str:
-    """Types as a reader of YAML says them: `int or null`."""
+    """Return types in YAML's words: `int or null`."""
     return " or ".join(YAML_TYPES.get(name, name) for name in names.split(" or "))
 
 
 def _yaml(value: Any) -> str:
-    """A default as YAML writes it on one line."""
+    """Return a default as one line of YAML."""
     value = list(value) if isinstance(value, tuple) else value
     if isinstance(value, float) and 0 < abs(value) < 1e-3:
         return f"{value:g}"
@@ -52,34 +52,34 @@ def _yaml(value: Any) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text on one line, with bars and, outside code spans, angle brackets escaped."""
+    """Return a text on one line, with bars and, outside code spans, angle brackets escaped."""
     spans = re.split(r"(`[^`]*`)", text.replace("|", "\\|"))
     return " ".join("".join(s if s.startswith("`") else s.replace("<", "&lt;") for s in spans).split())
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A Markdown table. Cells are put on one line and escaped."""
+    """Return a Markdown table. Cells are put on one line and escaped."""
     names = list(head)
     lines = [names, ["---"] * len(names), *([_cell(cell) for cell in row] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def shared_keys() -> list[Key]:
-    """The keys that every stage has. Where defaults differ, it is that of stage `warmup`, the first."""
+    """Return the keys of all stages. If defaults differ, that of stage `warmup` is used."""
     by_stage = {stage: list_keys(stage) for stage in STAGE_SETTINGS}
     names = set.intersection(*({key.name for key in keys} for keys in by_stage.values()))
     return [key for key in next(iter(by_stage.values())) if key.name in names]
 
 
 def own_keys(stage: str, base: str = "") -> list[Key]:
-    """The keys that a stage adds to those of stage `base` (or to the shared ones), or whose default it changes."""
+    """Return the keys that a stage adds to those of stage `base` (or to the shared ones), or whose default it changes."""
     inherited = {key.name: key.default for key in (list_keys(base) if base else shared_keys())}
     keys = [key for key in list_keys(stage) if key.name not in REQUIRED]
     return [key for key in keys if key.name not in inherited or key.default != inherited[key.name]]
 
 
 def settings_table(argument: str) -> str:
-    """Keys of the training stages.
+    """Return a table of keys of the training stages.
 
     Args:
         argument: `shared` for the keys that every stage has, `STAGE` for those that a stage adds or changes, `STAGE BASE` for those
@@ -103,14 +103,14 @@ def _default_text(key: Key) -> str:
 
 
 def prompt_table(argument: str = "") -> str:
-    """The keys of a prompt."""
+    """Return a table of the keys of a prompt."""
     del argument
     keys = list_keys_of(PromptSettings)
     return table(["key", "default", "meaning"], [[f"`{key.name}`", _default_text(key), key.description] for key in keys])
 
 
 def commands() -> dict[str, Any]:
-    """The click commands of `prorank`, by verb, in alphabetical order."""
+    """Return the click commands of `prorank`, by verb, in alphabetical order."""
     import typer
 
     from prorank.cli.command_line import app
@@ -119,7 +119,7 @@ def commands() -> dict[str, Any]:
 
 
 def cli_reference(argument: str = "") -> str:
-    """Every verb of the command line with its arguments and options."""
+    """Describe every verb of the command line with its arguments and options."""
     del argument
     return "\n\n".join(_verb(name, command) for name, command in commands().items())
 
@@ -136,13 +136,13 @@ def _verb(name: str, command: Any) -> str:
 
 
 def _argument_usage(argument: Any) -> str:
-    """An argument in a usage line: `[NAME]` where it may be left out, with dots where it may be repeated."""
+    """Return an argument for a usage line: `[NAME]` if it is optional, with dots if it may be repeated."""
     name = argument.metavar or argument.name.upper()
     return (name if argument.required else f"[{name}]") + "..." * (argument.nargs == -1)
 
 
 def _option_default(param: Any) -> str:
-    """The default; of a pair such as `--think, --no-think` the option that holds by default; nothing for other flags."""
+    """Return the default; for a pair such as `--think, --no-think` the default option; "" for other flags."""
     if param.required:
         return "required"
     default = param.default
@@ -154,18 +154,18 @@ def _option_default(param: Any) -> str:
 
 
 def read_log(path: Path = LOG) -> list[dict[str, Any]]:
-    """The rows of the experiment log."""
+    """Return the rows of the experiment log."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def headlines(argument: str) -> str:
-    """The findings (`finding`) or the failures (`failure`) that matter, each with a link to its row."""
+    """List the important findings (`finding`) or failures (`failure`), each with a link to its row."""
     rows = [row for row in read_log() if row.get("list") == argument]
     return "\n".join(f"{n}. {row['headline']} [{row['id']}](#{row['id']})" for n, row in enumerate(rows, 1))
 
 
 def log_table(argument: str = "") -> str:
-    """Every row of the log: what was tried, the verdict, seeds and minutes."""
+    """Return a table of the log: question, verdict, seeds and minutes."""
     del argument
     rows = []
     for row in read_log():
@@ -178,7 +178,7 @@ def log_table(argument: str = "") -> str:
 
 
 def log_details(argument: str = "") -> str:
-    """The rows with a headline in full: question, command and result."""
+    """Return full entries for rows with a headline: question, command and result."""
     del argument
     parts = []
     for row in read_log():
@@ -191,7 +191,7 @@ def log_details(argument: str = "") -> str:
 
 
 def changelog(argument: str = "") -> str:
-    """The change log of the repository, without its title."""
+    """Return the change log of the repository, without its title."""
     del argument
     return (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").partition("\n")[2].strip()
 
@@ -208,5 +208,5 @@ GENERATORS: dict[str, Callable[[str], str]] = {
 
 
 def fill_markers(markdown: str) -> str:
-    """Replace every marker of a page by what its generator makes. Raises KeyError for an unknown generator."""
+    """Replace every marker of a page by the output of its generator. Raises KeyError for an unknown generator."""
     return MARKER.sub(lambda match: GENERATORS[match[1]](match[2]), markdown)

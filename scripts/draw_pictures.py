@@ -40,14 +40,14 @@ def svg(width: int, height: int, title: str, parts: list[str]) -> str:
 
 
 def gain_figures() -> dict[str, dict[str, float]]:
-    """nDCG@10 by list and system, from the log."""
+    """Return nDCG@10 by list and system, from the log."""
     rows = map(json.loads, (ROOT / "benchmarks" / "log.jsonl").read_text(encoding="utf-8").splitlines())
     figures: dict[str, dict[str, float]] = next(row for row in rows if row["id"] == GAIN_ROW)["metrics"]["ndcg@10"]
     return figures
 
 
 def gain_picture() -> str:
-    """Grouped bars: three systems on six lists."""
+    """Draw grouped bars: three systems on six lists."""
     figures = gain_figures()
     width, height, left, top, floor, bar, scale = 900, 360, 50, 70, 310, 38, 300
     parts = [text(width / 2, 26, "nDCG@10 on six open test lists", 17, weight="bold")]
@@ -75,7 +75,7 @@ def gain_picture() -> str:
 
 
 def node(x: float, y: float, title: str, place: str, fill: str = "#eef2f7", width: int = 250, height: int = 46) -> list[str]:
-    """A box with a title and, below it, the path of the code."""
+    """Draw a box with a title and, below it, the path of the code."""
     lines = [box(x, y, width, height, fill, "#9aa5b1"), text(x + width / 2, y + 19, title, 13, weight="bold")]
     return [*lines, text(x + width / 2, y + 36, place, 11, fill="#555")]
 
@@ -85,7 +85,7 @@ def arrow(x1: float, y1: float, x2: float, y2: float) -> str:
 
 
 def architecture_picture() -> str:
-    """Ranking on the left, training on the right, what both share in the middle."""
+    """Draw ranking on the left, training on the right, and shared parts in the middle."""
     left, middle, right, step, top = 20, 325, 630, 78, 92
     ranking, shared, training = "#e8f1ea", "#eef2f7", "#fbeee6"
     rank_nodes = [

@@ -1,13 +1,13 @@
 """Make tests/fixtures/mxbai_ids.json.gz: the ids which the package mxbai-rerank 0.1.6 builds for 500 random triples.
 
-0.1.6 does not run on transformers 5 (`prepare_for_model` is gone), so this needs an environment of its own:
+0.1.6 does not run on transformers 5 (`prepare_for_model` is gone), so this needs a separate environment:
 
     python3 -m venv ref
     ref/bin/pip install torch "transformers==4.57.*" mxbai-rerank==0.1.6
     ref/bin/python scripts/make_mxbai_fixture.py tests/fixtures
 
-It writes the tokenizer folder `mxbai_tokenizer` too (trained on the documentation that comes with Python). The
-fixture's tokenizer says `PreTrainedTokenizerFast`, which both generations of transformers read alike.
+It also writes the tokenizer folder `mxbai_tokenizer` (trained on Python's own documentation). Its class is
+`PreTrainedTokenizerFast`, which transformers 4 and 5 load in the same way.
 """
 
 import argparse
@@ -24,9 +24,9 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 SPLIT_QWEN2 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 MODEL_MAX_LENGTH = 32768  # max_position_embeddings of Qwen2.5
-# How many triples of which max_length, and up to how many words their queries and documents have.
+# Number of triples by max_length, and maximum number of words of their queries and documents.
 PLAN = [(64, 200, 40, 60), (256, 190, 120, 160), (1024, 70, 250, 450), (8192, 40, 40, 300)]
-LONG_EVERY = 5  # every 5th triple of the last row has a document, every 10th also a query, that max_length must cut
+LONG_EVERY = 5  # every 5th triple of the last row has a document, every 10th also a query, that exceeds max_length
 SYLLABLES = "ba ce di fo gu ha je ki lo mu na pe qui ro su ta ve wi xo yu za tion ing er est".split()
 RARE = [
     "café", "cafe\u0301", "naïve", "ﬁne", "日本語", "検索", "Straße", "ЁЖИК", "مرحبا", "हिन्दी", "😀",
@@ -63,7 +63,7 @@ def train_tokenizer(folder: Path, vocab_size: int = 1600) -> None:
 
 
 def random_text(rng: random.Random, max_words: int) -> str:
-    """A text of 0 to `max_words` words: made-up words with rare characters, special tokens and odd whitespace among them."""
+    """Return a text of 0 to `max_words` words: synthetic words with rare characters, special tokens and unusual white space."""
     if rng.random() < 0.04:
         return rng.choice(["", "", "", " ", "\n", "?", "<|im_end|>"])
     parts = [rng.choice(EDGES)]
@@ -74,13 +74,13 @@ def random_text(rng: random.Random, max_words: int) -> str:
 
 
 def triples(seed: int) -> list[dict]:
-    """The 500 triples: [{"max_length", "instruction" (None, "" or text), "query", "document"}]."""
+    """Return 500 triples: [{"max_length", "instruction" (None, "" or text), "query", "document"}]."""
     rng = random.Random(seed)
     rows = []
     for max_length, count, query_words, document_words in PLAN:
         for i in range(count):
             query, document = random_text(rng, query_words), random_text(rng, document_words)
-            if max_length == 8192 and i % LONG_EVERY == 0:  # one passage repeated: long, yet small when compressed
+            if max_length == 8192 and i % LONG_EVERY == 0:  # a repeated passage is long, but small when compressed
                 document = (random_text(rng, 120) + " end. ") * rng.randint(300, 400) * 2
                 query = (query + " and ") * 2000 if i % (2 * LONG_EVERY) == 0 else query
             instruction = rng.choice([None, None, "", random_text(rng, 12), random_text(rng, query_words)])
@@ -89,7 +89,7 @@ def triples(seed: int) -> list[dict]:
 
 
 def reference_ids(tokenizer_folder: Path, rows: list[dict]) -> list[list[int]]:
-    """Ids without padding, from the package's own MxbaiRerankV2.prepare_inputs with a tiny random Qwen2 behind it."""
+    """Return ids without padding from the package's MxbaiRerankV2.prepare_inputs, with a tiny random Qwen2."""
     from mxbai_rerank import MxbaiRerankV2
     from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
@@ -126,7 +126,7 @@ def main() -> None:
     made_with = {name: version(name) for name in ("mxbai-rerank", "transformers", "tokenizers")}
     fixture = {"made_with": made_with, "seed": options.seed, "model_max_length": MODEL_MAX_LENGTH, "rows": rows}
     text = json.dumps(fixture, ensure_ascii=False, separators=(",", ":"))
-    packed = gzip.compress(text.encode("utf-8"), compresslevel=9, mtime=0)  # no time stamp: the same bytes every time
+    packed = gzip.compress(text.encode("utf-8"), compresslevel=9, mtime=0)  # no time stamp, for reproducible bytes
     (options.folder / "mxbai_ids.json.gz").write_bytes(packed)
     print(f"{len(rows)} triples, {len(packed)} bytes, made with {made_with}")
 

@@ -1,4 +1,4 @@
-"""Fixtures for all tests: tiny checkpoints, toy data, and the folder of real data where the machine has one.
+"""Fixtures for all tests: tiny checkpoints, toy data, and the folder of real data if it exists.
 
 Torch is held to a fixed number of threads, because sums in another order give other last bits and the resume tests
 compare weights: two where the tests run in one process, one where processes run beside each other (pytest-xdist).
@@ -59,7 +59,7 @@ def calibrated_dir(tiny_llama_dir: Path, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
-    """The folder of real collections that PRORANK_DATA names; tests that need it are skipped elsewhere."""
+    """The folder of real collections in PRORANK_DATA. Tests that need it are skipped if it is not set."""
     folder = os.environ.get("PRORANK_DATA")
     if not folder or not Path(folder).is_dir():
         pytest.skip("PRORANK_DATA does not name a folder of collections (dl19, dl20, ...)")
@@ -99,7 +99,7 @@ def collections(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def loggers_as_they_were() -> Iterator[None]:
-    """`prorank serve` sends the loggers of its process to stderr as JSON; the tests after it read them as before."""
+    """Restore the loggers after `prorank serve` has redirected them to stderr as JSON."""
     loggers = [logging.getLogger(name) for name in ("prorank", "prorank.serve", "uvicorn", "uvicorn.error", "asyncio")]
     before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
     yield
@@ -110,7 +110,7 @@ def loggers_as_they_were() -> Iterator[None]:
 
 @pytest.fixture
 def script(collections: Path, tiny_llama_dir: Path, monkeypatch: pytest.MonkeyPatch):
-    """A function that runs a benchmark with these words on its command line over `collections`; `script.base` is a tiny model."""
+    """A function that runs a benchmark on `collections` with these arguments; `script.base` is a tiny model."""
     from benchmarks.evidence import recipe_lists
 
     monkeypatch.setenv("PRORANK_DATA", str(collections))
@@ -138,7 +138,7 @@ class Standin:
 
 @pytest.fixture(scope="session")
 def standin_files(tmp_path_factory: pytest.TempPathFactory) -> Standin:
-    """A stand-in for the default model, brought from a run to its place as the real one is. Read only."""
+    """A stand-in for the default model, installed from a run like the real one. Read only."""
     from prorank.checkpoints import default_model
     from recipes.default.ship import ship
 

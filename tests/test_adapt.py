@@ -1,9 +1,10 @@
-"""`adapt`: queries that decide are never trained on, and the old model stays unless the new one is better.
+"""`adapt`: held-out queries are never trained on, and the old model is kept unless the new one is better.
 
 Both outcomes are forced by the held-out scores, so no test depends on whether a training succeeds.
 """
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -40,7 +41,7 @@ def lists(tmp_path, count=60):
 
 
 def stand_in(base, share):
-    """A stand-in for `scores_of`: noise, and of what is relevant .5 by `base`, but `share` times that by what came of it."""
+    """A stand-in for `scores_of`: noise plus .5 for relevant documents with `base`, or `share` times .5 with the trained model."""
 
     def scores(path, groups, prompt, **how):
         rng = np.random.default_rng(0)
@@ -70,12 +71,12 @@ def test_a_model_is_adapted_and_judged_on_queries_it_has_not_seen(tmp_path, tiny
     firsts = [g.labels[reranker.rank(g.query, list(g.documents))[0].index] for g in deciding]
     assert result.after >= sum(firsts) / len(firsts)  # the first place alone earns 1
     assert Prompt.load(out / "run" / "model").name == "echo" and not (out / "made").exists()
-    ended = "holds an adapted model already" if result.better else "holds a run from .* that ended without a significant gain"
+    ended = "already contains an adapted model" if result.better else "contains a run from .* without a significant gain"
     with pytest.raises(ConfigError, match=ended):
         adapt(data, str(tiny_llama_dir), out, minutes=0.03)
 
 
-def test_few_queries_all_decide_and_the_mean_of_the_trainings_is_kept(tmp_path, tiny_llama_dir, monkeypatch):
+def test_few_queries_are_cross_validated_and_the_mean_of_the_trainings_is_kept(tmp_path, tiny_llama_dir, monkeypatch):
     shares_reported, base = [], str(tiny_llama_dir)
     monkeypatch.setattr(module, "scores_of", stand_in(base, 4.0))
     out = tmp_path / "out"
@@ -86,7 +87,7 @@ def test_few_queries_all_decide_and_the_mean_of_the_trainings_is_kept(tmp_path, 
     assert [len(part) for part in parts] == [11, 10, 10] and len(set.union(*parts)) == 31
     assert all(queries(fold / "train.jsonl") == set.union(*parts) - part for fold, part in zip(folds, parts))
     assert (result.queries, result.trained_on, result.trainings) == (31, 31, 3)
-    assert "on 31 queries, each held out by one of 3 trainings" in str(result)
+    assert "on 31 queries, each held out in one of 3 trainings" in str(result)
     assert shares_reported == sorted(shares_reported) and shares_reported[-1] == 1 and not list(out.glob("**/made"))
     trained, kept = (
         [load_file(folder / "model.safetensors") for folder in folders]
@@ -95,15 +96,16 @@ def test_few_queries_all_decide_and_the_mean_of_the_trainings_is_kept(tmp_path, 
     assert any(not torch.equal(trained[0][key], trained[1][key]) for key in trained[0])
     for key, weight in kept[0].items():
         torch.testing.assert_close(weight, sum(one[key] for one in trained) / 3)
-    card = (out / "model" / "README.md").read_text(encoding="utf-8")  # row 32: of the mean, not of the first training
-    assert f'Reranker("{out}")' in card and "the mean of 3 trainings, each of which held out a part of the queries; all is" in card
+    card = (out / "model" / "README.md").read_text(encoding="utf-8")  # of the mean, not of the first training
+    assert f'Reranker("{out}")' in card
+    assert "the mean of 3 trainings, each with other held-out queries; without weights of the base" in card
     assert f"Data: {data} (31 queries)" in card and "fold-1" not in card.split("Command")[0]
-    assert "31 queries, held out each by one of the 3 trainings" in card
+    assert "31 queries, held out each in one of the 3 trainings" in card
     assert f"| {result.before:.4f} | {result.after:.4f} | {result.after - result.before:+.4f} | {result.p:.4f} |" in card
     assert "CrossEncoder" in section_of(card, LIBRARIES) and "Measures on the dev set" not in card
 
 
-def test_a_command_that_was_stopped_goes_on_with_the_training_it_had_come_to(tmp_path, tiny_llama_dir, monkeypatch):
+def test_an_interrupted_call_resumes_at_the_unfinished_training(tmp_path, tiny_llama_dir, monkeypatch):
     data, out = lists(tmp_path, 31), tmp_path / "out"
     real, begun = module.train, []
 
@@ -131,11 +133,11 @@ def test_the_old_model_stays_unless_the_new_one_is_better(tmp_path, tiny_llama_d
     assert result.model == (str(tmp_path / "out" / "model") if better else base)
     assert (tmp_path / "out" / "model" / "prompt.json").is_file() == better and not (tmp_path / "out" / "made").exists()
     assert ("kept: " in str(result)) == better and f"{result.likelihood:+.4f}" in str(result)
-    assert better or (f"so the model stays {base}; label more queries" in str(result) and "--keep-anyway" in str(result))
+    assert better or (f"so the model is still {base}; label more queries" in str(result) and "--keep-anyway" in str(result))
 
 
-def test_what_shows_no_gain_is_kept_on_demand_alone(tmp_path, tiny_llama_dir, monkeypatch, capsys):
-    """Row 28: by the command line, exit code 0 where the old model stays; then its weights are taken without another training."""
+def test_a_model_without_gain_is_kept_only_with_keep_anyway(tmp_path, tiny_llama_dir, monkeypatch, capsys):
+    """The exit code is 0 if the old model is kept; --keep-anyway then uses the weights without another training."""
     base, out = str(tiny_llama_dir), tmp_path / "out"
     monkeypatch.setattr(module, "scores_of", stand_in(base, 1.0))
     monkeypatch.setattr(module, "choose_settings", lambda start, options, real=module.choose_settings: real(start, options | SMALL))
@@ -150,9 +152,9 @@ def test_what_shows_no_gain_is_kept_on_demand_alone(tmp_path, tiny_llama_dir, mo
 
     assert run() == 0 and not (out / "model").exists()
     printed = capsys.readouterr().out
-    assert "no significant gain (p 1.0000, needed below 0.05), so the model stays " + base in printed and "kept" not in printed
+    assert "no significant gain (p 1.0000, needed below 0.05), so the model is still " + base in printed and "kept" not in printed
     assert run() == 2
-    assert "ended without a significant gain; choose another folder, or keep its weights by" in capsys.readouterr().err
+    assert "without a significant gain; choose another folder, or keep its weights with" in capsys.readouterr().err
     monkeypatch.setattr(module, "train", lambda *_, **__: pytest.fail("trained again"))
     assert run("--keep-anyway") == 0
     assert f"no significant gain (p 1.0000, needed below 0.05); kept anyway: {out / 'model'}" in capsys.readouterr().out
@@ -160,12 +162,12 @@ def test_what_shows_no_gain_is_kept_on_demand_alone(tmp_path, tiny_llama_dir, mo
     assert all(torch.equal(kept[key], trained[key]) for key in trained)
     result = AdaptationResult(**json.loads((out / "adapted.json").read_text(encoding="utf-8")))
     assert result.kept_anyway and not result.better and result.model == str(out / "model")
-    assert run("--keep-anyway") == 2 and "holds an adapted model already" in capsys.readouterr().err
+    assert run("--keep-anyway") == 2 and "already contains an adapted model" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("few", [11, 31])
-def test_without_evidence_all_the_same_is_one_call(tmp_path, tiny_llama_dir, monkeypatch, few):
-    """Row 28: of one training and of the mean of three."""
+def test_keep_anyway_in_the_first_call(tmp_path, tiny_llama_dir, monkeypatch, few):
+    """With one training, and with the mean of three."""
     base, out = str(tiny_llama_dir), tmp_path / "out"
     monkeypatch.setattr(module, "scores_of", stand_in(base, 1.0))
     options = {"held_out": 12} if few == 11 else {}
@@ -174,8 +176,8 @@ def test_without_evidence_all_the_same_is_one_call(tmp_path, tiny_llama_dir, mon
     assert result.trainings == (1 if options else 3)
 
 
-def test_all_that_is_loaded_is_where_it_is_asked_for(tmp_path, tiny_llama_dir, monkeypatch):
-    """Row 20: on a machine whose best device is another one, `device` reaches the training and every Reranker that measures."""
+def test_training_and_evaluation_use_the_requested_device(tmp_path, tiny_llama_dir, monkeypatch):
+    """`device` reaches the training and every Reranker, even if the machine's best device is another one."""
     made, real = [], Reranker
 
     def loaded(*arguments, **how):
@@ -196,8 +198,8 @@ def verdict(before, after, labels=(1.0, 0.0, 0.0)):
 
 
 @pytest.mark.parametrize(("gain", "worth"), [("linear", 3), ("exponential", 7)])
-def test_what_decides_has_the_gain_that_is_asked_for(gain, worth):
-    """Row 21: a grade of 3 behind one of 1, then before it."""
+def test_the_decision_uses_the_requested_gain(gain, worth):
+    """A grade of 3 is ranked after one of 1, then before it."""
     groups = [Group(f"q{i}", ("a", "b", "c"), (3.0, 1.0, 0.0)) for i in range(12)]
     result = compare(groups, [[1.0, 2.0, 0.0]] * 12, [[2.0, 1.0, 0.0]] * 12, ("old", "new"), gain, trained_on=1)
     second = 1 / np.log2(3)
@@ -205,12 +207,12 @@ def test_what_decides_has_the_gain_that_is_asked_for(gain, worth):
     assert ("gains 2^label - 1" in str(result)) == (gain == "exponential")
 
 
-def test_an_unknown_gain_ends_adapt_before_anything(tmp_path, tiny_llama_dir):
+def test_an_unknown_gain_is_refused_before_any_work(tmp_path, tiny_llama_dir):
     with pytest.raises(ConfigError, match="gain must be linear or exponential, not 'log'"):
         adapt(tmp_path / "nowhere.jsonl", str(tiny_llama_dir), tmp_path / "out", gain="log")
 
 
-def test_few_changes_of_place_do_not_outweigh_what_all_scores_say():
+def test_the_likelihood_decides_and_not_few_changes_of_rank():
     before = [[1.0, 0.9, 0.0]] * 18 + [[0.0, 1.0, 0.0]] * 2
     worse_once = [[3.0, 0.0, 0.0]] * 17 + [[0.9, 1.0, 0.0]] + [[0.4, 1.0, 0.0]] * 2
     result = verdict(before, worse_once)
@@ -219,8 +221,8 @@ def test_few_changes_of_place_do_not_outweigh_what_all_scores_say():
     assert result.after < result.before and result.p >= 0.05 and result.likelihood > 0 and result.better and result.model == "new"
 
 
-def test_a_gain_that_may_be_chance_is_none():
-    """Row 28: .9725 before and after and a likelihood that rose by luck (p .64) was called better."""
+def test_an_insignificant_gain_is_not_better():
+    """nDCG of .9725 before and after, and a likelihood that rose by chance (p .64)."""
     before = [[1.0, 0.0, 0.0]] * 20
     result = verdict(before, [[1.2, 0.0, 0.0]] * 11 + [[0.8, 0.0, 0.0]] * 9)
     assert result.after == result.before == 1 and result.p == 1 and result.likelihood_p > 0.05
@@ -228,19 +230,19 @@ def test_a_gain_that_may_be_chance_is_none():
 
 
 @given(st.integers(0, 10_000), st.floats(-0.5, 0.5), st.integers(10, 40))
-def test_better_means_that_the_paired_test_says_so(seed, lift, queries):
-    """Row 28: whatever the scores, nothing is kept without a significant gain, nor with a significant loss of nDCG."""
+def test_better_requires_a_significant_paired_test(seed, lift, queries):
+    """For any scores, no model is kept without a significant gain, or with a significant loss of nDCG."""
     rng = np.random.default_rng(seed)
     before = rng.normal(size=(queries, 3))
     result = verdict(before.tolist(), (before + rng.normal(size=before.shape) + [lift, 0, 0]).tolist())
     assert result.better == (result.model == "new")
     gained, lost = result.likelihood > 0 and result.likelihood_p < 0.05, result.after < result.before and result.p < 0.05
     assert result.better == (gained and not lost)
-    assert ("nDCG@10 fell beyond chance" in str(result)) == lost
+    assert ("nDCG@10 fell significantly" in str(result)) == lost
     assert ("no significant gain" in str(result)) == (not gained and not lost)
 
 
-def test_what_loses_ndcg_beyond_chance_is_not_kept():
+def test_a_significant_loss_of_ndcg_is_not_kept():
     before = [[1.0, 0.99, -3.0]] * 10 + [[-9.0, 0.0, 0.0]] * 10
     lost = [[0.99, 1.0, -30.0]] * 10 + [[-0.1, 0.0, 0.0]] * 10
     result = verdict(before, lost)
@@ -249,10 +251,10 @@ def test_what_loses_ndcg_beyond_chance_is_not_kept():
     )
 
 
-def test_what_cannot_be_adapted_is_said_before_training(tmp_path, tiny_llama_dir):
-    with pytest.raises(DataError, match="9 of 9 queries could be held out, and at least 10 have to decide"):
+def test_bad_input_is_refused_before_training(tmp_path, tiny_llama_dir):
+    with pytest.raises(DataError, match="9 of 9 queries can be held out, but at least 10 are needed"):
         adapt(lists(tmp_path, 9), str(tiny_llama_dir), tmp_path / "out")
-    with pytest.raises(DataError, match="5 of 60 queries could be held out, and at least 10 have to decide"):
+    with pytest.raises(DataError, match="5 of 60 queries can be held out, but at least 10 are needed"):
         adapt(lists(tmp_path), str(tiny_llama_dir), tmp_path / "out", held_out=5)
     with pytest.raises(ModelError):
         adapt(lists(tmp_path), str(tmp_path / "nothing"), tmp_path / "out")
@@ -261,8 +263,23 @@ def test_what_cannot_be_adapted_is_said_before_training(tmp_path, tiny_llama_dir
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(("options", "message"), [
+    ({"lerning_rate": 1e-4}, "adapt: unknown key 'lerning_rate'; did you mean 'learning_rate'?"),
+    ({"batch_size": "many"}, "adapt: key 'batch_size' is 'many'; expected int"),
+    ({"lora": {"rank": 8}}, "adapt: unknown key 'lora.rank'"),
+    ({"loss": {"lamdarank": 1.0}}, "adapt: key 'loss.lamdarank' is not a known loss; did you mean 'lambdarank'?"),
+    ({"steps": 5}, "adapt: key 'minutes' and steps exclude each other"),
+    ({"minutes": 0}, "adapt: key 'minutes' must be above 0"),
+    ({"base": "smollm2-135m"}, "adapt: key 'base' is set by adapt"),
+])  # fmt: skip
+def test_wrong_settings_are_refused_before_labels_are_read(tmp_path, tiny_llama_dir, options, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        adapt(tmp_path / "missing.jsonl", str(tiny_llama_dir), tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_prompt_of_several_documents_is_refused_before_training(tmp_path, tiny_llama_dir):
-    several = "shows several documents, and adapt trains models that judge each alone"
+    several = "shows several documents, but adapt trains models that score single documents"
     with pytest.raises(ConfigError, match=several):
         adapt(lists(tmp_path), str(tiny_llama_dir), tmp_path / "out", prompt="setwise")
     shown = shutil.copytree(tiny_llama_dir, tmp_path / "shown")
@@ -283,9 +300,9 @@ def test_the_default_model_stays_an_adapter_and_keeps_half_of_what_it_was(tmp_pa
         torch.testing.assert_close(got[key], (before[key].float() + after[key]) / 2)
     assert Prompt.load(kept.adapter) == Prompt.load(start.adapter)
     card = (kept.adapter / "README.md").read_text(encoding="utf-8")
-    assert "the share of the trained weights is 0.5, the rest are those of `prorank-smollm2-135m`" in card
+    assert "share of the trained weights 0.5, the rest from `prorank-smollm2-135m`" in card
     assert "This is a LoRA adapter" in card and front_matter(card)["base_model"] == HUB_BASE
-    assert "12 queries, held out all by that one" in card
+    assert "12 queries, held out from that training" in card
     config = read_values(tmp_path / "out" / "run" / "config.yaml")
     assert config["base"] == DEFAULT and config["lora"] and config["learning_rate"] == RATES["adapter"]
     assert config["max_epochs"] == pytest.approx(PASSES * 4 / 3) and not config["dev"]  # three documents drawn of four
@@ -295,14 +312,14 @@ SHARES = [(True, None, (0.5, 0.75)), (False, None, (1.0, 1.0)), (True, 0.9, (0.9
 
 
 @pytest.mark.parametrize(("own", "blend_weight", "shares"), SHARES)
-def test_what_has_not_learnt_to_rank_is_not_held_to(tmp_path, tiny_llama_dir, own, blend_weight, shares):
+def test_an_untrained_start_is_not_blended_in(tmp_path, tiny_llama_dir, own, blend_weight, shares):
     folder = shutil.copytree(tiny_llama_dir, tmp_path / "start")
     if own:
         Prompt.preset("echo").save(folder)
     assert choose_blend_weights(resolve(folder), blend_weight) == shares
 
 
-def test_a_folder_that_cannot_be_written_is_told_before_data_are_read(tmp_path, tiny_llama_dir, monkeypatch):
+def test_an_unwritable_folder_is_refused_before_data_are_read(tmp_path, tiny_llama_dir, monkeypatch):
     out = tmp_path / "run"
     out.symlink_to("/proc/self/fd")
     monkeypatch.setattr(module, "read_labelled_lists", None)

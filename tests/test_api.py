@@ -1,6 +1,6 @@
 """The public names of the package: in any order of imports, and after any of them.
 
-Row 24 of the faults found by trying what users of rerankers report: importing a subpackage bound it over the function of its name.
+Importing a subpackage must not replace the function of the same name.
 """
 
 import inspect
@@ -47,7 +47,7 @@ assert all(getattr(prorank, name) is not None for name in prorank.__all__) and s
 
 @pytest.mark.parametrize("order", [LINES, LINES[::-1]], ids=["down", "up"])
 def test_names_work_in_any_order_of_imports(order):
-    """Row 24: in a process of its own, where nothing was imported before."""
+    """In a separate process, where nothing was imported before."""
     code = "\n".join(["import sys", *order, CHECK])
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, cwd=ROOT)
     assert said.returncode == 0, said.stderr
@@ -58,15 +58,14 @@ def test_names_work_in_any_order_of_imports(order):
 
 
 @pytest.mark.parametrize("names", list(itertools.permutations(["train", "evaluate", "load_settings", "adapt", "export"], 2)))
-def test_names_are_what_they_say_here(names):
-    """Row 24: also where everything has been imported long since."""
+def test_names_are_right_after_all_imports(names):
+    """In this process, where everything was imported before."""
     space: dict = {}
     exec(f"import prorank.train.run, prorank.evaluate.benchmark\nfrom prorank import {', '.join(names)}", space)
     assert all(callable(space[name]) for name in names)
 
 
-def test_functions_keep_their_signatures_and_travel():
-    """Row 24."""
+def test_functions_keep_their_signatures_and_can_be_pickled():
     import copy
     import pickle
 
@@ -87,7 +86,7 @@ def test_functions_keep_their_signatures_and_travel():
 
 
 def test_importing_the_package_loads_no_library():
-    """Row 24: names arrive when they are first used."""
+    """Names are imported on first use."""
     code = "import sys, prorank\nprint([name for name in ('torch', 'numpy', 'transformers') if name in sys.modules])"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, cwd=ROOT)
     assert said.stdout.strip() == "[]", said.stderr

@@ -1,4 +1,4 @@
-"""What `auto` took is said: by the Reranker, in reports, in a run's folder, by `prorank info` and `prorank -v`."""
+"""The choices of `auto` are reported: by the Reranker, in reports, in a run's folder, by `prorank info` and `prorank -v`."""
 
 import json
 from dataclasses import replace
@@ -22,7 +22,7 @@ from tests.evaluate_toy import write_beir
 CPU = torch.device("cpu")
 
 
-def test_a_reranker_says_what_it_took(tiny_llama_dir):
+def test_a_reranker_reports_its_choices(tiny_llama_dir):
     reranker = Reranker(tiny_llama_dir, device="cpu")
     assert reranker.choices["dtype"].value == "fp32" and "too small" in reranker.choices["dtype"].reason
     assert Reranker(tiny_llama_dir, device="cpu", dtype="bf16").choices["dtype"] == Choice("bf16", "as asked for")
@@ -76,7 +76,7 @@ def replace_speed():
     return LayerSpeed("p", 2, "2.13", "s", "ranking", 1000, {"fp32": 1.0, "bf16": 1.0})
 
 
-def test_reports_say_what_every_system_took(tiny_llama_dir, tmp_path):
+def test_reports_name_the_choices_of_every_system(tiny_llama_dir, tmp_path):
     found = evaluate([write_beir(tmp_path / "toy")], [Reranker(tiny_llama_dir, device="cpu")], out=tmp_path / "out")
     name = next(row.system for row in found.rows if row.kind == "model")
     assert found.settings[f"dtype of {name}"].startswith("fp32 (")
@@ -88,7 +88,7 @@ def settings_in(folder, **more) -> Score:
     return Score(base="b", data="d", out=str(folder), **more)
 
 
-def test_a_resumed_training_goes_on_with_what_it_began_with(tmp_path, monkeypatch):
+def test_a_resumed_training_keeps_its_choices(tmp_path, monkeypatch):
     settings = settings_in(tmp_path)
     monkeypatch.setattr(choices, "choose_dtype", lambda *_: Choice("bf16", "measured then"))
     monkeypatch.setattr(choices, "choose_compile_for", lambda *_: Choice(COMPILED, "it paid then"))
@@ -127,7 +127,7 @@ def test_info_shows_and_measures(tiny_llama_dir, tmp_path, monkeypatch):
     assert told["dtype"]["ranking"].startswith("fp32") and told["packages"]["torch"] == torch.__version__
 
 
-def test_info_fetches_nothing(tmp_path, monkeypatch):
+def test_info_downloads_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("PRORANK_CACHE", str(tmp_path / "none"))
     monkeypatch.setattr("prorank.checkpoints.sources.built_in", lambda: pytest.fail("fetched"))
     done = CliRunner().invoke(app, ["info"])

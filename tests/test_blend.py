@@ -1,6 +1,6 @@
 """Interpolated weights: the ends are the two checkpoints, the middle lies between, for full weights, adapters and fresh adapters.
 
-Scores are compared, so weights that were left alone would be seen.
+Scores are compared, so weights that were not interpolated would be detected.
 """
 
 import numpy as np
@@ -28,7 +28,7 @@ def scores(folder) -> np.ndarray:
 
 
 def moved(start, out, train: bool, step: float = 0.02):
-    """A checkpoint that lies a little off `start`: an adapter's own weights moved (`train`), or all weights, merged."""
+    """A checkpoint near `start`: with changed weights of the adapter (`train`), or of all weights, merged."""
     resolved = resolve(start)
     model = load_model(resolved, torch.float32, CPU, train=train)
     torch.manual_seed(1)
@@ -41,7 +41,7 @@ def moved(start, out, train: bool, step: float = 0.02):
 
 @pytest.fixture(params=["weights", "adapter", "merged"])
 def two(request, tmp_path):
-    """(start, what training made of it)."""
+    """(start, trained checkpoint)."""
     base = save_tiny(tmp_path / "base")
     start = base if request.param == "weights" else save_adapter(tmp_path / "start", base)
     return start, moved(start, tmp_path / "trained", train=request.param == "adapter")
@@ -63,8 +63,8 @@ def test_between_them_scores_lie_between(two, tmp_path):
     assert {path.name for path in half.iterdir()} == {path.name for path in trained.iterdir()}
 
 
-def test_the_card_of_what_was_trained_stays_behind(tmp_path):
-    """Row 32: it tells of other weights."""
+def test_the_card_of_the_trained_checkpoint_is_not_copied(tmp_path):
+    """It describes other weights."""
     start = save_tiny(tmp_path / "base")
     trained = moved(start, tmp_path / "trained", False)
     (trained / "README.md").write_text("# trained\n\n## Other libraries\n\nnone\n")
@@ -73,7 +73,7 @@ def test_the_card_of_what_was_trained_stays_behind(tmp_path):
     assert card.read_text() == "# mine\n\n## Other libraries\n\nnone\n"
 
 
-def test_a_fresh_adapter_began_as_nothing(tmp_path):
+def test_a_new_adapter_starts_from_zero(tmp_path):
     base = save_tiny(tmp_path / "base")
     trained = save_adapter(tmp_path / "fresh", base)
     np.testing.assert_allclose(scores(interpolate_weights(resolve(base), trained, tmp_path / "0", 0.0)), scores(base), atol=1e-4)
@@ -89,12 +89,12 @@ def test_weights_that_the_start_lacks_are_refused_and_nothing_is_left(tmp_path):
     tokenizer = byte_tokenizer()
     wide = get_peft_model(tiny_llama(tokenizer), LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
     other = save_checkpoint(tmp_path / "other", wide, Prompt.preset("prorank").bind(tokenizer), (str(tmp_path / "base"), start))
-    with pytest.raises(ModelError, match="is not among the weights of the checkpoint it was trained from"):
+    with pytest.raises(ModelError, match="is not a weight of the checkpoint that it was trained from"):
         interpolate_weights(resolve(start), other, tmp_path / "out", 0.5)
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".*"))
 
 
-def test_of_several_the_mean_is_blended_in(tmp_path):
+def test_several_trainings_are_averaged(tmp_path):
     start = save_adapter(tmp_path / "start", save_tiny(tmp_path / "base"))
     several = [moved(start, tmp_path / f"trained{step}", True, step) for step in (0.01, 0.03, 0.05)]
     mean = interpolate_weights(resolve(start), several, tmp_path / "mean", 0.5)

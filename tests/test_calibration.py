@@ -1,6 +1,6 @@
 """Probabilities: the three fits against known cases and sklearn, the measures, `prorank calibrate` up to the hits, the report.
 
-The labels of the end-to-end tests are drawn from the tiny model's own scores, so what a calibration must find is known.
+The labels of the end-to-end tests are sampled from the tiny model's own scores, so the right calibration is known.
 """
 
 import json
@@ -60,14 +60,14 @@ def test_probabilities_rise_with_the_scores_and_stay_in_range(method, data, more
 @pytest.mark.parametrize("method", ["temperature", "platt"])
 @settings(max_examples=50)
 @given(data=labelled())
-def test_no_labels_make_a_slope_that_turns_the_order(method, data):
+def test_no_labels_give_a_negative_slope(method, data):
     numbers = fit(*data, method).numbers
     assert 0 < numbers.get("temperature", numbers.get("slope")) < np.inf
 
 
 @settings(max_examples=80)
 @given(data=labelled(), more_scores=st.lists(floats, min_size=1, max_size=20))
-def test_isotonic_is_that_of_sklearn(data, more_scores):
+def test_isotonic_regression_equals_sklearn(data, more_scores):
     isotonic = pytest.importorskip("sklearn.isotonic").IsotonicRegression(out_of_bounds="clip")
     scores, labels = data[0].round(3), data[1]  # sklearn takes scores that hardly differ as one
     at = np.concatenate([scores, more_scores])
@@ -76,7 +76,7 @@ def test_isotonic_is_that_of_sklearn(data, more_scores):
     assert ours[: len(scores)].sum() == pytest.approx(labels.sum())  # the mean is kept
 
 
-def test_known_maps_are_found_again():
+def test_known_maps_are_recovered():
     assert fit(*drawn(), "temperature").numbers["temperature"] == pytest.approx(2.5, rel=0.03)
     numbers = fit(*drawn(temperature=0.5, intercept=-1.0), "platt").numbers
     assert numbers["slope"] == pytest.approx(2.0, rel=0.05) and numbers["intercept"] == pytest.approx(-1.0, abs=0.06)
@@ -96,7 +96,7 @@ def test_error_falls_on_held_out_queries_and_the_order_stays(method):
 
 
 @pytest.mark.parametrize("method", [AUTO, *METHODS])
-def test_a_folds_labels_have_no_say_in_its_probabilities(method):
+def test_probabilities_of_a_fold_do_not_depend_on_its_labels(method):
     scores, labels = drawn(600)
     folds = np.arange(600) % 3
     before = out_of_fold(scores, labels, folds, method)
@@ -105,7 +105,7 @@ def test_a_folds_labels_have_no_say_in_its_probabilities(method):
     assert (out_of_fold(scores, turned, folds, method)[folds == 1] != before[folds == 1]).any()
 
 
-def test_auto_takes_the_method_that_the_labels_call_for():
+def test_auto_chooses_the_method_that_fits_the_labels():
     scores, labels = drawn(4000, intercept=-1.5)  # no temperature moves where .5 lies
     folds = np.arange(4000) % 5
     assert choose(scores, labels, folds) == "platt"
@@ -114,15 +114,15 @@ def test_auto_takes_the_method_that_the_labels_call_for():
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_few_labels_that_fall_apart_make_nothing_certain(method):
+def test_few_separable_labels_give_no_probability_of_0_or_1(method):
     p = fit(np.array([-3.0, -2.0, 1.0, 2.0]), np.array([0, 0, 1, 1]), method).apply(np.array([-3.0, 2.0]))
     assert 0.01 < p[0] < 0.5 < p[1] < 0.99
 
 
-def test_what_cannot_be_fitted_is_named():
+def test_invalid_input_of_fits_is_named():
     with pytest.raises(ConfigError, match="'plat' is not known; did you mean 'platt'"):
         fit(np.zeros(2), np.array([0, 1]), "plat")
-    cases = (([0, 1], [1, 1], "both labels"), ([0, 1, 2], [0, 1], "one label a score"), ([0, np.nan], [0, 1], "finite"))
+    cases = (([0, 1], [1, 1], "both labels"), ([0, 1, 2], [0, 1], "one label per score"), ([0, np.nan], [0, 1], "finite"))
     for scores, labels, message in cases:
         with pytest.raises(DataError, match=message):
             fit(np.array(scores, float), np.array(labels), "platt")
@@ -229,19 +229,19 @@ def test_hits_keep_the_order_of_scores_and_carry_probabilities(tiny_llama_dir, c
     assert all(0 <= b.probability <= a.probability <= 1 for a, b in zip(fitted, fitted[1:]))
 
 
-def test_another_prompt_or_other_weights_have_no_probability(calibrated, copied, caplog):
+def test_no_probability_for_another_prompt_or_other_weights(calibrated, copied, caplog):
     def probability(**how) -> float | None:
         return Reranker(copied, dtype="fp32", **how).rank("horse", ["a horse"])[0].probability
 
     assert probability() is not None and "fitted for" not in caplog.text
-    assert probability(max_length=100) is None and "fitted for another prompt: no probabilities are given" in caplog.text
+    assert probability(max_length=100) is None and "fitted for another prompt, so hits have no probabilities" in caplog.text
     caplog.clear()
     assert Reranker(copied).rank("horse", ["a horse"], instruction="find animals")[0].probability is None
     tiny_llama(byte_tokenizer("smollm"), seed=5).save_pretrained(copied)
     assert probability() is None and "fitted for other weights" in caplog.text
 
 
-def test_a_checkpoint_saved_over_one_has_no_calibration(copied):
+def test_saving_over_a_checkpoint_removes_its_calibration(copied):
     tokenizer = byte_tokenizer("smollm")
     save_checkpoint(copied, tiny_llama(tokenizer), Prompt.preset("prorank").bind(tokenizer))
     assert not (copied / FILE).exists() and Reranker(copied).calibration is None
@@ -267,7 +267,7 @@ def test_a_damaged_file_is_named(text, tmp_path):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_what_is_saved_is_what_is_loaded(method, tmp_path):
+def test_saving_and_loading_round_trip(method, tmp_path):
     made = fit(*drawn(200), method)
     assert Calibration.load(made.save(tmp_path).parent) == made and Calibration.load(tmp_path / "none") is None
 
@@ -291,10 +291,10 @@ def pairs(queries: int, labels=(1, 0)) -> list[dict]:
         (pairs(20), {"out": "dev.jsonl"}, ConfigError, "is a file, expected a folder"),
         (pairs(20), {"prompt": "setwise"}, ConfigError, "shows several documents and gives no log-odds"),
         (pairs(20), {"model": "./none"}, ModelError, "./none: no such folder or file"),
-        (pairs(20), {"copy": "."}, ConfigError, ".: already exists; calibrate that one (MODEL .), or name another folder by"),
+        (pairs(20), {"copy": "."}, ConfigError, ".: already exists; calibrate it (MODEL .), or name another folder with"),
     ],
 )  # fmt: skip
-def test_what_cannot_work_is_told_before_weights_are_read(rows, changes, kind, message, tiny_llama_dir, tmp_path, monkeypatch):
+def test_invalid_arguments_are_refused_before_weights_are_read(rows, changes, kind, message, tiny_llama_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("prorank.rank.load_reranker.load_ranking_model", lambda *_, **__: pytest.fail("weights were read"))
     write_jsonl(tmp_path / "dev.jsonl", rows)
@@ -305,7 +305,7 @@ def test_what_cannot_work_is_told_before_weights_are_read(rows, changes, kind, m
 
 def test_a_folder_that_cannot_be_written_is_named(tiny_llama_dir, calibrated, monkeypatch):
     monkeypatch.setattr("os.access", lambda *_: False)
-    with pytest.raises(ModelError, match="cannot be written, and calibrate writes into the checkpoint; name a --copy"):
+    with pytest.raises(ModelError, match="cannot be written, but calibrate writes into it; name another folder with --copy"):
         calibrate(tiny_llama_dir, calibrated[1])
 
 
@@ -326,10 +326,10 @@ def test_the_default_model_is_copied(standin, tmp_path, monkeypatch, capsys):
         calibrate(DEFAULT, data, dtype="fp32")
     assert calibrate("runs/calibrated", data, dtype="fp32", method="platt", copy="other")[1] == Path("other/calibration.json")
     first, second = (Path(folder, "README.md").read_text(encoding="utf-8") for folder in ("runs/calibrated", "other"))
-    for card, folder in ((first, "runs/calibrated"), (second, "other")):  # row 32: of this folder, by its own calibration
+    for card, folder in ((first, "runs/calibrated"), (second, "other")):  # of this folder, by its own calibration
         assert f'hits = Reranker("{folder}").rank(' in card and f"\n# {Path(folder).name}\n" in card
         assert card.count("## Calibration") == card.count("Hits carry a probability") == 1 and "of `dev.jsonl`" in card
-        assert f"({Calibration.load(folder)}; ECE" in card and "No probability is claimed" not in card
+        assert f"({Calibration.load(folder)}; ECE" in card and "Hits have no probabilities" not in card
     assert "platt" in second and (standin.models / DEFAULT / "README.md").read_text().count("Reranker().rank") == 1
 
 
@@ -341,7 +341,7 @@ def test_scores_that_fall_with_relevance_are_refused(copied, tmp_path):
     assert not (copied / FILE).exists()
 
 
-def test_training_data_are_warned_of(calibrated, copied, tmp_path, caplog):
+def test_calibrating_on_training_data_warns(calibrated, copied, tmp_path, caplog):
     (tmp_path / "run").mkdir()
     model = shutil.move(copied, tmp_path / "run" / "model")
     (tmp_path / "run" / "config.yaml").write_text(json.dumps({"data": str(calibrated[1])}))

@@ -1,7 +1,6 @@
-"""What callers hand to the Python API: documents, pairs, texts and options of every kind, read or refused before any work.
+"""Arguments of the Python API: documents, pairs, texts and options of every kind are accepted or refused before any work.
 
-Rows 4 and 9 of the faults found by trying what users of rerankers report. `EVERY` are all the ways in; each has to take and refuse
-the same things.
+`EVERY` contains all public methods; each must accept and refuse the same values.
 """
 
 import asyncio
@@ -98,7 +97,6 @@ ITERABLES = {
 
 @pytest.mark.parametrize("kind", list(ITERABLES))
 def test_iterables_of_documents_are_read_in_their_order(kind):
-    """Row 4."""
     some = ITERABLES[kind]
     want = METHODS["score_lists"]([text.strip() for text in DOCUMENTS] if kind in ("records", "mappings") else DOCUMENTS)
     for name, method in METHODS.items():
@@ -107,12 +105,11 @@ def test_iterables_of_documents_are_read_in_their_order(kind):
 
 
 def test_every_method_takes_a_generator(call):
-    """Row 4."""
     np.testing.assert_allclose(np.sort(call(text for text in DOCUMENTS)), np.sort(call(DOCUMENTS)), atol=1e-4)
 
 
 def test_positions_count_not_labels():
-    """Row 4: a Series whose index is not 0..n-1 as pairs, and hits that point at places."""
+    """Pairs as a Series whose index is not 0..n-1; hits contain positions."""
     pairs = [(QUERY, text) for text in DOCUMENTS]
     want = RERANKER.score(pairs)
     shuffled = pd.Series(pairs, index=[5, 4, 3, 2, 1, 0])
@@ -127,7 +124,7 @@ def test_positions_count_not_labels():
 
 
 class Frame:
-    """As polars has it."""
+    """A table with the interface of polars."""
 
     columns = ["text"]
 
@@ -157,8 +154,7 @@ class Frame:
         (np.array("one"), "must be a list, not ndarray"),
     ],
 )
-def test_what_is_no_list_of_documents_is_refused(call, no_work, documents, message):
-    """Row 4."""
+def test_values_that_are_no_list_of_documents_are_refused(call, no_work, documents, message):
     with pytest.raises(DataError) as error:
         call(documents)
     assert message in str(error.value) and "\n" not in str(error.value)
@@ -186,9 +182,9 @@ class Page:
         (pd.Series({"text": "x"}), "must be a string or a dict"),
         (Page(), "; give its text, page_content, or use the class of prorank.integrations"),
         (SimpleNamespace(content="x"), "; give its text, content,"),
-        (HALF, "is not UTF-8 text: it has half of a surrogate pair (U+D83E at character 12)"),
-        ({"text": HALF}, "its text is not UTF-8 text: it has half"),
-        ({"text": "x", "title": HALF}, "its title is not UTF-8 text: it has half"),
+        (HALF, "is not UTF-8 text: half of a surrogate pair (U+D83E at character 12)"),
+        ({"text": HALF}, "its text is not UTF-8 text: half"),
+        ({"text": "x", "title": HALF}, "its title is not UTF-8 text: half"),
         (b"bytes", "is bytes, not text; decode it first"),
         (bytearray(b"bytes"), "is bytearray, not text"),
         (memoryview(b"bytes"), "is memoryview, not text"),
@@ -197,7 +193,7 @@ class Page:
     ],
 )
 def test_a_document_that_cannot_be_read_is_named(call, no_work, document, message):
-    """Rows 4 and 9: by its place, in every method, before any work."""
+    """The error names its position, in every method, before any work."""
     with pytest.raises(DataError) as error:
         call(["fine", document])
     said = str(error.value)
@@ -207,7 +203,6 @@ def test_a_document_that_cannot_be_read_is_named(call, no_work, document, messag
 
 @pytest.mark.parametrize("title", [None, "", math.nan, np.float32("nan"), pd.NA, pd.NaT])
 def test_a_missing_title_is_no_title(title):
-    """Row 4."""
     assert document_text({"text": "Vaccines", "title": title}) == "Vaccines"
 
 
@@ -224,7 +219,6 @@ def test_a_missing_title_is_no_title(title):
     ],
 )
 def test_a_query_that_cannot_be_read_is_named(call, no_work, query, message):
-    """Row 9."""
     with pytest.raises(DataError) as error:
         call(DOCUMENTS, query)
     assert message in str(error.value) and ("query 0" in str(error.value) or "pair 0" in str(error.value))
@@ -238,7 +232,7 @@ WRONG += [("instruction", value) for value in (3, b"bytes", ["find"], HALF, math
 
 @pytest.mark.parametrize("name, value", WRONG, ids=lambda value: repr(value)[:20])
 def test_options_are_checked_before_the_documents_are_touched(remote, no_work, name, value):
-    """Row 4: a wrong option is told of before a generator of documents is read."""
+    """The error is raised before a generator of documents is read."""
     untouched = (pytest.fail("documents were read") for _ in range(1))
     calls = {
         "rank": lambda: RERANKER.rank(QUERY, untouched, **{name: value}),
@@ -261,7 +255,6 @@ def test_options_are_checked_before_the_documents_are_touched(remote, no_work, n
 
 
 def test_options_of_numpy_are_numbers():
-    """Row 4."""
     hits = RERANKER.rank(QUERY, DOCUMENTS)
     few = RERANKER.rank(QUERY, DOCUMENTS, top_k=np.int64(2), batch_size=np.int32(1))
     assert [hit.index for hit in few] == [hit.index for hit in hits[:2]]
@@ -283,7 +276,7 @@ def test_top_n_is_another_name_of_top_k(remote, no_work):
         lambda: remote.rank(QUERY, untouched, 3, top_n=2),
     ]
     for call in calls:
-        with pytest.raises(DataError, match="^top_n is another name of top_k, but top_k is 3 and top_n is 2; give one of them$"):
+        with pytest.raises(DataError, match="^top_n is an alias of top_k, but top_k is 3 and top_n is 2; give one of them$"):
             call()
 
 
@@ -297,7 +290,7 @@ def test_top_n_bounds_the_hits(remote):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_document_becomes_a_text_once(name, monkeypatch):
-    """At the door: what comes after works with texts."""
+    """Later steps use texts only."""
     calls = []
     monkeypatch.setattr(validation, "document_text", lambda *args: calls.append(args) or document_text(*args))
     monkeypatch.setattr(documents, "document_text", lambda *args: pytest.fail("a text was made again"))
@@ -305,8 +298,8 @@ def test_a_document_becomes_a_text_once(name, monkeypatch):
     assert len(calls) == len(DOCUMENTS)
 
 
-def test_a_prompt_names_the_text_that_its_tokenizer_would_not_take():
-    """Row 9: also for those who encode themselves."""
+def test_a_prompt_names_texts_that_its_tokenizer_cannot_encode():
+    """For direct users of encoders."""
     text = HALF
     bound = Prompt.preset("prorank", max_length=192).bind(byte_tokenizer())
     several = Prompt.preset("setwise").bind_list(byte_tokenizer("qwen2"))
@@ -322,8 +315,8 @@ def test_a_prompt_names_the_text_that_its_tokenizer_would_not_take():
 
 
 @given(st.text(st.characters(min_codepoint=0xD000, max_codepoint=0xE100), max_size=4))
-def test_text_is_refused_exactly_where_it_is_no_utf8(text):
-    """Row 9: half a pair at any place, and no more than that."""
+def test_text_is_refused_if_and_only_if_it_is_not_utf8(text):
+    """A lone surrogate at any position is refused, and no other text."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -333,15 +326,15 @@ def test_text_is_refused_exactly_where_it_is_no_utf8(text):
         assert plain_text(text, "it") == text
 
 
-def test_what_is_not_scored_may_be_anything():
-    """Row 9: ids and metadata come back as they were given."""
+def test_fields_that_are_not_scored_may_be_anything():
+    """Ids and metadata are returned unchanged."""
     documents = [{"text": "the garden", "id": HALF, "more": {b"key": HALF}}, {"text": "river", "id": 7, "title": None}]
     hits = RERANKER.rank(QUERY, copy.deepcopy(documents))
     assert sorted((hit.document for hit in hits), key=str) == sorted(documents, key=str)
 
 
 def test_a_half_pair_in_an_id_breaks_no_output(tmp_path, capsys, monkeypatch, tiny_llama_dir):
-    """Row 9: a file that spells one is refused; in a caller's id it is shown, and neither ends in a traceback after the work."""
+    """A file that spells one is refused; in a caller's id it is shown, and neither ends in a traceback after the work."""
     from tests.test_reranker import run
 
     row = {"id": HALF, "text": "the garden", "more": HALF}
@@ -357,7 +350,7 @@ def test_a_half_pair_in_an_id_breaks_no_output(tmp_path, capsys, monkeypatch, ti
 
 @pytest.mark.parametrize("where", ["query", "instruction", "stdin"])
 def test_the_command_names_what_is_no_utf8(where, tmp_path, capsys, monkeypatch, tiny_llama_dir):
-    """Row 9: an argument or a line that the locale could not decode."""
+    """An argument or a line that the locale could not decode."""
     from tests.test_reranker import run
 
     broken = b"caf\xe9".decode("utf-8", "surrogateescape")
@@ -373,6 +366,6 @@ def test_the_command_names_what_is_no_utf8(where, tmp_path, capsys, monkeypatch,
 
 
 def test_other_servers_are_sent_no_half_pairs(remote, no_work):
-    """Row 9: with --server the request would fail to be written."""
+    """With --server the request would fail to be written."""
     with pytest.raises(DataError, match="document 0 of query 0 is not UTF-8"):
         remote.rank(QUERY, [HALF])

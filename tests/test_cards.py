@@ -1,7 +1,4 @@
-"""Model cards: true of the folder they lie in, front matter that hubs read, and sections that are replaced.
-
-Row 32 of the table of faults.
-"""
+"""Model cards: statements that are true of their folder, front matter for hubs, and sections that are replaced."""
 
 import pytest
 import yaml
@@ -42,7 +39,7 @@ ODD = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Zl",
 
 @given(name=ODD, base=ODD, licence=st.sampled_from(["apache-2.0", "mit", "other"]), lists=st.booleans())
 def test_front_matter_is_yaml_whatever_names_there_are(name, base, licence, lists):
-    """Row 32: names with colons, quotes and marks."""
+    """Names with colons, quotes and marks."""
     cards = [
         model_card(name, base, None, licence, "score", "d", SETTINGS, {"a": 1}, "c", lists),
         adapted_card(name, base, "own/base", licence, ["d"], SETTINGS, FOUND, (0.75, 0.43), "c"),
@@ -66,17 +63,17 @@ def test_the_line_of_use_is_python_that_names_the_folder(name):
     assert seen == [name]
 
 
-def test_a_run_says_what_it_started_from_and_how_to_load_it(tmp_path, tiny_llama_dir):
-    """Row 32: the run's own path, also in the second run, whose base is the first."""
+def test_the_card_of_a_run_names_its_base_and_how_to_load_it(tmp_path, tiny_llama_dir):
+    """The run's own path, also in the second run, whose base is the first."""
     data = write_jsonl(tmp_path / "d.jsonl", [{"query": f"q {i}", "pos": ["a"], "neg": ["b"]} for i in range(4)])
     values = {"stage": "score", "base": str(tiny_llama_dir), "data": str(data), "out": str(tmp_path / "deep" / "run"), "steps": 1}
     folder = train(make_settings(values | {"dev_queries": 0, "dtype": "fp32", "max_length": 96}))
     card = read_card(folder)
     assert f'Reranker("{tmp_path / "deep" / "run"}")' in card and "\n# run\n" in card and f"from `{tiny_llama_dir}`" in card
-    assert "base_model" not in front_matter(card) and "same scores but for a query that is cut" in section_of(card, LIBRARIES)
+    assert "base_model" not in front_matter(card) and "same scores except for queries above" in section_of(card, LIBRARIES)
 
 
-def test_the_hub_id_goes_down_to_the_first_base(tmp_path):
+def test_the_hub_id_is_that_of_the_first_base(tmp_path):
     (tmp_path / "README.md").write_text(card_head("run", "own/model", "mit"))
     assert hub_base("smollm2-135m", tmp_path / "none") == hub_base("prorank-smollm2-135m", tmp_path / "none") == HUB_BASE
     assert hub_base("Qwen/Qwen2.5-0.5B", tmp_path / "none") == "Qwen/Qwen2.5-0.5B"
@@ -86,20 +83,20 @@ def test_the_hub_id_goes_down_to_the_first_base(tmp_path):
 
 
 @pytest.mark.parametrize(("build", "style", "preset", "said"), [
-    (tiny_llama, "smollm", "prorank", "with the same scores but for a query that is cut (above 223 tokens)"),
-    (tiny_llama, "smollm", "document-first", "with the same scores but for a prompt above 512 tokens"),
-    (tiny_qwen2, "qwen2", "prorank", "; texts that spell a special token, or have white space at their ends."),
+    (tiny_llama, "smollm", "prorank", "with the same scores except for queries above 223 tokens"),
+    (tiny_llama, "smollm", "document-first", "with the same scores except for prompts above 512 tokens"),
+    (tiny_qwen2, "qwen2", "prorank", "; texts that contain a special token, or begin or end with white space."),
     (tiny_llama, "plain", "prorank", "where scores differ"),
     (tiny_llama, "smollm", "rerank-r0", "where scores differ"),
 ])  # fmt: skip
-def test_what_is_said_of_cross_encoders_was_tried(build, style, preset, said, tmp_path):
-    """Rows 15 and 32: no promise that the folder's own tokenizer does not keep."""
+def test_statements_on_cross_encoders_match_the_saved_tokenizer(build, style, preset, said, tmp_path):
+    """The card claims equal scores only if the saved tokenizer gives equal ids."""
     tokenizer = byte_tokenizer(style)
     bound = Prompt.preset(preset).bind(tokenizer)
     folder = save_checkpoint(tmp_path / "m", build(tokenizer), bound, card="# m\n")
     if style == "qwen2" and type(AutoTokenizer.from_pretrained(folder)).__name__ == "TokenizersBackend":
         # older versions of transformers load the saved tokenizer as it is
-        said = "with the same scores but for a query that is cut"
+        said = "with the same scores except for queries above"
     assert said in " ".join(section_of(read_card(folder), LIBRARIES).split())
 
 
@@ -113,7 +110,7 @@ def test_an_adapter_does_not_promise_to_load_elsewhere(tmp_path, tiny_llama_dir)
 
 
 def test_a_calibration_replaces_the_one_before_and_a_copy_names_itself(tmp_path):
-    """Row 32: `calibrate`, then `calibrate` again, then `calibrate --copy`."""
+    """`calibrate`, then `calibrate` again, then `calibrate --copy`."""
     folder, figures = tmp_path / "m", {"before": {"ece": 0.2}, "after": {"ece": 0.05}, "data": "dev.jsonl"}
     folder.mkdir()
     card = model_card("old", "b", None, "mit", "score", "d", {}, {}, "c")
@@ -137,7 +134,7 @@ BODIES = st.lists(st.sampled_from(["one", "two\n\n```\n# three\n```", "- four"])
 
 
 @given(bodies=BODIES, new=st.sampled_from(["new", None]))
-def test_sections_are_replaced_where_they_stand(bodies, new):
+def test_sections_are_replaced_in_place(bodies, new):
     titles = ["Training", CALIBRATION, "Limits"][: len(bodies)]
     card = "# x\n\nabout\n" + "".join(f"\n## {title}\n\n{body}\n" for title, body in zip(titles, bodies))
     found = with_section(card, CALIBRATION, new)
@@ -147,8 +144,8 @@ def test_sections_are_replaced_where_they_stand(bodies, new):
     assert found.startswith("# x\n\nabout\n")
 
 
-def test_a_merged_card_drops_what_was_of_the_adapter_and_keeps_its_data():
-    """Row 32: measures and calibration were those of the other folder."""
+def test_a_merged_card_keeps_data_and_drops_measures_of_the_adapter():
+    """Measures and calibration were those of the other folder."""
     source = model_card("run", "own/base", "own/base", "mit", "score", "toy lists", SETTINGS, {"ndcg@10": 0.9}, "prorank train x")
     source = with_section(with_section(source, CALIBRATION, "temperature 2"), "Data", "| toy | CC0 |")
     card = merged_card("out/m", "runs/run", "own/base", "mit", "smollm2-135m", "bf16", source, False)

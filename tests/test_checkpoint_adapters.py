@@ -1,4 +1,4 @@
-"""Adapters of peft: scores are those of peft's own unmerged model, or the adapter is refused; and where an adapter's base is found.
+"""peft adapters: scores equal those of peft's unmerged model, or the adapter is refused; and how an adapter's base is found.
 
 The oracle is peft itself, called by hand on a base that transformers loaded.
 """
@@ -66,7 +66,7 @@ def made(folder: Path, config, tie: bool = True, kind: str = "llama", tokens: in
 
 @torch.inference_mode()
 def peft_scores(adapter: Path, base: Path) -> list[float]:
-    """What peft's unmerged model scores."""
+    """Scores of peft's unmerged model."""
     place = adapter if (adapter / "tokenizer.json").is_file() else base
     model, tokenizer = AutoModelForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(place)
     if len(tokenizer) > model.config.vocab_size:
@@ -102,7 +102,7 @@ EQUAL = {
 
 @pytest.mark.parametrize("case", list(EQUAL))
 def test_merged_scores_are_those_of_peft(tmp_path, case):
-    """Row 5: whatever an adapter trains, embeddings that are tied to the head and new tokens too."""
+    """Whatever an adapter trains, embeddings that are tied to the head and new tokens too."""
     config, how = EQUAL[case]
     adapter, base = made(tmp_path, config, **how)
     want = peft_scores(adapter, base)
@@ -124,7 +124,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("case", list(REFUSED))
 def test_adapters_that_cannot_be_merged_are_refused(tmp_path, case):
-    """Row 5: a score head that is dropped, vectors that are no weights."""
+    """A score head that is dropped, vectors that are no weights."""
     config, part = REFUSED[case]
     adapter, _ = made(tmp_path, config)
     with pytest.raises(ModelError, match=part) as error:
@@ -133,7 +133,7 @@ def test_adapters_that_cannot_be_merged_are_refused(tmp_path, case):
 
 
 def test_a_score_head_is_not_dropped_whatever_the_task_is_called(tmp_path):
-    """Row 5: two classifiers over one causal base would score the same."""
+    """Two classifiers over one causal base would score the same."""
     from safetensors.torch import load_file, save_file
 
     adapter, _ = made(tmp_path, lora())
@@ -144,14 +144,14 @@ def test_a_score_head_is_not_dropped_whatever_the_task_is_called(tmp_path):
 
 
 def test_a_merge_that_changes_the_scores_is_refused(tmp_path, monkeypatch):
-    """Row 5: the check looks at logits, not at the method's name."""
+    """The check looks at logits, not at the method's name."""
     adapter, _ = made(tmp_path, lora("embed_tokens"))
     monkeypatch.setattr("prorank.engine.modules._untie", lambda model: None)
     with pytest.raises(ModelError, match="merged, its logits differ by"):
         Reranker(adapter, device="cpu")
 
 
-def test_weights_that_are_not_finite_are_told(tmp_path):
+def test_weights_that_are_not_finite_are_refused(tmp_path):
     from safetensors.torch import load_file, save_file
 
     adapter, _ = made(tmp_path, lora())
@@ -161,8 +161,8 @@ def test_weights_that_are_not_finite_are_told(tmp_path):
         Reranker(adapter, device="cpu")
 
 
-def test_tokens_that_were_added_without_their_rows_are_refused(tmp_path):
-    """Row 5: an adapter's tokenizer that gives ids which the model has no row for."""
+def test_added_tokens_without_embeddings_are_refused(tmp_path):
+    """The adapter's tokenizer has ids without a row in the model's embeddings."""
     adapter, base = made(tmp_path, lora())
     tokenizer = AutoTokenizer.from_pretrained(base)
     tokenizer.add_tokens(["<new>"])
@@ -178,7 +178,7 @@ def test_training_goes_on_from_an_adapter_with_more_tokens(tmp_path):
 
 
 def test_a_copy_in_training_is_merged_in_the_same_way(tmp_path):
-    """Row 5: dev measures and references of a training use merged copies."""
+    """Dev measures and references of a training use merged copies."""
     adapter, base = made(tmp_path, lora("embed_tokens"))
     model, tokenizer = load_model(resolve(adapter), torch.float32, CPU, train=True), AutoTokenizer.from_pretrained(base)
     scores = Reranker.of(merged_copy(model), tokenizer, Prompt.preset("prorank")).score(PAIRS)
@@ -186,8 +186,8 @@ def test_a_copy_in_training_is_merged_in_the_same_way(tmp_path):
 
 
 @pytest.mark.parametrize("config", [lora("lm_head"), lora(modules_to_save=["lm_head"])], ids=["low rank", "whole"])
-def test_training_goes_not_on_from_an_adapter_of_the_output_matrix(tmp_path, config):
-    """Row 5: stages read that matrix without the adapter, so what they learn and measure would be another model's."""
+def test_training_from_an_adapter_of_the_output_matrix_is_refused(tmp_path, config):
+    """Stages read that matrix without the adapter, so they would train and evaluate another model."""
     adapter, _ = made(tmp_path, config)
     with pytest.raises(ModelError, match="changes the output matrix"):
         load_model(resolve(adapter), torch.float32, CPU, train=True)
@@ -205,7 +205,7 @@ def project(tmp_path, monkeypatch) -> Path:
 
 @pytest.mark.parametrize("asked", ["runs/tuned", "runs/tuned/model"])
 def test_a_relative_base_is_found_from_any_folder(project, monkeypatch, asked):
-    """Row 5: beside the adapter, where the name leads from a folder around it."""
+    """The name is resolved relative to the parents of the adapter's folder."""
     want = Reranker(asked, device="cpu", dtype="fp32").score(PAIRS)
     monkeypatch.chdir(project / "elsewhere")
     np.testing.assert_array_equal(Reranker(project / asked, device="cpu", dtype="fp32").score(PAIRS), want)
@@ -213,8 +213,8 @@ def test_a_relative_base_is_found_from_any_folder(project, monkeypatch, asked):
     assert resolve(project / asked).path == project / "runs/base/model"
 
 
-def test_another_folder_of_the_same_name_here_is_passed_over(project, monkeypatch):
-    """Row 5: the hash says which of two is meant; without one that fits, it is refused."""
+def test_another_folder_with_the_same_name_is_skipped(project, monkeypatch):
+    """The hash selects one of two; without a match the adapter is refused."""
     other = save_tiny(project / "elsewhere" / "runs" / "base", seed=1)
     monkeypatch.chdir(project / "elsewhere")
     assert resolve(project / "runs/tuned").path == project / "runs/base/model"
@@ -225,9 +225,9 @@ def test_another_folder_of_the_same_name_here_is_passed_over(project, monkeypatc
 
 
 def test_the_base_can_be_named(project, monkeypatch):
-    """Row 5: base= and --base, wherever a model is loaded."""
+    """Base= and --base, wherever a model is loaded."""
     (project / "runs/base").rename(project / "moved")
-    with pytest.raises(ModelError, match=r"the base of this adapter cannot be had: runs/base: .*\(base= or --base\)"):
+    with pytest.raises(ModelError, match=r"the base of this adapter cannot be loaded: runs/base: .*\(base= or --base\)"):
         resolve("runs/tuned")
     assert resolve("runs/tuned", base="moved").path == Path("moved/model")
     Reranker("runs/tuned", device="cpu", base=project / "moved")
@@ -239,7 +239,7 @@ def test_the_base_can_be_named(project, monkeypatch):
     assert result.exit_code == 0, result.exception
 
 
-def test_a_base_is_for_adapters_and_must_be_theirs(project):
+def test_base_is_only_valid_for_adapters_and_must_match(project):
     other = save_tiny(project / "other", seed=1)
     with pytest.raises(ModelError, match="trained on another base: other has other weights"):
         resolve("runs/tuned", base="other")
@@ -248,9 +248,9 @@ def test_a_base_is_for_adapters_and_must_be_theirs(project):
 
 
 @pytest.mark.parametrize("base", [".", "model", "runs/tuned/model", "../tuned/model"])
-def test_an_adapter_over_itself_ends(project, base):
-    """Row 5: a base that leads back to the adapter."""
+def test_an_adapter_that_is_its_own_base_is_refused(project, base):
+    """The name of the base resolves to the adapter."""
     path = Path("runs/tuned/model/base.json")
     path.write_text(json.dumps({"name": base}))
-    with pytest.raises(ModelError, match="the base of this adapter cannot be had"):
+    with pytest.raises(ModelError, match="the base of this adapter cannot be loaded"):
         resolve("runs/tuned")

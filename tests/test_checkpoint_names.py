@@ -1,4 +1,4 @@
-"""What a checkpoint's name leads to: a folder that is not there, a hub, the prompt of a published reranker, code that it brings."""
+"""Resolving checkpoint names: missing folders, hub ids, prompts of published rerankers, and code of checkpoints."""
 
 import json
 import logging
@@ -79,16 +79,16 @@ def here(tmp_path, monkeypatch, offline) -> Path:
         ("a\0b", "no such folder or file"),
     ],
 )
-def test_a_folder_that_is_not_there_is_asked_of_no_hub(here, name, hint):
-    """Row 29: any name with a slash was taken for a hub id."""
+def test_a_missing_folder_is_not_looked_up_on_the_hub(here, name, hint):
+    """Not every name with a slash is a hub id."""
     with pytest.raises(ModelError) as error:
         resolve(name)
     assert "no such folder or file" in str(error.value) and hint in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("verb", ["rerank", "evaluate", "export", "serve", "calibrate", "adapt", "train"])
-def test_every_verb_says_so(here, verb, toy_file):
-    """Row 29, also of `base=runs/…`."""
+def test_every_verb_reports_a_missing_folder(here, verb, toy_file):
+    """Also of `base=runs/…`."""
     Path("docs.txt").write_text("bread\n")
     Path("x.yaml").write_text(f"stage: score\nbase: runs/dmo\ndata: {toy_file}\nout: out\nsteps: 1\ndevice: cpu\n")
     words = {
@@ -100,22 +100,22 @@ def test_every_verb_says_so(here, verb, toy_file):
     assert isinstance(error, ModelError) and "did you mean 'runs/demo'?" in str(error)
 
 
-def test_teachers_that_are_not_there_say_so_too(here):
-    """Row 29: they are checkpoints and folders like others."""
+def test_missing_teachers_are_reported(here):
+    """They are checkpoints and folders like others."""
     with pytest.raises(ModelError, match="did you mean 'runs/demo'"):
         check_teacher([], "reranker:runs/dmo")
     with pytest.raises(ModelError, match="no such folder; did you mean 'runs/demo'"):
         bi_encoder("bi-encoder:runs/dmo")
 
 
-def test_a_hubs_id_is_one_where_nothing_here_is_meant(here):
+def test_a_name_is_a_hub_id_only_if_no_local_folder_is_meant(here):
     assert may_be_hub_id("Qwen/Qwen3-Reranker-0.6B") and may_be_hub_id("a/b") and may_be_hub_id("0x/y_z.1")
     others = ["runs/a", "Runs/a", "own/x", "a/b/c", "./a/b", "~/a", "/a", "a/", "/", "a b/c", "a/b c", ""]
     assert not any(map(may_be_hub_id, others))
 
 
 @given(st.text(max_size=12))
-def test_a_hubs_id_has_one_slash_and_plain_letters(text):
+def test_a_hub_id_has_one_slash_and_plain_letters(text):
     assert not may_be_hub_id(text) or (text.count("/") == 1 and not text.startswith((".", "/", "~")) and " " not in text)
 
 
@@ -138,12 +138,12 @@ def named(folder: Path, how: str) -> Path:
 
 
 @pytest.mark.parametrize("how", ["folder", "cache", "card", "line", "title", "config", "template"])
-def test_a_published_reranker_is_asked_in_its_own_words(tmp_path, how, caplog, offline):
-    """Row 19: by its name, its settings, its card or its chat template; said in one line."""
+def test_a_published_reranker_gets_its_own_prompt(tmp_path, how, caplog, offline):
+    """It is recognised by name, settings, card or chat template, and logged in one line."""
     folder = named(tmp_path, how)
     with caplog.at_level(logging.INFO, logger="prorank"):
         assert prompt_of(resolve(folder)) == prompt_of(resolve(folder)) == Prompt.preset("mxbai")
-    assert caplog.text.count("preset mxbai is used") == 1
+    assert caplog.text.count("using preset mxbai") == 1
     assert prompt_of(resolve(folder), "echo") == Prompt.preset("mxbai")  # a fallback is for those without a prompt
     Prompt.preset("echo").save(folder)
     assert prompt_of(resolve(folder)) == Prompt.preset("echo")
@@ -157,12 +157,11 @@ def test_a_published_reranker_is_asked_in_its_own_words(tmp_path, how, caplog, o
     ],
 )  # fmt: skip
 def test_names_of_published_rerankers(tmp_path, name, preset):
-    """Row 19."""
     assert prompt_of(resolve(save_tiny(tmp_path / name, "qwen3"))) == Prompt.preset(preset)
 
 
-def test_scores_of_a_known_one_are_those_of_its_preset(tmp_path):
-    """Row 19: in `Reranker`, and where adapt measures it."""
+def test_scores_of_a_known_reranker_are_those_of_its_preset(tmp_path):
+    """In `Reranker`, and where adapt measures it."""
     folder = save_tiny(tmp_path / "mxbai-rerank-base-v2", "qwen2")
     pairs = [("garden", "we saw the garden today"), ("garden", "bread")]
     want = Reranker(folder, device="cpu", dtype="fp32", prompt="mxbai").score(pairs)
@@ -177,8 +176,8 @@ FOREIGN = ["bge-reranker-v2-gemma", "jina-reranker-v3", "zerank-1-small", "rank1
 
 
 @pytest.mark.parametrize("name", FOREIGN)
-def test_a_reranker_whose_prompt_is_not_known_is_refused(tmp_path, name):
-    """Row 19: it is not ranked by another's words without a word; with a prompt it is."""
+def test_a_reranker_with_an_unknown_prompt_is_refused(tmp_path, name):
+    """Unless the caller passes a prompt."""
     folder = save_tiny(tmp_path / name)
     with pytest.raises(ModelError, match="a reranker .* without prompt.json, .*--prompt.*qwen3-reranker") as error:
         Reranker(folder, device="cpu")
@@ -202,18 +201,18 @@ def test_an_adapter_is_known_by_its_base(tmp_path):
     assert prompt_of(resolve(adapter)) == Prompt.preset("qwen3-reranker")
 
 
-def test_a_plain_base_is_ranked_with_a_word(tmp_path, caplog):
-    """Row 19: zero-shot is what it was, and one line says by which prompt."""
+def test_a_base_model_is_ranked_with_a_warning(tmp_path, caplog):
+    """Zero-shot scores are unchanged, and one line names the prompt."""
     folder = save_tiny(tmp_path / "smol")
     with caplog.at_level(logging.INFO, logger="prorank"):
         for _ in range(2):
             assert Reranker(folder, device="cpu").prompt.name == "prorank"
         prompt_of(resolve(folder), "echo")
         Reranker(folder, device="cpu", prompt="echo")
-    assert caplog.text.count("has no prompt of its own; preset prorank is used") == 1 and len(caplog.records) == 1
+    assert caplog.text.count("has no prompt of its own; using preset prorank") == 1 and len(caplog.records) == 1
 
 
-def test_names_that_only_look_alike(tmp_path):
+def test_similar_names_are_not_recognised(tmp_path):
     for name in ("prorank-smollm2", "frankenmerge", "lora-rank-16", "drank1"):
         assert prompt_of(resolve(save_tiny(tmp_path / name))).name == "prorank"
     assert QWEN3_SYSTEM.startswith(known.PHRASE_OF[1][0])
@@ -232,8 +231,8 @@ def own(tmp_path) -> Path:
     return folder
 
 
-def test_a_models_own_code_runs_only_where_it_is_trusted(own, tmp_path, monkeypatch):
-    """Row 20: for the tokenizer as for the model, from Python and from the command line."""
+def test_code_of_a_checkpoint_runs_only_with_trust_remote_code(own, tmp_path, monkeypatch):
+    """Of tokenizer and model, from Python and from the command line."""
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
     with pytest.raises(ModelError, match="trust_remote_code") as error:
         Reranker(own, device="cpu")
@@ -247,8 +246,8 @@ def test_a_models_own_code_runs_only_where_it_is_trusted(own, tmp_path, monkeypa
     assert CliRunner().invoke(app, [*words, "--trust-remote-code"]).exit_code == 0
 
 
-def test_a_hubs_python_files_are_fetched_where_they_are_trusted(own, tmp_path, monkeypatch):
-    """Row 20: they were left out, so the flag could not work."""
+def test_python_files_of_a_hub_repository_are_downloaded_with_trust_remote_code(own, tmp_path, monkeypatch):
+    """Without the files, the flag would have no effect."""
     import huggingface_hub
 
     def snapshot(name: str, allow_patterns: list[str]) -> str:
@@ -265,7 +264,7 @@ def test_a_hubs_python_files_are_fetched_where_they_are_trusted(own, tmp_path, m
 
 
 def test_training_lists_are_not_asked_for_a_prompt(tmp_path, toy_file, caplog):
-    """Row 19: a base of a training has the prompt of its settings, and nothing has to be said of it."""
+    """The settings contain the prompt of a training's base, so there is no warning."""
     from prorank.train.run import train
     from prorank.train.settings.stage_settings import make_settings
 

@@ -1,4 +1,4 @@
-"""Weights of checkpoints: each is in the files, in its shape, and nothing is left over, or every verb refuses the checkpoint."""
+"""Weights of checkpoints: unless the files contain exactly the model's weights, every verb refuses the checkpoint."""
 
 import json
 import re
@@ -40,7 +40,7 @@ def folder(whole, tmp_path) -> Path:
 
 
 def rewrite(folder: Path, change, name: str = "model.safetensors") -> None:
-    """Replace the weights of a folder by what `change` makes of them."""
+    """Replace the weights of a folder by the result of `change`."""
     weights = change(load_file(folder / name))
     save_file(weights, folder / name, {"format": "pt"})
 
@@ -54,7 +54,7 @@ def renamed(old: str, new: str):
 
 
 def refused(folder: Path, *parts: str, **options) -> str:
-    """Loading must end in a ModelError of one line with these parts."""
+    """Loading must raise a ModelError of one line with these parts."""
     with pytest.raises(ModelError) as error:
         Reranker(folder, device="cpu", dtype="fp32", **options)
     assert all(part in str(error.value) for part in parts) and "\n" not in str(error.value), str(error.value)
@@ -78,14 +78,14 @@ MISFITS = {
 
 @pytest.mark.parametrize("case", list(MISFITS))
 def test_a_checkpoint_whose_weights_do_not_fit_is_refused(folder, case):
-    """Row 1: transformers fills what is missing with random numbers and only warns."""
+    """Transformers fills what is missing with random numbers and only warns."""
     change, parts = MISFITS[case]
     rewrite(folder, change)
     refused(folder, str(folder), "do not fit its config", *parts)
 
 
 def test_weights_are_refused_in_shards_too(tmp_path):
-    """Row 1, where each file is whole and its index lacks nothing."""
+    """With complete files and a complete index."""
     tokenizer = byte_tokenizer()
     tiny_llama(tokenizer, tie=False).save_pretrained(tmp_path / "m", max_shard_size="60KB")
     tokenizer.save_pretrained(tmp_path / "m")
@@ -98,19 +98,19 @@ def test_weights_are_refused_in_shards_too(tmp_path):
 
 
 BROKEN = {
-    "cut": (lambda data: data[:-100], "cut or damaged"),
-    "cut in its head": (lambda data: data[:50], "cut or damaged"),
+    "cut": (lambda data: data[:-100], "truncated or damaged"),
+    "cut in its head": (lambda data: data[:50], "truncated or damaged"),
     "empty": (lambda data: b"", "is empty"),
     "pointer": (lambda data: POINTER, "is a pointer of git-lfs, not the weights; run git lfs pull"),
-    "text": (lambda data: b"<html>404 not found</html>" * 9, "cut or damaged"),
-    "longer": (lambda data: data + b"x", "cut or damaged"),
+    "text": (lambda data: b"<html>404 not found</html>" * 9, "truncated or damaged"),
+    "longer": (lambda data: data + b"x", "truncated or damaged"),
 }
 
 
 @pytest.mark.parametrize("case", list(BROKEN))
 @pytest.mark.parametrize("kind", ["model", "adapter"])
 def test_a_damaged_file_is_refused_before_anything_is_loaded(folder, tmp_path, case, kind, monkeypatch):
-    """Row 1: cut, empty, pointers of git-lfs: of models, adapters, and the bases of adapters."""
+    """Cut, empty, pointers of git-lfs: of models, adapters, and the bases of adapters."""
     change, part = BROKEN[case]
     asked = folder if kind == "model" else save_adapter(tmp_path / "a", folder)
     file = asked / ("model.safetensors" if kind == "model" else "adapter_model.safetensors")
@@ -122,7 +122,7 @@ def test_a_damaged_file_is_refused_before_anything_is_loaded(folder, tmp_path, c
         over.mkdir()
         (over / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(folder), "peft_type": "LORA"}))
         save_file({"x": torch.ones(1)}, over / "adapter_model.safetensors")
-        refused(over, str(over), "the base of this adapter cannot be had", str(file), part)
+        refused(over, str(over), "the base of this adapter cannot be loaded", str(file), part)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_a_damaged_file_is_refused_before_anything_is_loaded(folder, tmp_path, c
     ],
 )
 def test_an_index_that_is_wrong_is_refused(folder, content, part):
-    """Row 1: an index.json that names a file which is not there, or is none."""
+    """An index.json that names a missing file, or is malformed."""
     (folder / "model.safetensors").rename(folder / "other.safetensors")
     (folder / "model.safetensors.index.json").write_text(content)
     refused(folder, part)
@@ -148,8 +148,8 @@ def test_weights_under_another_name_are_not_taken_for_the_models(folder):
     refused(folder, "no .safetensors weights (model.safetensors)")
 
 
-def test_what_files_may_lack_and_hold_besides(tmp_path, whole):
-    """Tied embeddings lack the output matrix, old files hold buffers and trainings' value heads: scores stay what they are."""
+def test_allowed_missing_and_additional_weights(tmp_path, whole):
+    """Files with tied embeddings lack the output matrix; old files contain buffers and value heads. Scores do not change."""
     tied = save_tiny(tmp_path / "tied")
     assert "lm_head.weight" not in load_file(tied / "model.safetensors")
     want = Reranker(tied, dtype="fp32").score(PAIRS)
@@ -163,8 +163,8 @@ def test_what_files_may_lack_and_hold_besides(tmp_path, whole):
 
 
 @given(st.sets(st.sampled_from(["a.weight", "b.weight", "c.rotary_emb.inv_freq", "value_head.bias"])))
-def test_a_report_passes_only_where_nothing_is_left(names):
-    """Row 1: any name that is left over is told, but for buffers and value heads."""
+def test_a_report_with_remaining_names_is_an_error(names):
+    """Every remaining name is reported, except buffers and value heads."""
     wrong = sorted(name for name in names if not NO_WEIGHT.search(name))
     report = {"missing_keys": set(), "unexpected_keys": names, "mismatched_keys": set()}
     if not wrong:
@@ -181,16 +181,16 @@ def test_a_report_passes_only_where_nothing_is_left(names):
         ("tokenizer.json", '{"model": 3}', "its tokenizer cannot be read"),
     ],
 )
-def test_settings_that_are_no_json_are_one_line(folder, file, content, part):
-    """Row 1: a settings file that is damaged."""
+def test_damaged_settings_give_one_line(folder, file, content, part):
+    """A settings file that is damaged."""
     (folder / file).write_text(content)
     refused(folder, part)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "3", "\x00"])
 @pytest.mark.parametrize("file", ["adapter_config.json", "base.json"])
-def test_an_adapters_settings_that_are_no_object_are_one_line(tmp_path, tiny_llama_dir, file, content):
-    """Row 1: adapter_config.json, base.json."""
+def test_adapter_settings_that_are_no_object_give_one_line(tmp_path, tiny_llama_dir, file, content):
+    """Both adapter_config.json and base.json."""
     folder = save_adapter(tmp_path / "a", tiny_llama_dir)
     (folder / file).write_text(content)
     refused(folder, str(folder / file))
@@ -218,7 +218,7 @@ ADAPTERS = {
 
 @pytest.mark.parametrize("case", list(ADAPTERS))
 def test_an_adapter_whose_weights_do_not_fit_is_refused(tmp_path, tiny_llama_dir, case):
-    """Row 1: peft too leaves what is missing as it was made, drops what has no place, and only warns."""
+    """peft initialises missing weights, drops unexpected ones, and only warns."""
     folder = save_adapter(tmp_path / "a", tiny_llama_dir)
     change, parts = ADAPTERS[case]
     rewrite(folder, change, "adapter_model.safetensors")
@@ -233,7 +233,7 @@ VERBS = ("rerank", "evaluate", "export", "calibrate", "adapt", "train", "serve")
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("fault", ["cut", "no head"])
 def test_every_verb_refuses_it(folder, tmp_path, toy_file, verb, fault):
-    """Row 1: one check, whoever loads."""
+    """All of them use the same check."""
     if fault == "cut":
         (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-9])
     else:
@@ -252,12 +252,12 @@ def test_every_verb_refuses_it(folder, tmp_path, toy_file, verb, fault):
     }[verb]
     result = CliRunner().invoke(app, [verb, *map(str, words)])
     assert isinstance(result.exception, ModelError), result.output
-    assert ("cut or damaged" if fault == "cut" else "'lm_head.weight' is missing") in str(result.exception)
+    assert ("truncated or damaged" if fault == "cut" else "'lm_head.weight' is missing") in str(result.exception)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "value_head.pt", "optimizer.pt", "rng_state.pth", "run.json"])
-def test_a_training_does_not_go_on_from_a_damaged_checkpoint(tmp_path, name):
-    """Row 1: what a training resumes from is read by loaders as well."""
+def test_a_training_does_not_resume_from_a_damaged_checkpoint(tmp_path, name):
+    """Checkpoints for resuming are checked as well."""
     save_file({"x": torch.ones(9)}, tmp_path / "model.safetensors")
     for other in ("value_head.pt", "optimizer.pt", "rng_state.pth"):
         torch.save({"x": torch.ones(9)}, tmp_path / other)

@@ -29,7 +29,7 @@ from tests.tiny import save_tiny
 
 
 class Place:
-    """A working folder with good input of every kind, and the command line to be tried in it."""
+    """A working folder with valid input of every kind, and functions that run the command line in it."""
 
     def __init__(self, folder: Path, base: Path, lists: Path, monkeypatch, capsys) -> None:
         self.folder, self.base, self.lists, self.monkeypatch, self.capsys = folder, base, lists, monkeypatch, capsys
@@ -41,7 +41,7 @@ class Place:
         (folder / "in.run").write_text("q1 Q0 d1 1 2.0 bm25\nq1 Q0 d2 2 1.0 bm25\n")
 
     def config(self, name: str = "c.yaml", **changes) -> None:
-        """A config of the score stage that would train, but for `changes`."""
+        """A valid config of stage score with `changes`."""
         (self.folder / name).write_text(json.dumps({**self.values(), **changes}))  # JSON is YAML
 
     def values(self) -> dict:
@@ -70,7 +70,7 @@ class Place:
         return int(ended.value.code or 0), self.capsys.readouterr().err
 
     def fails(self, words: str | list[str], message: str) -> None:
-        """The command ends with code 2 and one line that matches `message` (a regular expression), and leaves no trace."""
+        """The command exits with code 2 and one line that matches `message` (a regular expression), and leaves no files."""
         before = self.files()
         code, said = self.run(*(words.split() if isinstance(words, str) else words))
         assert code == 2, said
@@ -92,7 +92,7 @@ SETTINGS = {
     "wrong type": (["steps=many"], r"c\.yaml: key 'steps' is 'many'; expected int or nothing"),
     "true is no number": (["batch_size=true"], r"c\.yaml: key 'batch_size' is True; expected int"),
     "unknown stage": (["stage=warm-up"], r"c\.yaml: stage: 'warm-up' is not a stage; did you mean 'warmup'\?"),
-    "unknown loss": (["loss.lisnet=1"], r"c\.yaml: key 'loss\.lisnet' is no known loss; did you mean 'listnet'\?"),
+    "unknown loss": (["loss.lisnet=1"], r"c\.yaml: key 'loss\.lisnet' is not a known loss; did you mean 'listnet'\?"),
     "kl without teacher": (["loss.kl=1"], r"c\.yaml: key 'teacher' is needed by loss kl \(data, query-likelihood, bm25\)"),
     "unknown teacher": (
         ["loss.kl=1", "teacher=likelihood"],
@@ -106,22 +106,22 @@ SETTINGS = {
     ),
     "thoughts of a base that has none": (
         ["thoughts=true"],
-        r"stage score with thoughts needs a prompt of kind thinking, such as rerank-r0, and prorank is binary; start from .*",
+        r"stage score with thoughts needs a prompt of kind thinking, such as rerank-r0, but prorank is binary; start from .*",
     ),
     "refreshed without thoughts": (["refresh_thoughts=1"], r"c\.yaml: key 'refresh_thoughts' needs thoughts: true"),
     "refreshed below 0": (["thoughts=true", "refresh_thoughts=-1"], r"c\.yaml: key 'refresh_thoughts' must not be negative"),
     "minutes of no length": (["minutes=.nan"], r"c\.yaml: key 'minutes' is nan; expected a finite number"),
-    "passes at most of steps": (["max_epochs=3"], r"c\.yaml: key 'max_epochs' is for a budget in minutes; give epochs"),
+    "passes at most of steps": (["max_epochs=3"], r"c\.yaml: key 'max_epochs' is only valid with minutes; use epochs"),
     "passes at most": (["steps=", "minutes=1", "max_epochs=0"], r"c\.yaml: key 'max_epochs' must be above 0"),
     "micro_batch": (["micro_batch=3", "batch_size=4"], r"c\.yaml: key 'micro_batch' must divide batch_size"),
     "max_length": (["max_length=8"], r"c\.yaml: key 'max_length' must be at least 16 tokens"),
     "rank 0": (["lora.r=0"], r"c\.yaml: key 'lora\.r' must be at least 1"),
     "dtype": (["dtype=int8"], r"c\.yaml: key 'dtype' must be auto, bf16 or fp32"),
-    "compile": (["compile=true", "gradient_checkpointing=true"], r"c\.yaml: key 'compile' does not go with gradient_checkpointing"),
-    "compile, plain": (["compile=true", "baseline_step=true"], r"c\.yaml: key 'compile' does not go with baseline_step"),
+    "compile": (["compile=true", "gradient_checkpointing=true"], r"c\.yaml: key 'compile' excludes gradient_checkpointing"),
+    "compile, plain": (["compile=true", "baseline_step=true"], r"c\.yaml: key 'compile' excludes baseline_step"),
     "no equals sign": (["steps"], r"'steps': expected key=value"),
     "override is no YAML": (["lora={r: 8"], r"'lora=\{r: 8': the value is not valid YAML: .*expected ',' or '\}'.*"),
-    "dots into a number": (["steps.more=1"], r"'steps\.more=1': steps holds no keys"),
+    "dots into a number": (["steps.more=1"], r"'steps\.more=1': steps has no keys"),
     "prompt preset": (["prompt=prorang"], r"unknown prompt preset 'prorang'; did you mean 'prorank'\?"),
     "prompt key": (["prompt={sistem: x}"], r"prompt: unknown key 'sistem'; did you mean 'system'\?"),
     "prompt value": (["prompt={system: 7}"], r"prompt key 'system' is 7; expected a text"),
@@ -133,7 +133,7 @@ SETTINGS = {
     ),
     "base": (
         ["base=smolm2-135m"],
-        r"smolm2-135m: no such folder or file, and no hub id \(owner/name\); did you mean 'smollm2-135m'\?",
+        r"smolm2-135m: no such folder or file, and not a hub id \(owner/name\); did you mean 'smollm2-135m'\?",
     ),
     "device": (["device=tpu"], r"device 'tpu' is not available here; present: cpu.*"),
     "missing data": (["data=none.jsonl"], r"none\.jsonl: no such file"),
@@ -167,7 +167,7 @@ def test_config_files(place):
 PAIR = '{"query": "q", "document": "d", "label": 1}\n'
 LABEL = r"bad\.jsonl:{}: 'label' must be a finite number >= 0, got {}"
 LINES = {
-    "malformed JSON": (PAIR + '{"query": "q", "docu\n', r"bad\.jsonl:2: malformed JSON \(.*\); expected one object a line"),
+    "malformed JSON": (PAIR + '{"query": "q", "docu\n', r"bad\.jsonl:2: malformed JSON \(.*\); expected one object per line"),
     "label below 0": (
         PAIR + '{"query": "q", "document": "e", "label": -1}\n',
         r"bad\.jsonl:2: 'label' must be a finite number >= 0, got -1",
@@ -198,7 +198,7 @@ def test_training_data(text, message, place):
 def test_warmup_needs_both_labels(place):
     place.config("w.yaml", stage="warmup", data="bad.jsonl")
     place.write("bad.jsonl", PAIR)
-    wanted = r"the training data has no {} documents, the warm-up needs both: see `prorank mine`"
+    wanted = r"the training data has no {} documents, but the warm-up needs both kinds: see `prorank mine`"
     place.fails("train w.yaml", wanted.format(r"non-relevant \(label 0\)"))
     place.write("bad.jsonl", PAIR.replace("1", "0"))
     place.fails("train w.yaml", wanted.format(r"relevant \(label > 0\)"))
@@ -215,11 +215,11 @@ def test_beir_folders(place):
     place.write("set/qrels/train.tsv", "query-id\tcorpus-id\tscore\nq1\td1\t1\n")
     place.fails(
         "train c.yaml data=set",
-        r"set/qrels/train\.tsv: only relevant documents are labelled, training needs others too; "
+        r"set/qrels/train\.tsv: only relevant documents are labelled, but training also needs others; "
         r"run `prorank mine set lists\.jsonl --split train` and train on lists\.jsonl",
     )
     place.fails("mine set out.jsonl --negatives 0", r"mine needs 0 <= skip_top < depth, negatives >= 1 .* negatives 0.*")
-    place.fails("mine set out.jsonl --split dev", r"set: no split 'dev' \(qrels/dev\.tsv\); there is test, train")
+    place.fails("mine set out.jsonl --split dev", r"set: no split 'dev' \(qrels/dev\.tsv\); splits: test, train")
     place.write("set/corpus.jsonl", "\n")
     place.fails("mine set out.jsonl", r"set/corpus\.jsonl: the corpus is empty")
     place.fails("mine none out.jsonl", r"none: no such folder; expected a BEIR folder with corpus\.jsonl, queries\.jsonl, qrels/")
@@ -235,7 +235,7 @@ def test_checkpoints(place):
     place.fails("evaluate set --model bare", wanted)
     place.fails("pull bare", wanted)
     place.fails("pull docs.txt", r"docs\.txt: not a checkpoint; expected a folder, a \.gguf file or a hub id")
-    place.fails("rerank docs.txt --query violin --model ./none", r"\./none: no such folder or file, and no hub id \(owner/name\).*")
+    place.fails("rerank docs.txt --query violin --model ./none", r"\./none: no such folder or file, and not a hub id .*")
 
 
 def test_adapter_for_another_base(place):
@@ -258,19 +258,19 @@ def test_run_folders(place):
     held = place.folder / "run"
     held.mkdir()
     (held / "config.yaml").write_text(dump_settings(make_settings(place.values())))
-    place.fails("train c.yaml", r"run: holds a run already; add --resume to go on with it, or choose another 'out'")
+    place.fails("train c.yaml", r"run: already contains a run; add --resume to continue it, or choose another 'out'")
     place.fails(
         "train c.yaml --resume seed=1",
-        r"run/config\.yaml: the settings differ from those the run began with; resume needs the same",
+        r"run/config\.yaml: the settings differ from those of the run; resume with the same settings",
     )
     (held / "done.json").write_text("{}")
     place.fails("train c.yaml --resume", r"run: this run is complete; its checkpoint is run/model")
-    place.fails("plot run", r"run/metrics\.jsonl: no such file; is this a run folder\?")
+    place.fails("plot run", r"run/metrics\.jsonl: no such file; is it a run folder\?")
     place.fails("train c.yaml out=docs.txt/run", r"docs\.txt/run: Not a directory")
 
 
 def test_tables_of_labels(place):
-    """Row 26: of columns that are not known."""
+    """Tables with unknown columns."""
     place.write("l.csv", "query,document,score\nq,d,1\n")
     expected = r"l\.csv:1: no column label; found 'query', 'document', 'score'; expected the columns query, document, label .*"
     for verb in ("train c.yaml data=l.csv", "adapt --data l.csv --out adapted", f"calibrate {place.base} --data l.csv"):
@@ -282,7 +282,7 @@ def test_rerank_documents(place):
     base = ["--query", "violin", "--model", str(place.base)]
     place.fails(["rerank", "none.txt", *base], r"none\.txt: no such file")
     place.write("empty.txt", "\n \n")
-    place.fails(["rerank", "empty.txt", *base], r"empty\.txt: holds no documents")
+    place.fails(["rerank", "empty.txt", *base], r"empty\.txt: contains no documents")
     place.write("bad.jsonl", '{"text": "a"}\n{"text": \n')
     place.fails(["rerank", "bad.jsonl", *base], r"bad\.jsonl:2: not valid JSON \(.*\); expected an object with \"text\" .*")
     place.write("bad.jsonl", '{"text": "a"}\n{"txt": "b"}\n')
@@ -292,7 +292,7 @@ def test_rerank_documents(place):
     place.fails(["rerank", "docs.jsonl", *base], found)
     place.write("docs.csv", "id,body\n1,a\n")
     place.fails(["rerank", "docs.csv", *base], r"docs\.csv:1: no column text; found 'id', 'body'; expected .*")
-    place.fails(["rerank", "docs.txt", *base, "--top-k", "0"], r"--top-k must be at least 1, not 0; leave it out to get all")
+    place.fails(["rerank", "docs.txt", *base, "--top-k", "0"], r"--top-k must be at least 1, not 0; omit it to get all")
     short = r"prompt key 'max_length' is 4; expected a whole number of at least 16 tokens"
     place.fails(["rerank", "docs.txt", *base, "--max-length", "4"], short)
     place.fails(["rerank", "docs.txt", *base, "--dtype", "fp3"], r"unknown dtype 'fp3'; did you mean 'fp32'\?")
@@ -321,13 +321,13 @@ def test_rerank_takes_the_query_as_second_argument(place):
     place.fails("rerank violin docs.txt", swapped)
     place.fails(["rerank", "docs.txt", " "], r"the query is ' '; expected a text that is not empty")
     run = "rerank docs.txt violin --run in.run --dataset set --out out.run"
-    place.fails(run, "DOCUMENTS is for the documents of one query; leave out --run or DOCUMENTS")
-    place.fails("rerank docs.txt violin --top-n 0", r"--top-k must be at least 1, not 0; leave it out to get all")
+    place.fails(run, "DOCUMENTS is for the documents of one query; omit --run or DOCUMENTS")
+    place.fails("rerank docs.txt violin --top-n 0", r"--top-k must be at least 1, not 0; omit it to get all")
 
 
 def test_adapt_takes_the_labels_as_arguments(place):
     place.fails("adapt", r"name your labels: prorank adapt LABELS \(a BEIR folder, or a CSV, TSV or JSONL file\)")
-    place.fails("adapt lists.jsonl --data set", r"labels are given twice: lists\.jsonl and --data set; use one of the two ways")
+    place.fails("adapt lists.jsonl --data set", r"labels are given twice: lists\.jsonl and --data set; use the argument or --data")
     place.fails("adapt none.jsonl", r"none\.jsonl: no such file")
     calls = []
     place.monkeypatch.setattr("prorank.adapt.adapt", lambda *arguments, **_: calls.append(arguments[:3]))
@@ -358,9 +358,9 @@ def test_default_run_folder_of_adapt(source, name):
 
 
 def test_train_without_a_config(place):
-    place.fails("train", r"name a config: prorank train CONFIG\.yaml; `prorank train --list-keys` lists what it may hold")
+    place.fails("train", r"name a config: prorank train CONFIG\.yaml; `prorank train --list-keys` lists its keys")
     place.fails("train --list-keys scor", r"stage: 'scor' is not a stage; did you mean 'score'\?")
-    place.fails("train --list-keys score steps=1", r"--list-keys takes one argument at most, a stage: .*")
+    place.fails("train --list-keys score steps=1", r"--list-keys takes at most one argument, a stage: .*")
 
 
 def test_rerank_runs(place):
@@ -369,7 +369,7 @@ def test_rerank_runs(place):
     place.fails("rerank docs.txt -q x --dataset set", "--dataset needs --run; .*")
     for more in ("docs.txt", "-q x", "--json", "--min-score 0", "--show-thoughts"):
         words = f"rerank --run in.run --dataset set --out out.run {more}"
-        place.fails(words, ".* is for the documents of one query; leave out --run or .*")
+        place.fails(words, ".* is for the documents of one query; omit --run or .*")
     place.fails(["rerank", "--run", "in.run", *common], r"--run needs --dataset \(the texts\) and --out \(the run to write\)")
     given = ["--dataset", "set", *common]
     place.fails(["rerank", "--run", "none.run", *given], r"none\.run: no such file")
@@ -392,14 +392,14 @@ def test_evaluate(place):
     place.fails("evaluate set --limit 0", r"--limit must be at least 1, not 0")
     place.fails("evaluate set --gain log2", r"--gain must be linear or exponential, not 'log2'")
     place.fails("adapt --data lists.jsonl --gain exp", r"gain must be linear or exponential, not 'exp'")
-    place.fails("evaluate set --split dev", r"set: no split 'dev' \(qrels/dev\.tsv\); there is test, train")
+    place.fails("evaluate set --split dev", r"set: no split 'dev' \(qrels/dev\.tsv\); splits: test, train")
     place.write("set/qrels/many.tsv", "query-id\tcorpus-id\tscore\nq1\td1\t90\n")
     too_large = r"set: label 90 is too large for nDCG with exponential gains, 2\^label - 1; use smaller grades, or gain linear"
     place.fails("evaluate set --split many --gain exponential", too_large)
-    place.fails("evaluate set --run none.run", r"--run none\.run: no such file, neither in set nor as given")
+    place.fails("evaluate set --run none.run", r"--run none\.run: no such file, neither in set nor elsewhere")
     place.fails("evaluate set --run in.run --judged-only", r"--run and --judged-only exclude each other: .*")
     place.fails("evaluate set --add-query-likelihood", r"--add-query-likelihood needs --model, whose weights it uses")
-    place.fails("evaluate set --model nowhere", r"nowhere: no such folder or file, and no hub id \(owner/name\).*")
+    place.fails("evaluate set --model nowhere", r"nowhere: no such folder or file, and not a hub id \(owner/name\).*")
     place.fails("evaluate set --device tpu", r"device 'tpu' is not available here; present: cpu.*")
     place.fails("evaluate set --out docs.txt", r"--out docs\.txt: is a file, expected a folder")
     place.fails("evaluate set --prompt mxbay", r"unknown prompt preset 'mxbay'; did you mean 'mxbai'\?")
@@ -435,8 +435,7 @@ LOG = '{"query": "q", "response": "a", "response_thinking": "t", "rejected_respo
 
 @pytest.mark.parametrize("out", ["docs.txt/deep/out", "/proc/none/out"])
 @pytest.mark.parametrize("verb", [*FOLDERS, *FILES])
-def test_out_is_tried_before_the_work(verb, out, place, monkeypatch):
-    """Row 11."""
+def test_out_is_tested_before_the_work(verb, out, place, monkeypatch):
     monkeypatch.setattr("prorank.demo.walkthrough.resolve", lambda _: pytest.fail("the demo began"))
     place.write("log.jsonl", LOG)
     command = (FOLDERS | FILES)[verb].format(base=place.base).replace("OUT", out)
@@ -445,21 +444,20 @@ def test_out_is_tried_before_the_work(verb, out, place, monkeypatch):
 
 @pytest.mark.parametrize("verb", FILES)
 def test_out_that_is_a_folder(verb, place):
-    """Row 12."""
     place.write("log.jsonl", LOG)
     place.fails(FILES[verb].replace("OUT", "set"), r"set: Is a directory")
 
 
-def test_what_lies_beside_an_output_needs_a_file(place):
-    """Row 12: a ledger, or a file of bad lines, beside /dev/null would come into /dev."""
+def test_additional_outputs_need_a_regular_file(place):
+    """A ledger or a file of bad lines next to /dev/null would be created in /dev."""
     place.write("log.jsonl", LOG)
     for verb, more, what in (("label", "", "its ledger"), ("import-logs", " --skip-bad", "the file of bad lines")):
-        message = rf"/dev/null: is not a regular file, but {what} is written beside it; .*"
+        message = rf"/dev/null: is not a regular file, but {what} is written next to it; .*"
         place.fails(FILES[verb].replace("OUT", "/dev/null") + more, message)
 
 
-def test_the_cache_is_tried_before_the_work(place, monkeypatch):
-    """Row 11: before anything is fetched or converted."""
+def test_the_cache_is_tested_before_the_work(place, monkeypatch):
+    """Before anything is downloaded or converted."""
     monkeypatch.setattr("prorank.checkpoints.sources.fetch_package", lambda *_: pytest.fail("it was fetched"))
     monkeypatch.setattr("prorank.checkpoints.sources._convert", lambda *_: pytest.fail("it was converted"))
     place.write("m.gguf", "GGUF")
@@ -487,8 +485,8 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=repr)
-def test_what_the_system_refuses_is_one_line(error, place, monkeypatch):
-    """Rows 10, 11: any OSError, with or without a path, and the EOFError that typer would end with "Aborted."."""
+def test_operating_system_errors_give_one_line(error, place, monkeypatch):
+    """Any OSError, with or without a path, and the EOFError that typer would end with "Aborted."."""
 
     def fails(*_, **__):
         raise error
@@ -497,8 +495,8 @@ def test_what_the_system_refuses_is_one_line(error, place, monkeypatch):
     place.fails("pull x", ERRORS[error])
 
 
-def test_damaged_input_is_one_line(place):
-    """Row 10: cut and other archives as documents, runs, lists and configs."""
+def test_damaged_input_gives_one_line(place):
+    """Truncated and unsupported archives as documents, runs, lists and configs."""
     whole = gzip.compress(b" \n" * 99)
     for name, content in (("cut", whole[:-9]), ("flipped", whole[:15] + bytes([whole[15] ^ 255]) + whole[16:])):
         (place.folder / name).write_bytes(content)
@@ -507,11 +505,11 @@ def test_damaged_input_is_one_line(place):
     for command in readers:
         for name in ("cut", "flipped"):
             place.fails(command.format(name), rf"{name}:\d+: damaged or unreadable file \(.*\)")
-        place.fails(command.format("bz"), r"bz: is in the format bzip2, which is not supported; .*")
+        place.fails(command.format("bz"), r"bz: has the format bzip2, which is not supported; .*")
 
 
 def test_a_run_goes_through_pipes(place):
-    """Row 12: from process substitution to stdout, where nothing but the run is."""
+    """From process substitution to stdout, which contains only the run."""
     command = [sys.executable, "-m", "prorank", "rerank", "--dataset", "set", "--model", str(place.base), "--dtype", "fp32"]
     shell = f"{shlex.join(command)} --run <(cat in.run) --out /dev/stdout"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, cwd=place.folder)
@@ -524,7 +522,7 @@ def test_demo_without_time(place):
 
 
 def test_the_command_line_itself(place):
-    """What the option parser refuses ends with code 2, too."""
+    """Errors of the option parser also have exit code 2."""
     cases = {"trian": "No such command 'trian'", "mine": "Missing argument 'dataset'", "pull --all": "--all"}
     for words, wanted in cases.items():
         before = place.files()
@@ -551,8 +549,8 @@ def test_the_version_is_printed(monkeypatch, capsys):
     assert not ended.value.code and capsys.readouterr().out == f"{prorank.__version__}\n"
 
 
-def test_a_home_that_is_not_known_is_no_crash(place, monkeypatch):
-    """Row 11: "~" is then the name of a folder."""
+def test_an_unknown_home_folder_is_handled(place, monkeypatch):
+    """ "~" is then the name of a folder."""
     monkeypatch.delenv("HOME")
     monkeypatch.setattr("os.getuid", lambda: 987654321)
     place.fails(["rerank", "docs.txt", "-q", "x", "--model", "~/none"], r"~/none: no such folder.*")

@@ -83,7 +83,7 @@ def test_many_options_are_grouped(path):
 @pytest.mark.parametrize("width", ["80", "120"])
 @pytest.mark.parametrize("path", [(), *TREE], ids=" ".join)
 def test_help_is_printed_in_full(path, width, monkeypatch):
-    """Nothing is cut: every long name of an option stands in the help, in its panel."""
+    """Nothing is truncated: the help contains the long name of every option, in its panel."""
     monkeypatch.setenv("COLUMNS", width)
     done = CliRunner().invoke(app, [*path, "--help"], catch_exceptions=False)
     assert done.exit_code == 0 and max(map(len, done.output.splitlines())) <= int(width)
@@ -95,7 +95,7 @@ def test_help_is_printed_in_full(path, width, monkeypatch):
         assert f" {name} " in done.output and verb.rich_help_panel in done.output
 
 
-def test_verbs_stand_in_the_panels_of_their_task():
+def test_verbs_are_in_the_panels_of_their_task():
     shown = {panel: list(verbs) for panel, verbs in VERBS.items()}
     assert shown["Rank"] == ["rerank", "search", "serve", "evaluate"] and shown["Your data"] == ["mine", "adapt", "calibrate"]
     assert list(ROOT.commands) == [name for verbs in shown.values() for name in verbs]
@@ -132,6 +132,6 @@ def test_keys_of_all_stages_are_listed_once(monkeypatch):
     assert len(re.findall(r"^max_length ", done.output, re.M)) == 1 and len(re.findall(r"^gain ", done.output, re.M)) > 1
 
 
-def test_keys_of_a_stage_that_is_none():
+def test_keys_of_an_unknown_stage():
     with pytest.raises(ConfigError, match=r"'scor' is not a stage; did you mean 'score'\?"):
         list_keys("scor")

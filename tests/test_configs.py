@@ -1,6 +1,6 @@
 """Shipped recipes: every key is explained, every recipe runs.
 
-Each recipe is run as it is, but for the base (a tiny model of the same class), the toy data and the budget.
+Each recipe is run unchanged, except for the base (a tiny model of the same class), the toy data and the budget.
 """
 
 import re
@@ -76,7 +76,7 @@ def as_type_of(default: object, value: object) -> object:
 
 
 @pytest.mark.parametrize("base", BASES)
-def test_stages_go_on_from_each_other_and_headers_name_the_commands(base):
+def test_stages_start_from_each_other_and_headers_name_the_commands(base):
     settings = [load_settings(RECIPES / base / f"{stage}.yaml") for stage in stages_of(base)]
     warm = settings[0]
     for before, after in zip(settings, settings[1:]):
@@ -101,7 +101,7 @@ def test_recipes_run_one_after_the_other(base, request, tmp_path, toy_file):
 
 
 def test_the_demo_trains_by_the_shipped_recipes(tmp_path):
-    """What a user learns from the demo holds for the recipes: only budget, places and looks differ."""
+    """The demo is representative of the recipes: only budget, paths and number of evaluations differ."""
     own = {"base", "data", "dev", "out", "minutes", "steps", "epochs", "train_length", "num_evaluations", "save_every", "log_every"}
     for used in demo.settings(10, tmp_path, {"train": tmp_path / "a", "dev": tmp_path / "b"}, seed=0):
         recipe = load_settings(RECIPES / "smollm2-135m" / f"{used.stage}.yaml")

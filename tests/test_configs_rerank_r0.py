@@ -1,6 +1,6 @@
 """Rerank-R0's own file: loaded unchanged, and every key in it does something.
 
-Each key is changed by itself and what a run, a rollout or a reward gives has to change with it.
+Each key is changed separately, and the result of a run, a rollout or a reward must change with it.
 """
 
 import hashlib
@@ -44,14 +44,14 @@ def test_it_is_the_notes_own_text():
     assert settings.base == "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B" and settings.system_prompt == PRESETS["rerank-r0"].system
 
 
-def test_its_words_are_translated_and_ours_on_the_command_line_win():
+def test_its_keys_are_translated_and_ours_take_precedence():
     settings = load_settings(NOTE, ["data=d", "out=o", "kl_coef=0.3", "ppo.cliprange=0.1", "ppo.epsilon_value=0.4"])
     assert (settings.beta, settings.ppo.epsilon, settings.ppo.epsilon_value) == (0.3, 0.1, 0.4)
     assert "kl_coef" not in dump_settings(settings) and "cliprange" not in dump_settings(settings)
 
 
 @pytest.mark.parametrize(("change", "key"), [("kl_coef=0.3", "kl_coef"), ("ppo.cliprange=0.1", "ppo.cliprange")])
-def test_elsewhere_its_words_are_unknown_keys(change, key):
+def test_its_keys_are_unknown_in_other_files(change, key):
     with pytest.raises(ConfigError, match=f"smollm2_cpu.yaml: unknown key '{key}'; valid: "):
         load_settings(FOLDER / "smollm2_cpu.yaml", ["data=d", "out=o", change])
 
@@ -156,7 +156,7 @@ def test_every_recipe_runs(tmp_path, tiny_llama_dir, path):
     assert (tmp_path / "run" / "thoughts.jsonl").is_file() == (path.name == "smollm2_cpu_score.yaml")
 
 
-def test_the_notes_own_door_opens(tmp_path, tiny_llama_dir):
+def test_the_notes_own_command_works(tmp_path, tiny_llama_dir):
     data = write_jsonl(tmp_path / "t.jsonl", ROWS)
     given = [f"base={tiny_llama_dir}", f"data={data}", f"out={tmp_path / 'run'}", *LONG, *SMALL, "steps=2"]
     command = [sys.executable, str(ROOT / "prorank" / "trainer.py"), "--config", str(NOTE), *given]

@@ -56,7 +56,7 @@ def test_thoughts_never_break_the_form(query, document):
 
 def test_labelled_pairs_come_once_with_their_mark(tmp_path):
     groups = [Group("q one", ("a one", "b", ""), (2.0, 0.0, 1.0)), Group("q one", ("b", "a one"), (1.0, 0.0))]
-    assert label_extractive(groups, tmp_path / "out").endswith("2 thoughts made by rule (2 yes, 0 no)")
+    assert label_extractive(groups, tmp_path / "out").endswith("2 rule-based thoughts (2 yes, 0 no)")
     rows = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
     assert [(row["document"], row["answer"], row["label"], row["source"]) for row in rows] == [
         ("a one", "yes", 1, "extractive"), ("b", "yes", 1, "extractive"),
@@ -68,4 +68,4 @@ def test_labelled_pairs_come_once_with_their_mark(tmp_path):
 def test_the_command_reads_any_labelled_data(tmp_path):
     (tmp_path / "in.jsonl").write_text('{"query": "cats", "pos": ["a cat"], "neg": ["a dog"]}\n')
     said = CliRunner().invoke(app, ["label", str(tmp_path / "in.jsonl"), str(tmp_path / "out"), "--extractive"])
-    assert said.exit_code == 0 and "2 thoughts made by rule (1 yes, 1 no)" in said.stdout
+    assert said.exit_code == 0 and "2 rule-based thoughts (1 yes, 1 no)" in said.stdout

@@ -60,11 +60,11 @@ def test_tsv_triples_are_those_of_json(tmp_path_factory, triples, packed):
 
 
 @pytest.mark.parametrize(("name", "text", "message"), [
-    ("t.tsv", "a\tb\n", "t.tsv:1: expected query, positive and negative with tabs between, got 2 columns"),
+    ("t.tsv", "a\tb\n", "t.tsv:1: expected query, positive and negative separated by tabs, got 2 columns"),
     ("t.tsv", "a\tb\tc\na\t\tc\n", "t.tsv:2: expected query, positive and negative"),
     ("t.jsonl", json.dumps({"anchor": "", "positive": "a"}), "the anchor is empty"),
     ("t.jsonl", json.dumps({"anchor": "a", "positive": 1}), "'positive' must be a string"),
-    ("t.jsonl", json.dumps({"query": "a", "positive_passages": ["x"], "negative_passages": []}), "must hold objects with 'text'"),
+    ("t.jsonl", json.dumps({"query": "a", "positive_passages": ["x"], "negative_passages": []}), "contain objects with 'text'"),
     ("t.jsonl", json.dumps({"query": "a", "positive_passages": [], "negative_passages": []}), "no passages"),
 ])  # fmt: skip
 def test_errors_name_the_line(tmp_path, name, text, message):

@@ -128,7 +128,7 @@ def test_unknown_documents_do_not_stop_evaluation(beir: Path) -> None:
     ("name", "rows", "message"),
     [
         ("corpus", [], r"corpus\.jsonl: the corpus is empty"),
-        ("corpus", [{"_id": "d1", "text": "a"}, {"_id": "d1", "text": "b"}], r":2: the id 'd1' comes a second"),
+        ("corpus", [{"_id": "d1", "text": "a"}, {"_id": "d1", "text": "b"}], r":2: the id 'd1' occurs a second"),
         ("corpus", ['{"_id": "d1", "text": '], r"corpus\.jsonl:1: malformed JSON"),
         ("corpus", [["d1", "text"]], r"corpus\.jsonl:1: expected a JSON object, got list"),
         ("corpus", [{"_id": "d1", "body": "a"}], r"corpus\.jsonl:1: key 'text' is missing; found '_id', 'body'"),
@@ -145,12 +145,12 @@ def test_bad_collections_name_file_and_line(beir: Path, name: str, rows: list, m
 
 
 def test_missing_files_say_what_was_expected(beir: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no split 'dev' \(qrels/dev.tsv\); there is train"):
+    with pytest.raises(DataError, match=r"no split 'dev' \(qrels/dev.tsv\); splits: train"):
         read_beir(beir, "dev")
     with pytest.raises(DataError, match="no such folder; expected a BEIR folder"):
         read_beir(tmp_path / "nowhere")
     (beir / "corpus.jsonl").unlink()
-    with pytest.raises(DataError, match=r"corpus\.jsonl: no such file; a BEIR folder holds"):
+    with pytest.raises(DataError, match=r"corpus\.jsonl: no such file; a BEIR folder contains"):
         read_beir(beir, "train")
     with pytest.raises(DataError, match=r"lists\.jsonl: no such file"):
         read_groups(tmp_path / "lists.jsonl")
@@ -285,8 +285,8 @@ def test_scores_that_fall_are_written_as_they_are(tmp_path: Path) -> None:
     ("run", "message"),
     [
         ({"q": {"a": float("nan")}}, "query q: scores must be finite"),
-        ({"q": {"a b": 1.0}}, "cannot hold 'a b'"),
-        ({"": {"a": 1.0}}, "cannot hold ''"),
+        ({"q": {"a b": 1.0}}, "cannot contain 'a b'"),
+        ({"": {"a": 1.0}}, "cannot contain ''"),
     ],
 )
 def test_runs_that_cannot_be_written_leave_nothing(tmp_path: Path, run: dict, message: str) -> None:
@@ -301,7 +301,7 @@ def test_runs_that_cannot_be_written_leave_nothing(tmp_path: Path, run: dict, me
         ("q Q0 d 1 2.0", r"run\.txt:1: expected `qid Q0 docid rank score tag`"),
         ("q Q0 d 1 high t", r"run\.txt:1: expected a finite number as score, got 'high'"),
         ("q Q0 d 1 nan t", r"run\.txt:1: expected a finite"),
-        ("q Q0 d 1 2 t\n\nq\tQ0\td\t2\t1\tt", r"run\.txt:3: document d comes twice for query q"),
+        ("q Q0 d 1 2 t\n\nq\tQ0\td\t2\t1\tt", r"run\.txt:3: document d occurs twice for query q"),
         ("", r"run\.txt: the run is empty"),
     ],
 )
@@ -319,7 +319,7 @@ def test_qrels_forms_agree(tmp_path: Path) -> None:
 
 
 def test_excluded_labels_are_not_checked_for_training(beir: Path, tmp_path: Path) -> None:
-    """Row 20: a pair that is excluded may name an unknown document, an unknown query, or have a label below 0."""
+    """A pair that is excluded may name an unknown document, an unknown query, or have a label below 0."""
     labels(beir, "q1\td1\t1", "q1\td9\t1", "q9\td1\t1", "q2\td2\t-2")
     exclude = tmp_path / "exclude.txt"
     for row in ("q1 d9", "q9 d1", "q2 d2"):

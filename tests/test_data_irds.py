@@ -142,8 +142,8 @@ def test_a_run_is_evaluated_and_reranked_by_the_documents_it_names(catalogue, tm
 @pytest.mark.parametrize(("name", "message"), [
     ("toy/trian", r"ir_datasets:toy/trian: no such dataset in ir_datasets; did you mean 'toy/train'\?"),
     ("zzz", r"ir_datasets:zzz: no such dataset in ir_datasets$"),
-    ("toy", r"ir_datasets:toy: has no qrels; a part of it may have, such as toy/train"),
-    ("toy/broken", r"ir_datasets:toy/broken: cannot be read \(HTTPSConnection: no route\); ir_datasets fetches it"),
+    ("toy", r"ir_datasets:toy: has no qrels; one of its parts may have them, such as toy/train"),
+    ("toy/broken", r"ir_datasets:toy/broken: cannot be read \(HTTPSConnection: no route\); ir_datasets downloads it"),
     ("toy/other", r"ir_datasets:toy/other: none of its 1 labelled queries has a text"),
     ("toy/positive", r"only relevant documents are labelled.*`prorank mine ir_datasets:toy/positive lists\.jsonl` and train"),
     ("toy/spam", r"toy-spam: label -2 is out of range; training labels are >= 0"),

@@ -1,4 +1,4 @@
-"""Row 14: one rule for labels and optional keys in all forms of training data.
+"""One rule for labels and optional keys in all forms of training data.
 
 A text has one label for a query, the highest; null stands for an absent value; ids may be whole numbers.
 """
@@ -69,7 +69,7 @@ def test_a_text_that_comes_twice_in_a_list_is_used_once(tmp_path, caplog):
     row = {"query": "q", "pos": ["a", "a"], "neg": ["b", "b"], "pos_ids": [1, 2], "neg_ids": [3, 4]}
     row |= {"pos_scores": [9, 8], "neg_scores": [7, 6]}
     assert read_groups(write(tmp_path / "l.jsonl", [row])) == [Group("q", ("a", "b"), (1.0, 0.0), "", ("1", "3"), (9.0, 7.0))]
-    assert "l.jsonl: 2 texts come again in the same list; each is used once" in caplog.text
+    assert "l.jsonl: 2 texts come twice in the same list; each is used once" in caplog.text
     assert "different labels" not in caplog.text
 
 

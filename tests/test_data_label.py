@@ -1,6 +1,6 @@
-"""Labelling: what counts as an answer, patience with servers, and a ledger that never pays twice.
+"""Labelling: valid answers, patience with servers, and a ledger that avoids repeated requests.
 
-The teacher is a real HTTP server in a thread, which counts what it was asked and can be told to fail.
+The teacher is a real HTTP server in a thread, which counts requests and can be scripted to fail.
 """
 
 import json
@@ -123,7 +123,7 @@ def test_the_log_form_converts_back(teacher, tmp_path):
     assert sorted(map(str, read(tmp_path / "out"))) == sorted(map(str, read(tmp_path / "pairs_out")))
 
 
-def test_refusals_for_now_are_waited_out(tmp_path):
+def test_temporary_failures_are_retried(tmp_path):
     teacher = Teacher([(429, {"Retry-After": "0.2"}), (503, {}), (500, {}), (200, {"content": "perhaps"})])
     endpoint = Endpoint(teacher.url, "big")
     said = label(write_pairs(tmp_path / "pairs", "good"), tmp_path / "out", endpoint, concurrency=1)
@@ -132,7 +132,7 @@ def test_refusals_for_now_are_waited_out(tmp_path):
     assert "1 pairs labelled" in said and "20 prompt" in said
 
 
-def test_replies_that_never_answer_are_left_out_and_asked_again_where_wanted(tmp_path):
+def test_pairs_without_an_answer_are_left_out_and_retried_on_request(tmp_path):
     teacher = Teacher([(200, {"content": "perhaps"})] * 2)
     pairs = write_pairs(tmp_path / "pairs", "good", "bad")
     said = label(pairs, tmp_path / "out", Endpoint(teacher.url, "big"), concurrency=1, max_attempts=2)
@@ -155,7 +155,7 @@ def test_a_server_that_comes_back_goes_on(tmp_path):
     assert "2 pairs labelled" in said and len(late[0].asked) == 2
 
 
-def test_a_stopped_run_goes_on_without_asking_twice(tmp_path, monkeypatch):
+def test_an_interrupted_run_resumes_without_repeated_requests(tmp_path, monkeypatch):
     monkeypatch.setenv("TEACHER_KEY", "very-secret")
     teacher = Teacher([(200, {}), (200, {}), (401, {})])
     pairs = write_pairs(tmp_path / "pairs", "good", "bad", "worse", "good again")
@@ -179,7 +179,7 @@ def test_patience_ends(tmp_path):
         label(write_pairs(tmp_path / "pairs", "a"), tmp_path / "out", Endpoint(first.url, "big", patience=1.0))
 
 
-def test_what_is_no_chat_completion_is_said(tmp_path, monkeypatch, teacher):
+def test_responses_that_are_no_chat_completion_are_reported(tmp_path, monkeypatch, teacher):
     monkeypatch.setattr(json, "dumps", lambda *a, keep=json.dumps, **k: '{"a": 1}' if a and "choices" in a[0] else keep(*a, **k))
     with pytest.raises(DataError, match=r"not a chat completion \(KeyError: 'choices'\)"):
         label(write_pairs(tmp_path / "pairs", "a"), tmp_path / "out", Endpoint(teacher.url, "big"))

@@ -45,7 +45,7 @@ def test_a_line_becomes_a_pair_for_each_document(tmp_path):
         {"query": "q", "document": "worse", "think": "worse is about something else.", "answer": "no", "label": 0},
     ]
     assert str(report) == (
-        f"{tmp_path}/out.jsonl: 3 pairs (1 yes, 2 no) from 1 lines; dropped 0 duplicates and 0 pairs that are both yes and no; "
+        f"{tmp_path}/out.jsonl: 3 pairs (1 yes, 2 no) from 1 lines; dropped 0 duplicates and 0 pairs labelled both yes and no; "
         "0 thoughts cut"
     )
     assert [group.labels for group in read_groups(tmp_path / "out.jsonl")] == [(1.0, 0.0, 0.0)]  # training reads it
@@ -138,7 +138,7 @@ def test_limits_are_checked_and_cuts_counted(tmp_path):
         convert(source, tmp_path / "out", max_think_chars=0)
 
 
-def test_both_doors_give_the_same(tmp_path):
+def test_script_and_verb_give_the_same(tmp_path):
     source = write(tmp_path / "in", log("q", "a", "b"))
     said = CliRunner().invoke(app, ["import-logs", str(source), str(tmp_path / "one"), "--max-think-chars", "1200000"])
     assert said.exit_code == 0 and "2 pairs (1 yes, 1 no) from 1 lines" in said.stdout

@@ -42,7 +42,7 @@ def test_the_same_text_is_written_once(dataset, tmp_path):
     said = write_pairs(pairs_of_run(tmp_path / "run", dataset, per_query=99), tmp_path / "out")
     texts = [json.loads(line)["document"] for line in (tmp_path / "out").read_text().splitlines()]
     assert len(texts) == 41 and texts[:40] == [f"text {i}" for i in range(40)]
-    assert said == f"{tmp_path}/out: 41 pairs of 2 queries; 1 left out that were there before"
+    assert said == f"{tmp_path}/out: 41 pairs of 2 queries; 1 duplicates left out"
 
 
 def clicks(path, *rows):

@@ -1,4 +1,4 @@
-"""Row 9: half a surrogate pair and bytes that are no UTF-8 are refused with file and line, in every text of every data file."""
+"""Half a surrogate pair and bytes that are no UTF-8 are refused with file and line, in every text of every data file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Row 26: CSV and TSV are read by their header, labels with the rules of JSONL, and no table is taken for another form."""
+"""CSV and TSV are read by their header, labels with the rules of JSONL, and no table is taken for another form."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ EXPECTED = "expected the columns query, document, label"
     ("l.csv", "document,label\nd,1\n", "l.csv:1: no column query"),
     ("l.csv", "positive,negative\na,b\n", "l.csv:1: no column query"),
     ("l.csv", "query,positive,negative,label\nq,a,b,1\n", "l.csv:1: columns of pairs and of triples in one table"),
-    ("l.csv", "query,document,label,Label\nq,d,1,0\n", "l.csv:1: the column 'label' comes twice"),
+    ("l.csv", "query,document,label,Label\nq,d,1,0\n", "l.csv:1: the column 'label' occurs twice"),
     ("l.csv", "query,document,label\n", "l.csv: no rows below the header"),
     ("l.csv", " \n", "l.csv: the file is empty"),
     ("l.tsv", "", "l.tsv: the file is empty"),
@@ -84,7 +84,7 @@ EXPECTED = "expected the columns query, document, label"
     ("l.csv", "query,document,label\nq,c," + "[" * 100_000, "l.csv:2: 'label' must be a finite number >= 0"),
     ("l.tsv", "label\t" + "a passage " * 50 + "\tno\n", "found 'label', '(a passage ){4}', 'no'; " + EXPECTED),
     ("l.csv", "query,document,label\n ,c,1\n", "l.csv:2: the query is empty"),
-    ("l.csv", "query_id,query,document,label\n1,q,c,1\n1,r,c,1\n", "l.csv:3: query_id '1' has another query before: 'q'"),
+    ("l.csv", "query_id,query,document,label\n1,q,c,1\n1,r,c,1\n", "l.csv:3: query_id '1' has another query in an earlier line"),
     ("l.csv", b"query,document,label\nq,\xe9,1\n", "l.csv:2: not UTF-8 text"),
 ])  # fmt: skip
 def test_tables_that_cannot_be_read_are_refused_with_their_line(tmp_path, name, text, message):

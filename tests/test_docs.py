@@ -390,7 +390,7 @@ def stand_ins(tmp_path_factory, standin_files) -> Path:
 
 @pytest.mark.parametrize("name, code", snippets())
 def test_snippets_run(name, code, stand_ins, standin, tmp_path, monkeypatch):
-    """Row 24: every Python block of the docs, in a namespace of its own."""
+    """Every Python block of the docs, in a namespace of its own."""
     if reason := why_not(code):
         pytest.skip(reason)
     shutil.copytree(stand_ins, tmp_path / "place")

@@ -1,4 +1,4 @@
-"""Rows 3, 10, 26: the same documents in every form a file may have; what is no such form is refused, never ranked line by line."""
+"""The same documents in every form a file may have; what is no such form is refused, never ranked line by line."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ def test_text_stays_text(tmp_path, text):
     ('plain\n{"text": "a"}\n', 2, "looks like JSON, but line 1 is text"),
     ('plain\n"quoted"\n', 2, "looks like JSON, but line 1 is text"),
     ('plain\n[\n"a"\n]\n', 2, "looks like JSON, but line 1 is text"),
-    ('{"text": "a"}\nplain\n', 2, "not valid JSON .* line 1 is JSON, so all is"),
-    ('"quoted"\nplain\n', 2, "not valid JSON .* line 1 is JSON, so all is"),
+    ('{"text": "a"}\nplain\n', 2, "not valid JSON .* line 1 is JSON, so all lines must be"),
+    ('"quoted"\nplain\n', 2, "not valid JSON .* line 1 is JSON, so all lines must be"),
     ('"a",\n"b"\n', 1, "not valid JSON"),
     ('["a",\n"b",]', 2, "not valid JSON"),
     ('["a"\n', 1, "not valid JSON"),
@@ -124,12 +124,12 @@ def test_what_is_ambiguous_or_broken_is_refused(tmp_path, monkeypatch, name, tex
     ("d.json", "42\n", 'd.json:1: expected an object with "text" or a string, got 42'),
     ("d.csv", "a,b\n1,2\n", "d.csv:1: no column text; found 'a', 'b'"),
     ("d.tsv", "1\tsome text\n", "d.tsv:1: no column text; found '1', 'some text'"),
-    ("d.csv", "text\n", "d.csv: holds no documents"),
-    ("d.csv", "text,text\na,b\n", "d.csv:1: the column 'text' comes twice"),
+    ("d.csv", "text\n", "d.csv: contains no documents"),
+    ("d.csv", "text,text\na,b\n", "d.csv:1: the column 'text' occurs twice"),
     ("d.csv", 'id,text\n1,"a\n2,b\n', "d.csv:2: broken quoting"),
-    ("d.txt", " \n\n", "d.txt: holds no documents"),
-    ("d.csv", "", "d.csv: holds no documents"),
-    ("d.json", "[]", "d.json: holds no documents"),
+    ("d.txt", " \n\n", "d.txt: contains no documents"),
+    ("d.csv", "", "d.csv: contains no documents"),
+    ("d.json", "[]", "d.json: contains no documents"),
 ])  # fmt: skip
 def test_the_name_of_a_file_binds(tmp_path, name, text, message):
     with pytest.raises(DataError, match=message):

@@ -1,4 +1,4 @@
-"""The engine: transformers' scores for every kind of model, alone or among neighbours, and int8 close to them."""
+"""The engine: scores equal those of transformers for every kind of model, in any batch, and int8 is close to them."""
 
 import os
 
@@ -69,7 +69,7 @@ def test_hidden_states_are_those_of_transformers(loaded, lists, share):
     torch.testing.assert_close(got, want, atol=1e-4, rtol=0)
 
 
-def test_long_prompts_go_without_a_mask(loaded, monkeypatch):
+def test_long_prompts_use_no_mask(loaded, monkeypatch):
     _, model, encoder = loaded
     monkeypatch.setattr(attention, "LONG_PROMPT", 60)
     want, got = both(model, encoder, [[5, 30, 12], [40, 1], [2]])
@@ -125,7 +125,7 @@ def test_weights_are_shared_not_copied(loaded):
     assert torch.equal(layer.qkv.weight[-len(own.v_proj.weight) :], own.v_proj.weight)
 
 
-def test_int8_is_near(loaded):
+def test_int8_scores_are_close(loaded):
     _, model, encoder = loaded
     want, got = both(model, encoder, [[5, 30, 12], [20, 1]], int8=True)
     error = float((got - want).norm() / want.norm())
@@ -176,7 +176,7 @@ def test_int8_is_a_dtype_of_the_reranker(loaded):
     assert 0 < np.abs(a - b).max() < 0.5
 
 
-def test_an_engine_leaves_the_process_as_it_is(loaded, monkeypatch):
+def test_an_engine_does_not_change_the_process(loaded, monkeypatch):
     before = dict(os.environ)
     monkeypatch.setattr("prorank.utils.memory._glibc", lambda name, *arguments: pytest.fail(f"{name}{arguments}"))
     Engine(loaded[1])
@@ -187,18 +187,18 @@ def test_other_layers_stay_with_transformers_and_have_no_int8():
     model = tiny_llama(byte_tokenizer())
     model.config.mlp_bias = True
     assert not is_supported(model) and scoring_engine(model, False, False) is None
-    with pytest.raises(ModelError, match="int8 needs a CPU with oneDNN and plain layers of llama.*, not llama on cpu; take dtype"):
+    with pytest.raises(ModelError, match="int8 needs a CPU with oneDNN and plain layers of llama.*, not llama on cpu; use dtype"):
         scoring_engine(model, False, True)
-    with pytest.raises(ModelError, match="compile needs .*leave it out"):
+    with pytest.raises(ModelError, match="compile needs .*omit it"):
         scoring_engine(model, True, False)
 
 
-def test_a_missing_compiler_is_said(loaded, monkeypatch):
+def test_a_missing_compiler_is_reported(loaded, monkeypatch):
     def broken(*_args, **_more):
         raise torch._dynamo.exc.BackendCompilerFailed(lambda: None, RuntimeError("No working C++ compiler found"), None)
 
     monkeypatch.setattr("prorank.engine.kernels.torch.compile", lambda f, **_: broken)
-    with pytest.raises(ModelError, match="compile needs a working C.. compiler .*install g.. or leave compile out"):
+    with pytest.raises(ModelError, match="compile needs a working C.. compiler .*install g.. or omit compile"):
         Reranker(loaded[0], prompt=Prompt.preset("echo", max_length=200), compile=True, device="cpu")
 
 
@@ -206,7 +206,7 @@ def test_int8_is_refused_off_the_cpu():
     from prorank.engine.auto import check_dtype
 
     check_dtype("int8", CPU)
-    with pytest.raises(ModelError, match="dtype int8 runs on CPUs only, not on cuda; take bf16 or fp32"):
+    with pytest.raises(ModelError, match="dtype int8 runs on CPUs only, not on cuda; use bf16 or fp32"):
         check_dtype("int8", torch.device("cuda"))
 
 

@@ -1,4 +1,4 @@
-"""`auto`: the dtype that was faster on this machine, compiled steps where they pay; kept by machine, never guessed from a flag."""
+"""`auto`: the dtype that was measured faster on this machine, and compiled steps for long jobs; stored per machine."""
 
 import json
 from dataclasses import replace
@@ -38,7 +38,7 @@ def test_ranking_and_training_may_take_different_dtypes(monkeypatch):
     assert [choose_dtype("auto", CPU, CONFIG, purpose).value for purpose in (RANKING, TRAINING)] == ["bf16", "fp32"]
 
 
-def test_what_is_asked_for_is_taken_without_a_measurement(monkeypatch):
+def test_explicit_values_need_no_measurement(monkeypatch):
     monkeypatch.setattr(auto, "layer_speed", lambda *_: pytest.fail("measured"))
     assert choose_dtype("bfloat16", CPU, CONFIG).value == "bf16"
     assert choose_dtype("fp32", CPU, CONFIG).value == "fp32"
@@ -50,7 +50,7 @@ def test_what_is_asked_for_is_taken_without_a_measurement(monkeypatch):
         choose_dtype("int8", torch.device("cuda"), CONFIG)
 
 
-def test_a_measurement_is_kept_by_machine_and_shapes_and_read_again(tmp_path, monkeypatch):
+def test_a_measurement_is_stored_by_machine_and_shapes(tmp_path, monkeypatch):
     monkeypatch.setenv("PRORANK_CACHE", str(tmp_path))
     monkeypatch.setattr(layer_speed, "_known", {})
     monkeypatch.setattr(layer_speed, "MIN_CPU_SHARE", 0.0)  # whatever else runs here
@@ -72,7 +72,7 @@ def test_a_measurement_is_kept_by_machine_and_shapes_and_read_again(tmp_path, mo
         layer_speed.layer_speed(config)
 
 
-def test_a_disturbed_measurement_serves_this_process_alone(tmp_path, monkeypatch):
+def test_a_disturbed_measurement_is_not_stored(tmp_path, monkeypatch):
     monkeypatch.setenv("PRORANK_CACHE", str(tmp_path))
     monkeypatch.setattr(layer_speed, "_known", {})
     busy = replace(speed(1.0, 0.5), disturbed=True)
@@ -81,7 +81,7 @@ def test_a_disturbed_measurement_serves_this_process_alone(tmp_path, monkeypatch
     assert not (tmp_path / "speed").exists()
     monkeypatch.setattr(layer_speed, "_measure", lambda *_: pytest.fail("measured again"))
     assert layer_speed.layer_speed(CONFIG) is busy
-    assert "other work ran beside it" in choose_dtype("auto", CPU, CONFIG).reason
+    assert "other processes disturbed it" in choose_dtype("auto", CPU, CONFIG).reason
 
 
 def test_a_broken_or_unwritable_store_is_no_error(tmp_path, monkeypatch):
@@ -114,7 +114,7 @@ def test_every_model_can_be_measured_for_both_purposes(kind, tmp_path, monkeypat
     assert torch.equal(before, torch.random.get_rng_state())  # a run's draws do not depend on whether it measured
 
 
-def test_compile_is_taken_where_the_job_is_long_enough_to_pay(monkeypatch):
+def test_long_jobs_are_compiled(monkeypatch):
     known = speed(1.0, 0.5, compiled={"fp32": 0.8}, compile_seconds={"fp32": 20.0})
     monkeypatch.setattr(auto, "layer_speed", lambda *_: known)
     monkeypatch.setattr(auto, "compiled_speed", lambda *_: pytest.fail("measured"))

@@ -1,6 +1,6 @@
-"""Optional packages that are missing, and such that are there and do not load: what the error says first.
+"""Errors of optional packages that are missing, or are installed but fail to load.
 
-Row 22 of the faults found by trying what users of rerankers report: a version conflict was told of as a missing extra.
+A version conflict must not be reported as a missing extra.
 """
 
 import sys
@@ -38,8 +38,7 @@ def package(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", list(FAILURES))
-def test_what_is_there_and_does_not_load_gives_its_reason_first(name, package):
-    """Row 22."""
+def test_an_installed_package_that_fails_to_load_gives_its_reason_first(name, package):
     source, reason = FAILURES[name]
     package(source)
     with pytest.raises(BrokenExtra) as caught, extra("toys"):
@@ -54,8 +53,7 @@ LINES = ["import toy_missing", "import toy_missing.part", "from toy_missing.part
 
 
 @pytest.mark.parametrize("line", [*LINES, "import importlib; importlib.import_module('toy_missing')"])
-def test_what_is_not_there_names_the_extra(line):
-    """Row 22."""
+def test_a_missing_package_names_the_extra(line):
     with pytest.raises(MissingExtra) as caught, extra("toys"):
         exec(line)
     assert str(caught.value).startswith("No module named 'toy_missing'")
@@ -64,14 +62,13 @@ def test_what_is_not_there_names_the_extra(line):
 
 @pytest.mark.parametrize("line", ["import toy_extra.gone", "from toy_extra import gone", "from toy_extra.gone import it"])
 def test_a_part_that_another_version_has_is_no_missing_extra(line, package):
-    """Row 22."""
     package("")
     with pytest.raises(BrokenExtra, match="toy_extra"), extra("toys"):
         exec(line)
 
 
 def test_a_namespace_that_others_share_is_not_the_package(tmp_path, monkeypatch):
-    """Row 22: llama_index is a folder of many packages, of which `core` is the one that is needed."""
+    """Llama_index is a folder of many packages, of which `core` is the one that is needed."""
     (tmp_path / "toy_space" / "other").mkdir(parents=True)
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(MissingExtra, match="This needs the extra 'toys'"), extra("toys"):
@@ -79,6 +76,6 @@ def test_a_namespace_that_others_share_is_not_the_package(tmp_path, monkeypatch)
 
 
 def test_errors_of_our_own_pass():
-    """Row 22: what a module of ours raises in such a block is not an import that failed."""
+    """What a module of ours raises in such a block is not an import that failed."""
     with pytest.raises(DataError, match="as it is"), extra("toys"):
         raise DataError("as it is")

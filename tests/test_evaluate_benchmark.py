@@ -178,16 +178,16 @@ def test_bad_input_fails_before_a_model_is_made(toy, arguments, error, message):
 
 
 def test_runs_that_do_not_fit(toy, tmp_path):
-    with pytest.raises(DataError, match="none of its 1 queries is judged in toy; is it another set's run"):
+    with pytest.raises(DataError, match="none of its 1 queries is judged in toy; is it a run of another dataset"):
         evaluate([toy], run=write_run(tmp_path / "x.run", {"zz": ["d1"]}))
     other = write_beir(tmp_path / "other")
-    with pytest.raises(DataError, match="one file cannot serve several datasets"):
+    with pytest.raises(DataError, match="one file cannot be used for several datasets"):
         evaluate([toy, other], run=tmp_path / "x.run")
     with pytest.raises(ConfigError, match="is a file, expected a folder"):
         evaluate([toy], out=tmp_path / "x.run")
 
 
-@pytest.mark.parametrize("row, message", [([np.nan], "not finite"), ([1.0, 2.0], "one score a document")])
+@pytest.mark.parametrize("row, message", [([np.nan], "not finite"), ([1.0, 2.0], "one score per document")])
 def test_wrong_scores_are_refused(toy, row, message):
     with pytest.raises(ModelError, match=message):
         evaluate([toy], [Scorer("bad", lambda q, d, progress=None: [np.array(row)] * len(q))], exclude=None, top_k=1)
@@ -198,7 +198,7 @@ def test_names_for_files_and_tables():
     assert short_name("/home/me/runs/demo/best/") == "demo/best" and short_name("org/model") == "org/model"
 
 
-def test_made_models_are_let_go_before_the_next_is_made(toy):
+def test_models_are_freed_before_the_next_is_loaded(toy):
     import weakref
 
     alive = []
@@ -223,8 +223,8 @@ class Named:
         return [np.array([len(text) for text in texts], np.float32) for texts in documents]
 
 
-def test_rows_are_found_by_whole_names_and_a_miss_is_an_error(toy):
-    """Row 25: tables shorten names, and None came back for the name that the caller had given."""
+def test_rows_are_found_by_full_names_and_unknown_names_are_errors(toy):
+    """Tables contain shortened names; lookups also accept full names."""
     names = ["runs/demo/score", "runs/other/score", "elsewhere/demo/score", "plain"]
     result = evaluate([toy], [Named(name) for name in names])
     rows = [result.row("toy", name) for name in names]
@@ -239,8 +239,8 @@ def test_rows_are_found_by_whole_names_and_a_miss_is_an_error(toy):
     assert result.find("toy", "runs/nothing") is None
 
 
-def test_a_whole_name_of_two_systems_is_not_guessed(toy):
-    """Row 25: the same checkpoint twice, with other options."""
+def test_an_ambiguous_full_name_is_an_error(toy):
+    """The same checkpoint twice, with other options."""
     result = evaluate([toy], [Named("runs/demo/score"), Named("runs/demo/score")])
     with pytest.raises(ConfigError, match=r"stands for 2 systems; name one of: demo/score, demo/score \(2\)"):
         result.row("toy", "runs/demo/score")

@@ -31,7 +31,7 @@ GRADES = st.lists(st.integers(-1, 5), min_size=1, max_size=12).filter(lambda gra
 
 @given(grades=GRADES, data=st.data(), gain=st.sampled_from(GAINS), depth=st.integers(1, 12))
 def test_ndcg_of_a_list_is_that_of_ir_measures(grades, data, gain, depth):
-    """Row 21: the one function of lists against trec_eval, which is told its gains one by one."""
+    """The one function of lists against trec_eval, which is told its gains one by one."""
     order = data.draw(st.permutations(range(len(grades))))
     gain_table = {grade: 2 ** max(0, grade) - 1 if gain == "exponential" else max(0, grade) for grade in range(-1, 6)}
     by_id = {f"{i:02}": gain_table[grade] for i, grade in enumerate(grades)}
@@ -44,7 +44,7 @@ def test_ndcg_of_a_list_is_that_of_ir_measures(grades, data, gain, depth):
 
 
 def test_three_against_one_in_the_wrong_order():
-    """Row 21: the two definitions, by hand."""
+    """The two definitions, by hand."""
     qrels, ranking = {"q": {"x": 3, "y": 1}}, {"q": ["y", "x"]}
     linear = (1 + 3 / math.log2(3)) / (3 + 1 / math.log2(3))
     exponential = (1 + 7 / math.log2(3)) / (7 + 1 / math.log2(3))
@@ -57,7 +57,7 @@ def test_three_against_one_in_the_wrong_order():
 
 @pytest.mark.parametrize(("gain", "worth"), [("linear", 0.5), ("exponential", 2**0.5 - 1)])
 def test_a_label_between_two_grades_counts_as_it_is(gain, worth):
-    """Row 21: half a grade is worth what the formula says of it, not a whole one."""
+    """Half a grade is worth what the formula says of it, not a whole one."""
     want = (worth + 1 / math.log2(3)) / (1 + worth / math.log2(3))
     assert ndcg_of([[1.0, 0.5]], [[0.1, 0.2]], gain)[0] == pytest.approx(want)
     assert list(gains_of([0.5, -2, 0], gain)) == pytest.approx([worth, 0, 0])
@@ -66,7 +66,7 @@ def test_a_label_between_two_grades_counts_as_it_is(gain, worth):
 
 @pytest.mark.parametrize(("gain", "label"), [("linear", 2**20 + 1), ("exponential", 21), ("exponential", 5000)])
 def test_labels_too_large_to_count_are_refused(gain, label):
-    """Row 21: trec_eval keeps a counter for each gain up to the largest, and 2^label grows out of memory."""
+    """Trec_eval keeps a counter for each gain up to the largest, and 2^label grows out of memory."""
     check_labels([label - 5 if label < 5000 else 20], gain, "x")
     with pytest.raises(DataError, match=f"x: label .* is too large for nDCG with {gain} gains"):
         check_labels([0, label], gain, "x")

@@ -1,6 +1,6 @@
 """Exports: classifiers whose logit is the score, merged adapters, and what is refused.
 
-Everything is read back from the folder by transformers alone, as a server would.
+Everything is loaded from the folder by transformers only, as by a server.
 """
 
 import json
@@ -37,7 +37,7 @@ def saved(folder, kind: str, preset: str = "prorank", **changes):
 
 @torch.inference_mode()
 def logits(folder, documents, **options) -> np.ndarray:
-    """What plain transformers makes of an exported folder."""
+    """Logits of plain transformers for an exported folder."""
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForSequenceClassification.from_pretrained(folder)
     options = {"padding": True, "truncation": "only_second", "return_tensors": "pt", **options}
     batch = tokenizer([QUERY] * len(documents), documents, **options)
@@ -72,12 +72,12 @@ def test_sentence_transformers_reads_a_classifier(tmp_path):
     np.testing.assert_allclose(cross_encoder(tmp_path / "out").predict(pairs), want, atol=1e-4)
 
 
-def test_the_folder_says_how_long_pairs_may_be_and_how_to_serve_them(tmp_path):
+def test_the_folder_names_the_length_of_pairs_and_commands_of_servers(tmp_path):
     result = export(saved(tmp_path / "model", "llama", max_length=192), tmp_path / "out")
     text = (tmp_path / "out" / "README.md").read_text()
     expected = [
-        'logit of "1" less logit of "0"',
-        "at 192 tokens in all",
+        'logit of "1" minus logit of "0"',
+        "to 192 tokens in total",
         result.command,
         "None of them was run",
         "LlamaForSequence",
@@ -96,10 +96,10 @@ def test_a_prompt_that_repeats_the_query(tmp_path):
     want = Reranker(source, dtype="fp32").score([(QUERY, document) for document in short])
     np.testing.assert_allclose(logits(tmp_path / "out", short), want, atol=1e-4)
     assert not (tmp_path / "out" / "sentence_bert_config.json").exists()
-    assert "the query's second place not counted" in (tmp_path / "out" / "README.md").read_text()
+    assert "without the repeated query" in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_a_thinking_checkpoint_is_asked_at_once(tmp_path):
+def test_a_thinking_checkpoint_answers_at_once(tmp_path):
     source = saved(tmp_path / "model", "qwen3", "rerank-r0")
     export(source, tmp_path / "out")
     want = Reranker(source, dtype="fp32", think=False).score([(QUERY, document) for document in DOCUMENTS[:4]])
@@ -161,13 +161,13 @@ def test_a_prompt_of_lists_is_merged_but_no_classifier(tmp_path):
     encoder = Prompt.preset("setwise").bind_list(tokenizer)
     card = "---\nlicense: mit\n---\n# card\n\n## Training\n\nlong\n"
     source = save_checkpoint(tmp_path / "model", tiny_llama(tokenizer), encoder, card=card)
-    with pytest.raises(ConfigError, match="shows several documents, and a classifier reads one; take --format merged"):
+    with pytest.raises(ConfigError, match="shows several documents, but a classifier reads one; use --format merged"):
         export(source, tmp_path / "out")
     assert export(source, tmp_path / "out", format="merged").command == ""
-    card = (tmp_path / "out" / "README.md").read_text()  # row 32: says what it was made from
+    card = (tmp_path / "out" / "README.md").read_text()  # says what it was made from
     assert f"`prorank export --format merged` from `{tmp_path / 'model'}`; weights in fp32 (licence: mit)" in card
     assert f'Reranker("{tmp_path / "out"}", method="listwise")' in card
-    assert "it is not a `CrossEncoder`" in card and "\nlong\n" in card
+    assert "it cannot be a `CrossEncoder`" in card and "\nlong\n" in card
     ranked = [Reranker(place, method="setwise", dtype="fp32").rank(QUERY, DOCUMENTS[:4]) for place in (source, tmp_path / "out")]
     assert ranked[0] == ranked[1]
 
@@ -178,24 +178,24 @@ def test_a_head_with_a_bias_is_refused():
     model.lm_head.bias = torch.nn.Parameter(torch.zeros(model.config.vocab_size))
     assert build_classifier(model, encoder, 0).score.weight.shape == (1, 64)  # the same bias for both answers changes no score
     model.lm_head.bias.data[encoder.answer_ids[1]] = 0.5
-    with pytest.raises(ModelError, match="its head has a bias, which one row cannot hold; take --format merged"):
+    with pytest.raises(ModelError, match="its head has a bias, which a classifier cannot have; use --format merged"):
         build_classifier(model, encoder, 0)
 
 
 def test_models_without_classifier_are_refused():
     tokenizer = byte_tokenizer("smollm")
-    with pytest.raises(ModelError, match="transformers has no classifier for Llama4ForCausalLM; take --format merged"):
+    with pytest.raises(ModelError, match="transformers has no classifier for Llama4ForCausalLM; use --format merged"):
         build_classifier(tiny_llama4(tokenizer), Prompt.preset("prorank").bind(tokenizer), 0)
 
 
-def test_a_classifier_that_says_otherwise_is_not_written(tmp_path, tiny_llama_dir, monkeypatch):
+def test_a_classifier_with_other_scores_is_not_written(tmp_path, tiny_llama_dir, monkeypatch):
     monkeypatch.setattr(module, "model_scores", lambda model, encoder, pairs: torch.full((len(pairs),), 9.0))
     with pytest.raises(ModelError, match="the classifier's logits differ by .* nothing was written"):
         export(tiny_llama_dir, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_is_there_is_left_alone(tmp_path, tiny_llama_dir):
+def test_an_existing_folder_is_not_changed(tmp_path, tiny_llama_dir):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious").write_text("x")
     result = CliRunner().invoke(app, ["export", str(tiny_llama_dir), str(tmp_path / "out")])
@@ -207,7 +207,7 @@ def test_a_folder_that_is_there_is_left_alone(tmp_path, tiny_llama_dir):
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "precious"]
 
 
-def test_the_verb_says_what_it_wrote(tmp_path, tiny_qwen2_dir):
+def test_the_verb_prints_what_it_wrote(tmp_path, tiny_qwen2_dir):
     result = CliRunner().invoke(app, ["export", str(tiny_qwen2_dir), str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
     first, second = result.stdout.strip().splitlines()

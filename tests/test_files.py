@@ -53,7 +53,7 @@ def written(folder: Path, kind: str, content: bytes) -> str:
 @pytest.mark.parametrize("zipped", [False, True], ids=["plain", "gzip"])
 @pytest.mark.parametrize("kind", READERS)
 def test_a_byte_order_mark_changes_nothing(kind, zipped, tmp_path):
-    """Row 3: one mark, two, and one at the head of every line, as `cat` leaves them."""
+    """One mark, two, and one at the head of every line, as `cat` leaves them."""
     reader, text = READERS[kind]
     content = text.encode()
     wanted = reader(written(tmp_path, kind, content))
@@ -65,17 +65,16 @@ def test_a_byte_order_mark_changes_nothing(kind, zipped, tmp_path):
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-16-le", "utf-32", "utf-32-be"])
 @pytest.mark.parametrize("kind", READERS)
 def test_other_encodings_are_named(kind, encoding, zipped, tmp_path):
-    """Row 3: with a byte order mark or without."""
+    """With a byte order mark or without."""
     reader, text = READERS[kind]
     content = ("\ufeff" * encoding.endswith("6") + text).encode(encoding)
     path = written(tmp_path, kind, gzip.compress(content) if zipped else content)
     error = {"settings": ConfigError, "prompt": PromptError}.get(kind, DataError)
-    with pytest.raises(error, match=rf"^{path}: is in the encoding {encoding[:6].upper()}; convert it: iconv "):
+    with pytest.raises(error, match=rf"^{path}: has the encoding {encoding[:6].upper()}; convert it: iconv "):
         reader(path)
 
 
 def test_a_zero_byte_in_text_is_no_other_encoding(tmp_path):
-    """Row 3."""
     for text in ("a\0b", "\0", "a\0", "\0\0\0"):
         assert read_documents(written(tmp_path, "text", f"{text}\nb\n".encode()))[0] == text
 
@@ -85,16 +84,15 @@ def stdin_of(monkeypatch, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("content", [BOM + b"\xc3\xa9\nb", gzip.compress(BOM + b"\xc3\xa9\nb", mtime=0), b"\n\xc3\xa9\r\nb\r\n"])
-def test_stdin_is_read_as_files_are(content, monkeypatch):
-    """Rows 3, 10: marks and gzip on stdin, whose own encoding may be another."""
+def test_stdin_is_read_like_files(content, monkeypatch):
+    """Marks and gzip on stdin, whose own encoding may be another."""
     stdin_of(monkeypatch, content)
     assert read_documents("-") == ["é", "b"]
 
 
 def test_stdin_names_encoding_and_damage(monkeypatch):
-    """Rows 3, 10."""
     stdin_of(monkeypatch, "a".encode("utf-16"))
-    with pytest.raises(DataError, match="^<stdin>: is in the encoding UTF-16"):
+    with pytest.raises(DataError, match="^<stdin>: has the encoding UTF-16"):
         read_documents("-")
     stdin_of(monkeypatch, gzip.compress(b"a\n" * 9)[:-9])
     with pytest.raises(DataError, match="^<stdin>:[0-9]+: damaged or unreadable file"):
@@ -106,7 +104,7 @@ def test_stdin_names_encoding_and_damage(monkeypatch):
 
 @pytest.mark.parametrize("kind", READERS)
 def test_bytes_that_are_not_utf8_are_named_with_their_line(kind, tmp_path):
-    """Row 3: the exact line, although files are decoded in blocks."""
+    """The exact line, although files are decoded in blocks."""
     reader, text = READERS[kind]
     path = written(tmp_path, kind, text.encode() + b"# \xff\n")
     with pytest.raises((DataError, ConfigError, PromptError), match=rf"^{path}:{text.count(chr(10)) + 1}: not UTF-8 text"):
@@ -142,23 +140,22 @@ PACKED = {
 
 @pytest.mark.parametrize("kind", PACKED)
 def test_other_formats_are_named(kind, tmp_path):
-    """Row 10: told by content, inside of gzip too."""
+    """Told by content, inside of gzip too."""
     for content in (PACKED[kind], gzip.compress(PACKED[kind])):
         (tmp_path / "docs").write_bytes(content)
-        with pytest.raises(DataError, match=f"docs: is in the format {kind}, which is not supported"):
+        with pytest.raises(DataError, match=f"docs: has the format {kind}, which is not supported"):
             read_documents(str(tmp_path / "docs"))
 
 
 @pytest.mark.parametrize("name", ["d.bz2", "d.XZ", "d.zip", "d.tar.gz", "d.tgz", "d.zst", "d.7z", "d.parquet"])
 def test_other_formats_are_told_by_name(name, tmp_path):
-    """Row 10: what bears such a name is not taken for text, whatever is in it."""
+    """A file with such a name is not read as text, whatever its content."""
     (tmp_path / name).write_text("text\n")
-    with pytest.raises(DataError, match=f"{name}: is in the format"):
+    with pytest.raises(DataError, match=f"{name}: has the format"):
         read_documents(str(tmp_path / name))
 
 
 def test_gzip_twice_is_named(tmp_path):
-    """Row 10."""
     (tmp_path / "d.gz").write_bytes(gzip.compress(gzip.compress(b"text\n")))
     with pytest.raises(DataError, match="d.gz: is compressed with gzip twice"):
         read_documents(str(tmp_path / "d.gz"))
@@ -169,7 +166,7 @@ LONG = gzip.compress("\n".join(f"document {n} {n * 7919 % 1000}" for n in range(
 
 @given(st.integers(2, len(LONG) - 1), st.integers(1, 255))
 def test_damaged_gzip_is_an_error(at, flip):
-    """Row 10: cut at any byte, or any byte of content or checksum changed."""
+    """Cut at any byte, or any byte of content or checksum changed."""
     whole = [line for _, line in lines_of(LONG)]
     with pytest.raises(DataError, match="damaged or unreadable"):
         lines_of(LONG[:at])
@@ -188,7 +185,6 @@ def lines_of(content: bytes) -> list[tuple[int, str]]:
 
 
 def test_deep_json_is_an_error(tmp_path):
-    """Row 10."""
     deep = "[" * 200_000
     for text, reader in ((f'{{"text": {deep}', read_documents), (f'{{"query": {deep}', read_groups)):
         (tmp_path / "d.jsonl").write_text(text)
@@ -201,7 +197,7 @@ def test_deep_json_is_an_error(tmp_path):
 
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\r\n\ufeff\0"))), st.integers(0, 30))
 def test_lines_come_back(lines, block):
-    """Row 12: what is read does not depend on how a pipe cuts it, nor on gzip."""
+    """The result does not depend on the chunks of a pipe, nor on gzip."""
     content = "\n".join(lines).encode()
     wanted = [(n, line) for n, line in enumerate(lines, 1) if line.strip()]
     for data in (content, gzip.compress(content)):
@@ -220,7 +216,7 @@ def test_lines_come_back(lines, block):
 
 
 def test_a_log_through_a_pipe_is_converted_as_from_a_file(tmp_path):
-    """Row 12: a verb that goes through its input twice."""
+    """A verb that goes through its input twice."""
     line = '{"query": "q", "response": "a", "response_thinking": "t", "rejected_response": [{"document": "b", "thinking": "u"}]}\n'
     (tmp_path / "log.jsonl").write_text(line)
     with piped(line.encode()) as pipe:
@@ -231,7 +227,7 @@ def test_a_log_through_a_pipe_is_converted_as_from_a_file(tmp_path):
 
 @pytest.mark.parametrize("kind", READERS)
 def test_pipes_are_read(kind, tmp_path):
-    """Row 12: process substitution, and a named pipe, which can be opened once only."""
+    """Process substitution, and a named pipe, which can be opened once only."""
     reader, text = READERS[kind]
     if kind != "triples":  # told by their name
         with piped(text.encode()) as pipe:
@@ -255,7 +251,6 @@ def piped(content: bytes):
 
 
 def test_missing_files_and_folders_are_named(tmp_path):
-    """Rows 10, 12."""
     for name, wanted in (("none", "no such file"), (".", "is a folder, expected a file"), ("a\0b", "cannot be read")):
         with pytest.raises(DataError, match=wanted):
             list(numbered_lines(tmp_path / name))

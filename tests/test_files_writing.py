@@ -27,7 +27,7 @@ def put(path, text: str = "new\n") -> None:
 
 
 def test_links_are_followed(tmp_path):
-    """Row 12: a link to a file, a chain of them, one that leads to nothing yet, one to a folder."""
+    """A link to a file, a chain of them, one that leads to nothing yet, one to a folder."""
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "file").write_text("old\n")
     (tmp_path / "link").symlink_to("there/file")
@@ -45,7 +45,6 @@ def test_links_are_followed(tmp_path):
 
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o664, 0o755])
 def test_an_existing_mode_stays(mode, tmp_path):
-    """Row 12."""
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     for name in ("file", "folder"):
@@ -58,7 +57,7 @@ def test_an_existing_mode_stays(mode, tmp_path):
 
 @pytest.mark.parametrize("name, content", [("fifo", b"new\n"), ("fifo.gz", b"new\n")])
 def test_a_named_pipe_is_written_through(name, content, tmp_path):
-    """Row 12: its reader gets all, and it stays a pipe; a failure sends nothing."""
+    """Its reader gets all, and it stays a pipe; a failure sends nothing."""
     fifo, got = tmp_path / name, []
     os.mkfifo(fifo)
     reader = threading.Thread(target=lambda: got.append(fifo.read_bytes()))
@@ -79,7 +78,7 @@ WRITE += "h.__exit__(None, None, None); print('after')"
 @pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "link"])
 @pytest.mark.parametrize("to", ["file", "pipe"])
 def test_stdout_by_name_is_written_in_its_place(name, to, tmp_path):
-    """Row 12: also where the shell sends it to a file, whose beginning must not be written over."""
+    """Also where the shell sends it to a file, whose beginning must not be written over."""
     (tmp_path / "link").symlink_to("/dev/stdout")
     path = tmp_path / name  # an absolute name stays as it is
     with open(tmp_path / "out", "wb") as out:
@@ -89,7 +88,6 @@ def test_stdout_by_name_is_written_in_its_place(name, to, tmp_path):
 
 
 def test_devices_stay():
-    """Row 12."""
     put("/dev/null")
     check_file("/dev/null")
     assert Path("/dev/null").is_char_device()
@@ -110,7 +108,7 @@ def umask(request):
 
 
 def test_modes_are_those_of_the_umask(umask, tmp_path):
-    """Row 27: whatever the writers set (safetensors 0600) and what is copied had."""
+    """Whatever the writers set (safetensors 0600) and what is copied had."""
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "a").touch()
     (tmp_path / "source" / "a").chmod(0o400)
@@ -127,7 +125,7 @@ def test_modes_are_those_of_the_umask(umask, tmp_path):
 
 
 def test_all_that_commands_write_has_the_mode_of_the_umask(tmp_path, tiny_llama_dir, toy_file):
-    """Row 27: training with its checkpoints, merging, the classifier, a blend."""
+    """Training with its checkpoints, merging, the classifier, a blend."""
     common = {"base": str(tiny_llama_dir), "data": str(toy_file), "steps": 1, "dtype": "fp32", "dev_queries": 0, "max_length": 96}
     train(make_settings({"stage": "score", "out": str(tmp_path / "full"), "save_every": 1, **common}))
     export(tmp_path / "full", tmp_path / "merged", "merged")
@@ -148,7 +146,7 @@ class Failure(Exception):
 
 
 def test_a_failure_leaves_what_was_there(tmp_path):
-    """Row 11: nothing new, nothing half-written, nothing lost."""
+    """Nothing new, nothing half-written, nothing lost."""
     for name in ("new", "old", "old.gz"):
         if name != "new":
             (tmp_path / name).write_text("old")
@@ -166,7 +164,7 @@ def test_a_failure_leaves_what_was_there(tmp_path):
 
 
 def test_a_folder_comes_back_if_it_cannot_be_replaced(tmp_path, monkeypatch):
-    """Row 11: the second of the two renames fails."""
+    """The second of the two renames fails."""
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "old").touch()
     rename, calls = os.replace, []
@@ -218,7 +216,7 @@ for write in (file, zipped, weights, state, text, append):
 
 
 def test_a_disk_that_is_full_is_an_oserror_that_names_the_place(tmp_path):
-    """Row 11: in the midst of writing, also where safetensors and torch raise classes of their own; nothing half-written is left.
+    """In the midst of writing, also where safetensors and torch raise classes of their own; nothing half-written is left.
     A limit on the size of files stands for the disk."""
     done = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True, cwd=tmp_path)
     assert done.stdout.splitlines() == [f"{name} {name}" for name in ("file", "zipped.gz", "weights", "state", "text", "append")]
@@ -226,7 +224,7 @@ def test_a_disk_that_is_full_is_an_oserror_that_names_the_place(tmp_path):
 
 
 def test_checks_find_what_writing_would(tmp_path):
-    """Row 11: before the work; and leave nothing."""
+    """Before the work; and leave nothing."""
     (tmp_path / "file").touch()
     (tmp_path / "loop").symlink_to("loop")
     cases = [
@@ -261,7 +259,6 @@ def read_only(tmp_path):
 
 
 def test_a_read_only_place_is_named(read_only):
-    """Row 11."""
     for check, write in ((check_file, put), (check_folder, lambda path: atomic_folder(path).__enter__())):
         for call in (check, write):
             with pytest.raises(OSError) as caught:
@@ -270,7 +267,7 @@ def test_a_read_only_place_is_named(read_only):
 
 
 def test_a_folder_that_cannot_be_moved_is_filled(tmp_path, monkeypatch):
-    """Row 12: a mounted folder, as containers have it, gets the new content."""
+    """A mounted folder, as containers have it, gets the new content."""
     target = tmp_path / "out"
     (target / "sub").mkdir(parents=True)
     (target / "old").touch()
@@ -290,7 +287,6 @@ CACHES = [
 
 @pytest.mark.parametrize("variables, wanted", CACHES)
 def test_the_cache_folder(variables, wanted, monkeypatch):
-    """Row 11."""
     for name in ("PRORANK_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     for name, value in {"HOME": "/users/me", **variables}.items():
@@ -299,7 +295,7 @@ def test_the_cache_folder(variables, wanted, monkeypatch):
 
 
 def test_no_home_folder_is_an_error_that_says_what_to_set(monkeypatch):
-    """Row 11: no HOME, in the environment or for the user, and an empty one."""
+    """No HOME, in the environment or for the user, and an empty one."""
     monkeypatch.delenv("PRORANK_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("HOME", "")

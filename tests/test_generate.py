@@ -1,6 +1,6 @@
-"""Writing thoughts: what is written is what plain decoding of the same model writes, whatever stands beside it.
+"""Generation of thoughts: equal to plain decoding of the same model, in any batch.
 
-Transformers' `generate` is the witness for both decoders, the engine's and that of a model's own layers.
+Transformers' `generate` is the reference for both decoders, the engine's and that of a model's own layers.
 """
 
 import copy
@@ -74,7 +74,7 @@ def test_prompts_that_share_their_query_write_the_same(model_and_encoder):
         assert len({tuple(row.ids) for row in alone[0]}) > 1
 
 
-def test_what_a_row_writes_does_not_depend_on_its_batch(model_and_encoder):
+def test_a_completion_does_not_depend_on_its_batch(model_and_encoder):
     model, encoder = model_and_encoder
     prompts = [encoder.encode(*pair) for pair in PAIRS]
     for generator in generators(model):
@@ -161,7 +161,7 @@ def test_on_the_way_to_the_answer_a_thought_is_closed_once(style):
         assert row.state is not None and fed[: len(row.ids)] == row.ids and CLOSE in decode(row.ids)
 
 
-def test_a_thinkers_score_is_that_of_the_whole_text_read_at_once(model_and_encoder):
+def test_a_thinking_score_equals_that_of_the_whole_text_in_one_pass(model_and_encoder):
     model, encoder = model_and_encoder
     for generator in generators(model):
         for samples in (1, 3):
@@ -182,7 +182,7 @@ def test_a_thinkers_score_is_that_of_the_whole_text_read_at_once(model_and_encod
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
-def test_a_thinking_checkpoint_thinks_unless_told_not_to(tmp_path, kind):
+def test_a_thinking_checkpoint_thinks_by_default(tmp_path, kind):
     folder = save_tiny(tmp_path / kind, kind)
     Prompt.preset("rerank-r0", max_length=300, system="Judge.", max_think_tokens=7).save(folder)
     documents = [document for _, document in PAIRS] + [PAIRS[0][1]]
@@ -200,7 +200,7 @@ def test_a_thinking_checkpoint_thinks_unless_told_not_to(tmp_path, kind):
         Reranker(folder, device="cpu", samples=0)
 
 
-def test_many_queries_give_what_each_gives_alone(tmp_path):
+def test_many_queries_give_the_results_of_single_ones(tmp_path):
     folder = save_tiny(tmp_path / "m", "llama")
     Prompt.preset("rerank-r0", max_length=300, system="Judge.", max_think_tokens=5).save(folder)
     reranker = Reranker(folder, device="cpu", dtype="fp32")

@@ -36,7 +36,7 @@ def identifiers(tree: ast.AST) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_names_say_what_they_are(path: Path) -> None:
+def test_retired_names_do_not_occur(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     if path.name not in NOTE_WORDS:
         assert not RETIRED & set(identifiers(tree))

@@ -62,7 +62,7 @@ def models(tiny_llama_dir, tiny_qwen2_dir, tmp_path_factory) -> list[Path]:
 
 
 def test_eight_in_eight_threads_score_as_one_does(models):
-    """Row 2, warm: of several checkpoints, in two dtypes."""
+    """Warm: of several checkpoints, in two dtypes."""
     kinds = [(models[place % 3], ("fp32", "bf16")[place % 2]) for place in range(COUNT)]
     want = [Reranker(model, device="cpu", dtype=dtype).score(PAIRS) for model, dtype in kinds]
     found = together(lambda place: Reranker(kinds[place][0], device="cpu", dtype=kinds[place][1]).score(PAIRS))
@@ -71,7 +71,7 @@ def test_eight_in_eight_threads_score_as_one_does(models):
 
 
 def test_eight_in_a_fresh_process_with_an_empty_cache(tmp_path):
-    """Row 2, cold: nothing is imported yet, and the weights still have to be converted."""
+    """Cold: nothing is imported yet, and the weights still have to be converted."""
     import os
 
     tokenizer = byte_tokenizer("smollm")
@@ -83,7 +83,7 @@ def test_eight_in_a_fresh_process_with_an_empty_cache(tmp_path):
 
 
 def test_loads_that_fail_break_no_other(models, tmp_path):
-    """Row 2: a damaged checkpoint among sound ones, in threads and after them."""
+    """A damaged checkpoint among sound ones, in threads and after them."""
     import shutil
 
     from safetensors.torch import load_file, save_file
@@ -116,7 +116,7 @@ def counted(monkeypatch, owner: Any, name: str, inside: list[int]) -> None:
 
 
 def test_no_two_calls_of_the_libraries_overlap(models, tmp_path, monkeypatch):
-    """Row 2: tokenizers, models, adapters and bi-encoders wait for each other."""
+    """Tokenizers, models, adapters and bi-encoders wait for each other."""
     import peft
     import sentence_transformers
 

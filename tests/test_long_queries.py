@@ -1,6 +1,6 @@
-"""Queries that are longer than their share of a prompt: read whole where there is room, else cut and counted once.
+"""Queries that are longer than their share of a prompt: complete if they fit, else truncated and counted once.
 
-Row 34 of the faults found by trying what users of rerankers report: a query of 300 words over 21 documents was told of as 21 cuts.
+A truncated query counts once, however many documents it has.
 """
 
 from dataclasses import replace
@@ -36,8 +36,8 @@ def ids(text: str) -> list[int]:
 @pytest.mark.parametrize("name", list(PAIRS))
 @settings(suppress_health_check=[HealthCheck.too_slow], max_examples=60)
 @given(query=texts, document=texts)
-def test_nothing_is_cut_where_both_fit(name, query, document):
-    """Row 34: and what does not fit keeps the share that it had."""
+def test_nothing_is_truncated_if_both_fit(name, query, document):
+    """And what does not fit keeps the share that it had."""
     bound = PAIRS[name]
     found = bound.encode(query, document)
     whole = replace(bound.prompt, max_length=100_000).bind(TOKENIZER).encode(query, document)
@@ -53,7 +53,6 @@ def test_nothing_is_cut_where_both_fit(name, query, document):
 @settings(suppress_health_check=[HealthCheck.too_slow], max_examples=40)
 @given(query=texts.filter(len), documents=st.lists(texts, min_size=1, max_size=4))
 def test_lists_cut_nothing_where_all_fit(name, query, documents):
-    """Row 34."""
     bound = LISTS[name]
     found = bound.encode(query, documents)
     whole = replace(bound.prompt, max_length=100_000).bind_list(TOKENIZER).encode(query, documents)
@@ -62,15 +61,15 @@ def test_lists_cut_nothing_where_all_fit(name, query, documents):
 
 
 def test_the_released_models_cap_the_query_in_any_case():
-    """Row 34: their rule cuts the query at its share whatever the document is, see test_prompt_mxbai."""
+    """Their rule cuts the query at its share whatever the document is, see test_prompt_mxbai."""
     bound = Prompt.preset("mxbai", max_length=120).bind(TOKENIZER)
     query = " ".join(WORDS * 8)
     found = bound.encode(query, "a")
     assert found.query_cut > 0 and len(found.ids) < bound.longest
 
 
-def test_bounds_that_are_asked_for_hold():
-    """Row 34: tokens of the query, of the document and of the prompt, as servers take them."""
+def test_requested_limits_are_kept():
+    """Tokens of the query, of the document and of the prompt, as servers take them."""
     bound = PAIRS["prorank"]
     query = " ".join(WORDS)
     assert len(ids(query)) > 10
@@ -85,7 +84,7 @@ def test_bounds_that_are_asked_for_hold():
 
 
 def test_documents_with_the_whole_query_and_with_the_cut_one_are_packed_apart():
-    """Row 34: a pack's documents share what comes before them."""
+    """A pack's documents share what comes before them."""
     bound = PAIRS["prorank"]
     prompts = bound.encode_many(LONG, [SHORT, LONGER, "river", LONGER + "a", SHORT])
     assert len({prompt.document_start for prompt in prompts}) == 2
@@ -102,7 +101,6 @@ def reranker(**changes):
 
 @pytest.mark.parametrize("preset", ["prorank", "echo"])
 def test_scores_do_not_depend_on_the_other_documents(preset):
-    """Row 34."""
     model = small("qwen2")
     one = Reranker.of(model.model, model.tokenizer, Prompt.preset(preset, max_length=300))
     documents = [SHORT, LONGER, "river", "", LONGER[:300]]
@@ -110,8 +108,8 @@ def test_scores_do_not_depend_on_the_other_documents(preset):
     np.testing.assert_allclose(got, [alone(one, LONG, document)[0] for document in documents], atol=1e-4)
 
 
-def test_a_query_is_counted_once_and_told_by_how_much(monkeypatch):
-    """Row 34: over 21 documents, in several windows, in every way of scoring."""
+def test_a_query_is_counted_once_with_its_lost_tokens(monkeypatch):
+    """Over 21 documents, in several windows, in every way of scoring."""
     monkeypatch.setattr("prorank.rank.pointwise.WINDOW", 4)
     one = reranker()
     one.rank(LONG, [f"{LONGER} {i}" for i in range(21)])
@@ -129,7 +127,7 @@ def test_a_query_is_counted_once_and_told_by_how_much(monkeypatch):
 
 @pytest.mark.parametrize("method", [{"method": "setwise", "branching": 2, "k": 3, "permutations": 2}, {"method": "listwise"}])
 def test_lists_count_a_query_and_a_document_once(method, tmp_path):
-    """Row 34: in however many comparisons they are shown."""
+    """In however many comparisons they are shown."""
     one = Reranker(save_tiny(tmp_path / "m", "qwen2"), dtype="fp32", max_length=600, **method)
     one.rank(LONG * 2, [f"{LONGER * 3} {i}" for i in range(6)])
     assert (one.cuts.total, one.cuts.documents, one.cuts.queries) == (6, 6, 1) and one.cuts.query_tokens > 0
@@ -137,8 +135,7 @@ def test_lists_count_a_query_and_a_document_once(method, tmp_path):
     assert (one.cuts.total, one.cuts.documents, one.cuts.queries) == (9, 6, 1)
 
 
-def test_a_server_that_is_asked_in_parts_counts_a_query_once(monkeypatch):
-    """Row 34."""
+def test_a_query_in_several_requests_to_a_server_counts_once(monkeypatch):
     with running(reranker()) as server, Remote(server.url) as remote:
         remote.max_documents = 4
         remote.score_lists([LONG, "garden"], [[f"{LONGER} {i}" for i in range(10)], [SHORT]])
@@ -147,7 +144,7 @@ def test_a_server_that_is_asked_in_parts_counts_a_query_once(monkeypatch):
 
 
 def test_likelihood_reads_a_long_query_whole_where_there_is_room():
-    """Row 34: two queries that differ behind their share."""
+    """Two queries that differ behind their share."""
     one = reranker()
     queries = [LONG + " garden", LONG + " castle"]
     short, long = (one.likelihood(queries, [[document]] * 2) for document in ("a", "river " * 300))
@@ -155,7 +152,7 @@ def test_likelihood_reads_a_long_query_whole_where_there_is_room():
 
 
 def test_compiling_counts_nothing(monkeypatch, tiny_llama_dir):
-    """Row 20: the documents that a Reranker is warmed up with are not the caller's."""
+    """The documents that a Reranker is warmed up with are not the caller's."""
     monkeypatch.setattr("prorank.engine.cpu_engine.Kernels", lambda compiled: Kernels(False))
     one = Reranker(tiny_llama_dir, device="cpu", dtype="fp32", compile=True)
     assert one.cuts == TruncationCounts() and (one.cost.calls, one.cost.prompt_tokens, one.cost.seconds) == (0, 0, 0.0)

@@ -94,19 +94,19 @@ def test_a_hub_id_offline_is_one_clear_line(monkeypatch, tmp_path):
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    refused("nobody/nothing", "nobody/nothing: no such folder here, and it cannot be had from the hub", "'smollm2-135m'")
+    refused("nobody/nothing", "nobody/nothing: no such folder here, and it cannot be downloaded from the hub", "'smollm2-135m'")
 
 
 def test_a_run_folder_resolves_to_its_model(tmp_path):
     (tmp_path / "config.yaml").write_text("stage: warmup\n")
-    refused(tmp_path, "holds no finished checkpoint yet")
+    refused(tmp_path, "has no finished checkpoint yet")
     save_tiny(tmp_path / "model")
     assert resolve(tmp_path).path == tmp_path / "model"
 
 
 def test_a_folder_of_adapt_resolves_to_its_model_or_says_why_there_is_none(tmp_path):
     (tmp_path / "adapted.json").write_text("{}")
-    refused(tmp_path, "adapt found nothing better", "the old model stays")
+    refused(tmp_path, "adapt found no better model", "use the old one")
     save_tiny(tmp_path / "model")
     assert resolve(tmp_path).path == tmp_path / "model"
 
@@ -128,7 +128,7 @@ def test_a_broken_config_is_one_line(tmp_path, content):
     assert "\n" not in str(error.value)
 
 
-def test_research_licences_are_told(tmp_path, caplog):
+def test_research_licences_are_logged(tmp_path, caplog):
     save_tiny(tmp_path / "MobileLLM-R1-140M")
     with caplog.at_level(logging.WARNING, logger="prorank"):
         resolve(tmp_path / "MobileLLM-R1-140M")

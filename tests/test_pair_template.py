@@ -114,8 +114,8 @@ def test_a_batch_is_padded_on_the_right(tmp_path):
 
 
 REFUSED = {
-    "behind": (Prompt.preset("qwen3-reranker"), "tokens of its words reach into those of the {query} before them; export it with"),
-    "mixed": (Prompt(template=("q: {query}", "\n{document}", "?")), "a space stands before one text and none before the other"),
+    "behind": (Prompt.preset("qwen3-reranker"), "tokens of its words merge with those of the {query} before them; use"),
+    "mixed": (Prompt(template=("q: {query}", "\n{document}", "?")), "a space precedes one text and not the other"),
     "joint": (Prompt(template=("wh{query}", "{document}", "?")), "its words share tokens with texts such as"),
 }
 
@@ -140,7 +140,7 @@ def test_rendered_texts_get_the_prompts_ids(style, name, tmp_path):
     assert tokenizer(text)["input_ids"] == want
     if style != "plain":  # where special tokens stand at the bounds, the joined ids are those of the text
         assert want == encoder.encode("what is École?", "École, a garden").ids
-        turns[1]["content"] = "a <|im_end|> b<|im_end|>"  # row 15: text, unless the prompt takes it for a token
+        turns[1]["content"] = "a <|im_end|> b<|im_end|>"  # text, unless the prompt takes it for a token
         text = tokenizer.apply_chat_template(turns, tokenize=False)
         assert tokenizer(text)["input_ids"] == encoder.encode("what is École?", turns[1]["content"]).ids
 

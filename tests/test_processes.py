@@ -77,7 +77,7 @@ def test_two_processes_give_the_losses_of_one(tmp_path, tiny_llama_dir, stage):
 
 
 def test_two_processes_with_a_strict_backend_take_the_steps_of_one(tmp_path, tiny_llama_dir):
-    """Row 20: every tensor of a collective lies on the process's device, as NCCL wants it."""
+    """Every tensor of a collective lies on the process's device, as NCCL wants it."""
     values = values_of("sft", tmp_path, tiny_llama_dir) | {"save_every": 2}
     one, two = (started(tmp_path, str(n), n, values, module="tests.nccl") for n in (1, 2))
     losses = [[line["loss"] for line in lines if "loss" in line] for lines in (one, two)]
@@ -90,7 +90,7 @@ def test_two_processes_with_a_strict_backend_take_the_steps_of_one(tmp_path, tin
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_loss_that_is_not_finite_ends_all_processes(tmp_path, tiny_llama_dir, processes):
-    """Row 6: the process that has it and the one that has not stop with the same words, and torchrun with a code that is not 0."""
+    """The process that has it and the one that has not stop with the same words, and torchrun with a code that is not 0."""
     values = values_of("sft", tmp_path, tiny_llama_dir) | {"learning_rate": 1e30, "out": str(tmp_path / "run")}
     config = tmp_path / "c.yaml"
     config.write_text(dump_settings(make_settings(values)))

@@ -68,7 +68,7 @@ def undeclared(source: str, folder: str = "") -> list[str]:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "prorank").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
 def test_what_is_imported_is_declared(path: Path) -> None:
-    """Item 6: filelock, huggingface_hub, tokenizers, starlette and pydantic came in through other packages."""
+    """Filelock, huggingface_hub, tokenizers, starlette and pydantic came in through other packages."""
     assert undeclared(path.read_text(encoding="utf-8"), path.relative_to(ROOT / "prorank").parts[0]) == []
 
 
@@ -80,7 +80,7 @@ def test_undeclared_imports_are_found() -> None:
 
 @pytest.mark.parametrize("folder", FOLDERS_OF_PYTHON)
 def test_what_else_imports_is_declared_in_some_extra(folder: str) -> None:
-    """Item 6: the tests' own imports; modules of the repository are found by their files."""
+    """The tests' own imports; modules of the repository are found by their files."""
     own = {path.stem for top in FOLDERS_OF_PYTHON for path in (ROOT / top).rglob("*.py")} | {"prorank", *FOLDERS_OF_PYTHON}
     known = {name for extra in ["", *PROJECT["optional-dependencies"]] for name in requirements(extra)}
     for path in (ROOT / folder).rglob("*.py"):
@@ -96,7 +96,7 @@ def pins(name: str) -> dict[str, str]:
 
 
 def test_the_lowest_versions_are_the_tested_ones() -> None:
-    """Item 6: each lower bound is what `make test-lowest` installs; `make -B constraints-lowest.txt` writes them anew."""
+    """Each lower bound is what `make test-lowest` installs; `make -B constraints-lowest.txt` writes them anew."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     tested, wrong = pins("constraints-lowest.txt"), {}
     for extra in ["", *re.search(r"^TESTED := (.+)$", makefile, re.M)[1].split(",")]:
@@ -145,7 +145,7 @@ def unrepeatable(source: str) -> list[str]:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=lambda path: path.name)
 def test_tests_assert_no_time_and_draw_by_seed(path: Path) -> None:
-    """Item 6: no wall-clock assertion, no chance that cannot be had again."""
+    """No wall-clock assertion, no chance that cannot be had again."""
     assert unrepeatable(path.read_text(encoding="utf-8")) == []
 
 

@@ -59,7 +59,7 @@ def test_never_longer_than_max_length_and_the_end_survives(style, query, documen
     share = min(int(bound.prompt.max_length * 0.5), more // 2)
     assert len(encoded.ids) <= bound.longest == fixed + more
     assert encoded.ids[encoded.document_end :] == plain_ids(style, bound.segments[-1])
-    if len(whole_query) + len(whole_document) <= more:  # row 34: the share is a cap only where both do not fit
+    if len(whole_query) + len(whole_document) <= more:  # the share is a cap only where both do not fit
         assert encoded.query_cut == encoded.document_cut == 0
     else:
         assert encoded.query_cut == max(0, len(whole_query) - max(1, share))
@@ -151,7 +151,7 @@ def test_a_chat_template_without_system_role_keeps_its_text():
 def test_a_chat_template_that_drops_the_user_is_an_error():
     tokenizer = byte_tokenizer("smollm")
     tokenizer.chat_template = "Hello {{ messages[0]['content'] }}"
-    with pytest.raises(PromptError, match="does not show the instruction exactly once; give the prompt a 'template'"):
+    with pytest.raises(PromptError, match="must render the instruction exactly once; give the prompt a 'template'"):
         Prompt.preset("prorank").bind(tokenizer)
 
 
@@ -235,7 +235,7 @@ def test_malformed_files_are_named(tmp_path, content, message):
 
 
 def test_too_small_max_length_says_how_much_the_template_takes():
-    with pytest.raises(PromptError, match=r"max_length 70 leaves 4 tokens beside the prompt's own 66; raise max_length"):
+    with pytest.raises(PromptError, match=r"max_length 70 leaves 4 tokens besides the prompt's own 66; raise max_length"):
         Prompt.preset("prorank", max_length=70).bind(TOKENIZERS["smollm"])
 
 

@@ -43,7 +43,7 @@ def test_scores_are_the_librarys_cosines(encoder):
 
 
 def test_a_folder_that_is_none_is_told_before_any_work(tmp_path):
-    with pytest.raises(ModelError, match="holds no sentence-transformers model .*modules.json"):
+    with pytest.raises(ModelError, match="contains no sentence-transformers model .*modules.json"):
         bi_encoder(f"bi-encoder:{tmp_path}")
 
 

@@ -109,7 +109,7 @@ def test_rearank_pays_for_what_the_order_gained():
 
 @pytest.mark.parametrize(("gain", "worth"), [("exponential", 7), ("linear", 3)])
 def test_rearank_has_gains_of_its_own_unless_told(gain, worth):
-    """Row 21: REARANK counts 2^grade - 1; with gain linear the reward is in the measure that evaluation prints."""
+    """REARANK counts 2^grade - 1; with gain linear the reward is in the measure that evaluation prints."""
     grades, written = [0.0, 1.0, 3.0], "<think>t</think><answer>[2] > [3] > [1]</answer>"
     second, third = 1 / math.log2(3), 1 / math.log2(4)
     best = worth + second

@@ -168,13 +168,13 @@ def test_one_window_is_in_the_order_of_its_labels(tiny_llama_dir):
 
 @pytest.mark.parametrize(("method", "options", "message"), [
     ("best", {}, "method 'best' is not known; valid: pointwise, setwise, listwise"),
-    ("pointwise", {"k": 3}, "'k' is no option of method pointwise"),
-    ("setwise", {"window": 3}, "'window' is no option of method setwise"),
-    ("setwise", {"branching": 20}, "branching must lie in 1..19"),
+    ("pointwise", {"k": 3}, "'k' is not an option of method pointwise"),
+    ("setwise", {"window": 3}, "'window' is not an option of method setwise"),
+    ("setwise", {"branching": 20}, "branching must be in 1..19"),
     ("setwise", {"sort": "quick"}, "sort 'quick' is not known"),
     ("setwise", {"k": 0}, "k and permutations must be at least 1"),
-    ("listwise", {"window": 21}, "window must lie in 2..20"),
-    ("listwise", {"window": 4, "step": 4}, "step must lie in 1..3"),
+    ("listwise", {"window": 21}, "window must be in 2..20"),
+    ("listwise", {"window": 4, "step": 4}, "step must be in 1..3"),
 ])  # fmt: skip
 def test_options_that_cannot_work_are_refused(method, options, message, tiny_llama_dir):
     with pytest.raises(ConfigError, match=message):
@@ -200,8 +200,8 @@ def test_the_command_line_takes_a_method_with_options(tmp_path, tiny_llama_dir):
 @pytest.mark.parametrize(("text", "message"), [
     ("setwise:k", "expected NAME:KEY=VALUE"),
     ("setwise:k=some", "option 'k' of method setwise must be int, not 'some'"),
-    ("setwise:top=3", "'top' is no option of method setwise"),
-    ("listwise:window=1", "window must lie in 2..20, not 1"),
+    ("setwise:top=3", "'top' is not an option of method setwise"),
+    ("listwise:window=1", "window must be in 2..20, not 1"),
 ])  # fmt: skip
 def test_methods_are_read_or_refused(text, message):
     with pytest.raises(ConfigError, match=message):

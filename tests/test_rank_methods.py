@@ -1,6 +1,6 @@
-"""Methods of lists and checkpoints that were not trained for them: refused, or tried with a warning.
+"""Methods of lists with checkpoints that were not trained for them: refused, or used with a warning.
 
-Row 30 of the faults found by trying what users of rerankers report: such an order means nothing, and nothing was said.
+An order from such a checkpoint is meaningless.
 """
 
 import logging
@@ -35,27 +35,25 @@ def trained(tmp_path_factory):
 @pytest.mark.parametrize("preset", ["prorank", "echo", "document-first", "rerank-r0", "mxbai"])
 @pytest.mark.parametrize("method", LISTS)
 def test_a_checkpoint_trained_on_single_documents_is_refused(method, preset, trained, monkeypatch):
-    """Row 30: before its weights are read."""
+    """Before its weights are read."""
     monkeypatch.setattr("prorank.rank.load_reranker.load_ranking_model", lambda *_, **__: pytest.fail("weights were read"))
     with pytest.raises(ConfigError) as caught:
         Reranker(trained(preset), method=method)
     kind = Prompt.preset(preset).kind
-    assert f"was trained to judge one document at a time (its prompt is of kind {kind})" in str(caught.value)
+    assert f"was trained on single documents (its prompt is of kind {kind})" in str(caught.value)
     assert "prompt='setwise'" in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("method", LISTS)
 def test_a_prompt_that_is_asked_for_is_tried_with_a_warning(method, trained, caplog):
-    """Row 30."""
     with caplog.at_level(logging.WARNING, "prorank"):
         hits = Reranker(trained("prorank"), dtype="fp32", method=method, prompt="setwise").rank(QUERY, DOCUMENTS)
     assert len(hits) == len(DOCUMENTS)
-    assert "was not trained with prompts of kind setwise; its order of several documents may mean little" in caplog.text
+    assert "was not trained with prompts of kind setwise; its order of several documents may be poor" in caplog.text
 
 
 @pytest.mark.parametrize("method", LISTS)
 def test_a_base_model_is_tried_with_a_warning(method, tiny_llama_dir, caplog):
-    """Row 30."""
     with caplog.at_level(logging.WARNING, "prorank"):
         assert len(Reranker(tiny_llama_dir, dtype="fp32", method=method).rank(QUERY, DOCUMENTS)) == len(DOCUMENTS)
     assert caplog.text.count("was not trained with prompts of kind setwise") == 1
@@ -64,7 +62,6 @@ def test_a_base_model_is_tried_with_a_warning(method, tiny_llama_dir, caplog):
 @pytest.mark.parametrize("preset", ["setwise", "setwise-echo"])
 @pytest.mark.parametrize("method", LISTS)
 def test_a_checkpoint_trained_for_lists_needs_no_warning(method, preset, trained, caplog):
-    """Row 30."""
     with caplog.at_level(logging.WARNING, "prorank"):
         assert Reranker(trained(preset), dtype="fp32", method=method).prompt.name == preset
     assert "was not trained" not in caplog.text
@@ -77,8 +74,8 @@ def test_a_checkpoint_trained_for_lists_needs_no_warning(method, preset, trained
         ("rank-r1", None, None), ("listwise", None, None), ("setwise", "setwise-echo", None), (None, "rank-r1", "thinking"),
     ],
 )  # fmt: skip
-def test_a_mode_that_the_weights_do_not_have_is_told_of(own, given, warned, caplog):
-    """Row 30: another kind of prompt than the one that was trained with."""
+def test_another_kind_of_prompt_than_in_training_warns(own, given, warned, caplog):
+    """Another kind of prompt than the one that was trained with."""
     saved = Prompt.preset(own) if own else None
     with caplog.at_level(logging.WARNING, "prorank"):
         choose_prompt(METHODS["setwise"](), given, saved or Prompt(), "runs/x", saved)
@@ -86,7 +83,6 @@ def test_a_mode_that_the_weights_do_not_have_is_told_of(own, given, warned, capl
 
 
 def test_the_command_refuses_it_in_one_line(trained, tmp_path, monkeypatch, capsys):
-    """Row 30."""
     (tmp_path / "docs.txt").write_text("the garden\nthe river\n")
     words = ["rerank", tmp_path / "docs.txt", "-q", "garden", "--model", trained("prorank"), "--method", "listwise"]
     monkeypatch.setattr("sys.argv", ["prorank", *map(str, words)])
@@ -94,4 +90,4 @@ def test_the_command_refuses_it_in_one_line(trained, tmp_path, monkeypatch, caps
         cli.main()
     said = capsys.readouterr()
     assert ended.value.code == 2 and said.out == "" and len(said.err.strip().splitlines()) == 1
-    assert "was trained to judge one document at a time" in said.err
+    assert "was trained on single documents" in said.err

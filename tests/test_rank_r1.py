@@ -162,7 +162,7 @@ def test_any_of_the_best_is_right():
 
 def test_a_start_learns_thought_and_label(tmp_path, tiny_llama_dir):
     out = tmp_path / "lists.jsonl"
-    assert "6 thoughts" in label_extractive_lists(groups(), out, 3)
+    assert "6 rule-based thoughts" in label_extractive_lists(groups(), out, 3)
     thoughts = read_reasoning_examples(out)
     assert all(t.think == think_of_list(t.query, t.documents) for t in thoughts)
     assert all(t.documents[int(t.answer[1]) - 1].startswith("coffee") for t in thoughts)
@@ -197,8 +197,8 @@ def test_an_order_in_writing_is_learned_without_a_thought():
 
 
 @pytest.mark.parametrize(("row", "message"), [
-    ({"documents": ["a"]}, "'documents' must be a list of two texts or more"),
-    ({"documents": ["a", 1]}, "'documents' must be a list of two texts or more"),
+    ({"documents": ["a"]}, "'documents' must be a list of at least two texts"),
+    ({"documents": ["a", 1]}, "'documents' must be a list of at least two texts"),
     ({"answer": "2"}, "'answer' must be labels in brackets"),
     ({"answer": "[1] and [2]"}, "'answer' must be labels in brackets"),
     ({"answer": "[3]"}, "or one that is not among the 2"),
@@ -217,7 +217,7 @@ def test_thoughts_and_prompt_have_to_be_about_as_many_documents(tmp_path, tiny_l
     row = {"documents": ["a", "b"], "think": "so", "answer": "[2]"}
     data = write_jsonl(tmp_path / "t.jsonl", [row | {"query": f"q{i}"} for i in range(3)])
     common = {"stage": "sft", "base": str(tiny_llama_dir), "data": str(data), "out": str(tmp_path / "run"), "dev_queries": 0}
-    with pytest.raises(ConfigError, match="prompt rerank-r0 shows one document, and not all of the data do"):
+    with pytest.raises(ConfigError, match="prompt rerank-r0 shows one document, but not all of the data do"):
         train(make_settings(common | {"prompt": "rerank-r0"}))
     with pytest.raises(ConfigError, match="shows several documents with prompts of kind setwise, not thinking"):
         train(make_settings(common | {"stage": "score", "prompt": "rank-r1", "data": str(lists_file(tmp_path))}))
@@ -277,8 +277,8 @@ def test_windows_are_drawn_from_a_range():
 @pytest.mark.parametrize(("values", "message"), [
     ({"list_size": [5, 3]}, "must be a number or \\[minimum, maximum\\]"),
     ({"list_size": [3]}, "must be a number or \\[minimum, maximum\\]"),
-    ({"list_size": 1}, f"must lie in 2..{MAX_DOCUMENTS}"),
-    ({"list_size": [2, 21]}, f"must lie in 2..{MAX_DOCUMENTS}"),
+    ({"list_size": 1}, f"must be in 2..{MAX_DOCUMENTS}"),
+    ({"list_size": [2, 21]}, f"must be in 2..{MAX_DOCUMENTS}"),
     ({"list_size": "many"}, "expected int or list"),
     ({"list_reward": "mrr"}, "must be rank-r1 or rearank"),
 ])  # fmt: skip

@@ -1,4 +1,4 @@
-"""Row 20: `rerank --run` reranks every query of the run that has a text, labelled or not, and says what has none."""
+"""`rerank --run` reranks every query of the run that has a text, labelled or not, and says what has none."""
 
 from __future__ import annotations
 

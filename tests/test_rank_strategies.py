@@ -71,7 +71,7 @@ def test_single_prompts_are_scored_and_diagnosed_unless_documents_are_compared(r
         assert not reranker.can_diagnose
         with pytest.raises(ConfigError, match="a method of lists has no answer per document to diagnose"):
             reranker.diagnose([QUERY], [DOCUMENTS])
-        with pytest.raises(ConfigError, match="prompts cannot be scored one by one with a method of lists"):
+        with pytest.raises(ConfigError, match="a method of lists cannot score single prompts"):
             reranker.score_encoded([])
         return
     prompts = reranker.encoder.encode_many(QUERY, DOCUMENTS)

@@ -77,7 +77,7 @@ WRONG = [OSError("disk full"), ImportError("No module named 'trl'"), SystemExit(
 
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: type(wrong).__name__)
 def test_a_job_that_fails_is_told_and_the_others_are_done(tmp_path, wrong, capsys):
-    """Row 23: one arm that fails ends neither the queue nor in silence, and is begun again by the next call."""
+    """One arm that fails ends neither the queue nor in silence, and is begun again by the next call."""
     tries = []
 
     def fail():
@@ -205,7 +205,7 @@ def test_the_queue_trains_what_is_missing_and_the_tables_follow(script, tmp_path
 
 
 def test_an_arm_without_its_library_is_told_and_the_rest_is_trained_and_measured(script, tmp_path, monkeypatch, capsys):
-    """Row 23: the peer's library is missing, and a system's checkpoint is damaged."""
+    """The peer's library is missing, and a system's checkpoint is damaged."""
     monkeypatch.setitem(sys.modules, "benchmarks.evidence.peer_training", None)  # importing it raises ImportError
     arms = ["sentence-transformers", "SFT"]
     words = ["--base", script.base, "--documents", 32, "--out", tmp_path, "--seeds", 0, "--arms", *arms, *SETS]

@@ -1,4 +1,4 @@
-"""Ranking by servers: ours in every dialect gives what the library gives; servers of others are met with their own manners.
+"""Ranking by servers: ours gives the library's results in every dialect; other servers are used in their own format.
 
 The others are small HTTP servers that score a document by the number of its letters and keep what they were asked.
 """
@@ -93,7 +93,7 @@ def hits(found):
 
 
 @pytest.mark.parametrize("dialect", ["auto", "tei", "jina", "cohere", "vllm"])
-def test_ours_gives_in_every_dialect_what_the_library_gives(server, dialect):
+def test_our_server_gives_the_librarys_results_in_every_dialect(server, dialect):
     wanted = server.reranker.rank(QUERY, DOCUMENTS, top_k=4)
     with Remote(server.url, dialect) as remote:
         found = remote.rank(QUERY, DOCUMENTS, top_k=4)
@@ -112,7 +112,7 @@ def test_top_n_is_another_name_of_top_k(server):
         wanted = hits(remote.rank(QUERY, DOCUMENTS, top_k=2))
         assert hits(remote.rank(QUERY, DOCUMENTS, top_n=2)) == wanted == hits(remote.rank(QUERY, DOCUMENTS, top_k=2, top_n=2))
         for options, message in (
-            ({"top_k": 1, "top_n": 2}, "top_n is another name of top_k, but top_k is 1 and top_n is 2"),
+            ({"top_k": 1, "top_n": 2}, "top_n is an alias of top_k, but top_k is 1 and top_n is 2"),
             ({"top_n": 0}, "top_n must be at least 1"),
         ):
             with pytest.raises(DataError, match=message):
@@ -145,7 +145,7 @@ def test_no_probability_is_claimed_for_a_model_without_calibration_or_for_others
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_others_are_recognised_and_asked_in_their_form(serve, name):
+def test_other_servers_are_recognised_and_get_their_format(serve, name):
     other = serve(**OTHERS[name])
     with Remote(other.url, model="big", key="k") as remote:
         found = remote.rank(QUERY, DOCUMENTS)
@@ -180,7 +180,7 @@ def test_the_address_may_name_the_endpoint(serve, end, dialect):
         (302, errors.ServerError, "status 302"),
     ],
 )
-def test_refusals_are_errors_of_their_kind(serve, status, error, said):
+def test_refusals_raise_specific_errors(serve, status, error, said):
     other = serve(["/v1/rerank"])
     other.script = [(status, {"location": "/elsewhere"}, {"detail": "no such thing"})]
     with Remote(other.url, "jina") as remote, pytest.raises(error, match=said) as caught:
@@ -188,7 +188,7 @@ def test_refusals_are_errors_of_their_kind(serve, status, error, said):
     assert caught.value.status == status and len(other.asked) == 1
 
 
-def test_a_busy_server_is_asked_again_when_it_says_but_not_for_ever(serve):
+def test_a_busy_server_is_retried_as_it_requests_within_the_patience(serve):
     other = serve(["/v1/rerank"])
     with Remote(other.url, "jina", patience=5) as remote:
         other.script = [(429, {"retry-after": "0"}, {}), (503, {}, {}), (429, {"retry-after": "0.1"}, {})]
@@ -202,7 +202,7 @@ def test_a_busy_server_is_asked_again_when_it_says_but_not_for_ever(serve):
             remote.rank(QUERY, ["a"])
 
 
-def test_nobody_there(serve):
+def test_an_unreachable_server(serve):
     other = serve([])
     other.stop()
     with pytest.raises(errors.ServerAway, match="is the server running"):
@@ -215,10 +215,10 @@ def test_nobody_there(serve):
      {"results": [{"index": 0, "relevance_score": float("nan")}]}, {"results": [{"index": [], "relevance_score": 1}]},
      {"results": [{"index": 0, "relevance_score": "high"}]}, "text"],
 )  # fmt: skip
-def test_answers_of_another_form_are_refused(serve, answer):
+def test_answers_in_another_format_are_refused(serve, answer):
     other = serve(["/v1/rerank"])
     other.script = [(200, {}, answer)]
-    with Remote(other.url, "jina") as remote, pytest.raises(errors.ServerError, match="not of the dialect jina"):
+    with Remote(other.url, "jina") as remote, pytest.raises(errors.ServerError, match="not in the dialect jina"):
         remote.rank(QUERY, ["a"])
 
 
@@ -250,7 +250,7 @@ def test_models_that_think_or_compare(tiny_qwen2_dir):
     with running(setwise) as server, Remote(server.url) as remote:
         assert isinstance(server.reranker.strategy.method, Setwise) and remote.meaning == "minus the place"
         assert hits(remote.rank(QUERY, DOCUMENTS[:4])) == hits(server.reranker.rank(QUERY, DOCUMENTS[:4]))
-        with pytest.raises(DataError, match="take fewer"):
+        with pytest.raises(DataError, match="pass fewer"):
             remote.rank(QUERY, ["a"] * 1001)
 
 
@@ -261,7 +261,7 @@ def prorank(*words: str):
     return found
 
 
-def test_the_command_says_what_it_says_without_a_server(server, tiny_llama_dir, tmp_path):
+def test_the_command_prints_the_same_as_without_a_server(server, tiny_llama_dir, tmp_path):
     rows = [{"text": "the garden", "id": "a"}, {"text": "a river"}, {"text": "river " * 900}]
     (tmp_path / "docs.jsonl").write_text("\n".join(map(json.dumps, rows)))
     words = [tmp_path / "docs.jsonl", "--query", QUERY, "--json", "--top-k", "2"]
@@ -294,10 +294,10 @@ def test_the_command_on_others_and_on_options_that_do_not_fit(serve, tmp_path, m
     words = [tmp_path / "docs.txt", "--query", "q"]
     monkeypatch.setenv("SOME_KEY", "secret")
     found = prorank(*words, "--server", other.url, "--api-key-env", "SOME_KEY", "--model", "rerank-v3.5")
-    assert "note: scores are relevance, mostly from 0 to 1" in found.stderr and other.keys[-1] == "Bearer secret"
+    assert "note: scores of this server are relevance, mostly from 0 to 1" in found.stderr and other.keys[-1] == "Bearer secret"
     assert other.asked[-1][1]["model"] == "rerank-v3.5" and "+6.000" in found.stdout
     for more, said in (
-        (["--server", other.url, "--dtype", "fp32"], "--dtype is for a model that is loaded here"),
+        (["--server", other.url, "--dtype", "fp32"], "--dtype is for a local model"),
         (["--server", other.url, "--no-think"], "--no-think is for"),
         (["--dialect", "tei"], "--dialect needs --server"),
         (["--server", other.url, "--api-key-env", "NO_SUCH_KEY"], "NO_SUCH_KEY is not set"),
@@ -306,7 +306,7 @@ def test_the_command_on_others_and_on_options_that_do_not_fit(serve, tmp_path, m
             prorank(*words, *more)
 
 
-def test_a_server_spares_the_libraries_of_models(serve, tmp_path):
+def test_ranking_by_a_server_imports_no_model_libraries(serve, tmp_path):
     """They take seconds to import."""
     other = serve(["/v1/rerank"])
     (tmp_path / "docs.txt").write_text("a\nlonger\n")

@@ -387,7 +387,7 @@ def test_rerank_of_a_run(verb, tmp_path, tiny_llama_dir):
         (["DOCS"], "give DOCUMENTS (a file, or - for stdin) and a query"),
         (["--query", "q"], "give DOCUMENTS (a file, or - for stdin) and a query"),
         (["MISSING", "--query", "q"], "no such file"),
-        (["EMPTY", "--query", "q"], "holds no documents"),
+        (["EMPTY", "--query", "q"], "contains no documents"),
         (["BROKEN", "--query", "q"], "broken.jsonl:2: not valid JSON"),
         (["NOTEXT", "--query", "q"], 'notext.jsonl:1: expected a JSON object with a string "text"'),
         (["LATIN", "--query", "q"], "latin.txt:1: not UTF-8 text"),

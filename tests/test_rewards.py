@@ -124,7 +124,6 @@ GOOD = thought(100) + YES
 
 @pytest.mark.parametrize("label", [1, 1.0, np.int64(1), np.float32(1), np.array(1), torch.tensor(1)])
 def test_labels_are_read_as_files_have_them(label):
-    """Row 13."""
     assert REWARD(completions=[GOOD] * 2, label=[0, label]) == [0.7, 1.2]
     assert REWARD(completions=[GOOD], label=np.array([label])) == REWARD(completions=[GOOD], label=(label,)) == [1.2]
 
@@ -147,7 +146,7 @@ def test_labels_are_read_as_files_have_them(label):
     ],
 )
 def test_a_label_that_is_none_names_row_and_value(label, message, tmp_path):
-    """Row 13: in the words of the file's reader, which refuses the same."""
+    """In the words of the file's reader, which refuses the same."""
     with pytest.raises(DataError) as caught:
         REWARD(completions=[GOOD] * 2, label=[1, label])
     assert message in str(caught.value) and "\n" not in str(caught.value)
@@ -181,7 +180,7 @@ REWARDS = {
 
 @pytest.mark.parametrize("name", list(REWARDS))
 def test_completions_in_every_form_that_trl_has(name):
-    """Row 13: no text earns what no answer earns, and messages what their text earns."""
+    """No text earns what no answer earns, and messages what their text earns."""
     reward = REWARDS[name]
     assert reward(NO_TEXT) == reward(["no tags at all"]) * len(NO_TEXT)
     assert reward(SAME) == reward([GOOD]) * len(SAME) != reward([""]) * len(SAME)
@@ -190,13 +189,11 @@ def test_completions_in_every_form_that_trl_has(name):
 @pytest.mark.parametrize("name", list(REWARDS))
 @pytest.mark.parametrize("broken", BROKEN, ids=repr)
 def test_what_is_no_completion_is_named(name, broken):
-    """Row 13."""
     with pytest.raises(DataError, match="row 1: "):
         REWARDS[name]([GOOD, broken])
 
 
 def test_the_column_finished_holds_true_and_false():
-    """Row 13."""
     assert REWARD(completions=[GOOD] * 2, label=[1, 1], finished=np.array([True, False])) == [1.2, 0.7]
     assert REWARD(completions=[], label=[]) == []
     for wrong in (["yes", True], [None, True], [1, 0]):
@@ -206,7 +203,7 @@ def test_the_column_finished_holds_true_and_false():
 
 @pytest.mark.parametrize("label", [None, 3, "", " ", True, ["[3]"], float("nan")])
 def test_labels_of_lists_are_texts(label):
-    """Row 13: a label that is missing must not be what a completion without an answer says."""
+    """A label that is missing must not be what a completion without an answer says."""
     with pytest.raises(DataError, match="row 1: 'label' must be the label of a document as a text"):
         rank_r1_reward(["nothing", "nothing"], label=["[3]", label])
     for columns in ({}, {"label": ["[3]"]}, {"label": "[3]"}):
@@ -216,7 +213,6 @@ def test_labels_of_lists_are_texts(label):
 
 @pytest.mark.parametrize("grades", [None, 1, [], "10", [1, None], [1, float("nan")], [1, -1], ["1", 0], [True, 0], [[1], [0]]])
 def test_grades_are_numbers(grades):
-    """Row 13."""
     assert rearank_reward([ORDER] * 2, grades=np.array([[0, 1], [1, 0]]))[0] == rearank_reward([ORDER], grades=[(0.0, 1.0)])[0]
     with pytest.raises(DataError, match="row 1: 'grades' must be"):
         rearank_reward([ORDER] * 2, grades=[[0, 1], grades])

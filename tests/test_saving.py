@@ -75,7 +75,7 @@ BLANKS = [" ", "   ", "\n", "\t ", "\n\n", "  x", "x  ", "\n\nx\n\n", "\u00a0x",
 
 @pytest.mark.parametrize("preset", ["prorank", "echo", "document-first"])
 def test_texts_that_spell_special_tokens_and_blanks_score_the_same(preset, tmp_path):
-    """Row 15: as documents and as queries, with an instruction too; also after loading and saving again."""
+    """As documents and as queries, with an instruction too; also after loading and saving again."""
     tokenizer = byte_tokenizer("smollm")
     folder = save_checkpoint(tmp_path / "m", tiny_llama(tokenizer), Prompt.preset(preset, max_length=400).bind(tokenizer))
     ours = Reranker(folder, dtype="fp32")
@@ -99,7 +99,7 @@ SPELLS = st.lists(st.sampled_from(PIECES), max_size=8)
 @settings(max_examples=60, deadline=None)
 @given(query=SPELLS.map("".join), document=SPELLS.map("".join), preset=st.sampled_from(["prorank", "echo", "document-first"]))
 def test_the_saved_template_gives_the_prompts_ids(query, document, preset, rendered):
-    """Row 15: whatever is put together of special tokens, their pieces and white space."""
+    """Whatever is put together of special tokens, their pieces and white space."""
     bound, tokenizer = rendered[preset]
     turns = [{"role": "query", "content": query}, {"role": "document", "content": document}]
     got = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True)["input_ids"]
@@ -123,7 +123,7 @@ def rendered(tmp_path_factory):
 
 
 def test_where_the_tokenizer_is_built_anew_no_text_is_taken_for_a_special_token(tmp_path):
-    """Row 15: transformers builds Qwen2's by itself, without the marks; scores of such texts differ, and the card says so."""
+    """Transformers builds Qwen2's by itself, without the marks; scores of such texts differ, and the card says so."""
     folder = save(tmp_path / "m", "qwen2", max_length=400)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if type(tokenizer).__name__ == "TokenizersBackend":
@@ -143,7 +143,7 @@ def test_where_the_tokenizer_is_built_anew_no_text_is_taken_for_a_special_token(
 
 
 def test_a_long_query_differs_as_the_docs_say(saved):
-    """Row 15: ours cuts the query and reads the document; the rendered text is cut at its end."""
+    """Ours cuts the query and reads the document; the rendered text is cut at its end."""
     ours, theirs = Reranker(saved, dtype="fp32"), cross_encoder(saved)
     long = "where is the garden " * 60
     pairs = [(long, document) for document in ("the garden is near the river", "bread", "x" * 40)]
@@ -154,7 +154,7 @@ def test_a_long_query_differs_as_the_docs_say(saved):
 
 
 def test_a_classifier_scores_such_texts_the_same(tmp_path):
-    """Row 15: the exported classifier in sentence-transformers."""
+    """The exported classifier in sentence-transformers."""
     from prorank.export import export
 
     source = save(tmp_path / "m", "llama", max_length=400)
@@ -319,7 +319,7 @@ def test_an_adapter_over_an_adapter_is_refused(tmp_path, tiny_llama_dir):
     (folder / "base.json").write_text(json.dumps({"name": str(folder)}))
     other = shutil.copytree(folder, tmp_path / "other")
     (folder / "base.json").write_text(json.dumps({"name": str(tiny_llama_dir), "sha256": weight_hash(tiny_llama_dir)}))
-    with pytest.raises(ModelError, match="is an adapter too; merge that one first"):
+    with pytest.raises(ModelError, match="is an adapter, too; merge it into its base first"):
         resolve(other)
 
 

@@ -1,4 +1,4 @@
-"""`prorank.Searcher` and `prorank search`: corpora, queries, first stage, fusion, hits, and what is refused."""
+"""`prorank.Searcher` and `prorank search`: corpora, queries, first stage, fusion, hits, and errors."""
 
 import json
 import logging
@@ -91,7 +91,7 @@ def test_without_a_model_the_first_stage_orders():
     assert [hit.id for hit in searcher.search("the violin and bow", min_score=hits[0].score)] == ["3"]
 
 
-def test_words_that_occur_nowhere_are_told_and_load_nothing(monkeypatch, caplog):
+def test_queries_without_matches_are_reported_and_load_no_model(monkeypatch, caplog):
     monkeypatch.setattr("prorank.reranker.Reranker.__init__", lambda *_, **__: pytest.fail("the model was loaded"))
     with caplog.at_level(logging.WARNING, "prorank"):
         assert Searcher(DOCUMENTS).search("zebra crossing") == []
@@ -235,10 +235,10 @@ def test_files_are_read_as_rerank_reads_them(name, tmp_path):
 
 def test_folders_without_texts_are_refused(tmp_path):
     write(tmp_path / "a.html", "<p>")
-    with pytest.raises(DataError, match=r"holds no documents: .*; skipped 1 other files \(1 \.html\)"):
+    with pytest.raises(DataError, match=r"contains no documents: .*; skipped 1 other files \(1 \.html\)"):
         read_corpus(tmp_path)
     (tmp_path / "none").mkdir()
-    with pytest.raises(DataError, match=r"none: holds no documents: neither corpus\.jsonl \(BEIR\) nor .* files$"):
+    with pytest.raises(DataError, match=r"none: contains no documents: neither corpus\.jsonl \(BEIR\) nor .* files$"):
         read_corpus(tmp_path / "none")
     with pytest.raises(DataError, match="gone: no such file"):
         read_corpus(tmp_path / "gone")
@@ -265,8 +265,8 @@ def test_queries_of_lines_and_of_beir_folders(tmp_path):
 
 
 BAD_QUERIES = {
-    "empty.txt": ("\n", "holds no queries"),
-    "twice.tsv": ("a\tx\na\ty\n", r"twice\.tsv:2: the id 'a' comes a second time"),
+    "empty.txt": ("\n", "contains no queries"),
+    "twice.tsv": ("a\tx\na\ty\n", r"twice\.tsv:2: the id 'a' occurs a second time"),
     "blank.tsv": ("a\tx\nb\t \n", r"blank\.tsv:2: the query 'b' is empty"),
     "notab.tsv": ("a\tx\nb\n", r"notab\.tsv:2: expected `id<tab>query`, got 'b'"),
     "no.jsonl": ('{"_id": "a"}\n', r"no\.jsonl:1: key 'text' is missing; found '_id'"),
@@ -344,8 +344,8 @@ def test_mistakes_of_the_command(place, never_loads):  # noqa: F811
     place.fails("search docs.txt violin --top-n 0", r"--top-k must be at least 1, not 0")
     place.fails("search docs.txt violin --candidates 0", r"--candidates must be at least 1, not 0")
     place.fails("search docs.txt violin --min-score nan", r"min_score must be a number, .*")
-    place.fails("search docs.txt violin --no-rerank --dtype bf16", r"--dtype is for the reranker, which --no-rerank leaves out")
-    place.fails("search docs.txt violin --no-rerank --no-think", r"--no-think is for the reranker, which --no-rerank leaves out")
+    place.fails("search docs.txt violin --no-rerank --dtype bf16", r"--dtype is for the reranker, which --no-rerank omits")
+    place.fails("search docs.txt violin --no-rerank --no-think", r"--no-think is for the reranker, which --no-rerank omits")
     place.fails("search docs.txt violin --model ./none", r"\./none: no such folder or file.*")
     place.fails("search docs.txt violin --bi-encoder none", r"none: no such folder.*")
     place.fails("search docs.txt violin --bi-encoder none --no-rerank", r"none: no such folder.*")
@@ -356,9 +356,9 @@ def test_mistakes_of_the_command(place, never_loads):  # noqa: F811
     place.fails([*local, "--prompt", "mxbay"], r"unknown prompt preset 'mxbay'; did you mean 'mxbai'\?")
     place.write("q.tsv", "q1\tviolin\n")
     place.fails("search docs.txt --queries none.tsv", r"none\.tsv: no such file")
-    place.fails("search docs.txt --queries q.tsv --json --out x.run", r"--json is for hits that are printed; .*")
+    place.fails("search docs.txt --queries q.tsv --json --out x.run", r"--json is for printed hits; .*")
     place.fails("search docs.txt --queries q.tsv --no-rerank --out set", r"set: Is a directory")
     write(place.folder / "texts" / "a b.md", "a violin")
-    place.fails("search texts --queries q.tsv --no-rerank --out x.run", r"x\.run: a TREC run cannot hold the id 'a b\.md': .*")
+    place.fails("search texts --queries q.tsv --no-rerank --out x.run", r"x\.run: a TREC run cannot contain the id 'a b\.md': .*")
     place.write("twice.jsonl", '{"id": "a", "text": "x"}\n{"id": "a", "text": "y"}\n')
     place.fails("search twice.jsonl x", r"documents 0 and 1 have the same id 'a'; ids must be unique")

@@ -1,6 +1,6 @@
-"""Row 17: fields that clients really send, bodies that nobody should, HEAD and OPTIONS.
+"""Fields of real clients, invalid bodies, HEAD and OPTIONS.
 
-What has meaning is heeded, what is harmless is taken, what would change the answer without being done is refused.
+Supported fields have an effect, harmless ones are accepted, and unsupported ones that would change the answer are refused.
 """
 
 import gzip
@@ -53,7 +53,7 @@ def refused(answer, dialect: str, status: int | None = None) -> str:
 
 
 def test_cohere_version_1_reads_the_fields_that_rank_fields_names(server):
-    """Row 17: 422 before."""
+    """422 before."""
     client = cohere.Client(api_key="any", base_url=server.url)
     strings = [{name: str(value) for name, value in each.items() if value is not None} for each in OBJECTS]
     found = client.rerank(
@@ -73,7 +73,7 @@ def test_cohere_version_2_with_all_that_its_client_sends(server):
         relevant_spans=cohere.RerankRelevantSpans(mode="disabled"),
     )  # fmt: skip
     assert [hit.index for hit in found.results] == [hit.index for hit in server.reranker.rank(QUERY, TEXTS, top_k=2)]
-    with pytest.raises(cohere.BadRequestError, match="relevant_spans: no spans"):
+    with pytest.raises(cohere.BadRequestError, match="relevant_spans: this server returns no spans"):
         client.rerank(model="m", query=QUERY, documents=TEXTS, relevant_spans=cohere.RerankRelevantSpans(mode="enabled"))
 
 
@@ -98,7 +98,7 @@ OBJECT = st.dictionaries(st.sampled_from(["text", "title", "body", "n"]), VALUES
     documents=st.lists(st.just("a text") | OBJECT, min_size=1, max_size=3),
     fields=st.none() | st.lists(st.sampled_from(["text", "title", "body", "n", "x"]), max_size=3),
 )
-def test_any_objects_are_read_as_said_or_refused(server, documents, fields):
+def test_any_objects_are_read_or_refused(server, documents, fields):
     asked = {"query": QUERY, "documents": documents, "rank_fields": fields, "return_documents": True}
     answer = server.client.post("/v1/rerank", content=json.dumps(asked), headers={"content-type": "application/json"})
     if answer.status_code != 200:
@@ -115,7 +115,7 @@ def test_any_objects_are_read_as_said_or_refused(server, documents, fields):
 @pytest.mark.parametrize(
     "documents, fields, said",
     [
-        ([{"secret": "a"}], None, "document 0 has no text; give it a field text"),
+        ([{"secret": "a"}], None, "document 0 has no text; add a field text"),
         (["a", {"text": None}], None, "document 1 has no text"),
         ([{"image": "https://secret"}], None, "document 0 has no text"),
         ([{"content": [{"type": "image_url", "image_url": {}}]}], None, "document 0 has no text"),
@@ -162,7 +162,7 @@ def test_the_docs_name_each_field():
         ("score_threshold", [0.5, 0]),
     ],
 )  # fmt: skip
-def test_what_is_not_done_is_refused(server, dialect, field, values):
+def test_unsupported_fields_are_refused(server, dialect, field, values):
     for value in values:
         assert field in refused(server.post(PATHS[dialect], body_of(dialect) | {field: value}), dialect)
     neutral = {"return_embeddings": False, "chat_template_kwargs": {}}.get(field)
@@ -243,8 +243,8 @@ BODIES = {
 
 @pytest.mark.parametrize("dialect", PATHS)
 @pytest.mark.parametrize("name", BODIES)
-def test_bodies_that_cannot_be_meant(server, dialect, name):
-    """Row 17 and its kind: each is refused in the dialect's own form, and none passes in silence."""
+def test_ambiguous_bodies_are_refused(server, dialect, name):
+    """Each is refused in the format of the dialect, and none is accepted silently."""
     text, headers = BODIES[name]
     key = b'"texts"' if dialect == "tei" else b'"documents"'
     sent = raw(text).replace(b"KEY", key)
@@ -255,7 +255,7 @@ def test_bodies_that_cannot_be_meant(server, dialect, name):
 
 
 def test_a_byte_order_mark_is_no_part_of_the_body(server):
-    """Row 3, in requests."""
+    """In requests."""
     plain = json.dumps({"query": QUERY, "documents": TEXTS}).encode()
     for kind in ("application/json", 'application/json; charset="UTF-8"', "application/json;charset=utf-8; profile=x"):
         answer = server.client.post("/v1/rerank", content=b"\xef\xbb\xbf" + plain, headers={"content-type": kind})
@@ -264,7 +264,7 @@ def test_a_byte_order_mark_is_no_part_of_the_body(server):
 
 @pytest.mark.parametrize("path", ["/health", "/info", "/v1/models", "/metrics", "/", "/playground.js", "/docs", "/openapi.json"])
 def test_head_and_options_where_get_is_taken(server, path):
-    """Row 17: 405 before."""
+    """405 before."""
     get, head = server.client.get(path), server.client.head(path)
     assert (head.status_code, head.content) == (200, b"") and head.headers.get("content-type") == get.headers.get("content-type")
     options = server.client.options(path)

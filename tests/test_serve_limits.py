@@ -1,6 +1,6 @@
-"""Limits: what is too much, too slow or not allowed is refused in time, and the server goes on answering.
+"""Limits: requests that are too large, too slow or not allowed are rejected in time, and the server keeps answering.
 
-A server that takes longer than it should is made by letting each batch sleep.
+A slow server is simulated by letting each batch sleep.
 """
 
 import concurrent.futures
@@ -74,7 +74,7 @@ def test_keys(reranker):
         assert server.client.get("/health").status_code == 200 and server.client.get("/metrics").status_code == 200
 
 
-def test_browsers_of_other_origins_are_let_in_only_where_said(server, reranker):
+def test_other_origins_are_allowed_only_on_request(server, reranker):
     ask = {"origin": "http://a.example", "access-control-request-method": "POST", "access-control-request-headers": "content-type"}
     assert "access-control-allow-origin" not in server.client.options("/v1/rerank", headers=ask).headers
     with running(reranker, origins=["http://a.example"]) as other:
@@ -84,7 +84,7 @@ def test_browsers_of_other_origins_are_let_in_only_where_said(server, reranker):
         assert "access-control-allow-origin" not in other.client.options("/v1/rerank", headers=ask).headers
 
 
-def test_beyond_the_bound_429_and_when_to_come_again(reranker):
+def test_requests_over_the_limit_get_429_with_retry_after(reranker):
     with running(reranker, Limits(max_requests=3, max_queued_documents=20)) as server:
         slowed(server.service, 0.5)
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
@@ -116,7 +116,7 @@ def test_a_deadline_of_the_server_and_one_of_the_request(reranker):
             assert server.post("/v1/rerank", BODY, headers={"x-request-timeout": value}).status_code == 422
 
 
-def test_who_goes_is_not_worked_for(reranker):
+def test_work_of_disconnected_clients_is_dropped(reranker):
     with running(reranker, batch_size=100) as server:
         slowed(server.service, 0.2)
         body = json.dumps({"query": "q", "documents": [f"the garden {i}" for i in range(100)]}).encode()
@@ -143,7 +143,7 @@ def test_slow_and_broken_bodies(reranker):
         assert answering(server)
 
 
-def test_ten_documents_beside_two_of_a_thousand(reranker):
+def test_ten_documents_are_not_delayed_by_two_requests_of_a_thousand(reranker):
     """In batches: the small request is in one of the next two, each time."""
     with running(reranker) as server:
         stop, seen = threading.Event(), []
@@ -244,14 +244,14 @@ def test_logs_hold_no_texts_and_no_messages_of_exceptions(server, caplog, capsys
     assert lines[-1]["error"] == "ValueError" and lines[-1]["trace"]
 
 
-def test_limits_that_cannot_work():
+def test_invalid_limits():
     with pytest.raises(ConfigError, match="limit max_documents must be above 0, not 0"):
         Limits(max_documents=0)
     with pytest.raises(ConfigError, match="limit request_timeout"):
         Limits(request_timeout=-1.0)
 
 
-def test_keys_and_ports_that_cannot_be_had(monkeypatch):
+def test_missing_keys_and_busy_ports(monkeypatch):
     monkeypatch.setenv("EMPTY_KEY", " ")
     for name in ("EMPTY_KEY", "NO_SUCH_KEY"):
         with pytest.raises(ConfigError, match=f"the environment variable {name} is not set or empty"):
@@ -264,7 +264,7 @@ def test_keys_and_ports_that_cannot_be_had(monkeypatch):
         listen("127.0.0.1", 99999)
 
 
-def test_many_at_once_get_what_the_library_gives(reranker):
+def test_concurrent_requests_get_the_scores_of_the_library(reranker):
     """Batches are joined over requests; each gets its own scores."""
     rng = random.Random(0)
     text = lambda: " ".join(rng.choices(WORDS, k=rng.randint(0, 60)))  # noqa: E731

@@ -60,7 +60,7 @@ def ask(url: str) -> str:
 
 
 @pytest.mark.timeout(300)
-def test_sigterm_answers_all_who_are_inside_and_kill_9_is_no_harm(start, tiny_llama_dir):
+def test_sigterm_answers_all_accepted_requests_and_kill_9_does_no_harm(start, tiny_llama_dir):
     server = start(tiny_llama_dir, "--name", "tiny", "--api-key-env", "TEST_KEY", TEST_KEY="k", PYTHONUNBUFFERED="1")
     assert server.line("ready")["model"] == "tiny"
     assert httpx2.get(f"{server.url}/v1/models").status_code == 401

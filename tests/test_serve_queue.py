@@ -59,7 +59,7 @@ def test_a_short_request_does_not_wait_for_long_ones():
     assert {item.job for item in (*serve(queue), *serve(queue))} == set(long)  # which take turns
 
 
-def test_a_stream_of_short_requests_leaves_long_ones_a_quarter():
+def test_long_requests_get_a_quarter_during_a_stream_of_short_ones():
     queue = Queue(BUDGET)
     long, batches, served = job_of(queue, 1000), 0, 0
     serve(queue), serve(queue)
@@ -81,7 +81,7 @@ def test_short_requests_share_a_batch_and_a_small_one_is_filled_up():
     assert [item.job for item in queue.take()].count(long) == 8 and few.in_flight == 1  # 14 for few, 84 for long
 
 
-def test_units_that_follow_and_units_that_come_later():
+def test_follow_up_items_and_later_items():
     queue = Queue(BUDGET)
     job = job_of(queue, 1)
     (item,) = queue.take()
@@ -103,7 +103,7 @@ def test_a_dropped_job_is_not_served_and_never_finishes():
     assert job.done == [] and job not in queue.jobs
 
 
-def test_failing_ends_all_jobs_and_those_that_come():
+def test_a_failure_ends_all_current_and_future_jobs():
     queue, error = Queue(BUDGET), ValueError("gone")
     waiting, flying = job_of(queue, 50), job_of(queue, 2)
     queue.take(), queue.take()

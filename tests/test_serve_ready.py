@@ -1,4 +1,4 @@
-"""Item 4, ready means ready: what the server does before it takes requests, what it says of that, what the first request finds.
+"""Readiness: the warm-up before requests are accepted, its messages, and the state for the first request.
 
 The first request is watched in a process of its own, for this one has long imported what a server may need late.
 """
@@ -93,8 +93,8 @@ def test_shapes_go_from_one_document_to_a_batch_of_the_longest(tiny_llama_dir):
         assert len(set(texts)) == len(texts) or len(shape.requests) > 1  # what is the same is read once
 
 
-def test_health_tells_what_it_waits_for(tiny_llama_dir):
-    """Item 4: 503 with the shape that is read, until all are."""
+def test_health_names_the_current_step(tiny_llama_dir):
+    """503 with the shape that is read, until all are."""
     gate, turn = threading.Event(), threading.Event()
 
     class Slow(Reranker):
@@ -120,8 +120,8 @@ def test_health_tells_what_it_waits_for(tiny_llama_dir):
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no memory"), MemoryError()])
-def test_a_model_that_cannot_read_a_shape_never_gets_ready(tiny_llama_dir, error):
-    """What would fail in a client's request fails before, and is told with its own kind."""
+def test_a_failing_warm_up_request_prevents_readiness(tiny_llama_dir, error):
+    """Errors that clients would get are raised before, with the same kind."""
 
     class Broken(Reranker):
         def score_encoded(self, lists):
@@ -134,7 +134,7 @@ def test_a_model_that_cannot_read_a_shape_never_gets_ready(tiny_llama_dir, error
         assert server.client.get("/health").status_code == 503 and server.post("/v1/rerank", BODY).status_code == 503
 
 
-def test_a_server_that_goes_while_it_starts_ends(tiny_llama_dir):
+def test_a_server_can_be_stopped_during_its_start(tiny_llama_dir):
     turn = threading.Event()
 
     class Slow(Reranker):

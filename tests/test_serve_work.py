@@ -1,4 +1,4 @@
-"""Models that think and models that are shown several documents, served: the same answers as the library's.
+"""Thinking models and list models on a server: the same answers as from the library.
 
 Several clients ask at once, so their thoughts and comparisons go through the model together.
 """
@@ -29,7 +29,7 @@ def thinker(tiny_qwen2_dir):
         yield server
 
 
-def test_thoughts_come_when_asked_for_and_scores_are_the_librarys(thinker):
+def test_thoughts_are_returned_on_request_with_the_librarys_scores(thinker):
     bodies = [body | {"raw_scores": True, "return_thoughts": True} for body in ASKED]
     for body, found in zip(bodies, together(thinker, bodies)):
         hits = thinker.reranker.rank(body["query"], body["documents"])
@@ -78,7 +78,7 @@ def test_scores_of_lists_are_places_and_say_so(lister):
     assert int(found.headers["x-compute-tokens"]) > 0
 
 
-def test_what_was_cut_for_a_list_is_told(lister):
+def test_truncation_in_lists_is_reported(lister):
     long = " ".join(WORDS * 400)
     found = lister.post("/v2/rerank", {"query": "garden", "documents": [long, *DOCUMENTS[:3]]})
     assert found.headers["x-prorank-truncated-indices"] == "0" and found.json()["meta"]["warnings"]
@@ -87,7 +87,7 @@ def test_what_was_cut_for_a_list_is_told(lister):
     assert lister.post("/rerank", {"query": "garden", "texts": [long, "a"], "truncate": False}).status_code == 422
 
 
-def test_what_a_model_of_lists_cannot_be_asked(lister):
+def test_unsupported_options_of_list_models(lister):
     for path, more in (("/v1/rerank", {"long_documents": "chunk"}), ("/v1/rerank", {"return_thoughts": True})):
         assert lister.post(path, {"query": "garden", "documents": DOCUMENTS} | more).status_code == 422
     assert lister.post("/score", {"queries": ["a", "b"], "documents": ["c", "d"]}).status_code == 400

@@ -59,7 +59,7 @@ def test_a_run_becomes_the_default_model(place, capsys):
     assert all(path.stat().st_mode & 0o044 == 0o044 for path in folder.iterdir())
 
 
-def test_the_card_says_what_it_was_told(place):
+def test_the_card_contains_its_json(place):
     told = json.loads(place.card.read_text()) | {"limits": ["Knows nothing of tea."]}
     place_card = default_model.MODELS.parent / "card.json"
     place_card.write_text(json.dumps(told))
@@ -68,7 +68,7 @@ def test_the_card_says_what_it_was_told(place):
     assert text.startswith("---\nlibrary_name: prorank\nbase_model: HuggingFaceTB/SmolLM2-135M-Instruct\nlicense: apache-2.0\n")
     for part in ("| toy | 0.5 |", "| toy | none |", "prorank train x.yaml", "list_size: 5", "- Knows nothing of tea."):
         assert part in text
-    assert "lists.jsonl" not in text and "No probability is claimed." in text
+    assert "lists.jsonl" not in text and "Hits have no probabilities." in text
 
 
 def test_shipping_again_replaces_it_and_gives_the_same_bytes(place):
@@ -106,16 +106,16 @@ def test_calibrations_of_other_weights_are_refused(place, tmp_path, capsys):
     fails(capsys, [*words, tmp_path / "none.json"], "no calibration.json; prorank calibrate")
 
 
-def test_what_may_not_be_shipped(place, tmp_path, capsys, monkeypatch):
+def test_invalid_runs_are_not_shipped(place, tmp_path, capsys, monkeypatch):
     card = ["--card", place.card]
     fails(capsys, [place.cache / "smollm2-135m", *card], "no adapter; train it with lora")
     other = save_adapter(tmp_path / "other", save_tiny(tmp_path / "base", seed=3))
     fails(capsys, [other, *card], "whose weights are not those of smollm2-135m")
     lists = save_lists(tmp_path / "lists", place)
-    fails(capsys, [lists, *card], "needs a saved prompt that asks about one document at once")
+    fails(capsys, [lists, *card], "needs a saved prompt of kind binary, for one document")
     fails(capsys, [tmp_path / "none", *card], "no such folder or file")
     monkeypatch.setattr(module, "LIMIT", 1000)
-    fails(capsys, [place.run, *card], "bytes in bf16, and at most 1,000 may be shipped; train with a lower lora.r")
+    fails(capsys, [place.run, *card], "bytes in bf16, but at most 1,000 are allowed; train with a lower lora.r")
 
 
 def save_lists(folder, place):
@@ -129,7 +129,7 @@ def save_lists(folder, place):
     return save_checkpoint(folder, model, bound, ("smollm2-135m", found.path))
 
 
-def test_scores_that_move_too_far_keep_it_from_being_shipped(place, capsys, monkeypatch):
+def test_scores_that_change_too_much_prevent_shipping(place, capsys, monkeypatch):
     monkeypatch.setattr(module, "NOISE", -1.0)
     fails(capsys, [place.run, "--card", place.card], "in bf16 a score differs by 0.0")
 

@@ -1,4 +1,4 @@
-"""What is printed: streams of other encodings, strangers' text on a terminal, a reader that goes away."""
+"""Printing: streams of other encodings, untrusted text on a terminal, a reader that closes the pipe."""
 
 import io
 import json
@@ -74,7 +74,6 @@ def printed(monkeypatch, words, encoding: str) -> tuple[int, bytes]:
 
 @pytest.mark.parametrize("words", VERBS, ids=lambda words: " ".join(words[:1] + words[-1:]))
 def test_every_verb_prints_on_streams_of_any_encoding(words, nasty, monkeypatch):
-    """Row 8."""
     for number, encoding in enumerate(ENCODINGS):
         code, said = printed(monkeypatch, [word.replace("❤", f"❤{number}") for word in words], encoding)
         assert code == 0 and said.decode(encoding).strip()
@@ -82,7 +81,7 @@ def test_every_verb_prints_on_streams_of_any_encoding(words, nasty, monkeypatch)
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_json_is_whole_in_every_encoding(encoding, nasty, monkeypatch):
-    """Row 8: in ASCII where stdout is not UTF-8, as a reader of JSON takes it for that."""
+    """In ASCII where stdout is not UTF-8, as a reader of JSON takes it for that."""
     code, said = printed(monkeypatch, VERBS[1], encoding)
     documents = {row["index"]: row["document"] for row in map(json.loads, said.decode("utf-8").splitlines())}
     assert code == 0 and documents[0] == {"id": "é[b]", "_id": "d1", "text": NASTY}
@@ -90,7 +89,7 @@ def test_json_is_whole_in_every_encoding(encoding, nasty, monkeypatch):
 
 @pytest.mark.parametrize("variables", [{"PYTHONIOENCODING": name} for name in ENCODINGS] + [{"PYTHONUTF8": "0", "LC_ALL": "C"}])
 def test_help_and_errors_in_a_process_of_their_own(variables, tmp_path):
-    """Row 8: as a shell starts it; the error line names a file whose name the stream cannot hold."""
+    """As a shell starts it; the error line names a file whose name the stream cannot hold."""
     for words, code in ((["--help"], 0), (["rerank", "日本.txt", "--query", "q"], 2)):
         done = subprocess.run(
             [sys.executable, "-m", "prorank", *words], capture_output=True, cwd=tmp_path,
@@ -101,7 +100,7 @@ def test_help_and_errors_in_a_process_of_their_own(variables, tmp_path):
 
 
 def test_documents_are_shown_as_they_are(capsys, monkeypatch):
-    """Row 18: no markup, no emoji, no escape sequence, nothing doubled; ids and thoughts alike."""
+    """No markup, no emoji, no escape sequence, nothing doubled; ids and thoughts alike."""
     monkeypatch.setenv("COLUMNS", "400")
     hit = Hit(0, 1.0, {"text": NASTY, "id": NASTY}, thought=NASTY, thought_cut=False)
     show_hits([hit], as_json=False, thoughts=True)
@@ -110,7 +109,7 @@ def test_documents_are_shown_as_they_are(capsys, monkeypatch):
 
 
 def test_evaluations_show_names_as_they_are(capsys, monkeypatch):
-    """Row 18: datasets, systems, notes, and bars."""
+    """Datasets, systems, notes, and bars."""
     from prorank.evaluate.results import Evaluation, Row
 
     monkeypatch.setenv("COLUMNS", "400")
@@ -163,27 +162,26 @@ def test_no_spinner_in_files_and_pipes(monkeypatch, capsys):
 
 @pytest.mark.parametrize("name", ["a\x1b[31mb", "a\nb", "a\u202eb", "[red]:warning:", "a\\"])
 def test_error_lines_are_one_line_of_text(name, place):  # noqa: F811
-    """Row 18: names of files, in errors."""
+    """Names of files, in errors."""
     code, said = place.run("rerank", name, "--query", "q", "--model", str(place.base))
     assert (code, said) == (2, f"error: {one_line(name)}: no such file\n")
 
 
 def test_log_lines_are_shown_as_they_are():
-    """Row 18."""
     record = logging.LogRecord("prorank", logging.INFO, "", 0, "%s: read", (NASTY,), None)
     assert VisibleFormatter("%(message)s").format(record) == f"{SHOWN}: read"
 
 
 @pytest.mark.parametrize("text", ["é 日本", "plain", None])
 def test_arguments_are_utf8_in_an_ascii_locale(text, monkeypatch):
-    """Row 8: PYTHONUTF8=0 with LC_ALL=C hands over each byte for itself."""
+    """PYTHONUTF8=0 with LC_ALL=C hands over each byte for itself."""
     monkeypatch.setattr(os, "fsencode", lambda given: given.encode("ascii", "surrogateescape"))
     assert argument_text(text and text.encode().decode("ascii", "surrogateescape")) == text
 
 
 @given(st.text())
-def test_nothing_but_printable_text_is_printed(text):
-    """Row 18: whatever the text; what is printable stays as it is, and JSON says the same."""
+def test_only_printable_text_is_printed(text):
+    """Whatever the text; what is printable stays as it is, and JSON says the same."""
     shown = visible(text)
     assert not [c for c in shown if ord(c) < 32 and c not in "\t\n" or 0x7F <= ord(c) < 0xA0 or 0xD800 <= ord(c) < 0xE000]
     assert plain(text).plain == shown and "\n" not in one_line(text)
@@ -195,8 +193,8 @@ def test_nothing_but_printable_text_is_printed(text):
 
 @pytest.mark.parametrize("buffered", [True, False])
 @pytest.mark.parametrize("words", [VERBS[0], VERBS[1], ["pull", "模"], ["--version"]], ids=["table", "json", "pull", "version"])
-def test_a_reader_that_went_away_ends_it_quietly(words, buffered, nasty, monkeypatch, capsys):
-    """Row 11: as `| head -1`, with a line in the buffer or none."""
+def test_a_closed_pipe_ends_the_program_silently(words, buffered, nasty, monkeypatch, capsys):
+    """As `| head -1`, with a line in the buffer or none."""
     reading, writing = os.pipe()
     os.close(reading)
     with io.TextIOWrapper(open(writing, "wb", buffering=-1 if buffered else 0), "utf-8", write_through=not buffered) as stream:
@@ -209,7 +207,7 @@ def test_a_reader_that_went_away_ends_it_quietly(words, buffered, nasty, monkeyp
 
 @pytest.mark.parametrize("words", [VERBS[0], VERBS[1], ["pull", "模"], ["--version"]], ids=["table", "json", "pull", "version"])
 def test_a_full_disk_behind_stdout_is_one_line(words, nasty, monkeypatch, capsys):
-    """Row 11: `> FILE` on a disk that is full must not end as a success."""
+    """`> FILE` on a disk that is full must not end as a success."""
     with open("/dev/full", "w") as stream:
         monkeypatch.setattr(sys, "stdout", stream)
         monkeypatch.setattr("sys.argv", ["prorank", *words])
@@ -221,7 +219,7 @@ def test_a_full_disk_behind_stdout_is_one_line(words, nasty, monkeypatch, capsys
 
 @pytest.mark.parametrize("words", VERBS, ids=lambda words: " ".join(words[:1] + words[-1:]))
 def test_a_closed_stdout_is_no_error(words, nasty, monkeypatch):
-    """Row 8: `>&-`, and programs without a console."""
+    """`>&-`, and programs without a console."""
     monkeypatch.setattr(sys, "stdout", None)
     monkeypatch.setattr("sys.argv", ["prorank", *words])
     with pytest.raises(SystemExit) as ended:

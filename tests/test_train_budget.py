@@ -17,7 +17,7 @@ from prorank.checkpoints.resolve import resolve
 from prorank.data.formats import read_groups
 from prorank.errors import ConfigError
 from prorank.prompts.prompt import Prompt
-from prorank.train.micro_batches import MicroBatches, comes_again, total_steps
+from prorank.train.micro_batches import MicroBatches, by_length, comes_again, total_steps
 from prorank.train.settings.common_settings import BUDGETS
 from prorank.train.settings.stage_settings import Score, Warmup, dump_settings, load_settings, make_settings
 from prorank.train.stages.warmup import WarmupStage
@@ -36,23 +36,22 @@ def recipe(folder, **values):
 
 
 CASES = [
-    ({"steps": 80}, ["minutes=20"], {"minutes": 20.0}, ["minutes=20 takes the place of steps=80"]),
-    ({"minutes": 20.0}, ["steps=5"], {"steps": 5}, ["steps=5 takes the place of minutes=20.0"]),
-    ({"minutes": 20.0}, ["epochs=2"], {"epochs": 2.0}, ["epochs=2 takes the place of minutes=20.0"]),
-    ({"epochs": 3.0}, ["steps=5"], {"steps": 5}, ["steps=5 takes the place of epochs=3.0"]),
-    ({"minutes": 20.0, "max_epochs": 4.0}, ["steps=5"], {"steps": 5}, ["steps=5 takes the place of minutes=20.0, max_epochs=4.0"]),
+    ({"steps": 80}, ["minutes=20"], {"minutes": 20.0}, ["minutes=20 replaces steps=80"]),
+    ({"minutes": 20.0}, ["steps=5"], {"steps": 5}, ["steps=5 replaces minutes=20.0"]),
+    ({"minutes": 20.0}, ["epochs=2"], {"epochs": 2.0}, ["epochs=2 replaces minutes=20.0"]),
+    ({"epochs": 3.0}, ["steps=5"], {"steps": 5}, ["steps=5 replaces epochs=3.0"]),
+    ({"minutes": 20.0, "max_epochs": 4.0}, ["steps=5"], {"steps": 5}, ["steps=5 replaces minutes=20.0, max_epochs=4.0"]),
     ({"minutes": 20.0, "max_epochs": 4.0}, ["minutes=9"], {"minutes": 9.0, "max_epochs": 4.0}, []),
-    ({"steps": 8}, ["minutes=20", "max_epochs=2"], {"minutes": 20.0, "max_epochs": 2.0}, ["minutes=20 takes the place of steps=8"]),
-    ({}, ["minutes=20", "steps=5"], {"steps": 5}, ["steps=5 takes the place of minutes=20"]),
-    ({}, ["steps=5", "steps=7"], {"steps": 7}, ["steps=7 takes the place of steps=5"]),
+    ({"steps": 8}, ["minutes=20", "max_epochs=2"], {"minutes": 20.0, "max_epochs": 2.0}, ["minutes=20 replaces steps=8"]),
+    ({}, ["minutes=20", "steps=5"], {"steps": 5}, ["steps=5 replaces minutes=20"]),
+    ({}, ["steps=5", "steps=7"], {"steps": 7}, ["steps=7 replaces steps=5"]),
     ({"minutes": 20.0}, ["minutes=", "steps=5"], {"steps": 5}, []),
     ({"steps": 80}, ["learning_rate=1e-4"], {"steps": 80}, []),
 ]
 
 
 @pytest.mark.parametrize(("own", "texts", "wanted", "lines"), CASES)
-def test_the_later_budget_takes_the_place_of_the_other_and_says_so(own, texts, wanted, lines, tmp_path, caplog):
-    """Row 31."""
+def test_a_later_budget_replaces_the_other_with_a_note(own, texts, wanted, lines, tmp_path, caplog):
     path = recipe(tmp_path, **own)
     assert budget(load_settings(path, texts)) == wanted
     assert [record.getMessage() for record in caplog.records] == [f"{path}: {line}" for line in lines]
@@ -60,17 +59,16 @@ def test_the_later_budget_takes_the_place_of_the_other_and_says_so(own, texts, w
 
 @pytest.mark.parametrize("two", [("steps", "minutes"), ("steps", "epochs"), ("epochs", "minutes")])
 def test_two_in_one_file_are_refused(two, tmp_path):
-    """Row 31."""
     path = recipe(tmp_path, **dict.fromkeys(two, 5))
     with pytest.raises(ConfigError, match=f"r.yaml: key '{two[1]}' and {two[0]} exclude each other; give one"):
         load_settings(path)
 
 
 def test_a_refused_command_line_is_one_line(tmp_path, caplog):
-    """Row 31: no word of budgets beside the error."""
+    """No word of budgets beside the error."""
     with pytest.raises(ConfigError, match="key 'minutes' must be above 0"):
         load_settings(recipe(tmp_path, steps=80), ["minutes=0"])
-    with pytest.raises(ConfigError, match="key 'max_epochs' is for a budget in minutes"):
+    with pytest.raises(ConfigError, match="key 'max_epochs' is only valid with minutes"):
         load_settings(recipe(tmp_path, minutes=20), ["max_epochs=2", "steps=5"])
     assert not caplog.records
 
@@ -80,7 +78,7 @@ TEXTS = st.lists(st.sampled_from(["steps=3", "minutes=2", "epochs=4", "minutes="
 
 @given(texts=TEXTS, own=st.sampled_from(["", *BUDGETS]))
 def test_there_is_never_more_than_one(texts, own, tmp_path_factory):
-    """Row 31: whatever is given in whatever order, the last one counts, and the settings written down can be read again."""
+    """Whatever is given in whatever order, the last one counts, and the settings written down can be read again."""
     logging.getLogger("prorank").setLevel(logging.ERROR)
     path = recipe(tmp_path_factory.mktemp("r"), **({own: 9} if own else {}))
     settings = load_settings(path, texts)
@@ -92,11 +90,11 @@ def test_there_is_never_more_than_one(texts, own, tmp_path_factory):
 
 @pytest.mark.parametrize("value", [".nan", ".inf", "-.inf"])
 def test_numbers_that_are_not_finite_are_refused(value, tmp_path):
-    """Row 6: a setting must not be what a loss must not become."""
+    """Settings must be finite numbers."""
     for key in ("learning_rate", "answer_mass_weight", "minutes"):
         with pytest.raises(ConfigError, match=f"key '{key}' is -?(nan|inf); expected a finite number"):
             load_settings(recipe(tmp_path), [f"{key}={value}"])
-    with pytest.raises(ConfigError, match="needs a weight of 0 or more"):
+    with pytest.raises(ConfigError, match="needs a weight of at least 0"):
         load_settings(recipe(tmp_path), [f"loss.bce={value}"])
 
 
@@ -105,8 +103,8 @@ SPENT = [({"steps": 2}, False), ({"steps": 3}, True), ({"minutes": 1.0}, True), 
 
 
 @pytest.mark.parametrize(("given", "again"), SPENT)
-def test_the_reference_is_computed_once_where_prompts_come_again(given, again, tmp_path, tiny_llama_dir, monkeypatch):
-    """Row 20: under any budget, not under epochs alone, and not kept where nothing comes again."""
+def test_the_reference_is_computed_once_if_prompts_repeat(given, again, tmp_path, tiny_llama_dir, monkeypatch):
+    """Under any budget, not under epochs alone, and not kept where nothing comes again."""
     data = tmp_path / "d.jsonl"
     data.write_text("".join(json.dumps({"query": f"q {i}", "pos": [f"a {i}"], "neg": [f"b {i}"]}) + "\n" for i in range(4)))
     groups, model = read_groups(data), load_model(resolve(tiny_llama_dir), torch.float32, torch.device("cpu"))
@@ -123,9 +121,10 @@ def test_the_reference_is_computed_once_where_prompts_come_again(given, again, t
 
 
 class Counted:
-    """A stage whose examples say how often they were encoded."""
+    """A stage that counts how often its examples are encoded."""
 
     cpu_examples = 4
+    arrange = staticmethod(by_length)
 
     def __init__(self, examples: int) -> None:
         self.examples, self.calls = examples, []
@@ -140,7 +139,7 @@ class Counted:
 
 @pytest.mark.parametrize(("micro", "repeat"), [(1, 1), (2, 1), (8, 1), (2, 3)])
 def test_a_batch_is_encoded_once_for_all_of_its_micro_batches(micro, repeat):
-    """Row 20: 8 examples a step, not 8 for each of its micro-batches; a resumed run that begins amid a step sees the same."""
+    """8 examples per step, not 8 per micro-batch; a resumed run that begins within a step sees the same."""
     stage = Counted(64)
     steps = MicroBatches(stage, 4 * repeat, 8, micro, repeat)
     seen = [[example.key for example in steps[i]] for i in range(len(steps))]
@@ -149,5 +148,5 @@ def test_a_batch_is_encoded_once_for_all_of_its_micro_batches(micro, repeat):
     assert seen == alone and sorted(key for some in seen[: 8 // micro] for key in some) == list(range(8))
 
 
-def test_one_pass_is_the_budget_where_none_is_given():
+def test_the_default_budget_is_one_pass():
     assert total_steps(Score(data="d", out="o", batch_size=4), 40, 1) == 10

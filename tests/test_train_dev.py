@@ -1,6 +1,6 @@
-"""The measures of a dev set: ir-measures' own nDCG@10, and nothing for a model that says what it is shown.
+"""Dev measures: nDCG@10 as by ir-measures, and no credit for repeating the input order.
 
-Lists in files hold relevant documents first, so an order or a tie that stays as it came would be perfect.
+Files contain relevant documents first, so an unchanged order, or ties, would be perfect.
 """
 
 import ir_measures
@@ -32,11 +32,11 @@ def rank(document: str) -> int:
 
 
 @pytest.mark.parametrize("place", [1, 0], ids=["the order shown", "all alike"])
-def test_a_model_that_knows_nothing_looks_like_one(monkeypatch, place):
+def test_an_uninformed_model_gets_a_low_ndcg(monkeypatch, place):
     assert 0.2 < measured(monkeypatch, lambda row: -place * np.arange(len(row))) < 0.6
 
 
-def test_one_that_knows_is_perfect_and_its_opposite_worthless(monkeypatch):
+def test_a_perfect_model_gets_1_and_its_opposite_the_minimum(monkeypatch):
     assert measured(monkeypatch, lambda row: [-rank(d) for d in row]) == pytest.approx(1.0)
     assert measured(monkeypatch, lambda row: [rank(d) for d in row]) == 0
 
@@ -57,7 +57,7 @@ def test_long_lists_keep_relevant_documents_up_to_half(monkeypatch):
 
 @pytest.mark.parametrize(("gain", "worth"), [("linear", 2), ("exponential", 3)])
 def test_the_gain_of_the_settings_is_the_dev_figures(monkeypatch, gain, worth):
-    """Row 21: grades 2 and 1 in the wrong order."""
+    """Grades 2 and 1 in the wrong order."""
     found = measured(monkeypatch, lambda row: [{1: 2, 0: 1}.get(rank(d), 0) for d in row], gain=gain)
     assert found == pytest.approx((1 + worth / np.log2(3)) / (worth + 1 / np.log2(3)))
 

@@ -1,6 +1,6 @@
-"""Runs that go wrong: numbers that are not finite and disks that are full end them by name, and what was saved before stays whole.
+"""Failing runs: numbers that are not finite and full disks end them with a clear error, and saved files stay complete.
 
-Weights are poisoned amid a real run, and writes fail by the operating system's own limit on the size of files.
+Weights are poisoned during a real run, and writes fail by the operating system's limit on the size of files.
 """
 
 import json
@@ -94,7 +94,7 @@ def all_finite(out: Path) -> bool:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_run_stops_at_the_first_loss_that_is_not_finite(stage, settings, tmp_path, monkeypatch):
-    """Row 6: in every stage, naming step, loss and remedy; the best before and its checkpoint stay, and resume goes on there."""
+    """In every stage, naming step, loss and remedy; the best before and its checkpoint stay, and resume goes on there."""
     head = "value_head.weight" if stage.endswith("ppo") else None
     chosen, out = settings(stage), tmp_path / "run"
     with monkeypatch.context() as patch:
@@ -102,9 +102,9 @@ def test_a_run_stops_at_the_first_loss_that_is_not_finite(stage, settings, tmp_p
         with pytest.raises(TrainingError) as error:
             run.train(chosen)
     told = str(error.value)
-    remedy = f"begin again in another 'out' with a lower learning_rate (now {chosen.learning_rate:g})"
+    remedy = f"start again with another 'out' and a lower learning_rate (now {chosen.learning_rate:g})"
     assert "\n" not in told and "step 3: the loss is nan" in told and remedy in told
-    assert f"{out / 'model'} holds the best weights so far, of step 2; {out / 'checkpoint-2'} is a whole checkpoint" in told
+    assert f"{out / 'model'} contains the best weights so far, of step 2; {out / 'checkpoint-2'} is a complete checkpoint" in told
     assert [folder.name for folder in checkpoints(out)] == ["checkpoint-2"] and not (out / "done.json").exists()
     assert all_finite(out) and weights(out / "model")
     run.train(chosen, resume=True)
@@ -112,7 +112,7 @@ def test_a_run_stops_at_the_first_loss_that_is_not_finite(stage, settings, tmp_p
 
 
 def test_gradients_that_are_not_finite_stop_it_before_they_touch_the_weights(settings, tmp_path):
-    """Row 6: a learning rate that throws the first step's weights so far that the second one has a loss and no gradient."""
+    """A learning rate that throws the first step's weights so far that the second one has a loss and no gradient."""
     with pytest.raises(TrainingError, match=r"step 2: the (gradient norm|loss) is (nan|inf).*now 1e\+30.*No weights of this run"):
         run.train(settings(learning_rate=1e30, save_every=0))
     assert all_finite(tmp_path / "run") and not (tmp_path / "run" / "model").exists()
@@ -120,7 +120,7 @@ def test_gradients_that_are_not_finite_stop_it_before_they_touch_the_weights(set
 
 @pytest.mark.parametrize("stage", ["warmup", "score", "order"])
 def test_weights_that_collapsed_are_not_called_the_best(stage, settings, tmp_path):
-    """Row 6: learning_rate=1e6, where losses stay finite and every document gets the same score."""
+    """Learning_rate=1e6, where losses stay finite and every document gets the same score."""
     with pytest.raises(TrainingError, match="step 2: all documents of the dev set get the same score"):
         run.train(settings(stage, learning_rate=1e6))
     assert not (tmp_path / "run" / "model").exists()
@@ -128,7 +128,7 @@ def test_weights_that_collapsed_are_not_called_the_best(stage, settings, tmp_pat
 
 @pytest.mark.parametrize("num_evaluations", [2, 0])
 def test_weights_that_are_not_finite_are_never_saved(num_evaluations, settings, tmp_path, monkeypatch):
-    """Row 6: the last step of all spoils them: neither a dev measure nor the end of the run nor a checkpoint takes them."""
+    """The last step of all spoils them: neither a dev measure nor the end of the run nor a checkpoint takes them."""
     poison(monkeypatch, 4, after=True)
     with pytest.raises(TrainingError, match="step 4: weight '.*' is not finite"):
         run.train(settings(num_evaluations=num_evaluations))
@@ -137,7 +137,7 @@ def test_weights_that_are_not_finite_are_never_saved(num_evaluations, settings, 
 
 
 def test_a_dev_measure_that_is_not_finite_is_not_the_best(settings, tmp_path, monkeypatch):
-    """Row 6: weights and losses are finite, the measure is not."""
+    """Weights and losses are finite, the measure is not."""
     real = base.StageTrainer._measured
 
     def evaluate(stage, model):
@@ -156,7 +156,7 @@ def test_a_dev_measure_that_is_not_finite_is_not_the_best(settings, tmp_path, mo
 
 @pytest.mark.parametrize("weight", ["model.embed_tokens.weight", "model.layers.1.mlp.down_proj.weight", "model.norm.weight"])
 def test_a_base_that_is_damaged_is_refused_by_name(weight, settings, tmp_path, tiny_llama_dir, monkeypatch, capsys):
-    """Row 6: on the command line too, with code 2, one line, and nothing on disk."""
+    """On the command line too, with code 2, one line, and nothing on disk."""
     folder = shutil.copytree(tiny_llama_dir, tmp_path / "base")
     damaged = load_file(folder / "model.safetensors")
     damaged[weight].view(-1)[7] = float("inf")
@@ -174,7 +174,7 @@ def test_a_base_that_is_damaged_is_refused_by_name(weight, settings, tmp_path, t
 
 
 def test_a_damaged_checkpoint_is_neither_adapted_nor_calibrated(settings, tmp_path, tiny_llama_dir):
-    """Row 6: and nothing is written that says it was."""
+    """And nothing is written that says it was."""
     folder, data = shutil.copytree(tiny_llama_dir, tmp_path / "base"), settings().data
     damaged = load_file(folder / "model.safetensors")
     damaged["model.norm.weight"][3] = torch.nan
@@ -213,8 +213,8 @@ PLACES = {  # what is being written when the disk is full: a method of the train
 
 
 @pytest.mark.parametrize("where", PLACES)
-def test_a_full_disk_is_one_line_and_what_is_whole_stays_whole(where, settings, tmp_path, monkeypatch, disk):
-    """Row 6: wherever the write fails; with room again the run goes on and ends as if nothing had been."""
+def test_a_full_disk_gives_one_line_and_saved_files_stay_complete(where, settings, tmp_path, monkeypatch, disk):
+    """Wherever the write fails; with room again the run goes on and ends as if nothing had been."""
     method, step = PLACES[where]
     chosen, out = settings(), tmp_path / "run"
     real = getattr(base.StageTrainer, method)
@@ -230,8 +230,8 @@ def test_a_full_disk_is_one_line_and_what_is_whole_stays_whole(where, settings, 
             run.train(chosen)
     disk.free()
     told = str(error.value)
-    assert "\n" not in told and "cannot be read or written" in told and "go on with the same command (train: add --resume)" in told
-    assert f"{out / 'model'} holds the best" in told and f"{out / 'checkpoint-2'} is a whole checkpoint" in told
+    assert "\n" not in told and "cannot be read or written" in told and "continue with the same command" in told
+    assert f"{out / 'model'} contains the best" in told and f"{out / 'checkpoint-2'} is a complete checkpoint" in told
     left = [path.name for path in out.iterdir()]
     assert not [name for name in left if name.startswith(".")] and all_finite(out) and "done.json" not in left
     if where == "the state":  # the last place of all: the longest way back
@@ -241,7 +241,7 @@ def test_a_full_disk_is_one_line_and_what_is_whole_stays_whole(where, settings, 
         assert all(same(again / name, out / name) for name in ("model", "checkpoint-4"))
 
 
-def test_json_has_no_numbers_that_are_not_finite():
-    """Row 6: null in their place, however deep they lie."""
+def test_json_has_only_finite_numbers():
+    """Null in their place, however deep they lie."""
     value = {"a": float("nan"), "b": [1.0, float("-inf"), {"c": (float("inf"), 2)}], "d": True, "e": "NaN"}
     assert json.loads(dumps(value)) == {"a": None, "b": [1.0, None, {"c": [None, 2]}], "d": True, "e": "NaN"}

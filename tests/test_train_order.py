@@ -67,7 +67,7 @@ def test_lambdarank_weighs_pairs_by_what_a_swap_changes(rows, gain):
 
 @pytest.mark.parametrize(("gain", "gains"), [("linear", [3, 1, 0.5, 0]), ("exponential", [7, 1, 2**0.5 - 1, 0])])
 def test_listnet_targets_are_the_gains(gain, gains):
-    """Row 21: the loss `listnet` has the gain of the measure."""
+    """The loss `listnet` has the gain of the measure."""
     scores, grades = torch.tensor([0.2, -1.0, 2.0, 0.0]).double(), torch.tensor([3.0, 1.0, 0.5, 0.0]).double()
     wanted = -sum(value / sum(gains) * float(p) for value, p in zip(gains, scores.log_softmax(-1)))
     assert float(listnet(scores, grades / 3, grades, gain=gain)) == pytest.approx(wanted, abs=1e-9)
@@ -87,7 +87,7 @@ def graded_folder(folder):
 
 @pytest.mark.parametrize("gain", GAINS)
 def test_reward_dev_figure_and_evaluation_are_one_measure(gain, tmp_path, tiny_llama_dir):
-    """Row 21: on graded labels what stage order rewards, its dev figure and nDCG@10 of `prorank.evaluate` are one number."""
+    """On graded labels what stage order rewards, its dev figure and nDCG@10 of `prorank.evaluate` are one number."""
     data = graded_folder(tmp_path / "graded")
     stage, model = stage_of(tiny_llama_dir, data, list_size=5, gain=gain)
     rewarded = stage.loss(model, [stage.example(i) for i in range(6)])[1]["reward_sorted"]
@@ -209,7 +209,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(tmp_path, tiny_llama_dir):
     ({"advantage": "best"}, "key 'advantage' must be exact, leave-one-out or group"),
     ({"advantage": "group", "num_generations": 1}, "key 'num_generations' must be at least 2"),
     ({"loss": {"kl": 1.0}}, "key 'teacher' is needed by loss kl"),
-    ({"reward_weight": 0.0}, "stage score does without a reward"),
+    ({"reward_weight": 0.0}, "for no reward use stage score"),
     ({"gain": "exponental"}, "key 'gain' must be linear or exponential, not 'exponental'"),
 ])  # fmt: skip
 def test_settings_that_cannot_work_are_refused(changes, message):
@@ -219,7 +219,7 @@ def test_settings_that_cannot_work_are_refused(changes, message):
 
 @pytest.mark.parametrize("stage", ["warmup", "score", "order", "reason"])
 def test_every_stage_that_counts_labels_has_the_setting(stage):
-    """Row 21: linear as evaluation prints it; of stage reason, whose one nDCG is REARANK's reward, REARANK's own."""
+    """Linear as evaluation prints it; of stage reason, whose one nDCG is REARANK's reward, REARANK's own."""
     values = {"stage": stage, "data": "d", "out": "o"}
     assert make_settings(values).gain == ("exponential" if stage == "reason" else "linear")
     assert make_settings(values | {"gain": "exponential"}).gain == "exponential"
@@ -229,7 +229,7 @@ def test_every_stage_that_counts_labels_has_the_setting(stage):
 
 @pytest.mark.parametrize("where", ["data", "dev"])
 def test_labels_that_a_gain_cannot_count_are_refused_before_the_weights_are_read(where, tmp_path):
-    """Row 21: percentages as grades with exponential gains."""
+    """Percentages as grades with exponential gains."""
     rows = [{"query": f"q {i}", "pos": ["a"], "neg": ["b"]} for i in range(4)]
     good = write_jsonl(tmp_path / "good.jsonl", rows)
     bad = write_jsonl(tmp_path / "bad.jsonl", [row | {"pos_labels": [85]} for row in rows])

@@ -291,7 +291,7 @@ def test_several_runs_share_a_picture_and_thoughts_are_shown(tmp_path, tiny_llam
     monkeypatch.setattr("sys.argv", ["prorank", *asked, "--no-think", "--show-thoughts"])
     with pytest.raises(SystemExit) as done:
         main()
-    assert done.value.code == 2 and "is asked at once and has no thoughts" in capsys.readouterr().err
+    assert done.value.code == 2 and "answers at once and has no thoughts" in capsys.readouterr().err
 
 
 def test_the_value_head_stays_with_training(tmp_path, tiny_llama_dir):

@@ -164,6 +164,6 @@ def test_dev_queries_are_held_out_whole():
 def test_the_stage_wants_a_thinking_prompt(tmp_path, tiny_llama_dir):
     data = write(tmp_path / "train.jsonl", thoughts(4))
     values = {"stage": "sft", "data": str(data), "out": str(tmp_path / "run"), "base": str(tiny_llama_dir), "prompt": "echo"}
-    with pytest.raises(ConfigError, match="needs a prompt of kind thinking, such as rerank-r0, and echo is binary"):
+    with pytest.raises(ConfigError, match="needs a prompt of kind thinking, such as rerank-r0, but echo is binary"):
         train(make_settings(values))
     assert not (tmp_path / "run").exists()

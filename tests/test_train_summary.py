@@ -1,4 +1,4 @@
-"""What a run says of itself: a warning of a small dev set, figures before and after, curves of single points, its last lines."""
+"""Messages of a run: a warning of a small dev set, figures before and after, curves of single points, its last lines."""
 
 import itertools
 import json
@@ -31,25 +31,24 @@ def trained(tmp_path, tiny_llama_dir):
 
 
 CASES = [
-    (9, {}, "the dev set has only 1 query, so its figures mean little"),
-    (30, {}, "the dev set has only 6 queries, so its figures mean little"),
-    (4, {}, "there is no dev set, as the data have too few queries; the last weights are kept, unmeasured"),
+    (9, {}, "the dev set has only 1 query, so its figures are unreliable"),
+    (30, {}, "the dev set has only 6 queries, so its figures are unreliable"),
+    (4, {}, "there is no dev set, as the data have too few queries; the last weights are saved unevaluated"),
     (30, {"dev_queries": 0}, ""), (30, {"num_evaluations": 0}, ""), (5 * FEW_QUERIES, {"dev_queries": FEW_QUERIES}, ""),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("lists", "changes", "wanted"), CASES)
-def test_a_small_dev_set_is_told_before_training(lists, changes, wanted, trained, monkeypatch, caplog):
-    """Row 33."""
+def test_a_small_dev_set_is_warned_of_before_training(lists, changes, wanted, trained, monkeypatch, caplog):
     monkeypatch.setattr("prorank.train.run.plot", lambda run: None)
     with caplog.at_level(logging.WARNING, "prorank"):
         trained(lists, **changes)
     said = [record.getMessage() for record in caplog.records if "dev set" in record.getMessage()]
-    assert [line.split("; label more")[0].split(" and choose")[0] for line in said] == ([wanted] if wanted else [])
+    assert [line.split("; label more")[0].split(", and so is")[0] for line in said] == ([wanted] if wanted else [])
 
 
-def test_the_end_tells_before_and_after_steps_documents_and_where(trained):
-    """Row 33: a run that is shorter than `log_every`, whose figures come to the log at its end."""
+def test_the_last_lines_contain_measures_steps_documents_and_path(trained):
+    """A run that is shorter than `log_every`, whose figures come to the log at its end."""
     out = trained(30, num_evaluations=1, log_every=50)
     lines, done = read_metrics(out), json.loads((out / "done.json").read_text())
     before, after = (line for line in lines if "dev_ndcg@10" in line)
@@ -59,23 +58,23 @@ def test_the_end_tells_before_and_after_steps_documents_and_where(trained):
     assert told[0] == f"checkpoint: {out / 'model'}" and told[-1] == f"curves: {out / 'train_curves.png'}"
     assert told[1].startswith("dev, 6 queries, before -> after (step 2): ndcg@10 ")
     assert f"{before['dev_ndcg@10']:.4f} -> {after['dev_ndcg@10']:.4f}" in told[1]
-    assert ("no better than before training" in told[1]) == (after["dev_score"] <= before["dev_score"])
+    assert ("not better than before training" in told[1]) == (after["dev_score"] <= before["dev_score"])
     assert told[2].startswith("trained 2 steps on 12 documents in ") and done["documents"] == 12
 
 
 def test_a_short_run_by_minutes_has_a_line_of_figures(trained, monkeypatch):
-    """Row 33: it ends before `log_every` steps, and nobody knew beforehand."""
+    """It ends before `log_every` steps, and nobody knew beforehand."""
     ticks = itertools.count()
     monkeypatch.setattr(course, "time", SimpleNamespace(monotonic=lambda: 5.0 * next(ticks)))
     monkeypatch.setattr("prorank.train.run.plot", lambda run: None)
     out = trained(30, steps=None, minutes=1, log_every=500, num_evaluations=0)
     lines = [line for line in read_metrics(out) if "loss" in line]
     assert len(lines) == 1 and lines[0]["step"] == json.loads((out / "done.json").read_text())["step"] < 500
-    assert "dev: not measured" in summary(out)
+    assert "dev: not evaluated" in summary(out)
 
 
 def test_single_points_are_marks(tmp_path, monkeypatch):
-    """Row 33: curves of one point are seen, beside others that have more."""
+    """Curves of one point are seen, beside others that have more."""
     from matplotlib.axes import Axes
 
     drawn, real = [], Axes.plot

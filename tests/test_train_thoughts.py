@@ -1,6 +1,6 @@
-"""Scores behind a model's own thoughts: what is trained is what ranking reads, written once, kept, and written anew where asked.
+"""Scores after a model's own thoughts: training and ranking have the same prompts; thoughts are cached and refreshed.
 
-The witness is the Reranker of the same checkpoint, which thinks of every document by itself.
+The reference is the Reranker of the same checkpoint, which thinks about every document.
 """
 
 import json
@@ -110,7 +110,7 @@ def test_scores_in_training_are_those_of_ranking(thinking, lists, tmp_path, plai
         assert np.abs(b - c).max() > 1e-2  # a thought makes a difference
 
 
-def test_thoughts_are_written_together_within_the_budget_and_serve_again(llama, lists, tmp_path, monkeypatch):
+def test_thoughts_are_generated_together_within_the_budget_and_reused(llama, lists, tmp_path, monkeypatch):
     run = tmp_path / "run"
     stage, _ = stage_of(llama, lists, run, steps=2)
     first = stage.example(0)
@@ -137,7 +137,7 @@ def test_thoughts_of_other_weights_or_another_prompt_are_not_used(llama, lists, 
         stage_of(llama, lists, run)[0].example(0)
 
 
-def test_thoughts_are_written_anew_where_asked_and_by_the_weights_of_then(llama, lists, tmp_path):
+def test_thoughts_are_refreshed_with_the_current_weights(llama, lists, tmp_path):
     once = train(make_settings(values(llama, lists, tmp_path / "once", epochs=2, learning_rate=1e-2))).parent
     anew = train(make_settings(values(llama, lists, tmp_path / "anew", epochs=2, learning_rate=1e-2, refresh_thoughts=1))).parent
     assert {row["round"] for row in kept(once)} == {0} and {row["round"] for row in kept(anew)} == {0, 1}
@@ -195,7 +195,7 @@ def test_a_checkpoint_teaches_its_own_scores(llama, tiny_llama_dir, lists, tmp_p
     assert not Reranker(folder, device="cpu").thinks  # taught to answer at once
 
 
-def test_what_cannot_work_is_told_before_weights_are_read(llama, tiny_llama_dir, lists, tmp_path, monkeypatch):
+def test_invalid_settings_are_refused_before_weights_are_read(llama, tiny_llama_dir, lists, tmp_path, monkeypatch):
     monkeypatch.setattr("prorank.train.run.load_model", None)
     for prompt in ("prorank", "setwise"):
         given = values(tiny_llama_dir, lists, tmp_path / "run", prompt=prompt)

@@ -1,7 +1,6 @@
-"""Rerankers and what they give in other processes: pickled, copied, spawned, forked after ranking with two threads.
+"""Rerankers and their results in other processes: pickled, copied, spawned, forked after ranking with two threads.
 
-Row 16 of the faults found by trying what users of rerankers report. Each process is waited for with a bound and ended after it, as
-what went wrong here was a child that hangs for ever.
+Each process is ended after a time limit, because a faulty child would hang.
 """
 
 import copy
@@ -41,7 +40,6 @@ def travelled(value):
 
 @pytest.mark.parametrize("copied", [travelled, copy.deepcopy, copy.copy], ids=["pickle", "deepcopy", "copy"])
 def test_a_reranker_is_made_again_from_its_name_and_options(copied, calibrated_dir):
-    """Row 16."""
     one = Reranker(calibrated_dir, "cpu", dtype="fp32")
     hits = one.rank(QUERY, DOCUMENTS)
     other = copied(one)
@@ -49,8 +47,7 @@ def test_a_reranker_is_made_again_from_its_name_and_options(copied, calibrated_d
     assert (other.name, other.fingerprint) == (one.name, one.fingerprint) and other.cuts.total == len(DOCUMENTS)
 
 
-def test_options_of_methods_travel_too(tiny_llama_dir):
-    """Row 16."""
+def test_options_of_methods_are_pickled(tiny_llama_dir):
     assert travelled(travelled(Reranker(tiny_llama_dir, max_length=150))).encoder.longest == 150
     one = Reranker(tiny_llama_dir, dtype="fp32", method="setwise", k=3, branching=2)
     other = travelled(one)
@@ -58,7 +55,6 @@ def test_options_of_methods_travel_too(tiny_llama_dir):
 
 
 def test_a_relative_folder_is_found_from_elsewhere_and_keeps_its_name(tiny_llama_dir, tmp_path, monkeypatch):
-    """Row 16."""
     monkeypatch.chdir(tiny_llama_dir.parent)
     data = pickle.dumps(Reranker(tiny_llama_dir.name, dtype="fp32"))
     monkeypatch.chdir(tmp_path)
@@ -67,27 +63,25 @@ def test_a_relative_folder_is_found_from_elsewhere_and_keeps_its_name(tiny_llama
     assert len(pickle.dumps(other)) < 2000  # no weights
 
 
-def test_the_default_model_travels(standin):
-    """Row 16: as `pickle.loads(pickle.dumps(Reranker()))`."""
+def test_the_default_model_is_pickled(standin):
+    """As `pickle.loads(pickle.dumps(Reranker()))`."""
     assert travelled(Reranker()).rank(QUERY, DOCUMENTS) == Reranker().rank(QUERY, DOCUMENTS)
 
 
 @pytest.mark.parametrize("copied", [travelled, copy.deepcopy], ids=["pickle", "deepcopy"])
 def test_a_model_in_memory_is_refused_with_a_remedy(copied):
-    """Row 16."""
     with pytest.raises(ModelError, match="around a model in memory cannot be pickled or copied; save the model"):
         copied(small())
 
 
-def test_a_remote_connects_anew():
-    """Row 16."""
+def test_an_unpickled_remote_connects_again():
     with running(small()) as server, Remote(server.url, "jina", patience=5) as one, travelled(one) as other:
         assert (other.url, other.dialect, other.patience) == (one.url, "jina", 5)
         assert other.rank(QUERY, DOCUMENTS) == one.rank(QUERY, DOCUMENTS)
 
 
-def test_what_comes_out_of_a_ranking_travels(tiny_llama_dir):
-    """Row 16: hits, prompts, counters, and what holds a Reranker."""
+def test_results_of_a_ranking_are_pickled(tiny_llama_dir):
+    """Hits, prompts, counters, and what holds a Reranker."""
     one = Reranker(tiny_llama_dir, dtype="fp32")
     hits = one.rank(QUERY, [{"text": "the garden", "id": 3}])
     assert travelled(hits) == hits and isinstance(travelled(hits)[0], Hit)
@@ -98,22 +92,21 @@ def test_what_comes_out_of_a_ranking_travels(tiny_llama_dir):
 
 
 @pytest.mark.parametrize("kind", ERRORS)
-def test_errors_travel_with_what_they_say(kind):
-    """Row 16: a pool of processes hands an exception on by pickling it."""
+def test_errors_are_pickled_with_their_message(kind):
+    """A pool of processes hands an exception on by pickling it."""
     error = kind("what is wrong", 503) if issubclass(kind, ServerError) else kind("what is wrong")
     for other in (travelled(error), copy.copy(error)):
         assert type(other) is kind and str(other) == "what is wrong" and vars(other) == vars(error)
 
 
-def test_a_refusal_travels():
-    """Row 16."""
+def test_a_request_error_is_pickled():
     error = RequestError("invalid", "what is wrong", "query", [{"loc": ["body"]}], retry_after=3)
     other = travelled(error)
     assert str(other) == str(error) and vars(other) == vars(error)
 
 
-def test_a_reward_travels():
-    """Row 16: trainers start processes, too."""
+def test_a_reward_is_pickled():
+    """Trainers start processes, too."""
     reward = travelled(RuleReward(Rules(), counter(byte_tokenizer()), only=["acc_weight"], eos=2))
     assert reward(completions=["<think>so</think><answer>yes</answer>"], label=[1]) == [0.5]
 
@@ -158,7 +151,7 @@ def order(hits) -> list[int]:
 
 @forks
 def test_a_forked_child_ranks(ranked):
-    """Row 16: gunicorn --preload, Celery."""
+    """Gunicorn --preload, Celery."""
     want = str(order(ranked.rank(QUERY, DOCUMENTS * 20)))
     assert in_fork(lambda: order(ranked.rank(QUERY, DOCUMENTS * 20))) == want
     assert in_fork(lambda: in_fork(lambda: order(ranked.rank(QUERY, DOCUMENTS * 20)))) == want  # a child of a child
@@ -168,7 +161,6 @@ def test_a_forked_child_ranks(ranked):
 
 @forks
 def test_a_forked_child_answers_async_calls_and_loads_others(ranked, tiny_llama_dir):
-    """Row 16."""
     import asyncio
 
     want = str(order(asyncio.run(ranked.arank(QUERY, DOCUMENTS))))
@@ -179,8 +171,8 @@ def test_a_forked_child_answers_async_calls_and_loads_others(ranked, tiny_llama_
 
 
 @forks
-def test_a_fork_amid_a_ranking_waits_for_it(ranked, monkeypatch):
-    """Row 16: another thread's lock would stay locked in the child for ever."""
+def test_a_fork_waits_for_a_running_ranking(ranked, monkeypatch):
+    """Another thread's lock would stay locked in the child for ever."""
     at_work, go_on = threading.Event(), threading.Event()
     plain = ranked.strategy.score
 
@@ -200,16 +192,15 @@ def test_a_fork_amid_a_ranking_waits_for_it(ranked, monkeypatch):
 
 
 @forks
-def test_a_forked_child_says_why_a_gpu_does_not_work_there(ranked, monkeypatch):
-    """Row 16."""
+def test_a_forked_child_reports_that_a_gpu_does_not_work(ranked, monkeypatch):
     monkeypatch.setattr(ranked, "device", torch.device("cuda"))
     assert "ModelError: " in (said := in_fork(lambda: ranked.rank(QUERY, DOCUMENTS)))
     assert "a model on cuda does not work in a forked process; load it in that process" in said
 
 
 @forks
-def test_a_forked_child_takes_plain_steps_for_compiled_ones(ranked):
-    """Row 16: compiled steps ask OpenMP for the parent's number of threads, whatever the child has."""
+def test_a_forked_child_uses_plain_instead_of_compiled_steps(ranked):
+    """Compiled steps ask OpenMP for the parent's number of threads, whatever the child has."""
     before = ranked.runtime.engine.kernels
     try:
         ranked.runtime.engine.kernels = marked = copy.copy(before)
@@ -224,7 +215,6 @@ def ranks(reranker, sent) -> None:
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_multiprocessing_starts_processes_that_rank(ranked, start):
-    """Row 16."""
     if start not in multiprocessing.get_all_start_methods():
         pytest.skip(f"this system does not {start}")
     context = multiprocessing.get_context(start)
@@ -239,7 +229,6 @@ def test_multiprocessing_starts_processes_that_rank(ranked, start):
 
 @pytest.mark.slow
 def test_joblib_carries_a_reranker_to_its_workers(tiny_llama_dir):
-    """Row 16."""
     joblib = pytest.importorskip("joblib", reason="joblib is not installed")
     one = Reranker(tiny_llama_dir, device="cpu", dtype="fp32")
     found = joblib.Parallel(n_jobs=2, timeout=SECONDS)(joblib.delayed(one.rank)(QUERY, DOCUMENTS) for _ in range(2))
@@ -247,7 +236,7 @@ def test_joblib_carries_a_reranker_to_its_workers(tiny_llama_dir):
 
 
 def test_importing_changes_no_fork():
-    """Row 16: a process that has made no Reranker keeps its threads in its children."""
+    """A process that has made no Reranker keeps its threads in its children."""
     code = (
         "import os, torch; torch.set_num_threads(2)\nimport prorank.reranker\n"
         "child = os.fork()\nif not child: os._exit(torch.get_num_threads())\n"

@@ -1,6 +1,6 @@
-"""Parts: what of a document its prompts show, under every preset that shows one document.
+"""Truncation and chunks of documents, for every preset that shows one document.
 
-With no bounds asked for, `encode_chunks` gives the very ids that `encode` gives.
+Without limits, `encode_chunks` returns the ids of `encode`.
 """
 
 import pytest
@@ -23,7 +23,7 @@ BOUND = {name: Prompt.preset(name, max_length=most).bind(byte_tokenizer("qwen2")
     count=st.integers(0, 300), room=st.integers(1, 60), chunks=st.integers(1, 9), overlap=st.floats(0, 0.9),
     most=st.none() | st.integers(1, 200), side=st.sampled_from(["right", "left"]),
 )  # fmt: skip
-def test_parts_fit_overlap_and_miss_nothing_but_what_they_say(count, room, chunks, overlap, most, side):
+def test_chunks_fit_overlap_and_omit_only_what_they_report(count, room, chunks, overlap, most, side):
     ids = list(range(count))
     truncation = Truncation(max_document_tokens=most, max_chunks=chunks, overlap=overlap, side=side)
     shown, cut = truncation.split(ids, room)
@@ -68,11 +68,11 @@ def test_bounds_of_document_query_prompt_and_side():
     asked = bound.encode_chunks(QUERY, ["the garden"], truncation=Truncation(max_query_tokens=2))[0][0]
     assert asked.query_cut == bound.encode(QUERY, "the garden").query_cut + len(bound.tokenizer(QUERY)["input_ids"]) - 2
     assert len(bound.encode_chunks(QUERY, [LONG], truncation=Truncation(max_prompt_tokens=150))[0][0].ids) == 150
-    with pytest.raises(PromptError, match="20 tokens leave no room for a document"):
+    with pytest.raises(PromptError, match="20 tokens leave none for a document"):
         bound.encode_chunks(QUERY, [LONG], truncation=Truncation(max_prompt_tokens=20))
 
 
-def test_parts_that_cannot_work():
+def test_invalid_truncation():
     with pytest.raises(ConfigError, match="side 'up' is not known; valid: right, left"):
         Truncation(side="up")
     with pytest.raises(ConfigError, match="chunks must be at least 1"):

@@ -1,4 +1,4 @@
-"""Row 17 and row 20: connections to other servers, made in one place: proxies, certificates, keys, waits between tries.
+"""Connections to other servers: proxies, certificates, keys, pauses between attempts.
 
 Proxies are small HTTP servers on this machine; dead ones are ports that nobody listens on.
 """
@@ -94,8 +94,8 @@ BROKEN = {
 
 @pytest.mark.parametrize("user", USERS)
 @pytest.mark.parametrize("name, value", [(name, value) for name, values in BROKEN.items() for value in values])
-def test_an_environment_that_cannot_work_is_named(monkeypatch, web, user, name, value):
-    """Row 17: making a client can fail, too."""
+def test_invalid_environment_variables_are_named(monkeypatch, web, user, name, value):
+    """Making a client can fail, too."""
     monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=f"{name}.*unset") as caught:
         USERS[user](web().url)
@@ -106,18 +106,18 @@ def test_an_environment_that_cannot_work_is_named(monkeypatch, web, user, name, 
 @pytest.mark.parametrize("user", USERS)
 @pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
 def test_a_dead_proxy_is_blamed_and_not_the_server(monkeypatch, web, user, name):
-    """Row 17: the server runs, the proxy does not."""
+    """The server runs, the proxy does not."""
     server = web()
     monkeypatch.setenv(name, f"http://user:secret@{DEAD}/")
-    said = f"proxy http://{DEAD} that {name} names.*127.0.0.1 to NO_PROXY"
+    said = f"proxy http://{DEAD} from {name}.*127.0.0.1 to NO_PROXY"
     with pytest.raises((errors.ServerAway, DataError), match=said) as caught:
         USERS[user](server.url)
     assert "server running" not in str(caught.value) and "secret" not in str(caught.value) and not server.paths
 
 
-def test_what_a_proxy_answers_is_told_as_its_answer(monkeypatch, web):
-    """Row 17: 407 is a proxy's, 502 may be."""
-    for status, said in ((407, "put them into HTTP_PROXY"), (502, "through the proxy that HTTP_PROXY names.*status 502")):
+def test_errors_of_a_proxy_are_attributed_to_it(monkeypatch, web):
+    """407 is a proxy's, 502 may be."""
+    for status, said in ((407, "put them into HTTP_PROXY"), (502, "through the proxy in HTTP_PROXY.*status 502")):
         monkeypatch.setenv("HTTP_PROXY", web(status).url)
         for user in (lambda: Remote("http://rerank.example").rank("q", ["a"]), lambda: ask_once("http://rerank.example")):
             with pytest.raises((errors.ServerError, DataError), match=said):
@@ -125,8 +125,8 @@ def test_what_a_proxy_answers_is_told_as_its_answer(monkeypatch, web):
 
 
 @pytest.mark.parametrize("exception", ["127.0.0.1", "other, 127.0.0.1", "*", "127.0.0.0/8", "127.0.0.1:{port}"])
-def test_no_proxy_goes_past_proxies_and_their_faults(monkeypatch, web, exception):
-    """Row 17: a proxy that is not used cannot fail."""
+def test_no_proxy_avoids_proxies_and_their_errors(monkeypatch, web, exception):
+    """A proxy that is not used cannot fail."""
     server, proxy = web(), web()
     for name, value in (("ALL_PROXY", "socks5://x:1"), ("HTTP_PROXY", proxy.url), ("HTTPS_PROXY", "ftp://x")):
         monkeypatch.setenv(name, value)
@@ -148,7 +148,7 @@ def test_no_proxy_goes_past_proxies_and_their_faults(monkeypatch, web, exception
         ("a b", "b", True), ("http://example.org", "example.org", True),
     ],
 )  # fmt: skip
-def test_whom_no_proxy_covers(monkeypatch, exceptions, host, direct):
+def test_addresses_that_no_proxy_covers(monkeypatch, exceptions, host, direct):
     monkeypatch.setenv("HTTP_PROXY", "proxy:1")
     monkeypatch.setenv("NO_PROXY", exceptions)
     assert (proxy_for("http", host, 8000) is None) == direct
@@ -172,7 +172,7 @@ def test_any_address_of_a_server_is_used_or_refused(address):
         assert str(error).startswith("--server http://")
 
 
-def test_tls_that_fails_is_told_at_once(web):
+def test_tls_errors_are_not_retried(web):
     """A certificate or a protocol that is wrong will be wrong in the next try as well, so nothing is tried again."""
     url = web().url.replace("http:", "https:")
     endpoint = Endpoint(url, "big", patience=600)
@@ -183,8 +183,8 @@ def test_tls_that_fails_is_told_at_once(web):
         Remote(url)
 
 
-def test_keys_that_no_header_can_carry(monkeypatch, web):
-    """Row 17: they fail when the client is made, and are not shown."""
+def test_keys_that_headers_cannot_contain(monkeypatch, web):
+    """They fail when the client is made, and are not shown."""
     for key in ("sécret", "sec\nret", "秘密"):
         monkeypatch.setenv("SOME_KEY", key)
         for use in (lambda key=key: Remote(web().url, key=key), lambda: Endpoint(web().url, "big", key="SOME_KEY")):
@@ -194,7 +194,7 @@ def test_keys_that_no_header_can_carry(monkeypatch, web):
 
 
 def test_the_commands_end_with_one_line(monkeypatch, tmp_path):
-    """Row 17: exit code 2 comes from ProRankError, which `main` turns into one line."""
+    """Exit code 2 comes from ProRankError, which `main` turns into one line."""
     (tmp_path / "docs.txt").write_text("a\n")
     (tmp_path / "pairs.jsonl").write_text('{"query": "q", "document": "d"}\n')
     monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1080")
@@ -230,8 +230,8 @@ class Clock:
 
 
 @pytest.mark.parametrize("header", AT_ONCE)
-def test_a_server_that_says_at_once_is_not_asked_in_a_hot_loop(monkeypatch, web, header):
-    """Row 20: pauses grow whatever Retry-After says, and tries are few."""
+def test_a_retry_after_of_0_causes_no_busy_loop(monkeypatch, web, header):
+    """Pauses grow whatever Retry-After says, and tries are few."""
     clock, server = Clock(), web(429, {"Retry-After": header})
     monkeypatch.setattr("prorank.utils.http_retry.time", clock)
     with pytest.raises(errors.TooBusy, match="busy after 60 seconds"):
@@ -240,8 +240,8 @@ def test_a_server_that_says_at_once_is_not_asked_in_a_hot_loop(monkeypatch, web,
 
 
 @pytest.mark.parametrize("header", AT_ONCE)
-def test_a_teacher_that_says_at_once_is_not_asked_in_a_hot_loop(monkeypatch, web, header):
-    """Row 20, the other client."""
+def test_a_retry_after_of_0_from_a_teacher_causes_no_busy_loop(monkeypatch, web, header):
+    """The other client."""
     clock, server = Clock(), web(503, {"Retry-After": header})
     endpoint = Endpoint(server.url, "big", patience=300)
     monkeypatch.setattr("prorank.utils.http_retry.time", clock)
@@ -256,8 +256,8 @@ LATER = ["3600", "1e300", "inf", "9" * 400, "Fri, 21 Oct 2150 07:28:00 GMT", "Fr
 
 
 @pytest.mark.parametrize("header", LATER)
-def test_who_asks_for_more_than_patience_is_not_waited_for(monkeypatch, web, header):
-    """Row 20: nor does any clock overflow, nor do other threads wait for that long."""
+def test_a_retry_after_beyond_the_patience_is_not_waited_for(monkeypatch, web, header):
+    """Nor does any clock overflow, nor do other threads wait for that long."""
     clock, server = Clock(), web(429, {"Retry-After": header})
     monkeypatch.setattr("prorank.utils.http_retry.time", clock)
     with pytest.raises(errors.TooBusy, match="seconds more"):
@@ -279,7 +279,7 @@ def test_pauses_double_up_to_the_longest():
 
 
 def test_compute_threads_share_processors_unless_the_user_says_how_they_wait(monkeypatch):
-    """Item 4: spinning threads took seconds for a request on a busy machine."""
+    """Spinning threads took seconds for a request on a busy machine."""
     for set_by_user, want in (({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)):
         for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
             monkeypatch.delenv(name, raising=False)

@@ -1,4 +1,4 @@
-"""Hashes of weights that are kept in the cache folder: used again for the same files, computed anew for changed ones."""
+"""Cached hashes of weights: reused for the same files, computed again for changed ones."""
 
 import os
 import shutil
@@ -52,13 +52,13 @@ def test_changed_files_are_hashed_again(folder):
     assert weight_hash(folder) == before
 
 
-def test_files_of_a_moment_ago_are_not_kept(folder, tmp_path, monkeypatch):
+def test_hashes_of_recently_changed_files_are_not_cached(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(weight_hashes, "SETTLED_NS", 10**12)
     weight_hash(folder)
     assert not (tmp_path / "cache").exists()
 
 
-def test_small_files_are_not_kept(folder, tmp_path, monkeypatch):
+def test_hashes_of_small_files_are_not_cached(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(weight_hashes, "MIN_BYTES", 10**6)
     weight_hash(folder)
     assert not (tmp_path / "cache").exists()

@@ -1,14 +1,13 @@
-"""Measure calibration list by list: ECE and Brier score before and after three fits, on queries that no fit has seen.
+"""Measure calibration by list: ECE and Brier score before and after three fits, on queries that are not part of any fit.
 
-The fits are the checkpoint's own (`prorank calibrate`), one on the dev sets, and one on the list's other queries in folds, which
-stands for calibration on a team's own labels.
+The fits are the checkpoint's own (`prorank calibrate`), one on the dev sets, and a cross-validated one on the list's other queries,
+which represents calibration on a team's own labels.
 
     PRORANK_DATA=... python -m benchmarks.evidence.calibration --model runs/smollm2-135m/score --out runs/calibration
 
-A label above 0 is relevant. Only judged candidates count where a list has judged ones of both kinds; where it names relevant
-documents alone, the other candidates count as not relevant, as they do in nDCG. The method of a fit is the one of least log loss
-on held-out folds of what it is fitted on. Scores are kept in `--out`; `results.json` has all figures, `reliability.png` is the
-diagram over all lists.
+A label above 0 is relevant. If a list has judged candidates of both kinds, only these count. If it judges relevant documents only,
+the other candidates count as not relevant, as in nDCG. The method of a fit is the one with the lowest log loss on held-out folds of
+its data. Scores are stored in `--out`; `results.json` contains all figures, `reliability.png` the diagram over all lists.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ SHOWN = ("ece", "ece_equal_count", "brier")
 
 
 def folds_of(queries: Sequence[str], folds: int = FOLDS) -> np.ndarray:
-    """The fold of every pair [n] from its query: all pairs of a query lie in one."""
+    """Return the fold of every pair [n]; all pairs of a query are in the same fold."""
     names = sorted(set(queries))
     Random("folds").shuffle(names)
     place = {name: i % folds for i, name in enumerate(names)}
@@ -46,7 +45,7 @@ def folds_of(queries: Sequence[str], folds: int = FOLDS) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Pairs:
-    """A list's pairs [n]: query ids, scores, labels of 0 and 1; `unjudged`: candidates without a judgement are among them."""
+    """Pairs [n] of a list: query ids, scores, labels of 0 and 1; `unjudged`: whether they include candidates without judgement."""
 
     queries: list[str]
     scores: np.ndarray
@@ -58,20 +57,20 @@ class Pairs:
 
 
 def judged(task: Task, result: Any) -> Pairs:
-    """The judged candidates of a list; all of them where only relevant ones are judged."""
+    """Return the judged candidates of a list; all candidates if only relevant ones are judged."""
     pairs = Pairs(*pairs_of(task, result), False)
     return pairs if len(set(pairs.labels)) == 2 else Pairs(*pairs_of(task, result, unjudged=True), True)
 
 
 def probabilities(one: Pairs, dev: Calibration, own: Calibration | None) -> dict[str, np.ndarray]:
-    """Those [n] of a list before and after each fit."""
+    """Return the probabilities [n] of a list before and after each fit."""
     values = {"before": sigmoid(one.scores)} | ({"own": own.apply(one.scores)} if own else {})
     folds = out_of_fold(one.scores, one.labels, folds_of(one.queries), AUTO)
     return values | {"dev sets": dev.apply(one.scores), "folds": folds}
 
 
 def picture(lists: dict[str, Pairs], stated: dict[str, dict[str, np.ndarray]], path: Path) -> Path:
-    """The reliability diagram of all lists together, before and after the model's own calibration, or else that of the dev sets."""
+    """Draw the reliability diagram over all lists, before and after the model's own calibration, or that of the dev sets."""
     every = {fit: np.concatenate([fits[fit] for fits in stated.values()]) for fit in next(iter(stated.values()))}
     after = "own" if "own" in every else "dev sets"
     labels = np.concatenate([one.labels for one in lists.values()])
@@ -79,7 +78,7 @@ def picture(lists: dict[str, Pairs], stated: dict[str, dict[str, np.ndarray]], p
 
 
 def table(rows: dict[str, dict[str, Any]], measure: str) -> None:
-    """Print one measure of all lists, a column for each fit."""
+    """Print one measure of all lists, with a column for each fit."""
     fits = [name for name, value in next(iter(rows.values())).items() if isinstance(value, dict)]
     print(f"| {measure} | pairs | relevant | unjudged | " + " | ".join(fits) + " |\n|" + "---|" * (len(fits) + 4))
     for name, row in rows.items():
@@ -89,14 +88,14 @@ def table(rows: dict[str, dict[str, Any]], measure: str) -> None:
 
 
 def loaded(options: argparse.Namespace, model: Any) -> dict[str, dict[str, Pairs]]:
-    """The pairs of every set, by kind and name."""
+    """Return the pairs of every set, by kind and name."""
     tasks = tasks_of(options.lists, options.dev, options.top_k, options.limit)
     score = lambda kind, task: scored(task, model, options.out / kind, options.top_k)  # noqa: E731
     return {kind: {task.name: judged(task, score(kind, task)) for task in group} for kind, group in tasks.items()}
 
 
 def fitted(sets: dict[str, Pairs]) -> tuple[Calibration, str]:
-    """(calibration, what it was fitted on) of all dev sets together."""
+    """Return (calibration, description of its data) of all dev sets together."""
     queries = [f"{name}/{query}" for name, one in sets.items() for query in one.queries]
     scores, labels = (np.concatenate([getattr(one, name) for one in sets.values()]) for name in ("scores", "labels"))
     method = choose(scores, labels, folds_of(queries))

@@ -1,14 +1,14 @@
 """Draw learning curves: nDCG@10 after training on 50, 500 and 5,000 labels, from a trained reranker and from the untrained base.
 
-A label is a judged (query, document) pair. Mined negatives (none with `--judged-only`) need no judgement and are not counted.
-The queries measured are the same for all points, and no point was trained on one of them.
+A label is a judged (query, document) pair. Mined negatives (none with `--judged-only`) need no judgement and are not counted. All
+points are evaluated on the same queries, and none was trained on them.
 
     PRORANK_DATA=... python -m benchmarks.evidence.curves --data climate_fever --split test --judged-only --seeds 0 1 2 \
         --bases "trained=runs/smollm2-135m/score@3e-5" "untrained=smollm2-135m@1e-4" --out runs/curves
 
-Labels come by whole queries, drawn by the seed; a larger number contains the smaller ones. Training makes `--epochs` passes over
-them, with at least `--min-steps` and at most `--max-steps` steps. A stopped command resumes, and processes with the same command
-share the runs. Prints the table and the tests against each base, and draws `curves.png`.
+Labels are sampled by whole queries with the seed; larger samples contain the smaller ones. Training makes `--epochs` passes over
+them, with at least `--min-steps` and at most `--max-steps` steps. An interrupted command can be resumed, and processes with the
+same command share the runs. Prints the table and the tests against each base, and draws `curves.png`.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ from prorank.train.run_folder import is_done
 from prorank.train.settings.stage_settings import load_settings
 from prorank.utils.files import atomic_file
 
-BATCH, LIST = 4, 6  # queries a step, documents a query
+BATCH, LIST = 4, 6  # queries per step, documents per query
 
 
 @dataclass(frozen=True)
 class Base:
-    """Where a curve begins: `NAME=CHECKPOINT[@LEARNING RATE]`."""
+    """Start of a curve: `NAME=CHECKPOINT[@LEARNING RATE]`."""
 
     name: str
     checkpoint: str
@@ -59,7 +59,7 @@ class Base:
 
 
 def domain(options: argparse.Namespace) -> tuple[Path, set[str]]:
-    """(training lists, ids of the queries measured) of the domain, made once."""
+    """Return (training lists, ids of the evaluated queries) of the domain, made once."""
     lists, ids_file = options.out / "train.jsonl", options.out / "held-out.json"
     with claimed(lists, wait=True):
         if not ids_file.is_file():
@@ -73,24 +73,24 @@ def domain(options: argparse.Namespace) -> tuple[Path, set[str]]:
 
 
 def drawn(groups: Sequence[Group], judged: dict[str, dict[str, int]], size: int, seed: int) -> tuple[list[Group], int]:
-    """(groups of whole queries with `size` labels or all there are, how many labels those are); a larger size holds a smaller."""
+    """Return (groups of whole queries with `size` labels or all, their number of labels). Larger sizes contain smaller ones."""
     count = lambda group: len(judged[group.query_id])  # noqa: E731
     selected = labelled(groups, size, f"curve/{seed}", count)
     return selected, sum(map(count, selected))
 
 
 def steps(queries: int, options: argparse.Namespace) -> int:
-    """Optimiser steps for so many training queries."""
+    """Return the number of optimiser steps for this number of training queries."""
     return int(min(options.max_steps, max(options.min_steps, np.ceil(options.epochs * queries / BATCH))))
 
 
 def folder(out: Path, base: Base, size: int, seed: int) -> Path:
-    """Where a run lies."""
+    """Return the folder of a run."""
     return out / f"{base.name.replace(' ', '-')}-{size}-{seed}"
 
 
 def run(base: Base, size: int, seed: int, options: argparse.Namespace, groups: list[Group], judged: dict[str, Any]) -> None:
-    """Train one point of a curve, or go on with it."""
+    """Train one point of a curve, or resume it."""
     out = folder(options.out, base, size, seed)
     selected, labels = drawn(groups, judged, size, seed)
     write_groups(out / "labels.jsonl", selected)
@@ -106,7 +106,7 @@ def run(base: Base, size: int, seed: int, options: argparse.Namespace, groups: l
 
 
 def measured(options: argparse.Namespace, held_out_ids: set[str]) -> Task:
-    """The held-out queries with their candidates: BM25's, or their judged documents."""
+    """Return the held-out queries with their candidates: BM25's, or their judged documents."""
     task = prepare(data_folder() / options.data, Options(split=options.split, judged_only=options.judged_only, top_k=options.top_k))
     task.queries = [query for query in task.queries if query in held_out_ids][: options.limit]
     return task
@@ -115,7 +115,7 @@ def measured(options: argparse.Namespace, held_out_ids: set[str]) -> Task:
 def table(
     task: Task, points: dict[str, tuple[Base, int, Path | None]], options: argparse.Namespace, failures: Failures
 ) -> dict[str, np.ndarray]:
-    """Score what is missing, print a row a point, return each point's values of the queries; points that fail are left out."""
+    """Score missing points, print a row per point, and return each point's values by query. Points that fail are left out."""
     systems = {name: loader(name, run or base.checkpoint, options.length, "echo") for name, (base, _, run) in points.items()}
     systems = score_all([task], systems, options.out, failures, options.top_k)
     values = {task.name: {n: {MAIN: ndcg_of(task, scored(task, load(), options.out, options.top_k), options.top_k)}
@@ -134,12 +134,12 @@ SHOWN = (("labels", 0), ("queries", 0), ("step", 0), ("minutes", 1))
 
 
 def _about(run: Path) -> dict[str, float]:
-    """Labels, queries, steps and minutes of a run."""
+    """Return labels, queries, steps and minutes of a run."""
     return {key: value for name in ("labels.json", "done.json") for key, value in json.loads((run / name).read_text()).items()}
 
 
 def picture(task: Task, bases: Sequence[Base], sizes: Sequence[int], rows: dict[str, np.ndarray], path: Path) -> Path:
-    """nDCG@10 against labels, a line for each base, the first stage as a level."""
+    """Plot nDCG@10 against labels, with a line per base and a level for the first stage."""
     plt = pyplot()
     chart, axis = plt.subplots(figsize=(6, 4), layout="constrained")
     axis.axhline(np.mean(list(ndcg_of(task).values())), color="#888888", linestyle=":", label=task.first)
@@ -158,12 +158,12 @@ def picture(task: Task, bases: Sequence[Base], sizes: Sequence[int], rows: dict[
 
 
 def point(base: Base, size: int) -> str:
-    """A point's name in tables."""
+    """Return a point's name in tables."""
     return f"{base.name}, {size} labels" if size else base.name
 
 
 def show(options: argparse.Namespace, bases: Sequence[Base], held_out_ids: set[str], failures: Failures) -> None:
-    """Table, tests and picture of the runs that are complete."""
+    """Print table and tests of the complete runs, and draw the picture."""
     points: dict[str, tuple[Base, int, Path | None]] = {point(base, 0): (base, 0, None) for base in bases}
     for base, size, seed in product(bases, options.sizes, options.seeds):
         out = folder(options.out, base, size, seed)
@@ -177,17 +177,17 @@ def show(options: argparse.Namespace, bases: Sequence[Base], held_out_ids: set[s
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", default="climate_fever", help="a collection under PRORANK_DATA")
+    parser.add_argument("--data", default="climate_fever", help="a collection in PRORANK_DATA")
     parser.add_argument("--split", default="train", help="its labels")
-    parser.add_argument("--judged-only", action="store_true", help="judged documents alone, in training and as candidates")
+    parser.add_argument("--judged-only", action="store_true", help="judged documents only, in training and as candidates")
     parser.add_argument("--held-out", type=int, default=200, help="queries measured")
     parser.add_argument("--bases", nargs="+", required=True, help="NAME=CHECKPOINT[@LEARNING RATE]")
     parser.add_argument("--sizes", nargs="*", type=int, default=[50, 500, 5000], help="labels")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     parser.add_argument("--epochs", type=float, default=4)
-    parser.add_argument("--min-steps", type=int, default=30, help="steps of the smallest training")
-    parser.add_argument("--max-steps", type=int, default=600, help="steps of the largest")
-    parser.add_argument("--compile", action="store_true", help="fuse element-wise steps in training")
+    parser.add_argument("--min-steps", type=int, default=30, help="minimum number of steps")
+    parser.add_argument("--max-steps", type=int, default=600, help="maximum number of steps")
+    parser.add_argument("--compile", action="store_true", help="compile element-wise steps in training")
     options = parsed(parser, "runs/curves", 256, sets=False)
     options.out /= options.data
     bases = [Base.read(text) for text in options.bases]

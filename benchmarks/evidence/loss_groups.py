@@ -1,7 +1,7 @@
-"""Group the lists that a model orders worse than the first stage, by features that a program can compute.
+"""Group the lists that a model orders worse than the first stage, by computed features.
 
-A loss is described by one pair of documents: the relevant one whose fall cost most nDCG@10, and the best placed document of a
-lower label that passed it.
+A loss is described by one pair of documents: the relevant one whose lower rank cost most nDCG@10, and the highest ranked document
+with a lower label that passed it.
 """
 
 from __future__ import annotations
@@ -18,20 +18,22 @@ DEPTH = 10
 ASKING = re.compile(
     r"(who|whose|what|when|where|why|which|how|is|are|was|were|do|does|did|can|could|should|would|will|has|have|must)\b", re.I
 )
-NAME = re.compile(r"(?<=\S\s)[A-Z][\w-]*")  # a capital amid the text
+NAME = re.compile(r"(?<=\S\s)[A-Z][\w-]*")  # a capitalised word within the text
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 
 
 @dataclass(frozen=True)
 class Facts:
-    """Features of a list. The texts of the pair are None where no document went past a relevant one.
+    """Features of a list. The texts of the pair are None if no document passed a relevant one.
 
     Attributes:
-        query, lost, seen, passed: texts: the query, the relevant document that fell, what the prompt shows of it, and the document
-            that went past it.
-        terms: stemmed words by text; spread: in how many candidates of the list a term occurs.
-        before: the first stage's nDCG@10. lead: the passing document's score less the other's.
-        label: of the passing document, None where it is not judged.
+        query, lost, seen, passed: texts of the query, the relevant document that fell, its part in the prompt, and the document
+            that passed it.
+        terms: stemmed words by text.
+        spread: number of candidates of the list that contain a term.
+        before: the first stage's nDCG@10.
+        lead: difference of the scores of the passing and the lost document.
+        label: label of the passing document, None if it is not judged.
     """
 
     query: str
@@ -45,12 +47,12 @@ class Facts:
     label: int | None = None
 
     def matched(self, text: str) -> frozenset[str]:
-        """Terms of the query that a text has."""
+        """Return the terms of the query that a text contains."""
         return self.terms[self.query] & self.terms[text]
 
 
 def gain_lost(first: Sequence[str], now: Sequence[str], document: str, label: int) -> float:
-    """What a document's discounted gain falls by from one order to the other; negative where it rises."""
+    """Return the decrease of a document's discounted gain from one order to the other; negative if it rises."""
 
     def gain(order: Sequence[str]) -> float:
         place = order.index(document)
@@ -60,13 +62,14 @@ def gain_lost(first: Sequence[str], now: Sequence[str], document: str, label: in
 
 
 def pair_of_loss(first: Sequence[str], now: Sequence[str], labels: Mapping[str, int]) -> tuple[str, str] | None:
-    """(the relevant document whose fall cost most, the best placed one of a lower label that went past it), or None.
+    """Return (relevant document whose lower rank cost most, highest ranked one with a lower label that passed it), or None.
 
-    There is a pair wherever the gain of the whole list fell: if nothing of a lower label went past anything, the documents from any
-    label on stand as high as before or higher.
+    There is a pair whenever the gain of the list decreased: if no document passed one with a higher label, the documents with any
+    label or more are ranked at least as high as before.
 
     Args:
-        first, now: document ids in the first stage's order and in the model's. labels: of the judged ones.
+        first, now: document ids in the order of the first stage and of the model.
+        labels: labels of judged documents.
     """
     falls = {d: gain_lost(first, now, d, labels[d]) for d in first if labels.get(d, 0) > 0}
     for lost in sorted(falls, key=lambda d: -falls[d]):
@@ -86,7 +89,7 @@ def _words(facts: Facts) -> int:
 
 
 def _rarest_missing(facts: Facts) -> bool:
-    """The rarest of the query's terms that the lost document has is not in the one that passed it."""
+    """Whether the rarest query term of the lost document does not occur in the one that passed it."""
     matched = facts.matched(facts.lost)
     return bool(matched) and min(sorted(matched), key=lambda t: facts.spread.get(t, 0)) not in facts.terms[facts.passed]
 
@@ -96,7 +99,7 @@ def _number_missing(facts: Facts) -> bool:
     return bool(wanted - set(NUMBER.findall(facts.passed)))
 
 
-# Groups of a list; it may be in several.
+# Groups of lists, by name. A list may be in several.
 OF_QUERY: dict[str, Callable[[Facts], bool]] = {
     "query of up to 3 words": lambda f: _words(f) <= 3,
     "query of 10 words or more": lambda f: _words(f) >= 10,
@@ -106,7 +109,7 @@ OF_QUERY: dict[str, Callable[[Facts], bool]] = {
     "name in the query": lambda f: not f.query.isupper() and bool(NAME.search(f.query)),
     "first stage at .9 or above": lambda f: f.before >= 0.9,
 }
-# Groups of its pair: the relevant document that was lost, and the one that passed it.
+# Groups of pairs: the relevant document that was lost, and the one that passed it.
 OF_PAIR: dict[str, Callable[[Facts], bool]] = {
     "lost document cut": lambda f: f.seen != f.lost,
     "match behind the cut": lambda f: bool(f.matched(f.lost) - f.matched(f.seen)),

@@ -1,7 +1,7 @@
 """Compare quality and cost of several checkpoints and ranking methods on the same candidates.
 
-Every system reorders the same candidates of the same queries in one run; tokens are those of all prompts (a prefix that
-prompts share counts in each) and those that were written, seconds those of this machine with nothing beside it.
+Every system reorders the same candidates of the same queries in one run; tokens are those of all prompts (a prefix that prompts
+share counts in each) and generated ones. Seconds are valid for an idle machine.
 
     PRORANK_DATA=... python -m benchmarks.evidence.methods "pointwise=runs/score" \
         "setwise, 5 at once=runs/setwise@setwise:k=10,branching=4" "listwise=runs/setwise@listwise:window=10,step=5" \
@@ -9,7 +9,7 @@ prompts share counts in each) and those that were written, seconds those of this
     PRORANK_DATA=... python -m benchmarks.evidence.methods "direct=runs/score" "thinking=runs/r0-score" \
         "empty thought=runs/r0-score@no-think" --data dl19 dl20 --top-k 20 --out runs/thinking
 
-With `--out` scores are kept, so a command that was stopped goes on with the systems and lists that are missing.
+With `--out` scores are stored, so an interrupted command continues with the missing systems and lists.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from prorank.rank.methods import read_method
 
 
 def system(text: str, options: argparse.Namespace) -> Callable[[], Any]:
-    """A function that loads what `NAME=FOLDER[@HOW]` says; HOW is a method, `no-think` (an empty thought) or `thoughts:N`."""
+    """Return a function that loads `NAME=FOLDER[@HOW]`; HOW is a method, `no-think` (an empty thought) or `thoughts:N`."""
     name, _, rest = text.partition("=")
     folder, _, how = rest.partition("@")
     if how == "no-think":
@@ -42,21 +42,21 @@ def system(text: str, options: argparse.Namespace) -> Callable[[], Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("systems", nargs="+", help="NAME=FOLDER or NAME=FOLDER@HOW, see above")
+    parser.add_argument("systems", nargs="+", help="NAME=FOLDER or NAME=FOLDER@HOW, see the docstring")
     parser.add_argument("--data", nargs="+", default=["dl19"])
     parser.add_argument("--split", default="test")
     parser.add_argument("--judged-only", action="store_true", help="rank each query's judged documents, not the protocol list")
     parser.add_argument("--top-k", type=int, default=100, help="candidates reranked")
-    parser.add_argument("--limit", type=int, default=None, help="queries (all by default)")
-    parser.add_argument("--length", type=int, default=None, help="tokens of a prompt")
-    parser.add_argument("--prompt", default=None, help="prompt of the methods of lists, where the checkpoint has none")
+    parser.add_argument("--limit", type=int, default=None, help="number of queries (all by default)")
+    parser.add_argument("--length", type=int, default=None, help="maximum tokens of a prompt")
+    parser.add_argument("--prompt", default=None, help="prompt for methods of lists if the checkpoint has none")
     parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args()
     folder = data_folder()
     systems, failures = [], Failures()
     for text in options.systems:
         with failures.arm(text):
-            resolve(text.partition("=")[2].partition("@")[0])  # one that is missing fails before any other is run
+            resolve(text.partition("=")[2].partition("@")[0])  # raises errors for missing checkpoints before any run
             systems.append(system(text, options))
     candidates: dict[str, Any] = {"split": options.split, "judged_only": True} if options.judged_only else {"run": "protocol"}
     with bars() as progress:

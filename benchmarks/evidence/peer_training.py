@@ -1,13 +1,12 @@
 """sentence-transformers' own training of a causal language model as a CrossEncoder, within a budget; an arm of `recipe.py`.
 
-The peer starts from the same scores as ours: its modules for causal models (Transformer for text generation, LogitScore) get our
-prompt as chat template and our answer tokens. Before training both rank alike; afterwards trainer, loss, learning rate and speed
-differ.
+The peer starts from the same scores: its modules for causal models (Transformer for text generation, LogitScore) get our prompt as
+chat template and our answer tokens. Before training both give equal rankings; trainer, loss, learning rate and speed differ.
 
-Its guide for rerankers is followed: labelled pairs with BinaryCrossEntropyLoss, relevant ones weighed by the number of others a
-list, a linear schedule that rises over a tenth (or LambdaLoss over whole lists, the other loss that the guide names). Documents
-are cut to the training length beforehand, because its own cut would take the query behind the document away. The head computes
-in fp32, as in our stages.
+Its guide for rerankers is followed: labelled pairs with BinaryCrossEntropyLoss, relevant ones weighted by the number of other
+documents per list, and a linear schedule with a warm-up of a tenth (or LambdaLoss over whole lists, the other loss in the guide).
+Documents are truncated in advance, because its own truncation would remove the query after the document. The head computes in fp32,
+as in our stages.
 """
 
 from __future__ import annotations
@@ -43,12 +42,12 @@ from prorank.train.schedule import COMPLETE, Clock, checkpoints
 from prorank.utils.files import atomic_file
 
 RISE = 0.1  # share of the budget over which the learning rate rises
-DRAWS = 4  # draws of lists in the dataset; the trainer goes through it again after them
+DRAWS = 4  # samples of lists in the dataset, which the trainer then repeats
 
 
 @dataclass(frozen=True)
 class Peer:
-    """Settings of a run. The budget is `minutes` of training or `steps`; `lists` of `list_size` documents a step."""
+    """Settings of a run. The budget is `minutes` of training or `steps`; a step has `lists` lists of `list_size` documents."""
 
     base: str
     data: str
@@ -69,7 +68,7 @@ class Peer:
 
 
 class PeerTrainer(CrossEncoderTrainer):
-    """The peer's trainer, whose schedule may follow the clock and whose checkpoints are whole or not counted."""
+    """The peer's trainer, whose schedule may depend on time and whose incomplete checkpoints are ignored."""
 
     def __init__(self, clock: Clock, **named: Any) -> None:
         self.clock = clock
@@ -79,7 +78,7 @@ class PeerTrainer(CrossEncoderTrainer):
         if self.clock.budget is None:
             return super().create_scheduler(num_training_steps, optimizer)
 
-        def factor(step: int) -> float:  # linear up and down as in its default, over the minutes spent
+        def factor(step: int) -> float:  # linear rise and decay as by default, over the minutes
             spent = min(1.0, self.clock.minutes() / self.clock.budget)
             return min(max(spent, 1e-3) / RISE, (1 - spent) / (1 - RISE))
 
@@ -95,7 +94,7 @@ class PeerTrainer(CrossEncoderTrainer):
 
 
 class Stop(TrainerCallback):
-    """Ends training when the minutes are spent."""
+    """Stops training at the end of the minutes."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -106,7 +105,7 @@ class Stop(TrainerCallback):
 
 
 def cut(encoder: PairPromptEncoder, query: str, documents: Sequence[str]) -> list[str]:
-    """The documents as far as the prompt shows them behind this query."""
+    """Return the parts of the documents that fit into the prompt with this query."""
     shown = []
     for document, prompt in zip(documents, encoder.encode_many(query, list(documents))):
         kept = prompt.document_end - prompt.document_start
@@ -118,7 +117,7 @@ def cut(encoder: PairPromptEncoder, query: str, documents: Sequence[str]) -> lis
 
 
 def rows_of(groups: Sequence[Group], encoder: PairPromptEncoder, settings: Peer) -> list[dict[str, Any]]:
-    """Training rows from the lists that stage score draws, in its order: pairs with a label, or lists with labels."""
+    """Return training rows from the lists that stage score samples, in its order: pairs with a label, or lists with labels."""
     drawn = [g for epoch in range(DRAWS) for g in sample_lists(groups, settings.list_size, settings.seed, epoch)]
     lists = [(g.query, cut(encoder, g.query, g.documents), [float(label > 0) for label in g.labels]) for g in drawn]
     if settings.loss == "lambda":
@@ -127,7 +126,7 @@ def rows_of(groups: Sequence[Group], encoder: PairPromptEncoder, settings: Peer)
 
 
 def model_of(settings: Peer, encoder: PairPromptEncoder) -> CrossEncoder:
-    """The base as the peer's CrossEncoder, asked by our prompt."""
+    """Return the base as the peer's CrossEncoder with our prompt."""
     transformer = Transformer(
         str(resolve(settings.base).path), transformer_task="text-generation", model_kwargs={"dtype": torch.float32},
         processor_kwargs={"chat_template": encoder.chat_template()}, processing_kwargs={"text": {"truncation": False}},
@@ -137,7 +136,7 @@ def model_of(settings: Peer, encoder: PairPromptEncoder) -> CrossEncoder:
 
 
 def train_peer(settings: Peer) -> Path:
-    """Train within the budget, from the newest whole checkpoint of the run folder if there is one; returns `<out>/model`."""
+    """Train within the budget, from the newest complete checkpoint of the run folder if there is one. Returns `<out>/model`."""
     run, resolved = Path(settings.out), resolve(settings.base)
     tokenizer = load_tokenizer(resolved)
     encoder = Prompt.preset(settings.prompt, max_length=settings.max_length).bind(tokenizer)
@@ -162,11 +161,11 @@ def train_peer(settings: Peer) -> Path:
 
 
 def _claim(run: Path, settings: Peer) -> None:
-    """Write the settings; a run that began with others is refused."""
+    """Write the settings. Raises ConfigError for a run with other settings."""
     text = yaml.safe_dump({"stage": "sentence-transformers", **asdict(settings)}, sort_keys=False)
     stored = run / "config.yaml"
     if stored.is_file() and stored.read_text(encoding="utf-8") != text:
-        raise ConfigError(f"{stored}: the settings differ from those the run began with; choose another folder")
+        raise ConfigError(f"{stored}: the settings differ from those of the run; choose another folder")
     with atomic_file(stored) as handle:
         handle.write(text)
 
@@ -178,7 +177,7 @@ def _loss(model: CrossEncoder, settings: Peer) -> torch.nn.Module:
 
 
 def _arguments(settings: Peer, model: CrossEncoder) -> CrossEncoderTrainingArguments:
-    documents = settings.lists * (1 if settings.loss == "lambda" else settings.list_size)  # rows of the dataset a step
+    documents = settings.lists * (1 if settings.loss == "lambda" else settings.list_size)  # dataset rows per step
     bf16 = pick_dtype(settings.dtype, model.device, model.config, TRAINING) == torch.bfloat16
     return CrossEncoderTrainingArguments(
         output_dir=settings.out, max_steps=settings.steps or LONG_RUN, per_device_train_batch_size=documents,

@@ -1,15 +1,14 @@
 """Compare recipes at equal training from one start: two stages, parts of them, other losses, and sentence-transformers.
 
-Every arm gets the same minutes of training (evaluation and saving are not counted) or the same number of documents, the
-same lists, prompt, lengths and seeds; the last weights count, so neither dev sets nor protocol lists choose anything.
+Every arm gets the same minutes of training (evaluation and saving are not counted) or the same number of documents, the same lists,
+prompt, lengths and seeds. The last weights are evaluated, so neither dev sets nor protocol lists select weights.
 
     PRORANK_DATA=... python -m benchmarks.evidence.recipe --minutes 20 --seeds 0 1 2 --out runs/recipe         # on a CPU
     PRORANK_DATA=... python -m benchmarks.evidence.recipe --documents 16000 --seeds 0 1 2 --out runs/recipe    # on a GPU
     PRORANK_DATA=... python -m benchmarks.evidence.recipe --seeds 0 1 2 --out runs/recipe --evaluate           # then the tables
 
-The command is a queue: a run that is complete is not made again, one that was stopped or killed goes on from its last
-checkpoint, and any number of processes with the same command share the runs, and the lists in evaluation (`--threads 1` where
-cores are few).
+The command is a queue: complete runs are skipped, interrupted runs are resumed from their last checkpoint, and any number of
+processes with the same command share the runs, and the lists in evaluation (`--threads 1` on few cores).
 """
 
 from __future__ import annotations
@@ -37,13 +36,19 @@ from prorank.train.settings.stage_settings import load_settings
 RECIPE = Path(__file__).parents[2] / "configs" / "prorank" / "smollm2-135m"
 TRAIN_LENGTH = 144  # tokens of a prompt in training, as in the demo
 A_STEP = 16  # documents of an optimiser step in every arm: 16 prompts, or 4 lists of 4
-FIRST = 0.1  # share of the training that the first of two stages gets
+FIRST = 0.1  # share of the first of two stages
 
 
 @dataclass(frozen=True)
 class Warmup:
-    """The first of two stages: settings of stage warmup, its share of the training, how many lists it sees (all by default), and
-    whether its other documents are hard ones only."""
+    """The first of two stages.
+
+    Attributes:
+        settings: settings of stage warmup.
+        share: its share of the training.
+        lists: number of lists; None for all.
+        hard: whether non-relevant documents are hard negatives only.
+    """
 
     settings: dict[str, Any]
     share: float = FIRST
@@ -51,7 +56,7 @@ class Warmup:
     hard: bool = False
 
 
-# As it stands the warm-up soon gives every prompt one answer; with `exploration_rate` it goes on trying both.
+# With the default settings the warm-up soon gives every prompt the same answer; with `exploration_rate` it tries both.
 TRYING = {"learning_rate": 5e-5, "exploration_rate": 0.2}
 WARMUPS = {
     "two stages": Warmup({}),
@@ -62,13 +67,13 @@ WARMUPS = {
     "two stages, relevance alone": Warmup(TRYING | {"format_reward": 0.0, "beta": 0.0}),
     "two stages, a third": Warmup(TRYING, share=1 / 3),
 }
-# Settings of stage score. BCE and form together are -log p(label) over the whole vocabulary: supervised fine-tuning on one token.
+# Settings of stage score. BCE plus answer mass is -log p(label) over the whole vocabulary: supervised fine-tuning on one token.
 LOSSES: dict[str, dict[str, Any]] = {
     "score only": {},
     "plain BCE": {"loss": "{bce: 1.0}", "answer_mass_weight": 0},
     "SFT": {"loss": "{bce: 1.0}", "answer_mass_weight": 1},
 }
-# Settings of the peer: its guide's learning rate, and ours.
+# Settings of the peer, with its guide's learning rate and ours.
 PEERS: dict[str, dict[str, Any]] = {
     "sentence-transformers": {},
     "sentence-transformers, 1e-4": {"learning_rate": 1e-4},
@@ -79,19 +84,19 @@ ARMS = (*MAIN, *list(PEERS)[2:], *list(WARMUPS)[1:])
 
 
 def folder(out: Path, arm: str, seed: int) -> Path:
-    """Where a run lies."""
+    """Return the folder of a run."""
     return out / f"{arm.replace(', ', '-').replace(' ', '-')}-{seed}"
 
 
 def budget(options: argparse.Namespace, share: float = 1.0) -> dict[str, Any]:
-    """A share of the training as settings of a run: minutes, or steps of `A_STEP` documents."""
+    """Return a share of the training as settings of a run: minutes, or steps of `A_STEP` documents."""
     if options.documents is None:
         return {"minutes": options.minutes * share, "steps": None}
     return {"minutes": None, "steps": max(1, round(options.documents * share / A_STEP))}
 
 
 def stage(kind: str, out: Path, seed: int, options: argparse.Namespace, files: tuple[Path, Path], **more: Any) -> None:
-    """Run a stage by the recipe's own settings, or go on with it."""
+    """Run a stage with the recipe's settings, or resume it."""
     values = {
         "base": options.base, "data": files[0], "dev": files[1], "out": out, "seed": seed, "max_length": options.length,
         "train_length": TRAIN_LENGTH, "num_evaluations": 1, "save_every": 50, "compile": str(options.compile).lower(), **more,
@@ -103,10 +108,10 @@ def stage(kind: str, out: Path, seed: int, options: argparse.Namespace, files: t
 
 
 def run(arm: str, seed: int, options: argparse.Namespace, files: tuple[Path, Path]) -> None:
-    """Train one arm with one seed, or go on with it."""
+    """Train one arm with one seed, or resume it."""
     out = folder(options.out, arm, seed)
     if arm in PEERS:
-        from benchmarks.evidence.peer_training import Peer, train_peer  # sentence-transformers is imported where it trains only
+        from benchmarks.evidence.peer_training import Peer, train_peer  # import sentence-transformers only if it trains
 
         lengths = {"max_length": options.length, "train_length": TRAIN_LENGTH}
         train_peer(Peer(options.base, str(files[0]), str(out), seed=seed, **lengths, **budget(options), **PEERS[arm]))
@@ -129,7 +134,7 @@ def tables(options: argparse.Namespace) -> None:
         if is_done(out):
             runs[f"{arm} #{seed}"] = out
         else:
-            print(f"{out}: not complete, left out")
+            print(f"{out}: incomplete, left out")
     systems = {name: loader(name, run, options.length, "echo", compile=options.compile) for name, run in runs.items()}
     failures = Failures()
     for names, kind, pool in ((options.dev, "dev", True), (options.lists, "lists", False)):
@@ -143,7 +148,7 @@ def tables(options: argparse.Namespace) -> None:
 
 
 def _evaluated(names: Sequence[str], pool: bool, systems: list[Any], out: Path, options: argparse.Namespace) -> Any:
-    """Every system's values on every list, from the scores that are there, shown and written as a report."""
+    """Return every system's values on every list from stored scores, and print and write a report."""
     with bars() as progress:
         report = evaluate(
             [data_folder() / name for name in names], systems, top_k=options.top_k, limit=options.limit, sample=SAMPLE, out=out,
@@ -154,7 +159,7 @@ def _evaluated(names: Sequence[str], pool: bool, systems: list[Any], out: Path, 
 
 
 def _against(rows: dict[str, Any], arms: Sequence[str]) -> None:
-    """The first of the arms that was run against every other system."""
+    """Compare the first available arm with every other system."""
     first = next((arm for arm in arms if arm in rows), None)
     if first:
         compare(rows, [(first, other) for other in rows if other != first])
@@ -162,12 +167,12 @@ def _against(rows: dict[str, Any], arms: Sequence[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--base", default=BUILT_IN, help="what every arm starts from")
-    parser.add_argument("--minutes", type=float, default=20.0, help="training of each run")
-    parser.add_argument("--documents", type=int, default=None, help="documents of each run, in place of minutes")
+    parser.add_argument("--base", default=BUILT_IN, help="checkpoint that every arm starts from")
+    parser.add_argument("--minutes", type=float, default=20.0, help="training time of each run")
+    parser.add_argument("--documents", type=int, default=None, help="documents of each run, instead of minutes")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     parser.add_argument("--arms", nargs="*", default=list(MAIN), choices=ARMS)
-    parser.add_argument("--compile", action="store_true", help="fuse element-wise steps in our arms' training and in reading")
+    parser.add_argument("--compile", action="store_true", help="compile element-wise steps in our arms' training and in ranking")
     parser.add_argument("--evaluate", action="store_true", help="only evaluate what was trained")
     options = parsed(parser, "runs/recipe", 256)
     if options.evaluate:
@@ -179,7 +184,7 @@ def main() -> None:
     failures = Failures()
     left = work([Job(out, partial(is_done, out), partial(run, *one, options, files)) for one, out in outs.items()], failures)
     complete = len(outs) - len(left) - len(failures.reasons)
-    print(f"{complete} of {len(outs)} runs are complete" + (", others are being trained elsewhere" if left else ""))
+    print(f"{complete} of {len(outs)} runs are complete" + (", others are being trained by other processes" if left else ""))
     failures.finish()
 
 

@@ -1,6 +1,6 @@
 """Make the training lists of table b: the train splits of three sets with BM25's and random negatives.
 
-Every arm learns from the same lists; the first of two stages may see only a part of them.
+All arms train on the same lists; the first of two stages may use only a part of them.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from prorank.data.examples import Group
 from prorank.data.formats import read_groups, write_groups
 from prorank.data.negatives import mine_negatives
 
-TRAIN = {"scifact": 800, "medquad": 1600, "cosqa": 600}  # queries of each set marked train
-HARD, RANDOM = 4, 8  # negatives of a list: ones that BM25 ranks high, and behind them random ones
-DEV_LISTS = 8  # of each dev set: the one look at the end of a training
+TRAIN = {"scifact": 800, "medquad": 1600, "cosqa": 600}  # number of training queries of each set
+HARD, RANDOM = 4, 8  # negatives of a list: highly ranked by BM25, then random ones
+DEV_LISTS = 8  # lists of each dev set, for the single evaluation at the end of a training
 
 
 def lists(data: Path, out: Path, seed: int) -> tuple[Path, Path]:
-    """Training and dev lists, made once: (train.jsonl, dev.jsonl)."""
+    """Return training and dev lists (train.jsonl, dev.jsonl), made once."""
     made = out / "train.jsonl", out / "dev.jsonl"
     with claimed(made[0], wait=True):
         if not made[1].is_file():
@@ -37,12 +37,12 @@ def lists(data: Path, out: Path, seed: int) -> tuple[Path, Path]:
 
 
 def warmup_lists(train: Path, limit: int | None, hard: bool) -> Path:
-    """A part of the training lists for the first of two stages, made once; all of them by default.
+    """Return a part of the training lists for the first of two stages, made once; all of them by default.
 
     Args:
         train: the training lists.
-        limit: number of lists, evenly out of all; None for all.
-        hard: keep only BM25's own among the negatives.
+        limit: number of lists, evenly spaced; None for all.
+        hard: keep only negatives from BM25.
     """
     if limit is None and not hard:
         return train
@@ -56,13 +56,13 @@ def warmup_lists(train: Path, limit: int | None, hard: bool) -> Path:
 
 
 def hardest(group: Group) -> Group:
-    """A list's relevant documents and the first `HARD` others."""
+    """Return a list's relevant documents and the first `HARD` others."""
     others = [i for i, label in enumerate(group.labels) if label <= 0]
     return group.take([i for i in range(len(group.labels)) if i not in others[HARD:]])
 
 
 def labelled(groups: Sequence[Group], labels: int, draw: str, count: Callable[[Group], int]) -> list[Group]:
-    """Groups of whole queries, in the order that `draw` names, until they hold so many labels by `count`, or all there are."""
+    """Return groups of whole queries, in an order seeded by `draw`, with at least `labels` labels by `count`, or all groups."""
     chosen: list[Group] = []
     for group in Random(draw).sample(list(groups), len(groups)):
         if labels <= 0:
@@ -73,7 +73,7 @@ def labelled(groups: Sequence[Group], labels: int, draw: str, count: Callable[[G
 
 
 def pool_groups(collection: Collection) -> list[Group]:
-    """Each dev query's own judged documents, where some are relevant and some are not."""
+    """Return each dev query's judged documents, if some are relevant and some are not."""
     groups = []
     for query, judged in collection.qrels.items():
         known = {d: label for d, label in judged.items() if d in collection.corpus}

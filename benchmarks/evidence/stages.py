@@ -1,12 +1,12 @@
-"""Compare form, accuracy, order and representation of the base, after the warm-up and after both stages.
+"""Compare format, accuracy, ranking and representations of the base, after the warm-up and after both stages.
 
-All systems are measured on the same pairs, because effective ranks are comparable only on the same sample.
+All systems are evaluated on the same pairs, because effective ranks are comparable only on the same sample.
 
     PRORANK_DATA=... python -m benchmarks.evidence.recipe --arms "two stages" --seeds 0 1 2 --out runs/recipe
     PRORANK_DATA=... python -m benchmarks.evidence.stages --seeds 0 1 2 --out runs/recipe
 
-Reads the runs that `recipe.py` left in `--out`, and its scores where it was evaluated. Accuracy is that of the answers (log-odds
-above 0) on judged candidates, relevant and other ones counting alike, so that saying the same to all is worth .5.
+It reads the runs of `recipe.py` in `--out`, and their stored scores. Accuracy is that of the answers (log-odds above 0) on judged
+candidates, averaged over relevant and other ones, so a constant answer has accuracy .5.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ COLUMNS = ("format", "p(0)+p(1)", "accuracy", MAIN, "effective rank", "mean cosi
 
 
 def accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Share of right answers, relevant and other documents counting alike; NaN where there are not both."""
+    """Return the mean of the accuracies on relevant and on other documents; NaN if one kind is missing."""
     if len(set(labels)) < 2:
         return float("nan")
     return fmean(float(((scores > 0) == side)[labels == side].mean()) for side in (0, 1))
 
 
 def figures(task: Task, result: Scored, top_k: int) -> dict[str, float]:
-    """A row's figures on one set, see `COLUMNS`."""
+    """Return a row's figures on one set, see `COLUMNS`."""
     _, scores, labels = pairs_of(task, result)
     seen, order = result.findings, fmean(ndcg_of(task, result, top_k).values())
     values = (
@@ -49,13 +49,13 @@ def figures(task: Task, result: Scored, top_k: int) -> dict[str, float]:
 
 
 def line(where: str, name: str, rows: list[dict[str, float]]) -> None:
-    """Print a row of the table: means over runs (and sets) of what is a number."""
+    """Print a row of the table: means over runs (and sets), without NaN."""
     means = [np.nanmean([row[c] for row in rows]) if not all(np.isnan(row[c]) for row in rows) else None for c in COLUMNS]
     print(f"| {where} | {name} | " + " | ".join("–" if m is None else f"{m:.4f}" if m < 10 else f"{m:.1f}" for m in means) + " |")
 
 
 def systems(options: argparse.Namespace) -> dict[str, list[Any]]:
-    """Loaders by row: the base, and a run's stages for each seed."""
+    """Return loaders by row: the base, and a run's stages for each seed."""
     runs = {seed: folder(options.out, "two stages", seed) for seed in options.seeds}
     load = lambda name, checkpoint: loader(name, checkpoint, options.length, "echo")  # noqa: E731
     stages = {NAMES[0]: [load(NAMES[0], options.base)]}
@@ -65,7 +65,7 @@ def systems(options: argparse.Namespace) -> dict[str, list[Any]]:
 
 
 def table(kind: str, tasks: list[Task], options: argparse.Namespace) -> None:
-    """Score what is missing, then print the table of some sets and the tests between the rows."""
+    """Score missing rows, then print the table of some sets and the tests between rows."""
     rows: dict[tuple[str, str], list[dict[str, float]]] = {}
     values: dict[str, dict[str, dict[str, dict[str, float]]]] = {task.name: {} for task in tasks}
     stages = systems(options)
@@ -79,7 +79,7 @@ def table(kind: str, tasks: list[Task], options: argparse.Namespace) -> None:
                 result = scored(task, model, options.out / kind, options.top_k, SAMPLE)
                 rows.setdefault((task.name, name), []).append(figures(task, result, options.top_k))
                 values[task.name][model.name] = {MAIN: ndcg_of(task, result, options.top_k)}
-            del model  # before the next one is loaded
+            del model  # free its memory before the next one is loaded
     print(f"| {kind} | system | " + " | ".join(COLUMNS) + " |\n|" + "---|" * (len(COLUMNS) + 2))
     for (where, name), cells in sorted(rows.items(), key=lambda item: (list(values).index(item[0][0]), NAMES.index(item[0][1]))):
         line(where, name, cells)
@@ -91,7 +91,7 @@ def table(kind: str, tasks: list[Task], options: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--base", default=BUILT_IN, help="what the runs started from")
+    parser.add_argument("--base", default=BUILT_IN, help="checkpoint that the runs started from")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     options = parsed(parser, "runs/recipe", 256)
     for kind, tasks in tasks_of(options.lists, options.dev, options.top_k, options.limit).items():

@@ -1,14 +1,14 @@
-"""Measure what `prorank adapt` gains on other queries of a collection, and loses on other collections.
+"""Measure the gain of `prorank adapt` on other queries of a collection, and its loss on other collections.
 
-A label is a judged (query, document) pair. Whole queries are drawn until there are enough labels; the queries measured are
-others. A model that adapt did not keep counts as no gain.
+A label is a judged (query, document) pair. Whole queries are sampled until there are enough labels; other queries are used for
+evaluation. If adapt did not keep a model, the gain counts as 0.
 
     PRORANK_DATA=... python -m benchmarks.experiments.adapt_gain --data climate_fever --split test --seeds 0 1 2 --compile
     PRORANK_DATA=... python -m benchmarks.experiments.adapt_gain --data trecqa --split train dev test --seeds 0 1 2 --compile
 
-A line a seed: the labels and queries drawn, minutes of the whole call, what adapt itself measured (log-likelihood gained,
-nDCG@10), nDCG@10 of the others' judged documents before and after, and of the first documents of the lists that it should not
-lose (`--elsewhere`). A command that was stopped goes on. `DATA-LABELS.json` has the values.
+One line per seed: sampled labels and queries, minutes of the call, adapt's own figures (gain in log-likelihood, nDCG@10), nDCG@10
+of the other queries' judged documents before and after, and of the first documents of lists of other collections (`--elsewhere`).
+An interrupted command can be resumed. `DATA-LABELS.json` contains the values.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from prorank.utils.files import atomic_file
 
 
 def drawn(groups: list[Group], labels: int, max_others: int, seed: int) -> tuple[list[Group], list[Group]]:
-    """(groups of whole queries with so many labels, at most `max_others` groups of other queries)."""
+    """Return (groups of whole queries with `labels` labels, at most `max_others` groups of other queries)."""
     chosen = labelled(groups, labels, f"labels/{seed}", lambda group: len(group.documents))
     known = {query_key(group.query) for group in chosen}
     others = Random("others").sample(groups, len(groups))
@@ -46,7 +46,7 @@ def drawn(groups: list[Group], labels: int, max_others: int, seed: int) -> tuple
 
 
 def heads(name: str, top_k: int) -> list[Group]:
-    """The first documents of a protocol list, where one of them is relevant."""
+    """Return the first documents of each query of a protocol list, if one of them is relevant."""
     task = task_of(name, top_k=top_k)
     groups = []
     for query in task.queries:
@@ -57,7 +57,7 @@ def heads(name: str, top_k: int) -> list[Group]:
 
 
 def run(chosen: list[Group], out: Path, seed: int, options: argparse.Namespace) -> tuple[AdaptationResult, float]:
-    """(what adapt found, minutes of the call), from an earlier call if there was one."""
+    """Return (result of adapt, minutes of the call), from an earlier call if there was one."""
     if not (out / "minutes.json").is_file():
         write_groups(out / "labels.jsonl", chosen)
         began = time.monotonic()
@@ -69,12 +69,12 @@ def run(chosen: list[Group], out: Path, seed: int, options: argparse.Namespace) 
 
 
 def cell(before: np.ndarray, after: np.ndarray) -> str:
-    """Two means and the p of their difference."""
+    """Format two means and the p-value of their difference."""
     return f"{before.mean():.4f} to {after.mean():.4f} (p {randomisation_test(after, before):.3f})"
 
 
 def values(model: str, sets: dict[str, list[Group]]) -> dict[str, np.ndarray]:
-    """nDCG@10 of each set's groups."""
+    """Return the nDCG@10 of each set's groups."""
     return {name: ndcg_of([g.labels for g in groups], scores_of(model, groups, "echo")) for name, groups in sets.items()}
 
 
@@ -83,13 +83,13 @@ def main() -> None:
     parser.add_argument("--data", default="climate_fever", help="a collection that judges non-relevant documents, too")
     parser.add_argument("--split", nargs="+", default=["test"], help="its labels")
     parser.add_argument("--labels", type=int, default=300)
-    parser.add_argument("--others", type=int, default=300, help="other queries measured, at most")
+    parser.add_argument("--others", type=int, default=300, help="maximum number of other queries")
     parser.add_argument("--elsewhere", nargs="*", default=["dl19"], help="protocol lists")
-    parser.add_argument("--top-k", type=int, default=20, help="documents of these")
+    parser.add_argument("--top-k", type=int, default=20, help="number of documents of these")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     parser.add_argument("--model", default=DEFAULT)
-    parser.add_argument("--compile", action="store_true", help="fuse element-wise steps in training")
-    parser.add_argument("--threads", type=int, default=None, help="of this process; all by default")
+    parser.add_argument("--compile", action="store_true", help="compile element-wise steps in training")
+    parser.add_argument("--threads", type=int, default=None, help="threads of this process; all by default")
     parser.add_argument("--out", type=Path, default=Path("runs/adapt-gain"))
     options = parser.parse_args()
     if options.threads:

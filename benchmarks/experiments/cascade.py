@@ -1,10 +1,10 @@
 """Measure a cascade: score the beginnings of all documents, then the whole documents at the head of each list.
 
-The second pass computes the query's prefix again, so the saving is smaller than the share of documents left out.
+The second pass computes the query's prefix again, so it saves less than the share of omitted documents.
 
     PRORANK_DATA=... python -m benchmarks.experiments.cascade --model runs/score --data dl19 scifact
 
-Prints nDCG@10 and the tokens computed (a share of what whole documents take) for each length and depth, with the paired test
+Prints nDCG@10 and the computed tokens (as a share of those of whole documents) for each length and depth, with the paired test
 against whole documents, and one JSON line.
 """
 
@@ -24,7 +24,7 @@ from prorank.evaluate.significance import randomisation_test
 
 
 def scored(options: argparse.Namespace, length: int | None, lists: list[Any]) -> list[tuple[Any, list[int]]]:
-    """(scores, tokens of each document) of every list, prompts at most `length` tokens long, and the prefix's tokens first."""
+    """Return (scores, tokens: of the prefix, then of each document) of every list, with prompts of at most `length` tokens."""
     reranker = Reranker(options.model, max_length=length, compile=True)
     rows = []
     for collection in lists:
@@ -39,8 +39,9 @@ def scored(options: argparse.Namespace, length: int | None, lists: list[Any]) ->
 
 
 def cascade(short: tuple[Any, list[int]], whole: tuple[Any, list[int]], depth: int) -> tuple[list[float], int]:
-    """(scores of the joined order, tokens computed): the best `depth` by the short look in the order of the whole one, above the
-    rest."""
+    """Return (scores of the combined order, computed tokens): the best `depth` documents of the first pass are ordered by the
+    second pass, above the rest.
+    """
     order = sorted(range(len(short[0])), key=lambda i: -short[0][i])
     head = sorted(order[:depth], key=lambda i: -whole[0][i])
     place = {i: -rank for rank, i in enumerate([*head, *order[depth:]])}
@@ -51,11 +52,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True, help="a trained checkpoint")
     parser.add_argument("--data", nargs="*", default=["dl19", "scifact"])
-    parser.add_argument("--queries", type=int, default=20, help="of each collection")
-    parser.add_argument("--documents", type=int, default=100, help="documents a query")
-    parser.add_argument("--length", type=int, help="tokens of a whole prompt; the checkpoint's own by default")
-    parser.add_argument("--short", type=int, nargs="*", default=[96, 128], help="tokens of a prompt in the first look")
-    parser.add_argument("--depth", type=int, nargs="*", default=[10, 20, 30, 50], help="documents of the second look")
+    parser.add_argument("--queries", type=int, default=20, help="queries of each collection")
+    parser.add_argument("--documents", type=int, default=100, help="documents per query")
+    parser.add_argument("--length", type=int, help="maximum tokens of a prompt; the checkpoint's own by default")
+    parser.add_argument("--short", type=int, nargs="*", default=[96, 128], help="maximum tokens of a prompt in the first pass")
+    parser.add_argument("--depth", type=int, nargs="*", default=[10, 20, 30, 50], help="documents of the second pass")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

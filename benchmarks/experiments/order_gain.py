@@ -1,12 +1,12 @@
 """Compare stage `order` with more supervised training, for the same minutes from one two-stage checkpoint.
 
-Every arm gets the same minutes (without evaluation and saving), data, list size and prompt; the last weights count;
-a query's figure is the mean over the seeds of its arm, so the test is paired over queries.
+Every arm gets the same minutes (without evaluation and saving), data, list size and prompt. The last weights are evaluated. A
+query's figure is the mean over the seeds of its arm, so the test is paired over queries.
 
     PRORANK_DATA=... python -m benchmarks.experiments.order_gain --base runs/recipe/two-stages-0 --out runs/order   # train
     PRORANK_DATA=... python -m benchmarks.experiments.order_gain --base runs/recipe/two-stages-0 --out runs/order --evaluate
 
-A run that is complete is not made again, one that was stopped goes on, and two processes with the same command share the runs.
+Complete runs are skipped, interrupted runs are resumed, and several processes with the same command share the runs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "score": ("score", {"loss": "{listnet: 1.0, bce: 0.1}"}),
     "order": ("order", {}),
     "order, mixed": ("order", {"loss": "{listnet: 0.5, bce: 0.05}"}),
-    "order, free": ("order", {"loss": "{listnet: 1.0, bce: 0.1}", "beta": 0}),  # as dear a step as arm "score" has
+    "order, free": ("order", {"loss": "{listnet: 1.0, bce: 0.1}", "beta": 0}),  # steps as expensive as those of arm "score"
     "order, sharper": ("order", {"temperature": 0.5}),
     "order, sampled": ("order", {"advantage": "leave-one-out", "num_generations": 32}),
     "lambdarank": ("score", {"loss": "{lambdarank: 1.0}"}),
@@ -42,12 +42,12 @@ MAIN = ("score", "order")
 
 
 def folder(out: Path, arm: str, rate: float, seed: int) -> Path:
-    """Where a run lies."""
+    """Return the folder of a run."""
     return out / f"{arm.replace(', ', '-')}-{rate:g}-{seed}"
 
 
 def run(arm: str, rate: float, seed: int, options: argparse.Namespace, files: tuple[Path, Path]) -> None:
-    """Train one arm, or go on with it."""
+    """Train one arm, or resume it."""
     stage, more = ARMS[arm]
     values = {
         "base": options.base, "data": files[0], "dev": files[1], "out": folder(options.out, arm, rate, seed), "seed": seed,
@@ -84,19 +84,19 @@ def tables(options: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base", required=True, help="run folder of a two-stage checkpoint")
-    parser.add_argument("--minutes", type=float, default=8.0, help="training of each arm")
+    parser.add_argument("--minutes", type=float, default=8.0, help="training time of each arm")
     parser.add_argument("--out", type=Path, default=Path("runs/order"))
     parser.add_argument("--arms", nargs="*", default=list(MAIN), choices=list(ARMS))
     parser.add_argument("--rates", nargs="*", type=float, default=[2e-5], help="learning rates")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
-    parser.add_argument("--list-size", type=int, default=6, help="documents of a query in one step")
-    parser.add_argument("--compile", action="store_true", help="fuse element-wise steps in training")
+    parser.add_argument("--list-size", type=int, default=6, help="documents per query in a step")
+    parser.add_argument("--compile", action="store_true", help="compile element-wise steps in training")
     parser.add_argument("--evaluate", action="store_true", help="only evaluate what was trained")
-    parser.add_argument("--length", type=int, default=256, help="tokens of a prompt when it is read")
+    parser.add_argument("--length", type=int, default=256, help="maximum tokens of a prompt in ranking")
     parser.add_argument("--top-k", type=int, default=100, help="candidates reranked")
-    parser.add_argument("--limit", type=int, default=None, help="queries a list (all by default)")
-    parser.add_argument("--dev-limit", type=int, default=None, help="queries a dev set (all by default)")
-    parser.add_argument("--lists", nargs="*", default=list(LISTS), help="lists to evaluate beside the dev sets")
+    parser.add_argument("--limit", type=int, default=None, help="queries per list (all by default)")
+    parser.add_argument("--dev-limit", type=int, default=None, help="queries per dev set (all by default)")
+    parser.add_argument("--lists", nargs="*", default=list(LISTS), help="lists to evaluate in addition to the dev sets")
     options = parser.parse_args()
     if options.evaluate:
         tables(options)

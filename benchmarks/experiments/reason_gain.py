@@ -1,10 +1,10 @@
 """Compare rewards of checkpoints trained by stage `reason` with those of their start, on held-out prompts.
 
-All checkpoints sample with the same seed for a prompt and are judged by the same rules, so rewards are paired.
+All checkpoints sample with the same seed per prompt and have the same reward, so rewards are paired.
 
     python -m benchmarks.experiments.reason_gain --start runs/r0-sft --runs runs/r0-ppo-0 runs/r0-ppo-1 --data heldout.jsonl
 
-Prints reward, form, accuracy and length of each, the paired test against the start, and one JSON line. Rules, lengths and
+Prints reward, format, accuracy and length of each, the paired test against the start, and one JSON line. Rules, lengths and
 temperature are those of the first run's config.
 """
 
@@ -35,7 +35,7 @@ SHOWN = ("reward", "format_rate", "accuracy", "think_tokens", "finished")
 
 
 def written(checkpoint: str, groups: list[Group], settings: Reason, prompts: int) -> tuple[list[float], dict[str, float]]:
-    """(rewards, figures) of one completion for each prompt."""
+    """Return (rewards, figures) of one completion for each prompt."""
     resolved, device = resolve(checkpoint), torch.device("cpu")
     bf16 = pick_dtype(settings.dtype, device, load_config(resolved)) == torch.bfloat16
     prompt, tokenizer = prompt_of(resolved), load_tokenizer(resolved)
@@ -49,10 +49,10 @@ def written(checkpoint: str, groups: list[Group], settings: Reason, prompts: int
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--start", required=True, help="checkpoint that the runs began with")
+    parser.add_argument("--start", required=True, help="checkpoint that the runs started from")
     parser.add_argument("--runs", nargs="+", required=True, help="run folders of stage reason")
-    parser.add_argument("--data", required=True, help="held-out labelled data, any form")
-    parser.add_argument("--split", default="test", help="of a BEIR folder")
+    parser.add_argument("--data", required=True, help="held-out labelled data in any format")
+    parser.add_argument("--split", default="test", help="split of a BEIR folder")
     parser.add_argument("--prompts", type=int, default=200)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     options = parser.parse_args()

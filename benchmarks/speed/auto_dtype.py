@@ -1,10 +1,10 @@
 """Compare the choice of `dtype: auto` and `compile: auto` with the speed of every dtype, in ranking and in training.
 
-    python -m benchmarks.speed.auto_dtype                                # some minutes; made-up texts, no data needed
-    ONEDNN_MAX_CPU_ISA=AVX2 python -m benchmarks.speed.auto_dtype        # stands in for a processor without fast bf16
+    python -m benchmarks.speed.auto_dtype                                # some minutes; synthetic texts, no data needed
+    ONEDNN_MAX_CPU_ISA=AVX2 python -m benchmarks.speed.auto_dtype        # simulates a processor without fast bf16
 
-Dtypes take turns, so that a drift of the machine affects all alike; figures are medians over rounds. Prints two tables, what
-auto took and why, how far it is from the best of fp32 and bf16, and one JSON line.
+Dtypes take turns, so that a drift of the machine affects all equally; figures are medians over rounds. Prints two tables, the
+choice of auto with its reason and its distance to the best of fp32 and bf16, and one JSON line.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def text(rng: random.Random, words: int) -> str:
 
 
 def ranking_run(dtype: str, options: argparse.Namespace, compiled: bool = False) -> Callable[[], float]:
-    """A function that ranks made-up documents and returns documents a second."""
+    """Return a function that ranks synthetic documents and returns documents per second."""
     reranker = Reranker(options.model, dtype=dtype, compile=compiled)
     rng = random.Random(0)
     lists = [[text(rng, rng.randint(10, 120)) for _ in range(options.documents)] for _ in range(2)]
@@ -54,7 +54,7 @@ def ranking_run(dtype: str, options: argparse.Namespace, compiled: bool = False)
 
 
 def training_run(dtype: str, options: argparse.Namespace) -> Callable[[], float]:
-    """A function that takes a step of stage score over made-up lists and returns documents a second."""
+    """Return a function that makes a step of stage score on synthetic lists and returns documents per second."""
     resolved = resolve(options.base)
     model = load_model(resolved, torch.float32, torch.device("cpu")).train()
     use_fp32_head(model)
@@ -79,7 +79,7 @@ def training_run(dtype: str, options: argparse.Namespace) -> Callable[[], float]
 
 
 def in_turn(runs: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
-    """The median of each over rounds, after one that does not count."""
+    """Return the median of each over rounds, after a first one that does not count."""
     speeds_by_run: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds + 1):
         for name, run in runs.items():
@@ -92,8 +92,8 @@ def in_turn(runs: dict[str, Callable[[], float]], rounds: int) -> dict[str, floa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default=DEFAULT, help="that ranks")
-    parser.add_argument("--base", default="smollm2-135m", help="that is trained")
-    parser.add_argument("--documents", type=int, default=30, help="of each of two queries")
+    parser.add_argument("--base", default="smollm2-135m", help="checkpoint to train")
+    parser.add_argument("--documents", type=int, default=30, help="documents of each of two queries")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     options = parser.parse_args()
@@ -104,7 +104,7 @@ def main() -> None:
         choice = choose_dtype("auto", device, config, purpose)
         rates = in_turn({name: make(name, options) for name in names}, options.rounds)
         best = max(rates["fp32"], rates["bf16"])
-        print(f"\n{purpose}: auto takes {choice}")
+        print(f"\n{purpose}: auto chooses {choice}")
         for name, rate in rates.items():
             print(f"  {name:<6}{rate:>8.2f} documents/s{'  <- auto' if name == choice.value else ''}")
         print(f"  auto is {100 * (1 - rates[choice.value] / best):.1f} % below the best of fp32 and bf16")

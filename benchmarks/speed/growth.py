@@ -1,12 +1,12 @@
 """Measure how time and memory grow with the number of documents, their length, the query's length and the batch size.
 
-Every point runs in a process of its own, so its peak memory is its own; the slope is that of log time over log size, 1
-for linear growth.
+Every point runs in a separate process, to measure its peak memory. The slope is that of log time over log size, 1 for linear
+growth.
 
     python -m benchmarks.speed.growth                        # about 8 minutes on two cores
     python -m benchmarks.speed.growth --documents 100 1000   # a part of it
 
-Words are made up, so no data is needed. Prints one table and one JSON line.
+Texts are synthetic, so no data is needed. Prints one table and one JSON line.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def text(words: int, seed: int) -> str:
 
 
 def point(options: argparse.Namespace) -> None:
-    """Measure one size in this process; one JSON line."""
+    """Measure one size in this process, and print one JSON line."""
     import torch
 
     from prorank import Reranker
@@ -62,7 +62,7 @@ def measured(options: argparse.Namespace, *sizes: int) -> dict[str, float]:
 
 
 def slope(sizes: list[int], seconds: list[float]) -> float:
-    """Least squares of log seconds over log size."""
+    """Return the least squares slope of log seconds over log size."""
     x, y = [math.log(s) for s in sizes], [math.log(s) for s in seconds]
     mx, my = sum(x) / len(x), sum(y) / len(y)
     return sum((a - mx) * (b - my) for a, b in zip(x, y)) / sum((a - mx) ** 2 for a in x)
@@ -74,9 +74,9 @@ def main() -> None:
     parser.add_argument("--device")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--documents", nargs="*", type=int, default=[100, 300, 1000, 3000, 10_000])
-    parser.add_argument("--words", nargs="*", type=int, default=[20, 80, 320, 1000], help="of a document (of 100)")
-    parser.add_argument("--query", nargs="*", type=int, default=[5, 50, 500], help="words of the query (of 100 documents)")
-    parser.add_argument("--batch", nargs="*", type=int, default=[1, 4, 16, 64], help="documents a forward (of 200)")
+    parser.add_argument("--words", nargs="*", type=int, default=[20, 80, 320, 1000], help="words per document, with 100 documents")
+    parser.add_argument("--query", nargs="*", type=int, default=[5, 50, 500], help="words of the query, with 100 documents")
+    parser.add_argument("--batch", nargs="*", type=int, default=[1, 4, 16, 64], help="documents per forward, with 200 documents")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--point", nargs=4, type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()

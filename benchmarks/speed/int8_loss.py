@@ -1,6 +1,6 @@
 """Measure the loss of ranking quality in int8: nDCG@10 and order against the bf16 engine on the same lists.
 
-Take a trained checkpoint: an untrained one ranks too badly to lose anything.
+Use a trained checkpoint: an untrained one ranks too poorly to show a loss.
 
     PRORANK_DATA=... python -m benchmarks.speed.int8_loss --model runs/score
 
@@ -27,8 +27,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True, help="a trained checkpoint")
     parser.add_argument("--data", nargs="*", default=["dl19", "dl20", "scifact", "cranfield", "npl_vaswani", "dbpedia50"])
-    parser.add_argument("--queries", type=int, default=30, help="of each collection")
-    parser.add_argument("--documents", type=int, default=30, help="documents a query")
+    parser.add_argument("--queries", type=int, default=30, help="queries of each collection")
+    parser.add_argument("--documents", type=int, default=30, help="documents per query")
     parser.add_argument("--max-length", type=int, help="tokens of a prompt; default: the checkpoint's own")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     options = parser.parse_args()

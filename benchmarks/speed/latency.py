@@ -1,6 +1,6 @@
 """Latency of one query: 10, 50 and 100 documents, median and 95th percentile, and the first query after loading.
 
-The first query runs in the state in which the engine reports ready; nothing is warmed up for it.
+The first query runs directly after loading, without a warm-up.
 
     PRORANK_DATA=... python -m benchmarks.speed.latency            # dl19's first 100 documents, SmolLM2-135M
     PRORANK_DATA=... python -m benchmarks.speed.latency --compile --dtype int8
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--device")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--data", default="dl19", help="collection under PRORANK_DATA")
+    parser.add_argument("--data", default="dl19", help="collection in PRORANK_DATA")
     parser.add_argument("--queries", type=int, default=20)
     parser.add_argument("--sizes", nargs="*", type=int, default=[10, 50, 100])
     parser.add_argument("--max-length", type=int, default=512)

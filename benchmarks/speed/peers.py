@@ -1,6 +1,6 @@
-"""The systems that `score_vs_peers.py` compares, each run by this file in a process of its own.
+"""The systems that `score_vs_peers.py` compares, each run by this file in a separate process.
 
-It imports a system only when it runs it, so the environment needs no other one.
+A system is imported only when it runs, so the environment needs no other system.
 
     python -m benchmarks.speed.peers NAME CHECKPOINT DEVICE THREADS    # then a line of JSON (query, documents) for each answer
 """
@@ -18,7 +18,7 @@ Score = Callable[[str, list[str]], Any]
 
 
 def plain(folder: str, device: str, dtype: str, batch: int) -> Score:
-    """transformers as its documentation shows it: render, pad on the left, keep the last position's logits."""
+    """Return transformers' scores as in its documentation: render, pad on the left, use the logits of the last position."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -93,7 +93,7 @@ def work(name: str, folder: str, device: str, threads: int) -> None:
     import torch
 
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print must not mix with the answers
+    os.dup2(2, 1)  # output of libraries must not mix with the answers
     torch.set_num_threads(threads)
     score = make(name, folder, device)
     for line in sys.stdin:

@@ -1,13 +1,13 @@
 """GRPO on thoughts: TRL's GRPOTrainer against stage `reason`, the same prompts, group, lengths and rewards, in one run.
 
-Every completion has the same number of tokens on both sides, so completions a second compare the same work.
+All completions have the same number of tokens on both sides, so completions per second compare equal work.
 
     python -m benchmarks.speed.reason_vs_trl                    # about 10 minutes on two cores
     python -m benchmarks.speed.reason_vs_trl --prompts 8 --group 8 --length 128 --model FOLDER
 
-Prints completions/s of ours (before and after TRL's), of TRL over fp32 weights under bf16 autocast, which is our arithmetic, and
-of TRL over bf16 weights, where it is fastest; no gradient checkpointing anywhere. Then one JSON line. Exit code 1 where ours is
-under 1.5 times the faster of TRL's.
+Prints completions/s of ours (before and after TRL's), of TRL with fp32 weights under bf16 autocast, as in ours, and of TRL with
+bf16 weights, where it is fastest, without gradient checkpointing; then one JSON line. Exit code 1 if ours is less than 1.5 times as
+fast as the faster one of TRL's.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ SYSTEM = "Decide whether the document answers the query. Think in <think> tags, 
 
 
 def timer(seconds: list[float]) -> Any:
-    """A callback, the same for both trainers, that adds the seconds of the training loop to `seconds`."""
+    """Return a callback for both trainers that adds the seconds of the training loop to `seconds`."""
     from transformers import TrainerCallback
 
     class Timer(TrainerCallback):
@@ -63,14 +63,14 @@ def timer(seconds: list[float]) -> Any:
 
 
 def to_the_end(sampler: Sampler, row: Completion) -> None:
-    """Rows end by their length alone."""
+    """Let rows end by their length only."""
     row.done = len(row.ids) >= sampler.sampling.max_tokens
 
 
 def ours(
     options: argparse.Namespace, resolved: Resolved, encoder: PairPromptEncoder, groups: list[Group], out: str, bf16: bool
 ) -> float:
-    """Completions a second of one pass."""
+    """Return completions per second of one pass."""
     settings = Reason(
         data="-", out=out, algorithm="grpo", batch_size=options.batch, steps=len(groups) // options.batch, num_evaluations=0,
         save_every=0,
@@ -90,7 +90,7 @@ def ours(
 def trl(
     options: argparse.Namespace, resolved: Resolved, encoder: PairPromptEncoder, groups: list[Group], out: str, weights: str
 ) -> float:
-    """Completions a second of the same pass with TRL, over weights of this dtype ("float32" under autocast, "bfloat16")."""
+    """Return completions per second of the same pass with TRL. `weights`: "float32" (under autocast) or "bfloat16"."""
     from datasets import Dataset
     from transformers import AutoModelForCausalLM
     from transformers.trainer_callback import PrinterCallback
@@ -122,15 +122,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="smollm2-135m", help="checkpoint name or folder")
     parser.add_argument("--prompts", type=int, default=8, help="distinct prompts for each side")
-    parser.add_argument("--batch", type=int, default=4, help="prompts an optimiser step")
-    parser.add_argument("--group", type=int, default=8, help="G, completions a prompt")
+    parser.add_argument("--batch", type=int, default=4, help="prompts per optimiser step")
+    parser.add_argument("--group", type=int, default=8, help="G, completions per prompt")
     parser.add_argument("--tokens", type=int, default=200, help="length of a prompt")
     parser.add_argument("--length", type=int, default=96, help="length of a completion")
-    parser.add_argument("--micro", type=int, help="completions a forward of TRL (default: a group)")
+    parser.add_argument("--micro", type=int, help="completions per forward pass of TRL (default: a group)")
     parser.add_argument("--beta", type=float, default=0.02, help="weight of the KL term")
-    parser.add_argument("--compile", action="store_true", help="ours with fused steps")
+    parser.add_argument("--compile", action="store_true", help="compile our element-wise steps")
     parser.add_argument("--dtype", default="auto", choices=["auto", "bf16", "fp32"], help="bf16 means autocast")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of both sides")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of both sides")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

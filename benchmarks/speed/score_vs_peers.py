@@ -1,17 +1,17 @@
 """Scoring speed: ours against sentence-transformers and mxbai-rerank, one checkpoint, the same lists, in one run.
 
 Every system runs in its own process, and only one works at a time. They take turns query by query, so other load on the machine
-affects all alike. A ratio is the median over queries.
+affects all equally. A ratio is the median over queries.
 
     python -m benchmarks.speed.score_vs_peers --peers-python PEERS/bin/python     # 20 x 100 documents of dl19, then of scifact
     python -m benchmarks.speed.score_vs_peers --only ours st-bf16 --queries 5            # some of them
     python -m benchmarks.speed.score_vs_peers --device cuda --only fp32 bf16 st-bf16 ours  # on a GPU
 
-PEERS is an environment of its own, because mxbai-rerank 0.1.6 fails on transformers 5:
+PEERS is a separate environment, because mxbai-rerank 0.1.6 fails on transformers 5:
 
     python -m venv PEERS && PEERS/bin/pip install torch mxbai-rerank==0.1.6 'transformers==4.57.*'
 
-Prints documents/s, tokens a pair, Kendall's tau with the scores of fp32, nDCG@10, the share of the machine's matrix-product
+Prints documents/s, tokens per pair, Kendall's tau with the scores of fp32, nDCG@10, the share of the machine's matrix-product
 ceiling, and one JSON line. Needs PRORANK_DATA.
 """
 
@@ -41,9 +41,9 @@ from prorank.engine.batches import windows
 from prorank.prompts.prompt import Prompt
 from prorank.rank.pointwise import PointwiseStrategy
 
-# Whose scores are the truth under each prompt: transformers in fp32 without padding, and mxbai-rerank, which runs in fp32.
+# Reference scores for each prompt: transformers in fp32 without padding, and mxbai-rerank, which runs in fp32.
 TRUTH = {"prorank": "fp32", "mxbai": "mxbai-rerank"}
-# name: (prompt, what it is)
+# name: (prompt, description)
 SYSTEMS = {
     "fp32": ("prorank", "transformers fp32, one by one"),
     "bf16": ("prorank", "transformers bf16, batches of 32"),
@@ -71,12 +71,12 @@ class Worker:
         print(json.dumps({"query": query, "documents": documents}), file=self.process.stdin, flush=True)
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit(f"{self.name} died, see above")
+            raise SystemExit(f"{self.name} ended with an error, see above")
         return json.loads(line)
 
 
 def checkpoints(model: str, folder: Path) -> dict[str, str]:
-    """One set of weights in folders that each system reads: by prompt, and one that transformers 4 can read."""
+    """Write one set of weights into folders for each system: by prompt, and one for transformers 4."""
     resolved = resolve(model)
     loaded = load_model(resolved, torch.bfloat16, torch.device("cpu"))
     encoder = Prompt.preset("prorank", max_length=512).bind(load_tokenizer(resolved))
@@ -87,7 +87,7 @@ def checkpoints(model: str, folder: Path) -> dict[str, str]:
     config.write_text(json.dumps({k: v for k, v in plain.items() if k not in ("extra_special_tokens", "backend")}))
     model_config = folder / "old" / "config.json"
     values = json.loads(model_config.read_text())
-    # transformers 4 reads the rotation's base at the top level; without it, it would turn by another angle.
+    # transformers 4 reads the base of rotary positions at the top level; without it, it would use another base.
     model_config.write_text(json.dumps(values | {"rope_theta": values["rope_parameters"]["rope_theta"]}))
     return {"mxbai-rerank": str(folder / "old"), "": str(folder / "prorank")}
 
@@ -99,9 +99,9 @@ def tokens_a_pair(folder: str, prompt: str, lists: Any) -> float:
 
 
 def measure(lists: Any, workers: list[Worker], failures: Failures) -> dict[str, dict[str, Any]]:
-    """Seconds and scores of every system for each query, systems in turn; one that fails is left out."""
+    """Return seconds and scores of every system for each query, with systems in turn. Systems that fail are left out."""
     results: dict[str, dict[str, Any]] = {w.name: {"seconds": [], "scores": []} for w in workers}
-    for worker in workers:  # the first call pays for loading and warming up
+    for worker in workers:  # the first call includes loading and warm-up
         with failures.arm(worker.name):
             first = worker.request(lists.queries[0], lists.documents[0][:20])
             say(f"{lists.name}: {worker.name} is ready after {first['seconds']:.1f} s")
@@ -116,7 +116,7 @@ def measure(lists: Any, workers: list[Worker], failures: Failures) -> dict[str, 
 
 
 def summary(lists: Any, results: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Documents/s, and agreement with fp32 transformers where it took part."""
+    """Return documents/s, and agreement with fp32 transformers if it was run."""
     rows: dict[str, dict[str, float]] = {}
     for name, one in results.items():
         speeds = [len(d) / s for d, s in zip(lists.documents, one["seconds"])]
@@ -130,7 +130,7 @@ def summary(lists: Any, results: dict[str, dict[str, Any]]) -> dict[str, dict[st
 
 
 def ratio(lists: Any, results: dict[str, dict[str, Any]], name: str, other: str) -> float:
-    """How many times as fast `name` is, the median over queries."""
+    """Return the ratio of speeds of `name` and `other`, the median over queries."""
     return statistics.median(b / a for a, b in zip(results[name]["seconds"], results[other]["seconds"]))
 
 
@@ -157,18 +157,18 @@ PAIRS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="smollm2-135m", help="checkpoint whose weights all systems run")
-    parser.add_argument("--data", nargs="*", default=["dl19", "scifact"], help="collections under PRORANK_DATA")
+    parser.add_argument("--data", nargs="*", default=["dl19", "scifact"], help="collections in PRORANK_DATA")
     parser.add_argument("--queries", type=int, default=20)
-    parser.add_argument("--documents", type=int, default=100, help="documents a query")
-    parser.add_argument("--only", nargs="*", choices=list(SYSTEMS), help="some of the systems")
+    parser.add_argument("--documents", type=int, default=100, help="documents per query")
+    parser.add_argument("--only", nargs="*", choices=list(SYSTEMS), help="systems to run; all by default")
     parser.add_argument("--peers-python", help="python of an environment with mxbai-rerank 0.1.6 and transformers 4.57")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda; on cuda leave int8 out with --only")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda; on cuda omit int8 with --only")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     options = parser.parse_args()
 
     names = options.only or [n for n in SYSTEMS if n != "mxbai-rerank" or options.peers_python]
     if "mxbai-rerank" in names and not options.peers_python:
-        raise SystemExit("mxbai-rerank needs --peers-python, see the head of this file")
+        raise SystemExit("mxbai-rerank needs --peers-python, see the docstring of this file")
     everything: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         folders = checkpoints(options.model, Path(folder))
@@ -185,7 +185,7 @@ def main() -> None:
             ratios = {f"{a} / {b}": ratio(one, results, a, b) for a, b in PAIRS if a in results and b in results}
             everything[one.name] = {"systems": rows, "ratios": ratios}
         for worker in workers:
-            with contextlib.suppress(BrokenPipeError):  # of one that failed
+            with contextlib.suppress(BrokenPipeError):  # of a worker that failed
                 worker.process.stdin.close()  # type: ignore[union-attr]
             worker.process.wait()
         for one in lists:
@@ -198,8 +198,9 @@ def main() -> None:
 
 
 def shares(folder: str, lists: Any, rows: dict[str, dict[str, float]], device: str, threads: int) -> dict[str, Any]:
-    """The ceiling, and what share of it ours reaches: matrix products of the tokens it computes (a shared prefix counts once
-    a pack) a second."""
+    """Return the ceiling, and the share of it that ours reaches: matrix products per second of the computed tokens, where a shared
+    prefix counts once per pack.
+    """
     torch.set_num_threads(threads)
     reranker = Reranker(folder, device=device)
     strategy = reranker.strategy

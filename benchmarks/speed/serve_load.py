@@ -1,4 +1,4 @@
-"""The server under load: many clients at once, throughput against the offline engine, a small client beside large ones.
+"""The server under load: many clients, throughput compared with the offline engine, and a small client among large ones.
 
 Server and engine run one after the other on the same machine. The server's answers are compared with the library's scores of the
 same documents.
@@ -6,8 +6,8 @@ same documents.
     PRORANK_DATA=... python -m benchmarks.speed.serve_load                          # 64 clients for 5 minutes, dl19, SmolLM2-135M
     PRORANK_DATA=... python -m benchmarks.speed.serve_load --minutes 1 --clients 16 --documents 10
 
-Prints one table and one JSON line; exits with 1 where an answer was lost or was neither 200 nor 429. Where other work shares the
-machine `ratio_by_processor_time` says more than `ratio`.
+Prints one table and one JSON line; exits with 1 if an answer was lost or was neither 200 nor 429. On a machine with other load, use
+`ratio_by_processor_time` instead of `ratio`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Body = dict[str, object]
 
 @dataclass
 class Seen:
-    """What clients saw: statuses, seconds of each answer, and scores by request."""
+    """Results of clients: statuses, seconds of each answer, and scores by request."""
 
     statuses: Counter = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
@@ -49,7 +49,7 @@ class Seen:
     answers: list[tuple[Body, list[float]]] = field(default_factory=list)
 
     async def send(self, client: httpx2.AsyncClient, body: Body) -> None:
-        """One request; waits where the server says so."""
+        """Send a request; wait if the server requests it."""
         begin = time.perf_counter()
         try:
             answer = await client.post("/v1/rerank", json=body | {"raw_scores": True})
@@ -74,10 +74,10 @@ class Server:
         command = [sys.executable, "-m", "prorank", "serve", "--model", options.model, "--port", "0"]
         command += ["--dtype", options.dtype, *(["--compile"] if options.compile else []), *options.serve]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        atexit.register(self.process.kill)  # whatever goes wrong before its end
+        atexit.register(self.process.kill)  # also after errors
         self.port = self._line("listening")["port"]
         self._line("ready")
-        # The rest of the log is let go, or the pipe fills.
+        # Drop the rest of the log, so that the pipe does not fill.
         self.drain = subprocess.Popen(["cat"], stdin=self.process.stderr, stdout=subprocess.DEVNULL)
 
     def _line(self, event: str) -> dict:
@@ -92,7 +92,7 @@ class Server:
 
     @property
     def seconds(self) -> float:
-        """Of processors that it has used (Linux alone tells)."""
+        """Processor time that it has used (Linux only)."""
         parts = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(parts[11]) + int(parts[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -102,21 +102,21 @@ class Server:
 
 
 async def often(client: httpx2.AsyncClient, seen: Seen, bodies: Iterator[Body], until: float) -> None:
-    """Send requests one after the other until the time is over."""
+    """Send requests one after the other until the end of the time."""
     while time.perf_counter() < until:
         await seen.send(client, next(bodies))
 
 
 async def crowd(server: Server, bodies: list[Body], clients: int, seconds: float) -> tuple[Seen, float, float]:
-    """(what many clients saw, documents a second, documents a second of processors)."""
-    seen, begin, used, rotation = Seen(), time.perf_counter(), server.seconds, cycle(bodies)  # each as often as the others
+    """Return (results of many clients, documents per second, documents per second of processor time)."""
+    seen, begin, used, rotation = Seen(), time.perf_counter(), server.seconds, cycle(bodies)  # each equally often
     async with server.client(clients) as client:
         await asyncio.gather(*(often(client, seen, rotation, begin + seconds) for _ in range(clients)))
     return seen, seen.documents / (time.perf_counter() - begin), seen.documents / (server.seconds - used)
 
 
 async def beside(server: Server, small: list[Body], large: list[Body], times: int) -> tuple[Seen, Seen]:
-    """What one client of small requests saw alone, and beside a client for each of the large ones."""
+    """Return results of one client of small requests, alone and together with a client for each of the large ones."""
     alone, among = Seen(), Seen()
     async with server.client(len(large) + 1) as client:
         for body in small[:times]:
@@ -132,7 +132,7 @@ async def beside(server: Server, small: list[Body], large: list[Body], times: in
 
 
 def offline(reranker: Reranker, bodies: list[Body], seconds: float) -> tuple[float, float]:
-    """Documents a second, and a second of processors, of the engine over all bodies, at least once and for so many seconds."""
+    """Return documents per second, and per second of processor time, of the engine on all bodies, for at least `seconds`."""
     done, begin, used = 0, time.perf_counter(), time.process_time()
     while not done or time.perf_counter() - begin < seconds:
         reranker.score_lists([body["query"] for body in bodies], [body["documents"] for body in bodies])
@@ -141,7 +141,7 @@ def offline(reranker: Reranker, bodies: list[Body], seconds: float) -> tuple[flo
 
 
 def differences(reranker: Reranker, answers: list[tuple[Body, list[float]]], limit: int) -> np.ndarray:
-    """How far the server's scores lie from the library's, for the first answers of each body."""
+    """Return the differences between the server's and the library's scores, for the first answers of each body."""
     first = {id(body): (body, scores) for body, scores in reversed(answers)}
     compared = list(first.values())[:limit]
     rows = reranker.score_lists([body["query"] for body, _ in compared], [body["documents"] for body, _ in compared])
@@ -153,7 +153,7 @@ def p95(seconds: list[float]) -> float:
 
 
 def requests_of(options: argparse.Namespace) -> tuple[list[Body], list[Body], list[Body]]:
-    """(usual, small, large) requests from a collection's lists."""
+    """Return (usual, small, large) requests from a collection's lists."""
     lists, rng = real_lists(options.data, options.queries, 100), random.Random(0)
     pool = list(dict.fromkeys(text for documents in lists.documents for text in documents))
     usual = [{"query": q, "documents": documents[: options.documents]} for q, documents in zip(lists.queries, lists.documents)]
@@ -167,18 +167,18 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--data", default="dl19", help="collection under PRORANK_DATA")
+    parser.add_argument("--data", default="dl19", help="collection in PRORANK_DATA")
     parser.add_argument("--queries", type=int, default=40)
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--minutes", type=float, default=5.0)
-    parser.add_argument("--documents", type=int, default=20, help="of a usual request")
+    parser.add_argument("--documents", type=int, default=20, help="documents of a usual request")
     parser.add_argument("--small", type=int, default=10, help="documents of a small request")
     parser.add_argument("--large", type=int, default=1000, help="documents of a large request")
-    parser.add_argument("--times", type=int, default=30, help="small requests, alone and beside two large ones")
-    parser.add_argument("--offline-seconds", type=float, default=30.0, help="at least, of the offline engine, before and after")
-    parser.add_argument("--check", type=int, default=40, help="requests whose scores are compared")
+    parser.add_argument("--times", type=int, default=30, help="number of small requests, alone and together with two large ones")
+    parser.add_argument("--offline-seconds", type=float, default=30.0, help="minimum seconds of the offline engine")
+    parser.add_argument("--check", type=int, default=40, help="number of requests whose scores are compared")
     parser.add_argument("--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS", os.cpu_count())))
-    parser.add_argument("serve", nargs="*", help="options of prorank serve, behind --")
+    parser.add_argument("serve", nargs="*", help="options of prorank serve, after --")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     torch.set_num_threads(options.threads)
@@ -189,7 +189,7 @@ def main() -> None:
     server = Server(options)
     say(f"{options.clients} clients for {options.minutes:g} minutes")
     seen, rate, per_processor = asyncio.run(crowd(server, usual, options.clients, 60 * options.minutes))
-    say(f"{options.small} documents, alone and beside two of {options.large}")
+    say(f"{options.small} documents, alone and together with two of {options.large}")
     alone, among = asyncio.run(beside(server, small, large, options.times))
     code = server.stop()
     say("offline engine again")

@@ -1,12 +1,12 @@
-"""Measure the time from the start of a server to ready, by parts, and the first requests.
+"""Measure the time from the start of a server until it is ready, by parts, and the first requests.
 
-The first request is sent when the log says "ready"; whatever it takes longer than later ones was not warmed up.
+The first request is sent when the log says "ready". Additional time compared with later requests was not covered by the warm-up.
 
     python -m benchmarks.speed.serve_ready                               # the default model
-    python -m benchmarks.speed.serve_ready --runs 3 -- --dtype fp32      # options of prorank serve behind --
+    python -m benchmarks.speed.serve_ready --runs 3 -- --dtype fp32      # options of prorank serve after --
 
-Prints a line for each part of each run and one JSON line; `load` is that of the machine before a run, on which all figures
-depend.
+Prints a line for each part of each run and one JSON line; `load` is the load of the machine before a run, on which all
+figures depend.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TEXTS = ["Vaccines train the immune system.", "Bread needs flour.", "A castle st
 
 
 class Start:
-    """A server that has just been started, and the seconds from then on."""
+    """A server that was just started, and the seconds since then."""
 
     def __init__(self, options: list[str]) -> None:
         self.begin = time.perf_counter()
@@ -39,7 +39,7 @@ class Start:
         atexit.register(self.process.kill)
 
     def until_ready(self) -> tuple[int, dict[str, float]]:
-        """(port, seconds of each part by the log: until it listens, to load, each shape, until it is ready)."""
+        """Return (port, seconds of each part from the log: until it listens, loading, each shape, until it is ready)."""
         port, parts = 0, {}
         for text in self.process.stderr:
             line = json.loads(text) if text.startswith("{") else {"event": text.strip()}
@@ -58,7 +58,7 @@ class Start:
 
 
 def request_seconds(client: httpx2.Client, documents: int) -> float:
-    """Seconds of one request."""
+    """Return the seconds of one request."""
     begin = time.perf_counter()
     texts = [f"{TEXTS[at % len(TEXTS)]} {at}" for at in range(documents)]
     client.post("/v1/rerank", json={"query": QUERY, "documents": texts}).raise_for_status()
@@ -66,7 +66,7 @@ def request_seconds(client: httpx2.Client, documents: int) -> float:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """One run: the parts, the first request, and the median of those that follow."""
+    """Measure one run: the parts, the first request, and the median of later ones."""
     load = os.getloadavg()[0]
     server = Start(options.serve)
     port, parts = server.until_ready()
@@ -81,8 +81,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--documents", type=int, default=2, help="of a request")
-    parser.add_argument("--times", type=int, default=10, help="requests after the first")
-    parser.add_argument("serve", nargs="*", help="options of prorank serve, behind --")
+    parser.add_argument("--times", type=int, default=10, help="number of requests after the first")
+    parser.add_argument("serve", nargs="*", help="options of prorank serve, after --")
     options = parser.parse_args()
     runs = []
     for number in range(options.runs):

@@ -1,13 +1,13 @@
-"""Training speed of stage `score`: the engine with documents of a query behind one prefix, against the plain step.
+"""Training speed of stage `score`: the engine with a shared prefix per query, compared with the plain step.
 
-All arms see the same lists in the same order from the same weights, so their losses may differ by rounding only. The
-plain step is `baseline_step: true`: each prompt a padded row with a copy of the query, logits at every position, as in
-FlagEmbedding's trainer; "answers only" is the same with logits at the answers alone.
+All arms train on the same lists in the same order from the same weights, so their losses may differ by rounding only. The plain
+step is `baseline_step: true`: each prompt is a padded row with a copy of the query, and logits are computed at every position, as
+in FlagEmbedding's trainer; "answers only" is the same with logits at the answers only.
 
     PRORANK_DATA=... python -m benchmarks.speed.train_speed               # 50 steps each, about half an hour on two cores
     PRORANK_DATA=... python -m benchmarks.speed.train_speed --steps 10 --dtype fp32 --data scifact
 
-Prints documents/s and tokens/s of both, the ratio (median over steps, arms in turn) and how far the losses differ; one JSON
+Prints documents/s and tokens/s of both, the ratio (median over steps, arms in turn) and the difference of the losses; one JSON
 line.
 """
 
@@ -37,7 +37,7 @@ from prorank.train.stages.score import ScoreStage
 
 
 class Arm:
-    """One way of making the steps: its model, optimiser and stage."""
+    """One implementation of the step: its model, optimiser and stage."""
 
     def __init__(self, name: str, options: argparse.Namespace, groups: list, **more: bool) -> None:
         self.name, self.batch = name, options.batch
@@ -45,7 +45,7 @@ class Arm:
         self.device = pick_device(options.device)
         self.half = pick_dtype(options.dtype, self.device, load_config(resolved), TRAINING) == torch.bfloat16
         self.model = load_model(resolved, torch.float32, self.device).train()
-        use_fp32_head(self.model)  # as the stages do
+        use_fp32_head(self.model)  # as in the stages
         encoder = Prompt.preset(options.prompt, max_length=options.length).bind(load_tokenizer(resolved))
         settings = Score(data="", out="", list_size=options.list_size, batch_size=options.batch, seed=options.seed, **more)
         self.stage = ScoreStage(groups, encoder, settings, None, self.half)
@@ -63,7 +63,7 @@ class Arm:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step()
         self.optimiser.zero_grad()
-        self.losses.append(float(loss.detach()))  # waits for the device
+        self.losses.append(float(loss.detach()))  # synchronises with the device
         self.seconds.append(time.perf_counter() - begin)
         if number:  # the first step warms up
             self.documents += figures["documents"] * self.batch
@@ -75,10 +75,10 @@ def main() -> None:
     parser.add_argument("--model", default=BUILT_IN)
     parser.add_argument("--device")
     parser.add_argument("--dtype", default="auto", choices=["auto", "bf16", "fp32"], help="bf16 means autocast")
-    parser.add_argument("--data", nargs="*", default=["scifact", "medquad", "cosqa"], help="collections under PRORANK_DATA")
+    parser.add_argument("--data", nargs="*", default=["scifact", "medquad", "cosqa"], help="collections in PRORANK_DATA")
     parser.add_argument("--compile", action="store_true", help="compile ours; the first step, which compiles, is not counted")
     parser.add_argument("--prompt", default="prorank", help="preset")
-    parser.add_argument("--length", type=int, default=192, help="tokens of a prompt")
+    parser.add_argument("--length", type=int, default=192, help="maximum tokens of a prompt")
     parser.add_argument("--list-size", type=int, default=6)
     parser.add_argument("--batch", type=int, default=4, help="lists a step")
     parser.add_argument("--steps", type=int, default=50)
@@ -90,7 +90,7 @@ def main() -> None:
         mine_negatives(read_beir(data_folder() / name, "train"), negatives=options.list_size - 1, seed=options.seed)[0]
         for name in options.data
     ]
-    groups = [group for groups in mined for group in groups[: min(map(len, mined))]]  # as many of each
+    groups = [group for groups in mined for group in groups[: min(map(len, mined))]]  # equally many of each
     arms = [Arm("plain step", options, groups, baseline_step=True), Arm("answers only", options, groups, baseline_step=True)]
     arms[1].stage.logits.plain = False
     arms.append(Arm("prorank", options, groups, compile=options.compile))

@@ -1,14 +1,14 @@
 """One-token GRPO: TRL's GRPOTrainer against `prorank.train.stages.warmup`, the same prompts, in one run.
 
-TRL pays G prefills, G reference forwards and G forwards and backwards for every prompt; here one forward,
-one reference forward and one backward serve the group.
+TRL computes G prefills, G reference passes, and G forward and backward passes per prompt; here one forward, one reference and one
+backward pass suffice for the group.
 
     python -m benchmarks.speed.warmup_vs_trl                    # about 7 minutes on two cores
     python -m benchmarks.speed.warmup_vs_trl --prompts 32 --batch 16 --threads 8 --model FOLDER
 
 Prints prompts/s of both (same dtype, G, beta, batch, learning rate; no gradient checkpointing in either), of TRL at its
-defaults, and how far the gradients differ for the same samples in fp32; then one JSON line. Exit code 1 where the ratio
-is under 10 or the gradients differ by more than 1e-3.
+defaults, and the difference of the gradients for the same samples in fp32; then one JSON line. Exit code 1 if the ratio
+is below 10 or the gradients differ by more than 1e-3.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ WANTED_RATIO, WANTED_DIFFERENCE = 10.0, 1e-3
 
 @dataclass
 class Task:
-    """What both sides train on: `groups` of one labelled document each, under one prompt."""
+    """Data of both sides: `groups` of one labelled document each, with one prompt."""
 
     resolved: Resolved
     encoder: PairPromptEncoder
@@ -68,16 +68,16 @@ class Task:
         self.rows = [(g.query, g.documents[0], int(g.labels[0] > 0)) for g in self.groups]
         self.texts = [self.encoder.render(query, document) for query, document, _ in self.rows]
         self.ids = [self.encoder.encode(query, document).ids for query, document, _ in self.rows]
-        # TRL tokenises the rendered string, we join ids: the comparison stands only if both give the same.
+        # TRL tokenises the rendered string, while we join ids: the comparison is valid only if the ids are equal.
         if [self.encoder.tokenizer(text)["input_ids"] for text in self.texts] != self.ids:
-            raise SystemExit("the two sides would see different ids; take a model whose rendered prompt tokenises so")
+            raise SystemExit("the two sides have different ids; use a model whose rendered prompt has equal ids")
         if len(set(self.texts)) != len(self.texts):
             raise SystemExit("the prompts are not distinct")
 
 
 @dataclass
 class Outcome:
-    """Seconds of training (by the clock and of processor time), gradients of the first step where asked for."""
+    """Seconds of training (wall-clock and processor time), and gradients of the first step if requested."""
 
     seconds: float = 0.0
     processor: float = 0.0
@@ -85,7 +85,7 @@ class Outcome:
 
 
 def make_groups(encoder: PairPromptEncoder, count: int, tokens: int, seed: int) -> list[Group]:
-    """`count` distinct prompts of about `tokens` tokens, every other one relevant (its document holds the query)."""
+    """Make `count` distinct prompts of about `tokens` tokens. Every other one is relevant: its document contains the query."""
     rng = random.Random(seed)
     groups = []
     for i in range(count):
@@ -98,7 +98,7 @@ def make_groups(encoder: PairPromptEncoder, count: int, tokens: int, seed: int) 
 
 
 def probe(outcome: Outcome, keep_gradients: bool) -> Any:
-    """A callback, the same for both trainers, that takes the time and (before the first update) the gradients."""
+    """Return a callback for both trainers that measures the time and stores the gradients before the first update."""
     from transformers import TrainerCallback
 
     class Probe(TrainerCallback):
@@ -115,7 +115,7 @@ def probe(outcome: Outcome, keep_gradients: bool) -> Any:
                 outcome.gradients.update({n: p.grad.detach().clone() for n, p in named if p.grad is not None})
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            control.should_training_stop |= keep_gradients  # one step is all that a comparison needs
+            control.should_training_stop |= keep_gradients  # the comparison needs one step only
 
     return Probe()
 
@@ -123,7 +123,7 @@ def probe(outcome: Outcome, keep_gradients: bool) -> Any:
 def train_ours(
     task: Task, bf16: bool, out: str, exploration_rate: float = 0.0, gradients: bool = False, exact: bool = False
 ) -> Outcome:
-    """One pass over the task's prompts with the sampled (or the exact) advantage."""
+    """Train one pass over the task's prompts with the sampled (or the exact) advantage."""
     settings = Warmup(
         out=out, data="-", steps=len(task.rows) // task.batch + gradients, batch_size=task.batch, num_evaluations=0, save_every=0,
         advantage="exact" if exact else "sampled", num_generations=task.num_generations, beta=task.beta,
@@ -141,7 +141,7 @@ def train_ours(
 
 
 def reward_function(task: Task) -> Any:
-    """The warm-up's rewards in TRL's calling convention."""
+    """Return the warm-up's rewards in TRL's calling convention."""
     values = policy.Rewards(near_miss=0.0).of_classes()
 
     def reward(completion_ids: list[list[int]], label: list[int], **_: Any) -> list[float]:
@@ -152,9 +152,9 @@ def reward_function(task: Task) -> Any:
 
 
 def train_trl(task: Task, bf16: bool, out: str, samples: dict[str, list[int]] | None = None, defaults: bool = False) -> Outcome:
-    """The same pass with TRL; `samples` (rendered prompt -> tokens) replace its own draws, and gradients are kept then.
+    """Train the same pass with TRL. `samples` (rendered prompt -> tokens) replace its samples; then gradients are stored.
 
-    `defaults` changes nothing but what a run on one token must have: max_completion_length 1, no files, no CUDA.
+    With `defaults`, only settings that a run on one token needs are changed: max_completion_length 1, no files, no CUDA.
     """
     from datasets import Dataset
     from transformers.trainer_callback import PrinterCallback
@@ -165,7 +165,7 @@ def train_trl(task: Task, bf16: bool, out: str, samples: dict[str, list[int]] | 
         "per_device_train_batch_size": task.num_generations, "gradient_accumulation_steps": task.batch,
         "learning_rate": 2e-5, "lr_scheduler_type": "constant", "max_grad_norm": 1e9 if samples else 1.0,
         "mask_truncated_completions": False,  # one token is always "truncated"; True would leave no gradient
-        # Times the ratio: then TRL's per-sample estimate has the exact KL's gradient in expectation.
+        # With the ratio as a factor, TRL's per-sample estimate has the exact KL's gradient in expectation.
         "use_bias_correction_kl": True,
         "shuffle_dataset": False,
     }  # fmt: skip
@@ -188,7 +188,7 @@ def train_trl(task: Task, bf16: bool, out: str, samples: dict[str, list[int]] | 
 
 
 def replay(task: Task, samples: dict[str, list[int]]) -> Any:
-    """A rollout for TRL that hands out given tokens instead of drawing."""
+    """Return a rollout function for TRL that returns given tokens instead of sampling."""
     ids = dict(zip(task.texts, task.ids))
 
     def rollout(prompts: list[str], trainer: Any) -> dict[str, Any]:
@@ -203,14 +203,19 @@ def replay(task: Task, samples: dict[str, list[int]]) -> Any:
 
 
 def compare_gradients(task: Task, folder: Path) -> dict[str, float]:
-    """Gradients of one step in fp32 for the same samples: our draws (half of them forced answers, so that the rewards
-    differ within a group), replayed by TRL. Relative norm of the difference, overall and in the worst tensor."""
+    """Compare gradients of one step in fp32 for the same samples.
+
+    TRL replays our samples. Half of them are forced answers, so that rewards differ within a group.
+
+    Returns:
+        Relative norm of the difference, overall and in the worst tensor.
+    """
     small = Task(task.resolved, task.encoder, task.groups[:2], task.num_generations, task.beta, 2)
     drawn: dict[int, list[int]] = {}
 
     def recording(logits, size, generator, answer_ids, exploration_rate):
         tokens = policy.sample_tokens(logits, size, generator, answer_ids, exploration_rate)
-        drawn[generator.initial_seed()] = tokens.tolist()  # with seed 0 that is the example's place in the run
+        drawn[generator.initial_seed()] = tokens.tolist()  # with seed 0 this is the example's index in the run
         return tokens
 
     with mock.patch.object(warmup, "sample_tokens", recording):
@@ -230,7 +235,7 @@ def compare_gradients(task: Task, folder: Path) -> dict[str, float]:
 
 
 def speeds(task: Task, bf16: bool, folder: Path, default_prompts: int, failures: Failures) -> dict[str, dict[str, float]]:
-    """Prompts a second and processor seconds a prompt of each side, by name; a side of TRL that fails is left out."""
+    """Return prompts per second and processor seconds per prompt of each side. TRL runs that fail are left out."""
     figures = {}
 
     def record(name: str, count: int, outcome: Outcome) -> None:
@@ -244,7 +249,7 @@ def speeds(task: Task, bf16: bool, folder: Path, default_prompts: int, failures:
     say(f"TRL with the same settings, {count} prompts (about half a minute each)")
     with failures.arm("TRL, same settings"):
         record("TRL, same settings", count, train_trl(task, bf16, str(folder / "trl")))
-    # Once more after TRL's minutes: other work on the machine that came or went meanwhile shows as a drift.
+    # Measure again after TRL, to detect changes in other load of the machine.
     after = train_ours(task, bf16, str(folder / "after"))
     both = Outcome(before.seconds + after.seconds, before.processor + after.processor)
     record("ours, sampled", 2 * count, both)
@@ -258,7 +263,7 @@ def speeds(task: Task, bf16: bool, folder: Path, default_prompts: int, failures:
 
 
 def show(figures: dict[str, dict[str, float]], gradients: dict[str, float], facts: dict[str, Any]) -> bool:
-    """Print table and JSON line; whether both aims are met."""
+    """Print table and JSON line. Returns whether both targets are met."""
     base = figures.get("TRL, same settings", {}).get("prompts_per_second", math.nan)
     ratio = figures["ours, sampled"]["prompts_per_second"] / base
     print(f"\n{'one-token GRPO':<22}{'prompts/s':>11}{'times TRL':>11}{'CPU s/prompt':>14}")
@@ -271,7 +276,7 @@ def show(figures: dict[str, dict[str, float]], gradients: dict[str, float], fact
     drift = figures["ours, sampled"]["drift"]
     if not 0.8 < drift < 1.25:
         print(f"WARNING: ours took {drift:.2f} times as long after TRL as before: the machine was not idle, so the ratio "
-              "means little")  # fmt: skip
+              "is unreliable")  # fmt: skip
     print(dumps({"speeds": figures, "ratio": ratio, "gradients": gradients, **facts}))
     return ratio >= WANTED_RATIO and gradients["relative"] <= WANTED_DIFFERENCE
 
@@ -280,14 +285,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="smollm2-135m", help="checkpoint name or folder")
     parser.add_argument("--prompts", type=int, default=8, help="distinct prompts for both sides (TRL: about half a minute each)")
-    parser.add_argument("--default-prompts", type=int, default=1, help="prompts for TRL at its defaults (0: leave out)")
+    parser.add_argument("--default-prompts", type=int, default=1, help="prompts for TRL at its defaults (0 to omit)")
     parser.add_argument("--tokens", type=int, default=377, help="length of a prompt")
-    parser.add_argument("--batch", type=int, default=4, help="prompts an optimiser step")
-    parser.add_argument("--group", type=int, default=8, help="G, samples a prompt")
+    parser.add_argument("--batch", type=int, default=4, help="prompts per optimiser step")
+    parser.add_argument("--group", type=int, default=8, help="G, samples per prompt")
     parser.add_argument("--beta", type=float, default=0.02, help="weight of the KL term")
     parser.add_argument("--dtype", default="auto", choices=["auto", "bf16", "fp32"], help="bf16 means autocast")
-    # Threads wait for each other by spinning, so beside other work several are slower than one: keep the machine idle.
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of both sides")
+    # Threads wait for each other by spinning, so with other load several are slower than one: keep the machine idle.
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of both sides")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

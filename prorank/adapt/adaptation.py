@@ -1,7 +1,8 @@
 """Fine-tune a checkpoint on a team's own labels, and keep the result only if it is better on held-out queries.
 
-No query is measured by weights that were trained on it, whatever its case and punctuation. Of many queries a part is held out. Of
-few none can be spared: three trainings hold out a third each, all queries decide, and the result is the mean of the three weights.
+No query is scored by weights that were trained on it; queries that differ only in case and punctuation count as the same. With many
+queries, one part is held out. With few queries, there are three trainings that hold out a third each, so that every query is
+evaluated once, and the result is the mean of their weights.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from .held_out_folds import Fold, read_labelled_lists, split_folds
 from .weight_averaging import interpolate_weights
 
 RESULT_FILE = "adapted.json"
-PASSES = 4.0  # over the documents, at most
+PASSES = 4.0  # maximum number of passes over the documents
 Report = Callable[[float, dict], None]
 
 
@@ -46,32 +47,32 @@ def adapt(
 ) -> AdaptationResult:  # fmt: skip
     """Train `model` by stage `score` on labelled data, and copy the result to `<out>/model` if it ranks held-out queries better.
 
-    An adapter is trained further as an adapter; of other checkpoints all weights are trained. The log-likelihood of the held-out
-    relevant documents decides: it must gain beyond chance (two-sided p below .05). nDCG is a coarser measure, which moves more by
-    chance than by training on few queries; a model that loses nDCG beyond chance is not kept either.
+    If `model` is an adapter, the adapter is trained, otherwise all weights. The new model is kept if the log-likelihood of the
+    held-out relevant documents rises significantly (two-sided p below .05) and nDCG does not fall significantly. With few queries,
+    nDCG alone is too coarse to show a gain.
 
     Args:
-        data: labels or logs: BEIR folders or ir_datasets:NAME (negatives are mined beside the judged documents), JSONL pairs or
-            lists.
+        data: labels or logs: BEIR folders or ir_datasets:NAME (negatives are mined in addition to the judged documents), JSONL
+            pairs or lists.
         model: checkpoint to start from.
-        out: folder of the run; a run that was stopped is resumed.
-        minutes: of all training at most; it ends earlier after four passes over the documents. Measuring takes extra time.
-        held_out: queries that decide. By default a fifth, at most 200; of fewer than 150 queries all decide, each held out by one
+        out: folder of the run; an interrupted run is resumed.
+        minutes: maximum time of all trainings together, which also end after four passes over the documents. Evaluation takes extra
+            time.
+        held_out: number of held-out queries. By default a fifth, at most 200; with fewer than 150 queries all of them, each in one
             of three trainings.
-        seed: of the split and the training.
-        report: called with the share of the budget that is spent, and the latest figures.
-        blend_weight: share of the trained weights in the result, the rest being those of `model`, so that it forgets less. By
-            default .5 (.75 of the mean of three trainings) for a checkpoint that has a prompt of its own and so has learnt to
-            rank, and 1 for others.
-        gain: of a label in the losses, in the nDCG that is printed and in the likelihood that decides: "linear", the label, or
-            "exponential", 2^label - 1.
-        keep_anyway: keep the new checkpoint even without evidence that it is better. If `out` holds a finished run that kept
-            none, its weights are taken from there.
-        settings: of stage `score`, see docs/reference/settings.md. `device`, `dtype` and `compile` also apply to measuring.
+        seed: seed of the split and the training.
+        report: called with the share of the budget used so far, and the latest figures.
+        blend_weight: share of the trained weights in the result; the rest are weights of `model`, which reduces forgetting. By
+            default .5 (.75 for the mean of three trainings) if the checkpoint has a prompt and thus was trained to rank, else 1.
+        gain: gain of a label in the losses, in nDCG and in the likelihood: "linear", the label, or "exponential", 2^label - 1.
+        keep_anyway: keep the new checkpoint even without evidence that it is better. If `out` contains a finished run that kept
+            none, its weights are used without training again.
+        **settings: settings of stage `score`, see docs/reference/settings.md. `device`, `dtype` and `compile` also apply to the
+            evaluation.
 
     Raises:
-        DataError: fewer than 10 queries with a relevant and another document could decide.
-        ConfigError: `out` holds a finished run, or `model` has a prompt of several documents.
+        DataError: fewer than 10 queries with a relevant and a non-relevant document can be held out.
+        ConfigError: `out` contains a finished run, `model` has a prompt of several documents, or a setting is unknown or invalid.
     """
     out = Path(out)
     finished = _finished(out, model, keep_anyway)
@@ -82,6 +83,7 @@ def adapt(
     weights = choose_blend_weights(start, blend_weight)
     sources = [str(source) for source in ([data] if isinstance(data, (str, Path)) else data)]
     plan = AdaptationPlan(model, start, weights, out, sources, {"minutes": minutes, "seed": seed, **chosen})
+    plan.stage(sources[0] if sources else "", out)  # raises ConfigError for wrong settings before labels are read
     if finished:
         return _keep(plan, finished)
     groups = read_labelled_lists(sources)
@@ -90,7 +92,7 @@ def adapt(
 
 
 def _train_and_compare(plan: AdaptationPlan, groups: list[Group], folds: list[Fold], report: Report | None) -> AdaptationResult:
-    """Train on each fold, and compare the results with the start on the queries that decide."""
+    """Train on each fold, and compare the results with the start on the held-out queries."""
     after: list[Sequence[float] | np.ndarray] = []
     for i, fold in enumerate(folds):
         folder = plan.folder(i, len(folds))
@@ -107,7 +109,7 @@ def _train_and_compare(plan: AdaptationPlan, groups: list[Group], folds: list[Fo
 
 
 def _compute_options(stage: Score) -> dict[str, Any]:
-    """Options of Reranker that measure a checkpoint the way it was trained."""
+    """Return options of Reranker to score a checkpoint with the device and number format of its training."""
     return {"device": stage.device, "dtype": stage.dtype, "compile": stage.compile}
 
 
@@ -134,33 +136,32 @@ def _keep(plan: AdaptationPlan, result: AdaptationResult) -> AdaptationResult:
 
 
 def _finished(out: Path, model: str, keep_anyway: bool) -> AdaptationResult | None:
-    """The result of an earlier call whose weights are to be kept now; None if `out` holds no finished run.
+    """Return the result of an earlier call whose weights are kept now; None if `out` contains no finished run.
 
     Raises:
-        ConfigError: `out` holds a finished run from which nothing is to be kept.
+        ConfigError: `out` contains a finished run, and `keep_anyway` does not apply.
     """
     if not (out / RESULT_FILE).is_file():
         return None
     result = AdaptationResult(**json.loads((out / RESULT_FILE).read_text(encoding="utf-8")))
     if result.better or result.kept_anyway:
-        raise ConfigError(f"{out}: holds an adapted model already; choose another folder")
+        raise ConfigError(f"{out}: already contains an adapted model; choose another folder")
     if not keep_anyway or result.model != model:
-        remedy = "choose another folder, or keep its weights by --keep-anyway"
-        raise ConfigError(f"{out}: holds a run from {result.model} that ended without a significant gain; {remedy}")
+        remedy = "choose another folder, or keep its weights with --keep-anyway"
+        raise ConfigError(f"{out}: contains a run from {result.model} without a significant gain; {remedy}")
     return result
 
 
 def _stage(plan: AdaptationPlan, fold: Fold, folder: Path, trainings: int) -> Score:
-    """Settings of one training; its lists are written into `folder`.
+    """Make the settings of a training, and write its lists into `folder`.
 
-    One epoch draws `list_size` documents of each list, so lists that are longer need more epochs for one pass over their documents.
+    An epoch samples `list_size` documents of each list, so longer lists need more epochs for one pass over their documents.
     """
     for name, groups in (("train", fold.training), ("held-out", fold.deciding)):
         write_groups(folder / f"{name}.jsonl", groups)
     documents = float(np.mean([len(group.documents) for group in fold.training]))
     epochs = PASSES * max(1.0, documents / max_list_size(plan.settings["list_size"]))
-    settings = {"max_epochs": epochs, **plan.settings, "minutes": plan.settings["minutes"] / trainings}
-    return Score(base=plan.model, data=str(folder / "train.jsonl"), out=str(folder / "run"), **settings)
+    return plan.stage(folder / "train.jsonl", folder / "run", trainings, epochs)
 
 
 def _trained(stage: Score, report: Report | None) -> Path:
@@ -172,21 +173,21 @@ def _trained(stage: Score, report: Report | None) -> Path:
 
 
 def _report_share(report: Report, training: int, trainings: int, share: float, figures: dict) -> None:
-    """Report the share of all trainings that is done while one of them, counted from 0, has done `share` of its own."""
+    """Report the progress of all trainings, when training number `training` (from 0) has made `share` of its progress."""
     report((training + share) / trainings, figures)
 
 
 def scores_of(checkpoint: str | Path, groups: Sequence[Group], prompt: Any, **options: Any) -> Rows:
-    """Score each group's own documents by a checkpoint.
+    """Score the documents of each group with a checkpoint.
 
     Args:
-        checkpoint: as `Reranker` takes it.
+        checkpoint: name or folder, see `Reranker`.
         groups: labelled lists.
-        prompt: for a checkpoint without a prompt of its own.
-        options: of Reranker.
+        prompt: prompt for a checkpoint that has none.
+        **options: further arguments of Reranker.
 
     Returns:
-        One row of scores a group.
+        One row of scores per group.
     """
     reranker = Reranker(checkpoint, prompt=prompt_of(resolve(checkpoint), prompt), **options)
     return reranker.score_lists([group.query for group in groups], [list(group.documents) for group in groups])

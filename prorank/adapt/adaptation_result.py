@@ -13,25 +13,25 @@ from ..evaluate.list_likelihood import log_likelihood
 from ..evaluate.measures import MAIN, ndcg_of
 from ..evaluate.significance import randomisation_test
 
-SIGNIFICANCE = 0.05  # p-values below it are not taken for chance
+SIGNIFICANCE = 0.05  # differences with smaller p-values are significant
 Rows = Sequence[Sequence[float] | np.ndarray]  # scores of the documents of each list
 
 
 @dataclass(frozen=True)
 class AdaptationResult:
-    """What `adapt` measured and decided.
+    """Evaluation and decision of `adapt`.
 
     Attributes:
-        before, after: nDCG@10 over the `queries` that decide.
-        p: of the difference in nDCG@10 (paired randomisation test, two-sided).
-        likelihood, likelihood_p: difference in the log-likelihood of their relevant documents, and its p-value.
-        queries: number of queries that decide.
-        trained_on: number of queries of the training.
-        better: the likelihood gained beyond chance, and nDCG did not fall beyond chance.
+        before, after: nDCG@10 of the old and of the new model over the held-out queries.
+        p: p-value of the difference in nDCG@10 (paired randomisation test, two-sided).
+        likelihood, likelihood_p: difference in the log-likelihood of the relevant documents, and its p-value.
+        queries: number of held-out queries.
+        trained_on: number of training queries.
+        better: whether the likelihood rose significantly and nDCG did not fall significantly.
         model: the checkpoint to use: the new one if it is better or was kept anyway, else the old one.
-        trainings: 1, or several that each held out a part of the queries; then the new checkpoint is their mean.
-        gain: of a label in nDCG and in the likelihood.
-        kept_anyway: the new checkpoint was kept without evidence that it is better.
+        trainings: number of trainings. If there are several, the new checkpoint is their mean.
+        gain: gain of a label in nDCG and in the likelihood.
+        kept_anyway: whether the new checkpoint was kept without evidence that it is better.
     """
 
     before: float
@@ -50,7 +50,7 @@ class AdaptationResult:
     def __str__(self) -> str:
         where = f"on {self.queries} held-out queries, trained on {self.trained_on}"
         if self.trainings > 1:
-            where = f"on {self.queries} queries, each held out by one of {self.trainings} trainings"
+            where = f"on {self.queries} queries, each held out in one of {self.trainings} trainings"
         difference = _with_p(self.after - self.before, self.p)
         likelihood = f"log-likelihood of their relevant documents {_with_p(self.likelihood, self.likelihood_p)}"
         measure = MAIN if self.gain == LINEAR else f"{MAIN} with gains {FORMULA[self.gain]}"
@@ -58,31 +58,31 @@ class AdaptationResult:
         return f"{first}\n{likelihood}\n{self._verdict()}"
 
     def _verdict(self) -> str:
-        """Which checkpoint is kept and why, and the remedies if it is the old one."""
+        """Return which checkpoint is kept and why, with remedies if it is the old one."""
         if self.better:
             return f"kept: {self.model}"
         lost = self.p < SIGNIFICANCE and self.after < self.before
         no_gain = f"no significant gain (p {self.likelihood_p:.4f}, needed below {SIGNIFICANCE})"
-        why = f"{MAIN} fell beyond chance" if lost else no_gain
+        why = f"{MAIN} fell significantly" if lost else no_gain
         if self.kept_anyway:
             return f"{why}; kept anyway: {self.model}"
-        remedy = "label more queries, give more --minutes, or keep the new model all the same by --keep-anyway"
-        return f"{why}, so the model stays {self.model}; {remedy}"
+        remedy = "label more queries, give more --minutes, or keep the new model with --keep-anyway"
+        return f"{why}, so the model is still {self.model}; {remedy}"
 
 
 def compare(
     groups: list[Group], before: Rows, after: Rows, models: tuple[str, str], gain: str = LINEAR, *, trained_on: int,
     trainings: int = 1,
 ) -> AdaptationResult:  # fmt: skip
-    """Compare the scores of two models on the lists that decide.
+    """Compare the scores of two models on held-out lists.
 
     Args:
-        groups: the lists.
-        before, after: scores of their documents by the old and by the new model.
-        models: the old and the new one; the result names the one to use.
-        gain: of a label, "linear" or "exponential".
-        trained_on: number of queries of the training.
-        trainings: their number.
+        groups: the held-out lists.
+        before, after: scores of their documents from the old and from the new model.
+        models: names of the old and the new model; the result contains the one to use.
+        gain: gain of a label, "linear" or "exponential".
+        trained_on: number of training queries.
+        trainings: number of trainings.
     """
     labels = [group.labels for group in groups]
     old, new = (ndcg_of(labels, scores, gain) for scores in (before, after))

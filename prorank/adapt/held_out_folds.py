@@ -1,4 +1,4 @@
-"""Labelled lists of `adapt`, and their split into queries to train on and queries that decide."""
+"""Labelled lists of `adapt`, and their split into training queries and held-out queries."""
 
 from __future__ import annotations
 
@@ -11,20 +11,25 @@ from ..data.formats import is_collection, read_collection, read_groups
 from ..data.negatives import mine_negatives as mine_negatives
 from ..errors import DataError
 
-MIN_DECIDING = 10  # queries
-MAX_HELD_OUT = 200  # queries, by default
-FOLDS, MIN_QUERIES_FOR_ONE_SPLIT = 3, 150  # fewer queries are held out in turn, each by one of three trainings
+MIN_DECIDING = 10  # minimum number of held-out queries
+MAX_HELD_OUT = 200  # maximum number of held-out queries by default
+FOLDS, MIN_QUERIES_FOR_ONE_SPLIT = 3, 150  # with fewer queries, each is held out in one of three trainings
 
 
 class Fold(NamedTuple):
-    """The lists of one training, and those of other queries that decide whether it is kept."""
+    """Training lists and held-out lists of a training.
+
+    Attributes:
+        training: lists to train on.
+        deciding: lists of held-out queries, which decide whether the new model is kept.
+    """
 
     training: list[Group]
     deciding: list[Group]
 
 
 def read_labelled_lists(sources: Sequence[str | Path]) -> list[Group]:
-    """Read lists from all sources. BEIR folders and ir_datasets get mined negatives beside their judged documents."""
+    """Read lists from all sources. BEIR folders and ir_datasets get mined negatives in addition to their judged documents."""
     groups: list[Group] = []
     for source in sources:
         if is_collection(source):
@@ -35,16 +40,16 @@ def read_labelled_lists(sources: Sequence[str | Path]) -> list[Group]:
 
 
 def split_folds(groups: list[Group], held_out: int | None, seed: int) -> list[Fold]:
-    """Split lists by query into one fold a training.
+    """Split lists by query into one fold per training.
 
     Args:
         groups: labelled lists.
-        held_out: queries that decide. By default a fifth, at most 200; of fewer than 150 queries all decide, each held out by one
+        held_out: number of held-out queries. By default a fifth, at most 200; with fewer than 150 queries all of them, each in one
             of three trainings.
-        seed: of the split.
+        seed: seed of the split.
 
     Raises:
-        DataError: fewer than 10 queries with a relevant and another document could decide.
+        DataError: fewer than 10 queries with a relevant and a non-relevant document can be held out.
     """
     queries = len({query_key(group.query) for group in groups})
     if held_out is None and queries < MIN_QUERIES_FOR_ONE_SPLIT:
@@ -53,6 +58,6 @@ def split_folds(groups: list[Group], held_out: int | None, seed: int) -> list[Fo
         folds = [Fold(*split_groups(groups, held_out or min(MAX_HELD_OUT, queries // 5), seed))]
     deciding = sum(len(fold.deciding) for fold in folds)
     if deciding < MIN_DECIDING or not all(fold.training for fold in folds):
-        why = f"{deciding} of {queries} queries could be held out, and at least {MIN_DECIDING} have to decide"
+        why = f"{deciding} of {queries} queries can be held out, but at least {MIN_DECIDING} are needed"
         raise DataError(f"too few queries with a relevant and another document: {why}; label more")
     return folds

@@ -1,7 +1,7 @@
-"""Interpolate weights between a checkpoint and trainings that started from it, which forgets less than the trained weights.
+"""Interpolate weights between a checkpoint and trainings that started from it, which reduces forgetting.
 
-Of adapters the factors are averaged, not their products: for small changes the two agree to first order, and the adapter keeps its
-rank.
+For adapters, the factors are averaged and not their products. For small changes both agree to first order, and the adapter keeps
+its rank.
 
 Source: Wortsman et al., Robust fine-tuning of zero-shot models (2022); for retrieval Xiao et al., LM-Cocktail (arXiv 2311.13534).
 """
@@ -23,14 +23,14 @@ from ..utils.files import atomic_folder, copy_folder
 
 
 def interpolate_weights(start: Resolved, trained: Path | Sequence[Path], out: Path, share: float, card: str | None = None) -> Path:
-    """Write (1 - share) * start + share * trained into a new folder, which appears whole or not at all.
+    """Write (1 - share) * start + share * trained into a folder, atomically.
 
     Args:
         start: the checkpoint that was trained.
-        trained: folder of the trained adapter or weights, in safetensors; of several folders, which differ in their weights only,
-            the mean is taken.
+        trained: folder of the trained adapter or weights, in safetensors. The weights of several folders, which differ in their
+            weights only, are averaged.
         out: folder to write, replaced if it exists.
-        share: 0..1; 1 copies `trained`, or the mean.
+        share: share of the trained weights, 0 to 1; 1 copies `trained`, or the mean.
         card: text of README.md. The card of `trained` describes other weights and is not copied.
 
     Returns:
@@ -58,14 +58,14 @@ def interpolate_weights(start: Resolved, trained: Path | Sequence[Path], out: Pa
 
 
 def _start_weights(start: Resolved, adapter: bool) -> dict[str, torch.Tensor]:
-    """The start's weights by name.
+    """Return the start's weights by name.
 
     Args:
         start: the checkpoint that was trained.
-        adapter: an adapter was trained, not all weights.
+        adapter: whether an adapter was trained, not all weights.
 
     Returns:
-        The adapter's weights, none if it was trained from scratch; or all weights, with the start's adapter merged into them.
+        The adapter's weights, empty if it was trained from scratch; or all weights, with the start's adapter merged into them.
     """
     if start.adapter and not adapter:
         return load_model(start, torch.float32, torch.device("cpu")).state_dict()
@@ -77,11 +77,12 @@ def _start_weights(start: Resolved, adapter: bool) -> dict[str, torch.Tensor]:
 def _interpolate_file(file: Path, before: dict[str, torch.Tensor], share: float) -> None:
     """Rewrite a safetensors file as (1 - share) * before + share * file.
 
-    Without `before` the file is an adapter trained from scratch, whose product was 0: scaling one factor scales the product.
+    Without `before`, the file is an adapter trained from scratch, whose product was 0 at the start. Scaling one factor scales the
+    product.
     """
     after = load_file(file)
     if before and (unknown := sorted(after.keys() - before.keys())):
-        raise ModelError(f"{file}: {unknown[0]} is not among the weights of the checkpoint it was trained from; use --blend 1")
+        raise ModelError(f"{file}: {unknown[0]} is not a weight of the checkpoint that it was trained from; use --blend 1")
     for key, weight in after.items():
         if before:
             after[key] = torch.lerp(before[key].float(), weight.float(), share).to(weight.dtype)

@@ -1,4 +1,4 @@
-"""Labels and folds of a calibration, and checks that the data can serve for one."""
+"""Labels and folds of a calibration, and checks of the data."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from ..errors import DataError
 from ..utils.config_files import read_values
 
 log = logging.getLogger("prorank")
-MIN_QUERIES = 10  # with a relevant document, and as many with another one
+MIN_QUERIES = 10  # minimum number of queries with a relevant document, and with a non-relevant one
 
 
 def binary_labels(groups: Sequence[Group], min_rel: float | None, data: str | Path) -> np.ndarray:
-    """Whether each document of each group is relevant.
+    """Return whether each document of each group is relevant.
 
     Args:
         groups: labelled lists.
-        min_rel: smallest label that is relevant; any above 0 if None.
+        min_rel: smallest label that counts as relevant; None for any label above 0.
         data: name of the data in errors.
 
     Returns:
-        [pairs] of 0 and 1, in order.
+        Labels [pairs] of 0 and 1, in the order of the groups.
 
     Raises:
-        DataError: all are the same.
+        DataError: all labels are equal.
     """
     labels = np.array([float(relevant) for group in groups for relevant in _relevant(group, min_rel)])
     if labels.min() == labels.max():
@@ -45,15 +45,15 @@ def assign_folds(groups: Sequence[Group], min_rel: float | None, folds: int, see
     Args:
         groups: labelled lists.
         min_rel: as in `binary_labels`.
-        folds: their number.
-        seed: of the assignment.
+        folds: number of folds.
+        seed: seed of the assignment.
         data: name of the data in errors.
 
     Returns:
-        [pairs] of 0..folds-1.
+        Folds [pairs], 0 to folds - 1.
 
     Raises:
-        DataError: too few queries with one of the labels.
+        DataError: there are too few queries with one of the labels.
     """
     labels_of: dict[str, set[bool]] = {}
     for group in groups:
@@ -64,7 +64,7 @@ def assign_folds(groups: Sequence[Group], min_rel: float | None, folds: int, see
             raise DataError(f"{data}: {count} queries have {name}; a calibration in {folds} folds needs at least {needed}")
     queries = sorted(labels_of)
     Random(f"folds/{seed}").shuffle(queries)
-    # In this order queries with the same labels are neighbours, so dealing them out in turn leaves no fold without a label.
+    # Queries with the same labels are neighbours in this order, so assigning folds in turn gives every fold both labels.
     queries.sort(key=lambda query: (True in labels_of[query], False not in labels_of[query]))
     fold_of = {query: i % folds for i, query in enumerate(queries)}
     return np.array([fold_of[query_key(group.query)] for group in groups for _ in group.documents])
@@ -75,7 +75,7 @@ def _relevant(group: Group, min_rel: float | None) -> list[bool]:
 
 
 def data_name(data: str | Path) -> str:
-    """Name of the data in figures and in the saved file, without the machine's folders."""
+    """Return the name of the data for reports and the saved file, without the folders of this machine."""
     return str(data) if is_irds(data) else Path(data).name
 
 
@@ -83,9 +83,9 @@ def warn_of_training_data(folder: Path, data: str | Path, split: str) -> None:
     """Warn if a run is calibrated on its own training data, where its scores are overconfident.
 
     Args:
-        folder: the checkpoint's folder, inside its run if it has one.
-        data: of the calibration.
-        split: of the data if they are a BEIR folder.
+        folder: folder of the checkpoint, in its run folder if it has one.
+        data: the data of the calibration.
+        split: split of a BEIR folder.
     """
     config = folder.parent / "config.yaml"
     if folder.name != "model" or not config.is_file() or (Path(data).is_dir() and split != "train"):
@@ -97,10 +97,16 @@ def warn_of_training_data(folder: Path, data: str | Path, split: str) -> None:
 
 
 def check_scores_rise(scores: np.ndarray, labels: np.ndarray, data: str | Path) -> None:
-    """Raise DataError if relevant documents score no higher on average: the best slope would be 0 or negative."""
+    """Raise DataError if relevant documents do not score higher on average, as the best slope would be 0 or negative.
+
+    Args:
+        scores: log-odds [pairs].
+        labels: labels [pairs] of 0 and 1.
+        data: name of the data in errors.
+    """
     relevant, other = scores[labels > 0].mean(), scores[labels == 0].mean()
     if relevant <= other:
         raise DataError(
             f"{data}: relevant documents score no higher than the others ({relevant:+.3f} against {other:+.3f} on average), so "
-            f"their scores say nothing about relevance; is it the right checkpoint, prompt and data?"
+            f"their scores do not indicate relevance; check checkpoint, prompt and data"
         )

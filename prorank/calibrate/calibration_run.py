@@ -1,6 +1,6 @@
 """Fit a checkpoint's calibration on labelled lists and write it into the checkpoint, or into a copy of it.
 
-The calibration that is written is fitted on all queries. Its figures are measured on held-out folds of queries.
+The saved calibration is fitted on all queries. Its figures are cross-validated over folds of queries.
 """
 
 from __future__ import annotations
@@ -28,11 +28,17 @@ from .fit import AUTO, METHODS, choose, fit, out_of_fold
 
 log = logging.getLogger("prorank")
 PICTURE = "reliability.png"
-DEFAULT_COPY = Path("runs/calibrated")  # of a checkpoint that is not a folder of the user's own
+DEFAULT_COPY = Path("runs/calibrated")  # copy of a checkpoint that is not a local folder
 
 
 class CalibrationRun(NamedTuple):
-    """What `calibrate` returns: the calibration, the file it was written to, and the reliability diagram."""
+    """The result of `calibrate`.
+
+    Attributes:
+        calibration: the fitted calibration.
+        path: file that it was written to.
+        picture: file of the reliability diagram.
+    """
 
     calibration: Calibration
     path: Path
@@ -41,7 +47,13 @@ class CalibrationRun(NamedTuple):
 
 @dataclass(frozen=True)
 class ScoredPairs:
-    """Log-odds of every pair [n], how the prompt asked for them, and the hashes of the weights that gave them."""
+    """Scores of labelled pairs.
+
+    Attributes:
+        scores: log-odds [n].
+        prompt: fingerprint of the prompt.
+        weights: hashes of the weights.
+    """
 
     scores: np.ndarray
     prompt: str
@@ -64,23 +76,24 @@ def calibrate(
     """Score labelled lists, fit a calibration, measure it on held-out folds, and write `calibration.json` into the checkpoint.
 
     Args:
-        model: folder of a checkpoint or of its run, or another name of a checkpoint, which is copied.
+        model: folder of a checkpoint or of its run; or another name of a checkpoint, which is then copied.
         data: labelled lists, pairs or a BEIR folder (`data.formats.read_groups`) that the model was not trained on.
         split: label file of a BEIR folder.
-        method: "temperature", "platt", "isotonic", or "auto" for the one with the lowest log loss on held-out folds. The figures
-            of "auto" are those of `out_of_fold`, which chooses without the fold that is measured.
+        method: "temperature", "platt", "isotonic", or "auto" for the one with the lowest log loss on held-out folds. With "auto",
+            the figures are computed by `out_of_fold`, which chooses the method without the evaluated fold.
         folds: number of parts that the queries are split into.
-        seed: of the split.
-        min_rel: smallest label that is relevant; any above 0 by default.
-        out: folder of the picture; the checkpoint's by default.
-        progress: called with the share of pairs that are scored, and an empty dict.
-        copy: folder of a copy of the checkpoint to write into; by default runs/calibrated if `model` is not a folder, else none.
-        options: arguments of Reranker (device, dtype, prompt, think, ...).
+        seed: seed of the split.
+        min_rel: smallest label that counts as relevant; by default any label above 0.
+        out: folder of the reliability diagram; the checkpoint's by default.
+        progress: called with the share of pairs scored so far, and an empty dict.
+        copy: folder for a copy of the checkpoint to write into. By default runs/calibrated if `model` is not a folder, else none.
+        **options: arguments of Reranker (device, dtype, prompt, think, ...).
 
     Raises:
         ConfigError: invalid arguments, a `copy` that exists, or a prompt of several documents.
-        DataError: too few labels, or relevant documents that score no higher than others.
-        ModelError: unknown checkpoint, or one that cannot be written. All but the scores are checked before weights are read.
+        DataError: there are too few labels, or relevant documents do not score higher than others.
+        ModelError: the checkpoint is unknown or cannot be written. Everything except the scores is checked before weights are
+        loaded.
     """
     resolved = resolve(model, options.get("base"), options.get("trust_remote_code", False))
     target = _target(resolved, model, copy)
@@ -110,13 +123,13 @@ def calibrate(
 
 
 def _target(resolved: Resolved, model: str | Path, copy: str | Path | None) -> Path | None:
-    """The folder of the copy to write into, None to write into the checkpoint itself. Raises for one that cannot be written."""
+    """Return the folder of the copy to write into, None to write into the checkpoint. Raises ConfigError or ModelError."""
     path = Path(os.path.expanduser(model))
     target = Path(copy) if copy else None if resolved.folder in (path, path / "model") else DEFAULT_COPY
     if target and target.exists():
-        raise ConfigError(f"{target}: already exists; calibrate that one (MODEL {target}), or name another folder by --copy")
+        raise ConfigError(f"{target}: already exists; calibrate it (MODEL {target}), or name another folder with --copy")
     if not target and not os.access(resolved.folder, os.W_OK):
-        raise ModelError(f"{resolved.folder}: cannot be written, and calibrate writes into the checkpoint; name a --copy")
+        raise ModelError(f"{resolved.folder}: cannot be written, but calibrate writes into it; name another folder with --copy")
     check_folder(target or resolved.folder)
     return target
 
@@ -161,11 +174,11 @@ def _score(
 def _warn_if_no_better(model: str | Path, calibration: Calibration) -> None:
     before, after = calibration.before["ece"], calibration.after["ece"]
     if after >= before:
-        log.warning("%s: ECE does not fall on held-out queries (%.4f, %.4f)", model, before, after)
+        log.warning("%s: ECE does not fall on held-out queries (before %.4f, after %.4f)", model, before, after)
 
 
 def _write(calibration: Calibration, folder: Path, copy: Path | None) -> Path:
-    """Save a calibration into a checkpoint, or into a copy of it that is written whole or not at all. Returns its file."""
+    """Save a calibration into a checkpoint, or into a copy of it, atomically. Returns its file."""
     if copy is None:
         path = calibration.save(folder)
         calibrated(folder, calibration)

@@ -10,23 +10,23 @@ from ..evaluate.reliability import figures
 
 METHODS = ("temperature", "platt", "isotonic")
 AUTO = "auto"  # the method with the lowest log loss on held-out folds
-MIN_SLOPE = 1e-6  # per spread of the scores; keeps their order if the best slope is 0 or negative
+MIN_SLOPE = 1e-6  # smallest slope, per standard deviation of the scores, so that their order is kept
 
 
 def fit(scores: np.ndarray, labels: np.ndarray, method: str) -> Calibration:
     """Fit the calibration with the lowest log loss.
 
-    The targets are Platt's, (N+ + 1) / (N+ + 2) and 1 / (N- + 2) in place of 1 and 0, so that a few labels which the scores
-    separate do not make a probability 0 or 1. Slopes stay above 0, which keeps the order of documents.
+    The targets are those of Platt, (N+ + 1) / (N+ + 2) and 1 / (N- + 2) instead of 1 and 0, so that few separable labels do not
+    give probabilities of 0 or 1. Slopes are above 0, which keeps the order of documents.
 
     Args:
         scores: log-odds [n], finite.
-        labels: [n] of 0 and 1, both present.
+        labels: labels [n], 0 and 1, both present.
         method: "temperature" (Guo et al. 2017), "platt" (Platt 1999) or "isotonic" (Zadrozny and Elkan 2002).
 
     Raises:
-        ConfigError: unknown method.
-        DataError: lengths differ, one label only, or scores that are not finite.
+        ConfigError: the method is unknown.
+        DataError: lengths differ, there is only one label, or scores are not finite.
     """
     if method not in METHODS:
         raise ConfigError(f"calibration method '{method}' is not known{nearest(method, METHODS)}")
@@ -48,7 +48,7 @@ def fit(scores: np.ndarray, labels: np.ndarray, method: str) -> Calibration:
 def _checked(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     s, y = np.asarray(scores, np.float64), np.asarray(labels, np.float64)
     if s.shape != y.shape or s.ndim != 1:
-        raise DataError(f"a calibration needs one label a score, not {s.shape} and {y.shape}")
+        raise DataError(f"a calibration needs one label per score, not {s.shape} and {y.shape}")
     if set(np.unique(y)) != {0.0, 1.0}:
         raise DataError("a calibration needs both labels, relevant (1) and not (0), and no others")
     if not np.isfinite(s).all():
@@ -60,8 +60,8 @@ def _newton(design: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Minimise the mean log loss of sigmoid(design @ weights) by Newton's method; steps that overshoot are halved.
 
     Args:
-        design: [n, k].
-        targets: [n] in 0..1.
+        design: matrix [n, k].
+        targets: targets [n] in 0..1.
 
     Returns:
         weights [k].
@@ -85,17 +85,17 @@ def _newton(design: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def pav(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Isotonic regression by pool-adjacent-violators.
+    """Fit an isotonic regression by pool-adjacent-violators.
 
-    Of all non-decreasing functions the fit has the least squared error (and the lowest log loss) at the scores. Equal scores count
-    as one with their mean target.
+    Among all non-decreasing functions the fit has the lowest squared error and log loss at the scores. Equal scores are merged,
+    with their mean target.
 
     Args:
-        scores: [n].
-        targets: [n].
+        scores: scores [n].
+        targets: targets [n].
 
     Returns:
-        (scores [m], values [m]), the ends of each flat stretch; between them the fit is interpolated linearly.
+        (scores [m], values [m]) at both ends of each constant segment, with linear interpolation between segments.
     """
     at, same, counts = np.unique(scores, return_inverse=True, return_counts=True)
     blocks: list[tuple[float, int, int, int]] = []  # (sum of targets, number of targets, first and last index in `at`)
@@ -110,18 +110,18 @@ def pav(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def choose(scores: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> str:
-    """The method with the lowest log loss on held-out folds. Arguments as in `out_of_fold`."""
+    """Return the method with the lowest log loss on held-out folds. Arguments as in `out_of_fold`."""
     probabilities = {name: out_of_fold(scores, labels, folds, name) for name in METHODS}
     return min(METHODS, key=lambda name: figures(probabilities[name], labels)["log_loss"])
 
 
 def out_of_fold(scores: np.ndarray, labels: np.ndarray, folds: np.ndarray, method: str) -> np.ndarray:
-    """Cross-validated probabilities: each fold's come from a calibration that was fitted on the other folds.
+    """Return cross-validated probabilities: each fold is calibrated by a fit on the other folds.
 
     Args:
         scores: log-odds [n].
-        labels: [n] of 0 and 1.
-        folds: [n], the fold of each pair.
+        labels: labels [n], 0 and 1.
+        folds: fold of each pair [n].
         method: one of METHODS, or "auto" to choose the method for each fold on the other folds (on both, if there are only two).
 
     Returns:

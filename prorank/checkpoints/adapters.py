@@ -1,7 +1,7 @@
-"""Adapters of peft: read their settings, load them with their base, and merge them into its weights.
+"""peft adapters: read their settings, load them with their base, and merge them into its weights.
 
 Plain LoRA is merged without peft (see `plain_lora`). Other adapters are loaded and merged by peft, and the logits before and after
-merging are compared, so a merged model scores like peft's unmerged model, whatever the method.
+merging are compared, so a merged model scores like peft's unmerged model for every method.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     config = read_json(folder / CONFIG)
     task, kind = config.get("task_type"), str(config.get("peft_type") or "")
     if task in TASKS_WITH_HEAD:
-        why = f"it was trained for task {task}, whose score head a causal model has no place for"
+        why = f"it was trained for task {task}, and a causal model has no place for its score head"
         raise ModelError(f"{folder}: {why}; train an adapter of task CAUSAL_LM, or merge it into its classifier and serve that")
     if kind in PROMPT_METHODS:
         why = f"{kind} puts vectors before the prompt, which cannot be merged into weights"
@@ -65,9 +65,9 @@ def with_adapter(model: PreTrainedModel, folder: Path, base: Path, train: bool) 
     """
     shapes = _shapes(folder / ADAPTER)
     _fit_vocabulary(model, folder, shapes)
-    if not train and merge_as_plain_lora(model, folder):
+    if not train and merge_as_plain_lora(model, folder, shapes=shapes):
         return model
-    applied = _applied(model, folder, train)
+    applied = _applied(model, folder, train, set(shapes))
     for config in applied.peft_config.values():  # peft reads it when saving, and would query the hub for a bare name
         config.base_model_name_or_path = str(base)
     if not train:
@@ -76,22 +76,25 @@ def with_adapter(model: PreTrainedModel, folder: Path, base: Path, train: bool) 
     return cast("PreTrainedModel", applied)
 
 
-def merge_as_plain_lora(model: PreTrainedModel, folder: Path, dtype: torch.dtype = torch.float32) -> bool:
+def merge_as_plain_lora(
+    model: PreTrainedModel, folder: Path, dtype: torch.dtype = torch.float32, shapes: Shapes | None = None
+) -> bool:
     """Merge an adapter into a model in fp32, in place and without peft, if it is plain LoRA.
 
     Args:
         model: the base.
-        folder: of the adapter.
-        dtype: to which all weights are rounded after merging.
+        folder: folder of the adapter.
+        dtype: dtype that all weights are rounded to after merging.
+        shapes: shapes of the adapter's weights by name; None to read them from its file.
 
     Returns:
-        Whether it was merged; if not, the model is as it was.
+        Whether the adapter was merged. If not, the model is unchanged.
 
     Raises:
         ModelError: a file is damaged, or the merged model's logits are not finite.
     """
     lora = read_plain_lora(read_config(folder))
-    if lora is None or not merge_plain_lora(model, lora, folder, _shapes(folder / ADAPTER), dtype):
+    if lora is None or not merge_plain_lora(model, lora, folder, shapes or _shapes(folder / ADAPTER), dtype):
         return False
     cast_weights(model, dtype)
     _check_finite(_logits(model), folder)
@@ -111,8 +114,8 @@ def check_head(model: torch.nn.Module) -> None:
         raise ModelError(f"{why}; leave it out of the targets, or merge the adapter first (prorank export --format merged)")
 
 
-def _applied(base: PreTrainedModel, folder: Path, train: bool) -> PeftModel:
-    """Load the adapter with peft. Raises ModelError unless the file contains exactly the weights of the adapter."""
+def _applied(base: PreTrainedModel, folder: Path, train: bool, stored: set[str]) -> PeftModel:
+    """Load the adapter with peft. Raises ModelError unless its file, with the `stored` names, contains exactly its weights."""
     from peft import PeftModel
 
     with warnings.catch_warnings():
@@ -127,14 +130,13 @@ def _applied(base: PreTrainedModel, folder: Path, train: bool) -> PeftModel:
     missing = [name.replace(ADAPTER_NAME, "") for name in report.missing_keys if not SHARED_WEIGHTS.search(name)]
     unexpected = {name.replace(ADAPTER_NAME, "") for name in report.unexpected_keys}
     if any(SAVED in name for name in unexpected):  # peft writes modules_to_save twice, also under the module's own name
-        stored = set(_shapes(folder / ADAPTER))
         unexpected = {name for name in unexpected if SAVED not in name or name.replace(SAVED, "") not in stored}
     check_report(folder / ADAPTER, {"missing_keys": missing, "unexpected_keys": unexpected})
     return model
 
 
 def _shapes(file: Path) -> Shapes:
-    """Shape by name of the weights in a file."""
+    """Return the shapes of the weights in a file, by name."""
     from safetensors import safe_open
 
     with readable(file), safe_open(file, framework="pt") as handle:
@@ -142,7 +144,7 @@ def _shapes(file: Path) -> Shapes:
 
 
 def _reason(error: Exception) -> str:
-    """peft's message on one line; of several lines, those that name the first weight."""
+    """Return peft's message on one line. Of a long message, only the first two lines, which name the first weight."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:2]).replace("\t", " ")[:400] if lines else first_line(error)
 
@@ -159,7 +161,7 @@ def _fit_vocabulary(model: PreTrainedModel, folder: Path, shapes: Shapes) -> Non
 
 
 def _rows(key: str, shape: list[int], names: list[str]) -> int:
-    """Vocabulary size that an adapter weight was made for; 0 if its shape does not depend on it."""
+    """Return the vocabulary size that an adapter weight was made for; 0 if its shape does not depend on the vocabulary."""
     module, _, weight = key.removeprefix("base_model.model.").rpartition(".")
     if weight == "lora_embedding_A" and module in names:
         return shape[1]
@@ -188,6 +190,6 @@ def _check_finite(logits: torch.Tensor, folder: Path) -> None:
 
 @torch.inference_mode()
 def _logits(model: torch.nn.Module) -> torch.Tensor:
-    """Logits [NUM_PROBE_TOKENS, vocabulary] for tokens spread over the whole vocabulary."""
+    """Return logits [NUM_PROBE_TOKENS, vocabulary] for tokens spread over the whole vocabulary."""
     ids = torch.linspace(0, vocabulary_rows(model) - 1, NUM_PROBE_TOKENS).long()[None]
     return model(input_ids=ids, use_cache=False).logits[0].float()

@@ -25,7 +25,7 @@ FILE = "calibration.json"
 
 @dataclass(frozen=True)
 class Calibration:
-    """A fitted map from log-odds s to probabilities p, with the prompt and weights that it holds for.
+    """A fitted map from log-odds s to probabilities p, with the prompt and weights that it is valid for.
 
     Attributes:
         method: "temperature": p = sigmoid(s / temperature). "platt": p = sigmoid(slope * s + intercept). "isotonic": linear
@@ -39,7 +39,7 @@ class Calibration:
         before, after: reliability measures (`reliability.figures`) of sigmoid(s), and of the calibrated held-out folds.
 
     Raises:
-        ModelError: the numbers are not those of a rising map into 0..1.
+        ModelError: the numbers do not define an increasing map into 0..1.
     """
 
     method: str
@@ -63,10 +63,10 @@ class Calibration:
         except (KeyError, TypeError, ValueError):
             valid = False
         if not valid:
-            raise ModelError(f"no calibration: method {self.method!r} with {str(self.numbers)[:80]}")
+            raise ModelError(f"invalid calibration: method {self.method!r} with {str(self.numbers)[:80]}")
 
     def apply(self, scores: np.ndarray) -> np.ndarray:
-        """Probabilities (fp64) of raw log-odds, in the same shape. A higher score never gets a lower probability."""
+        """Return probabilities (fp64) of raw log-odds, in the same shape. A higher score never gets a lower probability."""
         s, numbers = np.asarray(scores, np.float64), self.numbers
         if self.method == "temperature":
             return sigmoid(s / numbers["temperature"])
@@ -103,27 +103,27 @@ class Calibration:
 
 
 def calibration_for(folder: Path, prompt_id: str, weights: Callable[[], list[str]]) -> Calibration | None:
-    """The calibration of a checkpoint, if it was fitted with this prompt and these weights.
+    """Return the calibration of a checkpoint, if it was fitted with this prompt and these weights.
 
     Args:
-        folder: of the checkpoint.
+        folder: folder of the checkpoint.
         prompt_id: see `Calibration.prompt_id`.
         weights: returns the hashes of the weights; called only if there is a calibration with this prompt.
 
     Returns:
-        None if there is no calibration. None, with a warning, if it was fitted for another prompt or other weights.
+        The calibration, or None if there is none. If it was fitted for another prompt or other weights, None and a warning.
     """
     calibration = Calibration.load(folder)
     if calibration is None:
         return None
     other = "another prompt" if calibration.prompt_id != prompt_id else "other weights" if calibration.weights != weights() else ""
     if other:
-        log.warning("%s was fitted for %s: no probabilities are given; run prorank calibrate for this one", folder / FILE, other)
+        log.warning("%s was fitted for %s, so hits have no probabilities; run prorank calibrate for this one", folder / FILE, other)
     return None if other else calibration
 
 
 def _is_valid(method: str, numbers: dict[str, Any]) -> bool:
-    """Whether the numbers make a rising map into 0..1."""
+    """Whether the numbers define an increasing map into 0..1."""
     if method == "temperature":
         return 0 < numbers["temperature"] < math.inf
     if method == "platt":
@@ -134,5 +134,5 @@ def _is_valid(method: str, numbers: dict[str, Any]) -> bool:
 
 
 def sigmoid(z: np.ndarray) -> np.ndarray:
-    """1 / (1 + exp(-z)), without overflow."""
+    """Return 1 / (1 + exp(-z)), without overflow."""
     return np.exp(-np.logaddexp(0.0, -np.asarray(z, np.float64)))

@@ -78,7 +78,7 @@ def usage(name: str, lists: bool = False) -> str:
     """Return example code that ranks with a checkpoint. `lists`: whether its prompt shows several documents."""
     arguments = json.dumps(str(name), ensure_ascii=False) + (', method="listwise"' if lists else "")
     explanation = (
-        "It is shown several documents at once and answers with the label of the best."
+        "The prompt shows several documents at once, and the answer is the label of the best."
         if lists
         else "Scores are raw log-odds of the answer tokens."
     )
@@ -104,7 +104,7 @@ def model_card(
         hub: hub id of the base, or None.
         licence: licence of the base.
         stage: name of the stage.
-        data: the training data.
+        data: description of the training data.
         settings: the settings of the run.
         measures: results on the dev set.
         command: the command or function that was called.
@@ -137,12 +137,13 @@ def adapted_card(
         data: files of the labels.
         settings: settings that all trainings share.
         result: fields of `Adapted`.
-        shares: shares of the trained weights in this folder and in the evaluation of each training; the rest are weights of `base`.
+        shares: (share of the trained weights in this folder, the same in the evaluation of each training). The rest are weights of
+            `base`.
     """
     several = result["trainings"] > 1
     count = result["trainings"]
-    each = f"the mean of {count} trainings, each of which held out a part of the queries" if several else "one training"
-    held_out = f"each by one of the {count} trainings" if several else "all by that one"
+    each = f"the mean of {count} trainings, each with other held-out queries" if several else "one training"
+    held_out = f"each in one of the {count} trainings" if several else "from that training"
     rows = [
         {"measure": f"nDCG@10, {result['gain']} gains", "before": f"{result['before']:.4f}", "after": f"{result['after']:.4f}",
          "difference": f"{result['after'] - result['before']:+.4f}", "p": f"{result['p']:.4f}"},
@@ -150,8 +151,8 @@ def adapted_card(
          "p": f"{result['likelihood_p']:.4f}"},
     ]  # fmt: skip
     share, alone = shares
-    blended = f"the share of the trained weights is {share:g}, the rest are those of `{base}`" if share < 1 else "all is trained"
-    apart = f" The figures are those of each training by itself, at a share of {alone:.2g}; this folder is their mean."
+    blended = f"share of the trained weights {share:g}, the rest from `{base}`" if share < 1 else "without weights of the base"
+    apart = f" Each training was measured separately, at a share of {alone:.2g}; this folder is their mean."
     return f"""{card_head(name, hub, licence)}
 `{base}`, fine-tuned by `prorank adapt` on a team's own labels (licence: {licence}): {each}; {blended}.
 
@@ -183,7 +184,7 @@ def merged_card(name: str, source: str, hub: str | None, licence: str, base: str
     kept = "".join(f"\n## {title}\n\n{body}\n" for title in KEPT if (body := section_of(card, title)))
     return f"""{card_head(name, hub, licence)}
 A causal model made by `prorank export --format merged` from `{source}`{merged}; weights in {dtype} (licence: {licence}). It has no
-calibration: calibrate this folder anew for probabilities.
+calibration: run `prorank calibrate` on this folder to get probabilities.
 
 {usage(name, lists)}{kept}"""
 

@@ -1,6 +1,6 @@
 """The default model, which comes with the package: a LoRA adapter over `smollm2-135m`, loaded by `Reranker()`.
 
-Its folder holds neither a tokenizer nor the base. Both are those of `smollm2-135m`, which is fetched and converted once.
+Its folder contains the adapter only. Tokenizer and base are those of `smollm2-135m`, which is downloaded and converted once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ NEEDED = ("adapter_config.json", "adapter_model.safetensors", "base.json", "prom
 
 
 def default_model() -> Path:
-    """The folder of the default model's adapter. Raises ModelError if the installation lacks it."""
+    """Return the folder of the default model's adapter. Raises ModelError if the installation lacks it."""
     folder = MODELS / DEFAULT
     missing = next((name for name in NEEDED if not (folder / name).is_file()), None)
     if missing:

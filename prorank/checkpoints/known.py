@@ -28,7 +28,7 @@ PHRASE_OF = ((MXBAI_TASK.split(". ")[0], "mxbai"), (QWEN3_SYSTEM.split(". ")[0],
 RERANKER = re.compile(
     r"re-?rank|(^|[-/])((ze|rea|reason|lim|e)-?rank|rank-?(k?1(?!\d)|llama|zephyr|vicuna|gpt|mistral))|text-ranking|mono-?(qwen|t5)"
 )
-logged: set[tuple[Path, str]] = set()  # (folder, message) that were logged in this process
+logged: set[tuple[Path, str]] = set()  # each (folder, message) is logged once in a process
 
 
 def known_prompt(name: str, folders: list[Path], base: str = "") -> Prompt | None:
@@ -45,9 +45,9 @@ def known_prompt(name: str, folders: list[Path], base: str = "") -> Prompt | Non
     for evidence in _evidence(name, folders, base):
         preset = next((preset for pattern, preset in PRESET_OF if pattern.search(evidence)), None)
         if preset:
-            return _taken(folders[0], preset, f"it is known by '{evidence}'")
+            return _taken(folders[0], preset, f"'{evidence}' identifies it")
     preset = next((preset for phrase, preset in PHRASE_OF if any(phrase in text for text in _templates(folders))), None)
-    return _taken(folders[0], preset, "its chat template is that of the preset") if preset else None
+    return _taken(folders[0], preset, "it has the chat template of this preset") if preset else None
 
 
 def check_plain(name: str, folders: list[Path], base: str = "") -> None:
@@ -61,16 +61,16 @@ def check_plain(name: str, folders: list[Path], base: str = "") -> None:
     """
     for evidence in _evidence(name, folders, base):
         if RERANKER.search(evidence):
-            why = f"a reranker ('{evidence}') without prompt.json, and no preset is known to be its own"
+            why = f"a reranker ('{evidence}') without prompt.json, and no preset is known for it"
             raise ModelError(
                 f"{name}: {why}; name the prompt that it was trained with (prompt= or --prompt: a YAML file, or one of "
                 f"{', '.join(PRESETS)})"
             )
-    _tell(folders[0], f"{name}: has no prompt of its own; preset prorank is used, which it may not have been trained with")
+    _tell(folders[0], f"{name}: has no prompt of its own; using preset prorank, which may not be the prompt of its training")
 
 
 def _taken(folder: Path, preset: str, why: str) -> Prompt:
-    _tell(folder, f"{folder.name}: has no prompt.json; preset {preset} is used, as {why}", logging.INFO)
+    _tell(folder, f"{folder.name}: has no prompt.json; using preset {preset}, because {why}", logging.INFO)
     return Prompt.preset(preset)
 
 
@@ -81,7 +81,7 @@ def _tell(folder: Path, text: str, level: int = logging.WARNING) -> None:
 
 
 def _evidence(name: str, folders: list[Path], base: str) -> Iterator[str]:
-    """Names of a checkpoint in lower case with hyphens between words, most reliable first."""
+    """Yield names of a checkpoint in lower case with hyphens between words, most reliable first."""
     named = [name if name.count("/") == 1 and not Path(name).exists() else Path(name).name]
     for folder in (folder.resolve() for folder in folders):
         named += [folder.name, *(part.removeprefix("models--") for part in folder.parts if part.startswith("models--"))]
@@ -113,7 +113,7 @@ def _in_card(path: Path) -> list[str]:
 
 
 def _templates(folders: list[Path]) -> Iterator[str]:
-    """Contents of the files that hold the chat templates."""
+    """Yield the contents of the files with chat templates."""
     for path in (folder / name for folder in folders for name in ("chat_template.jinja", "tokenizer_config.json")):
         if path.is_file():
             yield path.read_text(encoding="utf-8", errors="replace")

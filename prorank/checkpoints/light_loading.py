@@ -1,7 +1,7 @@
 """Load plain Llama and Qwen2 checkpoints for ranking on a CPU without the model classes of transformers.
 
-Whatever is not known to be plain (other architectures and options, adapters that are more than LoRA, weights that do not fit) is
-loaded by `loading.load_model`, which also reports the faults.
+All other checkpoints (other architectures, options or adapters, weights that do not fit) are loaded by `loading.load_model`, which
+also reports errors.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ WITHOUT_EFFECT = {
     "is_llama_config", "max_window_layers", "pad_token_id", "pretraining_tp", "torch_dtype", "transformers_version", "unk_token_id",
     "use_cache",
 }  # fmt: skip
-# Settings with the only values that are plain.
+# Settings with the only value that this loader supports.
 PLAIN = {
     "attention_bias": (False,), "hidden_act": ("silu",), "mlp_bias": (False,), "rope_interleaved": (False,),
     "rope_scaling": (None,), "use_sliding_window": (False,),
@@ -44,7 +44,7 @@ ROPE = {"rope_theta", "rope_parameters"}
 
 
 def load_ranking_config(resolved: Resolved, device: torch.device) -> LightConfig | PretrainedConfig:
-    """Load the configuration of a checkpoint that will rank on this device: a LightConfig if it is plain and the device a CPU.
+    """Load the configuration of a checkpoint that will rank on this device: a LightConfig for a plain checkpoint on a CPU.
 
     Raises:
         ModelError: see `loading.load_config`.
@@ -62,10 +62,10 @@ def load_ranking_model(
 
     Args:
         resolved: the checkpoint.
-        config: of `load_ranking_config` for the same checkpoint and device.
-        dtype: of the weights.
+        config: result of `load_ranking_config` for the same checkpoint and device.
+        dtype: dtype of the weights.
         device: where the model runs.
-        tokenizer: of the checkpoint.
+        tokenizer: tokenizer of the checkpoint.
 
     Returns:
         A LightModel if config and weights are plain, else the model of transformers.
@@ -76,14 +76,14 @@ def load_ranking_model(
     light = _load_light(resolved, config, dtype) if isinstance(config, LightConfig) else None
     if light is None:
         return load_model(resolved, dtype, device)
-    if max(tokenizer.get_vocab().values()) >= config.vocab_size:  # else there is nothing that the file could show
+    if max(tokenizer.get_vocab().values()) >= config.vocab_size:  # otherwise every token has an embedding
         check_vocabulary(config.vocab_size, resolved.tokenizer)
     light.source = str(resolved.path)
     return cast("PreTrainedModel", light)
 
 
 def with_transformers_class(model: PreTrainedModel) -> PreTrainedModel:
-    """Return the weights of a LightModel in transformers' class, for saving; any other model as it is."""
+    """Return the weights of a LightModel in transformers' class, for saving; any other model unchanged."""
     if not isinstance(model, LightModel):
         return model
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -117,7 +117,7 @@ def light_config(values: dict[str, Any]) -> LightConfig | None:
 
 
 def _sizes_fit(values: dict[str, Any]) -> bool:
-    """Whether all sizes are there and fit each other, and attention is full in every layer."""
+    """Whether all sizes are present and fit each other, and every layer has full attention."""
     head_dim = values.get("head_dim")
     sizes = [values.get(key) for key in SIZES] + ([] if head_dim is None else [head_dim])
     if not all(type(size) is int and size > 0 for size in sizes) or "architectures" not in values:
@@ -138,7 +138,7 @@ def _sizes_fit(values: dict[str, Any]) -> bool:
 
 
 def _rope_theta(values: dict[str, Any]) -> float | None:
-    """The base of the rotary frequencies; None unless they are of the default type."""
+    """Return the base of the rotary frequencies, or None if they are not of the default type."""
     parameters = values.get("rope_parameters") or {}
     if not isinstance(parameters, dict) or set(parameters) - {"rope_theta", "rope_type"}:
         return None
@@ -148,7 +148,7 @@ def _rope_theta(values: dict[str, Any]) -> float | None:
 
 
 def _load_light(resolved: Resolved, config: LightConfig, dtype: torch.dtype) -> LightModel | None:
-    """Load a plain model; None if its weights or its adapter are not plain."""
+    """Load a plain model. Returns None if its weights or its adapter are not plain."""
     model = LightModel(config)
     with readable(resolved.path):
         weights = _read_weights(weight_files(resolved.path), model.shapes(), torch.float32 if resolved.adapter else dtype)
@@ -161,7 +161,7 @@ def _load_light(resolved: Resolved, config: LightConfig, dtype: torch.dtype) -> 
 
 
 def _read_weights(files: Iterable[Path], shapes: dict[str, list[int]], dtype: torch.dtype) -> dict[str, torch.Tensor] | None:
-    """Read weights of these shapes in `dtype`; None unless the files hold exactly them."""
+    """Read weights of these shapes in `dtype`. Returns None unless the files contain exactly these weights."""
     from safetensors import safe_open
 
     weights: dict[str, torch.Tensor] = {}

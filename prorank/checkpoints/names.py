@@ -8,18 +8,18 @@ from difflib import get_close_matches
 from pathlib import Path
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-# Usual first parts of local paths; they are not taken for owners on a hub.
+# Usual first parts of local paths; they are not treated as owners on a hub.
 FOLDERS = {"run", "runs", "out", "output", "outputs", "model", "models", "checkpoint", "checkpoints", "ckpt", "data", "tmp"}
 
 
 def may_be_hub_id(text: str) -> bool:
-    """Whether a name has the form OWNER/NAME and OWNER is neither a local folder nor a usual name of one."""
+    """Whether a name has the form OWNER/NAME and OWNER is neither a local folder nor a common name of a local folder."""
     owner = text.partition("/")[0]
     return bool(HUB_ID.fullmatch(text)) and owner.lower() not in FOLDERS and not os.path.exists(owner)
 
 
 def similar(path: Path) -> str:
-    """A suggestion for a path that does not exist, such as "; did you mean 'runs/demo'?", or what its parent folder holds."""
+    """Return a suggestion for a missing path, such as "; did you mean 'runs/demo'?", or the contents of its parent folder."""
     parts = path.parts
     here = next((count for count in range(len(parts) - 1, 0, -1) if os.path.isdir(Path(*parts[:count]))), 0)
     parent = Path(*parts[:here])

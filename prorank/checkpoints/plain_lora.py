@@ -1,7 +1,7 @@
 """Plain LoRA adapters, merged without peft: W + scale * B @ A (Hu et al. 2021, arXiv 2106.09685, section 4.1).
 
-Importing peft and wrapping each layer takes seconds; the sums themselves take a tenth. Only what is certain to be plain is merged
-here. Unknown settings, targets that are no linear layers, missing and unexpected weights go through peft, which reports faults.
+Importing peft and wrapping each layer takes seconds; the sums themselves take a tenth. Adapters with unknown settings, with targets
+that are not linear layers, or with missing or unexpected weights are left to peft, which reports errors.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from .weights import ADAPTER, readable
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-PREFIX = "base_model.model."  # peft puts it before the names of the base's modules
-# Settings that do not change what an adapter of plain LoRA computes, whatever their value. The three of LORA are read.
+PREFIX = "base_model.model."  # peft's prefix of the base's module names
+# Settings whose values do not change what a plain LoRA adapter computes. Those in LORA are read.
 WITHOUT_EFFECT = {
     "auto_mapping", "base_model_name_or_path", "inference_mode", "lora_dropout", "megatron_core", "peft_type", "peft_version",
     "qalora_group_size", "revision", "target_modules", "task_type",
 }  # fmt: skip
 LORA = {"r", "lora_alpha", "use_rslora"}
-PLAIN_INIT = (True, False, "gaussian")  # other initialisations change the base's weights, too
+PLAIN_INIT = (True, False, "gaussian")  # other initialisations also change the base's weights
 LINEAR = (torch.nn.Linear, EmptyLinear)
 Shapes = dict[str, list[int]]
 
 
 @dataclass(frozen=True)
 class PlainLora:
-    """What a plain adapter is made of.
+    """Settings of a plain LoRA adapter.
 
     Attributes:
         scale: factor of B @ A: alpha / r, or alpha / sqrt(r) with rank-stabilised LoRA (arXiv 2312.03732).
@@ -47,7 +47,7 @@ class PlainLora:
 
 
 def read_plain_lora(config: dict[str, Any]) -> PlainLora | None:
-    """The adapter that these settings (of `adapter_config.json`) describe; None if anything in them is more than plain LoRA."""
+    """Parse the settings in `adapter_config.json`. Returns None if they describe anything but plain LoRA."""
     rank, alpha, targets = config.get("r"), config.get("lora_alpha"), config.get("target_modules")
     if config.get("peft_type") != "LORA" or not isinstance(rank, int) or rank < 1 or not isinstance(alpha, (int, float)):
         return None
@@ -67,13 +67,15 @@ def merge_plain_lora(
     """Add an adapter to the fp32 weights of a model, in place.
 
     Args:
-        folder: of the adapter.
-        shapes: shapes by name of the weights in its file.
-        dtype: to which the sums are rounded.
+        model: the base.
+        lora: the settings of the adapter.
+        folder: folder of the adapter.
+        shapes: shapes of the weights in its file, by name.
+        dtype: dtype that the sums are rounded to.
 
     Returns:
-        Whether it was merged. False if the file does not hold exactly the factors that the model's linear layers need; then nothing
-        was changed.
+        Whether the adapter was merged. False, without any change, if the file does not contain exactly the factors that the model's
+        linear layers need.
     """
     layers = _target_layers(model, lora)
     if not layers or shapes != _wanted_shapes(layers, lora.rank):
@@ -83,13 +85,13 @@ def merge_plain_lora(
     with readable(folder / ADAPTER), safe_open(folder / ADAPTER, framework="pt") as handle, torch.no_grad():
         for name, layer in layers.items():
             down, up = (handle.get_tensor(f"{PREFIX}{name}.lora_{factor}.weight").float() for factor in "AB")
-            update = (up @ down).mul_(lora.scale)  # in the order in which peft multiplies, so that the last bits are the same
-            layer.weight.data = update.add_(layer.weight).to(dtype)  # the weights may lie in a mapped file: a copy is cheaper
+            update = (up @ down).mul_(lora.scale)  # same order of operations as in peft, for equal bits
+            layer.weight.data = update.add_(layer.weight).to(dtype)  # weights may be memory-mapped: a copy is cheaper
     return True
 
 
 def _target_layers(model: PreTrainedModel, lora: PlainLora) -> dict[str, torch.nn.Linear]:
-    """The modules that the adapter changes, by name; none unless each is a linear layer in fp32 that is not the output matrix."""
+    """Return the adapter's target layers by name; empty unless all are fp32 linear layers other than the output matrix."""
     names = {name: module for name, module in model.named_modules() if _is_target(name, lora.targets)}
     head = model.get_output_embeddings()
     layers = {
@@ -104,7 +106,7 @@ def _is_target(name: str, targets: tuple[str, ...]) -> bool:
 
 
 def _wanted_shapes(layers: dict[str, torch.nn.Linear], rank: int) -> Shapes:
-    """Shapes by name of the factors of these layers."""
+    """Return the shapes of the LoRA factors of these layers, by name."""
     wanted: Shapes = {}
     for name, layer in layers.items():
         wanted[f"{PREFIX}{name}.lora_A.weight"] = [rank, layer.in_features]

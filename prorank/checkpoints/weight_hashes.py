@@ -1,7 +1,7 @@
 """Hashes of weights, which identify an adapter's base and the weights that a calibration was fitted for.
 
-Hashing half a gigabyte takes about a second, so hashes of large files are kept in the cache folder. They are keyed by the paths,
-sizes and times of change of the files.
+Hashing half a gigabyte takes about a second, so hashes of large files are cached, keyed by the files' paths, sizes and modification
+times.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from .weights import weight_files
 
 log = logging.getLogger("prorank")
 MIN_BYTES = 1 << 24  # smaller weights are hashed in a few hundredths of a second
-SETTLED_NS = 2_000_000_000  # a file changed so recently might change again without a new time of change
+SETTLED_NS = 2_000_000_000  # a file modified more recently might change again with the same modification time
 
 
 @dataclass(frozen=True)
 class FileStamp:
-    """A file as it lies on the disk: if its content changes, its stamp changes."""
+    """Identity of a file's contents on disk: path, size and modification time. It changes when the contents change."""
 
     path: str
     size: int
@@ -37,18 +37,19 @@ class FileStamp:
 
     @classmethod
     def of(cls, path: Path) -> "FileStamp":
+        """Return the stamp of a file."""
         stat = path.stat()
         return cls(str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
 
 def weight_hash(folder: Path) -> str:
-    """SHA-256 over the names, shapes, dtypes and bytes of all weights of a folder, independent of how they are split into files."""
+    """Return the SHA-256 over names, shapes, dtypes and bytes of a folder's weights, independent of their split into files."""
     return _cached_hash(tuple(FileStamp.of(path) for path in weight_files(Path(folder))))
 
 
 @functools.lru_cache(maxsize=8)
 def _cached_hash(stamps: tuple[FileStamp, ...]) -> str:
-    """The hash of these files: from this process, from the cache folder, or computed and kept there."""
+    """Return the hash of these files: from this process, from the cache folder, or computed and stored there."""
     if sum(stamp.size for stamp in stamps) < MIN_BYTES:
         return _compute_hash(stamps)
     record = _record_path(stamps)
@@ -62,7 +63,7 @@ def _cached_hash(stamps: tuple[FileStamp, ...]) -> str:
 
 
 def _record_path(stamps: tuple[FileStamp, ...]) -> Path | None:
-    """Where the hash of these files is kept: one record for each set of paths. None where there is no cache folder."""
+    """Return the cache file for the hash of these files, one for each set of paths; None if there is no cache folder."""
     key = hashlib.sha256("\n".join(stamp.path for stamp in stamps).encode("utf-8", "surrogateescape")).hexdigest()[:24]
     try:
         return cache_dir() / "hashes" / f"{key}.json"
@@ -71,7 +72,7 @@ def _record_path(stamps: tuple[FileStamp, ...]) -> Path | None:
 
 
 def _read_record(record: Path, stamps: tuple[FileStamp, ...]) -> str | None:
-    """The kept hash; None where there is none, it cannot be read, or a file has changed since."""
+    """Return the cached hash; None if there is none, it cannot be read, or a file has changed since."""
     try:
         values = json.loads(record.read_text(encoding="utf-8"))
         digest = values["sha256"] if values["files"] == [asdict(stamp) for stamp in stamps] else None

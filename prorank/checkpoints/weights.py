@@ -30,7 +30,10 @@ def readable(what: str | Path, remedy: str = "", part: str = "") -> Iterator[Non
     Args:
         what: name of the checkpoint or file, for the message.
         remedy: appended to the message.
-        part: the part of it that is read.
+        part: name of the part of it that is read, for the message.
+
+    Raises:
+        ModelError: for any exception other than a ProRankError.
     """
     try:
         yield
@@ -38,12 +41,12 @@ def readable(what: str | Path, remedy: str = "", part: str = "") -> Iterator[Non
         raise
     except Exception as error:  # the libraries may raise any error for damaged files
         if "trust_remote_code" in str(error):
-            remedy = "; trust_remote_code=True or --trust-remote-code runs the code that it brings"
+            remedy = "; trust_remote_code=True or --trust-remote-code runs the Python code in the checkpoint"
         raise ModelError(f"{what}: {part + ' ' if part else ''}cannot be read ({first_line(error)}){remedy}") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file that holds an object. Raises ModelError naming the file if it is damaged or holds something else."""
+    """Read a JSON file that contains an object. Raises ModelError naming the file if it is damaged or contains another value."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError, OSError) as error:
@@ -68,7 +71,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _shards(index: Path) -> list[Path]:
-    """The files in an index of shards, without duplicates."""
+    """Return the files in an index of shards, without duplicates."""
     named = read_json(index).get("weight_map")
     if not isinstance(named, dict) or not named or not all(isinstance(file, str) for file in named.values()):
         raise ModelError(f"{index}: has no weight_map from weights to files; copy the file again")
@@ -95,7 +98,7 @@ def _check_file(file: Path) -> None:
         raise ModelError(f"{file}: is a pointer of git-lfs, not the weights; run git lfs pull in its folder")
     if not head:
         raise ModelError(f"{file}: is empty; copy or download it again")
-    with readable(file, "; it is cut or damaged, copy or download it again"), safe_open(file, framework="pt"):
+    with readable(file, "; it is truncated or damaged, copy or download it again"), safe_open(file, framework="pt"):
         pass
 
 
@@ -107,7 +110,7 @@ def check_resumable(folder: Path) -> None:
         _check_file(file)
     for file in sorted([*folder.glob("*.pt"), *folder.glob("*.pth")]):
         if not zipfile.is_zipfile(file):  # torch writes zip files, which end with their directory
-            raise ModelError(f"{file}: is cut or damaged{remedy}")
+            raise ModelError(f"{file}: is truncated or damaged{remedy}")
 
 
 def check_report(where: Path, report: dict[str, Any]) -> None:
@@ -116,8 +119,7 @@ def check_report(where: Path, report: dict[str, Any]) -> None:
     Args:
         where: file or folder of the weights, for the message.
         report: loading report of transformers: "missing_keys" and "unexpected_keys" (names), and "mismatched_keys" (name, shape in
-            the
-            file, shape in the model).
+            the file, shape in the model).
     """
     missing = sorted(report["missing_keys"])
     unexpected = sorted(name for name in report["unexpected_keys"] if not NO_WEIGHT.search(name))

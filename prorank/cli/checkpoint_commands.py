@@ -1,4 +1,4 @@
-"""Verbs for checkpoints: `pull` fetches one, `export` writes one for other servers."""
+"""Verbs for checkpoints: `pull` downloads one, `export` writes one for other servers."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def pull(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A hub id, a GGUF file or smollm2-135m.")] = DEFAULT,
     trust_remote_code: RemoteCode = False,
 ) -> None:
-    """Fetch and convert a checkpoint, and print its folder."""
+    """Download and convert a checkpoint, and print its folder."""
     from ..checkpoints.resolve import resolve
 
     say(resolve(name, trust_remote_code=trust_remote_code).folder)
 
 
 def export(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Checkpoint to export, as --model elsewhere.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Checkpoint: folder, adapter, GGUF file, hub id or smollm2-135m.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
     format: Annotated[
         str,
@@ -34,7 +34,7 @@ def export(
         bool,
         typer.Option(
             "--template/--no-template",
-            help="Write the prompt into tokenizer.json, or leave the prompt to callers.",
+            help="Write the prompt into tokenizer.json, or let callers render it.",
             rich_help_panel=MAIN,
         ),
     ] = True,
@@ -52,5 +52,5 @@ def export(
 
     result = write(model, out, format, dtype, template, prompt, instruction, max_length, base, trust_remote_code)
     say(result)
-    if result.command:  # vLLM is no dependency: the command is not run here
+    if result.command:  # the command is not run here, because vLLM is not a dependency
         say(f"vLLM: {result.command}")

@@ -1,7 +1,7 @@
 """The command line: every verb, in the panel of its task.
 
-A verb is a thin call of the library. An error that the user can fix becomes one line on stderr and exit code 2. Heavy imports wait
-until a verb runs, so that help is instant.
+A verb is a thin call of the library. An error that the user can fix becomes one line on stderr and exit code 2. Slow imports are
+made when a verb runs, so that help is printed immediately.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class VerbGroup(TyperGroup):
     """The group of all verbs; errors that typer would swallow are passed on to `guarded`."""
 
     def invoke(self, ctx: Any) -> Any:
+        """Run a verb within `past_typer`."""
         with past_typer():
             return super().invoke(ctx)
 
@@ -87,7 +88,7 @@ def global_options(
 
 def main() -> None:
     """Entry point. Exit codes: 0 success, 2 an error that the user can fix, 130 Ctrl-C."""
-    # Bars and warnings of these libraries would bury our own; users can set the variables to have them back.
+    # Hide bars and warnings of these libraries, unless the user has set the variables.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     share_processors()

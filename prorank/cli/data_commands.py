@@ -1,6 +1,6 @@
 """Verbs for a team's own labels: `mine` negatives, `adapt` a checkpoint, `calibrate` its scores.
 
-The figures that `adapt` and `calibrate` print are of held-out queries.
+`adapt` and `calibrate` print figures of held-out queries.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def adapt(
     ] = None,
     data: Annotated[
         list[str] | None,
-        typer.Option("--data", help="Labels, in place of the argument; repeat for several.", rich_help_panel=MAIN),
+        typer.Option("--data", help="Labels, instead of the argument; repeat for several.", rich_help_panel=MAIN),
     ] = None,
     model: Annotated[str, typer.Option("--model", "-m", help="Checkpoint to start from.", rich_help_panel=MAIN)] = DEFAULT,
     out: Annotated[
@@ -81,12 +81,12 @@ def adapt(
         ),
     ] = None,
     minutes: Annotated[
-        float, typer.Option(help="Time limit of the training in minutes; evaluation comes on top.", rich_help_panel=MAIN)
+        float, typer.Option(help="Time limit of the training in minutes, without evaluation.", rich_help_panel=MAIN)
     ] = 7.0,
     held_out: Annotated[
         int | None,
         typer.Option(
-            help="Queries held out to decide. Default: a fifth; of fewer than 150 queries all, by cross-validation.",
+            help="Number of held-out queries. Default: a fifth; with fewer than 150 queries all, by cross-validation.",
             rich_help_panel=MAIN,
         ),
     ] = None,
@@ -100,7 +100,7 @@ def adapt(
     ] = None,
     gain: Gain = "linear",
     keep_anyway: Annotated[
-        bool, typer.Option("--keep-anyway", help="Keep the new model without a significant gain, too.", rich_help_panel=MAIN)
+        bool, typer.Option("--keep-anyway", help="Keep the new model even without a significant gain.", rich_help_panel=MAIN)
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the split and the training.", rich_help_panel=MAIN)] = 0,
     device: Device = None,
@@ -108,7 +108,7 @@ def adapt(
 ) -> None:
     """Fine-tune a checkpoint on your own labels.
 
-    The new model is kept only if it ranks held-out queries better, beyond chance.
+    The new model is kept only if it ranks held-out queries significantly better.
     """
     from ..utils.progress import Progress
 
@@ -125,20 +125,20 @@ def adapt(
 
 
 def label_sources(labels: list[str] | None, data: list[str] | None) -> list[str]:
-    """The labels that `adapt` was given, by the argument or by `--data`.
+    """Return the labels for `adapt`, from the argument or from `--data`.
 
     Raises:
-        ConfigError: none are given, or both ways are used.
+        ConfigError: there are none, or both are used.
     """
     if labels and data:
-        raise ConfigError(f"labels are given twice: {labels[0]} and --data {data[0]}; use one of the two ways")
+        raise ConfigError(f"labels are given twice: {labels[0]} and --data {data[0]}; use the argument or --data")
     if not labels and not data:
         raise ConfigError("name your labels: prorank adapt LABELS (a BEIR folder, or a CSV, TSV or JSONL file)")
     return labels or data or []
 
 
 def default_out(source: str) -> Path:
-    """runs/adapted-NAME, by the name of the labels' file or folder."""
+    """Return runs/adapted-NAME, with the name of the labels' file or folder."""
     name = source.removeprefix("ir_datasets:") if source.startswith("ir_datasets:") else Path(source).resolve().name
     name = re.sub(r"[^\w.-]+", "-", DATA_SUFFIX.sub("", name)).strip("-.")
     return Path("runs") / f"adapted-{name or 'labels'}"
@@ -155,7 +155,7 @@ def calibrate(
     copy: Annotated[
         Path | None,
         typer.Option(
-            help="Calibrate a copy of the checkpoint. Default: runs/calibrated where MODEL is no folder, else no copy.",
+            help="Calibrate a copy of the checkpoint. Default: runs/calibrated if MODEL is not a folder, else no copy.",
             rich_help_panel=MAIN,
         ),
     ] = None,
@@ -165,7 +165,7 @@ def calibrate(
         typer.Option(help="auto (lowest held-out log loss), temperature, platt or isotonic.", rich_help_panel=MAIN),
     ] = "auto",
     folds: Annotated[
-        int, typer.Option(help="Folds of the queries; each is measured by a fit on the others.", rich_help_panel=MAIN)
+        int, typer.Option(help="Folds of the queries; each is evaluated by a fit on the others.", rich_help_panel=MAIN)
     ] = 5,
     min_rel: Annotated[
         float | None, typer.Option(help="Lowest label that counts as relevant. Default: any above 0.", rich_help_panel=MAIN)
@@ -185,7 +185,7 @@ def calibrate(
 ) -> None:
     """Fit probabilities to held-out labels.
 
-    They are written into the checkpoint or a copy of it; its hits then carry a probability.
+    The calibration is written into the checkpoint or a copy of it; hits then have a probability.
     """
     from ..calibrate import calibrate as fit_and_save
     from ..evaluate.reliability import NAMES

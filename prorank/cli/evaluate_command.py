@@ -1,4 +1,4 @@
-"""`prorank evaluate`: measure a first stage and models on judged datasets."""
+"""`prorank evaluate`: evaluate a first stage and models on judged datasets."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def evaluate(
         Path | None, typer.Option(help="Folder to write: run files, results.json and report.html.", rich_help_panel=MAIN)
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(help="Sample this many queries, for a quick look. Default: all.", rich_help_panel=MAIN)
+        int | None, typer.Option(help="Number of queries to sample, for a quick estimate. Default: all.", rich_help_panel=MAIN)
     ] = None,
     gain: Gain = "linear",
     seed: Annotated[int, typer.Option(help="Seed of query samples and significance tests.", rich_help_panel=MAIN)] = 0,
@@ -58,7 +58,7 @@ def evaluate(
         typer.Option(help="First stage: a TREC run, or 'protocol'. Default: BM25.", rich_help_panel=FIRST_STAGE),
     ] = None,
     qrels: Annotated[
-        str | None, typer.Option(help="Judgement file in place of qrels/SPLIT.tsv.", rich_help_panel=FIRST_STAGE)
+        str | None, typer.Option(help="Judgement file instead of qrels/SPLIT.tsv.", rich_help_panel=FIRST_STAGE)
     ] = None,
     split: Annotated[str, typer.Option(help="Split of the judgements: qrels/SPLIT.tsv.", rich_help_panel=FIRST_STAGE)] = "test",
     min_rel: Annotated[
@@ -89,9 +89,9 @@ def evaluate(
     dtype: Dtype = "auto",
     compile: Compile = None,
 ) -> None:
-    """Measure a first stage and models on judged datasets.
+    """Evaluate a first stage and models on judged datasets.
 
-    Prints nDCG@10, MRR@10, MAP and recall with significance. Without --model the first stage alone is measured.
+    Prints nDCG@10, MRR@10, MAP and recall with significance. Without --model, only the first stage is evaluated.
     """
     with Spinner("loading") as spinner, ExitStack() as stack:
         from ..checkpoints.loading import pick_device
@@ -133,7 +133,7 @@ def evaluate(
 
 
 def bars_after(spinner: Spinner, stack: ExitStack) -> Callable[[str, int, int], None]:
-    """The `progress` argument of `evaluate`: bars that take the spinner's place at the first report, until `stack` closes."""
+    """Return the `progress` argument of `evaluate`: bars that replace the spinner at the first report, until `stack` closes."""
     from ..evaluate.terminal_report import bars
 
     show_bar: Callable[[str, int, int], None] | None = None
@@ -150,14 +150,14 @@ def bars_after(spinner: Spinner, stack: ExitStack) -> Callable[[str, int, int], 
 
 @dataclass
 class Systems:
-    """The checkpoints and bi-encoders that `--model` names.
+    """The checkpoints and bi-encoders in `--model`.
 
     Attributes:
         names: values of `--model`.
         base: value of `--base`.
-        trust_remote_code: whether files of a hub model may be run.
+        trust_remote_code: whether Python files of a hub model may be executed.
         options: further arguments of `Reranker`.
-        spinner: shows which one is being loaded.
+        spinner: shows the name of the one that is loaded.
     """
 
     names: list[str]
@@ -184,12 +184,12 @@ class Systems:
                 folder_of(name)
 
     def loaders(self, add_query_likelihood: bool) -> list[Callable[[], Any]]:
-        """One function per system that loads it, so that only one is in memory at a time."""
+        """Return one function per system that loads it, so that only one is in memory at a time."""
         loaders: list[Callable[[], Any]] = [partial(self._load, name) for name in self.names]
         return loaders + ([partial(self._likelihood, self.checkpoints[0])] if add_query_likelihood else [])
 
     def _base(self, name: str) -> str | None:
-        """`--base` goes to the adapters among several checkpoints."""
+        """Return `--base` for adapters, None for other checkpoints."""
         from ..checkpoints.resolve import is_adapter
 
         return self.base if len(self.checkpoints) == 1 or is_adapter(name) else None

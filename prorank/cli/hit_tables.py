@@ -1,4 +1,4 @@
-"""Print the hits of a search: a table for people, JSON lines for programs; and notes on what a ranking cut and cost."""
+"""Print the hits of a search: a table for people, JSON lines for programs; and notes on truncated texts and cost."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def print_json(hits: Sequence[SearchHit], about: Mapping[str, Any]) -> None:
-    """Print one JSON object a line, with the keys of `about` first."""
+    """Print one JSON object per line, with the keys of `about` first."""
     for rank, hit in enumerate(hits, 1):
         line = {**about, "rank": rank, "score": hit.score, "id": hit.id, "index": hit.index}
         line |= {} if hit.probability is None else {"probability": hit.probability}
@@ -42,6 +42,6 @@ def note_truncation(ranker: Any, longest: int) -> None:
 
 
 def note_cost(reranker: Any) -> None:
-    """Print on stderr what thoughts or comparisons of documents cost; nothing for a model that scores each document alone."""
+    """Print on stderr the cost of thoughts or comparisons of documents; nothing for pointwise models without thoughts."""
     if reranker.compares_documents or reranker.thinks:
         note(f"cost: {reranker.cost}")

@@ -31,7 +31,7 @@ def info(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=MAIN)] = False,
 ) -> None:
-    """Show device, dtype and why, versions, cache and default model."""
+    """Show device, dtype with the reason, versions, cache and default model."""
     facts = gather(model, device, measure)
     if as_json:
         print_lines([json.dumps(facts, indent=2)])
@@ -43,12 +43,12 @@ def info(
 
 
 def gather(model: str = DEFAULT, device: str | None = None, measure: bool = False) -> dict[str, Any]:
-    """Collect what `info` shows: texts, or mappings of texts, by name.
+    """Collect the output of `info`: texts, or mappings of texts, by name.
 
     Args:
-        model: checkpoint whose layers are timed per dtype. The base of the default model is not fetched for that.
-        device: as for `Reranker`.
-        measure: time the dtypes again even if a measurement is stored.
+        model: checkpoint whose layers are timed for each dtype. The base of the default model is not downloaded for this.
+        device: see `Reranker`.
+        measure: measure again even if a measurement is stored.
 
     Raises:
         ModelError: the checkpoint cannot be loaded, or the device is not available.
@@ -80,13 +80,13 @@ def _device(where: Any) -> str:
 
 
 def _dtypes(model: str, where: Any, measure: bool) -> dict[str, str]:
-    """The dtype that `auto` chooses for ranking and for training, with the reason."""
+    """Return the dtypes that `auto` chooses for ranking and for training, with the reasons."""
     from ..checkpoints.loading import load_config
     from ..engine.auto import choose_dtype
     from ..engine.layer_speed import RANKING, TRAINING, layer_speed
 
     if model == DEFAULT and not _base_is_here():
-        return {"auto": "measured once the base of the default model is here: prorank pull"}
+        return {"auto": "measured when the base of the default model is available: prorank pull"}
     from ..checkpoints.resolve import resolve
 
     config = load_config(resolve(model))
@@ -100,7 +100,7 @@ def _compiler() -> str:
     from ..engine.auto import COMPILERS
 
     compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
-    return f"by {compiler}, where a job is long enough to pay" if compiler else "no C++ compiler found, so never"
+    return f"by {compiler}, for long jobs" if compiler else "no C++ compiler found, so never"
 
 
 def _cache() -> str:
@@ -121,7 +121,7 @@ def _default_model() -> str:
         default_model()
     except ModelError as error:
         return str(error)
-    base = "its base is in the cache" if _base_is_here() else "its base is fetched at the first use, or by prorank pull"
+    base = "its base is in the cache" if _base_is_here() else "its base is downloaded at the first use, or by prorank pull"
     return f"{DEFAULT}, {base}"
 
 
@@ -133,7 +133,7 @@ def _base_is_here() -> bool:
 
 
 def _extras() -> dict[str, str]:
-    """By extra: "installed", or the packages that are missing."""
+    """Return "installed" or the missing packages of each extra."""
     missing: dict[str, list[str]] = {}
     for extra, package in _requirements():
         missing.setdefault(extra, [])
@@ -143,7 +143,7 @@ def _extras() -> dict[str, str]:
 
 
 def _requirements() -> Iterator[tuple[str, str]]:
-    """(extra, package) of the extras that users install."""
+    """Yield (extra, package) of the extras for users."""
     try:
         lines = requires("prorank") or []
     except PackageNotFoundError:  # run from a folder that is not installed

@@ -12,7 +12,7 @@ import typer
 from ..errors import ConfigError
 from ..utils.terminal import argument_text
 
-# Panels of options. The first is typer's own, where `--help` is listed as well.
+# Panels of options. The first is typer's own, which also contains `--help`.
 MAIN = "Options"
 MODEL = "Model and prompt"
 THINKING = "Thinking models"
@@ -25,11 +25,11 @@ Model = Annotated[
 ]
 Base = Annotated[
     str | None,
-    typer.Option("--base", help="Base of an adapter, in place of the one the adapter names.", rich_help_panel=MODEL),
+    typer.Option("--base", help="Base of an adapter, instead of the one in its settings.", rich_help_panel=MODEL),
 ]
 RemoteCode = Annotated[
     bool,
-    typer.Option("--trust-remote-code", help="Fetch and run the Python files that a hub model brings.", rich_help_panel=MODEL),
+    typer.Option("--trust-remote-code", help="Download and run Python files of a hub model.", rich_help_panel=MODEL),
 ]
 PromptName = Annotated[
     str | None,
@@ -45,7 +45,7 @@ MaxLength = Annotated[
     typer.Option(
         "--max-length",
         metavar="TOKENS",
-        help="Limit of a whole prompt. Default: the checkpoint's own.",
+        help="Maximum number of tokens of a prompt. Default: the checkpoint's own.",
         rich_help_panel=MODEL,
     ),
 ]
@@ -82,7 +82,7 @@ ThinkTokens = Annotated[
     typer.Option(
         "--max-think-tokens",
         metavar="TOKENS",
-        help="Length limit of a thought. Default: the checkpoint's own.",
+        help="Maximum number of tokens of a thought. Default: the checkpoint's own.",
         rich_help_panel=THINKING,
     ),
 ]
@@ -97,14 +97,14 @@ Compile = Annotated[
     bool | None,
     typer.Option(
         "--compile/--no-compile",
-        help="Fuse steps on a CPU: some seconds at the start, then faster. Default: only for long jobs.",
+        help="Compile steps on a CPU, which takes seconds and then is faster. Default: for long jobs only.",
         rich_help_panel=COMPUTE,
     ),
 ]
 
 
 def compile_choice(flag: bool | None) -> bool | str:
-    """The `compile` argument for `--compile`, `--no-compile` or neither ("auto")."""
+    """Return the `compile` argument for `--compile`, `--no-compile` or neither ("auto")."""
     return "auto" if flag is None else flag
 
 
@@ -115,17 +115,17 @@ def was_passed(context: typer.Context, name: str) -> bool:
 
 
 def option_name(context: typer.Context, name: str) -> str:
-    """The spelling of a parameter in messages: `--max-length`; `--no-think` for a flag that was switched off."""
+    """Return a parameter's name in messages: `--max-length`; `--no-think` for a flag that was switched off."""
     parameter = next(parameter for parameter in context.command.params if parameter.name == name)
     switched_off = parameter.secondary_opts and context.params.get(name) is False
     return parameter.secondary_opts[0] if switched_off else parameter.opts[0]
 
 
 def one_query(option: str | None, argument: str | None) -> str | None:
-    """The query, which is either the option `--query` or the second argument.
+    """Return the query, which is either the option `--query` or the second argument.
 
     Raises:
-        ConfigError: both are given.
+        ConfigError: both are used.
     """
     if option is not None and argument is not None:
         raise ConfigError(f"two queries: --query {option!r} and the argument {argument!r}; give the query once")

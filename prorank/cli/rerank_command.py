@@ -1,6 +1,6 @@
-"""`prorank rerank`: rank documents for a query, or a whole TREC run, by a model loaded here or by a server.
+"""`prorank rerank`: rank documents for a query, or a whole TREC run, by a local model or by a server.
 
-With --server no model is loaded, and options that would shape one are refused.
+With --server no model is loaded, and options of a local model raise errors.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from .options import (
 
 RUN = "Rerank a TREC run"
 SERVER = "Rank by a server"
-# Options that need --run, that exclude it, and that shape a model loaded here.
+# Options that need --run, options that exclude it, and options of a local model.
 FOR_RUN = {"dataset": "--dataset", "out": "--out"}
 FOR_DOCUMENTS = {
     "documents": "DOCUMENTS",
@@ -99,10 +99,10 @@ def rerank(
     max_think_tokens: ThinkTokens = None,
     show_thoughts: Annotated[
         bool,
-        typer.Option("--show-thoughts", help="Print what a thinking model thought of each document.", rich_help_panel=THINKING),
+        typer.Option("--show-thoughts", help="Print a thinking model's thoughts about the documents.", rich_help_panel=THINKING),
     ] = False,
     server: Annotated[
-        str | None, typer.Option(metavar="URL", help="Rerank server to use in place of a model here.", rich_help_panel=SERVER)
+        str | None, typer.Option(metavar="URL", help="Rerank server to use instead of a local model.", rich_help_panel=SERVER)
     ] = None,
     dialect: Annotated[
         str, typer.Option(help="API of the server: auto, tei, jina, cohere or vllm.", rich_help_panel=SERVER)
@@ -123,8 +123,8 @@ def rerank(
     from ..rank.validation import RankOptions, query_text
 
     query, instruction = one_query(query, query_argument), argument_text(instruction)
-    check_positive(top_k, "--top-k", "; leave it out to get all")
-    RankOptions(min_score=min_score, instruction=instruction)  # fails before anything is read
+    check_positive(top_k, "--top-k", "; omit it to get all")
+    RankOptions(min_score=min_score, instruction=instruction)  # raises errors before anything is read
     if query is not None:
         query = query_text(query, "--query" if query_argument is None else "the query")
     _check_task(context, bool(run))
@@ -157,11 +157,11 @@ def rerank(
 
 
 def _check_task(context: typer.Context, run: bool) -> None:
-    """Raise ConfigError for options that do not apply: a run has others than the documents of one query."""
+    """Raise ConfigError for options that do not apply to the task: a run, or the documents of one query."""
     names = FOR_DOCUMENTS if run else FOR_RUN
     wrong = next((spelling for name, spelling in names.items() if was_passed(context, name)), None)
     if wrong and run:
-        raise ConfigError(f"{wrong} is for the documents of one query; leave out --run or {wrong}")
+        raise ConfigError(f"{wrong} is for the documents of one query; omit --run or {wrong}")
     if wrong:
         raise ConfigError(f"{wrong} needs --run; the hits of one query are printed")
 
@@ -171,13 +171,13 @@ def _check_place(context: typer.Context, server: str | None) -> None:
     names = LOCAL_ONLY if server else ("dialect", "api_key_env")
     wrong = next((option_name(context, name) for name in names if was_passed(context, name)), None)
     if wrong and server:
-        raise ConfigError(f"{wrong} is for a model that is loaded here; --server has its own")
+        raise ConfigError(f"{wrong} is for a local model, not for --server")
     if wrong:
         raise ConfigError(f"{wrong} needs --server")
 
 
 def _check_order(documents: str, query_argument: str | None) -> None:
-    """Raise DataError where the two arguments were swapped."""
+    """Raise DataError if the two arguments were swapped."""
     if query_argument and documents != STDIN and not os.path.exists(documents) and os.path.isfile(query_argument):
         raise DataError(f"{documents}: no such file; the file comes first: prorank rerank {query_argument} {documents!r}")
 
@@ -190,14 +190,14 @@ def _remote(context: typer.Context, server: str, dialect: str, model: str, api_k
 
 
 def _local(model: str, method: str, thoughts: bool, options: dict[str, Any]) -> Any:
-    """Load a Reranker. Raises ConfigError where thoughts are to be shown of a model that has none."""
+    """Load a Reranker. Raises ConfigError if `thoughts` is requested of a model that does not think."""
     with Spinner(f"loading {model}"):
         from ..rank.methods import read_method
         from ..reranker import Reranker
 
         reranker = Reranker(model, **options, **read_method(method))
     if thoughts and not reranker.thinks:
-        raise ConfigError(f"--show-thoughts: {model} is asked at once and has no thoughts")
+        raise ConfigError(f"--show-thoughts: {model} answers at once and has no thoughts")
     return reranker
 
 
@@ -206,6 +206,6 @@ def _print_notes(ranker: Any, remote: bool, run: bool) -> None:
     if not run:
         note_truncation(ranker, ranker.longest if remote else ranker.encoder.longest)
     if remote and ranker.meaning != LOG_ODDS:
-        note(f"note: scores are {ranker.meaning}, as the server gives them")
+        note(f"note: scores of this server are {ranker.meaning}")
     if not remote and not run:
         note_cost(ranker)

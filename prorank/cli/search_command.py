@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from ..search.searcher import Searcher, SearchHit
 
 FIRST_STAGE = "First stage"
-SHOWN_HITS = 10  # per query, where hits are printed
-SLOW_SECONDS = 10.0  # above, a note says how to be faster
+SHOWN_HITS = 10  # printed hits per query
+SLOW_SECONDS = 10.0  # slower searches print a note on faster settings
 MODEL_OPTIONS = (
     "model", "instruction", "method", "prompt", "max_length", "base", "trust_remote_code", "think", "dtype", "compile",
 )  # fmt: skip
@@ -75,13 +75,13 @@ def search(
         Path | None, typer.Option(help="TREC run to write; needs --queries. Default: hits are printed.", rich_help_panel=MAIN)
     ] = None,
     candidates: Annotated[
-        int, typer.Option(help="Candidates per query that the first stage hands to the model.", rich_help_panel=FIRST_STAGE)
+        int, typer.Option(help="Number of candidates per query that the model reranks.", rich_help_panel=FIRST_STAGE)
     ] = CANDIDATES,
     bi_encoder: Annotated[
         str | None,
         typer.Option(
             metavar="FOLDER",
-            help="sentence-transformers model to fuse with BM25 by reciprocal rank. Default: BM25 alone.",
+            help="sentence-transformers model to fuse with BM25 by reciprocal rank. Default: BM25 only.",
             rich_help_panel=FIRST_STAGE,
         ),
     ] = None,
@@ -154,21 +154,21 @@ def _check_options(
     if out and queries is None:
         raise ConfigError("--out needs --queries; the hits of one query are printed")
     if out and as_json:
-        raise ConfigError("--json is for hits that are printed; leave out --out or --json")
+        raise ConfigError("--json is for printed hits; omit --out or --json")
     wrong = next((option_name(context, name) for name in MODEL_OPTIONS if no_rerank and was_passed(context, name)), None)
     if wrong:
-        raise ConfigError(f"{wrong} is for the reranker, which --no-rerank leaves out")
+        raise ConfigError(f"{wrong} is for the reranker, which --no-rerank omits")
 
 
 def _read_queries(query: str | None, queries: Path | None) -> dict[str, str]:
-    """Query text by id; one query has the id ""."""
+    """Return query texts by id; a single query has the id ""."""
     from ..search.queries import read_queries
 
     return read_queries(queries) if queries is not None else {"": query or ""}
 
 
 def _read_corpus(corpus: str) -> list[Any]:
-    """The documents of the corpus; what a folder holds besides is printed on stderr."""
+    """Return the documents of the corpus. Skipped files of a folder are noted on stderr."""
     from ..search.corpus import read_corpus
 
     read = read_corpus(corpus)
@@ -186,7 +186,7 @@ def _check_bi_encoder(folder: str | None) -> None:
 
 
 def _check_model(model: str, method: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of the method. Raises an error for a model, device, dtype, prompt or method that cannot work, before indexing."""
+    """Return the options of the method. Raises errors for an invalid model, device, dtype, prompt or method, before indexing."""
     from ..checkpoints.loading import pick_device
     from ..checkpoints.resolve import resolve
     from ..engine.auto import check_dtype
@@ -201,11 +201,11 @@ def _check_model(model: str, method: str, options: Mapping[str, Any]) -> dict[st
 
 
 def _check_run(out: Path, ids: Sequence[str], queries: Mapping[str, str]) -> None:
-    """Raise an error if the run cannot be written: no access, or ids that its format cannot hold."""
+    """Raise an error if the run cannot be written: no access, or ids that its format cannot contain."""
     check_file(out)
     wrong = next((name for name in (*queries, *ids) if name.split() != [name]), None)
     if wrong is not None:
-        raise DataError(f"{out}: a TREC run cannot hold the id {wrong!r}: ids must be words without white space")
+        raise DataError(f"{out}: a TREC run cannot contain the id {wrong!r}: ids must be words without white space")
 
 
 def _write_run(out: Path, hits: Mapping[str, Sequence[SearchHit]], no_rerank: bool) -> None:
@@ -218,7 +218,7 @@ def _write_run(out: Path, hits: Mapping[str, Sequence[SearchHit]], no_rerank: bo
 
 
 def _show(queries: Mapping[str, str], rows: Sequence[Sequence[SearchHit]], as_json: bool, several: bool) -> None:
-    """Print the hits of each query: a table, or one JSON object a line."""
+    """Print the hits of each query: a table, or one JSON object per line."""
     for (name, text), hits in zip(queries.items(), rows):
         if as_json:
             print_json(hits, {"query_id": name} if several else {})
@@ -230,7 +230,7 @@ def _show(queries: Mapping[str, str], rows: Sequence[Sequence[SearchHit]], as_js
 
 def _print_notes(searcher: Searcher) -> None:
     """Print on stderr what was truncated, and the cost of thoughts and lists."""
-    reranker = vars(searcher).get("reranker")  # loaded only where there were candidates
+    reranker = vars(searcher).get("reranker")  # loaded only if there were candidates
     if reranker is not None:
         note_truncation(reranker, reranker.encoder.longest)
         note_cost(reranker)

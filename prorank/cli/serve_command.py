@@ -1,6 +1,7 @@
 """`prorank serve`: serve a checkpoint over HTTP.
 
-A wrong model or a busy port ends in one error line and exit code 2; after that, everything is logged as JSON lines on stderr.
+An invalid model or a busy port gives one error line and exit code 2. Once the server runs, events are logged as JSON lines on
+stderr.
 """
 
 from __future__ import annotations
@@ -33,49 +34,49 @@ from .options import (
 if TYPE_CHECKING:
     from ..reranker import Reranker
 
-PER_REQUEST = "Limits of a request"
-AT_ONCE = "Limits of all requests in progress (beyond them: 429)"
+PER_REQUEST = "Limits per request"
+AT_ONCE = "Limits of all requests in progress (status 429 above)"
 
 
 def serve(
     model: Model = DEFAULT,
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is all of them.", rich_help_panel=MAIN)] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.", rich_help_panel=MAIN)] = 8000,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.", rich_help_panel=MAIN)] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 for any free one.", rich_help_panel=MAIN)] = 8000,
     name: Annotated[
         list[str] | None,
         typer.Option(help="Name of the model for clients; repeat for aliases. Default: --model.", rich_help_panel=MAIN),
     ] = None,
     api_key_env: Annotated[
         str | None,
-        typer.Option(help="Environment variable that holds the key clients must send. Default: no key.", rich_help_panel=MAIN),
+        typer.Option(help="Environment variable with the key that clients must send. Default: no key.", rich_help_panel=MAIN),
     ] = None,
     cors_origin: Annotated[
         list[str] | None,
         typer.Option(help="Origin that browsers may call from; repeat for several. Default: none.", rich_help_panel=MAIN),
     ] = None,
-    max_documents: Annotated[int, typer.Option(help="Documents of a request.", rich_help_panel=PER_REQUEST)] = 1000,
+    max_documents: Annotated[int, typer.Option(help="Maximum number of documents.", rich_help_panel=PER_REQUEST)] = 1000,
     max_characters: Annotated[
-        int, typer.Option(help="Characters of query and documents together.", rich_help_panel=PER_REQUEST)
+        int, typer.Option(help="Maximum number of characters of query and documents together.", rich_help_panel=PER_REQUEST)
     ] = 5_000_000,
-    max_body_bytes: Annotated[int, typer.Option(help="Bytes of the body.", rich_help_panel=PER_REQUEST)] = 10_000_000,
+    max_body_bytes: Annotated[int, typer.Option(help="Maximum bytes of the body.", rich_help_panel=PER_REQUEST)] = 10_000_000,
     max_tokens_per_doc: Annotated[
         int | None,
         typer.Option(
-            help="Tokens of a document, whatever the request says; the rest is cut. Default: the prompt's limit.",
+            help="Maximum number of tokens of a document; requests can only lower it. Default: the prompt's limit.",
             rich_help_panel=PER_REQUEST,
         ),
     ] = None,
-    max_chunks: Annotated[int, typer.Option(help="Chunks that one long document is split into.", rich_help_panel=PER_REQUEST)] = 16,
+    max_chunks: Annotated[int, typer.Option(help="Maximum number of chunks of a long document.", rich_help_panel=PER_REQUEST)] = 16,
     request_timeout: Annotated[
-        float, typer.Option(help="Seconds until a request must be answered.", rich_help_panel=PER_REQUEST)
+        float, typer.Option(help="Maximum number of seconds until the answer.", rich_help_panel=PER_REQUEST)
     ] = 300.0,
     max_body_seconds: Annotated[
-        float, typer.Option(help="Seconds until the body must have arrived.", rich_help_panel=PER_REQUEST)
+        float, typer.Option(help="Maximum number of seconds for receiving the body.", rich_help_panel=PER_REQUEST)
     ] = 30.0,
-    max_requests: Annotated[int, typer.Option(help="Requests in progress.", rich_help_panel=AT_ONCE)] = 512,
-    max_queued_documents: Annotated[int, typer.Option(help="Documents of these requests.", rich_help_panel=AT_ONCE)] = 20_000,
+    max_requests: Annotated[int, typer.Option(help="Maximum number of requests.", rich_help_panel=AT_ONCE)] = 512,
+    max_queued_documents: Annotated[int, typer.Option(help="Maximum number of their documents.", rich_help_panel=AT_ONCE)] = 20_000,
     max_inflight_bytes: Annotated[
-        int, typer.Option(help="Bytes of these requests' bodies.", rich_help_panel=AT_ONCE)
+        int, typer.Option(help="Maximum number of bytes of their bodies.", rich_help_panel=AT_ONCE)
     ] = 256_000_000,
     method: Method = "pointwise",
     prompt: PromptName = None,
@@ -86,7 +87,7 @@ def serve(
     samples: Samples = 1,
     max_think_tokens: ThinkTokens = None,
     batch_tokens: Annotated[
-        int | None, typer.Option(help="Tokens of a batch. Default: chosen by device.", rich_help_panel=COMPUTE)
+        int | None, typer.Option(help="Number of tokens of a batch. Default: chosen by device.", rich_help_panel=COMPUTE)
     ] = None,
     device: Device = None,
     dtype: Dtype = "auto",
@@ -103,7 +104,7 @@ def serve(
         from ..serve.server import serve as run_server
         from ..utils.api_keys import key_of
 
-        resolve(model, base, trust_remote_code)  # a wrong name fails before the port is opened
+        resolve(model, base, trust_remote_code)  # raises errors before the port is opened
         check_dtype(dtype, pick_device(device))
         options: dict[str, Any] = {"think": think, "samples": samples, "max_think_tokens": max_think_tokens, **read_method(method)}
         options |= {"base": base, "trust_remote_code": trust_remote_code, "device": device, "dtype": dtype}

@@ -41,5 +41,5 @@ def _print_keys(title: str, keys: list[Key]) -> None:
 
 
 def _default_text(default: Any) -> str:
-    """The default as YAML writes it; nothing for a required value, and for nested settings, whose keys follow."""
+    """Return the default as YAML; "" for required values, and for nested settings, whose keys follow."""
     return "" if default == "" or is_dataclass(default) else f"default {json_line(default)}"

@@ -1,6 +1,6 @@
 """Verbs that make and check training data with thoughts: `label`, `sample-pairs`, `import-logs`, `score-completions`.
 
-Each writes its file whole or not at all, and its last line counts what was read and written.
+Each writes its file atomically and prints counts.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from ..utils.terminal import print_lines, say
 from .options import MAIN
 
 TEACHER = "Teacher"
-BY_RULE = "Thoughts by rule"
+BY_RULE = "Rule-based thoughts"
 
 
 def label(
-    source: Annotated[Path, typer.Argument(metavar="PAIRS", help="JSONL pairs; with --extractive labelled data of any form.")],
+    source: Annotated[Path, typer.Argument(metavar="PAIRS", help="JSONL pairs; with --extractive, labelled data in any format.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="JSONL file to write (.gz to compress).")],
     form: Annotated[
-        str, typer.Option(help="Form of OUT: training (pairs) or log (one query per line).", rich_help_panel=MAIN)
+        str, typer.Option(help="Format of OUT: training (pairs) or log (one query per line).", rich_help_panel=MAIN)
     ] = "training",
     endpoint: Annotated[
         str | None,
@@ -34,50 +34,50 @@ def label(
         str | None, typer.Option("--model", "-m", help="Name of the teacher model on that server.", rich_help_panel=TEACHER)
     ] = None,
     key_env: Annotated[
-        str, typer.Option(help="Environment variable that holds the API key.", rich_help_panel=TEACHER)
+        str, typer.Option(help="Environment variable with the API key.", rich_help_panel=TEACHER)
     ] = "OPENAI_API_KEY",
     concurrency: Annotated[int, typer.Option(help="Requests in flight at the same time.", rich_help_panel=TEACHER)] = 8,
     max_attempts: Annotated[int, typer.Option(help="Attempts per pair to get a yes or no.", rich_help_panel=TEACHER)] = 3,
     retry_unparsed: Annotated[
         bool,
         typer.Option(
-            "--retry-unparsed", help="Ask again about pairs whose replies were neither in an earlier run.", rich_help_panel=TEACHER
+            "--retry-unparsed", help="Send pairs again that got neither yes nor no in an earlier run.", rich_help_panel=TEACHER
         ),
     ] = False,
     patience: Annotated[
         float,
-        typer.Option(help="Seconds to wait for a server that is away or refuses requests for now.", rich_help_panel=TEACHER),
+        typer.Option(help="Seconds to wait for a server that is unreachable or overloaded.", rich_help_panel=TEACHER),
     ] = 600.0,
     max_tokens: Annotated[
         int | None,
-        typer.Option(help="Length limit of a reply in tokens, thought included. Default: the server's.", rich_help_panel=TEACHER),
+        typer.Option(help="Maximum number of tokens of a reply with its thought. Default: the server's.", rich_help_panel=TEACHER),
     ] = None,
     temperature: Annotated[
         float | None, typer.Option(help="Sampling temperature. Default: the server's.", rich_help_panel=TEACHER)
     ] = None,
     extractive: Annotated[
-        bool, typer.Option("--extractive", help="No teacher: write thoughts by rule, from labels.", rich_help_panel=BY_RULE)
+        bool, typer.Option("--extractive", help="Write rule-based thoughts from labels, without teacher.", rich_help_panel=BY_RULE)
     ] = False,
     split: Annotated[
         str, typer.Option(help="With --extractive on a BEIR folder: qrels/SPLIT.tsv.", rich_help_panel=BY_RULE)
     ] = "train",
     lists: Annotated[
         int | None,
-        typer.Option(help="With --extractive: documents per thought, of which one is best. Default: one.", rich_help_panel=BY_RULE),
+        typer.Option(help="With --extractive: number of documents per thought. Default: one.", rich_help_panel=BY_RULE),
     ] = None,
 ) -> None:
     """Label pairs with a teacher's thoughts and answers.
 
-    A run that was stopped goes on where it was.
+    An interrupted run is resumed.
     """
     check_file(out)
     if extractive:
         say(_label_by_rule(source, out, split, lists), out)
         return
     if lists:
-        raise ConfigError("--lists goes with --extractive: teachers are asked about one document at a time")
+        raise ConfigError("--lists needs --extractive: teachers label one document at a time")
     if not (endpoint and model):
-        raise ConfigError("give --endpoint and --model, or --extractive to make thoughts by rule from labels")
+        raise ConfigError("give --endpoint and --model, or --extractive to write rule-based thoughts from labels")
     from ..data.chat_endpoint import Endpoint
     from ..data.teacher_labels import label as label_pairs
     from ..utils.progress import Progress
@@ -105,7 +105,7 @@ def sample_pairs(
     run: Annotated[Path | None, typer.Option(help="TREC run to sample from; needs --dataset.", rich_help_panel=MAIN)] = None,
     dataset: Annotated[Path | None, typer.Option(help="BEIR folder with the texts of the run.", rich_help_panel=MAIN)] = None,
     clicks: Annotated[
-        Path | None, typer.Option(help="Click log (JSONL) to sample from, in place of a run.", rich_help_panel=MAIN)
+        Path | None, typer.Option(help="Click log (JSONL) to sample from, instead of a run.", rich_help_panel=MAIN)
     ] = None,
     per_query: Annotated[int, typer.Option(help="Pairs per query, spread over the ranks.", rich_help_panel=MAIN)] = 10,
     depth: Annotated[int, typer.Option(help="Sample from the first N ranks.", rich_help_panel=MAIN)] = 100,
@@ -130,11 +130,11 @@ def import_logs(
     max_think_chars: Annotated[
         int | None,
         typer.Option(
-            help="Limit of a thought in characters, cut at the end of a sentence or word. Default: none.", rich_help_panel=MAIN
+            help="Maximum characters of a thought, truncated after a sentence or word. Default: none.", rich_help_panel=MAIN
         ),
     ] = None,
     skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Write bad lines to OUT.bad.jsonl and go on.", rich_help_panel=MAIN)
+        bool, typer.Option("--skip-bad", help="Write malformed lines to OUT.bad.jsonl and continue.", rich_help_panel=MAIN)
     ] = False,
 ) -> None:
     """Import labelled search logs as training pairs with thought and answer (Rerank-R0)."""
@@ -157,7 +157,7 @@ def score_completions(
         ),
     ] = None,
 ) -> None:
-    """Score completions with the rule reward, part by part."""
+    """Score completions with the rule-based reward and its parts."""
     from ..checkpoints.loading import load_tokenizer
     from ..checkpoints.resolve import resolve
     from ..rewards.rules import RuleReward, counter, judge_file, rules_of
@@ -172,7 +172,7 @@ def score_completions(
         raise ConfigError(f"{config}: {error}") from None
     base = model or values.get("base")
     if not base:
-        raise ConfigError("whose tokens count? give --model, or a config with a base")
+        raise ConfigError("no tokenizer to count tokens; give --model, or a config with a base")
     rows = judge_file(completions, RuleReward(rules, counter(load_tokenizer(resolve(base)))))
     lines = map(json.dumps, rows)
     if out is None:

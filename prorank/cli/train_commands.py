@@ -20,21 +20,19 @@ def train(
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings that replace those of the file.")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the newest complete checkpoint of the run.", rich_help_panel=MAIN)
+        bool, typer.Option("--resume", help="Continue from the newest complete checkpoint of the run.", rich_help_panel=MAIN)
     ] = False,
     list_keys: Annotated[
         bool,
-        typer.Option(
-            "--list-keys", help="List all settings keys, of every stage or of the stage that is named.", rich_help_panel=MAIN
-        ),
+        typer.Option("--list-keys", help="List all settings keys, of every stage or of the named stage.", rich_help_panel=MAIN),
     ] = False,
 ) -> None:
-    """Run the training stage that CONFIG names: warmup, score, order, sft or reason."""
+    """Run the training stage of CONFIG: warmup, score, order, sft or reason."""
     if list_keys:
         _show_keys(config, overrides, resume)
         return
     if config is None:
-        raise ConfigError("name a config: prorank train CONFIG.yaml; `prorank train --list-keys` lists what it may hold")
+        raise ConfigError("name a config: prorank train CONFIG.yaml; `prorank train --list-keys` lists its keys")
     from ..train.distributed import is_main
     from ..train.run import train as run_stage
     from ..train.settings.stage_settings import load_settings
@@ -53,21 +51,21 @@ def _show_keys(stage: Path | None, overrides: list[str] | None, resume: bool) ->
     from .settings_keys import show_keys
 
     if overrides or resume:
-        raise ConfigError("--list-keys takes one argument at most, a stage: prorank train --list-keys score")
+        raise ConfigError("--list-keys takes at most one argument, a stage: prorank train --list-keys score")
     show_keys(None if stage is None else str(stage))
 
 
 def plot(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders; the curves of several share their figures.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders; the curves of several runs share panels.")],
     out: Annotated[
         Path | None, typer.Option(help="Picture (PNG) to write. Default: in the first run folder.", rich_help_panel=MAIN)
     ] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option(help="Draw this figure only, such as reward; repeat for more. Default: all.", rich_help_panel=MAIN),
+        typer.Option(help="Plot this figure only, such as reward; repeat for more. Default: all.", rich_help_panel=MAIN),
     ] = None,
 ) -> None:
-    """Draw the curves of runs from their metrics.jsonl."""
+    """Plot the curves of runs from their metrics.jsonl."""
     from ..train.curves import plot as draw
 
     say(draw(*runs, out=out, only=only or ()))
@@ -77,11 +75,11 @@ def demo(
     minutes: Annotated[float, typer.Option(help="Minutes of training, both stages together.", rich_help_panel=MAIN)] = 10.0,
     out: Annotated[Path, typer.Option(help="Folder of the demo's runs and report.", rich_help_panel=MAIN)] = Path("runs/demo"),
     restart: Annotated[
-        bool, typer.Option("--restart", help="Delete OUT and start again, in place of going on.", rich_help_panel=MAIN)
+        bool, typer.Option("--restart", help="Delete OUT and start again, instead of continuing.", rich_help_panel=MAIN)
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of both stages.", rich_help_panel=MAIN)] = 0,
 ) -> None:
-    """Train SmolLM2-135M in two stages on a small public task, and show what each stage did."""
+    """Train SmolLM2-135M in two stages on a small public task, and show the effect of each stage."""
     from ..demo import run_demo
 
     run_demo(minutes, out, restart, seed)

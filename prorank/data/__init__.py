@@ -1,4 +1,4 @@
 """Training and evaluation data: examples, file formats, BM25 and hard negatives.
 
-This package knows no tokenizers or models; texts are returned as they were read.
+This package is independent of tokenizers and models. Texts are returned unchanged.
 """

@@ -120,7 +120,7 @@ def _existing_file(folder: Path, name: str) -> Path:
     """`find_file`. Raises DataError if there is none."""
     path = find_file(folder, name)
     if path is None:
-        raise DataError(f"{folder / name}: no such file; a BEIR folder holds corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv")
+        raise DataError(f"{folder / name}: no such file; a BEIR folder contains corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv")
     return path
 
 
@@ -129,7 +129,7 @@ def _split_file(folder: Path, split: str) -> Path:
     if path is not None:
         return path
     known = sorted(p.name.split(".tsv")[0] for p in (folder / "qrels").glob("*.tsv*"))
-    raise DataError(f"{folder}: no split {split!r} (qrels/{split}.tsv); there is {', '.join(known) or 'none'}")
+    raise DataError(f"{folder}: no split {split!r} (qrels/{split}.tsv); splits: {', '.join(known) or 'none'}")
 
 
 def _texts(path: Path, titles: bool = True) -> dict[str, str]:
@@ -139,7 +139,7 @@ def _texts(path: Path, titles: bool = True) -> dict[str, str]:
         where = f"{path}:{number}"
         key = id_of(row, "_id", where)
         if not key or key in texts:
-            raise DataError(f"{where}: {f'the id {key!r} comes a second time' if key else 'the _id is empty'}")
+            raise DataError(f"{where}: {f'the id {key!r} occurs a second time' if key else 'the _id is empty'}")
         title = get(row, "title", str, where, "") if titles else ""
         texts[key] = f"{title} {get(row, 'text', str, where)}".strip()
         if not titles and not texts[key]:

@@ -20,7 +20,13 @@ PASSING = {408, 409, 425, 429, 500, 502, 503, 504}  # statuses after which anoth
 
 @dataclass(frozen=True)
 class Reply:
-    """A message of the model, its thought from a separate field ("" if there is none), and the numbers of tokens used."""
+    """A message of the model.
+
+    Attributes:
+        content: its text.
+        thought: its thought from a separate field, "" if there is none.
+        prompt_tokens, completion_tokens: numbers of tokens used.
+    """
 
     content: str
     thought: str
@@ -125,5 +131,5 @@ def _reply(answer: Any, url: str) -> Reply:
 
 
 def _hint(status: int) -> str:
-    hints = {401: "; set the key's environment variable", 403: "; the key may not do this", 404: "; is the address right?"}
+    hints = {401: "; set the key's environment variable", 403: "; the key lacks the permission", 404: "; is the address correct?"}
     return hints.get(status, "")

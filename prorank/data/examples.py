@@ -108,7 +108,7 @@ def balanced_pairs(groups: Sequence[Group], seed: int) -> list[Pair]:
     """Sample the prompts of a warm-up: relevant and non-relevant pairs in equal numbers.
 
     Of every two consecutive pairs one is relevant. Each (query, document) pair is used once, with its highest label. The smaller
-    class is repeated, shuffled anew each time, until all pairs of the larger class were used. `seed` determines the order.
+    class is repeated, shuffled again each time, until all pairs of the larger class were used. `seed` determines the order.
 
     Raises:
         DataError: there are no relevant or no non-relevant documents.
@@ -117,7 +117,7 @@ def balanced_pairs(groups: Sequence[Group], seed: int) -> list[Pair]:
     sides = [[(q, d, label) for (q, d), label in best.items() if (label > 0) == relevant] for relevant in (True, False)]
     for side, name in zip(sides, ("relevant (label > 0)", "non-relevant (label 0)")):
         if not side:
-            raise DataError(f"the training data has no {name} documents, the warm-up needs both: see `prorank mine`")
+            raise DataError(f"the training data has no {name} documents, but the warm-up needs both kinds: see `prorank mine`")
     rng = Random(f"balanced/{seed}")
     length = max(map(len, sides))
     columns = [cycled(side, length, rng) for side in sides]
@@ -163,6 +163,9 @@ def sample_blocks(blocks: Sequence[tuple[Group, ...]], size: int | Sequence[int]
     Args:
         blocks: groups with the same documents, see `same_documents`. A document counts with its highest grade in the block.
         size, seed, epoch: see `sample_lists`.
+
+    Raises:
+        DataError: the size is below 2.
     """
     min_size, max_size = (size, size) if isinstance(size, int) else size
     if min_size < 2:
@@ -179,7 +182,7 @@ def sample_blocks(blocks: Sequence[tuple[Group, ...]], size: int | Sequence[int]
 
 
 def same_documents(groups: Sequence[Group], max_queries: int) -> list[tuple[Group, ...]]:
-    """Join groups with the same documents to blocks of at most `max_queries` queries, in order of first occurrence."""
+    """Join groups with the same documents into blocks of at most `max_queries` queries, in order of first occurrence."""
     blocks: dict[tuple[str, ...], list[Group]] = {}
     for group in groups:
         group = group.take(sorted(range(len(group.documents)), key=lambda i: group.documents[i]))

@@ -1,7 +1,7 @@
 """Rule-based thoughts for labelled pairs: which query terms the document contains, and how close together they are.
 
-A thought states only what can be counted and does not reveal the label. The answer decides whether that suffices, so that its
-log-odds stay graded. Each line has `"source": "extractive"`. In lists of five answers (training parts of wikiqa and trecqa) the
+A thought states only what can be counted and does not reveal the label. The answer decides whether that is sufficient, so its
+log-odds remain graded. Each line has `"source": "extractive"`. In lists of five answers (training parts of wikiqa and trecqa) the
 document with the most terms is the correct one for half of the queries; chance is a fifth.
 """
 
@@ -51,7 +51,7 @@ def label_extractive(groups: Sequence[Group], out: str | Path) -> str:
             row = reasoning_row(query, document, think(query, document), int(label > 0))
             handle.write(line_of(row | {"source": "extractive"}))
     yes = sum(label > 0 for label in labels.values())
-    return f"{out}: {len(labels)} thoughts made by rule ({yes} yes, {len(labels) - yes} no)"
+    return f"{out}: {len(labels)} rule-based thoughts ({yes} yes, {len(labels) - yes} no)"
 
 
 def label_extractive_lists(groups: Sequence[Group], out: str | Path, size: int, seed: int = 0) -> str:
@@ -76,7 +76,7 @@ def label_extractive_lists(groups: Sequence[Group], out: str | Path, size: int, 
             best = group.labels.index(max(group.labels))
             row = {"query": group.query, "documents": group.documents, "think": think_of_list(group.query, group.documents)}
             handle.write(line_of(row | {"answer": f"[{best + 1}]", "source": "extractive"}))
-    return f"{out}: {len(lists)} thoughts made by rule about lists of {size} documents at most"
+    return f"{out}: {len(lists)} rule-based thoughts about lists of at most {size} documents"
 
 
 def think_of_list(query: str, documents: Sequence[str]) -> str:

@@ -49,7 +49,7 @@ def read_collection(
         source: folder or name.
         split: split of a BEIR folder; the names of ir_datasets contain it.
         qrels, exclude: see `read_beir`.
-        documents: ids of the documents to read from ir_datasets beside the labelled ones; None for all.
+        documents: ids of documents to read from ir_datasets in addition to the labelled ones; None for all.
     """
     return read_irds(source, qrels, exclude, documents) if is_irds(source) else read_beir(source, split, qrels, exclude)
 
@@ -111,7 +111,7 @@ def _judged_groups(source: str | Path, split: str) -> list[Group]:
     if all(label > 0 for row in collection.qrels.values() for label in row.values()):
         of_split = "" if is_irds(source) else f" --split {split}"
         raise DataError(
-            f"{collection.qrels_path or source}: only relevant documents are labelled, training needs others too; "
+            f"{collection.qrels_path or source}: only relevant documents are labelled, but training also needs others; "
             f"run `prorank mine {source} lists.jsonl{of_split}` and train on lists.jsonl"
         )
     judgements, groups = Judgements(source), []
@@ -134,7 +134,7 @@ def _pair_groups(path: Path, rows: Iterable[tuple[int, dict]]) -> list[Group]:
         text, doc_id = get(row, "document", str, where), id_of(row, "doc_id", where, "")
         key = known.setdefault(qid or f"\n{query}", (qid, query))
         if key[1] != query:
-            raise DataError(f"{where}: query_id {qid!r} has another query before: {key[1][:60]!r}")
+            raise DataError(f"{where}: query_id {qid!r} has another query in an earlier line: {key[1][:60]!r}")
         judgements.add(key, text, number_of(row.get("label"), f"{where}: 'label'", low=0.0), number)
         ids[key, text] = ids.get((key, text)) or doc_id
     judgements.warn()

@@ -32,7 +32,7 @@ def read_irds(
         source: `ir_datasets:NAME`.
         qrels: label file to use instead of the dataset's labels, in TREC or BEIR format.
         exclude: file of (query id, document id) pairs to leave out.
-        documents: ids of the documents to read beside the labelled ones; None for the whole corpus.
+        documents: ids of documents to read in addition to the labelled ones; None for the whole corpus.
 
     Raises:
         DataError: the name is unknown, the dataset lacks documents, queries or labels, or the download failed.
@@ -75,7 +75,7 @@ def _load(name: str, parts: tuple[str, ...]) -> Any:
     lacking = [part for part in parts if not getattr(dataset, f"has_{part}")()]
     if lacking:
         below = [other for other in ir_datasets.registry if other.startswith(f"{name}/")]
-        remedy = f"; a part of it may have, such as {below[0]}" if below else ""
+        remedy = f"; one of its parts may have them, such as {below[0]}" if below else ""
         raise DataError(f"{PREFIX}{name}: has no {lacking[0]}{remedy}")
     return dataset
 
@@ -89,7 +89,7 @@ def _with_data_errors(name: str) -> Iterator[None]:
         raise
     except Exception as error:
         message = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        remedy = "ir_datasets fetches it at the first use, so look for the network, and for terms to agree to"
+        remedy = "ir_datasets downloads it at the first use, so check the network, and whether it has terms to accept"
         raise DataError(f"{PREFIX}{name}: cannot be read ({message}); {remedy}") from error
 
 

@@ -32,7 +32,7 @@ def parsed(line: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: malformed JSON ({error}); expected one object a line") from error
+        raise DataError(f"{where}: malformed JSON ({error}); expected one object per line") from error
     if not isinstance(row, dict):
         raise DataError(f"{where}: expected a JSON object, got {type(row).__name__}")
     return row
@@ -65,7 +65,7 @@ def get(row: dict, key: str, kind: type, where: str, default: Any = _NEEDED) -> 
 def check_text(text: str, what: str) -> None:
     """Raise DataError if a text cannot be encoded as UTF-8. `what` names it in the message."""
     if SURROGATE.search(text):
-        raise DataError(f"{what} is not UTF-8 text: it has half of a surrogate pair")
+        raise DataError(f"{what} is not UTF-8 text: it contains half of a surrogate pair")
 
 
 def id_of(row: dict, key: str, where: str, default: Any = _NEEDED) -> str:
@@ -75,7 +75,11 @@ def id_of(row: dict, key: str, where: str, default: Any = _NEEDED) -> str:
 
 
 def filled(row: dict, key: str, where: str, name: str = "") -> str:
-    """Return row[key], checked to be a text that is not blank. Error messages call it `name` (default: the key)."""
+    """Return row[key], checked to be a text that is not blank. Error messages call it `name` (default: the key).
+
+    Raises:
+        DataError: the key is missing, or its value is not a text or blank.
+    """
     text = get(row, key, str, where)
     if not text.strip():
         raise DataError(f"{where}: {name or f'the {key}'} is empty")
@@ -93,11 +97,11 @@ def digest(*texts: str) -> bytes:
 
 
 def strings(row: dict, key: str, where: str) -> list[str]:
-    """Return row[key], checked to be a list of texts."""
+    """Return row[key], checked to be a list of texts. Raises DataError for other values."""
     values = get(row, key, list, where)
     for value in values:
         if not isinstance(value, str):
-            raise DataError(f"{where}: {key!r} must be a list of strings, it has {json.dumps(value)[:40]}")
+            raise DataError(f"{where}: {key!r} must be a list of strings, but contains {json.dumps(value)[:40]}")
         check_text(value, f"{where}: a text in {key!r}")
     return values
 
@@ -117,6 +121,9 @@ def numbers(row: dict, key: str, count: int, where: str, low: float = -math.inf)
 
     Returns:
         The numbers; [] if the key is missing.
+
+    Raises:
+        DataError: the value is not a list of `count` finite numbers of at least `low`.
     """
     values = get(row, key, list, where, None)
     if values is None:

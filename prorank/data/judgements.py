@@ -1,4 +1,4 @@
-"""Resolve duplicate labels: each text of a query gets one label, whatever the file format.
+"""Resolve duplicate labels: each text of a query gets one label, in every file format.
 
 If a file labels a text twice for one query, the highest label wins. Relevant documents were judged, while non-relevant ones are
 often sampled without knowing all relevant ones (as in MS MARCO's triples). A warning counts such texts and names the first.
@@ -80,7 +80,7 @@ class Judgements:
             log.warning("%s: %s different labels for the same query; the highest is used. First: %s", self.source, many, self.first)
         if self.repeated:
             many = "1 text comes" if self.repeated == 1 else f"{self.repeated} texts come"
-            log.warning("%s: %s again in the same list; each is used once", self.source, many)
+            log.warning("%s: %s twice in the same list; each is used once", self.source, many)
 
 
 def settled_lists(path: Path, rows: Iterable[tuple[int, dict]], read: Callable[[dict, str], Group]) -> list[Group]:

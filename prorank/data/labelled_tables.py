@@ -102,9 +102,9 @@ def _bare_triples(path: Path, lines: Iterable[tuple[int, str]]) -> Rows:
             continue
         columns = line.rstrip("\r\n").split("\t")
         if len(columns) != 3 or not all(column.strip() for column in columns):
-            raise DataError(f"{path}:{number}: expected query, positive and negative with tabs between, got {len(columns)} columns")
+            raise DataError(f"{path}:{number}: expected query, positive and negative separated by tabs, got {len(columns)} columns")
         if not count and all(map(WORD.fullmatch, columns)) and len(set(columns)) == 3:
-            named = "a first row with those names makes triples of any file"
+            named = "a first row with those names defines triples"
             raise DataError(f"{path}:{number}: {shown_columns(columns)} look like a header; {EXPECTED}, and {named}")
         count += 1
         numbers += bool(NUMBER.fullmatch(columns[2].strip())) and not NUMBER.fullmatch(columns[1].strip())

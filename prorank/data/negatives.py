@@ -182,7 +182,7 @@ class _Miner:
         return "excluded" if (qid, doc) in self.collection.excluded else ""
 
     def _fill(self, qid: str, positives: list[str], chosen: list[str], candidates: list[str], source: str, count: int) -> list[str]:
-        """`chosen` plus candidates, in order, that pass the text filters, until there are `count`."""
+        """Return `chosen` plus candidates, in order, that pass the text filters, until there are `count`."""
         chosen, query = list(chosen), normalised(self.collection.queries[qid])
         taken = {self.words(doc)[0] for doc in chosen}
         for doc in candidates:

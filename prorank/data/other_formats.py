@@ -57,7 +57,7 @@ def _passages(row: dict, where: str) -> Group:
     for key, label in (("positive_passages", 1.0), ("negative_passages", 0.0)):
         for passage in get(row, key, list, where):
             if not isinstance(passage, dict):
-                raise DataError(f"{where}: '{key}' must hold objects with 'text', got {str(passage)[:60]!r}")
+                raise DataError(f"{where}: '{key}' must contain objects with 'text', got {str(passage)[:60]!r}")
             title = get(passage, "title", str, where, "")
             documents.append(f"{title} {get(passage, 'text', str, where)}".strip())
             labels.append(label)

@@ -1,7 +1,7 @@
 """Sample (query, document) pairs to label, from the run of a first stage or from click logs.
 
-A ranking is divided into equal parts, and one pair is sampled from each. So the labels cover both the head and the tail of what
-the model will rank; the head alone would not teach it about easy documents.
+A ranking is divided into equal parts, and one pair is sampled from each. So the labels cover both head and tail of the lists that
+the model will rank; with the head only, it would not learn about easy documents.
 """
 
 from __future__ import annotations
@@ -73,7 +73,16 @@ def pairs_of_clicks(path: str | Path, per_query: int, depth: int = 100, seed: in
 
 
 def spread(items: list[Any], count: int, seed: str) -> list[Any]:
-    """Sample `count` items, one from each of `count` equal parts of the list, in order. Returns all items if there are fewer."""
+    """Sample `count` items, one from each of `count` equal parts of the list, in order.
+
+    Args:
+        items: the list. All items are returned if there are fewer than `count`.
+        count: number of items.
+        seed: seed of the sample.
+
+    Raises:
+        DataError: `count` is below 1.
+    """
     if count < 1:
         raise DataError(f"at least 1 pair per query is needed, got {count}")
     if len(items) <= count:
@@ -95,4 +104,4 @@ def write_pairs(rows: Iterable[dict[str, Any]], out: str | Path) -> str:
                 handle.write(line_of(row))
             seen.add(key)
             queries.add(row["query"])
-    return f"{out}: {len(seen)} pairs of {len(queries)} queries; {doubled} left out that were there before"
+    return f"{out}: {len(seen)} pairs of {len(queries)} queries; {doubled} duplicates left out"

@@ -26,7 +26,13 @@ LABEL = re.compile(r"\[(\d{1,3})\]")
 
 @dataclass(frozen=True)
 class ReasoningExample:
-    """A (query, document) pair with a thought about its relevance and the label, 1 (relevant) or 0."""
+    """A pair with a thought.
+
+    Attributes:
+        query, document: texts of the pair.
+        think: thought about its relevance.
+        label: 1 (relevant) or 0.
+    """
 
     query: str
     document: str
@@ -36,7 +42,13 @@ class ReasoningExample:
 
 @dataclass(frozen=True)
 class ListReasoningExample:
-    """A list of documents with a thought ("" for none) and an answer: labels in square brackets, best document first."""
+    """A list with a thought.
+
+    Attributes:
+        query, documents: texts of the list.
+        think: thought about the documents, "" for none.
+        answer: labels in square brackets, best document first.
+    """
 
     query: str
     documents: tuple[str, ...]
@@ -91,7 +103,7 @@ def _list_example(row: dict[str, Any], where: str) -> ListReasoningExample:
     """An example with several documents. Raises DataError if the answer is malformed or names an unknown document."""
     documents = get(row, "documents", list, where)
     if len(documents) < 2 or not all(isinstance(document, str) for document in documents):
-        raise DataError(f"{where}: 'documents' must be a list of two texts or more")
+        raise DataError(f"{where}: 'documents' must be a list of at least two texts")
     answer = get(row, "answer", str, where)
     labels = LABEL.findall(answer)
     if not labels or LABEL.sub("", answer).replace(">", "").strip():

@@ -31,7 +31,16 @@ Bad = Callable[[int, str, DataError], Any]
 
 @dataclass
 class ImportReport:
-    """Counts of a conversion; `str()` gives the one-line summary."""
+    """Counts of a conversion; `str()` gives a one-line summary.
+
+    Attributes:
+        out: the output file.
+        lines: number of lines that were read.
+        yes, no: number of pairs written, by answer.
+        duplicates, contradictions: number of pairs dropped because they repeat a pair or are labelled both yes and no.
+        cut: number of truncated thoughts.
+        bad: number of malformed lines.
+    """
 
     out: str
     lines: int = 0
@@ -44,7 +53,7 @@ class ImportReport:
 
     def __str__(self) -> str:
         text = f"{self.out}: {self.yes + self.no} pairs ({self.yes} yes, {self.no} no) from {self.lines} lines; dropped "
-        text += f"{self.duplicates} duplicates and {self.contradictions} pairs that are both yes and no; {self.cut} thoughts cut"
+        text += f"{self.duplicates} duplicates and {self.contradictions} pairs labelled both yes and no; {self.cut} thoughts cut"
         return text + (f"; {self.bad} bad lines are in {side_file(self.out)}" if self.bad else "")
 
 
@@ -66,7 +75,7 @@ def convert(source: str | Path, out: str | Path, max_think_chars: int | None = N
         DataError: a line is bad (file:line) and `skip_bad` is False, no line is good, or the limit is below 1.
     """
     if max_think_chars is not None and max_think_chars < 1:
-        raise DataError(f"a limit of {max_think_chars} characters leaves no thought; use 1 or more, or no limit")
+        raise DataError(f"a limit of {max_think_chars} characters leaves no thought; use at least 1, or no limit")
     labels: dict[bytes, int] = {}  # label of each pair, MIXED, or WRITTEN
     check_file(out)
     if skip_bad:

@@ -159,6 +159,6 @@ def _columns(names: list[str], where: str) -> dict[str, str]:
     for place, name in enumerate(names):
         normalised = normalise_column(name)
         if normalised and normalised in known.values():
-            raise DataError(f"{where}: the column {normalised!r} comes twice")
+            raise DataError(f"{where}: the column {normalised!r} occurs twice")
         known[name.strip() or f"column {place + 1}"] = normalised
     return known

@@ -69,7 +69,11 @@ def _label(text: str, path: str | Path, number: int) -> int:
 
 
 def read_exclude(path: str | Path) -> frozenset[tuple[str, str]]:
-    """Read (query id, document id) pairs to leave out of labels and runs: two columns, with or without a header."""
+    """Read (query id, document id) pairs to leave out of labels and runs: two columns, with or without a header.
+
+    Raises:
+        DataError: a line has another number of columns (file:line).
+    """
     pairs = set()
     for number, line in numbered_lines(path):
         fields = _fields(line, (2,))
@@ -102,7 +106,7 @@ def read_run(path: str | Path) -> Run:
             raise DataError(f"{path}:{number}: expected `qid Q0 docid rank score tag`, got {line[:80]!r}")
         scores = run.setdefault(fields[0], {})
         if fields[2] in scores:
-            raise DataError(f"{path}:{number}: document {fields[2]} comes twice for query {fields[0]}")
+            raise DataError(f"{path}:{number}: document {fields[2]} occurs twice for query {fields[0]}")
         scores[fields[2]] = _score(fields[4], path, number)
     if not run:
         raise DataError(f"{path}: the run is empty")
@@ -127,6 +131,11 @@ def ranked(scores: dict[str, float]) -> list[tuple[str, float]]:
 def write_run(path: str | Path, run: Run, tag: str = "prorank") -> None:
     """Write a TREC run, atomically, compressed if the path ends in .gz. Scores decrease strictly; ties are in insertion order.
 
+    Args:
+        path: the file.
+        run: scores by query and document.
+        tag: name of the system.
+
     Raises:
         DataError: a score is not finite, or an id or the tag is empty or contains white space.
     """
@@ -140,7 +149,7 @@ def write_run(path: str | Path, run: Run, tag: str = "prorank") -> None:
 
 def _word(text: str) -> str:
     if text.split() != [text] or text[0] == "\ufeff":
-        raise DataError(f"a TREC run cannot hold {text!r}: ids and tag must be words without white space")
+        raise DataError(f"a TREC run cannot contain {text!r}: ids and tag must be words without white space")
     return text
 
 

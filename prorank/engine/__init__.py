@@ -1,12 +1,12 @@
-"""Run a language model over prompts: packing, attention, a CPU engine, int8, generation. It knows tensors and no checkpoints.
+"""Run a language model over prompts: packing, attention, a CPU engine, int8, generation. No module here knows checkpoints.
 
 In reading order:
 
-- `packing`: prompts to packs (a shared prefix and what follows it) to batches.
-- `flat_attention`: a batch as one row of tokens without padding, for the layers of transformers.
-- `cpu_engine`: the same forward as few large steps, from `layers`, `kernels`, `prefix_attention`, `shapes` and `int8`.
+- `packing`: from prompts to packs (a shared prefix and the rest of each prompt) to batches.
+- `flat_attention`: batches of one row of tokens without padding, for the layers of transformers.
+- `cpu_engine`: the same forward pass in few large steps, built from `layers`, `kernels`, `prefix_attention`, `shapes` and `int8`.
 - `light_model`: Llama and Qwen2 in plain torch, for ranking without the model classes of transformers.
 - `heads`: from hidden states to log-odds or logits.
-- `sampling`, `generation`, `engine_decoder`, `transformers_decoder`: writing thoughts and answers.
-- `auto`, `layer_speed`, `random_layer`: the dtype and whether to compile, by measurement.
+- `sampling`, `generation`, `engine_decoder`, `transformers_decoder`: generation of thoughts and answers.
+- `auto`, `layer_speed`, `random_layer`: choose the dtype and whether to compile, by measurement.
 """

@@ -1,4 +1,4 @@
-"""The choices of `auto`: the dtype by a measurement on this machine, compiled steps for jobs long enough to pay for compiling."""
+"""Choices of `auto`: the dtype by measurement on this machine, and compiled steps for long jobs."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ..errors import ConfigError, ModelError, first_line, nearest
 from .layer_speed import DTYPES, RANKING, LayerSpeed, compiled_speed, layer_speed
 
 NAMES = {"fp32": "fp32", "float32": "fp32", "bf16": "bf16", "bfloat16": "bf16"}
-MIN_GAIN = 0.05  # share by which bf16 must be faster to be chosen: fp32 is exact
-MIN_LAYER_WEIGHTS = 1_000_000  # below which the dtype does not matter
-# Jobs of fewer seconds are never compiled: where the gain was measured before, and where it was not. Measuring it takes as long as
-# compiling.
+MIN_GAIN = 0.05  # bf16 must be faster by this share to be chosen, because fp32 is exact
+MIN_LAYER_WEIGHTS = 1_000_000  # the dtype does not matter for smaller layers
+# Shorter jobs (seconds) are never compiled. The second limit holds if the gain is not yet measured, as measuring it takes as long
+# as compiling.
 MIN_SECONDS, MIN_SECONDS_UNMEASURED = 30.0, 300.0
 MIN_OPERATIONS = 3e12  # less than half a minute on any processor
 COMPILED, PLAIN = "compiled", "plain"
@@ -28,7 +28,7 @@ class Choice:
 
     Attributes:
         value: the name of a dtype, or COMPILED or PLAIN.
-        reason: why, for reports.
+        reason: the reason, for reports.
     """
 
     value: str
@@ -43,16 +43,17 @@ def check_dtype(dtype: str, device: torch.device) -> None:
     if dtype not in (*NAMES, "auto", "int8"):
         raise ModelError(f"unknown dtype '{dtype}'{nearest(dtype, [*NAMES, 'auto', 'int8'])}")
     if dtype == "int8" and device.type != "cpu":
-        raise ModelError(f"dtype int8 runs on CPUs only, not on {device.type}; take bf16 or fp32")
+        raise ModelError(f"dtype int8 runs on CPUs only, not on {device.type}; use bf16 or fp32")
 
 
 def choose_dtype(dtype: str, device: torch.device, config: Any, purpose: str = RANKING) -> Choice:
     """Choose the dtype of a model's weights and products.
 
     Args:
-        dtype: "fp32", "bf16", "auto", or "int8", which concerns the layers' products only: the rest is as with "auto".
+        dtype: "fp32", "bf16", "auto", or "int8". "int8" applies to matrix products of the layers; other operations are as with
+            "auto".
         device: where the model runs.
-        config: its configuration (of transformers).
+        config: configuration of the model (of transformers).
         purpose: RANKING or TRAINING; the faster dtype may differ.
 
     Raises:
@@ -89,21 +90,21 @@ def check_compile(compile: bool | str) -> None:
 
 
 def choose_compile(config: Any, purpose: str, dtype: str, seconds: float) -> Choice:
-    """Choose whether to compile: COMPILED if it saves more than twice the time that compiling takes, else PLAIN.
+    """Choose whether to compile: COMPILED if that saves more than twice the time of compiling, else PLAIN.
 
     Args:
         config, purpose: see `choose_dtype`.
         dtype: "fp32" or "bf16".
-        seconds: how long the job takes with plain steps.
+        seconds: duration of the job with plain steps.
     """
     if seconds < MIN_SECONDS:
-        return Choice(PLAIN, f"about {seconds:.0f} s of work do not pay for compiling")
+        return Choice(PLAIN, f"about {seconds:.0f} s of work are too short for compiling")
     if not any(map(shutil.which, COMPILERS)):
         return Choice(PLAIN, "there is no C++ compiler")
     speed = layer_speed(config, purpose)
     if dtype not in speed.compiled:
         if seconds < MIN_SECONDS_UNMEASURED:
-            return Choice(PLAIN, f"about {seconds:.0f} s of work do not pay for measuring what compiling gains")
+            return Choice(PLAIN, f"about {seconds:.0f} s of work are too short for measuring the gain of compiling")
         try:
             speed = compiled_speed(config, purpose, dtype)
         except ModelError as error:
@@ -115,21 +116,21 @@ def choose_compile(config: Any, purpose: str, dtype: str, seconds: float) -> Cho
 
 
 def choose_compile_for(config: Any, purpose: str, dtype: str, tokens: float) -> Choice:
-    """`choose_compile` for a job of `tokens` tokens. The speed is not measured for a job that is clearly short."""
+    """Apply `choose_compile` to a job of `tokens` tokens. The speed is not measured for a job that is clearly short."""
     operations = 2 * tokens * config.num_hidden_layers * layer_weights(config)
     if layer_weights(config) < MIN_LAYER_WEIGHTS or operations < MIN_OPERATIONS:
-        return Choice(PLAIN, f"about {tokens:.0f} tokens do not pay for compiling")
+        return Choice(PLAIN, f"about {tokens:.0f} tokens are too few for compiling")
     return choose_compile(config, purpose, dtype, job_seconds(config, purpose, dtype, tokens))
 
 
 def job_seconds(config: Any, purpose: str, dtype: str, tokens: float) -> float:
-    """Seconds that a model's layers take for `tokens` tokens, by the measured speed of one layer."""
+    """Estimate the seconds that a model's layers take for `tokens` tokens, from the measured speed of one layer."""
     speed = layer_speed(config, purpose)
     return config.num_hidden_layers * speed.seconds[dtype] / speed.tokens * tokens
 
 
 def layer_weights(config: Any) -> int:
-    """Number of weights in a layer's matrix products, estimated from the configuration."""
+    """Estimate the number of weights in a layer's matrix products from the configuration."""
     hidden_size, intermediate_size = getattr(config, "hidden_size", 0), getattr(config, "intermediate_size", 0) or 0
     num_heads = getattr(config, "num_attention_heads", 1) or 1
     head_dim = getattr(config, "head_dim", None) or hidden_size // num_heads
@@ -139,5 +140,5 @@ def layer_weights(config: Any) -> int:
 
 def _speed_reason(speed: LayerSpeed) -> str:
     figures = ", ".join(f"{name} {1000 * value:.1f} ms" for name, value in speed.seconds.items())
-    busy = "; other work ran beside it, so it is measured anew next time" if speed.disturbed else ""
+    busy = "; other processes disturbed it, so it is measured again next time" if speed.disturbed else ""
     return f"measured, {speed.purpose}: {figures} for a layer of {speed.tokens} tokens on {speed.threads} threads{busy}"

@@ -1,4 +1,4 @@
-"""Batches for any number of documents: prompts in windows, windows as packs, packs as batches.
+"""Make batches for any number of documents: prompts are grouped into windows, windows into packs, packs into batches.
 
 At most about 1,024 prompts are in memory at a time, so memory does not grow with the number of documents.
 """
@@ -22,9 +22,9 @@ class BatchLimits:
     """Limits of one forward pass.
 
     Attributes:
-        tokens: of a batch.
-        pack_tokens: of a pack.
-        pack_documents: number of documents in a pack.
+        tokens: maximum number of tokens of a batch.
+        pack_tokens: maximum number of tokens of a pack.
+        pack_documents: maximum number of documents in a pack.
     """
 
     tokens: int
@@ -33,21 +33,21 @@ class BatchLimits:
 
 
 def batch_limits(model: torch.nn.Module) -> BatchLimits:
-    """The limits that are fast for a model on its device."""
+    """Return limits that are fast for a model on its device."""
     if is_flat(model):
         return BatchLimits(16384, 16384, 128)
-    # With a mask, attention over a pack costs its length squared: on a CPU short packs win.
+    # With a mask, the cost of attention is quadratic in the length of a pack, so short packs are faster on a CPU.
     on_cpu = next(model.parameters()).device.type == "cpu"
     return BatchLimits(1024, 320, 16) if on_cpu else BatchLimits(16384, 1024, 16)
 
 
 def windows(parts: Iterable[tuple[int, list[Encoded]]], model: torch.nn.Module, max_documents: int | None) -> Iterator[list[Pack]]:
-    """Windows of packs.
+    """Yield windows of packs.
 
     Args:
-        parts: prompts of one query each: (owner of the first, at most WINDOW prompts whose owners count on from there).
-        model: decides the limits.
-        max_documents: of a pack; None: what is fast for the model.
+        parts: prompts of one query each, as (owner of the first prompt, at most WINDOW prompts). Owners are consecutive numbers.
+        model: the model, which determines the limits.
+        max_documents: maximum number of documents in a pack; None for the model's own limit.
     """
     limits = batch_limits(model)
     window: list[Pack] = []
@@ -67,13 +67,13 @@ def batches(
     parts: Iterable[tuple[int, list[Encoded]]], model: torch.nn.Module, pad: int, max_documents: int | None,
     trim_memory: Callable[[], None] | None,
 ) -> Iterator[Batch]:  # fmt: skip
-    """Batches on the model's device.
+    """Yield batches on the model's device.
 
     Args:
         parts, model, max_documents: see `windows`; `max_documents` also limits a batch.
         pad: the padding token.
-        trim_memory: called between forward passes, after half a batch of tokens or more, so that a small request leaves
-            its memory for the next one. None: never.
+        trim_memory: called between forward passes after half a batch of tokens or more, so that small requests reuse memory. None
+            for no call.
     """
     flat, max_tokens, tokens_since_trim = is_flat(model), batch_limits(model).tokens, 0
     device = next(model.parameters()).device

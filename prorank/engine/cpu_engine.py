@@ -1,7 +1,7 @@
-"""The engine for CPUs: the layers of a Llama-like model over a flat batch, written out as few large steps.
+"""The CPU engine: runs the layers of a Llama-like model over a flat batch in few large steps.
 
-A forward pass makes four matrix products and one attention in each layer, over the tokens that exist (a shared prefix
-once), and keeps only the rows of the answers after the last attention.
+A forward pass makes four matrix products and one attention per layer, without padding and with each shared prefix computed once.
+After the last attention it continues with the rows of the answers only.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # attention_fn(layer, q, k, v): attention of q [T, num_heads, head_dim], already scaled, over k and v [T, num_kv_heads, head_dim]
-# and whatever it has stored, as [T, num_heads * head_dim].
+# and over stored keys and values, as [T, num_heads * head_dim].
 AttentionFn = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 REQUIREMENTS = f"a CPU with oneDNN and plain layers of {', '.join(MODEL_TYPES)}"
 
 
 def is_supported(model: PreTrainedModel) -> bool:
-    """Whether the model runs on a CPU with flat attention and has layers that the engine knows, with adapters or without."""
+    """Whether the engine supports the model: on a CPU, with flat attention and known layers, with or without adapters."""
     config = model.config
     silu = getattr(config, "hidden_act", "silu") == "silu"
     no_bias = not getattr(config, "mlp_bias", False) and not (config.model_type == "llama" and config.attention_bias)
@@ -40,33 +40,37 @@ def is_supported(model: PreTrainedModel) -> bool:
 
 
 def training_engine(model: PreTrainedModel, compiled: bool, dtype: torch.dtype) -> "Engine | None":
-    """The engine for a model in training, or None for models under DDP, of unknown layers or on other devices.
+    """Return the engine for a model in training, or None for models under DDP, with unknown layers or on other devices.
 
     Args:
         model: the policy.
         compiled: see `Engine`.
-        dtype: of the products.
+        dtype: dtype of the products.
     """
     return Engine(model, compiled, training_dtype=dtype) if not hasattr(model, "module") and is_supported(model) else None
 
 
 def check_compiled(model: PreTrainedModel) -> None:
-    """Raise ModelError if the engine, whose steps are what gets compiled, does not support the model."""
+    """Raise ModelError if the engine does not support the model, because only steps of the engine are compiled."""
     if not is_supported(model):
-        raise ModelError(f"compile needs {REQUIREMENTS}, not {_describe(model)}; leave it out")
+        raise ModelError(f"compile needs {REQUIREMENTS}, not {_describe(model)}; omit it")
 
 
 def scoring_engine(model: PreTrainedModel, compiled: bool, int8: bool) -> "Engine | None":
-    """The engine for a model that scores, or None for unknown layers and other devices, which transformers' own layers serve.
+    """Return the engine for scoring, or None for models that it does not support, which run by the layers of transformers.
+
+    Args:
+        model: a causal LM.
+        compiled, int8: see `Engine`.
 
     Raises:
-        ModelError: `compiled` or `int8` is asked for and the engine does not support the model.
+        ModelError: `compiled` or `int8` is requested, but the engine does not support the model.
     """
     supported = is_supported(model)
     if compiled:
         check_compiled(model)
     if int8 and not (supported and hasattr(torch.ops.onednn, "qlinear_pointwise") and torch.backends.mkldnn.is_available()):
-        raise ModelError(f"int8 needs {REQUIREMENTS}, not {_describe(model)}; take dtype bf16 or fp32")
+        raise ModelError(f"int8 needs {REQUIREMENTS}, not {_describe(model)}; use dtype bf16 or fp32")
     return Engine(model, compiled, int8) if supported else None
 
 
@@ -75,14 +79,14 @@ def _describe(model: PreTrainedModel) -> str:
 
 
 class Engine:
-    """Last hidden states at the answers of flat batches.
+    """Computes the last hidden states at the answers of flat batches.
 
     Args:
         model: a causal LM for which `is_supported` holds; its weights are shared (int8: copied).
-        compiled: fuse the element-wise steps (needs a C++ compiler; takes some seconds once).
-        int8: matrix products in int8, twice as fast on a CPU with VNNI or AMX, with a loss: see docs/speed.md.
-        training_dtype: for training: dtype of the products, while the weights may change and get a gradient. None: for
-            scoring, in the dtype of the weights.
+        compiled: compile the element-wise steps into fused ones (needs a C++ compiler and some seconds at the first call).
+        int8: compute matrix products in int8: twice as fast on a CPU with VNNI or AMX, but less exact, see docs/speed.md.
+        training_dtype: dtype of the products in training, where weights change and get gradients. None for scoring, in the dtype of
+            the weights.
     """
 
     def __init__(
@@ -104,7 +108,7 @@ class Engine:
                 self.layers = int8_layers(body, self.residual_rotation)
 
     def __call__(self, batch: Batch) -> torch.Tensor:
-        """Last hidden states [N, H] at the answers of a flat batch, in the model's dtype."""
+        """Return the last hidden states [N, H] at the answers of a flat batch, in the model's dtype."""
         plan = plan_of(batch.inputs["spans"], self.num_heads, self.num_kv_heads)
 
         def attention_fn(_: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -113,18 +117,18 @@ class Engine:
         return self.run(batch.inputs["input_ids"][0], batch.inputs["position_ids"][0], batch.columns, attention_fn)
 
     def run(self, ids: torch.Tensor, positions: torch.Tensor, answers: torch.Tensor, attention_fn: AttentionFn) -> torch.Tensor:
-        """Last hidden states [N, H] of some tokens.
+        """Return the last hidden states [N, H] of some of the tokens.
 
         Args:
-            ids: tokens [T].
-            positions: their positions [T].
+            ids: token ids [T].
+            positions: position ids [T].
             answers: indices [N] of the tokens whose states are returned.
             attention_fn: see `AttentionFn`.
         """
         tokens, size = len(ids), padded_size(len(ids))
         ids, positions = repeat_last(ids, size), repeat_last(positions, size)
         columns = repeat_last(answers, padded_size(len(answers)))
-        with torch.autocast("cpu", enabled=False):  # every step names its dtype
+        with torch.autocast("cpu", enabled=False):  # every step sets its dtype explicitly
             x = self._embeddings(ids)
             cos, sin = (t[0, :, None].float() for t in self.rotary(x[None], positions[None]))  # [T, 1, head_dim]
             y: torch.Tensor = torch.zeros_like(x, dtype=self.dtype)
@@ -135,7 +139,7 @@ class Engine:
                 q, k, v = self.kernels.rotate(qkv, scale, layer.qkv_bias, layer.head_norms, cos, sin, *sizes)
                 context = attention_fn(number, q[:tokens], k[:tokens], v[:tokens])
                 context = torch.nn.functional.pad(context, (0, 0, 0, size - tokens)) if size > tokens else context
-                if number == len(self.layers) - 1:  # from here on only the answers are needed
+                if number == len(self.layers) - 1:  # only the answers are needed from here
                     x, context, columns = x[columns], context[columns], torch.arange(len(columns))
                 quantised = self.kernels.quantise(context) if self.int8 else None
                 y, scale = self._linear(layer.out, context, quantised, columns)
@@ -145,14 +149,14 @@ class Engine:
             return self._final_norm(x, y, scale)[: len(answers)]
 
     def _embeddings(self, ids: torch.Tensor) -> torch.Tensor:
-        """The residual stream [T, H] before the first layer; with int8 each distinct token is rotated once."""
+        """Return the residual stream [T, H] before the first layer; with int8 each distinct token is rotated once."""
         if self.residual_rotation is None:
             return self.embed(ids)
         distinct, places = ids.unique(return_inverse=True)
         return (self.embed(distinct).float() @ self.residual_rotation).to(self.dtype)[places]
 
     def _final_norm(self, x: torch.Tensor, y: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
-        """The norm of the residual stream x plus the last output y, rotated back where it was rotated."""
+        """Return the norm of the residual stream x plus the last output y, rotated back if it was rotated."""
         total = x.float() + rescaled(y, scale)
         total = total if self.residual_rotation is None else total @ self.residual_rotation.T
         return rms_norm(total.to(x.dtype), self.norm, self.eps).to(x.dtype)
@@ -161,7 +165,7 @@ class Engine:
         self, linear: Any, x: torch.Tensor, y: torch.Tensor, scale: torch.Tensor | None, norm: torch.Tensor | None,
         columns: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:  # fmt: skip
-        """The stream x plus a layer's output y, and a product of its norm: (new x, the product, its rows' scales or None)."""
+        """Add a layer's output y to the stream x and multiply its norm. Returns (new x, product, scales of its rows or None)."""
         x, rows, scale = self.kernels.add_norm(x, y, scale, norm, self.eps)
         if scale is None:
             return x, linear(rows), None
@@ -171,7 +175,7 @@ class Engine:
     def _linear(
         self, linear: Any, rows: torch.Tensor, quantised: tuple[torch.Tensor, torch.Tensor] | None, columns: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """A product of rows or, where it is int8, of the quantised rows: (the product, its rows' scales or None)."""
+        """Multiply rows or, for int8, the quantised rows. Returns (the product, scales of its rows or None)."""
         if quantised is None:
             return linear(rows), None
         return linear(*quantised, columns, rows[columns]), quantised[1]

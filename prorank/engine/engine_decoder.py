@@ -1,9 +1,9 @@
 """Decoding with the engine: the keys and values of a prompt are stored once for all its samples.
 
-The attention of a step is two products, over the prompt (the samples of a prompt are rows of one product) and over what
-the row wrote itself, joined in one softmax. What a row reads from memory shrinks with the number of samples.
+The attention of a step is two products with one softmax: over the prompt, where the samples of a prompt are rows of one product,
+and over the tokens that the row generated. The more samples, the less memory is read per row.
 
-Shapes: P prompts of at most L tokens, R rows (samples of all prompts), G the most rows that one prompt has.
+Shapes: P prompts of at most L tokens, R rows (samples of all prompts), G the maximum number of rows of a prompt.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class _KeyValues:
 
 @dataclass(frozen=True)
 class _Seating:
-    """Rows laid out as a table of P prompts with G seats each.
+    """Rows arranged as a table of P prompts with G seats each.
 
     Attributes:
         prompts, seats: P and G.
-        row_of_seat: [P * G], the row in each seat; empty seats repeat row 0.
-        seat_of_row: [R].
+        row_of_seat: [P * G], the row in each seat; row 0 in empty seats.
+        seat_of_row: [R], the seat of each row.
         mask: [P, 1, 1, L] of 0 and -inf for the tokens of each prompt.
     """
 
@@ -50,7 +50,7 @@ class _Seating:
 
     @classmethod
     def of(cls, prompt_of_row: torch.Tensor, masks: torch.Tensor) -> "_Seating":
-        """Seat rows by their prompts [R]; `masks` [all prompts, L]."""
+        """Arrange rows by their prompts [R]; `masks` [all prompts, L]."""
         prompts, counts = prompt_of_row.unique_consecutive(return_counts=True)
         seats = int(counts.max())
         column = torch.cat([torch.arange(int(count)) for count in counts])
@@ -61,11 +61,11 @@ class _Seating:
 
 
 class EngineDecoder:
-    """An `IncrementalDecoder` of the engine, see `generation`.
+    """An `IncrementalDecoder` that runs the engine, see `generation`.
 
     Args:
-        engine: its weights must stay as they are meanwhile.
-        max_tokens: new tokens of a row.
+        engine: the engine, whose weights must not change during decoding.
+        max_tokens: maximum number of new tokens per row.
     """
 
     def __init__(self, engine: Engine, max_tokens: int) -> None:
@@ -73,7 +73,7 @@ class EngineDecoder:
         self.num_kv_groups = engine.num_heads // engine.num_kv_heads
 
     def start(self, packs: Sequence[Pack], samples: int) -> torch.Tensor:
-        """Last hidden states [R, H] of the prompts, R = prompts * samples, the samples of a prompt side by side."""
+        """Return the last hidden states [R, H] of the prompts, R = prompts * samples, with the samples of a prompt in sequence."""
         engine = self.engine
         batch = collate(packs, 0, flat=True)
         spans = batch.inputs["spans"]
@@ -103,13 +103,13 @@ class EngineDecoder:
         return hidden[order][self.prompt_of_row]
 
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Hidden states [R, H] after one more token [R] in each row."""
+        """Append a token [R] to each row and return the hidden states [R, H]."""
         hidden = self.engine.run(tokens, self.positions, torch.arange(len(tokens)), self._attend)
         self.positions, self.own_length = self.positions + 1, self.own_length + 1
         return hidden
 
     def _attend(self, number: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """Attention of one token in each row, see `cpu_engine.AttentionFn`."""
+        """Compute the attention of one token in each row, see `cpu_engine.AttentionFn`."""
         rows, num_kv_heads, head_dim, dtype = len(q), self.engine.num_kv_heads, self.engine.head_dim, self.engine.dtype
         q = q.to(dtype).reshape(rows, num_kv_heads, self.num_kv_groups, head_dim)
         own = self._append(number, k, v)
@@ -122,34 +122,34 @@ class EngineDecoder:
         return (own_context.view(q.shape) + prefix_context).reshape(rows, -1)
 
     def _append(self, number: int, k: torch.Tensor, v: torch.Tensor) -> _KeyValues:
-        """Store the new keys and values [R, num_kv_heads, head_dim]; all of the rows' own, [R * num_kv_heads, tokens, head_dim]."""
+        """Store new keys and values [R, num_kv_heads, head_dim]. Returns all of the rows, [R * num_kv_heads, tokens, head_dim]."""
         own, end = self.own[number], self.own_length
         own.keys[:, :, end], own.values[:, :, end] = k, v
         return _KeyValues(*(t[:, :, : end + 1].flatten(0, 1) for t in (own.keys, own.values)))
 
     def _prefix_scores(self, q: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-        """Masked scores [R, num_kv_heads, num_kv_groups, L] of q (the same with head_dim for L) with the prompts' keys."""
+        """Return masked scores [R, num_kv_heads, num_kv_groups, L] of q (the same shape, head_dim for L) and the prompts' keys."""
         scores = torch.bmm(self._seat(q), keys.transpose(1, 2))  # [P * num_kv_heads, G * num_kv_groups, L]
         return self._unseat(scores.view(self.seating.prompts, -1, *scores.shape[1:]) + self.seating.mask)
 
     def _prefix_context(self, weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        """[R, num_kv_heads, num_kv_groups, head_dim] from weights [R, num_kv_heads, num_kv_groups, L] and the prompts' values."""
+        """Multiply weights [R, num_kv_heads, num_kv_groups, L] with the prompts' values. Returns the same with head_dim for L."""
         context = torch.bmm(self._seat(weights), values)  # [P * num_kv_heads, G * num_kv_groups, head_dim]
         return self._unseat(context.view(self.seating.prompts, -1, *context.shape[1:]))
 
     def _seat(self, by_row: torch.Tensor) -> torch.Tensor:
-        """[R, num_kv_heads, num_kv_groups, n] to [P * num_kv_heads, G * num_kv_groups, n]."""
+        """Rearrange [R, num_kv_heads, num_kv_groups, n] to [P * num_kv_heads, G * num_kv_groups, n]."""
         table, (heads, groups, size) = self.seating, by_row.shape[1:]
         seated = by_row[table.row_of_seat].view(table.prompts, table.seats, heads, groups, size).transpose(1, 2)
         return seated.reshape(table.prompts * heads, table.seats * groups, size)
 
     def _unseat(self, seated: torch.Tensor) -> torch.Tensor:
-        """[P, num_kv_heads, G * num_kv_groups, n] to [R, num_kv_heads, num_kv_groups, n]."""
+        """Rearrange [P, num_kv_heads, G * num_kv_groups, n] to [R, num_kv_heads, num_kv_groups, n]."""
         by_seat = seated.unflatten(2, (self.seating.seats, self.num_kv_groups)).transpose(1, 2).flatten(0, 1)
         return by_seat[self.seating.seat_of_row]
 
     def keep(self, rows: torch.Tensor) -> None:
-        """Continue with these rows alone."""
+        """Continue with these rows only."""
         prompts = self.prompt_of_row.unique_consecutive()
         self.prompt_of_row, self.positions = self.prompt_of_row[rows], self.positions[rows]
         remaining = torch.isin(prompts, self.prompt_of_row)

@@ -1,7 +1,7 @@
 """Flat attention: prompts of many queries in one row of tokens, without padding and without a mask, for CPUs.
 
-Matrix products see every token once (a shared prefix once for all its documents); attention sees each prompt alone. A
-batch therefore costs what its tokens cost, however their lengths differ, and its scores equal those of single prompts.
+Matrix products process every token once (a shared prefix once for all its documents); attention processes each prompt separately.
+So the cost of a batch depends on its number of tokens only, and its scores equal those of single prompts.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from torch.nn.functional import scaled_dot_product_attention
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-NAME = "prorank_flat"  # of the attention, in the registry of transformers
-# Plain causal attention in every layer and nothing else: `flat_attention_forward` has no sliding windows, caps or sinks.
+NAME = "prorank_flat"  # name of this attention in the registry of transformers
+# Models with plain causal attention in every layer: `flat_attention_forward` has no sliding windows, caps or sinks.
 MODEL_TYPES = ("llama", "qwen2", "qwen3", "mistral", "smollm3")
 
 
 @dataclass(frozen=True)
 class PackSpan:
-    """Where one pack lies in a row of tokens.
+    """Position of a pack in a row of tokens.
 
     Attributes:
-        start: the row's index of the pack's first token.
+        start: index of the pack's first token in the row.
         prefix_length: number of tokens that all prompts of the pack share.
-        ends: where each prompt ends (exclusive), counted from `start`. The first prompt begins behind the prefix, each
-            other one at the end of the one before.
+        ends: end of each prompt (exclusive), relative to `start`. The first prompt begins after the prefix, each other one at the
+            end of the previous one.
     """
 
     start: int
@@ -38,38 +38,38 @@ class PackSpan:
 
     @property
     def prefix(self) -> range:
-        """The row's indices of the shared prefix."""
+        """Indices of the shared prefix in the row."""
         return range(self.start, self.start + self.prefix_length)
 
     @property
     def suffixes(self) -> list[range]:
-        """The row's indices of each prompt's own tokens, the prefix left out."""
+        """Indices of each prompt's tokens in the row, without the prefix."""
         begins = [self.prefix_length, *self.ends[:-1]]
         return [range(self.start + begin, self.start + end) for begin, end in zip(begins, self.ends)]
 
 
 @dataclass(frozen=True)
 class Spans:
-    """How the packs of a batch lie end to end in a row of T tokens.
+    """Positions of the packs of a batch, end to end in a row of T tokens.
 
-    With every prompt written out whole, its prefix included, a batch has G >= T tokens.
+    If every prompt is expanded with its prefix, the batch has G >= T tokens.
     """
 
     packs: list[PackSpan]
 
     @cached_property
     def lengths(self) -> list[int]:
-        """Number of tokens of each prompt, its prefix included; they add up to G."""
+        """Number of tokens of each prompt with its prefix; the sum is G."""
         return [pack.prefix_length + len(suffix) for pack in self.packs for suffix in pack.suffixes]
 
     @cached_property
     def gather(self) -> torch.Tensor:
-        """Indices [G] into the row: prompt after prompt, each with its prefix."""
+        """Indices [G] into the row that expand the prompts, one after the other, each with its prefix."""
         return torch.tensor([i for pack in self.packs for suffix in pack.suffixes for i in (*pack.prefix, *suffix)])
 
     @cached_property
     def back(self) -> torch.Tensor:
-        """Indices [T] into the gathered tokens: where each token of the row stands (a shared one: in the pack's first prompt)."""
+        """Indices [T] into the expanded tokens for each token of the row; a shared token is taken from the pack's first prompt."""
         indices: list[int] = []
         offset = 0
         for pack in self.packs:
@@ -81,7 +81,7 @@ class Spans:
 
 
 def enable(model: PreTrainedModel) -> None:
-    """Let the model's forward accept `spans`, if it runs on a CPU and its attention is plain; other calls stay as they are."""
+    """Let the model's forward accept `spans`, if it runs on a CPU with plain attention. Calls without `spans` are unchanged."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
@@ -113,7 +113,7 @@ def flat_attention_forward(
         query: [1, num_heads, T, head_dim].
         key, value: [1, num_kv_heads, T, head_dim].
         attention_mask, dropout, options: for calls without `spans`, which go to transformers' SDPA attention.
-        spans: how prompts lie in the row.
+        spans: positions of the prompts in the row.
         scaling: factor of the scores.
 
     Returns:

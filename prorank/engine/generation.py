@@ -1,4 +1,4 @@
-"""Writing thoughts and answers: samples of many prompts at once, to their end (training) or to the answer (scores)."""
+"""Generate thoughts and answers: samples of many prompts at once, up to their end (training) or to the answer (scoring)."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 CLOSE = "</think>"
-TAIL = 8  # tokens at the end of a completion in which a closing tag is looked for
+TAIL = 8  # number of last tokens of a completion that are searched for a closing tag
 PROMPT_TOKENS_PER_BATCH = 16384
-MIN_ACTIVE = 0.875  # share of a batch's rows still being written below which it is compacted, which costs a copy
+MIN_ACTIVE = 0.875  # compact a batch, which costs a copy, if a smaller share of its rows is still generating
 
 
 class IncrementalDecoder(Protocol):
-    """Reads prompts and then one token at a time: `EngineDecoder` or `TransformersDecoder`."""
+    """Processes prompts and then one token at a time: `EngineDecoder` or `TransformersDecoder`."""
 
     def start(self, packs: Sequence[Pack], samples: int) -> torch.Tensor:
-        """Last hidden states [R, H] of the prompts, R = prompts * samples, the samples of a prompt side by side."""
+        """Return the last hidden states [R, H] of the prompts, R = prompts * samples, with the samples of a prompt in sequence."""
         ...
 
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Hidden states [R, H] after one more token [R] in each row."""
+        """Append a token [R] to each row and return the hidden states [R, H]."""
         ...
 
     def keep(self, rows: torch.Tensor) -> None:
-        """Continue with these rows alone."""
+        """Continue with these rows only."""
         ...
 
 
 @dataclass(frozen=True)
 class TextGenerator:
-    """A model that writes.
+    """A model that generates text.
 
     Attributes:
-        decoder: makes a decoder for a number of new tokens in each row.
-        head: hidden states [R, H] to logits [R, V].
+        decoder: makes a decoder for a maximum number of new tokens per row.
+        head: computes logits [R, V] from hidden states [R, H].
     """
 
     decoder: Callable[[int], IncrementalDecoder]
@@ -58,12 +58,12 @@ class TextGenerator:
 
 
 def make_generator(model: PreTrainedModel, engine: Engine | None, bf16: bool = False) -> TextGenerator:
-    """A generator for a model whose weights stay as they are.
+    """Return a generator for a model whose weights do not change.
 
     Args:
         model: a causal LM.
-        engine: its engine; None: its own layers generate.
-        bf16: run its own layers under autocast to bf16.
+        engine: its engine; None to run its layers of transformers.
+        bf16: run the layers of transformers under autocast to bf16.
     """
     if engine is None:
         return TextGenerator(lambda _: TransformersDecoder(model, bf16), lambda hidden: logits_of_hidden(model, hidden))
@@ -76,7 +76,15 @@ def make_generator(model: PreTrainedModel, engine: Engine | None, bf16: bool = F
 
 
 def make_training_generator(model: PreTrainedModel, bf16: bool, compiled: bool) -> TextGenerator:
-    """A generator for a policy as it is now: where the engine supports it a copy, in bf16 if training computes in bf16."""
+    """Return a generator for the current weights of a policy in training.
+
+    If the engine supports the model, it runs on a copy of the weights.
+
+    Args:
+        model: the policy.
+        bf16: compute in bf16, as in training.
+        compiled: see `Engine`.
+    """
     policy = getattr(model, "module", model)  # under DDP
     if not is_supported(policy):
         return make_generator(policy, None, bf16)
@@ -91,8 +99,8 @@ class Sampler:
 
     Args:
         generator: see `make_generator`.
-        encoder: of prompts whose answers are written, for its tags and end token.
-        sampling: how tokens are drawn.
+        encoder: encoder of the prompts, for its tags and end token.
+        sampling: settings of the sampling.
         stop: where completions end.
     """
 
@@ -107,7 +115,7 @@ class Sampler:
         """Draw completions.
 
         Args:
-            packs: of P prompts whose owners are 0..P-1.
+            packs: packs of P prompts whose owners are 0..P-1.
             keys: [P][G], the seed of each completion.
 
         Returns:
@@ -138,7 +146,7 @@ class Sampler:
         return Completion(torch.rand(self.sampling.max_tokens, generator=rng_of_key(key)), forced_tokens=forced)
 
     def _append_tokens(self, rows: list[Completion], hidden: torch.Tensor) -> None:
-        """Draw a token for each row and append it to those that are not done."""
+        """Draw a token for each row and append it to the rows that are not done."""
         noise = torch.stack([row.noise[min(len(row.ids), len(row.noise) - 1)] for row in rows]).to(hidden.device)
         tokens = draw(self.generator.head(hidden), noise, self.sampling.temperature, self.sampling.top_p)
         for row, token in zip(rows, tokens.tolist()):
@@ -147,7 +155,7 @@ class Sampler:
                 (self._advance_to_answer if self.stop is StopAt.ANSWER_START else self._advance_to_end)(row)
 
     def _advance_to_end(self, row: Completion) -> None:
-        """Update a row that is written to its end, after a token: is it done, must its thought be closed?"""
+        """After a token of a row that ends with an end token: set `done`, or close a thought that is too long."""
         row.finished = row.ids[-1] == self.eos_id
         row.done = row.finished or len(row.ids) >= self.sampling.max_tokens or self._answer_closed(row)
         limit = self.sampling.max_think_tokens
@@ -157,17 +165,17 @@ class Sampler:
                 row.forced_tokens, row.thought_truncated = list(self.closing_ids), True
 
     def _answer_closed(self, row: Completion) -> bool:
-        """Whether completions end with their answer, and this one's is closed behind its thought."""
+        """Whether completions end with their answer, and the answer of this one is closed."""
         if self.stop is not StopAt.ANSWER_END or not self.encoder.thinks or row.forced_tokens:
             return False
         decode = self.encoder.tokenizer.decode
         return END in decode(row.ids[-TAIL:]) and CLOSE in decode(row.ids)
 
     def _advance_to_answer(self, row: Completion) -> None:
-        """Update a row that is written to the start of its answer, after a token: is its thought closed?"""
+        """After a token of a row that ends at its answer: prompt the answer once the thought is closed."""
         if row.answer_prompted:
             return
-        if row.ids[-1] == self.eos_id:  # an end token within a thought closes it
+        if row.ids[-1] == self.eos_id:  # an end token closes an open thought
             row.ids[-1:], row.forced_tokens, row.answer_prompted = self.closing_ids[:1], self.closing_ids[1:], True
         elif CLOSE in self.encoder.tokenizer.decode(row.ids[-TAIL:]):
             row.forced_tokens, row.answer_prompted = self._rest_of_closing(row.ids), True
@@ -175,7 +183,7 @@ class Sampler:
             row.forced_tokens, row.answer_prompted, row.thought_truncated = list(self.closing_ids), True, True
 
     def _rest_of_closing(self, ids: list[int]) -> list[int]:
-        """The tokens between thought and answer that the model has not written itself."""
+        """Return the tokens between thought and answer that the model has not generated."""
         for length in range(len(self.closing_ids), 0, -1):
             if ids[-length:] == self.closing_ids[:length]:
                 return self.closing_ids[length:]
@@ -183,14 +191,23 @@ class Sampler:
 
 
 def _store_states(rows: list[Completion], hidden: torch.Tensor) -> None:
-    """Finish the rows whose next token is the answer's and keep their hidden states."""
+    """Finish the rows whose next token is the answer, and store their hidden states."""
     for row, state in zip(rows, hidden):
         if row.answer_prompted and not row.forced_tokens and not row.done:
             row.state, row.done = state.clone(), True
 
 
 def generate(sampler: Sampler, prompts: Sequence[Encoded], keys: Sequence[Sequence[str]]) -> list[list[Completion]]:
-    """Completions of each prompt, one for each of its keys, in batches of `PROMPT_TOKENS_PER_BATCH` tokens of prompts."""
+    """Generate completions of any number of prompts, in batches of `PROMPT_TOKENS_PER_BATCH` tokens of prompts.
+
+    Args:
+        sampler: the sampler.
+        prompts: the prompts.
+        keys: seeds of the completions of each prompt.
+
+    Returns:
+        The completions of each prompt, one per key.
+    """
     completions: list[list[Completion]] = []
     singles = [pack([prompt], [i], share=False) for i, prompt in enumerate(prompts)]
     for batch in batches_of(singles, PROMPT_TOKENS_PER_BATCH, flat=True):

@@ -1,8 +1,8 @@
-"""Layers in int8: the residual stream rotated so that no channel stands out, and bf16 kept where rounding loses most.
+"""Layers in int8, with a rotated residual stream, and with bf16 products where rounding loses most.
 
-Rounding a row to int8 gives every channel the same step, 1/127 of the row's largest value. Both transforms here keep the
-largest value near the others: a random rotation (QuaRot, arXiv 2404.00456) and a scaling of channels (SmoothQuant, arXiv
-2211.10438). No calibration data is needed: random tokens show which channels and layers are hard.
+Int8 rounds every channel of a row to the same step, 1/127 of the row's largest value, so a single large channel makes all others
+inexact. Two transforms reduce the largest values: a random rotation (QuaRot, arXiv 2404.00456) and a scaling of channels
+(SmoothQuant, arXiv 2211.10438). Random tokens reveal the difficult channels and layers, so no calibration data is needed.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from .kernels import int8_steps
 from .layers import Layer, PackedLinear, head_norms
 from .transformer import DecoderLayer, Norm, TransformerBody
 
-ONE_UNROUNDED_IN = 10  # of every 10 layers one, those that lose most, keeps `down_proj` in the model's dtype
-FIRST_PART = 2  # in the first half of the layers the answers' rows are rounded too
+ONE_UNROUNDED_IN = 10  # one layer in 10, those with the largest error, keeps `down_proj` in the model's dtype
+FIRST_PART = 2  # the answers' rows are rounded in the first half of the layers only
 
 
 class Int8Linear:
-    """A product of uint8 rows around 128 and int8 weights [N, H] with one scale an output, summed in int32, returned in `dtype`.
+    """A product of uint8 rows (zero point 128) and int8 weights [N, H] with one scale per output, in `dtype`.
 
-    The result lacks the scales of the rows, which the next step multiplies in.
+    Sums are int32. The scales of the rows are not applied; the next step multiplies by them.
 
     Args:
-        weight: [N, H], fp32.
-        dtype: of the results.
-        exact_answers: compute the rows of the answers in `dtype`. No other row averages their errors out.
+        weight: the weights [N, H], fp32.
+        dtype: dtype of the results.
+        exact_answers: compute the rows of the answers in `dtype`, because no later attention averages out their errors.
     """
 
     def __init__(self, weight: torch.Tensor, dtype: torch.dtype, exact_answers: bool) -> None:
@@ -38,11 +38,11 @@ class Int8Linear:
         self.exact = PackedLinear(weight.to(dtype)) if exact_answers else None
 
     def __call__(self, rows: torch.Tensor, scale: torch.Tensor, answers: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        """The product [T, N].
+        """Return the product [T, N].
 
         Args:
-            rows: uint8 [T, H].
-            scale: of the rows [T, 1]; set to 1 in place for rows that are computed exactly.
+            rows: rows in uint8 [T, H].
+            scale: scales of the rows [T, 1]; changed in place to 1 for rows that are computed exactly.
             answers: indices [n] of the answers' rows.
             values: these rows unrounded, [n, H].
         """
@@ -54,18 +54,18 @@ class Int8Linear:
 
 
 def random_rotation(size: int) -> torch.Tensor:
-    """A random orthogonal matrix [size, size], fp32, always the same.
+    """Return a random orthogonal matrix [size, size], fp32, always the same.
 
-    A few channels of the residual stream are far larger than the rest and would set the steps of int8 for all. After a random
-    rotation there are none, and a norm without weights commutes with the rotation (QuaRot, arXiv 2404.00456, section 3,
-    computational invariance).
+    A few channels of the residual stream are much larger than the others and would determine the int8 step of all. A random
+    rotation removes these outliers, and a norm without weights commutes with it (QuaRot, arXiv 2404.00456, section 3, computational
+    invariance).
     """
     normal = torch.randn(size, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     return torch.linalg.qr(normal)[0].float()
 
 
 def int8_layers(body: TransformerBody, residual_rotation: torch.Tensor) -> list[Layer]:
-    """All layers of a model in int8, on a residual stream rotated by `residual_rotation` [H, H]."""
+    """Return all layers of a model in int8, for a residual stream rotated by `residual_rotation` [H, H]."""
     head_rotation = random_rotation(body.layers[0].self_attn.head_dim)
     activations = collect_activations(body)
     weights = [layer.mlp.down_proj.weight for layer in body.layers]
@@ -82,11 +82,11 @@ def int8_layers(body: TransformerBody, residual_rotation: torch.Tensor) -> list[
 
 @dataclass(frozen=True)
 class LayerActivations:
-    """What one layer computed over T tokens, fp32.
+    """Activations of one layer over T tokens, fp32.
 
     Attributes:
-        down_inputs: rows [T, I] that `down_proj` takes.
-        outputs: of the whole layer [T, H].
+        down_inputs: inputs [T, I] of `down_proj`.
+        outputs: outputs [T, H] of the layer.
     """
 
     down_inputs: torch.Tensor
@@ -94,7 +94,7 @@ class LayerActivations:
 
 
 def collect_activations(body: TransformerBody) -> list[LayerActivations]:
-    """Every layer's activations over random tokens, whose large channels are those of text."""
+    """Return the activations of every layer over random tokens. Their large channels are the same as with text."""
     down_inputs: list[torch.Tensor] = []
     outputs: list[torch.Tensor] = []
     hooks = [
@@ -109,15 +109,17 @@ def collect_activations(body: TransformerBody) -> list[LayerActivations]:
 
 
 def smoothing_factors(weight: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """Divisors [I] that even out the channels of rows [T, I] before a product with weight [H, I], whose columns are multiplied
-    by them (SmoothQuant, arXiv 2211.10438, section 4)."""
+    """Return divisors [I] that equalise the channels of rows [T, I]; the columns of weight [H, I] are multiplied by them.
+
+    Source: SmoothQuant, arXiv 2211.10438, section 4.
+    """
     size = (rows / rows.abs().amax(-1, keepdim=True)).pow(2).mean(0).sqrt()
-    # Powers of 0.3 and 0.5 lost least on SmolLM2. The usual 0.5 and 0.5 lose more: in a few layers some channels stand out too far.
+    # Exponents 0.3 and 0.5 lost least on SmolLM2. The usual 0.5 and 0.5 lose more, because some layers have very large channels.
     return size.clamp_min(1e-6) ** 0.3 / weight.float().pow(2).mean(0).sqrt().clamp_min(1e-6) ** 0.5
 
 
 def rounding_loss(weight: torch.Tensor, activations: LayerActivations, factors: torch.Tensor) -> float:
-    """Norm of the error that rounded rows make in `down_proj`, relative to the layer's output; SmolLM2 has most in three layers."""
+    """Return the norm of the rounding error of `down_proj`, relative to the layer's output (large in 3 layers of SmolLM2)."""
     rows = activations.down_inputs / factors
     steps, scale = int8_steps(rows)
     return float(((steps * scale - rows) @ (weight.float() * factors).T).norm() / activations.outputs.norm())
@@ -127,12 +129,12 @@ def _int8_layer(
     layer: DecoderLayer, residual_rotation: torch.Tensor, head_rotation: torch.Tensor, factors: torch.Tensor | None,
     exact_answers: bool,
 ) -> Layer:  # fmt: skip
-    """One layer in int8. Norm weights move into the products that follow them; values are rotated within each head.
+    """Return one layer in int8. Norm weights are multiplied into the following products; values are rotated within each head.
 
     Args:
-        layer: of transformers.
-        residual_rotation: [H, H].
-        head_rotation: [head_dim, head_dim].
+        layer: a layer of transformers.
+        residual_rotation: rotation of the residual stream [H, H].
+        head_rotation: rotation of each head's values [head_dim, head_dim].
         factors: see `smoothing_factors`; None leaves `down_proj` unrounded.
         exact_answers: see `Int8Linear`.
     """

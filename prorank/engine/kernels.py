@@ -1,7 +1,7 @@
-"""The element-wise steps of a transformer layer, each one pass over memory once compiled.
+"""The element-wise steps of a transformer layer. Compiled, each is a single pass over memory.
 
-Sums, norms, angles and rounding are computed in fp32 and rounded once at the end of a step. They are therefore at least
-as exact as the layers of transformers, which round in between.
+All steps compute in fp32 and round once at the end. They are at least as exact as the layers of transformers, which round
+intermediate results.
 
 Shapes: T tokens, H hidden size, I intermediate size. A product of int8 rows comes with the `scale` [T, 1] of its rows.
 """
@@ -20,7 +20,7 @@ R = TypeVar("R")
 
 
 def int8_steps(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Round each row of x [N, H] to integers of -127 to 127.
+    """Round each row of x [N, H] to integers from -127 to 127.
 
     Returns:
         (the integers [N, H], still fp32; the size of a step in each row [N, 1]).
@@ -30,7 +30,7 @@ def int8_steps(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def rescaled(product: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
-    """A matrix product in fp32, multiplied by the scales of its rows; `scale` is None where these were not int8."""
+    """Return a matrix product in fp32, multiplied by the scales of its rows; `scale` is None for rows that are not int8."""
     return product.float() if scale is None else product.float() * scale
 
 
@@ -45,12 +45,12 @@ def quantise(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def inverse_rms(x: torch.Tensor, eps: float) -> torch.Tensor:
-    """One over the root mean square of each row, fp32."""
+    """Return the inverse root mean square of each row, fp32."""
     return torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + eps)
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """Root mean square norm over the last dimension, fp32 (Zhang and Sennrich, arXiv 1910.07467)."""
+    """Return the root mean square norm over the last dimension, fp32 (Zhang and Sennrich, arXiv 1910.07467)."""
     return weight.float() * (x.float() * inverse_rms(x, eps))
 
 
@@ -61,17 +61,18 @@ def add_norm(
 
     Args:
         x: residual stream [T, H].
-        y: output [T, H] of the last product, with its rows' `scale`.
-        weight: of the norm [H]; None: the next product holds it and takes int8 rows.
-        eps: of the norm.
+        y: output [T, H] of the last product.
+        scale: scales of the rows of y; None if they are applied.
+        weight: weight of the norm [H]; None if the next product contains it and takes int8 rows.
+        eps: epsilon of the norm.
 
     Returns:
-        (the new x, rows for the next product in the dtype of y or in uint8, the scale of these rows or None).
+        (the new x, rows for the next product in the dtype of y or in uint8, scales of these rows or None).
     """
     x = (x.float() + rescaled(y, scale)).to(x.dtype)
     if weight is not None:
         return x, rms_norm(x, weight, eps).to(y.dtype), None
-    rows, step = quantise(x)  # dividing a row by its norm changes its step alone
+    rows, step = quantise(x)  # dividing a row by its norm changes its step only
     return x, rows, step * inverse_rms(x, eps)
 
 
@@ -80,31 +81,32 @@ def rotate(
     cos: torch.Tensor, sin: torch.Tensor, num_heads: int, num_kv_heads: int, head_dim: int, eps: float, scaling: float,
     dtype: torch.dtype,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-    """Queries, keys and values from their joined product, with rotary position embeddings (RoFormer, arXiv 2104.09864).
+    """Split the joined product into queries, keys and values with rotary position embeddings (RoFormer, arXiv 2104.09864).
 
     Args:
-        qkv: [T, (num_heads + 2 num_kv_heads) * head_dim], with its rows' `scale`.
-        bias: of the product, or None.
+        qkv: the product [T, (num_heads + 2 num_kv_heads) * head_dim].
+        scale: scales of its rows; None if they are applied.
+        bias: bias of the product, or None.
         head_norms: norm weights [head_dim] of queries and keys, or None (Qwen3 has them).
-        cos, sin: of the positions' angles [T, 1, head_dim].
-        eps: of the norms.
+        cos, sin: cosines and sines of the positions [T, 1, head_dim].
+        num_heads, num_kv_heads, head_dim: sizes of the attention.
+        eps: epsilon of the norms.
         scaling: factor of the queries.
-        dtype: of the results.
+        dtype: dtype of the results.
 
     Returns:
         (queries [T, num_heads, head_dim], already scaled; keys and values [T, num_kv_heads, head_dim]).
     """
     x = rescaled(qkv, scale)
     x = (x if bias is None else x + bias.float()).view(-1, num_heads + 2 * num_kv_heads, head_dim)
-    q, k, v = x.split((num_heads, num_kv_heads, num_kv_heads), 1)  # the gradient of three slices would be a sum of padded ones
+    q, k, v = x.split((num_heads, num_kv_heads, num_kv_heads), 1)  # the gradient of three slices would sum three padded tensors
     if head_norms is not None:
         q, k = rms_norm(q, head_norms[0], eps), rms_norm(k, head_norms[1], eps)
     return _apply_rotary(q, cos * scaling, sin * scaling, dtype), _apply_rotary(k, cos, sin, dtype), v.to(dtype)
 
 
 def _apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Rotate both halves of x by themselves: compiled, those are two plain loops; rotating whole rows would test at each
-    element which half it is in."""
+    """Rotate the halves of x separately. Compiled, these are two plain loops, while whole rows would need a test per element."""
     (a, b), (c, d), (s, t) = (part.chunk(2, -1) for part in (x, cos, sin))
     return torch.cat(((a * c - b * s).to(dtype), (b * d + a * t).to(dtype)), -1)
 
@@ -114,15 +116,16 @@ def gated_silu(
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor] | None]:
     """silu(gate) * up (SwiGLU, arXiv 2002.05202).
 
-    Compiled, it is one pass: the unrounded rows are a result too, so rounding reads them again and does not compute them again.
+    Compiled, it is one pass: the unrounded rows are stored as a result, so rounding reads them instead of computing them again.
 
     Args:
-        gate_up: joined product [T, 2 I], with its rows' `scale`.
-        dtype: of the result.
+        gate_up: joined product [T, 2 I].
+        scale: scales of its rows; None if they are applied.
+        dtype: dtype of the result.
         quantised: whether the next product takes int8.
 
     Returns:
-        (rows [T, I], the same by `quantise` or None).
+        (rows [T, I], the result of `quantise` on them or None).
     """
     gate, up = rescaled(gate_up, scale).chunk(2, -1)
     rows = (torch.nn.functional.silu(gate) * up).to(dtype)
@@ -130,17 +133,17 @@ def gated_silu(
 
 
 def softmax(scores: torch.Tensor, mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Softmax over the last dimension of scores plus mask, computed in fp32, returned in `dtype`."""
+    """Return the softmax over the last dimension of scores plus mask, computed in fp32, in `dtype`."""
     return torch.softmax(scores.float() + mask, -1).to(dtype)
 
 
 def compiled_step(step: Callable[P, R]) -> Callable[P, R]:
-    """The step, compiled at its first call as one graph for any number of rows.
+    """Return the step, which is compiled at its first call as one graph for any number of rows.
 
     Raises:
         ModelError: at the first call, without a working C++ compiler.
     """
-    # Graphs of all models in the process count together against the limit, which torch's overloads lack.
+    # The limit of graphs counts all models in the process. torch's type hints lack the argument.
     compiled = torch.compile(step, dynamic=True, fullgraph=True, recompile_limit=64)  # type: ignore[call-overload]
 
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -148,13 +151,13 @@ def compiled_step(step: Callable[P, R]) -> Callable[P, R]:
             return compiled(*args, **kwargs)
         except torch._dynamo.exc.BackendCompilerFailed as error:
             reason = first_line(error)
-            raise ModelError(f"compile needs a working C++ compiler ({reason}); install g++ or leave compile out") from error
+            raise ModelError(f"compile needs a working C++ compiler ({reason}); install g++ or omit compile") from error
 
     return run
 
 
 class Kernels:
-    """The steps as functions, compiled or as they are."""
+    """The steps as functions, compiled or plain."""
 
     def __init__(self, compiled: bool) -> None:
         self.add_norm = compiled_step(add_norm) if compiled else add_norm

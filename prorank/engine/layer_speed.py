@@ -1,8 +1,8 @@
-"""How fast one layer of a model runs on this machine, in fp32 and bf16, plain and compiled: measured once, then stored.
+"""Measure how fast one layer of a model runs on this machine, in fp32 and bf16, plain and compiled. Results are stored.
 
-The processor's flags do not tell which dtype is faster: with AVX512-BF16 and without AMX, Intel processors multiply bf16 at half
-the speed of fp32, AMD processors at twice. So a layer of the model's shapes, with random weights, is run by the code that ranks or
-trains.
+The processor's flags do not tell which dtype is faster: with AVX512-BF16 but without AMX, bf16 products take twice as long as fp32
+on Intel processors and half as long on AMD processors. Therefore a layer of the model's shapes with random weights is run by the
+code that ranks or trains.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ if TYPE_CHECKING:
 log = logging.getLogger("prorank")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 RANKING, TRAINING = "ranking", "training"
-PROBE_TOKENS = 64  # of a first run, which shows how long a measurement will take and which dtypes are worth one
-MAX_TOKENS = 1024  # of a measured batch
-MAX_RUN_SECONDS = 0.15  # of one run over that batch; slow layers are measured over fewer tokens
+PROBE_TOKENS = 64  # tokens of a first run, which estimates the duration and excludes slow dtypes
+MAX_TOKENS = 1024  # maximum number of tokens of a measured batch
+MAX_RUN_SECONDS = 0.15  # maximum duration of a run; slow layers are measured with fewer tokens
 MAX_PROBE_RATIO = 3.0  # a dtype that takes this many times as long as fp32 in the probe is not measured
 ROUNDS = 4  # dtypes take turns; the fastest run of each counts
-MIN_CPU_SHARE = 0.7  # of the threads' processor time; with less, other work disturbed the measurement and it is not stored
-DEADLINE = 2.0  # seconds after which no further round begins, for busy machines
-VERSION = 1  # of the measurement; a new number makes stored figures void
-_known: dict[Path, LayerSpeed] = {}  # what this process has measured or read, by its file
+MIN_CPU_SHARE = 0.7  # with a smaller share of processor time, other processes disturbed the measurement: it is not stored
+DEADLINE = 2.0  # no round begins after this number of seconds, for busy machines
+VERSION = 1  # version of the measurement; a change invalidates stored figures
+_known: dict[Path, LayerSpeed] = {}  # measured or read by this process, by file
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,12 @@ class LayerSpeed:
     """The measured speed of one layer.
 
     Attributes:
-        processor, threads, torch, shapes, purpose: the machine, versions, sizes and use for which the figures hold.
-        tokens: of the measured batch.
-        seconds: of a forward pass over the batch, by dtype; for training of forward and backward together.
+        processor, threads, torch, shapes, purpose: machine, version, sizes and use for which the figures are valid.
+        tokens: number of tokens of the measured batch.
+        seconds: duration of a forward pass over the batch, by dtype; for training, of forward and backward pass.
         compiled: the same with compiled steps; empty if not measured.
-        compile_seconds: what compiling took, by dtype.
-        disturbed: other work used the processors meanwhile.
+        compile_seconds: duration of compiling, by dtype.
+        disturbed: whether other processes used the processors during the measurement.
     """
 
     processor: str
@@ -72,10 +72,10 @@ class LayerSpeed:
 
 @one_at_a_time
 def layer_speed(config: Any, purpose: str = RANKING, remeasure: bool = False) -> LayerSpeed:
-    """The speed of one layer of a model on this CPU with torch's current number of threads.
+    """Return the speed of one layer of a model on this CPU with torch's current number of threads.
 
     Args:
-        config: of the model (of transformers).
+        config: configuration of the model (of transformers).
         purpose: RANKING or TRAINING.
         remeasure: ignore a stored measurement.
     """
@@ -83,13 +83,17 @@ def layer_speed(config: Any, purpose: str = RANKING, remeasure: bool = False) ->
     stored = _known.get(path) or _read(path)
     if stored and not remeasure:
         return stored
-    with torch.random.fork_rng(devices=[]):  # random numbers must not depend on whether there was a measurement
+    with torch.random.fork_rng(devices=[]):  # random numbers must not depend on whether a measurement took place
         return _store(path, _measure(config, purpose))
 
 
 @one_at_a_time
 def compiled_speed(config: Any, purpose: str, dtype: str) -> LayerSpeed:
-    """The result of `layer_speed` with figures of compiled steps in `dtype`, which take as long to measure as compiling takes.
+    """Return the result of `layer_speed` with figures of compiled steps. Measuring them takes as long as compiling.
+
+    Args:
+        config, purpose: see `layer_speed`.
+        dtype: dtype of the compiled steps.
 
     Raises:
         ModelError: there is no working C++ compiler.
@@ -111,7 +115,7 @@ def compiled_speed(config: Any, purpose: str, dtype: str) -> LayerSpeed:
 
 
 def shapes_of(config: Any) -> str:
-    """The sizes that determine how long a layer takes, as text."""
+    """Return the sizes that determine the duration of a layer, as text."""
     names = ("model_type", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim")
     return " ".join(f"{name}={getattr(config, name, None)}" for name in names)
 
@@ -128,7 +132,7 @@ def _measure(config: Any, purpose: str) -> LayerSpeed:
         run()  # the first run compiles programs
     with _LoadMonitor() as monitor:
         rounds = _rounds(lambda: {name: run() for name, run in runs.items()})
-    # A dtype that was not measured is extrapolated from its probe.
+    # The figure of a dtype that was only probed is extrapolated from the probe.
     extrapolated = {name: seconds * tokens / PROBE_TOKENS for name, seconds in probed.items()}
     seconds = extrapolated | {name: min(figures[name] for figures in rounds) for name in runs}
     return LayerSpeed(
@@ -138,7 +142,7 @@ def _measure(config: Any, purpose: str) -> LayerSpeed:
 
 
 def _rounds(run: Callable[[], Any]) -> list[Any]:
-    """The results of `run` in a few rounds, at least one."""
+    """Return the results of `run` in a few rounds, at least one."""
     results, end = [run()], time.perf_counter() + DEADLINE
     while len(results) < ROUNDS and time.perf_counter() < end:
         results.append(run())
@@ -146,7 +150,7 @@ def _rounds(run: Callable[[], Any]) -> list[Any]:
 
 
 class _LoadMonitor:
-    """Checks whether this process had its threads' share of the processors; if not, its timings are not reliable."""
+    """Checks whether this process got enough processor time for its threads; otherwise its timings are not reliable."""
 
     def __enter__(self) -> _LoadMonitor:
         self.began, self.used = time.perf_counter(), time.process_time()
@@ -161,7 +165,7 @@ class _ProbeLayer:
     """One layer of a model with random weights.
 
     Args:
-        config: of the whole model; a LightConfig only for RANKING.
+        config: configuration of the whole model; a LightConfig for RANKING only.
         purpose: RANKING runs it forward with weights in the dtype, TRAINING forward and backward with fp32 weights.
     """
 
@@ -169,7 +173,7 @@ class _ProbeLayer:
         self.purpose, self.model = purpose, random_layer(config)
 
     def runner(self, dtype: torch.dtype, tokens: int, compiled: bool = False) -> Callable[[], float]:
-        """A function that runs the layer over `tokens` tokens and returns the seconds it took."""
+        """Return a function that runs the layer over `tokens` tokens and returns the duration in seconds."""
         training = self.purpose == TRAINING
         model = self.model if training else copy.deepcopy(self.model)
         if not training:
@@ -193,7 +197,7 @@ class _ProbeLayer:
 
 
 def _forward(model: PreTrainedModel, training_dtype: torch.dtype | None, compiled: bool) -> Callable[[Batch], torch.Tensor]:
-    """The forward pass that ranks or, with `training_dtype`, trains: of the engine, or of transformers for unsupported layers."""
+    """Return the forward pass for ranking or, with `training_dtype`, for training: of the engine if it supports the model."""
     if is_supported(model):
         return Engine(model, compiled, training_dtype=training_dtype)
     inner, _ = body(model)
@@ -211,7 +215,7 @@ def _file(config: Any, purpose: str) -> Path:
 
 
 def _read(path: Path) -> LayerSpeed | None:
-    """A stored measurement, or None if there is none or it cannot be read."""
+    """Return a stored measurement, or None if there is none or it cannot be read."""
     try:
         return LayerSpeed(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -219,7 +223,7 @@ def _read(path: Path) -> LayerSpeed | None:
 
 
 def _store(path: Path, speed: LayerSpeed) -> LayerSpeed:
-    """Store a measurement for this process and, unless other work disturbed it, for later ones."""
+    """Store a measurement for this process and, unless other processes disturbed it, for later ones."""
     _known[path] = speed
     if speed.disturbed:
         return speed
@@ -227,5 +231,5 @@ def _store(path: Path, speed: LayerSpeed) -> LayerSpeed:
         with atomic_file(path) as handle:
             json.dump(asdict(speed), handle, indent=2)
     except OSError as error:
-        log.debug("%s: cannot be written (%s), so the speed is measured anew in the next process", path, error.strerror)
+        log.debug("%s: cannot be written (%s), so the next process measures the speed again", path, error.strerror)
     return speed

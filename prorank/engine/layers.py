@@ -1,6 +1,6 @@
-"""A layer's weights as the engine takes them, and its matrix products in the model's dtype: for scoring and for training.
+"""Weights of a layer in the engine's form, and its matrix products in the model's dtype, for scoring and for training.
 
-Queries, keys and values are one product, and so are gate and up: fewer passes over the rows, the same sums.
+Queries, keys and values are computed by one product, and so are gate and up, which saves passes over the rows.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from .transformer import Attention, DecoderLayer
 
 
 class PackedLinear:
-    """A matrix product with weight [N, H] in its dtype. In bf16 it keeps a copy in oneDNN's layout, which saves reordering it in
-    every call."""
+    """A matrix product with weight [N, H] in its dtype.
+
+    In bf16 it stores a copy of the weight in oneDNN's layout, so that the weight is not reordered in every call.
+    """
 
     def __init__(self, weight: torch.Tensor) -> None:
         self.weight = weight
@@ -26,7 +28,7 @@ class PackedLinear:
             self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight, 2048)
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
-        """[T, H] to [T, N]."""
+        """Multiply rows [T, H]. Returns [T, N]."""
         if self.packed is None:
             return linear(rows, self.weight)
         return torch.ops.mkldnn._linear_pointwise(rows, self.packed, None, "none", [], "")
@@ -41,9 +43,9 @@ class PackedLinear:
 
 
 class TrainableLinear:
-    """A matrix product with bias, in training: weights are cast and joined in every call, with gradient.
+    """A matrix product with bias for training. Weights are cast and joined in every call, with gradient.
 
-    If one of the modules is no plain Linear, all of them are called instead.
+    If one of the modules is not a plain Linear, the modules are called instead.
     """
 
     def __init__(self, *modules: torch.nn.Module) -> None:
@@ -59,7 +61,7 @@ class TrainableLinear:
 
 
 class AdaptedLinear(Protocol):
-    """What `LoraLinear` reads of a Linear under an adapter of peft."""
+    """The attributes of a Linear under a peft adapter that `LoraLinear` reads."""
 
     base_layer: torch.nn.Linear
     active_adapters: list[str]
@@ -72,8 +74,8 @@ class AdaptedLinear(Protocol):
 class LoraLinear:
     """A matrix product with frozen weights [N, H] and LoRA adapters (arXiv 2106.09685) of rank r.
 
-    The frozen weights are cast and joined once. The adapters of all modules are two thin products, and no gradient of the
-    frozen weights is computed, which saves a third of a step's work.
+    The frozen weights are cast and joined once. The adapters of all modules are computed by two products of low rank. No gradient
+    of the frozen weights is computed, which saves a third of a step's operations.
     """
 
     def __init__(self, *modules: AdaptedLinear) -> None:
@@ -95,14 +97,14 @@ class LoraLinear:
         return torch.addmm(out, linear(rows, down.to(rows.dtype)), up.to(rows.dtype))
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The joined factors (down [R, H], up [R, N]) in fp32, R the sum of the ranks; `up` has one block a module, else zeros."""
+        """Join the factors (down [R, H], up [R, N]) in fp32. R is the sum of the ranks; `up` has one diagonal block per module."""
         adapted = [(module, module.active_adapters[0]) for module in self.modules]
         down = torch.cat([module.lora_A[name].weight for module, name in adapted])
         return down, torch.block_diag(*(module.lora_B[name].weight.t() * module.scaling[name] for module, name in adapted))
 
     @staticmethod
     def fits(module: torch.nn.Module) -> TypeGuard[AdaptedLinear]:
-        """Whether a module is a frozen Linear under one plain adapter without dropout, as the setting `lora` makes it."""
+        """Whether a module is a frozen Linear under one plain adapter without dropout, as made by the setting `lora`."""
         from peft.tuners.lora import Linear
 
         if type(module) is not Linear or module.merged or len(module.active_adapters) != 1:
@@ -115,7 +117,7 @@ class LoraLinear:
 
 
 def trainable_linear(*modules: torch.nn.Module) -> TrainableLinear | LoraLinear:
-    """The joined product of these modules in training, bias included."""
+    """Return the joined product of these modules for training, with bias."""
     adapted = [module for module in modules if LoraLinear.fits(module)]
     return LoraLinear(*adapted) if len(adapted) == len(modules) else TrainableLinear(*modules)
 
@@ -125,9 +127,9 @@ class Layer:
     """The weights of one layer.
 
     Attributes:
-        input_norm: weight [H] of the norm before attention; None: the products hold the norms and take int8 rows.
+        input_norm: weight [H] of the norm before attention; None if the products contain the norms and take int8 rows.
         qkv: product of queries, keys and values.
-        qkv_bias: its bias; None: it has none, or `qkv` adds it.
+        qkv_bias: its bias; None if it has none or `qkv` adds it.
         head_norms: norm weights [head_dim] of queries and keys, or None.
         out: product of the attention's output.
         post_attention_norm: weight [H] of the norm before the feed-forward part, or None.
@@ -150,7 +152,7 @@ def layer_of(layer: DecoderLayer, make_linear: Callable[..., Any]) -> Layer:
 
     Args:
         layer: a Llama-like layer.
-        make_linear: makes a product from the modules whose weights it joins: `PackedLinear.of` or `trainable_linear`.
+        make_linear: joins modules into one product: `PackedLinear.of` or `trainable_linear`.
     """
     a, m = layer.self_attn, layer.mlp
     qkv = (a.q_proj, a.k_proj, a.v_proj)
@@ -168,7 +170,7 @@ def layer_of(layer: DecoderLayer, make_linear: Callable[..., Any]) -> Layer:
 
 
 def head_norms(attention: Attention) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Norm weights of queries and keys, which Qwen3 has; None for other models."""
+    """Return the norm weights of queries and keys (Qwen3), or None for models without them."""
     if not (hasattr(attention, "q_norm") and hasattr(attention, "k_norm")):
         return None
     return attention.q_norm.weight, attention.k_norm.weight

@@ -1,7 +1,8 @@
-"""Llama and Qwen2 in plain torch, for ranking on a CPU: the same weights, names and bits as the classes of transformers.
+"""Llama and Qwen2 in plain torch, for ranking on a CPU. Weights, names and results are bitwise those of transformers' classes.
 
-Importing those classes takes longer than loading and running a small model: they bring torch's compiler and distributed parts.
-The formulas and the order of operations are those of `modeling_llama.py` and `modeling_qwen2.py` (Llama: arXiv 2302.13971; rotary
+Importing those classes takes longer than loading and running a small model, as they import torch's compiler and distributed
+modules. The formulas and the order of operations are those of `modeling_llama.py` and `modeling_qwen2.py` (Llama: arXiv 2302.13971;
+rotary
 positions: arXiv 2104.09864; root mean square norm: arXiv 1910.07467).
 """
 
@@ -23,10 +24,10 @@ MODEL_TYPES = ("llama", "qwen2")
 
 @dataclass
 class LightConfig:
-    """The sizes of a model, by the names that the configurations of transformers give them.
+    """The sizes of a model, with the names of transformers' configurations.
 
     Attributes:
-        head_dim: None where the configuration names none; then heads divide `hidden_size`.
+        head_dim: size of a head; None for hidden_size / num_attention_heads.
         rope_theta: base of the rotary frequencies.
     """
 
@@ -43,34 +44,39 @@ class LightConfig:
     head_dim: int | None = None
     tie_word_embeddings: bool = False
     hidden_act: str = "silu"
-    attention_bias: bool = False  # of Llama, on all four products; Qwen2 always has a bias on three of them
+    attention_bias: bool = False  # Llama only, on all four products; Qwen2 always has a bias on three of them
     mlp_bias: bool = False
     _attn_implementation: str = flat_attention.NAME
 
 
 class EmptyLinear(nn.Linear):
-    """A Linear whose weights are not initialised; torch's own initialisation imports its compiler on device "meta"."""
+    """A Linear without initialisation of its weights, because on device "meta" torch's initialisation imports its compiler."""
 
     def reset_parameters(self) -> None:
         """Do nothing."""
 
 
 class RmsNorm(nn.Module):
-    """A root mean square norm, computed in fp32."""
+    """A root mean square norm over the last dimension of length `size`, computed in fp32."""
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
         self.weight, self.eps = nn.Parameter(torch.empty(size, device="meta")), eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[..., H] to [..., H] in the dtype of x."""
+        """Normalise x [..., H]. Returns [..., H] in the dtype of x."""
         y = x.to(torch.float32)
         y = y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + self.eps)
         return self.weight * y.to(x.dtype)
 
 
 class RotaryEmbedding(nn.Module):
-    """Cosines and sines of the positions. The frequencies stay in fp32, whatever the dtype of the weights."""
+    """Computes cosines and sines of positions. The frequencies stay in fp32 in models of any dtype.
+
+    Args:
+        theta: base of the frequencies.
+        head_dim: size of a head.
+    """
 
     inv_freq: torch.Tensor
 
@@ -80,7 +86,7 @@ class RotaryEmbedding(nn.Module):
         self.register_buffer("inv_freq", inv_freq, persistent=False)
 
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(cos, sin) [B, T, head_dim] of positions [B, T], in the dtype of x."""
+        """Return (cos, sin) [B, T, head_dim] of positions [B, T], in the dtype of x."""
         angles = position_ids[..., None].float() * self.inv_freq
         angles = torch.cat((angles, angles), dim=-1)
         return angles.cos().to(x.dtype), angles.sin().to(x.dtype)
@@ -100,7 +106,7 @@ class CausalAttention(nn.Module):
         self.o_proj = nn.Linear(queries, config.hidden_size, False)
 
     def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, spans: Spans | None) -> torch.Tensor:
-        """[B, T, H] to [B, T, H]; cos and sin are [B, 1, T, head_dim]."""
+        """Return the attention [B, T, H] of x [B, T, H]; cos and sin are [B, 1, T, head_dim]."""
         parts = (part(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in (self.q_proj, self.k_proj, self.v_proj))
         q, k, v = parts
         q, k = (t * cos + _rotate_half(t) * sin for t in (q, k))
@@ -132,7 +138,7 @@ class GatedMlp(nn.Module):
 
 
 class LightLayer(nn.Module):
-    """One layer: attention and feed-forward part, each behind a norm."""
+    """One layer: attention and feed-forward part, each after a norm."""
 
     def __init__(self, config: LightConfig) -> None:
         super().__init__()
@@ -162,9 +168,9 @@ class LightBody(nn.Module):
         self, input_ids: torch.Tensor, position_ids: torch.Tensor | None = None, attention_mask: torch.Tensor | None = None,
         spans: Spans | None = None, use_cache: bool = False,
     ) -> Any:  # fmt: skip
-        """See `LightModel.forward`. Returns an object with `last_hidden_state` [B, T, H]."""
+        """See `LightModel.forward`. Returns an object with `last_hidden_state` [B, T, H]. Raises ValueError for padding."""
         if spans is None and attention_mask is not None and not bool(attention_mask.all()):
-            raise ValueError("this model takes no padding; load the checkpoint with transformers.AutoModelForCausalLM")
+            raise ValueError("this model does not support padding; load the checkpoint with transformers.AutoModelForCausalLM")
         if position_ids is None:
             position_ids = torch.arange(input_ids.shape[1])[None]
         x = self.embed_tokens(input_ids)
@@ -175,15 +181,15 @@ class LightBody(nn.Module):
 
 
 class LightModel(nn.Module):
-    """A causal language model for inference, without cache and generation of its own (see `engine.generation`).
+    """A causal language model for inference, without cache. `engine.generation` generates with it.
 
-    Its weights have no storage, on device "meta", until `assign_weights` or `random_weights` gives them one.
+    Its weights are on device "meta", without storage, until `assign_weights` or `random_weights` is called.
 
     Args:
-        config: its sizes.
+        config: the sizes.
 
     Attributes:
-        source: folder that it was loaded from, whose config.json says all that transformers needs to know.
+        source: folder that it was loaded from. Its config.json is the configuration for transformers.
     """
 
     source: str | None = None
@@ -195,14 +201,14 @@ class LightModel(nn.Module):
         self.eval()
 
     def shapes(self) -> dict[str, list[int]]:
-        """Shapes by name of the weights, the output head's only if it has its own."""
+        """Return the shapes of the weights by name; an output head tied to the embeddings is not included."""
         tied = {"lm_head.weight"} if self.config.tie_word_embeddings else set()
         return {name: list(weight.shape) for name, weight in self.named_parameters() if name not in tied}
 
     def assign_weights(self, weights: dict[str, torch.Tensor]) -> LightModel:
-        """Take weights, by the names of `shapes`, without copying them. Returns the model itself.
+        """Assign weights, by the names of `shapes`, without copying them. Returns the model itself.
 
-        They require gradients as those of transformers do: torch chooses its products, and so the last bits, by that, too.
+        They require gradients as in transformers, because torch's choice of product, and thus the last bits, depends on it.
         """
         self.load_state_dict(weights, strict=False, assign=True)
         if self.config.tie_word_embeddings:
@@ -210,7 +216,7 @@ class LightModel(nn.Module):
         return self
 
     def random_weights(self) -> LightModel:
-        """Take random weights in fp32. Returns the model itself."""
+        """Assign random weights in fp32. Returns the model itself."""
         return self.assign_weights({name: 0.02 * torch.randn(shape) for name, shape in self.shapes().items()})
 
     @property
@@ -231,7 +237,7 @@ class LightModel(nn.Module):
 
         Args:
             input_ids: tokens [B, T], without padding.
-            logits_to_keep: how many positions at the end, or which ones, get logits; 0 for all.
+            logits_to_keep: number of last positions, or indices of positions, to compute logits for; 0 for all.
             inputs: `position_ids` [B, T], and `spans` of a flat batch (see `flat_attention`).
 
         Returns:

@@ -18,13 +18,13 @@ AnyModule = TypeVar("AnyModule", bound=torch.nn.Module)
 
 
 def base_of(model: torch.nn.Module) -> PreTrainedModel:
-    """The transformers model inside a peft model, adapter modules included; any other model as it is."""
+    """Return the transformers model inside a peft model, including adapter modules; any other model unchanged."""
     inner = cast("PeftModel", model).get_base_model() if hasattr(model, "peft_config") else model
     return cast("PreTrainedModel", inner)
 
 
 def merge(model: PeftModel) -> PreTrainedModel:
-    """Merge the adapter into the weights of its base, in place, and return the base. Errors of peft are raised as they are."""
+    """Merge the adapter into the weights of its base, in place, and return the base. Errors of peft are not converted."""
     _untie(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft warns of tied embeddings, which were untied above
@@ -32,8 +32,7 @@ def merge(model: PeftModel) -> PreTrainedModel:
 
 
 def _untie(model: PeftModel) -> None:
-    """Untie the output matrix from the embeddings if an adapter changes one of them: merged into shared weights, the change would
-    count in both."""
+    """Untie the output matrix from the embeddings if an adapter changes one of them, since merging would change both."""
     inner = base_of(model)
     modules = [inner.get_input_embeddings(), inner.get_output_embeddings()]
     wrapped = [getattr(module, "base_layer", getattr(module, "original_module", module)) for module in modules]
@@ -56,35 +55,35 @@ def cast_weights(model: AnyModule, dtype: torch.dtype) -> AnyModule:
 
 
 def merged_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy of the model with its adapter, if it has one, merged into its weights."""
+    """Return a copy of the model with its adapter, if it has one, merged into its weights."""
     model = copy.deepcopy(model)
     return merge(cast("PeftModel", model)) if hasattr(model, "peft_config") else model
 
 
 def room_for_prompts(model: torch.nn.Module, new_tokens: int = 0) -> int | None:
-    """Positions that a model has for a prompt.
+    """Return the number of positions that a model has for a prompt.
 
     Args:
         model: a causal LM.
-        new_tokens: that will be generated behind the prompt.
+        new_tokens: number of tokens that will be generated after the prompt.
 
     Returns:
-        Number of tokens, or None if the configuration names no limit.
+        Number of tokens, or None if the configuration has no limit.
     """
     positions = getattr(model.config, "max_position_embeddings", None)
     return positions and positions - new_tokens
 
 
 def body(model: torch.nn.Module) -> tuple[torch.nn.Module, torch.nn.Linear]:
-    """Split a causal LM, with adapters or without.
+    """Split a causal LM, with or without adapters, into body and head.
 
-    `base_model_prefix` is not used: for Llama4ForCausalLM it names the whole language model.
+    `base_model_prefix` is not used, because for Llama4ForCausalLM it names the whole language model.
 
     Returns:
         (transformer without head, output head).
 
     Raises:
-        ModelError: the architecture keeps its transformer under an unknown name.
+        ModelError: the architecture has an unknown attribute for its transformer.
     """
     inner = base_of(model)
     head = inner.get_output_embeddings()
@@ -92,4 +91,4 @@ def body(model: torch.nn.Module) -> tuple[torch.nn.Module, torch.nn.Linear]:
         part = getattr(inner, name, None)
         if isinstance(part, torch.nn.Module) and getattr(part, "lm_head", None) is None:
             return part, head
-    raise ModelError(f"{type(inner).__name__}: cannot tell its body from its head; this architecture is not supported yet")
+    raise ModelError(f"{type(inner).__name__}: cannot find its body and head; this architecture is not supported yet")

@@ -1,7 +1,7 @@
-"""Packs: the documents of a query in one row behind the query's own tokens, which are computed once.
+"""Packs: documents of a query in one row after the query's tokens, which are computed once.
 
-A pack gives every document the positions and the attention it would have alone (its prefix and itself), so scores equal
-those of single prompts up to float noise, with and without gradient.
+Each document in a pack has the positions and the attention of a single prompt (its prefix and itself), so scores equal those of
+single prompts up to rounding, with and without gradient.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class Pack:
 
     Attributes:
         ids: token ids.
-        positions: position ids; every prompt counts on from the prefix.
+        positions: position ids; those of every prompt continue from the prefix.
         segments: 0 for the prefix, k >= 1 for the k-th prompt.
-        answers: indices whose last hidden states are read: the last token of each prompt, or every token that predicts one
-            of a completion.
-        owners: the caller's number of each prompt, in the order of `answers`.
+        answers: indices of the last hidden states to return: the last token of each prompt, or every token that predicts a token of
+            a completion.
+        owners: number of each prompt, assigned by the caller, in the order of `answers`.
     """
 
     ids: list[int]
@@ -47,7 +47,7 @@ class Pack:
 
     @property
     def ends(self) -> list[int]:
-        """Index behind the last token of each prompt."""
+        """End index (exclusive) of each prompt."""
         runs = [len(list(run)) for number, run in groupby(self.segments) if number]
         return list(accumulate(runs, initial=self.prefix_length))[1:]
 
@@ -59,8 +59,8 @@ class Batch:
     Attributes:
         inputs: keyword arguments of the model: `input_ids` and `position_ids` [B, L], `attention_mask` [B, 1, L, L] (True
             where attention is allowed), and `spans` for a flat batch (B = 1, see `flat_attention`).
-        rows, columns: where the answers stand, [N] each.
-        owners: the caller's number of each answer, N.
+        rows, columns: positions of the answers, [N] each.
+        owners: number of each answer, assigned by the caller, N.
     """
 
     inputs: dict[str, Any]
@@ -75,14 +75,13 @@ class Batch:
 
 
 def pack(prompts: Sequence[Encoded], owners: Sequence[int], share: bool = True, prefix_length: int | None = None) -> Pack:
-    """Lay prompts of one query into a row.
+    """Pack prompts of one query into a row.
 
     Args:
-        prompts: at least one.
-        owners: the caller's number of each.
+        prompts: the prompts, at least one.
+        owners: number of each prompt, returned with its answer.
         share: compute the common prefix once; False repeats it in every prompt.
-        prefix_length: number of leading ids to share, which must be equal. None: all that the prompts have in common
-            before their documents.
+        prefix_length: number of leading ids to share, which must be equal. None for all common ids before the documents.
     """
     if not share:
         prefix_length = 0
@@ -100,33 +99,33 @@ def pack(prompts: Sequence[Encoded], owners: Sequence[int], share: bool = True, 
 
 
 def _common_query_length(prompts: Sequence[Encoded]) -> int:
-    """Number of ids that the prompts of one query share before their documents: a long query may be cut for some of them."""
+    """Number of ids that prompts of one query share before their documents. Some prompts may have a truncated query."""
     heads = {prompt.document_start: prompt.ids[: prompt.document_start] for prompt in prompts}
     return len(commonprefix(list(heads.values())))
 
 
 def pack_document(prompts: Sequence[Encoded]) -> Pack:
-    """Lay prompts of one document into a row, for templates that put the document first: the common ids are computed once."""
-    common = len(commonprefix([prompt.ids for prompt in prompts]))  # a longer query may have cut the document earlier
+    """Pack prompts of one document into a row, for templates with the document first. Common ids are computed once."""
+    common = len(commonprefix([prompt.ids for prompt in prompts]))  # the document is truncated earlier if the query is longer
     return pack(prompts, range(len(prompts)), prefix_length=min(common, *(prompt.document_end for prompt in prompts)))
 
 
 def pack_completions(prompt: list[int], *completions: list[int], places: Sequence[Sequence[int]] | None = None) -> Pack:
-    """Lay a prompt and completions of it into a row, the prompt once.
+    """Pack a prompt, once, and completions of it into a row.
 
     Args:
-        prompt: its ids.
-        completions: the ids of each.
-        places: which tokens of each completion are predicted; None: all.
+        prompt: ids of the prompt.
+        completions: ids of each completion.
+        places: indices of the tokens of each completion to predict; None for all.
 
     Returns:
-        A pack whose answers are the indices that predict the completions' tokens, one completion after the other.
+        A pack whose answers are the indices that predict the completions' tokens, in order of the completions.
     """
     bodies = [completion[:-1] for completion in completions]  # the last token predicts nothing
     shared = len(prompt) if len(completions) > 1 and any(bodies) else 0
     ids, positions, segments, answers = list(prompt), list(range(len(prompt))), [0 if shared else 1] * len(prompt), []
     for number, body in enumerate(bodies, 1):
-        # The prompt's last token predicts the first of the completion, each other one is predicted by the one before.
+        # The prompt's last token predicts the first token of a completion; each later token is predicted by the one before it.
         predictors = [len(prompt) - 1, *range(len(ids), len(ids) + len(body))]
         answers += predictors if places is None else [predictors[i] for i in places[number - 1]]
         ids += body
@@ -138,20 +137,20 @@ def pack_completions(prompt: list[int], *completions: list[int], places: Sequenc
 def packs_of(
     prompts: Sequence[Encoded], owners: Sequence[int], max_tokens: int = 768, max_prompts: int = 16
 ) -> Iterator[Pack]:  # fmt: skip
-    """Packs of one query's prompts, similar lengths together.
+    """Yield packs of one query's prompts, grouped by similar length.
 
     Args:
-        prompts: in any order.
-        owners: the caller's number of each.
-        max_tokens: limit of a pack, unless a single prompt is longer.
-        max_prompts: limit of a pack.
+        prompts: the prompts, in any order.
+        owners: number of each prompt, returned with its answer.
+        max_tokens: maximum number of tokens of a pack, unless a single prompt is longer.
+        max_prompts: maximum number of prompts in a pack.
     """
     order = sorted(range(len(prompts)), key=lambda i: (prompts[i].document_start, -len(prompts[i].ids)))
     group: list[int] = []
     length = 0
     for i in order:
         rest = len(prompts[i].ids) - prompts[i].document_start
-        # The query was cut for some of the documents, so the prefixes differ.
+        # The query is truncated for some of the documents, so the prefixes differ.
         other_prefix = group and prompts[i].document_start != prompts[group[0]].document_start
         if group and (other_prefix or length + rest > max_tokens or len(group) == max_prompts):
             yield pack([prompts[j] for j in group], [owners[j] for j in group])
@@ -168,10 +167,10 @@ def batches_of(
     """Group packs into batches, in their order.
 
     Args:
-        packs: sorted by length, if not `flat`, to waste little on padding.
-        max_tokens: limit of a batch: of its tokens if `flat`, else of rows times the longest row.
-        max_prompts: limit of a batch; None: no limit.
-        flat: without padding.
+        packs: the packs; if not `flat`, sorted by length to need little padding.
+        max_tokens: maximum size of a batch: number of tokens if `flat`, else rows times length of the longest row.
+        max_prompts: maximum number of prompts in a batch; None for no limit.
+        flat: whether batches have no padding.
     """
     batch: list[Pack] = []
     for one in packs:
@@ -187,12 +186,18 @@ def batches_of(
 
 
 def collate(packs: Sequence[Pack], pad: int, flat: bool = False) -> Batch:
-    """Packs as one batch: end to end in one row if `flat`, else a row each, padded on the right with `pad`, with a mask."""
+    """Make a batch of packs.
+
+    Args:
+        packs: the packs.
+        pad: id of the padding token.
+        flat: join the packs end to end in one row; otherwise each pack is a row, padded on the right, with a mask.
+    """
     if flat:
         return _collate_flat(packs)
     longest = max(map(len, packs))
     fill = lambda rows, value: torch.tensor([row + [value] * (longest - len(row)) for row in rows])  # noqa: E731
-    segments = fill([p.segments for p in packs], -1)  # padding is a segment of its own, so no row of the softmax is empty
+    segments = fill([p.segments for p in packs], -1)  # padding is a separate segment, so no row of the softmax is empty
     queries, keys = segments[:, :, None], segments[:, None, :]
     mask = ((keys == 0) | (queries == keys)) & torch.ones(longest, longest, dtype=torch.bool).tril()
     rows, columns = torch.tensor([(row, column) for row, p in enumerate(packs) for column in p.answers]).T
@@ -202,14 +207,14 @@ def collate(packs: Sequence[Pack], pad: int, flat: bool = False) -> Batch:
 
 
 def spans_of(packs: Sequence[Pack]) -> Spans:
-    """The spans of packs laid end to end."""
+    """Return the spans of packs that are joined end to end."""
     return Spans([PackSpan(start, p.prefix_length, p.ends) for start, p in zip(_starts(packs), packs)])
 
 
 def _collate_flat(packs: Sequence[Pack]) -> Batch:
     columns = torch.tensor([start + answer for start, p in zip(_starts(packs), packs) for answer in p.answers])
     ids, positions = (torch.tensor([[x for p in packs for x in getattr(p, name)]]) for name in ("ids", "positions"))
-    # transformers takes a mask of four dimensions as it is and builds none; attention goes by the spans.
+    # transformers uses a mask of four dimensions unchanged; the attention itself depends on the spans.
     no_mask = torch.empty(1, 1, 1, 1)
     inputs = {"input_ids": ids, "position_ids": positions, "attention_mask": no_mask, "spans": spans_of(packs)}
     return Batch(inputs, torch.zeros_like(columns), columns, _owners(packs))
@@ -220,5 +225,5 @@ def _owners(packs: Sequence[Pack]) -> list[int]:
 
 
 def _starts(packs: Sequence[Pack]) -> list[int]:
-    """The index of each pack's first token when they lie end to end."""
+    """Index of each pack's first token if the packs are joined end to end."""
     return list(accumulate(map(len, packs), initial=0))[:-1]

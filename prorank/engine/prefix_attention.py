@@ -1,7 +1,7 @@
-"""Attention of the engine: the documents of a pack at once, behind the prefix they share.
+"""Attention of the engine: computes the documents of a pack, after their shared prefix, in few calls.
 
-In attention alone, documents stand padded side by side, so one causal mask fits them all. The layers' matrix products see
-no padding; in attention it costs a few per cent of the cheapest part of a layer.
+Documents are padded to equal length for attention, so that one causal mask is valid for all of them. The matrix products of the
+layers have no padding.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from torch.nn.functional import embedding, scaled_dot_product_attention
 from .flat_attention import PackSpan, Spans
 from .shapes import padded_length, powers_of_two, repeat_last
 
-MAX_SCORES = 128 * 1024  # of one attention call, for each head: what fits into a processor's cache
-LONG_PROMPT = 1024  # tokens from which a mask would cost more than computing the prefix's attention again for each document
+MAX_SCORES = 128 * 1024  # scores of an attention call, per head, that fit into a processor's cache
+LONG_PROMPT = 1024  # for longer prompts (tokens), recomputing the prefix for each document is cheaper than a mask
 
 
 @dataclass(frozen=True)
 class AttentionCall:
-    """One attention over D prompts of Lq queries and Lk keys. Query heads that share a key head are rows of one product.
+    """Attention over D prompts with Lq queries and Lk keys each. Query heads that share a key head are rows of one product.
 
     Attributes:
         batch: D * num_kv_heads.
@@ -41,10 +41,10 @@ class AttentionPlan:
     """The attention calls of a batch of T tokens, the same in all layers.
 
     Attributes:
-        calls: in the order of the indices below.
-        queries: indices into query rows [T * num_heads, head_dim] that the calls take, one call after the other.
-        keys: indices into key and value rows [T * num_kv_heads, head_dim], likewise.
-        back: [T * num_heads], where in the calls' joined results each head of each token stands.
+        calls: the calls, in the order of the indices below.
+        queries: indices into the query rows [T * num_heads, head_dim] of all calls, in order of the calls.
+        keys: indices into the key and value rows [T * num_kv_heads, head_dim], in the same order.
+        back: [T * num_heads], index of each token's heads in the joined results of the calls.
     """
 
     calls: list[AttentionCall]
@@ -70,7 +70,7 @@ class _Planner:
         Args:
             queries: token indices [D, Lq], the last Lq of each prompt's keys.
             keys: token indices [D, Lk].
-            kept: which of a prompt's Lq results are used.
+            kept: slices of each prompt's Lq results that are used.
             masked: False for plain causal attention with Lq = Lk.
             hidden_keys: number of leading keys that are padding.
         """
@@ -86,14 +86,19 @@ class _Planner:
         self.result_rows += query_rows.numel()
 
     def _mask(self, lq: int, lk: int, hidden_keys: int) -> torch.Tensor:
-        """[num_kv_groups * Lq, Lk]: the last Lq of Lk tokens attend to what stands before them and to themselves."""
+        """Mask [num_kv_groups * Lq, Lk] for the last Lq of Lk tokens, which attend to preceding tokens and themselves."""
         mask = torch.full((lq, lk), float("-inf")).triu_(lk - lq + 1).repeat(self.num_kv_groups, 1)
         mask[:, :hidden_keys] = float("-inf")
         return mask
 
 
 def plan_of(spans: Spans, num_heads: int, num_kv_heads: int) -> AttentionPlan:
-    """Plan the attention calls for packs laid end to end."""
+    """Plan the attention calls for packs that are joined end to end.
+
+    Args:
+        spans: positions of the packs.
+        num_heads, num_kv_heads: heads of queries, and of keys and values.
+    """
     planner = _Planner(num_heads, num_kv_heads)
     for span in spans.packs:
         longest = max(map(len, span.suffixes))
@@ -102,7 +107,7 @@ def plan_of(spans: Spans, num_heads: int, num_kv_heads: int) -> AttentionPlan:
 
 
 def _plan_long(planner: _Planner, span: PackSpan) -> None:
-    """One call for each prompt, without a mask; the prefix is computed in each and kept from the first."""
+    """Plan a call for each prompt, without a mask. Each call recomputes the prefix; the result of the first is used."""
     for number, suffix in enumerate(span.suffixes):
         prompt = torch.cat((_indices(span.prefix), _indices(suffix)))
         kept = slice(0 if number == 0 else span.prefix_length, len(prompt))
@@ -111,7 +116,7 @@ def _plan_long(planner: _Planner, span: PackSpan) -> None:
 
 
 def _plan_short(planner: _Planner, span: PackSpan) -> None:
-    """A call for the prefix, then one for each run of prompts of similar length."""
+    """Plan a call for the prefix, then one for each run of prompts of similar length."""
     prefix = _indices(span.prefix)
     if len(prefix):
         _plan_run(planner, prefix[:0], [prefix])
@@ -120,11 +125,11 @@ def _plan_short(planner: _Planner, span: PackSpan) -> None:
 
 
 def _plan_run(planner: _Planner, prefix: torch.Tensor, suffixes: list[torch.Tensor]) -> None:
-    """Plan the attention of prompts behind `prefix` in padded sizes, of which there are few (see `shapes`)."""
+    """Plan the attention of prompts after `prefix`, padded to one of the few sizes in `shapes`."""
     longest = padded_length(max(map(len, suffixes)))
     hidden_keys = padded_length(len(prefix) + longest) - len(prefix) - longest
     before = torch.cat((suffixes[0][:1].expand(hidden_keys), prefix))  # key padding comes first and is masked
-    # Short prompts repeat their last token: it comes after all that counts, where the causal mask hides it.
+    # Short prompts are padded by their last token. No other token attends to the padding, as it comes last.
     queries = torch.stack([repeat_last(suffix, longest) for suffix in suffixes])
     keys = torch.cat((before.expand(len(suffixes), -1), queries), 1)
     first = 0
@@ -135,7 +140,7 @@ def _plan_run(planner: _Planner, prefix: torch.Tensor, suffixes: list[torch.Tens
 
 
 def _runs(suffixes: list[torch.Tensor], prefix_length: int) -> Iterator[list[torch.Tensor]]:
-    """Neighbours, of similar length as packs hold them, whose scores fit into a processor's cache together."""
+    """Yield runs of neighbouring prompts, which packs sort by length, whose scores fit into a processor's cache."""
     run: list[torch.Tensor] = []
     for suffix in suffixes:
         longest = max(map(len, [*run, suffix]))
@@ -154,23 +159,23 @@ def attend(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: AttentionPlan, softmax: Callable[..., torch.Tensor],
     dtype: torch.dtype,
 ) -> torch.Tensor:  # fmt: skip
-    """Attention of every prompt to itself and its prefix.
+    """Compute the attention of every prompt to itself and its prefix.
 
-    Two products and a softmax take half the time of the fused kernel here, whose tiles are made for long sequences.
+    Two products and a softmax take half the time of torch's fused kernel here, which is tuned for long sequences.
 
     Args:
-        q: [T, num_heads, head_dim], already scaled.
-        k, v: [T, num_kv_heads, head_dim].
+        q: queries [T, num_heads, head_dim], already scaled.
+        k, v: keys and values [T, num_kv_heads, head_dim].
         plan: see `plan_of`.
         softmax: see `kernels.softmax`.
-        dtype: of the products.
+        dtype: dtype of the products.
 
     Returns:
         [T, num_heads * head_dim] in `dtype`.
     """
     tokens, num_heads, head_dim = q.shape
     q, k, v = (t.reshape(-1, head_dim) for t in (q, k, v))
-    # `embedding` is the fastest way to gather rows, and its gradient sums rows that were taken more than once.
+    # `embedding` is the fastest way to gather rows, and its gradient sums over rows that occur more than once.
     queries = embedding(plan.queries, q).to(dtype).split([call.batch * call.query_rows for call in plan.calls])
     key_sizes = [call.batch * call.key_rows for call in plan.calls]
     keys, values = (embedding(plan.keys, t).to(dtype).split(key_sizes) for t in (k, v))

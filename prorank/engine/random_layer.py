@@ -1,4 +1,4 @@
-"""One layer of a model with random weights and a batch for it, by which speeds are measured."""
+"""A layer of a model with random weights, and a batch for it, to measure speeds."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def random_layer(config: Any) -> PreTrainedModel:
 
 
 def random_batch(tokens: int, flat: bool) -> Batch:
-    """Make prompts of 128 tokens, 16 of them shared, as a batch of about `tokens` tokens; every token is an answer."""
+    """Make a batch of about `tokens` tokens from prompts of 128 tokens, 16 of them shared. Every token is an answer."""
     shared, length = 16, min(112, tokens - 16)
     count = (tokens - shared) // length
     positions = [*range(shared), *(shared + i for _ in range(count) for i in range(length))]

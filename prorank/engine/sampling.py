@@ -1,7 +1,7 @@
-"""How completions are drawn, and the state of one while it is written.
+"""Sampling of completions, and the state of a completion during generation.
 
-Each completion has its own uniform numbers, seeded by what it is and not by where it stands. What it writes therefore does
-not depend on its batch or its process, up to float noise.
+Each completion has its own uniform random numbers, seeded by its key and not by its position. So its tokens do not depend on its
+batch or process, up to rounding.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import torch
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn.
+    """Settings of the sampling.
 
     Attributes:
-        temperature: of the softmax; 0 takes the likeliest token.
-        top_p: smallest probability mass that is kept (nucleus sampling, arXiv 1904.09751).
-        max_tokens: of a completion.
-        max_think_tokens: of a thought, after which it is closed for the model; None: no limit. In training only.
+        temperature: temperature of the softmax; 0 takes the most probable token.
+        top_p: probability mass of the most probable tokens to draw from (nucleus sampling, arXiv 1904.09751).
+        max_tokens: maximum number of tokens of a completion.
+        max_think_tokens: maximum number of tokens of a thought, which is then closed; None for no limit. In training only.
     """
 
     temperature: float = 0.7
@@ -33,25 +33,25 @@ class Sampling:
 class StopAt(Enum):
     """Where a completion ends, apart from its token limit."""
 
-    END_TOKEN = "end token"  # nowhere else: in training, text behind the answer is for the reward to see
-    ANSWER_START = "answer start"  # where the answer's token is predicted: the hidden state there gives the score
-    ANSWER_END = "answer end"  # behind a closed answer; the thought is opened for the model
+    END_TOKEN = "end token"  # for training, where the reward also depends on text after the answer
+    ANSWER_START = "answer start"  # before the answer's token, where the hidden state gives the score
+    ANSWER_END = "answer end"  # after a closed answer; the opening tag of the thought is forced
 
 
 @dataclass
 class Completion:
-    """One completion while it is written, and its result.
+    """A completion: its state during generation, and its result.
 
     Attributes:
-        noise: uniform numbers [max_tokens] that draw its tokens.
-        ids: its tokens so far.
-        forced_positions: indices of the tokens in `ids` that were inserted and not drawn.
-        forced_tokens: tokens to be inserted next.
-        answer_prompted: the tokens that ask for the answer are among the forced ones.
-        finished: it ended with the end token.
-        thought_truncated: its thought was closed for it.
-        done: nothing more is written.
-        state: hidden state [H] that predicts the answer, with `StopAt.ANSWER_START`.
+        noise: uniform random numbers [max_tokens] for drawing its tokens.
+        ids: the tokens generated so far.
+        forced_positions: indices of tokens in `ids` that were forced instead of drawn.
+        forced_tokens: tokens to append next.
+        answer_prompted: whether the tokens that open the answer were forced.
+        finished: whether it ended with the end token.
+        thought_truncated: whether its thought was closed because of its length.
+        done: whether its generation has ended.
+        state: hidden state [H] that predicts the answer, for `StopAt.ANSWER_START`.
     """
 
     noise: torch.Tensor
@@ -72,10 +72,10 @@ class Completion:
 
 
 def draw(logits: torch.Tensor, noise: torch.Tensor, temperature: float, top_p: float) -> torch.Tensor:
-    """Draw tokens by inverting the cumulative distribution: the same number gives the same token.
+    """Draw tokens by inverting the cumulative distribution, so equal numbers give equal tokens.
 
     Args:
-        logits: [R, V].
+        logits: logits [R, V].
         noise: uniform numbers [R] in 0..1.
         temperature, top_p: see `Sampling`.
 
@@ -95,5 +95,5 @@ def draw(logits: torch.Tensor, noise: torch.Tensor, temperature: float, top_p: f
 
 
 def rng_of_key(key: str) -> torch.Generator:
-    """A random number generator seeded by a text, the same in every process."""
+    """Return a random number generator seeded by a text, the same in every process."""
     return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "big"))

@@ -1,19 +1,21 @@
-"""The sizes in which matrix products are made: few, so that a process that ranks for days holds few oneDNN programs.
+"""Sizes of matrix products. Rows are padded to few sizes, which limits the memory of processes that rank for days.
 
-oneDNN compiles a program for every shape it meets. Each takes about half a megabyte and some milliseconds, and part of it is never
-freed, whatever its cache limit. Rows are therefore padded to the next of about ninety sizes, which wastes two or three per cent.
+oneDNN compiles a program for every new shape. Each takes about half a megabyte and some milliseconds, and part of the memory is
+never freed, even with a cache limit. Therefore rows are padded to about ninety sizes, which costs two to three per cent.
 """
 
 from __future__ import annotations
 
 import torch
 
-STEPS_PER_OCTAVE = 16  # sizes between a power of two and the next, from 1,024 rows on
+STEPS_PER_OCTAVE = 16  # number of sizes from one power of two to the next, above 1,024 rows
 
 
 def padded_size(rows: int) -> int:
-    """The number of rows to which a product of `rows` rows is padded: 2, 4, 8, 16, then steps of 16, 32, 64, and from 1,024 rows
-    on sixteen steps an octave."""
+    """Return the padded number of rows of a product: 2, 4, 8, 16, then in steps of 16, 32 and 64.
+
+    Above 1,024 rows there are 16 steps between powers of two.
+    """
     if rows <= 16:
         return max(2, 1 << (rows - 1).bit_length())
     octave = 1 << (rows - 1).bit_length() - 1  # the power of two below
@@ -22,16 +24,16 @@ def padded_size(rows: int) -> int:
 
 
 def padded_length(tokens: int) -> int:
-    """The length to which attention pads a sequence of `tokens` tokens: steps of 16 up to 64 tokens, of 32 above."""
+    """Return the padded length of a sequence in attention: in steps of 16 up to 64 tokens, of 32 above."""
     step = 16 if tokens <= 64 else 32
     return -(-tokens // step) * step
 
 
 def repeat_last(values: torch.Tensor, size: int) -> torch.Tensor:
-    """Pad `values` [n, ...] to [size, ...] by repeating the last row; returned as they are if n >= size."""
+    """Pad `values` [n, ...] to [size, ...] by repeating the last row. Returns them unchanged if n >= size."""
     return torch.cat((values, values[-1:].expand(size - len(values), *values.shape[1:]))) if size > len(values) else values
 
 
 def powers_of_two(count: int) -> list[int]:
-    """The powers of two that add up to `count`, largest first."""
+    """Return the powers of two whose sum is `count`, largest first."""
     return [1 << bit for bit in reversed(range(count.bit_length())) if count >> bit & 1]

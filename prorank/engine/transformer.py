@@ -1,6 +1,6 @@
-"""The parts of a Llama-like model of transformers that the engine reads, as types.
+"""Types for the modules of a Llama-like model of transformers that the engine reads.
 
-`torch.nn.Module` finds its parts by name, so without these a type checker sees `Tensor | Module` in each of them.
+`torch.nn.Module` looks up its attributes dynamically, so a type checker would infer `Tensor | Module` for each of them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Mlp(Protocol):
 
 
 class DecoderLayer(Protocol):
-    """One layer: attention and feed-forward part, each behind a norm."""
+    """One layer: attention and feed-forward part, each after a norm."""
 
     self_attn: Attention
     mlp: Mlp
@@ -70,5 +70,5 @@ class TransformerBody(Protocol):
 
 
 def transformer_body(model: torch.nn.Module) -> TransformerBody:
-    """The body of a model for which `cpu_engine.is_supported` holds."""
+    """Return the body of a model for which `cpu_engine.is_supported` is true."""
     return cast(TransformerBody, body(model)[0])

@@ -1,6 +1,6 @@
 """Decoding with a model's own layers and cache, for GPUs and for architectures that the engine does not support.
 
-Prompts are padded on the left and read once; their cache is repeated for the samples.
+Prompts are padded on the left and processed once; their cache is repeated for the samples.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 class TransformersDecoder:
-    """An `IncrementalDecoder` of transformers' layers, see `generation`.
+    """An `IncrementalDecoder` that runs the layers of transformers, see `generation`.
 
     Args:
         model: a causal LM of transformers.
-        bf16: run under autocast to bf16, for fp32 weights.
+        bf16: run fp32 weights under autocast to bf16.
     """
 
     def __init__(self, model: PreTrainedModel, bf16: bool) -> None:
@@ -32,11 +32,11 @@ class TransformersDecoder:
         self.device = next(model.parameters()).device
 
     def start(self, packs: Sequence[Pack], samples: int) -> torch.Tensor:
-        """Last hidden states [R, H] of the prompts, R = prompts * samples, the samples of a prompt side by side."""
+        """Return the last hidden states [R, H] of the prompts, R = prompts * samples, with the samples of a prompt in sequence."""
         from transformers import DynamicCache
 
         spans = spans_of(packs)
-        order = torch.tensor([owner for pack in packs for owner in pack.owners]).argsort()  # packs may hold them in another order
+        order = torch.tensor([owner for pack in packs for owner in pack.owners]).argsort()  # the packs' order may differ
         prompts = torch.tensor([token for pack in packs for token in pack.ids])[spans.gather].split(spans.lengths)
         rows = [prompts[i] for i in order]
         ids, self.mask = (
@@ -50,18 +50,18 @@ class TransformersDecoder:
         return hidden.repeat_interleave(samples, 0)
 
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Hidden states [R, H] after one more token [R] in each row."""
+        """Append a token [R] to each row and return the hidden states [R, H]."""
         positions = self.mask.sum(-1, keepdim=True)
         self.mask = torch.cat((self.mask, self.mask.new_ones(len(tokens), 1)), -1)
         return self._forward(tokens[:, None], positions)
 
     def keep(self, rows: torch.Tensor) -> None:
-        """Continue with these rows alone."""
+        """Continue with these rows only."""
         self.cache.batch_select_indices(rows)
         self.mask = self.mask[rows]
 
     def _forward(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """Hidden states [R, H] of the last column of ids [R, L]."""
+        """Return the hidden states [R, H] of the last column of ids [R, L]."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             out = self.body(
                 input_ids=ids, position_ids=positions, attention_mask=self.mask, past_key_values=self.cache, use_cache=True

@@ -1,6 +1,6 @@
-"""Measure a first stage and rerankers on judged datasets, with significance tests and a report.
+"""Evaluate a first stage and rerankers on judged datasets, with significance tests and a report.
 
-`prorank.evaluate(...)` is `prorank.evaluate.benchmark.evaluate`. Averages run over the judged queries; a query that a system lacks
+`prorank.evaluate(...)` is `prorank.evaluate.benchmark.evaluate`. Averages are over the judged queries; a query that a system lacks
 counts 0.
 """
 

@@ -1,6 +1,6 @@
 """Evaluate a first stage and models on datasets: standard measures, significance, run files and a report.
 
-All systems of a dataset are measured on the same queries and the same candidates, so differences are paired.
+All systems of a dataset are evaluated on the same queries and candidates, so differences are paired.
 """
 
 from __future__ import annotations
@@ -43,35 +43,35 @@ def evaluate(
     command: str | None = None,
     gain: str = LINEAR,
 ) -> Evaluation:
-    """Measure the first stage, and each model's order of its first `top_k` candidates.
+    """Evaluate the first stage, and each model's order of its first `top_k` candidates.
 
-    File names are looked for in each dataset's folder first.
+    File names are first looked up in each dataset's folder.
 
     Args:
         datasets: BEIR folders, or ir_datasets:NAME.
-        models: Rerankers, `Scorer`s, or functions without arguments that return one, which keeps only one in memory. Without
-            models the first stage alone is measured.
-        run: the first stage. A TREC run; or "protocol" for each folder's protocol.run.txt, with qrels/full.txt and
+        models: Rerankers, `Scorer`s, or functions without arguments that return one, so that only one is in memory. Without models,
+            only the first stage is evaluated.
+        run: the first stage: a TREC run; or "protocol" for each folder's protocol.run.txt, with qrels/full.txt and
             qrels/exclude.txt if the folder has them; BM25 (k1 0.9, b 0.4) over the corpus by default.
-        qrels: judgements in place of qrels/{split}.tsv.
-        top_k: candidates a model reorders; the others follow in first-stage order.
-        split: of qrels/.
+        qrels: file of judgements to use instead of qrels/{split}.tsv.
+        top_k: number of candidates that a model reorders; the others follow in first-stage order.
+        split: split of the judgements.
         min_rel: smallest label that counts as relevant in MRR, MAP and recall.
-        judged_only: take each query's own judged documents as candidates, in BM25 order.
-        exclude: file of (query id, document id) pairs dropped from judgements and candidates.
-        out: folder for {dataset}.{system}.run, results.json, report.html and scores/. The latter holds raw scores, which a later
-            call uses again if model and texts are the same.
-        limit: number of queries to sample, the same ones for the same seed.
-        seed: of sampling, tests and intervals.
+        judged_only: use each query's judged documents as candidates, in BM25 order.
+        exclude: file of (query id, document id) pairs to drop from judgements and candidates.
+        out: folder for {dataset}.{system}.run, results.json, report.html and scores/. The latter contains raw scores, which later
+            calls reuse if model and texts are the same.
+        limit: number of queries to sample, determined by the seed.
+        seed: seed of sampling, tests and intervals.
         progress: called with (name, documents done, documents in total).
-        only_run_queries: average over the run's queries only. This is always so for a protocol list.
-        sample: pairs a model is diagnosed on (format rate, effective rank, mean cosine); 0 for none.
-        command: command line that the report names; that of this process by default.
-        gain: of a label in nDCG: "linear", the label, or "exponential", 2^label - 1. Training settings have the same key.
+        only_run_queries: average over the run's queries only. A protocol list always implies it.
+        sample: number of pairs for the diagnosis of a model (format rate, effective rank, mean cosine); 0 for none.
+        command: command line for the report; that of this process by default.
+        gain: gain of a label in nDCG: "linear", the label, or "exponential", 2^label - 1. Training settings have the same key.
 
     Raises:
-        DataError: missing or malformed files.
-        ConfigError: invalid arguments. Both are raised before any model is loaded.
+        DataError: a file is missing or malformed. Raised before any model is loaded.
+        ConfigError: an argument is invalid. Raised before any model is loaded.
         ModelError: a model returns scores that are not finite.
     """
     _check(datasets, top_k, min_rel, gain)
@@ -99,7 +99,7 @@ def evaluate(
             builder.add_model(task, model, score(model, task, top_k, sample, seed, cache, count))
         for setting, choice in getattr(model, "choices", {}).items():
             result.settings[f"{setting} of {model.name}"] = str(choice)
-        del model  # before the next one is loaded
+        del model  # free its memory before the next one is loaded
     builder.compare_models()
     result.settings |= {"flips": FLIPS, "level": LEVEL, "environment": environment(command or _command())}
     if folder:
@@ -119,7 +119,7 @@ def _check(datasets: Sequence[str | Path], top_k: int, min_rel: int, gain: str) 
 
 
 def _out_folder(out: str | Path | None) -> Path | None:
-    """The output folder, once it is known that it can be written."""
+    """Return the output folder after checking that it can be written."""
     if not out:
         return None
     folder = Path(out)
@@ -130,7 +130,7 @@ def _out_folder(out: str | Path | None) -> Path | None:
 
 
 def _counter(progress: Progress | None, name: str, total: int) -> Callable[[int], None] | None:
-    """A function that adds to the documents done and reports them; None without `progress`."""
+    """Return a function that counts and reports finished documents; None without `progress`."""
     if progress is None:
         return None
     done = 0

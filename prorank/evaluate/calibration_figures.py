@@ -1,6 +1,6 @@
 """Calibration error of a model's probabilities on a dataset, for results.json and the reports.
 
-Only judged candidates count: of the others it is not known whether they are relevant.
+Only judged candidates count, because the relevance of the others is unknown.
 """
 
 from __future__ import annotations
@@ -20,12 +20,17 @@ if TYPE_CHECKING:
 
 
 def probabilities_of(model: Any, task: Task, scored: Scored) -> dict[str, Any] | None:
-    """Measure a calibrated model's probabilities on a dataset.
+    """Measure the calibration error of a model's probabilities on a dataset.
+
+    Args:
+        model: the model.
+        task: the dataset.
+        scored: the model's scores of it.
 
     Returns:
         `method`, number of `pairs`, share `relevant`, and before and after calibration the figures of `reliability.figures`
         (`before`, `after`) and their bins (`bins_before`, `bins_after`). None if the model has no calibration, or if its judged
-        candidates are all relevant or all not.
+        candidates are all relevant or all not relevant.
     """
     calibration = getattr(model, "calibration", None)
     if calibration is None:
@@ -40,7 +45,7 @@ def probabilities_of(model: Any, task: Task, scored: Scored) -> dict[str, Any] |
 
 
 def _judged(task: Task, scored: Scored, min_rel: float) -> tuple[np.ndarray, np.ndarray]:
-    """(scores [n], labels [n] of 0 and 1) of the judged candidates."""
+    """Return (scores [n], labels [n] of 0 and 1) of the judged candidates."""
     pairs = [
         (score, float(task.qrels[query][document] >= min_rel))
         for query, row in scored.scores.items()
@@ -51,7 +56,7 @@ def _judged(task: Task, scored: Scored, min_rel: float) -> tuple[np.ndarray, np.
 
 
 def note(row: "Row") -> str | None:
-    """One line about a row's probabilities; None if it has none."""
+    """Return one line about a row's probabilities; None if it has none."""
     if not row.probabilities:
         return None
     before, after = row.probabilities["before"], row.probabilities["after"]

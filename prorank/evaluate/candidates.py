@@ -27,7 +27,7 @@ BM25 = {"k1": 0.9, "b": 0.4}
 
 @dataclass(frozen=True)
 class Options:
-    """How candidates are made. `prorank.evaluate.evaluate` explains each argument."""
+    """Options for candidates. `prorank.evaluate.evaluate` documents each of them."""
 
     run: str | None = None
     qrels: str | None = None
@@ -44,19 +44,20 @@ class Options:
 
 @dataclass
 class Task:
-    """One dataset, ready to be measured.
+    """A dataset with its queries, judgements and candidates.
 
     Attributes:
-        name: of the dataset, in tables and file names.
-        collection: its documents and query texts.
+        name: name of the dataset in tables and file names.
+        collection: documents and query texts.
         qrels: query id -> document id -> label.
-        ranking: the first stage, of `queries` only.
+        ranking: ranking of the first stage, for `queries` only.
         queries: ids of the queries that count.
         first: name of the first stage in tables.
         skipped: ids of the queries without a positive judgement.
         without_text: number of judged documents without text.
-        notes: on what was left out, for the reports.
-        files: path by kind ("run", "qrels", "exclude") of the files that were read beside the folder's own, for display.
+        notes: notes on data that were left out, for the reports.
+        files: path by kind ("run", "qrels", "exclude") of files that were read in addition to the folder's standard ones, for
+            display.
     """
 
     name: str
@@ -71,11 +72,11 @@ class Task:
     files: dict[str, str] = field(default_factory=dict)
 
     def text(self, document: str) -> str:
-        """A document's text, "" if it has none."""
+        """Return a document's text, "" if it has none."""
         return self.collection.corpus.get(document, "")
 
     def head(self, query: str, top_k: int) -> tuple[list[str], list[str]]:
-        """(ids with a text, ids without) of the first `top_k` candidates, in first-stage order."""
+        """Return (ids with a text, ids without) of the first `top_k` candidates, in first-stage order."""
         first = self.ranking.get(query, [])[:top_k]
         return [d for d in first if self.text(d)], [d for d in first if not self.text(d)]
 
@@ -85,12 +86,12 @@ def prepare(dataset: str | Path, options: Options, alone: bool = True) -> Task:
 
     Args:
         dataset: BEIR folder, or ir_datasets:NAME.
-        options: relative file names are looked for in the dataset's folder first.
-        alone: no other dataset is evaluated in the same call, so a file outside the folder can be meant.
+        options: see `Options`; relative file names are first looked up in the dataset's folder.
+        alone: whether it is the only dataset of the call, so that file names may refer to files outside the folder.
 
     Raises:
-        DataError: missing or malformed files, no judged query, a run without any query that counts.
-        ConfigError: options that exclude each other.
+        DataError: a file is missing or malformed, there is no judged query, or a run has no judged query.
+        ConfigError: options exclude each other.
     """
     folder = Path(dataset)
     if not is_collection(dataset):
@@ -115,7 +116,7 @@ def prepare(dataset: str | Path, options: Options, alone: bool = True) -> Task:
 
 
 def _files(folder: Path, options: Options, alone: bool) -> dict[str, Path]:
-    """The files the options name, and for a protocol list its own judgements and exclusions if the options name none."""
+    """Return the files in the options, and for a protocol list its own judgements and exclusions unless the options set them."""
     if options.run and options.judged_only:
         raise ConfigError("--run and --judged-only exclude each other: the judged documents are the candidates")
     if options.only_run_queries and not options.run:
@@ -131,18 +132,18 @@ def _files(folder: Path, options: Options, alone: bool) -> dict[str, Path]:
 
 
 def _find(folder: Path, kind: str, name: str, alone: bool) -> Path:
-    """A file of the dataset's folder, or one outside it if this is the only dataset. Raises DataError."""
+    """Return a file of the dataset's folder, or another file if this is the only dataset. Raises DataError."""
     if not Path(name).is_absolute() and (folder / name).is_file():
         return folder / name
     if not can_be_read(name):
-        raise DataError(f"--{kind} {name}: no such file, neither in {folder} nor as given")
+        raise DataError(f"--{kind} {name}: no such file, neither in {folder} nor elsewhere")
     if not alone:
-        raise DataError(f"--{kind} {name}: one file cannot serve several datasets; name a file that each folder has")
+        raise DataError(f"--{kind} {name}: one file cannot be used for several datasets; name a file that each folder has")
     return Path(name)
 
 
 def _shown_path(path: Path, folder: Path) -> str:
-    """A path inside the dataset's folder relative to it, others as they are."""
+    """Return a path inside the dataset's folder relative to it, other paths unchanged."""
     whole, inside = path.resolve(), folder.resolve()
     return str(whole.relative_to(inside) if whole.is_relative_to(inside) else path)
 
@@ -159,7 +160,7 @@ def _first_stage_name(options: Options, files: dict[str, Path]) -> str:
 
 
 def _choose_queries(task: Task, options: Options, run: Ranking | None, restrict: bool) -> None:
-    """Set the queries that count: those with a positive judgement (and in the run, if `restrict`), or a sample of `limit`."""
+    """Set the queries to evaluate: those with a positive judgement (and in the run, if `restrict`), or a sample of `limit`."""
     judged = [q for q in task.qrels if not restrict or q in (run or {})]
     positive = set(with_positive(task.qrels))
     task.queries = [q for q in judged if q in positive]
@@ -169,7 +170,7 @@ def _choose_queries(task: Task, options: Options, run: Ranking | None, restrict:
         raise DataError(f"{task.name}: none of {whose} judged queries has a label above 0 (split '{options.split}')")
     if run is not None and not any(run.get(q) for q in task.queries):
         path = task.files["run"]
-        raise DataError(f"{path}: none of its {len(run)} queries is judged in {task.name}; is it another set's run?")
+        raise DataError(f"{path}: none of its {len(run)} queries is judged in {task.name}; is it a run of another dataset?")
     if options.limit is not None:
         if options.limit < 1:
             raise ConfigError(f"--limit must be at least 1, not {options.limit}")
@@ -180,12 +181,12 @@ def _choose_queries(task: Task, options: Options, run: Ranking | None, restrict:
 
 
 def by_hash(ids: Sequence[str], seed: int) -> list[str]:
-    """Sort ids by a hash, so that the order depends on nothing but ids and seed."""
+    """Sort ids by a hash, so that the order depends on ids and seed only."""
     return sorted(ids, key=lambda i: hashlib.sha256(f"{seed}:{i}".encode()).digest())
 
 
 def _bm25_ranking(task: Task, options: Options, excluded: frozenset[tuple[str, str]]) -> Ranking:
-    """BM25 over the corpus, or of each query's judged documents, without excluded pairs and the query itself as a document."""
+    """Rank the corpus, or each query's judged documents, with BM25, without excluded pairs and documents equal to the query."""
     index = Bm25(task.collection.corpus, **BM25)
     depth = max(DEPTH, options.top_k)
     lists: Mapping[str, Iterable[str]]  # document ids, best first
@@ -198,9 +199,9 @@ def _bm25_ranking(task: Task, options: Options, excluded: frozenset[tuple[str, s
 
 
 def _judged_by_bm25(index: Bm25, task: Task, query: str) -> list[str]:
-    """The query's judged documents in BM25 order, those without text last.
+    """Return the query's judged documents in BM25 order, those without text last.
 
-    Equal scores are ordered by hash, as the order of the judgements could give the labels away.
+    Equal scores are ordered by hash, because the order of the judgements may depend on the labels.
     """
     judged = by_hash(list(task.qrels[query]), 0)
     known = [d for d in judged if d in task.collection.corpus]
@@ -209,12 +210,12 @@ def _judged_by_bm25(index: Bm25, task: Task, query: str) -> list[str]:
 
 
 def _is_query(task: Task, query: str, document: str) -> bool:
-    """Whether a document is the query: same id and same text. Ids alone may coincide if both are numbers."""
+    """Whether a document equals the query in id and text. Ids alone may be equal by chance."""
     return query == document and task.text(document) == task.collection.queries[query]
 
 
 def _add_notes(task: Task, folder: Path, options: Options, restrict: bool, excluded: int) -> None:
-    """Note what was left out, and which files of the folder were not used."""
+    """Add notes on data that were left out, and on files of the folder that were not used."""
     add = task.notes.append
     if task.files:
         add(", ".join(f"{kind}: {path}" for kind, path in task.files.items()))
@@ -232,7 +233,7 @@ def _add_notes(task: Task, folder: Path, options: Options, restrict: bool, exclu
         add(f"{len(low)} queries have no label >= {options.min_rel} and count for nDCG only: {_listed(low)}")
     task.without_text = sum(not task.text(d) for q in task.queries for d in task.qrels[q])
     if task.without_text:
-        add(f"{task.without_text} judged documents have no text in corpus.jsonl; they count, but no model sees them")
+        add(f"{task.without_text} judged documents have no text in corpus.jsonl; they count, but models cannot rank them")
     if "qrels" not in task.files and options.split == "test" and (folder / FULL_QRELS).is_file():
         add(f"{FULL_QRELS} exists and was not used; pass --qrels {FULL_QRELS}")
     if "run" not in task.files and (folder / PROTOCOL_RUN).is_file():

@@ -19,7 +19,7 @@ ROW_HEIGHT, BAR_HEIGHT = 26, 14
 
 @dataclass(frozen=True)
 class BarValue:
-    """What one bar shows: a system, the number of its colour, a value and its interval."""
+    """Data of a bar: a system, the number of its colour, a value and its interval."""
 
     name: str
     colour: int
@@ -55,7 +55,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Tick:
-    """A grid line at `x` and the value it stands for."""
+    """A grid line at `x` and its value."""
 
     x: float
     value: float
@@ -63,7 +63,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Dot:
-    """A bin of a reliability diagram and where its dot lies; the larger the dot, the more pairs."""
+    """A bin of a reliability diagram and its dot, whose size increases with the number of pairs."""
 
     bin: Bin
     x: float
@@ -106,11 +106,11 @@ def bars(values: Sequence[BarValue], scale_end: float) -> str:
 
 
 def differences(values: Sequence[tuple[str, float]], colour: int) -> str:
-    """Draw one thin column a query, gains first.
+    """Draw one thin column per query, gains first.
 
     Args:
         values: (query text, difference in nDCG@10) of each query.
-        colour: number of the colour of gains; losses have a colour of their own.
+        colour: number of the colour of gains; losses have another colour.
     """
     height, left, middle, scale = 132, 30, 62, 56
     ordered = sorted(values, key=lambda item: -item[1])
@@ -132,7 +132,7 @@ def reliability(before: Sequence[Bin], after: Sequence[Bin], colour: int) -> str
         before, after: bins of `reliability.bins`.
         colour: number of the colour of `after`.
     """
-    left, side, foot = 44, 220, 230  # the plot is a square whose lower edge is at `foot`
+    left, side, foot = 44, 220, 230  # the plot is a square with its lower edge at `foot`
     curves = [
         Curve(name, number, [_dot(one, left, side, foot, max(b.pairs for b in bins)) for one in bins])
         for name, bins, number in (("before", before, 0), ("after", after, colour))
@@ -145,5 +145,5 @@ def _dot(one: Bin, left: float, side: float, foot: float, max_pairs: int) -> Dot
 
 
 def _drawn(macro: str, **values: Any) -> str:
-    """The SVG of a macro of `templates/charts.html`, marked as safe HTML."""
+    """Render a macro of `templates/charts.html` as SVG, marked as safe HTML."""
     return getattr(template_environment().get_template("charts.html").module, macro)(**values)

@@ -1,4 +1,4 @@
-"""Diagnostics of a model beyond its scores: format rate, ties, 0/1 answers, and how narrow its hidden states are.
+"""Diagnostics of a model besides its ranking quality: format rate, ties, 0/1 answers, and the spread of its hidden states.
 
 The effective rank of n centred hidden states is at most n - 1, so compare it only between samples of the same size. Models that
 are evaluated together are diagnosed on the same pairs.
@@ -21,10 +21,10 @@ class Findings:
 
     Attributes:
         pairs: sample size.
-        format_rate: share of pairs whose likeliest token is one of the two answers.
+        format_rate: share of pairs whose most probable token is one of the two answers.
         format_mass: mean probability of the two answers together.
         relevant_share: share of pairs answered "relevant".
-        effective_rank, mean_cosine: of the last hidden states at the answer position.
+        effective_rank, mean_cosine: measures of the last hidden states at the answer position.
     """
 
     pairs: int
@@ -35,11 +35,12 @@ class Findings:
     mean_cosine: float
 
     def to_dict(self) -> dict[str, float]:
+        """Return the figures by name."""
         return asdict(self)
 
 
 def diagnose(reranker: Any, queries: Sequence[str], documents: Sequence[Sequence[str]]) -> Findings:
-    """Run `reranker.diagnose` on each query's documents and average what it returns.
+    """Run `reranker.diagnose` on each query's documents and average the results.
 
     Args:
         reranker: has `diagnose(queries, documents)`.
@@ -47,10 +48,10 @@ def diagnose(reranker: Any, queries: Sequence[str], documents: Sequence[Sequence
         documents: [n] lists of texts.
 
     Raises:
-        DataError: no pairs.
+        DataError: there are no pairs.
     """
     if not sum(map(len, documents)):
-        raise DataError("nothing to diagnose: the sample holds no pairs")
+        raise DataError("nothing to diagnose: the sample has no pairs")
     diagnosis = reranker.diagnose(list(queries), [list(texts) for texts in documents])
     hidden = np.asarray(diagnosis.hidden, np.float32)
     return Findings(
@@ -64,12 +65,12 @@ def diagnose(reranker: Any, queries: Sequence[str], documents: Sequence[Sequence
 
 
 def format_rate(argmax_is_answer: Sequence[bool]) -> float:
-    """Share of prompts whose likeliest next token is one of the two answers."""
+    """Return the share of prompts whose most probable next token is one of the two answers."""
     return float(np.mean(np.asarray(argmax_is_answer, bool)))
 
 
 def tie_share(scores: Mapping[str, Sequence[float]]) -> float:
-    """Share of documents with exactly the score of another document of the same query."""
+    """Return the share of documents with exactly the score of another document of the same query."""
     tied = total = 0
     for row in scores.values():
         _, counts = np.unique(np.asarray(row), return_counts=True)
@@ -78,15 +79,15 @@ def tie_share(scores: Mapping[str, Sequence[float]]) -> float:
 
 
 def answers_only(scores: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Order [n] of documents by the 0/1 answer alone (1 if the log-odds are above 0); ties keep first-stage order."""
+    """Return the order [n] of documents by the 0/1 answer only (1 if the log-odds are above 0); ties keep first-stage order."""
     return np.argsort(-(np.asarray(scores) > 0).astype(np.int8), kind="stable")
 
 
 def effective_rank(hidden: np.ndarray) -> float:
-    """Effective rank of hidden states: exp(entropy of s / sum(s)), s the singular values of the centred matrix.
+    """Return the effective rank of hidden states: exp(entropy of s / sum(s)), s the singular values of the centred matrix.
 
     Args:
-        hidden: [n, H].
+        hidden: hidden states [n, H].
 
     Returns:
         1 if all states lie on a line, min(n - 1, H) if they spread equally in all directions, 0 if all are equal.
@@ -95,7 +96,7 @@ def effective_rank(hidden: np.ndarray) -> float:
     """
     hidden = np.asarray(hidden, np.float64)
     singular = np.linalg.svd(hidden - hidden.mean(0), compute_uv=False)
-    # Rounding errors leave tiny singular values where there are zeros.
+    # Rounding errors make singular values of 0 tiny numbers.
     singular = singular[singular > singular.max(initial=0) * 1e-10]
     if len(singular) == 0 or singular.max() <= 1e-12 * max(1.0, np.abs(hidden).max()):
         return 0.0
@@ -104,7 +105,7 @@ def effective_rank(hidden: np.ndarray) -> float:
 
 
 def mean_cosine(hidden: np.ndarray) -> float:
-    """Mean cosine over all pairs of rows of `hidden` [n, H], not centred; near 1 is a narrow cone. NaN for one row."""
+    """Return the mean cosine over all pairs of rows of `hidden` [n, H], not centred; near 1 for a narrow cone, NaN for one row."""
     hidden = np.asarray(hidden, np.float64)
     n = len(hidden)
     if n < 2:

@@ -15,7 +15,7 @@ PACKAGES = ("prorank", "torch", "transformers", "numpy", "ir-measures", "pytrec-
 
 
 def environment(command: str) -> dict[str, Any]:
-    """Describe where figures come from: command, date, machine and package versions, without host and user names."""
+    """Return command, date, machine and package versions, without host and user names."""
     versions = {name: _version(name) for name in PACKAGES}
     return {
         "command": command,
@@ -37,6 +37,6 @@ def _version(name: str) -> str | None:
 
 
 def _accelerator() -> str | None:
-    """The GPU's name if torch is loaded; importing torch only for this would take seconds."""
+    """Return the GPU's name if torch is loaded; importing torch only for this would take seconds."""
     torch = sys.modules.get("torch")
     return torch.cuda.get_device_name(0) if torch is not None and torch.cuda.is_available() else None

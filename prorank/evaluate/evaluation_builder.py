@@ -23,7 +23,7 @@ FLIPS, LEVEL = 10_000, 0.95  # sign patterns of the randomisation test, level of
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """The mean difference in nDCG@10 of two systems over a dataset's queries, its interval and its p-value."""
+    """Mean difference in nDCG@10 of two systems over a dataset's queries, with interval and p-value."""
 
     mean: float
     ci: tuple[float, float]
@@ -35,7 +35,7 @@ class EvaluationBuilder:
 
     Args:
         options: how candidates and measures are made.
-        sample: pairs of each model's diagnosis, for the settings.
+        sample: number of pairs of each model's diagnosis, for the report.
         tasks: the datasets.
         out: folder of the run files; None to write none.
     """
@@ -54,7 +54,13 @@ class EvaluationBuilder:
         self._add(task, task.first, FIRST, task.ranking)
 
     def add_model(self, task: Task, model: Any, scored: Scored) -> None:
-        """Add a model's row on a dataset, and that of its 0/1 answers alone if it has `diagnose`."""
+        """Add a model's row on a dataset, and the row of its 0/1 answers if it has `diagnose`.
+
+        Args:
+            task: the dataset.
+            model: the model.
+            scored: its scores of the dataset.
+        """
         row = self._add(task, model.name, MODEL, reranked(task, scored, self.options.top_k))
         row.documents, row.seconds, row.cuts, row.reused = scored.documents, scored.seconds, scored.cuts, scored.reused
         row.cost = scored.cost
@@ -81,7 +87,7 @@ class EvaluationBuilder:
         return row
 
     def _difference(self, dataset: str, a: str, b: str) -> PairedDifference:
-        """System a - system b."""
+        """Return the difference system a - system b."""
         x, y = (np.array(list(self.result.values[dataset][s][MAIN].values())) for s in (a, b))
         seed = self.options.seed
         return PairedDifference(float((x - y).mean()), bootstrap_ci(x - y, LEVEL, seed=seed), randomisation_test(x, y, FLIPS, seed))
@@ -104,7 +110,7 @@ class EvaluationBuilder:
 
 
 def _notes(row: Row) -> list[str]:
-    """Notes on what a model's row rests on."""
+    """Return notes on missing texts, truncation and cached scores of a model's row."""
     notes = []
     if row.without_text:
         notes.append(f"{row.system}: {row.without_text} candidates without text were not reranked; they follow the others")

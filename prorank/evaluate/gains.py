@@ -18,7 +18,7 @@ from ..errors import ConfigError, DataError
 LINEAR, EXPONENTIAL = "linear", "exponential"
 GAINS = (LINEAR, EXPONENTIAL)
 FORMULA = {LINEAR: "label", EXPONENTIAL: "2^label - 1"}
-MAX_GAIN = 2**20  # trec_eval keeps a counter for each whole gain up to the largest
+MAX_GAIN = 2**20  # trec_eval allocates a counter for each whole gain up to the largest
 
 
 def check_gain(gain: str, key: str = "gain") -> None:
@@ -28,7 +28,7 @@ def check_gain(gain: str, key: str = "gain") -> None:
 
 
 def gains_of(labels: Any, gain: str = LINEAR) -> Any:
-    """The gain of each label. Labels below 0 have gain 0; labels may lie between two grades.
+    """Return the gain of each label. Labels below 0 have gain 0; labels may be fractions.
 
     Args:
         labels: a sequence or an array of numbers, or a torch tensor, which keeps its type and device.
@@ -38,7 +38,7 @@ def gains_of(labels: Any, gain: str = LINEAR) -> Any:
         A float64 array, or a tensor if `labels` is one, of the same shape.
 
     Raises:
-        ConfigError: unknown gain.
+        ConfigError: the gain is unknown.
     """
     check_gain(gain)
     values = labels.clip(0) if hasattr(labels, "detach") else np.asarray(labels, np.float64).clip(0)
@@ -54,12 +54,12 @@ def check_labels(labels: Iterable[float], gain: str, where: str) -> None:
 
 
 def ndcg(labels: Sequence[float] | np.ndarray, gain: str = LINEAR, depth: int = 10) -> float:
-    """nDCG@depth of one list.
+    """Return the nDCG@depth of one list.
 
     Args:
-        labels: [n] of all its documents, in ranked order, best first.
+        labels: labels [n] of all its documents, in ranked order, best first.
         gain: "linear" or "exponential".
-        depth: ranks that count.
+        depth: number of ranks that count.
 
     Returns:
         0 to 1, relative to the best order of the same documents; 0 if none is relevant.

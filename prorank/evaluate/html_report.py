@@ -1,6 +1,6 @@
-"""The HTML report of an evaluation: one file that loads nothing from elsewhere, in light and dark.
+"""The HTML report of an evaluation: one self-contained file, with light and dark style.
 
-`page` prepares what the templates in `templates/` show. Escaping is theirs (see `html_templates`).
+`page` prepares the data for `templates/`. The templates escape all texts (see `html_templates`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CALIBRATION_MEASURES = ("ece", "ece_equal_count", "brier")
 
 @dataclass(frozen=True)
 class DatasetRows:
-    """One dataset's table: its rows, and the value of each measure that is printed in bold."""
+    """Table of a dataset: its rows, and the value of each measure to print in bold."""
 
     name: str
     rows: "list[Row]"
@@ -37,7 +37,7 @@ class DatasetRows:
 
 @dataclass(frozen=True)
 class ExampleQuery:
-    """A query whose nDCG@10 a model changed."""
+    """A query whose nDCG@10 was changed by a model."""
 
     query_id: str
     text: str
@@ -47,11 +47,11 @@ class ExampleQuery:
 
 @dataclass(frozen=True)
 class ModelChange:
-    """What a model changed against the first stage of one dataset, in nDCG@10.
+    """Changes in nDCG@10 by a model relative to the first stage of a dataset.
 
     Attributes:
-        better, worse, equal: numbers of queries.
-        svg: chart of the difference of each query.
+        better, worse, equal: number of queries.
+        svg: chart of the differences by query.
         examples: queries with the largest gains and losses.
     """
 
@@ -67,7 +67,7 @@ class ModelChange:
 
 @dataclass(frozen=True)
 class AnswerFinding:
-    """A row with diagnostics, nDCG@10 by its 0/1 answers alone, and the p-value of the difference to its log-odds."""
+    """A row with diagnostics, nDCG@10 by its 0/1 answers only, and the p-value of the difference to its log-odds."""
 
     row: "Row"
     by_answers: float | None
@@ -100,7 +100,7 @@ def page(evaluation: "Evaluation") -> str:
 
 
 def _colours(evaluation: "Evaluation") -> dict[str, int]:
-    """The number of each system's colour: 0 for first stages, 1, 2, ... for models in their order."""
+    """Return the number of each system's colour: 0 for first stages, 1, 2, ... for models in their order."""
     models = list(dict.fromkeys(row.system for row in evaluation.rows if row.kind == MODEL))
     return {s: 1 + models.index(s) % (COLOURS - 1) if s in models else 0 for s in evaluation.systems}
 
@@ -115,7 +115,7 @@ def _lead(evaluation: "Evaluation") -> str:
 
 
 def _best(values: Iterable[float]) -> float:
-    """The largest value, which is printed in bold; infinity if all are equal."""
+    """Return the largest value, to print in bold; infinity if all are equal."""
     distinct = set(values)
     return max(distinct) if len(distinct) > 1 else math.inf
 
@@ -126,7 +126,7 @@ def _dataset_rows(evaluation: "Evaluation", dataset: str) -> DatasetRows:
 
 
 def _bar_charts(evaluation: "Evaluation", colours: dict[str, int]) -> list[tuple[str, str]]:
-    """(dataset, SVG) of each dataset, all on one scale."""
+    """Return (dataset, SVG) of each dataset, with a common scale."""
     rows = [row for row in evaluation.rows if row.kind != ANSWERS]
     scale_end = min(1.0, math.ceil(max(0.1, *(row.ci[1] for row in rows)) * 10) / 10)
     values: dict[str, list[charts.BarValue]] = {dataset: [] for dataset in evaluation.datasets}
@@ -148,7 +148,7 @@ def _model_change(evaluation: "Evaluation", row: "Row", colours: dict[str, int])
 
 
 def _largest(changes: dict[str, float]) -> list[str]:
-    """The queries with the largest gains, then those with the largest losses."""
+    """Return the queries with the largest gains, then those with the largest losses."""
     ordered = sorted(changes, key=lambda query: -changes[query])
     gains, losses = ordered[:EXAMPLES], ordered[-EXAMPLES:]
     return [query for query in gains if changes[query] > 0] + [query for query in losses if changes[query] < 0]
@@ -170,7 +170,7 @@ def _reliability_chart(row: "Row", colours: dict[str, int]) -> str:
 
 
 def _settings(evaluation: "Evaluation") -> dict[str, str]:
-    """Settings, machine and package versions as text; those that are None are left out."""
+    """Return settings, machine and package versions as text, without those that are None."""
     origin = evaluation.settings["environment"]
     shown = {name: value for name, value in evaluation.settings.items() if name != "environment"}
     shown |= {name: value for name, value in origin.items() if name not in ("command", "packages")}

@@ -1,6 +1,6 @@
 """The Jinja2 environment of the HTML report.
 
-Autoescape is on in every template: queries, dataset names and file names come from users and may hold HTML.
+Autoescape is on in every template: queries, dataset names and file names come from users and may contain HTML.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .format import figure, findings_cells, p_value, percent, probability, short
 
 @cache
 def template_environment() -> Environment:
-    """The environment over `prorank/evaluate/templates`, with the functions of `format` as filters."""
+    """Return the environment of `prorank/evaluate/templates`, with the functions of `format` as filters."""
     made = Environment(
         loader=PackageLoader("prorank.evaluate"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

@@ -1,8 +1,8 @@
 """Log-likelihood of a list's relevant documents under a softmax of its scores.
 
 Unlike nDCG it changes with every difference of scores, not only with ranks. Scores of different models have different scales, so
-each model gets the one slope that maximises its likelihood over all lists; slope 0, at which all documents are equally likely, if
-its order is no better than chance.
+each model's scores are multiplied by the slope that maximises its likelihood over all lists. The slope is 0, which makes all
+documents equally likely, if the order is no better than chance.
 
 Source: the top-one likelihood of ListNet (Cao et al., Learning to Rank, ICML 2007), with the gains of nDCG as targets.
 """
@@ -21,15 +21,15 @@ HALVINGS = 60
 def log_likelihood(
     scores: Sequence[Sequence[float] | np.ndarray], labels: Sequence[Sequence[float]], gain: str = LINEAR
 ) -> np.ndarray:
-    """Log-likelihood of each list's relevant documents under softmax(slope * score), weighted by their gains.
+    """Return the log-likelihood of each list's relevant documents under softmax(slope * score), weighted by their gains.
 
     Args:
-        scores: of each list's documents, on any scale.
-        labels: of the same documents.
-        gain: of a label, as in nDCG: "linear" or "exponential".
+        scores: scores of each list's documents, on any scale.
+        labels: labels of the same documents.
+        gain: gain of a label, as in nDCG: "linear" or "exponential".
 
     Returns:
-        [n], each at most 0; 0 for a list without a relevant document.
+        Log-likelihoods [n], each at most 0; 0 for a list without a relevant document.
     """
     s, gains, mask = _padded(scores, labels, gain)
 
@@ -48,7 +48,7 @@ def log_likelihood(
 
 
 def _slope(rises: Callable[[float], bool], spread: float) -> float:
-    """The slope of the largest likelihood, 0 or 1e-6 to 1,000 per standard deviation of the scores, by bisection."""
+    """Return the slope with the largest likelihood, by bisection: 0, or 1e-6 to 1,000 per standard deviation of the scores."""
     if not rises(0.0):
         return 0.0
     low, high = 1e-6 / spread, 1e3 / spread
@@ -61,7 +61,7 @@ def _slope(rises: Callable[[float], bool], spread: float) -> float:
 def _padded(
     scores: Sequence[Sequence[float] | np.ndarray], labels: Sequence[Sequence[float]], gain: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(scores, gains, mask of documents), each [n, longest list].
+    """Return (scores, gains, mask of documents), each [n, longest list].
 
     A list's gains sum to 1, or to 0 if none is relevant; its scores have mean 0, as only their differences matter.
     """

@@ -25,17 +25,17 @@ def ranking_of(run: Mapping[str, Mapping[str, float]]) -> Ranking:
 
 
 def rank_scores(ranking: Ranking) -> dict[str, dict[str, float]]:
-    """Strictly decreasing scores n, n-1, ..., 1 that keep the order of each list."""
+    """Return strictly decreasing scores n, n-1, ..., 1 in the order of each list."""
     return {query: {d: float(len(ids) - i) for i, d in enumerate(ids)} for query, ids in ranking.items() if ids}
 
 
 def with_positive(qrels: Qrels, min_rel: int = 1) -> list[str]:
-    """Queries with a label of at least `min_rel` (and at least 1), in the order of the judgements."""
+    """Return queries with a label of at least `min_rel` (and at least 1), in the order of the judgements."""
     return [query for query, judged in qrels.items() if max(judged.values(), default=0) >= max(1, min_rel)]
 
 
 def names(recall_at: Sequence[int]) -> list[str]:
-    """Names of the measures in the order they are shown."""
+    """Return the names of the measures in order of display."""
     return [MAIN, "MRR@10", "MAP", *(f"R@{k}" for k in recall_at)]
 
 
@@ -47,22 +47,22 @@ def measure(
     min_rel: int = 1,
     gain: str = LINEAR,
 ) -> Values:
-    """nDCG@10, MRR@10, MAP and Recall@k of every query that counts.
+    """Compute nDCG@10, MRR@10, MAP and Recall@k of every query that counts.
 
     Args:
         qrels: graded judgements, whole numbers.
-        ranking: query id -> document ids, best first. A query that is absent counts 0.
+        ranking: query id -> document ids, best first. Missing queries count 0.
         queries: queries that count; all judged ones by default. nDCG is returned for those with a label above 0, the binary
             measures for those with a label of at least `min_rel`; no other query can score above 0.
         recall_at: cut-offs of recall.
         min_rel: smallest label that counts as relevant in the binary measures.
-        gain: of a label in nDCG: "linear", the label, or "exponential", 2^label - 1.
+        gain: gain of a label in nDCG: "linear", the label, or "exponential", 2^label - 1.
 
     Returns:
         measure -> query id -> value in [0, 1].
 
     Raises:
-        ConfigError: min_rel below 1, or an unknown gain.
+        ConfigError: min_rel is below 1, or the gain is unknown.
         MissingExtra: ir-measures is not installed.
     """
     if min_rel < 1:
@@ -90,19 +90,19 @@ def measure(
 
 
 def _gain_table(qrels: Qrels, gain: str) -> dict[int, int]:
-    """The gain of every positive label that occurs, in the form of ir-measures."""
+    """Return the gain of every positive label that occurs, as ir-measures expects it."""
     known = sorted({label for judged in qrels.values() for label in judged.values() if label > 0})
     return {label: int(value) for label, value in zip(known, gains_of(known, gain))}
 
 
 def ndcg_of(labels: Sequence[Sequence[float]], scores: Sequence[Sequence[float] | np.ndarray], gain: str = LINEAR) -> np.ndarray:
-    """nDCG@10 of n lists, each relative to the best order of its own documents.
+    """Return the nDCG@10 of n lists, each relative to the best order of its own documents.
 
-    Unlike `measure` it takes labels that lie between two grades; for whole labels the two agree.
+    Unlike `measure` it accepts fractional labels; for whole labels the results are equal.
 
     Args:
-        labels: of each list's documents.
-        scores: of the same documents; equal scores keep the order of the list.
+        labels: labels of each list's documents.
+        scores: scores of the same documents; equal scores keep the order of the list.
         gain: "linear" or "exponential".
 
     Returns:
@@ -113,5 +113,5 @@ def ndcg_of(labels: Sequence[Sequence[float]], scores: Sequence[Sequence[float] 
 
 
 def means(values: Values) -> dict[str, float]:
-    """Mean of each measure over its queries; NaN if no query counts."""
+    """Return the mean of each measure over its queries; NaN if no query counts."""
     return {name: float(np.mean(list(by.values()))) if by else float("nan") for name, by in values.items()}

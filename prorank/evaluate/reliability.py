@@ -1,6 +1,6 @@
 """Calibration error of probabilities: bins, ECE, Brier score, log loss, and the reliability diagram.
 
-Every measure is 0 at best and counts (query, document) pairs one by one, whatever their order.
+All measures are 0 at best and are computed over (query, document) pairs, independent of ranking.
 """
 
 from __future__ import annotations
@@ -21,7 +21,13 @@ Values = Sequence[float] | np.ndarray
 
 
 class Bin(NamedTuple):
-    """Pairs of similar probability: their mean probability, the share that is relevant, and their number."""
+    """Pairs of similar probability.
+
+    Attributes:
+        probability: mean probability.
+        relevant: share of relevant pairs.
+        pairs: number of pairs.
+    """
 
     probability: float
     relevant: float
@@ -38,16 +44,16 @@ def bins(probabilities: Values, labels: Values, equal_count: bool = False, count
         count: number of bins.
 
     Returns:
-        The bins that hold pairs, from low to high.
+        The bins that contain pairs, from low to high.
 
     Raises:
-        DataError: no pairs, or lengths differ.
+        DataError: there are no pairs, or lengths differ.
     """
     p, y = np.asarray(probabilities, np.float64), np.asarray(labels, np.float64)
     if p.shape != y.shape or p.ndim != 1 or not p.size:
         raise DataError(f"bins need as many labels as probabilities, and at least one: not {p.shape} and {y.shape}")
     if equal_count:
-        # Equal probabilities get their mean label, so that the order of the input does not matter where a bin ends between them.
+        # Equal probabilities get their mean label, so that the input order does not matter if a bin ends between them.
         _, same = np.unique(p, return_inverse=True)
         y = (np.bincount(same, y) / np.bincount(same))[same]
         parts = np.array_split(np.argsort(p, kind="stable"), count)
@@ -58,7 +64,7 @@ def bins(probabilities: Values, labels: Values, equal_count: bool = False, count
 
 
 def ece(bins_: Sequence[Bin]) -> float:
-    """Expected calibration error of `bins`: mean |probability - share relevant|, weighted by the pairs of each bin.
+    """Return the expected calibration error of `bins`: mean |probability - share relevant|, weighted by the pairs of each bin.
 
     Source: Naeini, Cooper and Hauskrecht (2015); Guo et al. (2017).
     """
@@ -66,7 +72,7 @@ def ece(bins_: Sequence[Bin]) -> float:
 
 
 def figures(probabilities: Values, labels: Values) -> dict[str, float]:
-    """The measures in `NAMES`: ECE in 10 bins of equal width and of equal count, Brier score, log loss (nats)."""
+    """Return the measures in `NAMES`: ECE in 10 bins of equal width and of equal count, Brier score, log loss (nats)."""
     p, y = np.asarray(probabilities, np.float64), np.asarray(labels, np.float64)
     clipped = np.clip(p, EPSILON, 1 - EPSILON)
     return {
@@ -94,7 +100,7 @@ def draw(series: Mapping[str, Values], labels: Values, path: str | Path, title: 
         series: probabilities [n] by name, at most two.
         labels: [n] of 0 and 1.
         path: PNG file to write.
-        title: above the diagram.
+        title: title of the diagram.
     """
     plt = pyplot()
     chart, (top, below) = plt.subplots(2, 1, figsize=(5.2, 6.4), height_ratios=(4, 1), sharex=True, layout="constrained")
@@ -103,7 +109,7 @@ def draw(series: Mapping[str, Values], labels: Values, path: str | Path, title: 
         of_series = bins(p, labels)
         predicted, relevant, counts = zip(*of_series)
         top.plot(predicted, relevant, style, color=color, linewidth=1.4, label=f"{name}: ECE {ece(of_series):.4f}")
-        sizes = [8 + 90 * n / max(counts) for n in counts]  # the larger the dot, the more pairs
+        sizes = [8 + 90 * n / max(counts) for n in counts]  # larger dots for more pairs
         top.scatter(predicted, relevant, s=sizes, color=color, zorder=3, clip_on=False)
         below.hist(p, bins=np.linspace(0, 1, BINS + 1), histtype="step", color=color, linewidth=1.6)
     top.set(title=title, ylabel="share relevant", xlim=(0, 1), ylim=(0, 1), aspect="equal")

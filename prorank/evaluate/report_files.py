@@ -11,9 +11,9 @@ from .results import Evaluation
 
 
 def write(evaluation: Evaluation, out: str | Path) -> None:
-    """Write results.json and report.html into the folder `out`, each file whole or not at all.
+    """Write results.json and report.html into the folder `out`, each file atomically.
 
-    results.json holds every figure of the page and the values of every query, but no text of a dataset.
+    results.json contains all figures of the report and the values of every query, but no text of a dataset.
     """
     out = Path(out)
     with atomic_file(out / "results.json") as handle:

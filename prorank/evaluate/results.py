@@ -1,6 +1,6 @@
 """The result of an evaluation: rows of figures, comparisons, and the values of every query.
 
-The mean over several datasets weighs each dataset the same, whatever its number of queries.
+The mean over several datasets gives each dataset the same weight, independent of its number of queries.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ class Row:
         measures: mean of each measure over its queries.
         queries: number of queries that count for nDCG@10.
         ci: 95 % bootstrap interval of nDCG@10.
-        difference, difference_ci, p: of nDCG@10 against the first stage; None for the first stage itself.
-        p_holm: `p` after Holm's correction; models only, as answers-only rows belong to no family of tests.
+        difference, difference_ci, p: difference in nDCG@10 to the first stage, its interval and p-value; None for the first stage.
+        p_holm: `p` after Holm's correction; only for models, as answers-only rows belong to no family of tests.
         tie_share: share of documents with the score of another document of the same query.
-        format_rate, findings: of a diagnosed sample, see `diagnostics.Findings`.
-        documents, seconds, documents_per_second: documents scored, and how fast.
-        cuts, cost: texts that were truncated, and tokens that were used, as the model counted them.
+        format_rate, findings: figures of a diagnosed sample, see `diagnostics.Findings`.
+        documents, seconds, documents_per_second: number of scored documents, time and speed.
+        cuts, cost: the model's counts of truncated texts and of tokens.
         without_text: candidates without text, which were not scored.
-        reused: the scores come from an earlier call.
+        reused: whether the scores come from an earlier call.
         probabilities: calibration error, see `calibration_figures.probabilities_of`.
     """
 
@@ -78,14 +78,14 @@ class Evaluation:
     """All figures of an evaluation.
 
     Attributes:
-        rows: one a dataset and system.
-        comparisons: of every two models.
-        notes: dataset -> notes on what was left out.
+        rows: one row per dataset and system.
+        comparisons: comparisons of every two models.
+        notes: dataset -> notes on data that were left out.
         skipped: dataset -> ids of queries without a positive judgement.
-        settings: arguments of `evaluate`, its environment included.
+        settings: arguments of `evaluate`, and its environment.
         values: dataset -> system -> measure -> query id -> value.
         queries: dataset -> query id -> text, for the HTML report.
-        whole_names: whole name of a dataset or system -> its names in the tables.
+        whole_names: full name of a dataset or system -> its names in the tables.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -99,7 +99,7 @@ class Evaluation:
 
     @property
     def datasets(self) -> list[str]:
-        """Names of the datasets, in their order."""
+        """Names of the datasets, in order."""
         return list(self.values)
 
     @property
@@ -108,14 +108,14 @@ class Evaluation:
         return list(dict.fromkeys(r.system for r in sorted(self.rows, key=lambda r: r.kind != FIRST)))
 
     def row(self, dataset: str, system: str) -> Row:
-        """The row of a system on a dataset.
+        """Return the row of a system on a dataset.
 
         Args:
-            dataset: its name in the tables, or the argument of `evaluate`.
-            system: its name in the tables ("demo/score"), or the model's whole name ("runs/demo/score").
+            dataset: name in the tables, or argument of `evaluate`.
+            system: name in the tables ("demo/score"), or the model's full name ("runs/demo/score").
 
         Raises:
-            ConfigError: there is no such row, or a whole name fits several. The message lists the known names.
+            ConfigError: there is no such row, or a full name fits several. The message lists the known names.
         """
         dataset, system = self._shown(dataset, self.datasets, "dataset"), self._shown(system, self.systems, "system")
         if row := self.find(dataset, system):
@@ -124,35 +124,35 @@ class Evaluation:
         raise ConfigError(f"dataset '{dataset}' has no row of system '{system}'; it has those of {known}")
 
     def find(self, dataset: str, system: str) -> Row | None:
-        """The row with these names in the tables, or None."""
+        """Return the row with these names in the tables, or None."""
         return next((r for r in self.rows if (r.dataset, r.system) == (dataset, system)), None)
 
     def rows_of(self, system: str) -> list[Row]:
-        """The rows of a system, in the order of the datasets."""
+        """Return the rows of a system, in the order of the datasets."""
         rows = (self.find(dataset, system) for dataset in self.datasets)
         return [row for row in rows if row is not None]
 
     def mean(self, system: str) -> dict[str, float]:
-        """Mean of each measure over the datasets, each weighing the same.
+        """Return the mean of each measure over the datasets, with equal weights.
 
         Raises:
-            ConfigError: unknown system, or a dataset lacks it.
+            ConfigError: the system is unknown, or a dataset lacks it.
         """
         system = self._shown(system, self.systems, "system")
         rows = [self.row(dataset, system) for dataset in self.datasets]
         return {name: float(np.mean([r.measures[name] for r in rows])) for name in rows[0].measures}
 
     def means(self) -> dict[str, dict[str, float]]:
-        """`mean` of every system that has a row on all datasets, in table order."""
+        """Return `mean` of every system that has a row on all datasets, in table order."""
         return {s: self.mean(s) for s in self.systems if all(self.find(dataset, s) for dataset in self.datasets)}
 
     def note_name(self, whole: str, shown: str) -> None:
-        """Let a dataset or a system also be looked up by its whole name."""
+        """Allow looking up a dataset or a system by its full name, too."""
         self.whole_names.setdefault(whole, []).append(shown)
         self.whole_names.setdefault(answers_name(whole), []).append(answers_name(shown))
 
     def _shown(self, name: str, known: list[str], what: str) -> str:
-        """The name in the tables that `name` stands for. Raises ConfigError if it is unknown or fits several."""
+        """Return the name in the tables for `name`. Raises ConfigError if it is unknown or fits several."""
         short = dict.fromkeys(self.whole_names.get(str(name), []))
         fitting = [name] if name in known else [one for one in short if one in known]
         if len(fitting) == 1:
@@ -163,7 +163,7 @@ class Evaluation:
         raise ConfigError(f"{what} '{name}' is not in this evaluation; known: {listed}")
 
     def to_dict(self) -> dict[str, Any]:
-        """All figures as plain values for JSON, with means if there are several datasets."""
+        """Return all figures as plain values for JSON, with means if there are several datasets."""
         figures = {"settings": self.settings, "rows": [asdict(r) for r in self.rows]}
         figures["comparisons"] = [asdict(c) for c in self.comparisons]
         if len(self.datasets) > 1:
@@ -172,5 +172,5 @@ class Evaluation:
 
 
 def answers_name(system: str) -> str:
-    """Name of the row that ranks by a model's 0/1 answers alone."""
+    """Return the name of the row that ranks by a model's 0/1 answers only."""
     return f"{system}, 0/1 only"

@@ -1,7 +1,7 @@
 """Score a task's candidates with one model, time it, and cache the raw scores for a later call.
 
-Cached scores are used again only if the model's fingerprint and all texts are the same, by SHA-256. A fingerprint must cover
-weights, prompt and dtype; a model without one is scored anew.
+Cached scores are reused only if the model's fingerprint and all texts are the same, by SHA-256. A fingerprint must cover weights,
+prompt and dtype; scores of a model without one are not cached.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from .measures import Ranking
 
 Progress = Callable[[int], None]
 COUNTERS = ("cuts", "cost")  # attributes of a Reranker
-MAX_SAMPLED_DOCUMENTS = 8  # of one query in the diagnosed sample
+MAX_SAMPLED_DOCUMENTS = 8  # documents of one query in the diagnosed sample
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """A function that scores lists, under a name: for baselines such as query likelihood. A Reranker needs no Scorer.
+    """A named function that scores lists, for baselines such as query likelihood. A Reranker needs no Scorer.
 
     Attributes:
-        name: in tables and file names.
-        score_lists: called as `score_lists(queries, documents, progress=None)`; returns one array of scores a query.
-        fingerprint: text that changes with whatever changes a score; without one, scores are not cached.
+        name: name in tables and file names.
+        score_lists: called as `score_lists(queries, documents, progress=None)`; returns one array of scores per query.
+        fingerprint: text that changes whenever scores may change; without one, scores are not cached.
     """
 
     name: str
@@ -45,14 +45,14 @@ class Scorer:
 
 @dataclass
 class Scored:
-    """Raw scores of the candidates that have a text, and what they cost.
+    """Raw scores of the candidates that have a text, and their cost.
 
     Attributes:
         scores: query id -> scores in first-stage order.
         seconds: wall-clock time of scoring.
-        cuts, cost: what the model counted meanwhile, of truncated texts and of tokens; None if it does not count.
-        findings: the diagnosis of a sample (`diagnostics.Findings`).
-        reused: the scores come from an earlier call.
+        cuts, cost: the model's counts of truncated texts and of tokens during scoring; None if it does not count.
+        findings: diagnosis of a sample (`diagnostics.Findings`).
+        reused: whether the scores come from an earlier call.
         heads: query id -> ids of the documents that were scored.
         without_text: number of candidates without text, which were not scored.
     """
@@ -78,14 +78,14 @@ def score(model: Any, task: Task, top_k: int, sample: int, seed: int, cache: Pat
     Args:
         model: has `name` and `score_lists(queries, documents, progress=)`; with `diagnose`, a sample is diagnosed.
         task: the dataset.
-        top_k: candidates a query.
-        sample: pairs of the diagnosis; 0 for none.
-        seed: of the sample.
-        cache: file of raw scores; read and written for models with a `fingerprint`.
+        top_k: number of candidates per query.
+        sample: number of pairs of the diagnosis; 0 for none.
+        seed: seed of the sample.
+        cache: file of raw scores, read and written for models with a `fingerprint`.
         progress: called with the number of documents scored since its last call.
 
     Raises:
-        ModelError: wrong number of scores, or a score that is not finite.
+        ModelError: the number of scores is wrong, or a score is not finite.
     """
     heads = {q: task.head(q, top_k) for q in task.queries}
     texts = {q: [task.text(d) for d in head] for q, (head, _) in heads.items() if head}
@@ -116,14 +116,14 @@ def _score(model: Any, task: Task, texts: dict[str, list[str]], sample: int, see
 def _check(name: str, task: Task, texts: dict[str, list[str]], rows: Sequence[np.ndarray]) -> None:
     """Raise ModelError for a wrong number of scores or a score that is not finite."""
     if len(rows) != len(texts) or any(len(row) != len(documents) for row, documents in zip(rows, texts.values())):
-        raise ModelError(f"{name}: score_lists must return one score a document, one list a query ({task.name})")
+        raise ModelError(f"{name}: score_lists must return one score per document, one list per query ({task.name})")
     for query, row in zip(texts, rows):
         if not np.isfinite(np.asarray(row)).all():
             raise ModelError(f"{name}: a score is not finite ({task.name}, query {query}); try dtype fp32")
 
 
 def _counted(model: Any, name: str) -> dict[str, Any] | None:
-    """The state of a model's counter of this name; None if it has none."""
+    """Return the state of a model's counter of this name; None if it has none."""
     counter = getattr(model, name, None)
     return asdict(counter) if is_dataclass(counter) and not isinstance(counter, type) else None
 
@@ -133,7 +133,7 @@ def _since(before: dict[str, Any] | None, after: dict[str, Any] | None) -> dict[
 
 
 def _sample(texts: dict[str, list[str]], pairs: int, seed: int) -> dict[str, list[str]]:
-    """About `pairs` documents: queries in hash order, of each at most 8 documents spread evenly over its candidates."""
+    """Sample about `pairs` documents: queries in hash order, at most 8 documents of each, evenly spaced in its candidates."""
     sampled: dict[str, list[str]] = {}
     for query in by_hash(list(texts), seed):
         left = pairs - sum(map(len, sampled.values()))
@@ -146,13 +146,13 @@ def _sample(texts: dict[str, list[str]], pairs: int, seed: int) -> dict[str, lis
 
 
 def reranked(task: Task, scored: Scored, top_k: int, answers: bool = False) -> Ranking:
-    """Rankings after a model: its order, then candidates without text, then the rest of the first stage.
+    """Return rankings by a model: its order, then candidates without text, then the rest of the first stage.
 
     Args:
         task: the dataset.
         scored: the model's scores of it.
-        top_k: candidates it was given.
-        answers: order by the 0/1 answer alone. Ties keep first-stage order.
+        top_k: number of candidates that it scored.
+        answers: order by the 0/1 answer only. Ties keep first-stage order.
     """
     ranking = {}
     for query, first in task.ranking.items():
@@ -165,7 +165,7 @@ def reranked(task: Task, scored: Scored, top_k: int, answers: bool = False) -> R
 
 
 def _cache_key(model: Any, queries: list[str], documents: list[list[str]]) -> str | None:
-    """SHA-256 of the model's fingerprint and all texts; None for a model without fingerprint."""
+    """Return the SHA-256 of the model's fingerprint and all texts; None for a model without fingerprint."""
     fingerprint = getattr(model, "fingerprint", None)
     if not fingerprint:
         return None
@@ -174,7 +174,7 @@ def _cache_key(model: Any, queries: list[str], documents: list[list[str]]) -> st
 
 
 def _read_cache(path: Path | None, key: str | None, sample: list[int]) -> Scored | None:
-    """Scores of the same key; if a diagnosis is wanted, its sample must be the same, too."""
+    """Return cached scores with this key. If a diagnosis is requested, its sample must be the same, too."""
     if not (path and key and path.is_file()):
         return None
     cached = json.loads(path.read_text(encoding="utf-8"))

@@ -20,21 +20,21 @@ CHUNK = 2048
 
 
 def randomisation_test(a: Values, b: Values, flips: int = 10_000, seed: int = 0) -> float:
-    """Two-sided p-value of the mean difference between paired values.
+    """Return the two-sided p-value of the mean difference between paired values.
 
     Args:
         a, b: [n] values of the same queries in the same order.
-        flips: random sign patterns, at least 10,000. The test is exact instead if at most 16 differences are not 0.
-        seed: of the random sign patterns.
+        flips: number of random sign patterns, at least 10,000. If at most 16 differences are not 0, the test is exact instead.
+        seed: seed of the random sign patterns.
 
     Raises:
-        DataError: lengths differ, no values, or values that are not finite.
+        DataError: lengths differ, there are no values, or values are not finite.
     """
     differences = _differences(a, b)
     differences = differences[differences != 0]  # a zero has no sign to flip
     if len(differences) == 0:
         return 1.0
-    # The tolerance counts sums as equal that differ in the last bits only.
+    # The tolerance treats sums as equal that differ in the last bits only.
     threshold = abs(differences.sum()) * (1 - 1e-9) - 1e-12
     if len(differences) <= EXACT_UP_TO:
         return float(np.mean(np.abs(_all_signs(len(differences)) @ differences) >= threshold))
@@ -49,7 +49,7 @@ def randomisation_test(a: Values, b: Values, flips: int = 10_000, seed: int = 0)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p-values, in the order of `p_values`; they control the family-wise error rate under any dependence.
+    """Return adjusted p-values, in the order of `p_values`, which control the family-wise error rate under any dependence.
 
     Source: Holm (1979).
     """
@@ -62,19 +62,19 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def bootstrap_ci(values: Values, level: float = 0.95, resamples: int = 10_000, seed: int = 0) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean over queries.
+    """Return the percentile bootstrap interval of the mean over queries.
 
     Args:
-        values: [n]; the differences of two systems give the interval of their mean difference.
-        level: of confidence.
-        resamples: bootstrap samples.
-        seed: of the resampling.
+        values: values [n]; differences of two systems for the interval of their mean difference.
+        level: confidence level.
+        resamples: number of bootstrap samples.
+        seed: seed of the resampling.
 
     Returns:
         (low, high).
 
     Raises:
-        DataError: no values, or values that are not finite.
+        DataError: there are no values, or values are not finite.
 
     Source: Efron and Tibshirani (1993), chapter 13.
     """
@@ -99,5 +99,5 @@ def _differences(a: Values, b: Values) -> np.ndarray:
 
 
 def _all_signs(n: int) -> np.ndarray:
-    """Every pattern of n signs, [2^n, n] of +-1."""
+    """Return all patterns of n signs, [2^n, n] of +-1."""
     return ((np.arange(2**n)[:, None] >> np.arange(n)) & 1) * 2.0 - 1.0

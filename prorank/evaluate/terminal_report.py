@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def show(evaluation: "Evaluation", console: Any = None) -> None:
-    """Print one table a dataset with its notes, the means over several datasets, and the models' diagnostics.
+    """Print one table per dataset with its notes, the means over several datasets, and the models' diagnostics.
 
     Args:
-        evaluation: what to print.
+        evaluation: the evaluation.
         console: a rich console; stdout by default.
     """
     console = console or stdout_console()
@@ -36,7 +36,7 @@ def show(evaluation: "Evaluation", console: Any = None) -> None:
 
 
 def _table(title: Any, text_columns: Iterable[str], figure_columns: Iterable[str]) -> Any:
-    """An empty table that fits 80 columns."""
+    """Return an empty table that fits 80 columns."""
     from rich import box
     from rich.table import Table
 
@@ -49,7 +49,7 @@ def _table(title: Any, text_columns: Iterable[str], figure_columns: Iterable[str
 
 
 def _measures_shown(row: "Row") -> dict[str, float]:
-    """The measures that fit a terminal: of the recalls only the deepest."""
+    """Return the measures to print, with only the deepest recall."""
     recalls = [name for name in row.measures if name.startswith("R@")]
     return {name: value for name, value in row.measures.items() if name not in recalls[:-1]}
 
@@ -89,7 +89,7 @@ def _findings_table(evaluation: "Evaluation") -> Any:
 
 @contextmanager
 def bars() -> Iterator[Callable[[str, int, int], None]]:
-    """Progress bars on stderr, one for each dataset and model; yields the `progress` argument of `evaluate`."""
+    """Show progress bars on stderr, one per dataset and model; yields the `progress` argument of `evaluate`."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

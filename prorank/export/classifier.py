@@ -1,7 +1,7 @@
 """Turn a causal LM into a classifier with one logit, which is the score.
 
-The classifier's one row is the difference of the two answers' rows of the LM head. A bias of the head cannot be expressed this way,
-so such a model is refused.
+The weights of the logit are the difference of the two answers' rows in the LM head. Models whose head has a bias are refused,
+because the classifier has none.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def build_classifier(model: PreTrainedModel, encoder: PairPromptEncoder, pad_id:
 
     Args:
         model: the causal LM.
-        encoder: of its prompt, for the ids of the two answers.
+        encoder: encoder of its prompt, for the ids of the two answers.
         pad_id: id of the padding token.
 
     Raises:
@@ -47,10 +47,10 @@ def build_classifier(model: PreTrainedModel, encoder: PairPromptEncoder, pad_id:
 
     rows, bias = answer_rows(model, encoder.answer_ids)
     if float((bias[1] - bias[0]).detach()):
-        raise ModelError(f"{type(model).__name__}: its head has a bias, which one row cannot hold; take --format merged")
+        raise ModelError(f"{type(model).__name__}: its head has a bias, which a classifier cannot have; use --format merged")
     classifier_class: Any = CLASSES.get(type(model.config), None)
     if classifier_class is None:
-        raise ModelError(f"transformers has no classifier for {type(model).__name__}; take --format merged")
+        raise ModelError(f"transformers has no classifier for {type(model).__name__}; use --format merged")
     config = copy.deepcopy(model.config)
     config.num_labels, config.id2label, config.label2id = 1, {0: "relevance"}, {"relevance": 0}
     config.pad_token_id, config.architectures = pad_id, [classifier_class.__name__]
@@ -58,14 +58,14 @@ def build_classifier(model: PreTrainedModel, encoder: PairPromptEncoder, pad_id:
     with torch.device("meta"):
         classifier = classifier_class(config)
     if not hasattr(classifier, "score") or getattr(classifier.score, "bias", None) is not None:
-        raise ModelError(f"{classifier_class.__name__}: its head is not one row of weights; take --format merged")
+        raise ModelError(f"{classifier_class.__name__}: its head is not one row of weights; use --format merged")
     setattr(classifier, classifier.base_model_prefix, body(model)[0])
     classifier.score.weight = torch.nn.Parameter((rows[1] - rows[0])[None], requires_grad=False)
     return classifier.eval()
 
 
 def padding_token(encoder: PairPromptEncoder) -> str:
-    """A padding token that is not the last token of prompts, as classifiers read the last token that is not padding.
+    """Return a padding token other than the last token of prompts, because classifiers read the last token that is not padding.
 
     Raises:
         ModelError: the tokenizer has no such token.
@@ -75,13 +75,13 @@ def padding_token(encoder: PairPromptEncoder) -> str:
     for token in dict.fromkeys([tokenizer.pad_token, tokenizer.eos_token, *tokenizer.all_special_tokens]):
         if token and tokenizer.convert_tokens_to_ids(token) != last:
             return token
-    raise ModelError("the tokenizer has no special token to pad with but the one that its prompts end with")
+    raise ModelError("the tokenizer has no special token for padding except the one at the end of its prompts")
 
 
 def probe_pairs(encoder: PairPromptEncoder) -> list[tuple[str, str]]:
-    """The (query, document) pairs of PROBES on which a classifier can be compared with the model.
+    """Return the (query, document) pairs of PROBES that allow a comparison of classifier and model.
 
-    Pairs whose query is truncated are left out; with a prompt that repeats the query those whose document is truncated, too.
+    Pairs with a truncated query are left out, and for prompts that repeat the query also those with a truncated document.
     """
     encoded = [(pair, encoder.encode(*pair)) for pair in PROBES]
     whole = [(pair, one) for pair, one in encoded if not one.query_cut]
@@ -89,7 +89,7 @@ def probe_pairs(encoder: PairPromptEncoder) -> list[tuple[str, str]]:
 
 
 def model_scores(model: PreTrainedModel, encoder: PairPromptEncoder, pairs: list[tuple[str, str]]) -> torch.Tensor:
-    """Scores [n] of pairs by the causal LM."""
+    """Return the causal LM's scores [n] of pairs."""
     from ..reranker import Reranker
 
     return torch.from_numpy(Reranker.of(model, encoder.tokenizer, Prompt.of(encoder.prompt)).score(pairs))
@@ -98,13 +98,13 @@ def model_scores(model: PreTrainedModel, encoder: PairPromptEncoder, pairs: list
 @one_at_a_time
 @torch.inference_mode()
 def classifier_logits(folder: Path, encoder: PairPromptEncoder, pairs: list[tuple[str, str]], template: bool) -> torch.Tensor:
-    """Logits [n] of pairs by an exported classifier, loaded as any library would load it.
+    """Return an exported classifier's logits [n] of pairs, loaded as by any other library.
 
     Args:
-        folder: of the classifier.
-        encoder: of its prompt, which makes the ids if they are not baked into the tokenizer.
+        folder: folder of the classifier.
+        encoder: encoder of its prompt, used if the prompt is not part of the tokenizer.
         pairs: (query, document) texts.
-        template: whether the prompt is baked into the tokenizer.
+        template: whether the prompt is part of the tokenizer.
     """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 

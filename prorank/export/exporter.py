@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
 FORMATS = ("seq-cls", "merged")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-TOLERANCE = 1e-4  # of the classifier's logits in fp32, relative to the largest score if that is above 1
+TOLERANCE = 1e-4  # of the classifier's logits in fp32; relative to the largest score if that exceeds 1
 
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What `export` wrote.
+    """Result of `export`.
 
     Attributes:
-        folder: of the export.
+        folder: folder of the export.
         format: "seq-cls" or "merged".
         command: vLLM's command line for the folder; "" if vLLM cannot serve it as a reranker.
         difference: largest difference between the classifier's logits and the model's scores; None for a merged model.
@@ -50,7 +50,7 @@ class ExportResult:
     def __str__(self) -> str:
         if self.difference is None:
             return f"{self.folder}: a plain causal model"
-        return f"{self.folder}: scores differ from the model's by {self.difference:.1e} at most over {self.pairs} pairs"
+        return f"{self.folder}: scores differ from the model's by at most {self.difference:.1e} on {self.pairs} pairs"
 
 
 def export(
@@ -60,20 +60,17 @@ def export(
     """Write a checkpoint into a new folder for other libraries and servers.
 
     Args:
-        model: as `Reranker` takes it.
-        out: folder to make; it must not exist, or be empty.
+        model: the checkpoint, see `Reranker`.
+        out: folder to create; it must be empty or not exist.
         format: "seq-cls" (a ...ForSequenceClassification whose one logit is the score) or "merged" (a causal LM, no adapter).
-        dtype: of the weights that are written, "fp32" or "bf16".
-        template: bake the Prompt into the classifier's tokenizer; otherwise callers have to render it.
-        prompt: as `Reranker` takes it.
-        max_length: as `Reranker` takes it.
-        base: as `Reranker` takes it.
-        trust_remote_code: as `Reranker` takes it.
-        instruction: in place of the Prompt's default one.
+        dtype: dtype of the written weights, "fp32" or "bf16".
+        template: make the Prompt part of the classifier's tokenizer; otherwise callers have to render it.
+        prompt, max_length, base, trust_remote_code: see `Reranker`.
+        instruction: replaces the Prompt's default instruction.
 
     Raises:
-        ConfigError: unknown format or dtype, a folder that is not empty, or a prompt of several documents for a classifier.
-        ModelError: the model does not fit into a classifier, or the classifier's logits differ from the scores.
+        ConfigError: the format or dtype is unknown, the folder is not empty, or the prompt of a classifier shows several documents.
+        ModelError: the model cannot be a classifier, or the classifier's logits differ from the scores.
         PromptError: a pair template cannot express the Prompt.
     """
     folder = Path(out)
@@ -81,9 +78,9 @@ def export(
     resolved, changes = resolve(model, base, trust_remote_code), {"instruction": instruction, "max_length": max_length}
     chosen = Prompt.of(prompt or prompt_of(resolved), **{key: value for key, value in changes.items() if value is not None})
     if format == "seq-cls" and chosen.lists:
-        raise ConfigError(f"prompt {chosen.name} shows several documents, and a classifier reads one; take --format merged")
+        raise ConfigError(f"prompt {chosen.name} shows several documents, but a classifier reads one; use --format merged")
     tokenizer = load_tokenizer(resolved)
-    (chosen.bind_list if chosen.lists else chosen.bind)(tokenizer)  # fails before the weights are read
+    (chosen.bind_list if chosen.lists else chosen.bind)(tokenizer)  # raises errors before the weights are loaded
     loaded = load_model(resolved, torch.float32, torch.device("cpu"))
     source = Source(resolved.name, hub_base(resolved.name, resolved.folder), licence_of(resolved.name, resolved.folder))
     if format == "merged":
@@ -93,7 +90,7 @@ def export(
 
 
 def _check(folder: Path, format: str, dtype: str) -> None:
-    """Raise ConfigError for a folder that holds something, an unknown format or dtype."""
+    """Raise ConfigError for a folder that is not empty, an unknown format or dtype."""
     for name, value, known in (("format", format, FORMATS), ("dtype", dtype, DTYPES)):
         if value not in known:
             raise ConfigError(f"unknown {name} '{value}'{nearest(value, known)}")
@@ -118,12 +115,12 @@ def _export_merged(folder: Path, model: PreTrainedModel, prompt: Prompt, tokeniz
 def _export_classifier(
     folder: Path, model: PreTrainedModel, encoder: PairPromptEncoder, dtype: torch.dtype, template: bool, source: Source
 ) -> ExportResult:
-    """Save the classifier with tokenizer, prompt and notes, after it was read back and compared with the model."""
+    """Save the classifier with tokenizer, prompt and notes, if the saved one gives the same scores as the model."""
     pad = padding_token(encoder)
     tokenizer = (baked_tokenizer if template else plain_tokenizer)(encoder, pad)
     pairs = probe_pairs(encoder)
     if not pairs:
-        raise ConfigError(f"{encoder.longest} tokens leave no room to try the classifier; raise --max-length")
+        raise ConfigError(f"{encoder.longest} tokens are too few to test the classifier; raise --max-length")
     scores = model_scores(model, encoder, pairs)
     classifier = cast_weights(build_classifier(model, encoder, encoder.tokenizer.convert_tokens_to_ids(pad)), dtype)
     with atomic_folder(folder) as beside:

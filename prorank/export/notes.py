@@ -1,6 +1,6 @@
-"""README.md of an exported classifier: how to load it, and command lines of servers for it.
+"""README.md of an exported classifier: how to load it, and command lines of servers.
 
-No server was run for these notes; they follow the servers' own sources and documentation.
+The command lines follow the servers' source code and documentation; no server was run.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from ..prompts.pair_encoder import PairPromptEncoder
 from ..prompts.prompt import AnyPromptEncoder
 
 BAKED = """\
-The prompt `{name}` is part of `tokenizer.json`: plain `tokenizer(query, document, truncation="only_second")` gives its ids, and
-truncates the document alone, at {max_tokens} tokens in all{repeat}.
+The prompt `{name}` is part of `tokenizer.json`: `tokenizer(query, document, truncation="only_second")` returns its ids and
+truncates the document only, to {max_tokens} tokens in total{repeat}.
 """
 RENDERED = """\
-The prompt `{name}` is not part of the tokenizer: texts have to be rendered first. `chat_template.jinja` does that for messages of
-the roles `query` and `document`; `tokenizer(text)` then gives its ids and truncates nothing in its middle.
+The prompt `{name}` is not part of the tokenizer: render the texts first. `chat_template.jinja` renders messages of the roles
+`query` and `document`; `tokenizer(text)` then returns the prompt's ids without truncating the texts in it.
 """
 SPECIAL = """\
 - transformers treats special tokens in texts as plain text here; servers that read `tokenizer.json` themselves do not.
 """
 NOTES = """\
 {head}
-A reranker as a classifier with one logit: the score, raw log-odds (logit of "{yes}" less logit of "{no}"). Made by `prorank export`
-from `{source}` (licence: {licence}).
+A reranker as a classifier with one logit: the score, raw log-odds (logit of "{yes}" minus logit of "{no}"). Made by `prorank
+export` from `{source}` (licence: {licence}).
 
 ```python
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -42,7 +42,7 @@ model = AutoModelForSequenceClassification.from_pretrained("{folder}")
 
 None of them was run with this folder.
 
-- vLLM: `{vllm}`. `config.json` names the identity as activation, so scores are log-odds.
+- vLLM: `{vllm}`. `config.json` sets the identity as activation, so scores are log-odds.
 - text-embeddings-inference: `text-embeddings-router --model-id {folder}`, if it supports `{classifier}`. It applies a sigmoid
   unless `raw_scores` is set{cut}.
 - infinity: `infinity_emb v2 --model-id {folder}`. It strips whitespace around texts.
@@ -50,7 +50,13 @@ None of them was run with this folder.
 
 
 class Source(NamedTuple):
-    """The checkpoint an export is made from: its name, the hub id it goes back to, and its licence."""
+    """The exported checkpoint.
+
+    Attributes:
+        name: its name.
+        hub_id: hub id of its base, or None.
+        licence: its licence.
+    """
 
     name: str
     hub_id: str | None
@@ -60,22 +66,22 @@ class Source(NamedTuple):
 def classifier_notes(
     folder: Path, encoder: PairPromptEncoder, classifier: str, max_tokens: int, template: bool, source: Source
 ) -> str:
-    """The text of README.md.
+    """Return the text of README.md.
 
     Args:
-        folder: of the export.
-        encoder: of the prompt.
+        folder: folder of the export.
+        encoder: encoder of the prompt.
         classifier: name of the classifier's class.
-        max_tokens: of a pair.
-        template: whether the prompt is baked into the tokenizer.
-        source: the checkpoint the classifier was made from.
+        max_tokens: maximum number of tokens of a pair.
+        template: whether the prompt is part of the tokenizer.
+        source: the exported checkpoint.
     """
     no, yes = encoder.prompt.answers
     cut = ", and truncates pairs at `max_seq_length` of `sentence_bert_config.json`" if template and encoder.repeats == 1 else ""
     prompt = (BAKED if template else RENDERED).format(
         name=encoder.prompt.name,
         max_tokens=max_tokens,
-        repeat=", the query's second place not counted" if encoder.repeats > 1 else "",
+        repeat=", without the repeated query" if encoder.repeats > 1 else "",
     )
     special = SPECIAL if template and encoder.prompt.escape_special_tokens else ""
     return NOTES.format(
@@ -86,13 +92,13 @@ def classifier_notes(
 
 
 def serve_command(folder: Path, template: bool) -> str:
-    """vLLM's command line for a classifier; `template` says whether the prompt is baked into its tokenizer."""
+    """Return vLLM's command line for a classifier. `template`: whether the prompt is part of its tokenizer."""
     chat = "" if template else f" --chat-template {quote(f'{folder}/chat_template.jinja')}"
     return f"vllm serve {quote(str(folder))}{chat}"
 
 
 def causal_command(folder: Path, config: Any, encoder: AnyPromptEncoder) -> str:
-    """vLLM's command line for a causal model that is to score by its two answers; "" for prompts of several documents."""
+    """Return vLLM's command line for scoring with a causal model's two answers; "" for prompts of several documents."""
     if not isinstance(encoder, PairPromptEncoder):
         return ""
     architecture = (config.architectures or [type(config).__name__.replace("Config", "ForCausalLM")])[0]

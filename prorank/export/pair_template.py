@@ -1,7 +1,7 @@
-"""Bake a Prompt into a tokenizer, so that plain `tokenizer(query, document)` gives the Prompt's ids in any library.
+"""Make a Prompt part of a tokenizer, so that `tokenizer(query, document)` returns the Prompt's ids in any library.
 
-A pair template can only put fixed ids around the tokens of the texts. A Prompt fits into one if its own tokens end where those of
-the texts begin, which is verified on difficult texts.
+A pair template inserts fixed ids before and after the tokens of the texts. This is possible if no token spans the border between
+the prompt and a text, which is verified on difficult texts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..prompts.tokens import fixed_tokens, free_tokens
 # Texts that tokenizers tend to merge with their neighbours: spaces, line breaks, digits, combining marks at their ends.
 QUERIES = ("garden", "what is it?", " 1", "e\n", "a \n", "42.", "\u0301x", "Grüße, 图书馆 🦊", "'s")
 DOCUMENTS = (*QUERIES, "", " ", "\n\n1\n", "\u0338", "the old river is near the garden. " * 3)
-REMEDY = "export it with --no-template and render the texts by the chat template, or choose a prompt whose query stands alone"
+REMEDY = "use --no-template and render the texts with the chat template, or choose a prompt whose query is a separate segment"
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class PairTemplate:
     """A Prompt as a pair template of `tokenizers`.
 
     Attributes:
-        parts: lists of ids, or "A" for the query and "B" for the document, in order.
-        lead: text put before the query and before the document, "" or a space.
-        max_tokens: tokens of a pair; beyond them the document is truncated.
+        parts: lists of ids, "A" for the query and "B" for the document, in order.
+        lead: text before the query and before the document, "" or a space.
+        max_tokens: maximum number of tokens of a pair, to which the document is truncated.
     """
 
     parts: list[list[int] | str]
@@ -49,12 +49,12 @@ def pair_template(encoder: PairPromptEncoder) -> PairTemplate:
         parts += [ids for ids in (before, text) if ids]
         leads |= {lead} if text else set()
     if len(leads) > 1:
-        raise PromptError(f"prompt {encoder.prompt.name}: a space stands before one text and none before the other; {REMEDY}")
+        raise PromptError(f"prompt {encoder.prompt.name}: a space precedes one text and not the other; {REMEDY}")
     return PairTemplate(parts, leads.pop(), max_pair_tokens(encoder))
 
 
 def _pieces(encoder: PairPromptEncoder, segment: str) -> tuple[list[int], str, str]:
-    """(ids, "A", "B" or "" for the text that follows them, the space before that text) of a segment."""
+    """Return (ids of a segment, "A", "B" or "" for the text that follows them, the space before that text)."""
     if not SLOT.search(segment):
         return fixed_tokens(encoder.tokenizer, segment), "", ""
     if segment == "{instruction}":
@@ -63,25 +63,25 @@ def _pieces(encoder: PairPromptEncoder, segment: str) -> tuple[list[int], str, s
     slot = "{query}" if "{query}" in text else "{document}"
     before, _, after = text.partition(slot)
     if after or SLOT.search(before):
-        raise PromptError(f"prompt {encoder.prompt.name}: tokens of its words reach into those of the {slot} before them; {REMEDY}")
+        raise PromptError(f"prompt {encoder.prompt.name}: tokens of its words merge with those of the {slot} before them; {REMEDY}")
     lead = " " if before.endswith(" ") else ""
     ids = free_tokens(encoder.tokenizer, [before.removesuffix(" ")], encoder.prompt.escape_special_tokens)[0] if before else []
     return ids, "A" if slot == "{query}" else "B", lead
 
 
 def max_pair_tokens(encoder: PairPromptEncoder) -> int:
-    """Largest number of tokens of a pair, as libraries count them.
+    """Return the maximum number of tokens of a pair, as libraries count them.
 
-    They count a repeated query once, so its largest length is reserved for each repetition.
+    They count a repeated query once, so its maximum length is reserved for each repetition.
     """
     return encoder.longest - (encoder.repeats - 1) * encoder.query_limit()
 
 
 def baked_tokenizer(encoder: PairPromptEncoder, pad: str) -> Any:
-    """Make a transformers tokenizer whose pairs get the Prompt's ids. Single texts get no ids around them.
+    """Make a transformers tokenizer whose pairs get the Prompt's ids. Single texts get no additional ids.
 
     Args:
-        encoder: of a prompt of one document, with a fast tokenizer.
+        encoder: encoder of a prompt of one document, with a fast tokenizer.
         pad: the padding token.
 
     Raises:
@@ -98,10 +98,10 @@ def baked_tokenizer(encoder: PairPromptEncoder, pad: str) -> Any:
 def plain_tokenizer(encoder: PairPromptEncoder, pad: str) -> Any:
     """Make a transformers tokenizer that adds nothing to texts, with the Prompt as its chat template.
 
-    It is for texts that are rendered first. Special tokens count only where the template put them (see `prompts.sentinels`).
+    It is for rendered prompts. Special tokens are recognised only if the template inserted them (see `prompts.sentinels`).
 
     Args:
-        encoder: of a prompt of one document, with a fast tokenizer.
+        encoder: encoder of a prompt of one document, with a fast tokenizer.
         pad: the padding token.
     """
     tokenizer = _wrapped(_backend(encoder.tokenizer, PairTemplate(["A", "B"], "", encoder.longest)), pad, encoder.longest, False)
@@ -123,7 +123,7 @@ def _wrapped(inner: Any, pad: str, max_tokens: int, escape_special_tokens: bool)
 
 
 def _backend(tokenizer: Any, template: PairTemplate) -> Any:
-    """A copy of the tokenizer's backend with the template as its post-processor."""
+    """Return a copy of the tokenizer's backend with the template as its post-processor."""
     from tokenizers import Tokenizer, normalizers, processors
 
     inner = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
@@ -146,12 +146,12 @@ def _backend(tokenizer: Any, template: PairTemplate) -> Any:
 def _verify(encoder: PairPromptEncoder, tokenizer: Any, lead: str) -> None:
     """Raise PromptError unless difficult pairs get the Prompt's ids.
 
-    Empty documents are not tried if a space is put before texts, as the normalizer leaves empty texts unchanged.
+    Empty documents are not tested if a space precedes texts, as the normalizer leaves empty texts unchanged.
     """
     for query, document in product(QUERIES, DOCUMENTS if not lead else filter(None, DOCUMENTS)):
         want = encoder.encode(query, document)
         if want.query_cut or want.document_cut:
             continue
-        if tokenizer([query], [document])["input_ids"] != [want.ids]:  # outside of a list an empty document counts as none
+        if tokenizer([query], [document])["input_ids"] != [want.ids]:  # as a plain string, an empty document counts as missing
             texts = f"{query!r} and {document!r}"
-            raise PromptError(f"prompt {encoder.prompt.name}: its words share tokens with texts such as {texts} here; {REMEDY}")
+            raise PromptError(f"prompt {encoder.prompt.name}: its words share tokens with texts such as {texts}; {REMEDY}")

@@ -15,7 +15,7 @@ ModelOrReranker = str | Path | Reranker
 
 
 def as_reranker(model: ModelOrReranker, options: dict[str, Any]) -> Reranker:
-    """Return a Reranker as it is, or load the one of a checkpoint.
+    """Return a Reranker unchanged, or load a checkpoint as one.
 
     Args:
         model: a Reranker, or a checkpoint as Reranker accepts it.

@@ -1,4 +1,4 @@
-"""Builds DocumentFrame: the token ids before and after the document of a prompt."""
+"""Build the token ids before and after the document of a prompt."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class DocumentFrame:
 
     Attributes:
         head, tail: ids before and after the document.
-        content_tokens: how many of these belong to the instruction and the query.
+        content_tokens: number of these ids that belong to the instruction and the query.
         query_cut: number of tokens truncated from the query.
         query_limit: maximum number of tokens of one occurrence of the query, None for no limit.
     """
@@ -45,12 +45,12 @@ class DocumentFraming(Thinking):
     _max: int  # number of tokens that instruction, query and document may take together
 
     def _separator(self) -> list[int]:
-        """Literal ids between query and document, which count as content in the released models' rule."""
+        """Literal ids between query and document, which `length_counts: content` counts, as the released models do."""
         one, other = sorted((self._query_at, self._document_at))
         return [t for i in range(one + 1, other) for t in self._literal.get(i, [])]
 
     def _frame(self, query: str, instruction: str | None, max_query_tokens: int | None = None, share: bool = True) -> DocumentFrame:
-        """Ids around a document. The query is capped at its share, unless `share` is False, and at `max_query_tokens`."""
+        """Return the ids around a document. The query is truncated to `max_query_tokens` and, if `share`, to its share."""
         head, used, cut, limit = [], 0, 0, None if share else max_query_tokens
         for i in range(self._document_at):
             if i in self._literal:
@@ -67,13 +67,13 @@ class DocumentFraming(Thinking):
                 )
             head += ids
             used += len(ids)
-        if share and limit is None:  # the query stands behind the document
+        if share and limit is None:  # the query comes after the document
             limit = self._query_limit(used, max_query_tokens)
         tail, again, cut_again = self._tail(query, limit)
         return DocumentFrame(head, tail, used + again, max(cut, cut_again), limit)
 
     def _tail(self, query: str, limit: int | None) -> tuple[list[int], int, int]:
-        """(ids after the document, how many of them are the query's, tokens truncated from it), the query capped at `limit`."""
+        """Return (ids after the document, number of them from the query, number of tokens truncated from the query)."""
         tail, again, cut = [], 0, 0
         for i in range(self._document_at + 1, len(self.segments)):
             if i in self._literal:
@@ -86,21 +86,21 @@ class DocumentFraming(Thinking):
         return tail, again, cut
 
     def _query_limit(self, used: int, max_tokens: int | None = None) -> int:
-        """Maximum number of tokens of one occurrence of the query; all occurrences together take at most `query_share`.
+        """Return the maximum number of tokens of one occurrence of the query; all occurrences together take at most `query_share`.
 
         Args:
-            used: tokens that the instruction takes.
+            used: number of tokens of the instruction.
             max_tokens: a further limit, None for none.
         """
         content = self.prompt.length_counts == "content"
-        # The released models' rule counts the separator, and caps instruction and query as one piece.
+        # The released models count the separator, and truncate instruction and query as one text.
         whole = self._max + len(self._separator()) if content else self.prompt.max_length
         cap = int(whole * self.prompt.query_share) // self.repeats
         limit = cap if content else max(1, min(cap, (self._max - used) // (2 * self.repeats)))
         return limit if max_tokens is None else min(max_tokens, limit)
 
     def _fill(self, segment: str, query: str, instruction: str | None) -> list[int]:
-        """Ids of a segment with slots. The instruction's frame may hold special tokens; users' texts may not."""
+        """Return the ids of a segment with slots. The instruction's frame may contain special tokens; users' texts may not."""
         if segment == "{instruction}":
             value = self.prompt.instruction if instruction is None else instruction
             before, after = self._instruction_frame()

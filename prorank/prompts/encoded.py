@@ -13,7 +13,7 @@ class Encoded:
     Attributes:
         ids: the whole prompt.
         document_start, document_end: ids[document_start:document_end] is the document. Nothing before `document_start` depends on
-            the document; in a document-first prompt nothing before `document_end` depends on the query.
+            the document. In a document-first prompt nothing before `document_end` depends on the query.
         document_cut, query_cut: number of tokens truncated from the document and from the query.
     """
 
@@ -59,7 +59,7 @@ class TruncationCounts:
         return largest_cut
 
     def count_query(self, tokens: int, before: int = 0) -> None:
-        """Count a query that lacks `tokens` tokens, `before` of which were counted already."""
+        """Count a query from which `tokens` tokens were truncated, `before` of which are already counted."""
         self.queries += tokens > 0 and not before
         self.query_tokens += tokens - before
 

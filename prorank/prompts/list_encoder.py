@@ -1,6 +1,6 @@
-"""ListPromptEncoder: token ids of (query, documents) by a prompt that shows several documents and a tokenizer.
+"""ListPromptEncoder: encodes a query and several documents as one prompt.
 
-Documents share the room: a short one takes what it needs, and what it leaves goes to the longer ones, so documents of equal
+Documents share the available tokens evenly. Tokens that short documents do not need go to the longer ones, so documents of equal
 length are truncated equally.
 """
 
@@ -40,23 +40,23 @@ class EncodedList:
 
     @property
     def whole(self) -> Encoded:
-        """The prompt as an `Encoded` that shares no prefix with others."""
+        """The prompt as an `Encoded` without a prefix that others share."""
         return Encoded(self.ids, 0, len(self.ids))
 
 
 @dataclass
 class ListPromptEncoder(Thinking):
-    """Encodes lists by a prompt whose template is resolved for one tokenizer.
+    """Encodes lists with a prompt whose template is resolved for one tokenizer.
 
     In prompts of kind "setwise" the answer is a label that is one token; in other kinds the answer is text, and labels are numbers.
 
     Args:
         prompt: settings with a literal template (see `Prompt.bind_list`).
-        tokenizer: of transformers.
+        tokenizer: tokenizer of transformers.
         max_positions: number of positions of the model, which limits `max_length`; None for no limit.
 
     Attributes:
-        labels: of the documents in a prompt, by position.
+        labels: labels of the documents in a prompt, by position.
         answer_ids: tokens of the labels as answers; empty if answers are text.
 
     Raises:
@@ -89,7 +89,16 @@ class ListPromptEncoder(Thinking):
         return self.prompt.kind != "setwise"
 
     def encode(self, query: str, documents: list[str], instruction: str | None = None) -> EncodedList:
-        """Encode a query with these documents. Raises PromptError for too many documents, or if they have no room."""
+        """Encode a query with several documents.
+
+        Args:
+            query: text of the query.
+            documents: texts of the documents, in the order of the prompt.
+            instruction: replaces the prompt's default; None for the default, "" for no instruction.
+
+        Raises:
+            PromptError: there are too many documents, or `max_length` leaves no tokens for them.
+        """
         if not 0 < len(documents) <= MAX_DOCUMENTS:
             raise PromptError(f"a prompt shows 1 to {MAX_DOCUMENTS} documents, not {len(documents)}")
         whole, pieces, frames = self._batch([query])[0], self._batch(documents), self._frames[: len(documents)]
@@ -106,21 +115,21 @@ class ListPromptEncoder(Thinking):
         return EncodedList(ids, [len(piece) - share for piece, share in zip(pieces, shares)], len(whole) - len(shown_query))
 
     def _joined(self, values: dict[str, list[int]]) -> list[list[int]]:
-        """The ids of each segment, with `values` for the slots."""
+        """Return the ids of each segment, with `values` for the slots."""
         return [self._literal[i] if i in self._literal else values[segment] for i, segment in enumerate(self.segments)]
 
     def _instruction_ids(self, instruction: str | None) -> list[int]:
-        """Ids of the instruction with its frame; none if there is no instruction."""
+        """Return the ids of the instruction with its frame; empty if there is no instruction."""
         value = self.prompt.instruction if instruction is None else instruction
         return self._batch([self.prompt.instruction_format.replace("{instruction}", value)])[0] if value else []
 
     def _frame(self, lead: str, label: str) -> list[list[int] | None]:
-        """Ids around a document: those before it, then those behind it, with None in place of the query."""
+        """Return the ids before a document, then those after it, with None in place of the query."""
         before, _, after = (lead + self._document_format).replace("{label}", label).partition("{document}")
         return [self._tokens(before), *(None if part == "{query}" else self._tokens(part) for part in split(after))]
 
     def render(self, query: str, documents: list[str], instruction: str | None = None) -> str:
-        """The prompt as text, without truncation."""
+        """Return the prompt as text, without truncation. Arguments as in `encode`."""
         value = self.prompt.instruction if instruction is None else instruction
         frames = [split(self._document_format.replace("{label}", label)) for label in self.labels]
         shown = (
@@ -132,20 +141,20 @@ class ListPromptEncoder(Thinking):
         return "".join(SLOT.sub(lambda m: values[m.group(1)], segment) for segment in self.segments)
 
     def answer(self, places: list[int]) -> str:
-        """The answer for documents in this order, such as `[3] > [1]`."""
+        """Return the answer for documents in this order, such as `[3] > [1]`."""
         return " > ".join(f"[{self.labels[place]}]" for place in places)
 
     def answer_tokens(self, answer: str) -> list[int]:
-        """Ids of an answer such as `[3]`."""
+        """Return the ids of an answer such as `[3]`."""
         return self._tokens(answer)
 
     def _capped(self, ids: list[int], places: int, room: int) -> list[int]:
-        """The query's ids, capped so that its occurrences together take at most `query_share`, unless all fit.
+        """Truncate the query's ids so that its occurrences together take at most `query_share`, unless everything fits.
 
         Args:
-            ids: of the query.
+            ids: ids of the query.
             places: number of occurrences of the query.
-            room: tokens that are left if no document is truncated.
+            room: number of tokens that remain if no document is truncated.
         """
         if len(ids) * places <= room:
             return ids
@@ -153,7 +162,11 @@ class ListPromptEncoder(Thinking):
 
 
 def fair_shares(lengths: list[int], room: int) -> list[int]:
-    """Share `room` tokens among texts of these lengths: texts shorter than an even share leave the rest to the others.
+    """Share `room` tokens evenly among texts. Tokens that short texts do not need go to longer ones.
+
+    Args:
+        lengths: number of tokens of each text.
+        room: number of tokens to share.
 
     Returns:
         The number of tokens that each text may keep.
@@ -162,7 +175,7 @@ def fair_shares(lengths: list[int], room: int) -> list[int]:
         PromptError: there is less than one token for each text.
     """
     if room < len(lengths):
-        raise PromptError(f"max_length leaves {max(0, room)} tokens for {len(lengths)} documents; raise it or show fewer")
+        raise PromptError(f"max_length leaves {max(0, room)} tokens for {len(lengths)} documents; raise it or show fewer documents")
     shares = [0] * len(lengths)
     left = room
     for done, i in enumerate(sorted(range(len(lengths)), key=lambda i: lengths[i])):
@@ -172,7 +185,7 @@ def fair_shares(lengths: list[int], room: int) -> list[int]:
 
 
 def _single_token_labels(tokenizer: Any, tail: str) -> tuple[list[str], list[int]]:
-    """(labels that are one token each behind the prompt, these tokens): numbers, else letters. Raises PromptError."""
+    """Return (labels that are single tokens after the prompt, their ids): numbers, else letters. Raises PromptError."""
     for labels in (NUMBER_LABELS, LETTER_LABELS):
         try:
             ids = [answer_token(tokenizer, tail, label) for label in labels]
@@ -182,4 +195,4 @@ def _single_token_labels(tokenizer: Any, tail: str) -> tuple[list[str], list[int
         if len(set(ids)) == len(ids):
             return labels, ids
         reason = PromptError("two labels share a token")
-    raise PromptError(f"neither numbers nor letters are one token each behind {tail[-20:]!r} under this tokenizer ({reason})")
+    raise PromptError(f"neither numbers nor letters are single tokens after {tail[-20:]!r} with this tokenizer ({reason})")

@@ -1,7 +1,7 @@
-"""PairPromptEncoder: token ids of (query, document, instruction) by a prompt and a tokenizer.
+"""PairPromptEncoder: encodes (query, document, instruction) with a prompt and a tokenizer.
 
-Segments of the template are tokenised separately and joined as ids. Only the document is truncated, after the query was capped at
-its share, so the prompt's own words always survive.
+Segments of the template are tokenised separately, and their ids are joined. First the query is truncated to its share, then the
+document to the remaining tokens; the prompt's own text is never truncated.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ __all__ = ["PairPromptEncoder", "TruncationCounts", "Encoded"]
 
 @dataclass
 class PairPromptEncoder(DocumentFraming):
-    """Encodes pairs by a prompt whose template is resolved for one tokenizer.
+    """Encodes pairs with a prompt whose template is resolved for one tokenizer.
 
     Args:
         prompt: settings with a literal template (see `Prompt.bind`); this is what is saved with a checkpoint.
-        tokenizer: of transformers.
+        tokenizer: tokenizer of transformers.
         max_positions: number of positions of the model, which limits `max_length`; None for no limit.
 
     Attributes:
-        segments: the parts of the template that are tokenised separately.
-        answer_ids: tokens of the answers (not relevant, relevant).
+        segments: parts of the template that are tokenised separately.
+        answer_ids: ids of the answers (not relevant, relevant).
 
     Raises:
-        PromptError: an answer is not one token, or `max_length` leaves no room beside the template.
+        PromptError: an answer is not one token, or `max_length` leaves no tokens besides the template.
     """
 
     prompt: PromptSettings
@@ -54,41 +54,50 @@ class PairPromptEncoder(DocumentFraming):
         self._query_at = next(i for i, s in enumerate(self.segments) if "{query}" in s)
         self.repeats = sum(s.count("{query}") for s in self.segments)
         self._literal = {i: self._tokens(s) for i, s in enumerate(self.segments) if not SLOT.search(s)}
-        # Words of the template that precede the document in its segment; every chunk of a document begins with them.
+        # Text of the template before the document in its segment, with which every chunk begins.
         self._lead = self._tokens(self.segments[self._document_at].partition("{document}")[0].rstrip())
         self._fixed = sum(len(ids) for ids in self._literal.values())
         self._max = self._content_room()
         no, yes = self.prompt.answers
         self.answer_ids = self._answer_id(no), self._answer_id(yes)
         if self.answer_ids[0] == self.answer_ids[1]:
-            raise PromptError(f"this tokenizer has one token for both answers {self.prompt.answers}; choose others (key 'answers')")
+            raise PromptError(f"both answers {self.prompt.answers} are the same token here; choose others (key 'answers')")
 
     def encode(self, query: str, document: str, instruction: str | None = None) -> Encoded:
-        """Encode one pair. `instruction` None stands for the prompt's default, "" for no instruction."""
+        """Encode one pair.
+
+        Args:
+            query, document: texts of the pair.
+            instruction: replaces the prompt's default; None for the default, "" for no instruction.
+        """
         return self.encode_many(query, [document], instruction)[0]
 
     def encode_many(self, query: str, documents: list[str], instruction: str | None = None) -> list[Encoded]:
-        """Encode one query with each of the documents; the query is tokenised once."""
+        """Encode one query with each of the documents, in order. The query is tokenised once. Arguments as in `encode`."""
         return [chunks[0] for chunks in self.encode_chunks(query, documents, instruction)]
 
     def encode_chunks(
         self, query: str, documents: list[str], instruction: str | None = None, truncation: Truncation = DEFAULT_TRUNCATION
     ) -> list[list[Encoded]]:
-        """Encode one query with each of the documents, fitted by `truncation`.
+        """Encode one query with each of the documents, truncated or split into chunks.
+
+        Args:
+            query: text of the query.
+            documents: texts of the documents.
+            instruction: see `encode`.
+            truncation: how documents are fitted into their prompts.
 
         Returns:
-            For each document its prompts: one, or one for each chunk.
+            The prompts of each document: one, or one for each chunk.
 
         Raises:
-            PromptError: query and template leave no room for a document.
+            PromptError: query and template leave no tokens for a document.
         """
         capped = self._frame(query, instruction, truncation.max_query_tokens)
         room = self._room(capped, truncation)
         if truncation.max_prompt_tokens is not None and room < 1:
             taken = len(capped.head + capped.tail)
-            raise PromptError(
-                f"{truncation.max_prompt_tokens} tokens leave no room for a document; query and template take {taken}"
-            )
+            raise PromptError(f"{truncation.max_prompt_tokens} tokens leave none for a document; query and template take {taken}")
         whole = self._whole_frame(query, instruction, truncation, capped)
         pieces = self._batch([self.segments[self._document_at].replace("{document}", d) for d in documents])
         return [self._join(piece, truncation, capped, room, whole) for piece in pieces]
@@ -96,7 +105,7 @@ class PairPromptEncoder(DocumentFraming):
     def _join(
         self, piece: list[int], truncation: Truncation, capped: DocumentFrame, room: int, whole: DocumentFrame | None
     ) -> list[Encoded]:
-        """The prompts of one document's ids: with the whole query if both fit together, else with the capped one."""
+        """Return the prompts of one document: with the whole query if both fit, else with the truncated query."""
         lead = self._lead if piece[: len(self._lead)] == self._lead else []
         limit = truncation.max_document_tokens
         kept = len(piece) if limit is None else len(lead) + min(len(piece) - len(lead), limit)
@@ -109,16 +118,16 @@ class PairPromptEncoder(DocumentFraming):
         return [Encoded(head + span + tail, len(head), len(head) + len(span), cut, frame.query_cut) for span in spans]
 
     def _room(self, frame: DocumentFrame, truncation: Truncation) -> int:
-        """Number of tokens that a document may take within this frame."""
+        """Return the maximum number of tokens of a document in this frame."""
         room, limit = self._max - frame.content_tokens, truncation.max_prompt_tokens
         return room if limit is None else min(room, limit - len(frame.head) - len(frame.tail))
 
     def _whole_frame(
         self, query: str, instruction: str | None, truncation: Truncation, capped: DocumentFrame
     ) -> DocumentFrame | None:
-        """The frame with the query beyond its share, for documents short enough; None if it would show no more of the query.
+        """Return the frame with a query longer than its share, for short documents; None for other queries.
 
-        The released models' rule (`length_counts: content`) caps the query in any case.
+        With `length_counts: content` the query is always truncated to its share, as in the released models.
         """
         if not capped.query_cut or self.prompt.length_counts == "content":
             return None
@@ -126,17 +135,17 @@ class PairPromptEncoder(DocumentFraming):
         return frame if frame.query_cut < capped.query_cut else None
 
     def render(self, query: str, document: str, instruction: str | None = None) -> str:
-        """The prompt as text, without truncation."""
+        """Return the prompt as text, without truncation. Arguments as in `encode`."""
         values = {"query": query, "document": document, "instruction": self._instruction(instruction)}
         return "".join(SLOT.sub(lambda m: values[m.group(1)], s) for s in self.segments)
 
     def chat_template(self, escapes: bool = False, breaks: bool = False) -> str:
-        """A Jinja chat template for messages of the roles system (the instruction), query and document.
+        """Return a Jinja chat template for messages of the roles system (the instruction), query and document.
 
-        Other libraries render the prompt by it; sentence-transformers maps a pair to these roles.
+        Other libraries render the prompt with it; sentence-transformers maps a pair to these roles.
 
         Args:
-            escapes, breaks: add the marks of `prorank.prompts.sentinels`, which the tokenizer has to drop.
+            escapes, breaks: add the marks of `prorank.prompts.sentinels`, which the tokenizer must remove.
         """
         instruction = (*self._instruction_frame(), self._instruction(None))
         return pair_chat(self.segments, instruction, special_texts(self.tokenizer) if escapes else [], breaks)
@@ -151,44 +160,44 @@ class PairPromptEncoder(DocumentFraming):
 
     @property
     def query_behind(self) -> bool:
-        """Whether the query stands behind the document, where truncating the end of the prompt would remove it."""
+        """Whether the query comes after the document, so that truncating the end of the prompt would remove it."""
         return self._query_at > self._document_at or self.repeats > 1
 
     def answer_tokens(self, answer: int) -> list[int]:
-        """The one token of the answer 1 (relevant) or 0."""
+        """Return the single token of the answer 1 (relevant) or 0."""
         return [self.answer_ids[answer]]
 
     def instruction_ids(self) -> list[int]:
-        """Ids of the default instruction with its frame; none if there is no instruction."""
+        """Return the ids of the default instruction with its frame; empty if there is no instruction."""
         return self._fill("{instruction}", "", None)
 
     def instruction_text(self) -> str:
-        """The default instruction with its frame, "" if there is no instruction."""
+        """Return the default instruction with its frame; "" if there is no instruction."""
         return self._instruction(None)
 
     def query_limit(self) -> int:
-        """Maximum number of tokens of one occurrence of the query, given the default instruction."""
+        """Return the maximum number of tokens of one occurrence of the query, given the default instruction."""
         limit = self._frame("", None).query_limit
         assert limit is not None
         return limit
 
     def direct(self) -> PairPromptEncoder:
-        """The encoder with an empty thought in the prompt, so that a thinking model answers at once; itself for other kinds."""
+        """Return an encoder with an empty thought, so that a thinking model answers at once; self for other kinds of prompts."""
         if self.prompt.kind != "thinking":
             return self
         template = (*self.segments, *([] if self.opened else [f"{OPEN}\n"]), SHUT)
         return PairPromptEncoder(replace(self.prompt, kind="binary", template=template), self.tokenizer, self.max_positions)
 
     def _content_room(self) -> int:
-        """Number of tokens that instruction, query and document may take together."""
+        """Return the maximum number of tokens of instruction, query and document together."""
         room = self.longest - self._fixed
         if room < 8:
             raise PromptError(
-                f"max_length {self.prompt.max_length} leaves {room} tokens beside the prompt's own {self._fixed}; raise max_length"
+                f"max_length {self.prompt.max_length} leaves {room} tokens besides the prompt's own {self._fixed}; raise max_length"
             )
         return room
 
     def _answer_id(self, answer: str) -> int:
-        """The answer's one token after the prompt's last segment. Raises PromptError if it is not one."""
+        """Return the answer's token after the prompt's last segment. Raises PromptError if it is not a single token."""
         tail = SHUT if self.prompt.kind == "thinking" else self.segments[-1]
         return answer_token(self.tokenizer, "" if SLOT.search(tail) else tail, answer)

@@ -1,6 +1,6 @@
-"""The prompts that have a name: their settings, where they differ from those of `Prompt`.
+"""Presets: named prompts, as settings that differ from the defaults of `Prompt`.
 
-A trained model knows its prompt to the letter, so a preset that has been trained with never changes.
+A model depends on the exact text of its prompt, so a preset never changes once a model was trained with it.
 """
 
 from typing import Any
@@ -9,18 +9,18 @@ from .published import MXBAI_TASK, QWEN3_INSTRUCTION, QWEN3_SYSTEM, RANK_R1_SYST
 
 PRESETS: dict[str, dict[str, Any]] = {
     "prorank": {},
-    # The query comes again after the document, where a causal model can read it in the document's light (arXiv 2402.15449 calls
-    # such repeats echoes). Small models learn to rank far sooner from it, see docs/evidence.md.
+    # The query is repeated after the document, where a causal model can attend to the document (arXiv 2402.15449 calls this an
+    # echo). Small models learn to rank much faster with it, see docs/evidence.md.
     "echo": dict(
         user="{instruction}Query:\n{query}{close}\nDocument:\n{document}{close}\nQuery:\n{query}{close}\nRelevant?",
     ),
-    # The document comes first and the query behind it, read in its light; a document's tokens are then the same for every query, so
-    # that training reads a document once for several (see stage `score`).
+    # The document comes before the query, so its tokens are the same for every query, and training computes them once for several
+    # queries (see stage `score`).
     "document-first": dict(
         order="document-first",
         user="{instruction}Document:\n{document}{close}\nQuery:\n{query}{close}\nRelevant?",
     ),
-    # Ids of mixedbread-ai/mxbai-rerank-{base,large}-v2 as their package joins them (mxbai-rerank 0.1.6).
+    # Same ids for mixedbread-ai/mxbai-rerank-{base,large}-v2 as in their package (mxbai-rerank 0.1.6).
     "mxbai": dict(
         system="",
         instruction_format="instruction: {instruction}\n",
@@ -39,8 +39,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         length_counts="content",
         escape_special_tokens=False,
     ),
-    # Ids of Qwen/Qwen3-Reranker-{0.6B,4B,8B} as their model card joins them: instruction, query and document are one text there,
-    # and no token reaches over the line break before "<Document>", so a query's documents share their prefix here, too.
+    # Same ids for Qwen/Qwen3-Reranker-{0.6B,4B,8B} as in their model card, which tokenises instruction, query and document as one
+    # text. No token spans the line break before "<Document>", so splitting there keeps the ids and lets documents share a prefix.
     "qwen3-reranker": dict(
         system="",
         instruction_format="{instruction}",
@@ -54,7 +54,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         answers=("no", "yes"),
         max_length=8192,
     ),
-    # One forward says of all documents of a window how likely each is the best.
+    # One forward pass gives the probability of each document of a window to be the best.
     "setwise": dict(
         kind="setwise",
         system="Find the document that answers the query best. Answer with its label alone.",
@@ -62,7 +62,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         max_length=2048,
         query_share=0.25,
     ),
-    # The query and the label come again behind each document, where a causal model has read both texts: what a small model needs.
+    # Query and label are repeated after each document, where a causal model has read both texts. Small models need this.
     "setwise-echo": dict(
         kind="setwise",
         system="Find the document that answers the query best. Answer with its label alone.",
@@ -71,7 +71,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         max_length=2048,
         query_share=0.4,
     ),
-    # The order in writing, as RankGPT and its students give it; with method setwise its first label counts.
+    # The answer is a written ranking, as in RankGPT and models distilled from it. With method setwise its first label counts.
     "listwise": dict(
         kind="listwise",
         system="Order the documents by how well they answer the query. Answer with all labels, the best first: [2] > [1].",
@@ -79,7 +79,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         max_length=2048,
         query_share=0.25,
     ),
-    # Think, then name the best of several (Rank-R1, arXiv 2503.06034), byte for byte.
+    # Think, then name the best of several documents (Rank-R1, arXiv 2503.06034); the texts are unchanged.
     "rank-r1": dict(
         kind="thinking",
         system=RANK_R1_SYSTEM,
@@ -88,7 +88,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         query_share=0.25,
         max_think_tokens=1024,
     ),  # fmt: skip
-    # The system text is that of Rerank-R0's stage A, byte for byte.
+    # The system text is that of Rerank-R0's stage A, unchanged.
     "rerank-r0": dict(
         kind="thinking",
         system=RERANK_R0,

@@ -1,6 +1,6 @@
-"""Prompt: how a (query, document) pair becomes token ids, in training, evaluation, serving and export.
+"""Prompt: defines how a (query, document) pair becomes token ids in training, evaluation, serving and export.
 
-A Prompt holds settings only and is saved as `prompt.json` with the checkpoint. `bind(tokenizer)` returns an encoder.
+A Prompt contains settings only and is saved with the checkpoint as `prompt.json`. `bind(tokenizer)` returns an encoder.
 """
 
 from __future__ import annotations
@@ -91,13 +91,20 @@ class Prompt(PromptSettings):
         return PairPromptEncoder(self._resolved(tokenizer), tokenizer, max_positions)
 
     def bind_list(self, tokenizer: Any, max_positions: int | None = None) -> "ListPromptEncoder":
-        """Return the encoder of a setwise or listwise prompt; arguments as in `bind`. Raises PromptError for other kinds."""
+        """Return the encoder of a prompt that shows several documents.
+
+        Args:
+            tokenizer, max_positions: see `bind`.
+
+        Raises:
+            PromptError: the prompt shows one document (use `bind`), or see `ListPromptEncoder`.
+        """
         if not self.lists:
             raise PromptError(f"prompt {self.name} shows one document; list methods need a prompt of kind setwise or listwise")
         return ListPromptEncoder(self._resolved(tokenizer), tokenizer, max_positions)
 
     def _resolved(self, tokenizer: Any) -> "Prompt":
-        """The prompt with its template as literal text for this tokenizer."""
+        """Return the prompt with its template as literal text for this tokenizer."""
         template = self.template
         if template == "auto":
             template = render_frame(self, tokenizer)
@@ -107,7 +114,7 @@ class Prompt(PromptSettings):
 
 
 def _names_file(value: str | Path) -> bool:
-    """Whether a value is the path of a YAML file, or of anything else that can be read, and not the name of a preset."""
+    """Whether a value is a path (a YAML file or any existing file) and not the name of a preset."""
     return str(value).endswith((".yaml", ".yml", ".json")) or value not in PRESETS and can_be_read(value)
 
 

@@ -1,6 +1,6 @@
-"""The settings of a prompt: its fields, what they may hold, and how they are saved.
+"""Settings of a prompt: fields, validation, and saving.
 
-Encoders, export and calibration need no more of a prompt than this.
+Encoders, export and calibration depend on this module only.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Order = Literal["query-first", "document-first"]
 LengthCounts = Literal["whole", "content"]
 CONFIG = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True)
 
-# What a field expects, for messages; every other field is a text.
+# Descriptions of valid values, for messages; every other field is a text.
 EXPECTED = {
     "template": "a text or a list of texts",
     "answers": "two different, non-empty texts (not relevant, relevant)",
@@ -36,7 +36,7 @@ EXPECTED = {
 
 
 def _as_tuple(value: Any) -> Any:
-    """A list, as YAML and JSON have it, as a tuple; any other value as it is."""
+    """Convert a list from YAML or JSON to a tuple; return any other value unchanged."""
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -46,7 +46,7 @@ Segments = Annotated[tuple[str, ...], Field(min_length=1)]
 
 @dataclass(frozen=True, config=CONFIG)
 class PromptSettings:
-    """The fields of a prompt. `Prompt` adds how they are read and joined with a tokenizer.
+    """The fields of a prompt. `Prompt` adds reading them and binding them to a tokenizer.
 
     Raises:
         PromptError: a field has a wrong type or value, or the template lacks a slot. The message names the key.
@@ -56,13 +56,13 @@ class PromptSettings:
     """Preset that the prompt came from, for display."""
 
     kind: Kind = "binary"
-    """What the model is asked for. "binary": one of two answer tokens. "thinking": a thought first, then the answer:
+    """What the model answers. "binary": one of two answer tokens. "thinking": a thought first, then the answer:
     `<think>…</think><answer>…</answer>`. "setwise": the label of the best of several documents, one token. "listwise": the order of
     several documents, in writing: `[2] > [1]`."""
 
     order: Order = "query-first"
-    """"query-first": the query stands before the document, so that documents can share it as a prefix. "document-first": the query
-    stands behind the document only, so that queries can share the document."""
+    """"query-first": the query comes before the document, so that documents share it as a prefix. "document-first": the query
+    comes after the document only, so that queries can share the document."""
 
     system: str = "Judge whether the document is relevant to the query: 1 if it is, 0 if it is not."
     """Text of the system turn."""
@@ -74,7 +74,7 @@ class PromptSettings:
     blank and nothing."""
 
     instruction_format: str = "Instruction:{open}{instruction}{close}\n"
-    """Text that replaces {instruction} if there is an instruction; without one, nothing does."""
+    """Text that replaces {instruction} if there is an instruction; otherwise {instruction} is removed."""
 
     instruction: str = ""
     """Default instruction, "" for none."""
@@ -97,7 +97,7 @@ class PromptSettings:
     mxbai models."""
 
     document_format: str = "[{label}] {document}"
-    """How each of several documents is shown: {label} and {document}, optionally {query} and {label} again behind it, {open} and
+    """How each of several documents is shown: {label} and {document}, optionally {query} and {label} again after it, {open} and
     {close} as in `user`. Documents are joined by line breaks."""
 
     max_think_tokens: Annotated[int, Field(ge=1)] = 200
@@ -109,7 +109,7 @@ class PromptSettings:
     @model_validator(mode="wrap")
     @classmethod
     def _with_prompt_errors(cls, values: Any, handler: Any) -> Any:
-        """Validate the fields, and report the first fault as a PromptError."""
+        """Validate the fields, and report the first error as a PromptError."""
         try:
             return handler(values)
         except ValidationError as error:
@@ -126,12 +126,12 @@ class PromptSettings:
 
     @property
     def _text(self) -> str:
-        """The text with the slots."""
+        """Return the text that contains the slots."""
         return self.user if self.template == "auto" else "".join(self.template)
 
     @property
     def lists(self) -> bool:
-        """Whether it shows several documents."""
+        """Whether the prompt shows several documents."""
         return self.kind in ("setwise", "listwise") or (self.kind == "thinking" and "{documents}" in self._text)
 
     def _check_list(self, text: str) -> None:
@@ -190,7 +190,7 @@ class PromptSettings:
 
 
 def _message(fault: ErrorDetails) -> str:
-    """What is wrong with a field: its key, its value and what is expected."""
+    """Return a message with the key, the value and what is expected."""
     key, *inner = fault["loc"]
     if fault["type"] == "unexpected_keyword_argument":
         return f"prompt: unknown key '{key}'{nearest(str(key), FIELDS)}"

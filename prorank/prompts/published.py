@@ -1,6 +1,6 @@
-"""Texts of published prompts, byte for byte.
+"""Texts of published prompts, unchanged.
 
-A trained model knows the very words it was trained with; a blank more or less costs it quality.
+A model depends on the exact text that it was trained with; even an additional space lowers its quality.
 
 Sources: mxbai-rerank 0.1.6; Rerank-R0's configuration file; Rank-R1, arXiv 2503.06034; Qwen3-Reranker's model card.
 """
@@ -21,9 +21,9 @@ Evaluation Criteria:
 - The Document should satisfy the complete information need expressed in the Query
 
 Process:
-1. First, analyze in <think> tags (max 128 tokens): identify key concepts in the Query, check their presence and interconnection in the Document
-2. Then output your final judgment in <answer> tags: exactly "yes" for comprehensive coverage or "no" for insufficient coverage
-3. Do not output any other characters or explanations outside these tags
+1. First, analyze in <think> tags (max 128 tokens): identify key concepts in the Query, check their presence and interconnection in
+the Document 2. Then output your final judgment in <answer> tags: exactly "yes" for comprehensive coverage or "no" for insufficient
+coverage 3. Do not output any other characters or explanations outside these tags
 
 Only answer "yes" if the Document fully satisfies the Query's information requirements.
 """  # noqa: E501

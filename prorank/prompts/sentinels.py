@@ -1,6 +1,6 @@
 """Marks in a rendered chat template that let other libraries tokenise a prompt as PairPromptEncoder does.
 
-Other libraries render the chat template and tokenise the whole text. They would parse special tokens that a document spells, and
+Other libraries render the chat template and tokenise the whole text. They would parse special tokens that a document contains, and
 merge white space at the ends of a text with the template. Therefore the saved template inserts ESCAPE into special tokens in texts
 and BREAK around texts that begin or end with white space. The saved tokenizer removes both after it has matched special tokens.
 Both marks are Unicode noncharacters, which do not occur in text.

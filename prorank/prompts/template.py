@@ -24,7 +24,11 @@ def delimiter_tokens(tokenizer: Any) -> tuple[str, str]:
 
 
 def render_frame(prompt: PromptSettings, tokenizer: Any) -> str:
-    """Return the literal template of a prompt: system and user turns in the tokenizer's chat format, or plain text without one.
+    """Return the literal template of a prompt: system and user turns in the tokenizer's chat format, or plain text if it has none.
+
+    Args:
+        prompt: the settings.
+        tokenizer: tokenizer of transformers.
 
     Raises:
         PromptError: the chat template fails, or does not render every slot once.
@@ -39,14 +43,14 @@ def render_frame(prompt: PromptSettings, tokenizer: Any) -> str:
     slots = SLOT.findall(user)
     for slot in dict.fromkeys(slots):
         if text.count(SENTINEL.format(slot)) != slots.count(slot):
-            raise PromptError(f"the tokenizer's chat template does not show the {slot} exactly once; give the prompt a 'template'")
+            raise PromptError(f"the tokenizer's chat template must render the {slot} exactly once; give the prompt a 'template'")
         text = text.replace(SENTINEL.format(slot), "{" + slot + "}")
-    # If the chat template opens a thought, a binary prompt closes it at once.
+    # Binary prompts have no thought, so close one that the chat template opens.
     return text.rstrip("\n") + "\n\n</think>\n\n" if text.rstrip().endswith("<think>") and not thinks else text
 
 
 def own_chat(tokenizer: Any) -> str:
-    """Return the tokenizer's own chat template without what a saved checkpoint put before it; "" if it has none."""
+    """Return the tokenizer's own chat template, without the part that `saving` prepends; "" if it has none."""
     template = getattr(tokenizer, "chat_template", None) or ""
     if isinstance(template, dict):
         template = template.get("default") or ""

@@ -1,6 +1,6 @@
 """Token ids of thoughts: opening and closing tags, and completions for supervised training.
 
-The tags between thought and answer have the same ids in training and inference, whether they were generated or forced.
+The tags between thought and answer have the same ids in training and inference, whether they are generated or forced.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Truncation: which tokens of a document its prompts show: its beginning, its end, or overlapping chunks.
+"""Truncation: which tokens of a document are in its prompts: its beginning, its end, or overlapping chunks.
 
-Chunks of a document are as long as the room allows and overlap by a share of it, so a passage shorter than the overlap
-stands whole in at least one of them.
+Chunks are as long as possible and overlap by a share of their length, so a passage shorter than the overlap is complete in at
+least one of them.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ SIDES = ("right", "left")
 
 @dataclass(frozen=True)
 class Truncation:
-    """How a document is fitted into its prompt, or prompts.
+    """How a document is fitted into one or several prompts.
 
     Args:
         max_document_tokens: maximum number of tokens of the document, over all chunks; None for no limit.
         max_prompt_tokens: maximum number of tokens of a whole prompt; None for the prompt's own limit.
         max_query_tokens: maximum number of tokens of the query; None for the query's share.
-        side: "right" cuts the end of what is too long, "left" its beginning.
-        max_chunks: maximum number of prompts a document may take. 1 truncates it; more show it in overlapping chunks.
-        overlap: share of a chunk that the next one repeats, in [0, 1).
+        side: "right" truncates the end of long texts, "left" the beginning.
+        max_chunks: maximum number of prompts per document. With 1 it is truncated, with more it is split into overlapping chunks.
+        overlap: share of a chunk that is repeated in the next one, in [0, 1).
 
     Raises:
         ConfigError: a value is out of range.
@@ -43,14 +43,14 @@ class Truncation:
             raise ConfigError(f"max_chunks must be at least 1 and overlap in 0..1, not {self.max_chunks} and {self.overlap}")
 
     def split(self, ids: list[int], room: int) -> tuple[list[list[int]], int]:
-        """Split a document's ids into the chunks that are shown.
+        """Split a document's ids into chunks, and truncate what does not fit.
 
         Args:
-            ids: of the document.
+            ids: ids of the document.
             room: maximum number of tokens of a chunk.
 
         Returns:
-            (chunks, number of tokens that are in none of them).
+            (chunks, number of truncated tokens).
         """
         kept = ids if self.max_document_tokens is None else self._truncate(ids, self.max_document_tokens)
         step = max(1, room - int(room * self.overlap))

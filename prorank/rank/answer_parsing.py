@@ -1,6 +1,6 @@
 """Parse generated answers that name documents by labels: the best one, or an order such as `[2] > [1] > [3]`.
 
-The parsed order has every document once, whatever the model wrote; repairs are counted. The answer format is that of RankGPT
+The parsed order always contains every document once; repairs are counted. The answer format is that of RankGPT
 (Sun et al. 2023, arXiv 2304.09542).
 """
 
@@ -33,16 +33,16 @@ class ParsedRanking:
 
     @property
     def best(self) -> int | None:
-        """Position of the document that was named first; None where none was named."""
+        """Position of the document that was named first; None if none was named."""
         return self.named[0] if self.named else None
 
 
 def parse_ranking(text: str, count: int) -> ParsedRanking:
     """Parse the labels of `count` documents in a completion. Never fails.
 
-    - A thought, which is everything before the last `</think>`, is ignored. Of `<answer>` tags the first pair behind it counts.
-    - Labels are numbers from 1, or letters from A, in square brackets. Where there are none, bare ones count: numbers, except those
-      of numbered lines, and letters, except among words.
+    - A thought, which is everything before the last `</think>`, is ignored. The first pair of `<answer>` tags after it counts.
+    - Labels are numbers from 1, or letters from A, in square brackets. If there are none, labels without brackets count: numbers,
+      except those of numbered lines, and letters, unless there are words.
     - Labels out of range are dropped, repeated ones count where they come first, missing ones go to the end.
 
     Args:
@@ -81,19 +81,19 @@ def _answer(text: str, repairs: Counter[str]) -> str:
 
 
 def _bare_labels(answer: str) -> list[str]:
-    """Return labels without brackets: numbers, and letters unless there are words, among which "A" and "I" are words, too."""
+    """Return labels without brackets: numbers, and letters unless there are words, since "A" and "I" may be words, too."""
     has_words = WORDS.search(answer)
     labels = (match[1] or (None if has_words else match[2]) for match in BARE.finditer(_without_line_numbers(answer)))
     return [label for label in labels if label]
 
 
 def _without_line_numbers(text: str) -> str:
-    """Remove the numbers of numbered lines; lines that are nothing but a number keep it as their label."""
+    """Remove the numbers of numbered lines; lines that contain only a number keep it as their label."""
     return text if LINE_LABELS.search(text) else LINE_NUMBER.sub("", text)
 
 
 def _position(label: str) -> int:
-    """Return 0 for "1" and "A", and so on; a position out of range for numbers that no list has."""
+    """Return 0 for "1" and "A", and so on; a position out of range for too large numbers."""
     if label.isalpha():
         return ord(label.upper()) - ord("A")
     return int(label[:6]) - 1 if label.isascii() else -1

@@ -32,15 +32,15 @@ from .validation import QueryBatch, RankOptions, validate_batch
 
 @dataclass(frozen=True)
 class LoadedReranker:
-    """Everything that a Reranker holds.
+    """The parts of a Reranker.
 
     Attributes:
-        name: what messages call the model.
+        name: name of the model in messages.
         runtime: the model with its tokenizer and engine.
         strategy: how documents are scored.
         source: where the weights were loaded from; None for a model in memory, whose weights may change.
         dtype: the dtype that was chosen, and why; None for a model in memory.
-        lazy_compile: compiles the engine's steps once a call is long enough; None leaves them as they are.
+        lazy_compile: compiles the engine's steps once a call is long enough; None never compiles.
     """
 
     name: str
@@ -55,14 +55,14 @@ class BaseReranker:
     """Scores documents with one strategy.
 
     Attributes:
-        name: what messages call the model.
+        name: name of the model in messages.
         strategy: how documents are scored.
         model, tokenizer, device: the model in memory. On a CPU, plain Llama and Qwen2 checkpoints are a
             `engine.light_model.LightModel`, which computes hidden states and logits of texts without padding and can be saved
             (`checkpoints.saving.save_checkpoint`), but not trained; `checkpoints.loading.load_model` loads transformers' model.
-        cuts: what did not fit into prompts, counted over all calls.
+        cuts: counts of truncated texts over all calls.
         cost: prompts, tokens and seconds, counted over all calls.
-        lock: held while the model is at work.
+        lock: held while the model computes.
     """
 
     def __init__(self, loaded: LoadedReranker) -> None:
@@ -102,7 +102,7 @@ class BaseReranker:
 
     @property
     def choices(self) -> dict[str, Choice]:
-        """What "auto" chose for `dtype` and `compile`, and why; empty for a model in memory."""
+        """The values that "auto" chose for `dtype` and `compile`, with reasons; empty for a model in memory."""
         compiled = self._lazy_compile.choice if self._lazy_compile else None
         return {name: choice for name, choice in (("dtype", self._dtype), ("compile", compiled)) if choice}
 
@@ -113,7 +113,7 @@ class BaseReranker:
 
     @property
     def prompt_fingerprint(self) -> str:
-        """Identifies how documents are shown to the model; a calibration belongs to one value of it."""
+        """Identifies how documents are shown to the model; a calibration is valid for one value of it."""
         return self.strategy.prompt_fingerprint
 
     @property
@@ -123,7 +123,7 @@ class BaseReranker:
 
     @property
     def calibration(self) -> Calibration | None:
-        """The checkpoint's calibration; None where it has none for this prompt and these weights, see `calibration_for`."""
+        """The checkpoint's calibration; None if it has none for this prompt and these weights, see `calibration_for`."""
         return self._identity.calibration
 
     def score_lists(
@@ -140,14 +140,14 @@ class BaseReranker:
             queries: one text per query.
             documents: as many lists of documents, see `Reranker.rank`.
             instruction: what to look for; None keeps the prompt's own.
-            batch_size: most documents of a forward pass; None chooses by tokens.
+            batch_size: maximum number of documents in a forward pass; None chooses by tokens.
             progress: called with the number of documents scored since its last call.
 
         Returns:
             Log-odds: one fp32 array [n] per query, in input order. With a method of lists, minus the position in the order.
 
         Raises:
-            DataError: an argument cannot be read.
+            DataError: an argument is invalid.
             ModelError: a score is not finite.
         """
         options = RankOptions(batch_size=batch_size, instruction=instruction)
@@ -156,7 +156,7 @@ class BaseReranker:
     def score_encoded(self, lists: Sequence[tuple[Sequence[Encoded], Sequence[str]]]) -> ScoredLists:
         """Score prompts that `encoder` has encoded; for servers, which choose their own batches.
 
-        Nothing is counted or checked, and the caller makes sure that only one thread calls it.
+        Nothing is counted or checked. The caller must ensure that only one thread calls it at a time.
 
         Args:
             lists: per query its prompts and their sampling keys, see `EncodedQuery`.
@@ -166,7 +166,14 @@ class BaseReranker:
     def likelihood(
         self, queries: Sequence[str], documents: Sequence[Sequence[Document]], progress: Callable[[int], None] | None = None
     ) -> list[np.ndarray]:
-        """Return the query likelihood under the same weights, see `rank.likelihood`: one fp32 array [n] per query."""
+        """Return the query likelihood under the same weights, see `rank.likelihood`.
+
+        Args:
+            queries, documents, progress: see `score_lists`.
+
+        Returns:
+            Mean log-probabilities of the query's tokens: one fp32 array [n] per query.
+        """
         batch = validate_batch(queries, documents)
         with self._exclusive():
             return query_likelihood(self.model, self.tokenizer, batch.queries, batch.texts, self.encoder.longest, progress)
@@ -175,6 +182,9 @@ class BaseReranker:
         """Inspect the model at the answer position of every pair; a thinking model is given an empty thought.
 
         Multiplies with the whole output matrix, so it is slower than scoring.
+
+        Args:
+            queries, documents: see `score_lists`.
 
         Raises:
             ConfigError: a method of lists, which has no answer per document (see `can_diagnose`).
@@ -192,7 +202,7 @@ class BaseReranker:
             vars(counter).update(values)
 
     def after_fork(self) -> None:
-        """In a forked process: use plain steps, since compiled ones are made for a number of threads."""
+        """In a forked process: use plain steps, since compiled steps depend on the number of threads."""
         self._forked, self._lazy_compile = True, None
         if self.runtime.engine:
             self.runtime.engine.kernels = Kernels(compiled=False)

@@ -1,6 +1,6 @@
 """Cosine similarities of a bi-encoder: a baseline in evaluation, a teacher in training.
 
-A bi-encoder encodes query and document apart, so a text that many queries share is encoded once.
+A bi-encoder encodes queries and documents separately, so a text that many queries share is encoded once.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ WINDOW = 16  # queries whose texts are encoded in one call: enough to sort them 
 
 
 def folder_of(name: str) -> Path:
-    """Return the folder that `bi-encoder:FOLDER` names. Raises ModelError where it holds no sentence-transformers model."""
+    """Return the folder that `bi-encoder:FOLDER` names. Raises ModelError if it contains no sentence-transformers model."""
     folder = Path(name.removeprefix(KIND))
     if not folder.exists():
         raise ModelError(f"{name}: no such folder{similar(folder)}")
     if not (folder / "modules.json").is_file():
-        raise ModelError(f"{name}: {folder} holds no sentence-transformers model (modules.json is missing); name its folder")
+        raise ModelError(f"{name}: {folder} contains no sentence-transformers model (modules.json is missing); name its folder")
     return folder
 
 
 @one_at_a_time
 def _load(name: str, folder: Path, device: str | None) -> Any:
-    """Load a folder's SentenceTransformer. Raises ModelError for files that are damaged or do not hold all of its weights."""
+    """Load a folder's SentenceTransformer. Raises ModelError for files that are damaged or lack weights."""
     with extra("teacher"):
         from sentence_transformers import SentenceTransformer
     with readable(name):
@@ -43,21 +43,21 @@ def _load(name: str, folder: Path, device: str | None) -> Any:
 
 
 def _check(folder: Path, encoder: Any) -> None:
-    """Raise ModelError where the transformer's files lack weights.
+    """Raise ModelError if the transformer's files lack weights.
 
-    sentence-transformers fills these with random numbers and does not report them, so the files are read once more.
+    sentence-transformers initialises missing weights randomly without a report, so the files are read again.
     """
     for module in encoder:
         model, place = getattr(module, "auto_model", None), folder / getattr(module, "path", "")
         if model is None or not (place / "config.json").is_file():
             continue
         _, report = type(model).from_pretrained(place, local_files_only=True, output_loading_info=True)
-        missing = {key for key in report["missing_keys"] if "pooler." not in key}  # BERT's, which a mean of its states lacks
+        missing = {key for key in report["missing_keys"] if "pooler." not in key}  # not needed for the mean of hidden states
         check_report(place, {**report, "missing_keys": missing, "unexpected_keys": ()})
 
 
 def fingerprint_of(name: str, device: str | None = None) -> str:
-    """Return the SHA-256 over the device and the folder's files (names and bytes), which changes whenever cosines may.
+    """Return the SHA-256 over the device and the folder's files (names and bytes). It changes whenever scores may change.
 
     Raises:
         ModelError: as `folder_of`.
@@ -103,6 +103,6 @@ def bi_encoder(name: str, device: str | None = None) -> Callable[..., list[np.nd
 
 
 def text_encoder(name: str, device: str | None = None) -> Callable[[Sequence[str]], np.ndarray]:
-    """A function that encodes texts as unit vectors [n, d], fp32; arguments and errors as for `bi_encoder`."""
+    """Return a function that encodes texts as unit vectors [n, d], fp32. Arguments and errors as for `bi_encoder`."""
     encoder = _load(name, folder_of(name), device)
     return lambda texts: encoder.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)

@@ -5,8 +5,8 @@
     id,title,text                               a table: .csv, .tsv, or lines below such a header
     a text a line
 
-A file is read as text lines if it is none of the others. Lines that look like JSON or like a table but cannot be read as such are
-refused, so that no bracket, quote or header is ranked as a document.
+A file is read as text lines if it has none of the other formats. Lines that look like JSON or like a table, but cannot be parsed,
+raise an error, so that no bracket, quote or header is ranked as a document.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ Lines = list[tuple[int, str]]  # (line number from 1, text without surrounding b
 COLUMNS = ("id", "_id", "title", "text")
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 TEXT_KEYS = ("contents", "content", "body", "passage", "document", "doc", "page_content", "abstract", "snippet", "segment", "_text")
-# Matches a line that is a piece of JSON or of a Python list, by its beginning or as a whole.
+# Matches lines that look like a part of JSON or of a Python list.
 LOOKS_JSON = re.compile(r"""\{\s*(["'}]|\w+\s*:|$) | \[\s*(["'{\]]|$) | [\]}],?$ | "(?:[^"\\]|\\.)*"\s*(,?$|:)""", re.VERBOSE)
-QUOTED_FIELD = re.compile(r'(^|[,;\t])"([^"]|"")*"([,;\t](?! )|$)')  # of a CSV
-MAX_NAME_LENGTH = 40  # of a column
-REMEDY = 'give every document as JSON, {"text": "…"} a line'
+QUOTED_FIELD = re.compile(r'(^|[,;\t])"([^"]|"")*"([,;\t](?! )|$)')  # of a CSV file
+MAX_NAME_LENGTH = 40  # of a column name
+REMEDY = 'give every document as JSON, one {"text": "…"} per line'
 
 
 def read_documents(path: str) -> list[Document]:
-    """Read the documents of a file, or of standard input ("-"), in any of the forms above; blank lines are skipped.
+    """Read the documents of a file, or of standard input ("-"), in any of the formats above; blank lines are skipped.
 
     Args:
         path: a file, or "-".
 
     Raises:
-        DataError: naming file, line and remedy, for malformed JSON or tables, objects without "text", JSON among text lines, a
-            header without the column text, no documents.
+        DataError: JSON or a table is malformed, an object has no "text", there is JSON among text lines, a header lacks the column
+            text, or there are no documents. The message names file, line and remedy.
     """
     name, lines = source_name(path), list(text_lines(path))
     kept = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
@@ -57,12 +57,12 @@ def read_documents(path: str) -> list[Document]:
         _refuse_json_lines(name, kept)
         documents = [line for _, line in kept]
     if not documents:
-        raise DataError(f"{name}: holds no documents")
+        raise DataError(f"{name}: contains no documents")
     return documents
 
 
 def _is_header(name: str, number: int, line: str) -> bool:
-    """Return whether a file's first line names a table's columns. Raises DataError where it may be either that or a document."""
+    """Return whether a file's first line names a table's columns. Raises DataError if it may also be a document."""
     _, fields = header_fields(line)
     if _names_columns(fields):
         if len(fields) > 1:
@@ -73,14 +73,14 @@ def _is_header(name: str, number: int, line: str) -> bool:
 
 
 def _names_columns(fields: Sequence[str]) -> bool:
-    """Return whether fields are names of columns. In prose a blank follows the comma, so there all of them must be known."""
+    """Return whether fields are names of columns. With a space after a comma, as in prose, all of them must be known names."""
     known = [is_column(field) for field in fields]
     prose = any(field.startswith(" ") for field in fields[1:])
     return (all(known) if prose else any(known)) and max(map(len, fields)) <= MAX_NAME_LENGTH
 
 
 def _table_documents(name: str, lines: Sequence[str]) -> list[Document]:
-    """Return the documents of a table; plain texts where it has no other column."""
+    """Return the documents of a table; plain texts if it has no other column."""
     table = read_table(name, lines)
     if "text" not in table.columns.values():
         expected = "expected a header such as id,title,text"
@@ -99,7 +99,7 @@ def _json_values(name: str, kept: Lines) -> list[tuple[str, Any]]:
 
 
 def _is_json(line: str) -> bool:
-    """Return whether a line is a JSON object, array or string, or looks like a piece of one."""
+    """Return whether a line is a JSON object, array or string, or looks like a part of one."""
     if LOOKS_JSON.match(line):
         return True
     try:
@@ -127,7 +127,7 @@ def _refuse_json_lines(name: str, kept: Lines) -> None:
 
 
 def _stream(name: str, kept: Lines) -> list[tuple[int, Any]]:
-    """Return (line number, value) of JSON values that follow each other, each of which ends at the end of a line."""
+    """Return (line number, value) of consecutive JSON values, each of which ends at the end of a line."""
     text = "\n".join(line for _, line in kept)
     starts = [0, *accumulate(len(line) + 1 for _, line in kept)][:-1]  # of each line in the text
     decoder = json.JSONDecoder(parse_constant=_refuse_constant)
@@ -156,13 +156,13 @@ def _refuse_constant(name: str) -> NoReturn:
 def _refuse_json(name: str, kept: Lines, line: int, why: str) -> NoReturn:
     """Raise DataError for a line that is not valid JSON."""
     first = kept[0][0]
-    above = f"; line {first} is JSON, so all is" if line > first else ""
-    expected = 'expected an object with "text" or a string a line, or one array of them'
+    above = f"; line {first} is JSON, so all lines must be" if line > first else ""
+    expected = 'expected an object with "text" or a string per line, or one array of them'
     raise DataError(f"{name}:{line}: not valid JSON ({why}); {expected}{above}")
 
 
 def _document(value: Any, where: str) -> Document:
-    """Return a document. Raises DataError for a value that is none."""
+    """Convert a JSON value to a document. Raises DataError for other values."""
     if not isinstance(value, (str, dict)):
         raise DataError(f'{where}: expected an object with "text" or a string, got {json.dumps(value)[:40]}')
     if isinstance(value, dict) and not isinstance(value.get("text"), str):
@@ -174,15 +174,15 @@ def _document(value: Any, where: str) -> Document:
     except RecursionError:
         raise DataError(f"{where}: nested too deeply") from None
     if SURROGATE.search(serialised):
-        raise DataError(f"{where}: not UTF-8 text: it has half of a surrogate pair")
+        raise DataError(f"{where}: not UTF-8 text: it contains half of a surrogate pair")
     return value
 
 
 def _instead_of_text(value: dict[str, Any]) -> str:
-    """Return what an object has in place of "text", for messages."""
+    """Return the keys of an object without "text", for messages."""
     if "text" in value:
         return f", got {json.dumps(value['text'])[:40]}"
     named = {key.lower(): key for key in value}
     key = next((named[name] for name in ("text", *TEXT_KEYS) if name in named), None)
     keys = f"; found {', '.join(map(repr, value)) or 'no keys'}"
-    return f'{keys}; rename {key!r} to "text" if it holds the text' if key else keys
+    return f'{keys}; rename {key!r} to "text" if it is the text' if key else keys

@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import DataError
 from ..utils.texts import plain_text, shown
 
-if TYPE_CHECKING:  # torch is not needed where a server ranks
+if TYPE_CHECKING:  # torch is not needed for ranking by a server
     from ..engine.generation import Completion
     from ..prompts.encoded import Encoded
     from ..prompts.list_encoder import EncodedList
@@ -32,9 +32,9 @@ class Hit:
         index: its position in the input.
         score: log-odds that it is relevant; with a method of lists, minus its position in the order.
         document: the document, unchanged.
-        thought: the thought about it; None where the model does not think.
-        thought_cut: whether the thought's token budget ran out, so that it had to be closed.
-        probability: that the document is relevant; None where the model is not calibrated.
+        thought: the thought about it; None if the model does not think.
+        thought_cut: whether the thought was closed because its token budget ran out.
+        probability: calibrated probability that the document is relevant; None if the model is not calibrated.
     """
 
     index: int
@@ -56,7 +56,7 @@ class GeneratedThought:
 
     Attributes:
         text: the thought, without its tags.
-        cut: whether its token budget ran out, so that it had to be closed.
+        cut: whether it was closed because its token budget ran out.
     """
 
     text: str
@@ -65,14 +65,14 @@ class GeneratedThought:
 
 @dataclass
 class Cost:
-    """What rankings cost.
+    """Cost of rankings.
 
     Attributes:
-        calls: prompts that were read.
-        prompt_tokens: their tokens; a prefix that prompts share counts in each.
-        generated_tokens: tokens that the model sampled.
+        calls: number of prompts.
+        prompt_tokens: number of their tokens; a prefix that prompts share counts in each.
+        generated_tokens: number of tokens that the model generated.
         seconds: time taken.
-        unparsed_answers: generated answers that name none of the documents shown; these leave the documents in their order.
+        unparsed_answers: number of generated answers that name none of the documents; the documents then keep their order.
     """
 
     calls: int = 0
@@ -88,25 +88,25 @@ class Cost:
             self.prompt_tokens += len(prompt.ids)
 
     def count_generated(self, completions: Iterable[Completion]) -> None:
-        """Count the tokens that were sampled; those that were forced are not."""
+        """Count generated tokens, without forced ones."""
         self.generated_tokens += sum(len(completion.ids) - len(completion.forced_positions) for completion in completions)
 
     def __str__(self) -> str:
         unparsed_answers = f" ({self.unparsed_answers} answers name no document)" if self.unparsed_answers else ""
-        written = f"{self.generated_tokens} tokens written{unparsed_answers}, {self.seconds:.1f} seconds"
-        return f"{self.calls} prompts of {self.prompt_tokens} tokens in all, {written}"
+        written = f"{self.generated_tokens} tokens generated{unparsed_answers}, {self.seconds:.1f} seconds"
+        return f"{self.calls} prompts of {self.prompt_tokens} tokens in total, {written}"
 
 
 def document_text(document: Document, where: str = "a document") -> str:
-    """Return the text of a document that is scored.
+    """Return the text of a document to score.
 
     Args:
-        document: a string, or a mapping with a string "text" and optionally a "title", which is put before the text with a space
-            between them, as BEIR does. A title that is missing (None, NaN, `pandas.NA`) counts as none.
-        where: what a message calls the document, such as "document 3 of query 0".
+        document: a string, or a mapping with a string "text" and optionally a "title", which precedes the text with a space, as in
+            BEIR. A missing title (None, NaN, `pandas.NA`) is ignored.
+        where: name of the document in messages, such as "document 3 of query 0".
 
     Raises:
-        DataError: it is neither of the two, or its text or title cannot be read as UTF-8 text.
+        DataError: the document is neither, or its text or title is not valid UTF-8 text.
     """
     if isinstance(document, (str, bytes, bytearray, memoryview)):
         return plain_text(document, where)
@@ -128,7 +128,7 @@ def is_missing(value: Any) -> bool:
 
 
 def _remedy(document: Any) -> str:
-    """Return what to pass in place of a framework's document object: its text, by the attribute that holds it."""
+    """Return the remedy for a framework's document object: the attribute that contains its text."""
     attribute = next((name for name in ("page_content", "text", "content") if isinstance(getattr(document, name, None), str)), None)
     return f"; give its text, {attribute}, or use the class of prorank.integrations for its framework" if attribute else ""
 
@@ -148,7 +148,7 @@ def make_hits(
         scores: fp32 [n].
         top_k: number of hits; None for all.
         min_score: lowest score of a hit; None for no limit.
-        thoughts: one per document, or none at all.
+        thoughts: one per document, or empty.
         probabilities: fp64 [n], or None.
     """
     order = np.argsort(-scores, kind="stable")
@@ -176,7 +176,7 @@ class DocumentProgress:
         total: number of documents.
 
     Returns:
-        On entry, a callable that advances the bar by n documents; None where it is not shown.
+        On entry, a callable that advances the bar by n documents; None if it is not shown.
     """
 
     def __init__(self, show: bool, total: int) -> None:

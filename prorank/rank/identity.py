@@ -1,7 +1,7 @@
 """Fingerprints of a Reranker: they change whenever its scores may change.
 
-They are computed from what scores depend on (weights, prompt, number format, device), never from a name, which may come to mean
-another model.
+They are computed from weights, prompt, number format and device, on which scores depend. They do not depend on the name, which may
+refer to another model later.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class RankerIdentity:
 
     @functools.cached_property
     def calibration(self) -> Calibration | None:
-        """The checkpoint's calibration; None where it has none for this prompt and these weights, see `calibration_for`."""
+        """The checkpoint's calibration; None if it has none for this prompt and these weights, see `calibration_for`."""
         if self.source is None:
             return None
         return calibration_for(self.source.folder, self.strategy.prompt_fingerprint, lambda: self.weight_hashes)

@@ -1,4 +1,4 @@
-"""compile="auto": compile the engine's steps before the first call that is long enough to pay for it."""
+"""compile="auto": compile the engine's steps before the first call that is long enough for a gain."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CHARS_PER_TOKEN = 4  # for an estimate of a call's tokens
 
 @dataclass
 class LazyCompile:
-    """Decides before each call whether to compile, until it has.
+    """Decides before each call whether to compile, until the steps are compiled.
 
     Attributes:
         name: the Reranker's name, for the log.
@@ -26,7 +26,7 @@ class LazyCompile:
         config: the model's configuration (of transformers).
         dtype: "fp32" or "bf16".
         max_tokens: tokens of the longest prompt.
-        choice: what was decided last, and why; None before the first call.
+        choice: the last decision and its reason; None before the first call.
     """
 
     name: str

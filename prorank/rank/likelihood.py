@@ -37,7 +37,7 @@ def query_likelihood(
         tokenizer: its tokenizer.
         queries: one text per query.
         documents: the texts of each query's documents.
-        max_length: most tokens of query and document together; the document is cut to fit.
+        max_length: maximum number of tokens of query and document together; the document is truncated.
         progress: called with the number of documents scored since its last call.
 
     Returns:
@@ -60,11 +60,11 @@ def query_likelihood(
 
 class _Prompt(NamedTuple):
     ids: list[int]
-    query_tokens: int  # how many of the last ids belong to the query
+    query_tokens: int  # number of last ids that belong to the query
 
 
 def _prompt(tokenizer: Any, query: str, document: str, max_length: int) -> _Prompt:
-    """Encode a pair; the document is cut where both do not fit."""
+    """Encode a pair; the document is truncated if both do not fit."""
     head, middle, tail = tokenizer(["Document: ", "\nQuery:", " " + query], add_special_tokens=False)["input_ids"]
     body = tokenizer(document, add_special_tokens=False)["input_ids"]
     if sum(map(len, (head, body, middle, tail))) > max_length:
@@ -79,7 +79,7 @@ def _mean_log_probs(model: torch.nn.Module, prompts: list[_Prompt]) -> np.ndarra
     batch = collate(packs, 0, is_flat(model)).to(next(model.parameters()).device)
     sizes = [prompt.query_tokens for prompt in prompts]
     lengths, before = (torch.tensor(x, device=batch.rows.device) for x in (sizes, [i - n for n in sizes for i in range(n)]))
-    # Positions of the tokens before the query's, which predict them: [sum of sizes].
+    # Positions of the tokens that predict the query's tokens: [sum of sizes].
     row, column = batch.rows.repeat_interleave(lengths), batch.columns.repeat_interleave(lengths) + before
     logits = vocabulary_logits(model, replace(batch, rows=row, columns=column))
     losses = F.cross_entropy(logits, batch.inputs["input_ids"][row, column + 1], reduction="none")

@@ -1,4 +1,4 @@
-"""Two ways to read a value for each of several documents from one prompt: label logits, or a generated answer.
+"""Two readers of values for several documents in one prompt: label logits, or a generated answer.
 
 Label logits: one forward pass gives a log-probability to each document's label (FIRST, arXiv 2406.15657).
 Generated answers: the model writes the best label, or an order such as `[2] > [1] > [3]` (RankGPT, arXiv 2304.09542).
@@ -29,7 +29,7 @@ ListReader = Callable[[list[Encoded], list[int]], list[np.ndarray]]
 
 
 class LabelReader:
-    """Reads log-probabilities of the documents' labels at the answer position, normalised over the documents shown.
+    """Reads log-probabilities of the documents' labels at the answer position, normalised over the documents in the prompt.
 
     Args:
         runtime: the model.
@@ -55,12 +55,12 @@ class LabelReader:
             for i, row in zip(batch.owners, logits):
                 values[i] = row[: counts[i]].log_softmax(-1).cpu().numpy()
                 if not np.isfinite(values[i]).all():
-                    raise ModelError("scores are not finite; the weights are damaged or their training diverged")
+                    raise ModelError("scores are not finite; the weights are damaged or the training diverged")
         return values
 
 
 class AnswerReader:
-    """Generates an answer, behind a thought where the prompt asks for one, and reads which documents it names.
+    """Generates an answer, after a thought if the prompt requests one, and parses which documents it names.
 
     Args:
         runtime: the model; generated tokens, and answers that name no document, are counted in its `cost`.
@@ -90,6 +90,6 @@ class AnswerReader:
 
 
 def max_generated_tokens(encoder: ListPromptEncoder, method: ListMethod, count: int) -> int:
-    """Return the most tokens of an answer about `count` documents: thought, tags and answer."""
+    """Return the maximum number of tokens of an answer about `count` documents: thought, tags and answer."""
     thought = encoder.prompt.max_think_tokens + len(encoder.opener) + len(encoder.shut) if encoder.thinks else 0
     return thought + method.max_answer_tokens(count)

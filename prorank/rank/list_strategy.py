@@ -1,6 +1,6 @@
 """Ranking documents against each other: a prompt shows several, and the model names the best of them or their order.
 
-Which documents are shown together is decided by the method (`Setwise`, Zhuang et al., arXiv 2310.09497; `Listwise`, RankGPT's
+The method decides which documents are compared (`Setwise`, Zhuang et al., arXiv 2310.09497; `Listwise`, RankGPT's
 sliding window, arXiv 2304.09542). The comparisons of all queries are run together, round by round.
 """
 
@@ -20,15 +20,15 @@ from .model_runtime import ModelRuntime
 from .sorting import run_in_lockstep
 from .strategy import Progress, RankingStrategy, ScoredLists
 
-# Called for each prompt: (index of the comparison, positions of its documents that were cut, tokens cut from the query, tokens of
-# the prompt).
+# Called for each prompt: (index of the comparison, positions of truncated documents, number of tokens truncated from the query,
+# number of tokens of the prompt).
 PromptCallback = Callable[[int, list[int], int, int], None]
 
 
 class ListStrategy(RankingStrategy):
     """Orders documents by comparisons. A score is minus the document's position in the order, 0 for the best.
 
-    A document and a query count once per call in `cuts`, in however many prompts they are shown.
+    Each document and query counts once per call in `cuts`, even if it is part of several prompts.
 
     Args:
         runtime: the model.
@@ -62,7 +62,7 @@ class ListStrategy(RankingStrategy):
     def values(
         self, comparisons: Sequence[tuple[str, list[str]]], instruction: str | None = None, on_prompt: PromptCallback | None = None
     ) -> list[np.ndarray]:
-        """Return the value of each document beside those that are shown with it.
+        """Return the value of each document in a comparison.
 
         With `method.permutations` above 1 each comparison is made with its documents rotated, and the values are averaged, which
         cancels the model's preference for a position.
@@ -112,7 +112,7 @@ class ListStrategy(RankingStrategy):
             cuts.count_query(tokens)
 
     def _shifts(self, count: int) -> list[int]:
-        """Return how far `count` documents are rotated in each of their prompts, evenly over the list."""
+        """Return the rotation of `count` documents in each of their prompts, evenly spaced."""
         rotations = min(self.method.permutations, count)
         return [i * count // rotations for i in range(rotations)]
 
@@ -123,7 +123,7 @@ class ListStrategy(RankingStrategy):
 
 
 def _list_encoder(runtime: ModelRuntime, prompt: Prompt, method: ListMethod) -> ListPromptEncoder:
-    """Join a prompt with the tokenizer, leaving room for a generated answer in the model's positions."""
+    """Bind a prompt to the tokenizer, and reserve positions of the model for a generated answer."""
     encoder = prompt.bind_list(runtime.tokenizer, room_for_prompts(runtime.model))
     if not encoder.writes:
         return encoder
@@ -132,12 +132,12 @@ def _list_encoder(runtime: ModelRuntime, prompt: Prompt, method: ListMethod) -> 
 
 
 def _reader(runtime: ModelRuntime, encoder: ListPromptEncoder, method: ListMethod) -> ListReader:
-    """Return what reads answers of this prompt: generated ones, or logits of labels."""
+    """Return the reader for this prompt: of generated answers, or of logits of labels."""
     if encoder.writes:
         return AnswerReader(runtime, encoder, method, make_generator(runtime.model, runtime.engine))
     return LabelReader(runtime, encoder)
 
 
 def _cut_positions(prompt: EncodedList, shift: int) -> list[int]:
-    """Return the positions, before the rotation by `shift`, of documents that were cut."""
+    """Return the positions of truncated documents before the rotation by `shift`."""
     return [(i + shift) % len(prompt.document_cuts) for i, cut in enumerate(prompt.document_cuts) if cut]

@@ -56,7 +56,7 @@ class LoadOptions:
 
     def __post_init__(self) -> None:
         for name in ("max_length", "max_think_tokens"):
-            remedy = "leave it out to take the checkpoint's own"
+            remedy = "omit it to use the checkpoint's own"
             object.__setattr__(self, name, whole_number(getattr(self, name), name, remedy, ConfigError))
         object.__setattr__(self, "samples", whole_number(self.samples, "samples", raised=ConfigError) or 1)
 
@@ -84,7 +84,7 @@ def load_reranker(
     prompt = _prompt(str(model), source, options, list_method)
     think = _check_thinking(str(model), prompt, options)
     tokenizer = load_tokenizer(source)
-    (prompt.bind_list if list_method else prompt.bind)(tokenizer)  # fails before the weights are read
+    (prompt.bind_list if list_method else prompt.bind)(tokenizer)  # raises errors before the weights are loaded
     config = load_ranking_config(source, device)
     dtype = choose_dtype(options.dtype, device, config)
     weights = load_ranking_model(source, config, DTYPES[dtype.value], device, tokenizer)
@@ -101,7 +101,14 @@ def load_reranker(
 def in_memory_reranker(
     model: PreTrainedModel, tokenizer: Any, prompt: Prompt, name: str, think: bool, method: ListMethod | None
 ) -> LoadedReranker:
-    """Make a reranker of a model in memory, see `Reranker.of`. With `think` a copy of its weights as they are now generates."""
+    """Make a reranker from a model in memory, see `Reranker.of`.
+
+    Args:
+        model, tokenizer, prompt: the model, its tokenizer and its prompt.
+        name: name of the model in messages.
+        think: generate thoughts, with a copy of the current weights.
+        method: a method of lists; None for pointwise ranking.
+    """
     runtime = ModelRuntime(model, tokenizer)
     generator = make_training_generator(model, False, False) if think else None
     return LoadedReranker(name, runtime, make_strategy(runtime, prompt, method, generator))
@@ -111,7 +118,15 @@ def make_strategy(
     runtime: ModelRuntime, prompt: Prompt, method: ListMethod | None = None, generator: TextGenerator | None = None,
     samples: int = 1,
 ) -> RankingStrategy:  # fmt: skip
-    """Return the strategy that ranks by a prompt: of lists with a `method`, after thoughts with a `generator`, else pointwise."""
+    """Make the strategy that ranks with a prompt.
+
+    Args:
+        runtime: the model.
+        prompt: the prompt.
+        method: a method of lists, for a ListStrategy.
+        generator: generates thoughts, for a ThinkingStrategy. Without method and generator, the strategy is pointwise.
+        samples: number of thoughts per document.
+    """
     if method:
         return ListStrategy(runtime, prompt, method)
     if generator:
@@ -120,7 +135,7 @@ def make_strategy(
 
 
 def _prompt(name: str, source: Resolved, options: LoadOptions, method: ListMethod | None) -> Prompt:
-    """Return the prompt that was requested, or the checkpoint's own, with the requested limits."""
+    """Return the requested prompt, or the checkpoint's own, with the requested limits."""
     default = Prompt.of(options.prompt) if options.prompt else prompt_of(source, "setwise" if method else None)
     prompt = choose_prompt(method, options.prompt, default, name, trained_prompt(source))
     if options.max_length is not None:
@@ -139,6 +154,6 @@ def _check_thinking(name: str, prompt: Prompt, options: LoadOptions) -> bool:
     thinks = options.think and prompt.kind == "thinking" and not prompt.lists
     thinks_of_lists = prompt.lists and prompt.kind == "thinking"  # one thought per prompt, and no log-odds to average
     if not thinks and (options.samples != 1 or (options.max_think_tokens is not None and not thinks_of_lists)):
-        how = "shown several documents" if thinks_of_lists else "asked at once"
-        raise ConfigError(f"samples and max_think_tokens are for thoughts, and {name} is {how}")
+        how = "shows several documents" if thinks_of_lists else "answers at once"
+        raise ConfigError(f"samples and max_think_tokens are for thoughts about single documents, but {name} {how}")
     return thinks

@@ -1,4 +1,4 @@
-"""A model in memory, with what every ranking strategy needs of it: batches, hidden states, counters."""
+"""A model in memory, with functions that all ranking strategies use: batches, hidden states, counters."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class ModelRuntime:
         engine: the engine that computes; None uses the layers of transformers.
 
     Attributes:
-        device: where the model's weights are.
-        cuts: what did not fit into prompts, counted over all calls.
+        device: device of the model's weights.
+        cuts: counts of truncated texts over all calls.
         cost: prompts, tokens and seconds, counted over all calls.
     """
 
@@ -52,7 +52,7 @@ class ModelRuntime:
 
         Args:
             parts: (index of the first prompt, prompts of one query), see `engine.batches`.
-            batch_size: most documents of a forward pass; None chooses by tokens.
+            batch_size: maximum number of documents in a forward pass; None chooses by tokens.
         """
         free_memory = trim if self.engine else None
         return batches(parts, self.model, self.tokenizer.pad_token_id, batch_size, free_memory)

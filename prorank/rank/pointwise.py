@@ -27,7 +27,7 @@ class PointwiseStrategy(RankingStrategy):
 
     Args:
         runtime: the model.
-        prompt: a prompt of single documents. A thinking prompt gets an empty thought, so its answer is read at once.
+        prompt: a prompt of single documents. A thinking prompt gets an empty thought, so that the model answers at once.
 
     Attributes:
         rows, bias: fp32 [2, H] and [2], the answers' rows of the output matrix (not relevant, relevant).

@@ -1,6 +1,6 @@
 """Print the hits of one query, and rerank a whole TREC run.
 
-Documents below the reranked head of a run keep their order behind it, so the run loses none.
+Documents below the reranked head of a run keep their order after it, so no document is lost.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..utils.terminal import json_line, plain, print_lines, stdout_console
 from .document_files import read_documents
 from .documents import Hit
 
-if TYPE_CHECKING:  # numpy is not needed where a server ranks
+if TYPE_CHECKING:  # numpy is not needed for ranking by a server
     import numpy as np
 
 __all__ = ["RunTexts", "read_documents", "read_run_texts", "rerank_run", "show"]
@@ -38,10 +38,10 @@ class Ranker(Protocol):
 
 
 def show(hits: Sequence[Hit], as_json: bool, thoughts: bool = False) -> None:
-    """Print hits as JSON lines or as a table, with probabilities where there are any.
+    """Print hits as JSON lines or as a table, with probabilities if there are any.
 
     Args:
-        hits: of one query, best first.
+        hits: hits of one query, best first.
         as_json: print one JSON object per line.
         thoughts: print thoughts, too.
     """
@@ -74,12 +74,12 @@ def snippet(text: str) -> str:
 
 @dataclass
 class RunTexts:
-    """A run with its queries' and documents' texts.
+    """A run with the texts of its queries and documents.
 
     Attributes:
         run: scores by query and document, best first.
-        queries, corpus: text by id, where the collection has one.
-        depth: how many documents of each query are reranked.
+        queries, corpus: text by id, for ids that have a text in the collection.
+        depth: number of documents of each query to rerank.
     """
 
     run: Run
@@ -94,7 +94,7 @@ class RunTexts:
         return {query: head for query, head in heads.items() if head}
 
     def summary(self) -> str:
-        """Return how much is reranked, and which texts are missing."""
+        """Return a summary: how many queries are reranked, and which texts are missing."""
         without_text = [query for query in self.run if query not in self.queries]
         bare = [doc for query in self.queries for doc in list(self.run[query])[: self.depth] if not self.corpus.get(doc)]
         untouched, why = len(self.run) - len(self.heads), _first(without_text, f"{len(without_text)} without a text, first")
@@ -103,7 +103,7 @@ class RunTexts:
 
 
 def _first(ids: Sequence[str], what: str) -> str:
-    """Return the first id, for a summary; an empty text where there is none."""
+    """Return the first id for a summary; "" if there is none."""
     return f" ({what}: {ids[0]})" if ids else ""
 
 
@@ -111,12 +111,12 @@ def read_run_texts(run: Path, dataset: str | Path, top_k: int | None = None) -> 
     """Read a TREC run with its texts.
 
     Args:
-        run: a run of any queries of the collection.
+        run: a run with any queries of the collection.
         dataset: the collection: a BEIR folder or ir_datasets:NAME; it needs no labels.
-        top_k: how many documents of each query are reranked; 100 by default.
+        top_k: number of documents of each query to rerank; 100 by default.
 
     Raises:
-        DataError: a file that cannot be read, or a run none of whose queries or documents has a text there.
+        DataError: a file cannot be read, or no query or no document of the run has a text in the collection.
     """
     ranking = read_run(run)
     documents = {document for scores in ranking.values() for document in scores}

@@ -1,6 +1,6 @@
 """Inspect a model at the answer position: scores, format, most likely token, hidden states.
 
-This is the only place where logits over the whole vocabulary are computed for ranking; scoring needs two rows of them.
+This is the only part of ranking that computes logits over the whole vocabulary; scoring needs two of them.
 """
 
 from __future__ import annotations

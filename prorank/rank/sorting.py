@@ -1,7 +1,7 @@
-"""Sorting with a model as the judge: setwise heapsort and bubble sort, and a sliding window.
+"""Sorting by comparisons of a model: setwise heapsort and bubble sort, and a sliding window.
 
-A sorter is a generator: it yields the candidates to compare, and is sent the answer. It does not know the model, so the comparisons
-of many queries can be run together (`run_in_lockstep`).
+A sorter is a generator: it yields the candidates to compare, and receives the answer by `send`. So the comparisons of many queries
+can be run together (`run_in_lockstep`).
 
 Sources: setwise heapsort and bubble sort, Zhuang et al. 2023 (arXiv 2310.09497); sliding window, RankGPT, Sun et al. 2023 (arXiv
 2304.09542), with the window bounds of rank_llm, which include every candidate at the top.
@@ -14,19 +14,19 @@ from functools import partial
 from typing import TypeVar
 
 Answer = TypeVar("Answer")
-# Yields candidates, is sent the position of the best among them, returns the order of all.
+# Yields candidates, receives the position of the best of them, returns the order of all.
 BestSorter = Generator[list[int], int, list[int]]
-# Yields candidates, is sent their positions in order, best first, returns the order of all.
+# Yields candidates, receives their positions in order, best first, returns the order of all.
 OrderSorter = Generator[list[int], list[int], list[int]]
 Comparison = tuple[int, list[int]]  # (index of the sorter, its candidates)
 
 
 def heapsort(count: int, branching: int, k: int) -> BestSorter:
-    """Order candidates 0..count-1 so that the best k come first, best first; the others keep their order behind them.
+    """Order candidates 0..count-1 so that the best k come first, best first; the others follow in their order.
 
     Args:
         count: number of candidates, in the order of the first stage.
-        branching: children of a node of the heap; branching + 1 candidates are compared at once.
+        branching: number of children of a node of the heap; branching + 1 candidates are compared at once.
         k: number of candidates to find.
     """
     heap, best = list(range(count)), []
@@ -55,9 +55,12 @@ def _sift(heap: list[int], node: int, count: int, branching: int) -> Generator[l
 def bubblesort(count: int, branching: int, k: int) -> BestSorter:
     """Order candidates as `heapsort` does, by k passes of a window from the end to the front that moves its best to its front.
 
-    A pass begins at the window in which the previous pass first moved a candidate, since the windows behind it still have their
-    best in front; or one window further behind, where it was the front of that one that moved. (The published code begins one
-    candidate further there, and can miss the best.)
+    A pass begins at the window in which the previous pass first moved a candidate, because later windows still have their best
+    candidate in front; or one window later, if the candidate moved from the front of that window. (There the published code begins
+    one candidate later, and can miss the best.)
+
+    Args:
+        count, branching, k: see `heapsort`.
     """
     order, window = list(range(count)), branching + 1
     last = count - window
@@ -86,8 +89,8 @@ def sliding(count: int, window: int, step: int, passes: int = 1) -> OrderSorter:
 
     Args:
         count: number of candidates, in the order of the first stage.
-        window: candidates compared at once.
-        step: candidates by which the window moves.
+        window: number of candidates compared at once.
+        step: number of candidates by which the window moves.
         passes: how often the window goes through the list.
     """
     order = list(range(count))
@@ -134,6 +137,6 @@ def run_in_lockstep(
 
 
 def _in_front(best: list[int], count: int) -> list[int]:
-    """Return all candidates, the best ones in front."""
+    """Return all candidates, with the best ones first."""
     chosen = set(best)
     return best + [i for i in range(count) if i not in chosen]

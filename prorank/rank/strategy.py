@@ -31,7 +31,7 @@ class ScoredLists:
 
     Attributes:
         scores: one fp32 array [n] per query, in input order.
-        thoughts: one sequence per query, in input order; empty where the strategy does not think.
+        thoughts: one sequence per query, in input order; empty if the strategy does not think.
     """
 
     scores: list[np.ndarray]
@@ -39,12 +39,13 @@ class ScoredLists:
 
     @classmethod
     def without_thoughts(cls, scores: list[np.ndarray]) -> ScoredLists:
+        """Return scores of a strategy that does not think."""
         return cls(scores, [()] * len(scores))
 
     def tie_equal_texts(self, texts: Sequence[Sequence[str]]) -> ScoredLists:
         """Give equal texts of a query the score and the thought of the first of them.
 
-        Their positions in the batches differ, so without this their scores differ by float noise.
+        Their positions in the batches differ, so their scores would differ by rounding.
         """
         scores: list[np.ndarray] = []
         thoughts: list[Sequence[GeneratedThought]] = []
@@ -64,11 +65,11 @@ class EncodedQuery(NamedTuple):
 
 
 class RankingStrategy(ABC):
-    """How a model scores the documents of queries.
+    """Base class of ranking strategies.
 
     Attributes:
         runtime: the model.
-        encoder: the prompt joined with the model's tokenizer.
+        encoder: the prompt, bound to the model's tokenizer.
         thinks: whether it generates a thought about each document.
         compares_documents: whether prompts show several documents, so that a score is minus the position in the order.
     """
@@ -89,18 +90,18 @@ class RankingStrategy(ABC):
             queries: checked queries, see `validation.validate_batch`.
             texts: the texts of each query's documents.
             instruction: replaces the prompt's own; None keeps it.
-            batch_size: most documents of a forward pass, where the strategy has such; None chooses by tokens.
+            batch_size: maximum number of documents in a forward pass; None chooses by tokens. Some strategies ignore it.
             progress: called with the number of documents scored since its last call.
         """
 
     @property
     def prompt_fingerprint(self) -> str:
-        """Identifies how documents are shown to the model; calibration holds for one value of it."""
+        """Identifies how documents are shown to the model; a calibration is valid for one value of it."""
         return self.encoder.prompt.fingerprint()
 
     @property
     def settings(self) -> list[str]:
-        """What else changes scores, besides the model and the prompt; part of a Reranker's fingerprint."""
+        """Settings besides model and prompt that change scores; part of a Reranker's fingerprint."""
         return []
 
     def score_encoded(self, lists: Sequence[tuple[Sequence[Encoded], Sequence[str]]]) -> ScoredLists:
@@ -109,7 +110,7 @@ class RankingStrategy(ABC):
         Raises:
             ConfigError: the strategy compares documents, so single prompts have no score.
         """
-        raise ConfigError("prompts cannot be scored one by one with a method of lists; use method pointwise")
+        raise ConfigError("a method of lists cannot score single prompts; use method pointwise")
 
     def diagnose(self, queries: Sequence[str], texts: Sequence[list[str]]) -> Diagnosis:
         """Inspect the model at the answer position of every pair.

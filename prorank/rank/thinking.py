@@ -1,7 +1,7 @@
-"""Ranking after a thought: the model writes a thought about each document, then its answer is read as log-odds.
+"""Ranking after a thought: the model generates a thought about each document, then its answer is read as log-odds.
 
-The answer itself is never sampled. The thought, closed by the model or after its token budget, is followed by the same text as in
-training, and the score is the log-odds of the two answer tokens there (fp32), averaged over several thoughts if there are any.
+The answer itself is not sampled. The thought is closed by the model or after its token budget, and followed by the same text as in
+training. The score is the log-odds of the two answer tokens there (fp32), averaged over thoughts if there are several.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .pointwise import PointwiseStrategy
 from .score_diagnostics import Diagnosis
 from .strategy import EncodedQuery, Progress, RankingStrategy, ScoredLists
 
-MAX_ROWS = 64  # thoughts generated together, for prompts of at most `PROMPT_TOKENS_PER_BATCH` tokens
+MAX_ROWS = 64  # number of thoughts generated together, for prompts of at most `PROMPT_TOKENS_PER_BATCH` tokens
 TEMPERATURE = 0.7  # of several thoughts per document; a single one is decoded greedily
 TAG_TOKENS = 64  # upper bound of the tokens around a thought
 
@@ -92,7 +92,7 @@ class ThinkingStrategy(RankingStrategy):
         return ScoredLists(scores, list(thoughts))
 
     def diagnose(self, queries: Sequence[str], texts: Sequence[list[str]]) -> Diagnosis:
-        """See `RankingStrategy.diagnose`; the answer is read behind an empty thought."""
+        """See `RankingStrategy.diagnose`; the answer follows an empty thought."""
         return self.without_thought.diagnose(queries, texts)
 
     def _encode(self, query: str, texts: list[str], instruction: str | None) -> EncodedQuery:
@@ -124,7 +124,7 @@ def generate_batches(
     """Generate completions of each query's prompts, and yield them batch by batch.
 
     Args:
-        sampler: generates behind a prompt.
+        sampler: generates completions.
         lists: per query its prompts and their sampling keys, see `EncodedQuery`.
         samples: completions per prompt.
     """
@@ -163,11 +163,11 @@ def read_thought(encoder: PairPromptEncoder, completion: Completion) -> Generate
 
 
 def thinking_encoder(prompt: Prompt, tokenizer: Any, model: torch.nn.Module) -> PairPromptEncoder:
-    """Join a thinking prompt with a tokenizer, leaving room for a whole thought and its answer in the model's positions."""
+    """Bind a thinking prompt to a tokenizer, and reserve positions of the model for a thought and its answer."""
     return prompt.bind(tokenizer, room_for_prompts(model, prompt.max_think_tokens + TAG_TOKENS))
 
 
 def _answer_state(completion: Completion) -> torch.Tensor:
-    """Return the hidden state [H] at the answer of a completion that was generated up to there."""
+    """Return the hidden state [H] at the answer of a completion that was generated up to its answer."""
     assert completion.state is not None
     return completion.state

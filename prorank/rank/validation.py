@@ -1,7 +1,7 @@
 """Check the arguments of `rank`, `score` and the other public methods, and turn documents into texts.
 
-Every public method reads its arguments here, before any work, so all of them accept and refuse the same values with the same
-messages. Each document is turned into its text once; what comes after works with texts.
+Every public method validates its arguments here, before any work, so all of them accept the same values and raise the same errors.
+Each document is converted to its text once; later steps use texts only.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from ..errors import DataError, ProRankError
 from ..utils.texts import plain_text, shown
 from .documents import Document, document_text
 
-# Methods that turn a table (pandas, polars, pyarrow) into its rows.
+# Methods that convert a table (pandas, polars, pyarrow) to rows.
 TABLES = {"to_dicts": ".to_dicts()", "to_pylist": ".to_pylist()", "to_dict": '.to_dict("records")'}
 
 
 @dataclass(frozen=True)
 class RankOptions:
-    """The options of a call, checked when it is made.
+    """The validated options of a call.
 
     Attributes:
         top_k: number of hits, at least 1; None for all.
-        min_score: lowest score of a hit; None for no bound.
-        batch_size: documents in a forward pass, at least 1; None chooses by tokens.
-        instruction: text in place of the prompt's own; None keeps that.
-        top_n: another name of `top_k`, as in the APIs of Cohere and Jina; both hold the same value afterwards.
+        min_score: lowest score of a hit; None for no limit.
+        batch_size: maximum number of documents in a forward pass, at least 1; None chooses by tokens.
+        instruction: replaces the prompt's instruction; None keeps it.
+        top_n: alias of `top_k`, as in the APIs of Cohere and Jina; both have the same value after validation.
 
     Raises:
-        DataError: an option has another type or a value that cannot work, or `top_k` and `top_n` differ.
+        DataError: the value of an option has a wrong type or is out of range, or `top_k` and `top_n` differ.
     """
 
     top_k: int | None = None
@@ -47,7 +47,7 @@ class RankOptions:
             "top_k": number_of_hits,
             "top_n": number_of_hits,
             "min_score": _lowest_score(self.min_score),
-            "batch_size": whole_number(self.batch_size, "batch_size", "leave it out to choose by tokens"),
+            "batch_size": whole_number(self.batch_size, "batch_size", "omit it to choose by tokens"),
             "instruction": None if self.instruction is None else plain_text(self.instruction, "the instruction"),
         }
         for name, value in checked.items():
@@ -55,7 +55,13 @@ class RankOptions:
 
 
 def whole_number(value: Any, name: str, remedy: str = "", raised: type[ProRankError] = DataError) -> int | None:
-    """Return `value` as an `int` of at least 1, or None; numpy's integers are taken, booleans and floats are not.
+    """Return `value` as an `int` of at least 1, or None. Integers of numpy are accepted, booleans and floats are not.
+
+    Args:
+        value: the value.
+        name: its name in messages.
+        remedy: remedy in messages.
+        raised: class of the error.
 
     Raises:
         DataError (or `raised`): anything else.
@@ -71,17 +77,17 @@ def whole_number(value: Any, name: str, remedy: str = "", raised: type[ProRankEr
 
 
 def _number_of_hits(top_k: Any, top_n: Any) -> int | None:
-    """Return `top_k`, which `top_n` is another name of. Raises DataError if the two differ."""
+    """Return `top_k` or its alias `top_n`. Raises DataError if they differ."""
     values = {
-        name: whole_number(value, name, "leave it out to get all documents") for name, value in (("top_k", top_k), ("top_n", top_n))
+        name: whole_number(value, name, "omit it to get all documents") for name, value in (("top_k", top_k), ("top_n", top_n))
     }
     if None not in values.values() and values["top_k"] != values["top_n"]:
-        raise DataError(f"top_n is another name of top_k, but top_k is {top_k} and top_n is {top_n}; give one of them")
+        raise DataError(f"top_n is an alias of top_k, but top_k is {top_k} and top_n is {top_n}; give one of them")
     return values["top_n"] if values["top_k"] is None else values["top_k"]
 
 
 def _lowest_score(value: Any) -> float | None:
-    """Return `min_score` as a float. Raises DataError for what is no number, and for NaN."""
+    """Return `min_score` as a float. Raises DataError for NaN and values that are not numbers."""
     if value is None:
         return None
     try:
@@ -89,18 +95,18 @@ def _lowest_score(value: Any) -> float | None:
     except OverflowError:
         number = math.nan
     if math.isnan(number):
-        raise DataError(f"min_score must be a number, not {shown(value)}; leave it out to get all documents")
+        raise DataError(f"min_score must be a number, not {shown(value)}; omit it to get all documents")
     return number
 
 
 @dataclass(frozen=True)
 class QueryBatch:
-    """Queries with their documents, checked.
+    """Validated queries with their documents.
 
     Attributes:
         queries: one text per query.
         documents: the documents of each query, unchanged.
-        texts: the text of each document that is scored.
+        texts: the text to score of each document.
     """
 
     queries: list[str]
@@ -109,18 +115,18 @@ class QueryBatch:
 
 
 def validate_batch(queries: Any, documents: Any) -> QueryBatch:
-    """Check queries and the documents of each.
+    """Validate queries and the documents of each.
 
     Args:
         queries: an iterable of texts that are not blank.
         documents: an iterable of as many iterables of documents, see `document_text`.
 
     Raises:
-        DataError: naming the query, or the document, that cannot be read.
+        DataError: a query or document is invalid; the message names it.
     """
     queries, lists = items(queries, "queries"), items(documents, "documents")
     if len(queries) != len(lists):
-        raise DataError(f"{len(queries)} queries but {len(lists)} lists of documents; give one list a query")
+        raise DataError(f"{len(queries)} queries but {len(lists)} lists of documents; give one list per query")
     query_texts = [query_text(query, f"query {i}") for i, query in enumerate(queries)]
     lists = [items(row, f"documents of query {i}") for i, row in enumerate(lists)]
     texts = [
@@ -130,7 +136,7 @@ def validate_batch(queries: Any, documents: Any) -> QueryBatch:
 
 
 def validate_pairs(pairs: Any) -> tuple[QueryBatch, list[list[int]]]:
-    """Check (query, document) pairs, and group them by query.
+    """Validate (query, document) pairs, and group them by query.
 
     Args:
         pairs: an iterable of pairs: tuples, lists or rows of an array.
@@ -139,7 +145,7 @@ def validate_pairs(pairs: Any) -> tuple[QueryBatch, list[list[int]]]:
         The batch, and for each of its documents the index of its pair in the input.
 
     Raises:
-        DataError: naming the pair that cannot be read.
+        DataError: a pair is invalid; the message names it.
     """
     rows = items(pairs, "pairs", 'give (query, document) pairs, such as zip(frame["query"], frame["text"])')
     checked = [_pair(pair, i) for i, pair in enumerate(rows)]
@@ -169,7 +175,7 @@ def _pair(pair: Any, number: int) -> _Pair:
 
 
 def query_text(value: Any, where: str) -> str:
-    """Return a query as plain text. Raises DataError for a blank one, and as `plain_text`."""
+    """Return a query as plain text. Raises DataError for blank queries, and see `plain_text`."""
     if isinstance(value, str) and not value.strip() or value is None:
         raise DataError(f"{where} is {value!r}; expected a text that is not empty")
     return plain_text(value, where)
@@ -180,12 +186,13 @@ def items(value: Any, what: str, remedy: str = "") -> list[Any]:
 
     Args:
         value: an argument of a public method.
-        what: what the message calls it.
-        remedy: for a table, in place of the call that returns its rows.
+        what: its name in messages.
+        remedy: remedy for a table, instead of the call that returns its rows.
 
     Raises:
-        DataError: a text, bytes, a mapping, a set (it has no order), a table (its elements would be column names), or a value that
-            is not iterable.
+        DataError: the value is a text, bytes, a mapping, a set (it has no order), a table (its elements would be column names), or
+        not
+            iterable.
     """
     name = type(value).__name__
     if isinstance(value, (set, frozenset)):
@@ -196,6 +203,6 @@ def items(value: Any, what: str, remedy: str = "") -> list[Any]:
         raise DataError(f"{what} must be a list, not {name} {str(value)[:60]!r}")
     try:
         elements = iter(value)
-    except TypeError as error:  # an array of no dimension
+    except TypeError as error:  # an array without dimensions
         raise DataError(f"{what} must be a list, not {shown(value)}") from error
     return list(elements)

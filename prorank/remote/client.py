@@ -1,6 +1,6 @@
 """`Remote`: ranks by a server instead of a local model.
 
-It works with `prorank serve`, TEI, vLLM, and servers that speak as Jina or Cohere do.
+It works with `prorank serve`, TEI, vLLM, and servers with the API of Jina or Cohere.
 All documents are scored by the server and sorted here, so ties, `top_k` and `min_score` work as in `Reranker.rank`.
 """
 
@@ -27,7 +27,7 @@ CONCURRENT_REQUESTS = 4
 
 @dataclass(frozen=True)
 class RequestPart:
-    """Texts that are sent in one request: all of a query's documents, or as many as the server takes."""
+    """Texts of one request: all documents of a query, or as many as the server accepts."""
 
     list_index: int
     query: str
@@ -50,7 +50,7 @@ class Remote(MadeByArguments):
 
     Args:
         url: address of the server, or of its rerank endpoint.
-        dialect: "tei", "jina", "cohere" or "vllm"; "auto" asks the server what it is.
+        dialect: "tei", "jina", "cohere" or "vllm"; "auto" detects it from the server.
         model: name of the model to use, for servers with several.
         key: sent as `Authorization: Bearer`.
         patience: seconds for which a request is repeated while the server is busy.
@@ -128,10 +128,16 @@ class Remote(MadeByArguments):
     ) -> list[np.ndarray]:
         """Score each query's documents.
 
+        Args:
+            queries: one text per query.
+            documents: one list of documents per query.
+            instruction: see `rank`.
+
         Returns:
             One fp32 array per query, in input order.
 
-        Raises: see `rank`.
+        Raises:
+            DataError, ConfigError, ServerError: see `rank`.
         """
         instruction = RankOptions(instruction=instruction).instruction
         lists = validate_batch(queries, documents)
@@ -164,7 +170,7 @@ class Remote(MadeByArguments):
         """Split a list into requests. Raises DataError for one that is too long to be ordered."""
         limit = self.max_documents
         if self.lists and len(texts) > limit:
-            raise DataError(f"{self.url} orders at most {limit} documents, not {len(texts)}; take fewer")
+            raise DataError(f"{self.url} orders at most {limit} documents, not {len(texts)}; pass fewer")
         return (RequestPart(list_index, query, texts[at : at + limit]) for at in range(0, len(texts), limit))
 
     def _send_parts(self, parts: list[RequestPart], options: dict[str, Any]) -> Iterator[tuple[RequestPart, PartAnswer]]:
@@ -200,7 +206,7 @@ class Remote(MadeByArguments):
         try:
             rows = parse_hits(dialect, response.json(), len(part.texts))
         except (ValueError, RecursionError) as error:
-            reason = f"the answer is not of the dialect {self.dialect} ({error}); try another --dialect"
+            reason = f"the answer is not in the dialect {self.dialect} ({error}); try another --dialect"
             raise ServerError(f"{self.url}: {reason}") from error
         headers = response.headers
         truncated_documents = positive_count(headers.get("x-prorank-truncated-documents"))

@@ -1,7 +1,7 @@
 """The request and answer formats of rerank servers, from the client's side: TEI, Jina, Cohere, vLLM.
 
-TEI and vLLM can answer with log-odds, so they are asked for them. Jina's and Cohere's formats have values in 0..1 only, unless
-the server is `prorank serve`.
+TEI and vLLM can return log-odds, so requests ask for them. Jina's and Cohere's formats have values in 0..1 only, unless the server
+is `prorank serve`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LOG_ODDS, RELEVANCE = "log-odds", "relevance, mostly from 0 to 1"
 
 @dataclass(frozen=True)
 class ClientDialect:
-    """A dialect.
+    """The client's side of a dialect.
 
     Attributes:
         path: path of its endpoint.
@@ -83,7 +83,7 @@ def make_body(dialect: ClientDialect, query: str, texts: list[str], model: str |
 
 
 def parse_hits(dialect: ClientDialect, answer: Any, count: int) -> list[ScoredText]:
-    """Return one ScoredText per document, in input order. Raises ValueError for an answer of another form."""
+    """Return one ScoredText per document, in input order. Raises ValueError for an answer in another format."""
     try:
         rows = {hit["index"]: ScoredText(float(hit[dialect.score_field]), hit) for hit in dialect.hits(answer)}
     except (KeyError, TypeError, IndexError) as error:

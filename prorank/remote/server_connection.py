@@ -30,7 +30,7 @@ class ServerConnection:
         self.connection = Connection(url, "--server", key, timeout)
 
     def send(self, method: str, path: str, **options: Any) -> Any:
-        """Send a request and return the response, whatever its status; repeat it while the server is busy.
+        """Send a request and return the response with any status. It is repeated while the server is busy.
 
         Raises:
             ServerAway: no answer came.

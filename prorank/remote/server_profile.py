@@ -1,4 +1,4 @@
-"""What a server says about itself: its kind, its limits, and what its scores are."""
+"""Detect the properties of a server: its kind, its limits, and the meaning of its scores."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 from .client_dialects import DIALECTS, FALLBACKS, LOG_ODDS
 from .server_connection import ServerConnection
 
-DEFAULT_MAX_DOCUMENTS = 1000  # documents of a request if the server does not say
+DEFAULT_MAX_DOCUMENTS = 1000  # maximum number of documents of a request if the server does not report it
 
 
 @dataclass(frozen=True)
 class ServerProfile:
-    """A server.
+    """Properties of a rerank server.
 
     Attributes:
         is_prorank: whether it is `prorank serve`.
-        dialects: the dialect it speaks, or those to try in order.
-        max_documents: documents of a request.
-        longest: tokens of its longest prompt, if known.
+        dialects: its dialect, or the dialects to try, in order.
+        max_documents: maximum number of documents of a request.
+        longest: number of tokens of its longest prompt, if known.
         lists: whether its model orders lists and gives no log-odds.
         thinks: whether its model thinks.
     """
@@ -33,20 +33,21 @@ class ServerProfile:
 
     @property
     def meaning(self) -> str:
-        """What its scores are."""
+        """The meaning of its scores."""
         if self.is_prorank:
             return "minus the place" if self.lists else LOG_ODDS
         return DIALECTS[self.dialects[0]].meaning
 
 
 def read_profile(server: ServerConnection, dialect: str | None) -> ServerProfile:
-    """Ask a server what it is: at /info, which `prorank serve` and TEI have, and in the list of models, which vLLM has.
+    """Detect the properties of a server from /info (`prorank serve` and TEI) and from its list of models (vLLM).
 
     Args:
-        dialect: the dialect to speak; None to find out.
+        server: the connection.
+        dialect: the dialect to use; None to detect it.
 
     Raises:
-        ServerError: the server cannot be asked.
+        ServerError: the server does not answer, or rejects the key.
     """
     info = server.get_object("/info")
     is_prorank = {"scores", "prompt", "model_type"} <= set(info)

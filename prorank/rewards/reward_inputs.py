@@ -18,7 +18,7 @@ def completion_text(completion: Any, where: str) -> str:
 
     Args:
         completion: a text, or a list of messages of which the last one is used. The text is "" if there are no messages, the
-            content is None, or no part of it holds text.
+            content is None, or no part of it is text.
         where: name of the completion in error messages, such as "row 3".
 
     Raises:

@@ -169,9 +169,12 @@ class RuleReward:
 
         Args:
             text: the completion.
-            label: 1 (relevant) or 0. Any other value raises DataError.
+            label: 1 (relevant) or 0.
             finished: whether it reached its end-of-sequence token.
-            opened: whether the prompt ended with `<think>`; None for the value given to the constructor.
+            opened: whether the prompt ended with `<think>`; None for the constructor's value.
+
+        Raises:
+            DataError: the label is neither 0 nor 1.
         """
         label = read_label(label)
         completion = parse(text, self.opened if opened is None else opened)
@@ -221,7 +224,7 @@ def _count(tokenizer: Any, text: str) -> int:
 
 
 def rules_of(values: dict[str, Any]) -> Rules:
-    """Build Rules from the settings of a stage: its `reward` block, and the key `missing_eos_penalty` beside it."""
+    """Build Rules from the settings of a stage: its `reward` block, and the key `missing_eos_penalty`. Raises ConfigError."""
     block = values.get("reward")
     block = {} if block is None else block
     if not isinstance(block, dict):

@@ -1,6 +1,6 @@
-"""Search a corpus in one step: BM25 (and a bi-encoder) find candidates, the reranker puts them in order.
+"""Search a corpus in one step: BM25 (and a bi-encoder) find candidates, and the reranker ranks them.
 
 `prorank.Searcher` is the class; nothing is imported here, so that the command line starts fast.
 """
 
-CANDIDATES = 30  # documents of a query that are reranked by default: a few seconds on two cores
+CANDIDATES = 30  # documents per query to rerank by default: a few seconds on two cores

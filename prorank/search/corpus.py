@@ -30,7 +30,7 @@ class Corpus:
 
     Attributes:
         documents: strings, or dicts with "text" and perhaps "title" and an id.
-        skipped: what a folder holds besides, for the user; "" if nothing.
+        skipped: description of other files in a folder; "" if there are none.
     """
 
     documents: list[Document]
@@ -44,7 +44,7 @@ def read_corpus(path: str | Path) -> Corpus:
         path: the file ("-" for stdin) or folder.
 
     Raises:
-        DataError: the file or folder cannot be read, or holds no documents.
+        DataError: the file or folder cannot be read, or contains no documents.
     """
     if not os.path.isdir(path):
         return Corpus(read_documents(str(path)))
@@ -53,10 +53,10 @@ def read_corpus(path: str | Path) -> Corpus:
 
 
 def document_ids(documents: Sequence[Document]) -> list[str]:
-    """The id of each document: its key "id" or "_id", or else its position from 0.
+    """Return the id of each document: its key "id" or "_id", or else its position from 0.
 
     Raises:
-        DataError: an id is neither a text nor a whole number, or comes twice.
+        DataError: an id is neither a text nor a whole number, or occurs twice.
     """
     positions: dict[str, int] = {}
     for position, document in enumerate(documents):
@@ -77,7 +77,7 @@ def _id_of(document: Document, position: int) -> str:
 
 
 def _read_folder(folder: Path) -> Corpus:
-    """The text files of a folder and its subfolders, in the order of their paths."""
+    """Read the text files of a folder and its subfolders, in the order of their paths."""
     documents: list[Document] = []
     others: Counter[str] = Counter()  # by suffix
     empty, unreadable = 0, []
@@ -97,19 +97,19 @@ def _read_folder(folder: Path) -> Corpus:
     skipped = _summary(others, empty, unreadable)
     if not documents:
         holds = f"; skipped {skipped}" if skipped else ""
-        raise DataError(f"{folder}: holds no documents: neither corpus.jsonl (BEIR) nor .txt, .md or .rst files{holds}")
+        raise DataError(f"{folder}: contains no documents: neither corpus.jsonl (BEIR) nor .txt, .md or .rst files{holds}")
     return Corpus(documents, skipped)
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """All files of a folder in the order of their paths; hidden files and folders are left out."""
+    """Yield all files of a folder in the order of their paths, without hidden files and folders."""
     for place, subfolders, names in os.walk(folder):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         yield from (Path(place, name) for name in sorted(names) if not name.startswith("."))
 
 
 def _summary(others: Counter[str], empty: int, unreadable: list[str]) -> str:
-    """What was skipped: "120 other files (100 .html, 20 .png), 2 empty files"."""
+    """Summarise skipped files: "120 other files (100 .html, 20 .png), 2 empty files"."""
     kinds = [f"{count:,} {suffix}" for suffix, count in others.most_common(3)] + ["…"] * (len(others) > 3)
     parts = [f"{others.total():,} other files ({', '.join(kinds)})"] if others else []
     parts += [f"{empty:,} empty files"] if empty else []

@@ -18,7 +18,7 @@ import numpy as np
 from ..data.bm25 import Bm25
 
 log = logging.getLogger("prorank")
-FUSION_K = 60  # the paper's constant: how little the first ranks differ from those that follow
+FUSION_K = 60  # the paper's constant, which damps the weight of the first ranks
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Candidate:
     Attributes:
         index: position of the document in the corpus, from 0.
         rank: rank in the first stage, from 1.
-        score: its score there: BM25, or the sum of reciprocal ranks where a bi-encoder takes part.
+        score: score in the first stage: BM25, or the sum of reciprocal ranks with a bi-encoder.
     """
 
     index: int
@@ -40,22 +40,22 @@ class FirstStage:
     """Finds candidates in a corpus. It is indexed at the first call.
 
     Args:
-        texts: of the documents.
-        bi_encoder: folder of a sentence-transformers model whose ranking is fused with BM25's; None for BM25 alone.
-        device: of the bi-encoder; None takes the best one available.
+        texts: texts of the documents.
+        bi_encoder: folder of a sentence-transformers model whose ranking is fused with BM25's; None for BM25 only.
+        device: device of the bi-encoder; None uses the best one available.
     """
 
     def __init__(self, texts: Sequence[str], bi_encoder: str | Path | None = None, device: str | None = None) -> None:
         self.texts, self.bi_encoder, self.device = texts, bi_encoder, device
 
     def retrieve(self, queries: Sequence[str], depth: int) -> list[list[Candidate]]:
-        """The best candidates of each query, best first.
+        """Return the best candidates of each query, best first.
 
-        A query none of whose words occurs in the corpus is logged; BM25 has no candidates for it.
+        Queries without any word of the corpus are logged; BM25 finds no candidates for them.
 
         Args:
             queries: texts.
-            depth: candidates per query at most.
+            depth: maximum number of candidates per query.
 
         Raises:
             MissingExtra: bm25s (extra `eval`) or, for a bi-encoder, sentence-transformers (extra `teacher`) is not installed.
@@ -87,7 +87,7 @@ class FirstStage:
         return vectors
 
     def _dense(self, queries: Sequence[str], depth: int) -> list[list[int]]:
-        """The documents of highest cosine with each query, best first."""
+        """Return the documents with the highest cosine to each query, best first."""
         cosines = self._encode(queries) @ self._vectors.T  # [queries, n]
         return np.argsort(-cosines, axis=1, kind="stable")[:, :depth].tolist()
 
@@ -99,14 +99,14 @@ class FirstStage:
 
 
 def fuse(rankings: Sequence[Sequence[int]], k: int = FUSION_K) -> list[tuple[int, float]]:
-    """Fuse rankings by reciprocal rank: the score of a document is the sum of 1 / (k + its rank) over the rankings that hold it.
+    """Fuse rankings by reciprocal rank: the score of a document is the sum of 1 / (k + its rank) over the rankings that contain it.
 
     Args:
         rankings: document numbers, best first.
         k: constant that damps the weight of the first ranks.
 
     Returns:
-        (document, score), best first; equal scores in the order in which the documents are first met.
+        (document, score), best first; equal scores in order of first occurrence.
     """
     scores: dict[int, float] = {}
     for ranking in rankings:

@@ -3,7 +3,7 @@
 {"_id": "1", "text": "…"}       JSONL, as BEIR's queries.jsonl; also id, query_id, qid and query
 1<tab>the query                 TSV, with or without a header row, as MS MARCO's
 id,query                        CSV with a header row
-the query                       text: a query a line, its id the number of the line
+the query                       text: one query per line; the id is the line number
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ HEADERS = frozenset(("query-id", "query_id", "queryid", "qid", "id", "_id", "top
 
 
 def read_queries(path: str | Path) -> dict[str, str]:
-    """Query text by id, in the order of the file.
+    """Read query texts by id, in the order of the file.
 
     Args:
         path: a file in one of the forms above, plain or gzip, or a BEIR folder.
 
     Raises:
-        DataError: with file and line: a malformed line, an empty query, an id that comes twice; a file without queries.
+        DataError: a line is malformed, a query is empty, an id occurs twice (file:line), or there are no queries.
     """
     path = _file_of(Path(path))
     queries: dict[str, str] = {}
@@ -39,15 +39,15 @@ def read_queries(path: str | Path) -> dict[str, str]:
         if not text.strip():
             raise DataError(f"{where}: the query {name!r} is empty")
         if name in queries:
-            raise DataError(f"{where}: the id {name!r} comes a second time")
+            raise DataError(f"{where}: the id {name!r} occurs a second time")
         queries[name] = text.strip()
     if not queries:
-        raise DataError(f"{path}: holds no queries")
+        raise DataError(f"{path}: contains no queries")
     return queries
 
 
 def _file_of(path: Path) -> Path:
-    """The query file of a BEIR folder, or the file itself."""
+    """Return the query file of a BEIR folder, or the file itself."""
     if not path.is_dir():
         return path
     file = find_file(path, "queries.jsonl")
@@ -57,7 +57,7 @@ def _file_of(path: Path) -> Path:
 
 
 def _rows(path: Path) -> Iterable[tuple[int, str, str]]:
-    """(line number, id, text) of each query."""
+    """Yield (line number, id, text) of each query."""
     if table_suffix(path) in (".jsonl", ".json", ".ndjson"):
         return (_object(path, number, row) for number, row in objects(path))
     if is_table(path) and table_suffix(path) == ".csv":

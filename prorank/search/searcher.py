@@ -1,4 +1,4 @@
-"""Searcher: a corpus, a first stage and a reranker behind one method.
+"""Searcher: a corpus, a first stage and a reranker in one class.
 
 searcher = Searcher(documents)
 for hit in searcher.search("how to close a connection"):
@@ -39,7 +39,7 @@ class SearchHit(Hit):
         score: the reranker's log-odds; without a reranker the score of the first stage.
         id: the document's "id" or "_id", else its position as text.
         first_stage_rank: its rank among the candidates, from 1.
-        first_stage_score: BM25 score, or the sum of reciprocal ranks where a bi-encoder takes part.
+        first_stage_score: BM25 score, or the sum of reciprocal ranks with a bi-encoder.
     """
 
     id: str = ""
@@ -48,21 +48,21 @@ class SearchHit(Hit):
 
 
 class Searcher:
-    """Search documents: a first stage finds candidates, the reranker puts them in order.
+    """Search documents: a first stage finds candidates, and the reranker ranks them.
 
-    The documents are checked at once, indexed at the first search, and kept in memory. The model is loaded when there are
-    candidates to rerank for the first time.
+    Documents are validated immediately, indexed at the first search, and stay in memory. The model is loaded for the first
+    candidates.
 
     Args:
-        documents: strings, or dicts with "text" and perhaps "title" and "id" (or "_id"), as `Reranker.rank` takes them.
-        model: checkpoint, or a Reranker that is loaded already; None for the first stage alone.
-        candidates: documents per query that the first stage hands to the reranker.
+        documents: strings, or dicts with "text" and perhaps "title" and "id" (or "_id"), see `Reranker.rank`.
+        model: checkpoint, or a loaded Reranker; None for the first stage only.
+        candidates: number of documents per query that the first stage passes to the reranker.
         bi_encoder: folder of a sentence-transformers model whose ranking is fused with BM25's by reciprocal rank. Every document is
             encoded once, at the first search.
-        options: further arguments of `Reranker`, such as device and dtype.
+        **options: further arguments of `Reranker`, such as device and dtype.
 
     Raises:
-        DataError: there are no documents, one of them cannot be read, or an id comes twice.
+        DataError: there are no documents, one of them is invalid, or an id occurs twice.
     """
 
     def __init__(
@@ -84,10 +84,10 @@ class Searcher:
 
     @cached_property
     def reranker(self) -> Reranker | None:
-        """The model; it is loaded here at the first access.
+        """The model, loaded at the first access.
 
         Raises:
-            ModelError: it cannot be found or loaded.
+            ModelError: the model cannot be found or loaded.
         """
         from ..reranker import Reranker
 
@@ -105,16 +105,16 @@ class Searcher:
 
         Args:
             query: a text that is not empty.
-            top_k: number of hits at most; None for all candidates.
-            min_score: leave out hits whose score is lower.
-            instruction: what counts as relevant, in place of the prompt's own.
-            show_progress: show a bar of the documents reranked on stderr.
+            top_k: maximum number of hits; None for all candidates.
+            min_score: lowest score of a hit.
+            instruction: replaces the prompt's instruction.
+            show_progress: show a progress bar on stderr.
 
         Returns:
-            Hits, best first. Empty where no word of the query occurs in the corpus, which is logged.
+            Hits, best first. Empty, with a warning, if no word of the query occurs in the corpus.
 
         Raises:
-            DataError: the query is empty, or an option cannot work; before anything is loaded.
+            DataError: the query is empty, or an option is invalid. Raised before anything is loaded.
         """
         return self.search_many([query], top_k, min_score, instruction, show_progress)[0]
 
@@ -126,13 +126,21 @@ class Searcher:
         instruction: str | None = None,
         show_progress: bool = False,
     ) -> list[list[SearchHit]]:
-        """`search` for several queries; they share batches of the reranker. One list of hits per query."""
+        """Search for several queries, which share batches of the reranker.
+
+        Args:
+            queries: texts.
+            top_k, min_score, instruction, show_progress: see `search`.
+
+        Returns:
+            One list of hits per query.
+        """
         options = RankOptions(top_k=top_k, min_score=min_score, instruction=instruction)
         texts = [query_text(query, f"query {i}") for i, query in enumerate(items(queries, "queries"))]
         return self.rerank(texts, self.retrieve(texts), options, show_progress)
 
     def retrieve(self, queries: Sequence[str]) -> list[list[Candidate]]:
-        """The candidates of each query by the first stage alone, best first."""
+        """Return the first stage's candidates of each query, best first."""
         begin = time.monotonic()
         retrieved = self.first_stage.retrieve(queries, self.candidates)
         log.debug("first stage: %d queries in %.2f s, indexing included", len(queries), time.monotonic() - begin)
@@ -145,13 +153,13 @@ class Searcher:
         options: RankOptions | None = None,
         show_progress: bool = False,
     ) -> list[list[SearchHit]]:
-        """Put the candidates of each query in order.
+        """Rank the candidates of each query.
 
         Args:
             queries: texts.
             retrieved: candidates of each query, see `retrieve`.
-            options: of the ranking; all hits by default.
-            show_progress: show a bar of the documents reranked on stderr.
+            options: options of the ranking; all hits by default.
+            show_progress: show a progress bar on stderr.
         """
         options = options or RankOptions()
         with_candidates = [i for i, candidates in enumerate(retrieved) if candidates]
@@ -175,12 +183,12 @@ class Searcher:
         return hits
 
     def _hit(self, hit: Hit, candidate: Candidate) -> SearchHit:
-        """A hit among candidates as a hit of the corpus."""
+        """Convert a hit among candidates to a hit of the corpus."""
         place = {"index": candidate.index, "id": self.ids[candidate.index]}
         return SearchHit(**vars(hit) | place, first_stage_rank=candidate.rank, first_stage_score=candidate.score)
 
     def _first_stage_hits(self, candidates: Sequence[Candidate], options: RankOptions) -> list[SearchHit]:
-        """The candidates as hits, in the order and with the scores of the first stage."""
+        """Return the candidates as hits, in the order and with the scores of the first stage."""
         lowest = -math.inf if options.min_score is None else options.min_score
         passing = [one for one in candidates if one.score >= lowest][: options.top_k]
         return [self._hit(Hit(one.index, one.score, self.documents[one.index]), one) for one in passing]

@@ -1,4 +1,4 @@
-"""Makes the Answer of a finished job: which scores the client sees, probabilities, what was truncated, times."""
+"""Makes the Answer of a finished job: client scores, probabilities, truncation and times."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def make_answer(reranker: Reranker, job: RerankJob, begin: float, tokenization_s
     Args:
         reranker: the model that scored it.
         job: the finished job.
-        begin: when the request arrived (`perf_counter`).
-        tokenization_seconds: how long encoding its prompts took.
+        begin: time of arrival (`perf_counter`).
+        tokenization_seconds: duration of encoding its prompts.
     """
     lists = range(len(job.texts))
     scores = [np.array(job.by_document(job.scores[i], i), np.float32) for i in lists]
@@ -43,13 +43,13 @@ def _probabilities(reranker: Reranker, rerank_query: RerankQuery, scores: list[n
     if reranker.compares_documents or rerank_query.truncation.max_chunks > 1:
         return []
     lists = [reranker.probabilities(values, rerank_query.instruction) for values in scores]
-    return [values for values in lists if values is not None]  # either all of them or none
+    return [values for values in lists if values is not None]  # either all are None or none is
 
 
 def _client_scores(
     reranker: Reranker, raw: bool, scores: list[np.ndarray], probabilities: list[np.ndarray]
 ) -> tuple[ScoreKind, list[np.ndarray]]:
-    """Return the scores that the client sees, and their kind."""
+    """Return the scores for the client, and their kind."""
     if raw:
         return "place" if reranker.compares_documents else "log-odds", [values.astype(np.float64) for values in scores]
     if reranker.compares_documents:

@@ -1,6 +1,6 @@
 """The HTTP application: routes, keys, and the path of a request from its bytes to its answer.
 
-Every error is answered in the dialect of the path. Its message quotes nothing of the request and contains no traceback.
+Errors are answered in the dialect of the path. Messages contain neither text of the request nor a traceback.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def create_app(service: Service, key: str | None = None, origins: Sequence[str] 
 
     Args:
         service: started and stopped together with the application.
-        key: clients must send it as `Authorization: Bearer KEY`; None allows everybody.
+        key: key that clients must send as `Authorization: Bearer KEY`; None for no key.
         origins: origins that browsers may call from; none by default.
         names: further names of the model that clients may use.
     """
@@ -68,14 +68,14 @@ def create_app(service: Service, key: str | None = None, origins: Sequence[str] 
 
 
 def check_key(request: Request, key: str | None) -> None:
-    """Raise RequestError unless a request brings the key. The comparison takes the same time for every wrong key."""
+    """Raise RequestError unless a request contains the key. The comparison takes the same time for every wrong key."""
     scheme, _, value = request.headers.get("authorization", "").partition(" ")
     if key and not (scheme.lower() == "bearer" and hmac.compare_digest(value.strip().encode(), key.encode())):
-        raise RequestError("unauthorized", "a key is needed: send the header Authorization: Bearer KEY")
+        raise RequestError("unauthorized", "a key is required: send the header Authorization: Bearer KEY")
 
 
 def _endpoint(route: RerankRoute) -> Callable[[Request], Awaitable[Response]]:
-    """Return a function of its own: FastAPI reads the parameters of an endpoint from its signature."""
+    """Wrap the route in a function, because FastAPI reads an endpoint's parameters from its signature."""
 
     async def rerank(request: Request) -> Response:
         return await route.respond(request)

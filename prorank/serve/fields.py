@@ -1,7 +1,7 @@
 """Field types that the dialects share, and the fields that this server adds to each dialect.
 
-Unknown fields are ignored. Wrong types are refused, never converted: "3" is not a number and 1 is not a boolean. The exception is
-JSON's own: 3.0 is the integer 3.
+Unknown fields are ignored. Wrong types are errors and never converted: "3" is not a number and 1 is not a boolean. But 3.0 is the
+integer 3, as in JSON.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def unsupported(message: str) -> WrapValidator:
     """Mark a field of a feature that this server lacks. The field's type allows only the values that switch the feature off.
 
     Args:
-        message: what the client is told for any other value.
+        message: error message for all other values.
     """
 
     def check(value: Any, handler: Any) -> Any:
@@ -33,7 +33,7 @@ def unsupported(message: str) -> WrapValidator:
     return WrapValidator(check)
 
 
-# Fields that clients send and that cannot change a score here. Any value is accepted. docs/guides/serve.md lists them.
+# Fields of clients that have no effect here. Any value is accepted. docs/guides/serve.md lists them.
 HARMLESS = frozenset((
     "user", "priority", "request_id", "cache_salt", "padding", "mm_processor_kwargs", "media_io_kwargs", "encoding_format",
     "return_len", "model",
@@ -42,11 +42,11 @@ Text = Annotated[str, Strict()]
 Flag = Annotated[bool, Strict()]
 Count = Annotated[int, Field(ge=0), Strict(), BeforeValidator(_integer)]
 CountOrAll = Annotated[int, Field(ge=-1), Strict(), BeforeValidator(_integer)]
-# Each dialect words its own error for a blank query and an empty list, so these two constraints appear in the OpenAPI schema only.
+# Each dialect has its own error for a blank query and an empty list, so these two constraints are in the OpenAPI schema only.
 # (Python counts the ASCII separators and U+0085 as whitespace, which \S in other regular expressions does not.)
 Query = Annotated[Text, Field(json_schema_extra={"minLength": 1, "pattern": r"[^\s\x1c-\x1f\x85]"})]
 NON_EMPTY: JsonDict = {"minItems": 1}
-FIXED_PROMPT = "the prompt belongs to the checkpoint; use instruction, or leave the field out"
+FIXED_PROMPT = "the prompt belongs to the checkpoint; use instruction, or omit the field"
 
 
 class RequestBody(BaseModel):
@@ -59,15 +59,13 @@ class CommonFields(RequestBody):
     """Fields that this server adds to every dialect."""
 
     instruction: Text | None = Field(None, description="What to look for; replaces the instruction of the prompt.")
-    max_tokens_per_doc: Count | None = Field(None, description="Tokens to read of a document; 0 or null: as many as fit.")
+    max_tokens_per_doc: Count | None = Field(None, description="Maximum tokens of a document; 0 or null for as many as fit.")
     long_documents: Literal["truncate", "chunk"] | None = Field(
         None, description='"chunk" reads a long document in overlapping chunks; the best chunk gives its score.'
     )
     raw_scores: Flag | None = Field(None, description="Answer with log-odds instead of values in 0..1.")
     return_thoughts: Flag | None = Field(None, description="Add the thoughts of a thinking model.")
-    return_embeddings: Annotated[Literal[False] | None, unsupported("this server returns no embeddings; leave the field out")] = (
-        None
-    )
+    return_embeddings: Annotated[Literal[False] | None, unsupported("this server returns no embeddings; omit the field")] = None
     chat_template: Annotated[None, unsupported(FIXED_PROMPT)] = None
     chat_template_kwargs: Annotated[Annotated[dict[str, Any], Field(max_length=0)] | None, unsupported(FIXED_PROMPT)] = None
     score_threshold: Annotated[None, unsupported("this server does not filter hits by score; filter them in the answer")] = None
@@ -82,16 +80,16 @@ class NoSpans(RequestBody):
 class RankingFields(CommonFields):
     """Fields of the dialects that answer best first."""
 
-    top_n: Count | None = Field(None, description="Number of hits. Null, 0 or absent: all.")
+    top_n: Count | None = Field(None, description="Number of hits; null, 0 or absent for all.")
     top_k: Count | None = Field(None, description="The same as top_n.")
     rank_fields: list[Text] | None = Field(
         None, description="Fields to read of documents given as objects, joined by spaces; by default title and text."
     )
     max_chunks_per_doc: Count | None = Field(
-        None, description='Above 1: like long_documents "chunk", with at most this number of chunks.'
+        None, description='Values above 1 are like long_documents "chunk", with at most this number of chunks.'
     )
     truncation: Flag | None = Field(None, description="false refuses a request with a text that would be truncated.")
-    relevant_spans: Annotated[NoSpans | None, unsupported("no spans are returned by this server; leave the field out")] = None
+    relevant_spans: Annotated[NoSpans | None, unsupported("this server returns no spans; omit the field")] = None
 
 
 class TextDocument(RequestBody):
@@ -106,7 +104,7 @@ class TextDocument(RequestBody):
 class HitFields(BaseModel):
     """Fields that this server adds to a hit of every dialect."""
 
-    probability: float | None = Field(None, description="Only beside log-odds, of a calibrated model.")
+    probability: float | None = Field(None, description="Only with log-odds of a calibrated model.")
     thought: str | None = Field(None, description="Only with return_thoughts.")
     thought_cut: bool | None = Field(None, description="Whether the thought was stopped because its budget ran out.")
 

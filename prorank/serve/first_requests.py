@@ -1,7 +1,7 @@
-"""Warm-up: the server's own requests, before any others are accepted, in the shapes that real requests have.
+"""Warm-up: the server's own requests, in typical sizes, before client requests are accepted.
 
-They take the path of every request: encoded in the encoder's thread, queued, batched and scored in the model's thread. Memory,
-compute threads, compiled steps and the tokenizer's threads are therefore ready when the first client comes.
+They take the same path as client requests: encoded in the encoder's thread, queued, batched and scored in the model's thread. So
+memory, compute threads, compiled steps and the tokenizer's threads are ready for the first client.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .limits import Limits
 from .logs import log_event
 from .messages import Answer, QueryDocuments, RerankQuery
 
-NO_TIME_LIMIT = 86_400.0  # seconds: a shape may take as long as it needs
+NO_TIME_LIMIT = 86_400.0  # seconds; warm-up requests have no real limit
 MAX_DOCUMENTS = 64
 QUERY = "what comes with the first request"
 WORDS = "some words to read before the first request comes "
@@ -27,7 +27,7 @@ WORDS = "some words to read before the first request comes "
 
 @dataclass(frozen=True)
 class RequestShape:
-    """The size of a request: its number of documents, and the words of each."""
+    """The size of a request: its number of documents, and the number of words of each."""
 
     documents: int
     words: int
@@ -46,11 +46,11 @@ def warmup_shapes(reranker: Any, batch_size: int, longest: int) -> list[WarmupSh
 
     Args:
         reranker: the model.
-        batch_size: tokens of a batch.
-        longest: tokens of the longest prompt.
+        batch_size: number of tokens of a batch.
+        longest: number of tokens of the longest prompt.
 
     Returns:
-        Few and short shapes for models that generate text: each costs seconds, and all run the same steps.
+        The shapes: few and short ones for models that generate text, where each takes seconds and runs the same steps.
     """
     shapes = [_single("one short document", 1, 5), _single("two short documents", 2, 9)]
     if reranker.thinks:

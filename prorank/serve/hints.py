@@ -1,4 +1,4 @@
-"""Short lines for a human who starts a server at a terminal: where the playground is, and what a score means."""
+"""Short lines for people who start a server at a terminal: the address of the playground, and the meaning of a score."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ LISTWISE = "scores: 1 for the best document, then down in equal steps; this mode
 
 
 def playground_hint(host: str, port: int) -> str:
-    """The line with the address of the playground. A wildcard address is shown as localhost."""
+    """Return the line with the address of the playground. A wildcard address is shown as localhost."""
     shown = "localhost" if host in ("", "0.0.0.0", "::") else f"[{host}]" if ":" in host else host
     return f"playground: http://{shown}:{port}/ (API: http://{shown}:{port}/docs); requests are answered once the model is ready"
 
 
 def score_hint(reranker: Reranker) -> str:
-    """The line that says what a score of this model means."""
+    """Return the line with the meaning of this model's scores."""
     if reranker.compares_documents:
         return LISTWISE
     return POINTWISE + (CALIBRATED if reranker.calibration else UNCALIBRATED)

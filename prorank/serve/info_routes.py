@@ -28,7 +28,7 @@ Responses = dict[int | str, dict[str, Any]]
 
 
 class Info(BaseModel):
-    """TEI's fields, and three additions: what a score is, the name of the prompt, and whether the model thinks."""
+    """TEI's fields, and three additions: meaning of scores, name of the prompt, and whether the model thinks."""
 
     model_id: str
     model_sha: str | None
@@ -51,6 +51,8 @@ class Info(BaseModel):
 
 
 class ModelCard(BaseModel):
+    """A model in the list of models."""
+
     id: str
     object: str = "model"
     created: int
@@ -59,6 +61,8 @@ class ModelCard(BaseModel):
 
 
 class Models(BaseModel):
+    """The list of models, as in OpenAI's API."""
+
     object: str = "list"
     data: list[ModelCard]
 

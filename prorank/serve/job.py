@@ -1,6 +1,6 @@
 """A rerank request in progress: its texts, and the results so far.
 
-A text that occurs twice in a list is scored once, so equal documents get equal scores.
+Equal texts of a list are scored once, so equal documents get equal scores.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ class RerankJob(Job):
         self.sorters: dict[int, Any] = {}
 
     def by_document(self, values: Sequence[Any] | np.ndarray, list_index: int) -> list[Any]:
-        """Expand values of a list's texts to one value per document."""
+        """Expand values of the texts of list `list_index` to one value per document."""
         return [values[at] for at in self.text_indices[list_index]]
 
     def record_prompts(self, list_index: int, truncated: Iterable[int], query_truncated: bool, tokens: int) -> None:
-        """Add the cost of prompts and what was truncated for them.
+        """Record tokens and truncation of prompts.
 
         Args:
             list_index: index of the list.
             truncated: indices of its truncated texts.
             query_truncated: whether its query was truncated.
-            tokens: tokens of the prompts.
+            tokens: number of tokens of the prompts.
 
         Raises:
             RequestError: something was truncated although the request forbids it.

@@ -1,6 +1,6 @@
 """Limits of a server: size of a request, number of concurrent requests, time.
 
-A request over a limit is refused before it costs anything: bodies while they arrive, documents before they are tokenised.
+A request over a limit is rejected early: its body while it arrives, its documents before they are tokenised.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ class Limits:
     """Limits of a server. Each field is an option of `prorank serve`.
 
     Args:
-        max_body_bytes: size of a request's body.
-        max_documents: documents of a request.
-        max_characters: characters of a request, query and documents together.
-        max_tokens_per_doc: tokens of a document, whatever the request asks for; None leaves it to the prompt.
-        max_chunks: prompts that one long document may take.
-        max_requests: concurrent requests, including those whose body still arrives.
-        max_queued_documents: documents of all concurrent requests.
-        max_inflight_bytes: bodies of all concurrent requests.
-        request_timeout: seconds until a request must be answered.
-        max_body_seconds: seconds until the body must have arrived.
+        max_body_bytes: maximum size of a request's body.
+        max_documents: maximum number of documents of a request.
+        max_characters: maximum number of characters of a request, query and documents together.
+        max_tokens_per_doc: maximum number of tokens of a document, also if a request asks for more; None for the prompt's limit.
+        max_chunks: maximum number of chunks of a long document.
+        max_requests: maximum number of concurrent requests, including those whose body is still arriving.
+        max_queued_documents: maximum number of documents of all concurrent requests.
+        max_inflight_bytes: maximum size of the bodies of all concurrent requests.
+        request_timeout: maximum number of seconds until the answer.
+        max_body_seconds: maximum number of seconds for receiving the body.
 
     Raises:
         ConfigError: a limit is not above 0.
@@ -52,10 +52,10 @@ class Limits:
 
 
 class Admission:
-    """Counts what all concurrent requests take up. Only the thread of the event loop uses it.
+    """Counts the resources of all concurrent requests. Only the thread of the event loop uses it.
 
     Attributes:
-        requests, documents, bytes: the present totals.
+        requests, documents, bytes: current totals.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -77,7 +77,7 @@ class Admission:
 
 
 class Reservation:
-    """What one admitted request takes up."""
+    """Resources of one admitted request."""
 
     def __init__(self, admission: Admission) -> None:
         self.admission, self.documents, self.bytes = admission, 0, 0
@@ -86,12 +86,12 @@ class Reservation:
         """Reserve bytes of a body. Raises RequestError if all bodies together are too large."""
         limits = self.admission.limits
         if self.admission.bytes + count > max(limits.max_inflight_bytes, limits.max_body_bytes):
-            raise RequestError("overloaded", "the requests in progress hold too many bytes; try again later")
+            raise RequestError("overloaded", "the requests in progress have too many bytes; try again later")
         self.bytes += count
         self.admission.bytes += count
 
     def take_documents(self, count: int) -> None:
-        """Reserve documents. Raises RequestError if too many are queued; a request that is alone always fits."""
+        """Reserve documents. Raises RequestError if too many are queued. A single request is always admitted."""
         queued = self.admission.documents
         if queued and queued + count > self.admission.limits.max_queued_documents:
             raise RequestError("overloaded", f"{queued} documents are queued, and {count} more exceed the limit; try again later")

@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object per line on stderr, and a few plain lines for a human at a terminal.
+"""Structured logs: one JSON object per line on stderr, and a few plain lines for people at a terminal.
 
 Logs never contain text of a request. The message of an exception may quote one, so only its type and traceback are logged.
 """
@@ -19,6 +19,7 @@ class JsonFormatter(logging.Formatter):
     """Formats a record as one JSON line; `record.fields` adds fields."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return the JSON line of a record."""
         when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
         line = {"time": when, "level": record.levelname.lower(), "event": record.getMessage(), **getattr(record, "fields", {})}
         if record.exc_info and record.exc_info[1]:

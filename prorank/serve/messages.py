@@ -16,7 +16,7 @@ from ..rank.documents import GeneratedThought
 
 ErrorKind = Literal[
     "syntax",  # the body is not JSON
-    "invalid",  # JSON of another form, or a value out of range
+    "invalid",  # wrong JSON structure, or a value out of range
     "empty",  # no documents
     "too large",  # too many bytes
     "media",  # the content type is not application/json
@@ -32,11 +32,11 @@ ScoreKind = Literal["log-odds", "probability", "sigmoid", "place"]  # values of 
 
 
 class RequestError(Exception):
-    """A request that the server refuses.
+    """An error for a request that the server rejects.
 
     Args:
         kind: see ErrorKind.
-        message: what is wrong, and the remedy; contains no text of the request.
+        message: the problem and the remedy, without text of the request.
         where: name of the field.
         details: all problems as [{"loc", "msg", "type"}], if the message alone does not name them.
         retry_after: seconds after which the client may try again.
@@ -111,14 +111,14 @@ class Answer:
     """The scores of a RerankQuery.
 
     Attributes:
-        scores: one fp32 array [documents] per list, in input order: log-odds, or minus the rank of a listwise model.
-        client_scores: the fp64 scores that the client gets, in the same shape.
-        score_kind: what `client_scores` are: "log-odds", "probability" (calibrated), "sigmoid" (of the log-odds) or "place".
+        scores: one fp32 array [documents] per list, in input order: log-odds or, for a listwise model, minus the rank.
+        client_scores: the scores for the client, fp64, in the same shape.
+        score_kind: kind of `client_scores`: "log-odds", "probability" (calibrated), "sigmoid" (of the log-odds) or "place".
         probabilities: calibrated probabilities, one fp64 array per list; empty without calibration.
         thoughts: one list per query, None for documents without a thought.
         truncated: indices of the truncated documents of each list.
         num_truncated_queries: number of queries that were truncated.
-        tokens: tokens of all prompts.
+        tokens: number of tokens of all prompts.
         seconds: time by stage.
     """
 
@@ -133,7 +133,7 @@ class Answer:
     seconds: StageSeconds
 
     def order(self, list_index: int = 0, top_n: int = 0) -> list[int]:
-        """Document indices of a list, best first, equal scores in input order; at most `top_n`, 0 for all."""
+        """Return the document indices of a list, best first, equal scores in input order; at most `top_n`, 0 for all."""
         order = np.argsort(-self.scores[list_index], kind="stable").tolist()
         return order[:top_n] if top_n else order
 

@@ -28,7 +28,7 @@ class Metrics:
         self.requests = Counter("prorank_requests", "Requests by path and status.", ["path", "status"], registry=own)
         self.seconds = Histogram("prorank_request_seconds", "From request to answer.", ["path"], buckets=SECONDS, registry=own)
         self.stages = Histogram("prorank_stage_seconds", "By stage of a request.", ["stage"], buckets=SECONDS, registry=own)
-        self.dropped = Counter("prorank_dropped", "Requests given up, by reason.", ["reason"], registry=own)
+        self.dropped = Counter("prorank_dropped", "Requests dropped, by reason.", ["reason"], registry=own)
         self.documents = Counter("prorank_documents", "Documents scored.", registry=own)
         self.tokens = Counter("prorank_tokens", "Tokens of prompts.", registry=own)
         self.truncated = Counter("prorank_truncated_documents", "Documents that were cut.", registry=own)
@@ -40,7 +40,12 @@ class Metrics:
         self.ready = Gauge("prorank_ready", "1 when requests are taken.", registry=own)
 
     def record_answer(self, documents: int, tokens: int, truncated: int, seconds: "StageSeconds") -> None:
-        """Count an answered request."""
+        """Count an answered request.
+
+        Args:
+            documents, tokens, truncated: number of its documents, tokens of prompts, and truncated documents.
+            seconds: time by stage.
+        """
         self.documents.inc(documents)
         self.tokens.inc(tokens)
         self.truncated.inc(truncated)

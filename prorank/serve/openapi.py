@@ -23,11 +23,11 @@ from .messages import ErrorKind
 REF = "#/components/schemas/{model}"
 ABOUT = "One language model scores the documents; every dialect gives the same scores."
 ERRORS: dict[ErrorKind, str] = {
-    "syntax": "The body is not JSON.", "invalid": "A field is missing, has a wrong type, or holds too much.",
-    "empty": "There are no documents.", "too large": "The body has more bytes than the server takes.",
+    "syntax": "The body is not JSON.", "invalid": "A field is missing, has a wrong type, or is too large.",
+    "empty": "There are no documents.", "too large": "The body has more bytes than the server accepts.",
     "media": "The content type is not JSON.", "slow": "The body did not arrive in time.",
     "unauthorized": "The key is missing or wrong.", "model": "The request names a model that is not served.",
-    "overloaded": "The server has too much to do; see Retry-After.", "deadline": "The request was not answered in time.",
+    "overloaded": "The server is overloaded; see Retry-After.", "deadline": "The request was not answered in time.",
     "unready": "The server is loading or stopping.", "failed": "The server failed.",
 }  # fmt: skip
 SUMMARIES = {
@@ -37,7 +37,13 @@ SUMMARIES = {
 
 
 def route_options(path: str, dialects: Sequence[Dialect], limits: Limits) -> dict[str, Any]:
-    """Return the arguments of FastAPI's route decorator that describe a path."""
+    """Return the arguments of FastAPI's route decorator that describe a path.
+
+    Args:
+        path: the path.
+        dialects: its dialects.
+        limits: limits of the server.
+    """
     models = [model for dialect in dialects for model in dialect.bodies.values()]
     refs = [{"$ref": REF.format(model=model.__name__)} for model in models]
     body = {"required": True, "content": {"application/json": {"schema": refs[0] if len(refs) == 1 else {"anyOf": refs}}}}

@@ -1,6 +1,6 @@
 """Reads a request: its body, within limits of size and time, as JSON, as a dialect's model.
 
-A refused body is still read for a moment and thrown away, because a client that is still sending would miss the answer.
+After an error, the rest of the body is read for a moment and dropped, because a client that is still sending could miss the answer.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MAX_DETAILS, MAX_IGNORED_FIELDS = 10, 20  # reported to the client
 
 @dataclass(frozen=True)
 class ParsedRequest:
-    """A validated body: the dialect's model of it, and the request it means."""
+    """A validated body: as a request model of the dialect, and as a RerankQuery."""
 
     body: BaseModel
     rerank_query: RerankQuery
@@ -41,13 +41,18 @@ class ParsedRequest:
 async def read_body(request: Request, limits: Limits, reservation: Reservation) -> bytes:
     """Read the body of a request.
 
+    Args:
+        request: the request.
+        limits: limits of the server.
+        reservation: resources of the request, to which its bytes are added.
+
     Raises:
-        RequestError: the body is too large, too slow, or not announced as JSON.
-        ClientDisconnect: the client has gone.
+        RequestError: the body is too large, too slow, or its content type is not JSON.
+        ClientDisconnect: the client has disconnected.
     """
     _check_content_type(request.headers.get("content-type", ""))
     if request.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
-        raise RequestError("media", "send the body as it is, without Content-Encoding")
+        raise RequestError("media", "send the body without Content-Encoding")
     announced = request.headers.get("content-length", "0")
     if announced.isdigit() and int(announced) > limits.max_body_bytes:
         raise _too_large(limits)
@@ -59,7 +64,7 @@ async def read_body(request: Request, limits: Limits, reservation: Reservation) 
 
 
 def _check_content_type(content_type: str) -> None:
-    """Raise RequestError unless a content type means JSON in UTF-8, the only encoding of JSON."""
+    """Raise RequestError unless a content type is JSON in UTF-8, the only encoding of JSON."""
     kind, *parameters = (part.strip().lower() for part in content_type.split(";"))
     if kind != "application/json" and not kind.endswith("+json"):
         raise RequestError("media", "send JSON, with the header Content-Type: application/json")
@@ -80,12 +85,12 @@ async def _collect(request: Request, limits: Limits, reservation: Reservation) -
 
 
 def _too_large(limits: Limits) -> RequestError:
-    return RequestError("too large", f"the body is larger than {limits.max_body_bytes} bytes; send fewer documents at a time")
+    return RequestError("too large", f"the body is larger than {limits.max_body_bytes} bytes; send fewer documents per request")
 
 
 async def discard(request: Request) -> None:
-    """Read and drop what a client is still sending, for a limited time: closing the connection now could lose the answer."""
-    with contextlib.suppress(TimeoutError, ClientDisconnect, RuntimeError):  # RuntimeError: the body has been read already
+    """Read and drop the rest of a body, for a limited time, because closing the connection now could lose the answer."""
+    with contextlib.suppress(TimeoutError, ClientDisconnect, RuntimeError):  # RuntimeError: the body was already read
         async with asyncio.timeout(DISCARD_SECONDS):
             async for _ in request.stream():
                 pass
@@ -97,7 +102,7 @@ async def parse(content: bytes) -> dict[str, Any]:
 
 
 def read_json(content: bytes) -> dict[str, Any]:
-    """Do what `parse` does, in this thread."""
+    """Run `parse` in this thread. Raises RequestError."""
     try:
         value = from_json(content.removeprefix(BOM), allow_inf_nan=False)
     except ValueError as error:  # not JSON, lone surrogates, nested too deeply
@@ -109,7 +114,7 @@ def read_json(content: bytes) -> dict[str, Any]:
 
 
 async def check_values(content: bytes) -> None:
-    """Raise RequestError if an object has the same key twice, which is ambiguous, or a number exceeds all floats."""
+    """Raise RequestError if an object has the same key twice, which is ambiguous, or a number is too large for a float."""
     check = functools.partial(json.loads, content, object_pairs_hook=_check_unique, parse_float=_parse_finite)
     await asyncio.to_thread(check) if len(content) > LARGE_BODY_BYTES else check()
 
@@ -126,7 +131,16 @@ def _parse_finite(number: str) -> float:
 
 
 async def validate(value: dict[str, Any], dialect: Dialect, limits: Limits) -> ParsedRequest:
-    """Validate a JSON object as a request of a dialect. Raises RequestError, also for what exceeds the limits."""
+    """Validate a JSON object as a request of a dialect.
+
+    Args:
+        value: the object.
+        dialect: the dialect.
+        limits: limits of the server.
+
+    Raises:
+        RequestError: the object is invalid or exceeds a limit.
+    """
     model = dialect.model_for(value)
     longest = max((len(field) for field in value.values() if isinstance(field, list)), default=0)
     if longest > limits.max_documents:
@@ -146,7 +160,7 @@ def _check_size(rerank_query: RerankQuery, limits: Limits) -> None:
         raise _too_many(rerank_query.num_documents, limits)
     characters = rerank_query.num_characters
     if characters > limits.max_characters:
-        message = f"{characters} characters are more than {limits.max_characters}; send fewer documents at a time"
+        message = f"{characters} characters are more than {limits.max_characters}; send fewer documents per request"
         raise RequestError("invalid", message)
 
 
@@ -158,17 +172,17 @@ def _check_queries(rerank_query: RerankQuery) -> None:
 
 
 def ignored_fields(value: dict[str, Any], model: type[BaseModel]) -> list[str]:
-    """Return the names of unknown fields that may have meant something, if they fit into a header."""
+    """Return the names of unknown fields without a known meaning, if they fit into a header."""
     unknown = [name for name in value if name not in model.model_fields and name not in HARMLESS]
     return [name for name in unknown if re.fullmatch(r"[\w.-]{1,40}", name, re.ASCII)][:MAX_IGNORED_FIELDS]
 
 
 def _too_many(count: int, limits: Limits) -> RequestError:
-    return RequestError("invalid", f"{count} documents are more than {limits.max_documents}; send fewer at a time")
+    return RequestError("invalid", f"{count} documents are more than {limits.max_documents}; send fewer per request")
 
 
 def _invalid(error: ValidationError) -> RequestError:
-    """Name the wrong fields and what is wrong with them, but never their values."""
+    """Convert a validation error. The message names fields and errors, but no values."""
     problems = error.errors(include_url=False, include_context=False, include_input=False)
     details = [{"loc": ["body", *each["loc"]], "msg": each["msg"], "type": each["type"]} for each in problems[:MAX_DETAILS]]
     where = ".".join(map(str, problems[0]["loc"]))

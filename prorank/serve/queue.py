@@ -1,8 +1,8 @@
 """The queue: turns concurrent requests into batches with a token budget.
 
-A new request is served first until it has received one batch worth of tokens. After that it takes turns with the other long
-requests. While both kinds wait, long requests keep a quarter of the model's tokens. A request of ten documents therefore does not
-wait for one of a thousand, and short requests cannot starve a long one.
+New requests have priority until they have received one batch worth of tokens. Then they take turns with other long requests. While
+both kinds wait, long requests get a quarter of the model's tokens. So a request of ten documents does not wait for one of a
+thousand, and short requests cannot starve a long one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ AnyJob = TypeVar("AnyJob", bound="Job")
 
 @dataclass(eq=False, slots=True)
 class QueueItem(Generic[AnyJob]):
-    """One piece of work that is never split, usually a prompt.
+    """A unit of work that is never split, usually a prompt.
 
     Attributes:
         job: the request it belongs to.
@@ -44,18 +44,18 @@ class Job:
     """A request in progress.
 
     Args:
-        finish: called once, from any thread: with None when all items are answered, else with the error.
+        finish: called once, from any thread, with None when all items are answered, or with the error.
     """
 
     def __init__(self, finish: Callable[[Exception | None], None]) -> None:
         self.finish = finish
         self.pending: deque[QueueItem[Self]] = deque()
-        self.in_flight = 0  # items in a batch and not answered
-        self.expects_more = True  # more items will be put
+        self.in_flight = 0  # number of items in a batch that are not answered
+        self.expects_more = True  # whether more items will be added
         self.served_tokens = 0
         self.finished = False  # answered, failed or dropped
         self.queued_at = self.started_at = 0.0  # `perf_counter`; 0 before that
-        self.inference_seconds = 0.0  # of all batches it took part in
+        self.inference_seconds = 0.0  # duration of all batches with its items
 
     def take_items(self, budget: int, at_least_one: bool) -> list[QueueItem[Self]]:
         """Remove and return the first pending items whose tokens fit into `budget`."""
@@ -77,7 +77,7 @@ class Queue(Generic[AnyJob]):
     """Jobs that wait for the model. Thread-safe.
 
     Args:
-        batch_tokens: token budget of a batch, and the tokens a job gets before it counts as long.
+        batch_tokens: token budget of a batch, and number of tokens that a job gets before it counts as long.
     """
 
     def __init__(self, batch_tokens: int) -> None:
@@ -86,15 +86,17 @@ class Queue(Generic[AnyJob]):
         self.jobs: set[AnyJob] = set()  # all unfinished jobs
         self.new_jobs: dict[AnyJob, None] = {}  # with pending items, in order of arrival
         self.long_jobs: dict[AnyJob, None] = {}  # with pending items, in order of service
-        self.owed_tokens = 0.0  # tokens that long jobs are due before new jobs are served again
+        self.owed_tokens = 0.0  # tokens that long jobs get before new jobs are served again
         self.closed = False
-        self.error: Exception | None = None  # set by `fail`: every later job ends with it
+        self.error: Exception | None = None  # set by `fail`: every later job fails with it
 
     def put(self, job: AnyJob, items: Iterable[QueueItem[AnyJob]], more: bool = False) -> None:
         """Add items of a job.
 
         Args:
-            more: whether further items of this job will be put.
+            job: the job.
+            items: its items.
+            more: whether further items of this job will follow.
         """
         with self.changed:
             if job.finished:
@@ -125,8 +127,12 @@ class Queue(Generic[AnyJob]):
     def complete(self, items: Sequence[QueueItem[AnyJob]], follow_ups: Iterable[QueueItem[AnyJob]] = ()) -> list[AnyJob]:
         """Mark a batch as answered and queue its follow-up items.
 
+        Args:
+            items: the batch.
+            follow_ups: new items.
+
         Returns:
-            The jobs that are complete now. The caller finishes them, outside the lock.
+            The jobs that are complete. The caller finishes them, outside the lock.
         """
         with self.changed:
             jobs = dict.fromkeys(item.job for item in items)
@@ -148,7 +154,7 @@ class Queue(Generic[AnyJob]):
             self.long_jobs.pop(job, None)
 
     def fail(self, error: Exception) -> None:
-        """Finish all present and future jobs with this error."""
+        """Finish all current and future jobs with this error."""
         with self.changed:
             self.error = error
             jobs = list(self.jobs)
@@ -157,7 +163,7 @@ class Queue(Generic[AnyJob]):
             job.finish(error)
 
     def close(self) -> None:
-        """Announce that no further jobs come; `take` returns an empty list once the present ones are done."""
+        """Announce the end of jobs; `take` returns an empty list once the current ones are done."""
         with self.changed:
             self.closed = True
             self.changed.notify_all()
@@ -180,11 +186,11 @@ class Queue(Generic[AnyJob]):
             (self.new_jobs if job.served_tokens < self.batch_tokens else self.long_jobs)[job] = None
 
     def _make_batch(self) -> list[QueueItem[AnyJob]]:
-        """Return items within the budget: of new jobs first, or of long jobs where they are owed tokens."""
+        """Return items within the budget: of new jobs first, or of long jobs if tokens are owed to them."""
         long_first = bool(self.long_jobs) and (not self.new_jobs or self.owed_tokens >= self.batch_tokens)
         items: list[QueueItem[AnyJob]] = []
         budget = self._fill(items, self.long_jobs if long_first else self.new_jobs, self.batch_tokens)
-        if budget > self.batch_tokens // 2:  # a fuller batch would only delay the jobs that are in it
+        if budget > self.batch_tokens // 2:  # filling it further would only delay the jobs in it
             self._fill(items, self.new_jobs if long_first else self.long_jobs, budget)
         return items
 
@@ -203,7 +209,7 @@ class Queue(Generic[AnyJob]):
             budget -= cost
             self._update_debt(cost, jobs is self.long_jobs)
             del jobs[job]
-            self._enqueue(job)  # at the end of its line, if it has pending items left
+            self._enqueue(job)  # at the end of its queue, if it has pending items
         return budget
 
     def _update_debt(self, cost: int, served_long: bool) -> None:

@@ -1,4 +1,4 @@
-"""Documents of requests: strings, or objects of which some fields are read."""
+"""Documents of requests: strings, or objects with fields to read."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _text(document: TextDocument, at: int, fields: Sequence[str] | None) -> str:
     else:
         values = _contents(document)
     if not values:
-        message = f"document {at} has no text; give it a field text, or name its fields in rank_fields"
+        message = f"document {at} has no text; add a field text, or name its fields in rank_fields"
         raise RequestError("invalid", message, "documents")
     return " ".join(values).strip()
 
@@ -65,5 +65,5 @@ def _contents(document: TextDocument) -> list[str]:
 
 
 def document_in_hit(document: DocumentField, text: str) -> dict[str, Any]:
-    """Return a document as its hit shows it: all fields it was sent with, and the text that was scored as `text`."""
+    """Return a document for its hit: all fields of the request's document, and the scored text as `text`."""
     return ({} if isinstance(document, str) else document.model_dump(exclude_unset=True)) | {"text": text}

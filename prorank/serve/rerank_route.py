@@ -22,18 +22,18 @@ from .messages import Answer, RequestError
 from .responses import answer_headers, error_response, json_response
 from .service import Service
 
-CLIENT_CLOSED = 499  # nginx's status for a client that has gone; only the log shows it
+CLIENT_CLOSED = 499  # nginx's status for a client that disconnected; only logged
 
 
 @dataclass
 class Exchange:
-    """One request on its way to its answer.
+    """A request in progress.
 
     Attributes:
         request: the request.
-        dialect: the dialect to answer in; settled once the body is parsed.
-        begin: when the request arrived (`perf_counter`).
-        id: a fresh id.
+        dialect: the dialect of the answer; final once the body is parsed.
+        begin: time of arrival (`perf_counter`).
+        id: a new id.
         log_fields: fields of its log line.
     """
 
@@ -60,7 +60,7 @@ class RerankRoute:
         self.service, self.dialects, self.check_key, self.names = service, dialects, check_key, names
 
     async def respond(self, request: Request) -> Response:
-        """Answer a request, or refuse it in its dialect. Counted and logged."""
+        """Answer a request, or reject it in its dialect. Requests are counted and logged."""
         exchange = Exchange(request, self.dialects[0])
         try:
             response = await self._rerank(exchange)
@@ -114,7 +114,7 @@ class RerankRoute:
         return response
 
     async def _refuse(self, exchange: Exchange, error: Exception) -> Response:
-        """Make the response for an error; unexpected errors are logged and not shown."""
+        """Make the response for an error. Unexpected errors are logged, and clients get no details."""
         if not isinstance(error, RequestError):
             log_failure("request", error)
             error = RequestError("failed", "the server failed on this request")
@@ -132,7 +132,7 @@ class RerankRoute:
 
 
 async def _cancel_on_disconnect(request: Request, work: Awaitable[Answer]) -> Answer:
-    """Await `work`; cancel it and raise ClientDisconnect if the client goes first."""
+    """Await `work`; cancel it and raise ClientDisconnect if the client disconnects first."""
 
     async def disconnected() -> None:
         while (await request.receive())["type"] != "http.disconnect":

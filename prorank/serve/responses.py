@@ -12,12 +12,12 @@ from .dialects import Dialect
 from .messages import Answer, RequestError, RerankQuery
 from .service import Service
 
-MAX_TRUNCATED_INDICES = 256  # listed in a header
-CLOSING = ("too large", "slow", "media", "overloaded")  # kinds of errors after which the rest of the body may still arrive
+MAX_TRUNCATED_INDICES = 256  # maximum number of indices in a header
+CLOSING = ("too large", "slow", "media", "overloaded")  # errors after which the rest of the body may still arrive
 
 
 def error_response(error: RequestError, dialect: Dialect, service: Service) -> Response:
-    """Make the response for a refused request, in a dialect."""
+    """Make the response for a rejected request, in a dialect."""
     status = dialect.statuses[error.kind]
     response = json_response(dialect.error_body(error, status), status)
     retry_after = error.retry_after or (service.retry_after() if error.kind == "overloaded" else None)
@@ -31,7 +31,7 @@ def error_response(error: RequestError, dialect: Dialect, service: Service) -> R
 
 
 def answer_headers(rerank_query: RerankQuery, answer: Answer, service: Service) -> dict[str, str]:
-    """Return the headers of an answer: TEI's timings, the kind of its scores, and what was truncated."""
+    """Return the headers of an answer: TEI's timings, the kind of its scores, and truncation."""
     ms = {stage: str(round(1000 * seconds)) for stage, seconds in asdict(answer.seconds).items()}
     headers = {
         "x-compute-type": service.reranker.device.type, "x-compute-characters": str(rerank_query.num_characters),

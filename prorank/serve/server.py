@@ -1,4 +1,4 @@
-"""Runs the server until it is told to stop.
+"""Runs the server until it is stopped.
 
 SIGTERM and Ctrl-C close the socket, answer all accepted requests, and end with exit code 0.
 """
@@ -31,15 +31,15 @@ def serve(
     load: Callable[[], Reranker], name: str, host: str, port: int, limits: Limits, key: str | None = None,
     origins: Sequence[str] = (), names: Sequence[str] = (), batch_size: int | None = None,
 ) -> None:  # fmt: skip
-    """Serve until SIGTERM or Ctrl-C; returns when all accepted requests are answered.
+    """Serve until SIGTERM or Ctrl-C. Returns when all accepted requests are answered.
 
     Args:
-        load: makes the Reranker. It runs in the model's thread, while the server already answers that it is not ready.
-        name: what clients call the model.
-        host, port: where to listen. Port 0 takes a free port, which the log line "listening" names.
+        load: loads the Reranker. It runs in the model's thread, while the server already answers that it is not ready.
+        name: name of the model for clients.
+        host, port: address to listen on. Port 0 is any free port; the log line "listening" contains it.
         limits: limits of requests.
         key, origins, names: see `create_app`.
-        batch_size: tokens of a batch; None chooses by device.
+        batch_size: number of tokens of a batch; None chooses by device.
 
     Raises:
         ConfigError: the address is not available.
@@ -51,7 +51,7 @@ def serve(
     config = uvicorn.Config(
         create_app(service, key, origins, names), log_config=None, access_log=False, server_header=False, log_level="warning",
         timeout_keep_alive=KEEP_ALIVE_SECONDS, lifespan="on",
-        # A client that neither sends nor reads must not delay the shutdown for longer than a request may take.
+        # A client that neither sends nor reads must not delay the shutdown longer than a request's time limit.
         timeout_graceful_shutdown=math.ceil(limits.max_body_seconds + limits.request_timeout),
     )  # fmt: skip
     server = uvicorn.Server(config)
@@ -67,7 +67,7 @@ def serve(
 
 @contextlib.contextmanager
 def _ignored_signals() -> Iterator[None]:
-    """Ignore SIGTERM and SIGINT outside uvicorn's own handlers: uvicorn raises the signals it caught again when it has stopped."""
+    """Ignore SIGTERM and SIGINT outside uvicorn's own handlers: uvicorn raises caught signals again after it has stopped."""
     before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
@@ -81,7 +81,7 @@ def _raise_failure(service: Service) -> None:
     if isinstance(service.error, ProRankError):
         raise service.error
     if service.error:
-        raise ModelError(f"{service.name}: the model failed ({type(service.error).__name__}); the log says where")
+        raise ModelError(f"{service.name}: the model failed ({type(service.error).__name__}); see the traceback in the log")
 
 
 def listen(host: str, port: int) -> socket.socket:

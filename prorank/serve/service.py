@@ -1,7 +1,7 @@
-"""The service behind the dialects: loads the model, encodes requests, queues them, and collects their answers.
+"""The service of the server: loads the model, encodes requests, queues them, and collects their answers.
 
 It uses three threads: the event loop, one that encodes prompts (a tokenizer is not thread-safe), and one that owns the model.
-Requests are accepted once the warm-up requests of `first_requests` have taken the same path.
+Requests are accepted once the warm-up requests of `first_requests` are answered.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from .metrics import Metrics
 from .queue import Queue, QueueItem
 from .workloads import MAX_CHARS_PER_TOKEN, Workload, make_workload
 
-TRIM_EVERY_TOKENS = 65536  # give freed memory back to the kernel after so many tokens; more often would slow short requests down
-SMOOTHING = 0.8  # of the moving average of the speed
+TRIM_EVERY_TOKENS = 65536  # return freed memory to the kernel after this many tokens; less would slow down requests
+SMOOTHING = 0.8  # decay of the moving average of the speed
 MAX_RETRY_AFTER = 120  # seconds
 NOT_READY_RETRY_AFTER = 5  # seconds
 
@@ -48,16 +48,16 @@ class Service:
     """One model and its queue.
 
     Args:
-        load: makes the Reranker; called once, in the model's thread.
-        name: what clients call the model.
+        load: loads the Reranker; called once, in the model's thread.
+        name: name of the model for clients.
         limits: limits of requests.
         metrics: counts answers and batches.
         batch_size: tokens of a batch; None chooses by device.
 
     Attributes:
         state: see ServiceState.
-        startup_step: what a starting service waits for, as a message for clients.
-        error: why the service failed.
+        startup_step: current step of a starting service, as a message for clients.
+        error: reason why the service failed.
         reranker, workload: available once the model is loaded.
         on_failure: called when the service has failed.
     """
@@ -77,12 +77,12 @@ class Service:
         self.on_loaded: Callable[[], None] = lambda: None
         self.queue: Queue[RerankJob] = Queue(1)
         self.tokens_per_second = 0.0  # moving average; 0 before the first batch
-        self.counters = Metrics()  # thrown away when the service is ready, so that `metrics` do not count the warm-up
+        self.counters = Metrics()  # replaced when the service is ready, so that `metrics` do not count the warm-up
         self.encoder_pool = ThreadPoolExecutor(1, "encoder")
         self.model_thread = threading.Thread(target=self._run_model, name="model", daemon=True)
 
     async def start(self) -> None:
-        """Load the model and warm it up; returns when the service is ready or has failed (see `error`)."""
+        """Load the model and warm it up. Returns when the service is ready or has failed (see `error`)."""
         begin, loop = time.perf_counter(), asyncio.get_running_loop()
         loaded: asyncio.Future[None] = loop.create_future()
         self.on_loaded = lambda: _settle(loop, loaded, None)
@@ -121,10 +121,10 @@ class Service:
         Args:
             rerank_query: the request.
             seconds: time limit, counted from `begin`.
-            begin: when the request arrived (`perf_counter`).
+            begin: time of arrival (`perf_counter`).
 
         Raises:
-            RequestError: it cannot be answered, or not in time.
+            RequestError: the request cannot be answered, or not in time.
         """
         self._check(rerank_query)
         encoding_begin, loop = time.perf_counter(), asyncio.get_running_loop()
@@ -144,15 +144,15 @@ class Service:
         finally:
             self.queue.drop(job)
             if not done.cancel() and not done.cancelled():
-                done.exception()  # mark it as retrieved: nobody may have awaited it
+                done.exception()  # mark the exception as retrieved, in case nobody awaited it
         answer = make_answer(self.reranker, job, begin, encoding_seconds)
         self.counters.record_answer(rerank_query.num_documents, job.tokens, answer.num_truncated, answer.seconds)
         return answer
 
     def _check(self, rerank_query: RerankQuery) -> None:
-        """Raise RequestError for what this model cannot do."""
+        """Raise RequestError for options that this model does not support."""
         if rerank_query.return_thoughts and not self.workload.thinks:
-            message = "this model does not think before it answers, so there are no thoughts"
+            message = "this model does not think, so there are no thoughts"
             raise RequestError("invalid", message, "return_thoughts")
         if self.reranker.compares_documents and len(rerank_query.lists) > 1:
             raise RequestError("invalid", "this model orders the documents of one query; send one query")
@@ -160,7 +160,7 @@ class Service:
             raise RequestError("invalid", "the instruction is longer than a whole prompt; shorten it", "instruction")
 
     async def _encode(self, job: RerankJob) -> None:
-        """Encode a job slice by slice, between slices of other jobs, and queue each slice at once."""
+        """Encode a job in slices, alternating with slices of other jobs, and queue each slice immediately."""
         loop = asyncio.get_running_loop()
         for list_index, indices in self.workload.slices(job):
             items = await loop.run_in_executor(self.encoder_pool, self.workload.encode, job, list_index, indices)
@@ -168,7 +168,7 @@ class Service:
         self.queue.put(job, [])
 
     def retry_after(self) -> int:
-        """Return the seconds until the queue is probably empty, at most MAX_RETRY_AFTER."""
+        """Return the estimated seconds until the queue is empty, at most MAX_RETRY_AFTER."""
         if not self.tokens_per_second:
             return 1
         return int(min(MAX_RETRY_AFTER, max(1, self.queue.pending_tokens / self.tokens_per_second)))
@@ -184,7 +184,7 @@ class Service:
                 if tokens > TRIM_EVERY_TOKENS:
                     trim()
                     tokens = 0
-        except BaseException as error:  # without this thread the service cannot work, whatever the error
+        except BaseException as error:  # after any error in this thread, the service cannot work
             self._give_up(error)
             self.on_loaded()
 
@@ -199,7 +199,7 @@ class Service:
         log_event("loaded", model=self.name, seconds=round(loaded - begin, 3), calibration_seconds=calibration_seconds)
 
     def _give_up(self, error: BaseException) -> None:
-        """Fail for good: refuse everything that is queued, and stop the server."""
+        """Fail permanently: reject all queued requests, and stop the server."""
         self.error, self.state = error, ServiceState.FAILED
         log_failure("model", error)
         self.queue.fail(RequestError("failed", "the model has failed"))

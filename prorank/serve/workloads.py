@@ -1,7 +1,7 @@
-"""What the model computes for a request: scores of single documents, or comparisons of several, as items of the queue.
+"""Workloads: scores of single documents, or comparisons of several, as items of the queue.
 
-Items of many requests share a forward pass. Each gets the score that the library gives it alone, except for rounding: prompts
-come from the prompt's encoder, scores from the Reranker.
+Items of many requests share a forward pass. Scores equal those of the library, up to rounding: prompts come from the prompt's
+encoder, and scores from the Reranker.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from .job import RerankJob
 from .messages import RequestError
 from .queue import QueueItem
 
-CPU_BATCH_TOKENS = 1024  # large enough for nearly the engine's full speed, small enough that nobody waits long behind a batch
+CPU_BATCH_TOKENS = 1024  # nearly the engine's full speed, and short waiting times
 GPU_BATCH_TOKENS = 16384
 MAX_THINKING_DOCUMENTS = 32  # documents of a batch of a thinking model
 MAX_COMPARISONS = 4  # comparisons of a batch of a listwise model
 MAX_CHARS_PER_TOKEN = 256  # upper bound on characters per token, used to pre-truncate texts before tokenising
-SLICE_DOCUMENTS, SLICE_CHARACTERS = 64, 200_000  # tokenised in one go
+SLICE_DOCUMENTS, SLICE_CHARACTERS = 64, 200_000  # tokenised in one call
 
 Item = QueueItem[RerankJob]
 
@@ -55,7 +55,7 @@ class PointwiseWorkload:
 
     Args:
         reranker: a pointwise Reranker; it may think.
-        batch_size: tokens of a batch, or documents if the model thinks; None chooses by device.
+        batch_size: number of tokens of a batch, or of documents if the model thinks; None chooses by device.
     """
 
     deduplicates = True
@@ -64,14 +64,14 @@ class PointwiseWorkload:
         self.reranker, self.thinks = reranker, reranker.thinks
         default = CPU_BATCH_TOKENS if reranker.device.type == "cpu" else GPU_BATCH_TOKENS
         self.batch_size = batch_size or (MAX_THINKING_DOCUMENTS if self.thinks else default)
-        # A copy: prompts are encoded beside the model's thread, and a tokenizer changes its settings with each kind of text.
+        # A copy, because prompts are encoded in another thread than the model's, and each call may change the tokenizer's settings.
         encoder = copy.deepcopy(reranker.encoder)
         assert isinstance(encoder, PairPromptEncoder)
         self.encoder = encoder
         self.longest = self.encoder.longest
 
     def slices(self, job: RerankJob) -> Iterator[tuple[int, list[int]]]:
-        """Yield (list index, text indices) to encode in one go. Slices are short, so that jobs can take turns."""
+        """Yield (list index, text indices) to encode in one call. Slices are short, so that jobs can take turns."""
         for list_index, texts in enumerate(job.texts):
             chunk: list[int] = []
             characters = 0
@@ -87,9 +87,14 @@ class PointwiseWorkload:
     def encode(self, job: RerankJob, list_index: int, indices: list[int]) -> list[Item]:
         """Encode texts of a list as items, longest first.
 
+        Args:
+            job: the request.
+            list_index: index of the list.
+            indices: indices of the texts.
+
         Raises:
             RequestError: a text was truncated although the request forbids it.
-            PromptError: the prompt leaves no room for the document.
+            PromptError: the prompt leaves no tokens for the document.
         """
         rerank_query, limit = job.rerank_query, self._max_characters(job)
         query = rerank_query.lists[list_index].query
@@ -122,7 +127,7 @@ class PointwiseWorkload:
         return list(map(PromptScore, np.concatenate(scored.scores).tolist(), flat or [None] * len(items)))
 
     def record(self, item: Item, result: PromptScore) -> list[Item]:
-        """Store a score; a document has the score of its best chunk. Raises ModelError for a score that is not finite."""
+        """Store the score of an item; a document has the score of its best chunk. Raises ModelError if it is not finite."""
         (score, thought), scores = result, item.job.scores[item.list_index]
         if not math.isfinite(score):
             raise ModelError(f"{self.reranker.name}: a score is not finite; the weights are damaged or its training diverged")
@@ -136,8 +141,8 @@ class ListwiseWorkload:
 
     Args:
         reranker: a Reranker with a listwise method.
-        lists: that method with its prompts and its parser.
-        batch_size: questions of a batch; None chooses.
+        lists: the strategy of that method.
+        batch_size: number of questions of a batch; None for the default.
     """
 
     thinks, deduplicates = False, False
@@ -148,11 +153,11 @@ class ListwiseWorkload:
         self.longest = self.encoder.longest
 
     def slices(self, job: RerankJob) -> Iterator[tuple[int, list[int]]]:
-        """Yield (list index, text indices): each list at once."""
+        """Yield (list index, text indices) of whole lists."""
         return ((list_index, list(range(len(texts)))) for list_index, texts in enumerate(job.texts) if texts)
 
     def encode(self, job: RerankJob, list_index: int, indices: list[int]) -> list[Item]:
-        """Return the first question about a list. Raises RequestError for kinds of truncation that lists do not have."""
+        """Return the first question about a list. Raises RequestError for unsupported kinds of truncation."""
         truncation = job.rerank_query.truncation
         if truncation.max_chunks > 1 or truncation.max_prompt_tokens or truncation.max_query_tokens:
             message = "this model reads several documents at once; chunks and token limits of a prompt or a query are not supported"
@@ -164,7 +169,7 @@ class ListwiseWorkload:
         return self._next_question(job, list_index, None)
 
     def _truncate(self, job: RerankJob, list_index: int, at: int, text: str, truncation: Truncation) -> str:
-        """Return the part of a text that a prompt can show."""
+        """Return the part of a text that fits into a prompt."""
         kept = _pre_truncate(text, MAX_CHARS_PER_TOKEN * self.longest, truncation.side)
         if truncation != DEFAULT_TRUNCATION:
             ids = free_tokens(self.encoder.tokenizer, [kept])[0]
@@ -194,7 +199,7 @@ class ListwiseWorkload:
         return query[: MAX_CHARS_PER_TOKEN * self.longest], [texts[at] for at in item.payload]
 
     def record(self, item: Item, result: Any) -> list[Item]:
-        """Store an answer and return the question that follows from it; none once the order is known."""
+        """Store an answer and return the next question; none once the order is known."""
         answer, records = result
         for shown, query_truncated, tokens in records:
             item.job.record_prompts(item.list_index, [item.payload[at] for at in shown], query_truncated, tokens)
@@ -222,5 +227,5 @@ def make_workload(reranker: Reranker, batch_size: int | None = None) -> Workload
 
 
 def _pre_truncate(text: str, max_characters: int, side: str) -> str:
-    """Drop characters that are cut in any case. `side`: the side that is cut."""
+    """Drop characters that are certainly truncated. `side`: the truncated side."""
     return text[:max_characters] if side == "right" else text[-max_characters:]

@@ -1,4 +1,4 @@
-"""Training: its stages, their settings and what they share. `prorank.train(settings)` is `prorank.train.run.train`."""
+"""Training: stages, their settings, and the trainer they share. `prorank.train(settings)` is `prorank.train.run.train`."""
 
 from ..utils.callable_modules import make_callable
 

@@ -10,14 +10,14 @@ from .settings.common_settings import Settings
 
 
 def arguments_of(settings: Settings, steps: int, accumulated: int, bf16: bool, on_cpu: bool) -> TrainingArguments:
-    """The Trainer's arguments.
+    """Return the Trainer's arguments.
 
     Args:
-        settings: of the run.
+        settings: settings of the run.
         steps: maximum number of optimiser steps.
-        accumulated: micro-batches per step.
+        accumulated: number of micro-batches per step.
         bf16: autocast to bf16.
-        on_cpu: whether the model lies on the CPU.
+        on_cpu: whether the model is on the CPU.
     """
     s = settings
     return TrainingArguments(
@@ -33,7 +33,7 @@ def arguments_of(settings: Settings, steps: int, accumulated: int, bf16: bool, o
         bf16=bf16,
         use_cpu=on_cpu,
         logging_steps=min(s.log_every, steps),
-        logging_nan_inf_filter=False,  # it would log the last finite loss in place of one that is not
+        logging_nan_inf_filter=False,  # it would hide losses that are not finite
         save_strategy="no",
         report_to=["tensorboard"] if s.tensorboard else [],
         disable_tqdm=True,
@@ -46,22 +46,22 @@ def arguments_of(settings: Settings, steps: int, accumulated: int, bf16: bool, o
 
 
 def rate_factor(settings: Settings, steps: int, progress: Callable[[int], float]) -> Callable[[int], float]:
-    """A function from step to the factor of the learning rate: linear warm-up, then linear decay to a tenth.
+    """Return a function from step to the factor of the learning rate: linear warm-up, then linear decay to a tenth.
 
-    Both follow the share of the budget that is spent, in steps or minutes. It is a function, since LambdaLR writes the state of an
-    object into checkpoints.
+    Both depend on the used share of the budget, in steps or minutes. The result is a function and not an object, because LambdaLR
+    writes the state of objects into checkpoints.
 
     Args:
         settings: `warmup_ratio` and `minutes`.
         steps: maximum number of optimiser steps.
-        progress: returns the share of the budget that is spent at a step.
+        progress: returns the used share of the budget at a step.
     """
     rise, by_steps = settings.warmup_ratio, settings.minutes is None
 
     def factor(step: int) -> float:
         spent = progress(step)
         first = max(rise, 1 / steps) if by_steps else rise
-        # The first step already learns a little: (step + 1) / steps of the rise.
+        # (step + 1), so that the rate of the first step is above 0.
         begun = (step + 1) / (first * steps) if by_steps else (spent + 1e-3) / max(first, 1e-3)
         return min(1.0, begun, 1.0 - 0.9 * max(0.0, spent - first) / max(1 - first, 1e-9))
 

@@ -1,4 +1,4 @@
-"""What `auto` stands for in a run: chosen when it begins and stored in its folder, so that a resumed run continues alike."""
+"""Values for `auto` in a run: chosen at its beginning and stored in its folder, so that a resumed run uses the same."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ FILE = "choices.json"  # in the run folder
 def choices_of(
     settings: Settings, config: Any, device: torch.device, longest: int, examples: int, resume: bool
 ) -> dict[str, Choice]:
-    """Choose what "auto" stands for in `dtype` and `compile`, the same in all processes of a run.
+    """Choose the values of "auto" for `dtype` and `compile`, the same in all processes of a run.
 
     Args:
-        settings: of the run.
-        config: of the model (of transformers).
-        device: of this process.
-        longest: maximum tokens of a prompt in training.
+        settings: settings of the run.
+        config: configuration of the model (of transformers).
+        device: device of this process.
+        longest: maximum number of tokens of a prompt in training.
         examples: number of examples in one pass over the data.
-        resume: read what the run began with.
+        resume: read the choices of the run's beginning.
     """
     path = Path(settings.out) / FILE
     if resume and path.is_file():
@@ -52,7 +52,7 @@ def keep_choices(chosen: dict[str, Choice], out: str) -> None:
 
 
 def chosen_settings(settings: Settings, chosen: dict[str, Choice]) -> Settings:
-    """The settings with the choices in place of "auto"."""
+    """Return the settings with the choices instead of "auto"."""
     return replace(settings, dtype=chosen["dtype"].value, compile=chosen["compile"].value == COMPILED)
 
 
@@ -60,7 +60,7 @@ def _compile(settings: Settings, config: Any, device: torch.device, dtype: str, 
     if settings.compile != "auto":
         return Choice(COMPILED if settings.compile else PLAIN, "as asked for")
     if device.type != "cpu" or settings.gradient_checkpointing or getattr(settings, "baseline_step", False):
-        return Choice(PLAIN, "the engine, whose steps get compiled, takes no part")
+        return Choice(PLAIN, "only the engine has compiled steps, and this run does not use it")
     if settings.minutes is not None and settings.max_epochs is None:
         return choose_compile(config, TRAINING, dtype, 60 * settings.minutes)
     documents = max_list_size(getattr(settings, "list_size", 1)) if settings.stage in ("score", "order") else 1

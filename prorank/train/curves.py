@@ -1,6 +1,6 @@
-"""Pictures of a run from its `metrics.jsonl`.
+"""Plot the metrics of a run from its `metrics.jsonl`.
 
-Every figure of the log is drawn; train and dev values of the same name share a panel, and a single value is a mark.
+Every figure is plotted. Train and dev values of the same name share a panel, and a single value is a mark.
 """
 
 from __future__ import annotations
@@ -16,37 +16,37 @@ from ..utils.files import atomic_file, numbered_lines
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# The policy loss is 0 in value on the first pass, whatever its gradient, so a picture of it says nothing.
+# The policy loss is always 0 on the first pass, whatever its gradient, so its plot is meaningless.
 SKIPPED = {"step", "minutes", "documents", "tokens", "dev_score", "loss_policy"}
 SEVERAL = ("#1d4ed8", "#c2410c", "#15803d", "#7e22ce", "#0e7490", "#b45309")  # a colour for each run
 Sides = dict[str, list[tuple[float, float]]]  # {"train" or "dev": [(step, value)]}
-SMOOTHED = 20  # points from which on a moving average is drawn
+SMOOTHED = 20  # number of points above which a moving average is plotted
 
 
 def read_metrics(run: str | Path) -> list[dict[str, float]]:
     """Read the lines of `<run>/metrics.jsonl`. Raises DataError if there are none."""
     path = Path(run) / "metrics.jsonl"
     if not path.is_file():
-        raise DataError(f"{path}: no such file; is this a run folder?")
+        raise DataError(f"{path}: no such file; is it a run folder?")
     lines = [parsed(line, f"{path}:{number}") for number, line in numbered_lines(path) if line.endswith("}")]
     if not lines:
-        raise DataError(f"{path}: holds no figures yet")
+        raise DataError(f"{path}: contains no figures yet")
     return lines
 
 
 def plot(*runs: str | Path, out: str | Path | None = None, only: Sequence[str] = ()) -> Path:
-    """Draw the curves of one run, or of several over each other.
+    """Plot the curves of one run, or of several runs in the same panels.
 
     Args:
         runs: run folders.
-        out: path of the picture; `<run>/train_curves.png` by default, for several `<first run>/compared_curves.png`.
-        only: figures to draw; all by default.
+        out: path of the picture; `<run>/train_curves.png` by default, for several runs `<first run>/compared_curves.png`.
+        only: names of the figures to plot; all by default.
 
     Returns:
         The picture's path.
 
     Raises:
-        DataError: a figure that no run has.
+        DataError: a run has no figures, or no run has a figure in `only`.
     """
     with extra("train"):
         import matplotlib
@@ -94,7 +94,7 @@ def plot(*runs: str | Path, out: str | Path | None = None, only: Sequence[str] =
 
 
 def _names(runs: list[str]) -> list[str]:
-    """The last parts of the paths, as many as are needed to tell them apart."""
+    """Return the last parts of the paths, as many as needed to distinguish them."""
     parts = [Path(run).parts for run in runs]
     for depth in range(1, max(map(len, parts)) + 1):
         names = ["/".join(path[-depth:]) for path in parts]
@@ -104,7 +104,7 @@ def _names(runs: list[str]) -> list[str]:
 
 
 def _panels(lines: list[dict[str, float]]) -> dict[str, Sides]:
-    """The series of each figure by name."""
+    """Return the series of each figure by name."""
     panels: dict[str, Sides] = {}
     for line in lines:
         for key, value in line.items():
@@ -116,7 +116,7 @@ def _panels(lines: list[dict[str, float]]) -> dict[str, Sides]:
 
 
 def _lines(axis: Axes, series: Sides, name: str, color: str | None) -> None:
-    """Draw the lines of one run in a panel; of a run among several the train figures are only drawn smoothed."""
+    """Plot the lines of one run in a panel. If there are several runs, train figures are only plotted smoothed."""
     for side, points in sorted(series.items(), reverse=True):
         steps, values = zip(*points)
         label = f"{name} {side}".strip()

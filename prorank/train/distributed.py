@@ -1,7 +1,7 @@
-"""Several processes of one run, as `torchrun` or `accelerate launch` start them.
+"""Several processes of one run, started by `torchrun` or `accelerate launch`.
 
 Each process computes its share of every batch and the trainer averages the gradients itself, so a run of two processes takes the
-same steps as a run of one. NCCL only handles tensors on the process's GPU, so every tensor made here lies there.
+same steps as a run of one. NCCL requires tensors on the process's GPU, so all tensors are created there.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 
 
 def place() -> tuple[int, int]:
-    """(number of this process, number of processes)."""
+    """Return (number of this process, number of processes)."""
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
@@ -25,10 +25,10 @@ def join(device: torch.device) -> torch.device:
     """Connect the processes of a run; a single process does nothing.
 
     Args:
-        device: of the settings.
+        device: device of the settings.
 
     Returns:
-        The process's own device; several processes on GPUs have one each.
+        The device of this process. With several processes on GPUs, each has its own.
     """
     if place()[1] == 1:
         return device
@@ -39,31 +39,31 @@ def join(device: torch.device) -> torch.device:
 
 
 def collective_device() -> torch.device:
-    """The device on which tensors of a collective call must lie: the process's own."""
+    """Return the device for tensors of a collective call: that of this process."""
     from accelerate import PartialState
 
     return PartialState().device
 
 
 def wait() -> None:
-    """Wait until all processes have come here."""
+    """Wait until all processes have called this function."""
     if place()[1] > 1:
         device = collective_device()
         torch.distributed.barrier(device_ids=None if device.index is None else [device.index])
 
 
 def any_process(flag: bool) -> bool:
-    """Whether the flag is set in any process; all processes must call this."""
+    """Return whether the flag is set in any process. All processes must call this function."""
     return _reduced(float(flag), torch.distributed.ReduceOp.MAX) > 0
 
 
 def mean_of_processes(value: float) -> float:
-    """The mean of all processes' values, NaN or infinite if one of them is; all processes must call this."""
+    """Return the mean of the values of all processes, NaN or infinite if one of them is. All processes must call this function."""
     return sum_of_processes(value) / place()[1]
 
 
 def sum_of_processes(value: float) -> float:
-    """The sum of all processes' values; all processes must call this."""
+    """Return the sum of the values of all processes. All processes must call this function."""
     return _reduced(value, torch.distributed.ReduceOp.SUM)
 
 
@@ -77,7 +77,7 @@ def _reduced(value: float, how: torch.distributed.ReduceOp.RedOpType) -> float:
 
 @torch.no_grad()
 def average_gradients(model: torch.nn.Module) -> None:
-    """Replace the gradients of all weights by their mean over the processes."""
+    """Replace the gradients of all weights by their mean over the processes, in place."""
     world = place()[1]
     for weight in model.parameters():
         if weight.requires_grad:

@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 
 def add_adapter(model: PreTrainedModel, lora: Lora, seed: int) -> PreTrainedModel:
-    """Wrap the model in a fresh LoRA adapter, or keep the one it has.
+    """Wrap the model in a new LoRA adapter, or return it unchanged if it has one.
 
     Args:
         model: the base.
         lora: settings of the adapter.
-        seed: of the adapter's first weights.
+        seed: seed of the adapter's initial weights.
 
     Raises:
-        ModelError: targets that the model does not have.
+        ModelError: the model has no modules with these names.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -40,4 +40,4 @@ def add_adapter(model: PreTrainedModel, lora: Lora, seed: int) -> PreTrainedMode
     except ValueError as error:
         raise ModelError(f"lora.targets {lora.targets!r} do not fit this model: {str(error).splitlines()[0]}") from error
     check_head(adapted)
-    return cast("PreTrainedModel", adapted)  # a PeftModel passes on the attributes it does not have
+    return cast("PreTrainedModel", adapted)  # a PeftModel delegates unknown attributes to the model

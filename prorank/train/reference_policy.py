@@ -1,7 +1,7 @@
-"""The reference policy: the policy as it was before a stage, from which the KL divergence is measured.
+"""The reference policy: the policy before a stage, for the KL divergence.
 
-With a fresh adapter it costs nothing, since switching the adapter off gives it. Without an adapter, or with one that was trained
-before, it is a frozen copy.
+With a new adapter it needs no memory, because it is the policy with the adapter switched off. Without an adapter, or with a trained
+one, it is a frozen copy.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 
 class Reference:
-    """The model in its present state, kept for later.
+    """The reference policy of a stage: the model when this object is created.
 
     Args:
         model: the policy.
         settings, bf16: see `forward.Logits`.
-        forward: the policy's own forward, which serves with the adapter off.
+        forward: the forward pass of the policy, also used with the adapter switched off.
     """
 
     def __init__(self, model: PreTrainedModel, settings: Settings, bf16: bool, forward: Logits) -> None:
@@ -42,7 +42,7 @@ class Reference:
 
     @contextmanager
     def of(self, model: PreTrainedModel) -> Iterator[tuple[PreTrainedModel, Logits]]:
-        """Yield (the reference, its forward pass), without gradient; meanwhile the adapter of the policy `model` is off."""
+        """Yield (reference, its forward pass), without gradient. The adapter of the policy `model` is off in the block."""
         with torch.no_grad():
             if self.frozen is not None:
                 yield self.frozen, self._forward
@@ -52,6 +52,6 @@ class Reference:
 
 
 def _is_fresh(model: PreTrainedModel) -> bool:
-    """Whether the model has an adapter that changes nothing yet."""
+    """Whether the model has an untrained adapter, which does not change its outputs."""
     ups = [weight for name, weight in model.named_parameters() if "lora_B" in name]
     return hasattr(model, "peft_config") and not any(weight.any() for weight in ups)

@@ -1,7 +1,7 @@
 """Run a training stage from its settings: one checkpoint in, one out, in a run folder.
 
-Everything that can be wrong with settings, data, prompt and base is found before the weights are loaded. `model/` in the run folder
-is always a whole checkpoint: the best on the dev set so far, or the last one if there is no dev set.
+Settings, data, prompt and base are checked before the weights are loaded. `model/` in the run folder is always a complete
+checkpoint: the best on the dev set so far, or the last one without a dev set.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ def train(settings: Settings, resume: bool = False, report: Report | None = None
 
     Args:
         settings: see `prorank.train.settings`.
-        resume: continue from the newest whole checkpoint of the run folder (or start, if there is none).
-        report: called after every step with the share of the budget spent and the latest figures.
+        resume: continue from the newest complete checkpoint of the run folder, or start if there is none.
+        report: called after every step with the used share of the budget and the latest figures.
 
     Returns:
         The folder of the trained checkpoint, `<out>/model`.
 
     Raises:
-        ConfigError, DataError, PromptError, ModelError: before any long work.
-        TrainingError: a loss, gradients, weights or dev scores that are not finite, or a file that cannot be written. What was
-            saved before stays whole.
+        ConfigError, DataError, PromptError, ModelError: an input is invalid; raised before any long work.
+        TrainingError: a loss, gradients, weights or dev scores are not finite, or a file cannot be written. Files saved before stay
+            complete.
     """
     with extra("train"):
         import accelerate  # noqa: F401
@@ -92,14 +92,29 @@ def train(settings: Settings, resume: bool = False, report: Report | None = None
 
 @dataclass(frozen=True)
 class Encoders:
-    """Encoders of a run's prompt: `train` up to `train_length` tokens, `full` up to `max_length`."""
+    """Encoders of a run's prompt.
+
+    Attributes:
+        train: encodes up to `train_length` tokens, for training.
+        full: encodes up to `max_length` tokens, for dev measures and the checkpoint.
+    """
 
     train: AnyPromptEncoder
     full: AnyPromptEncoder
 
 
 def make_encoders(spec: StageSpec, source: Resolved, examples: list, settings: Settings) -> Encoders:
-    """The encoders of the base's tokenizer and the run's prompt. Raises ConfigError for a prompt that the stage cannot use."""
+    """Make the encoders of a run.
+
+    Args:
+        spec: the stage.
+        source: the base, for its tokenizer and prompt.
+        examples: training data, which must fit the prompt.
+        settings: settings of the run.
+
+    Raises:
+        ConfigError: the stage cannot use the prompt.
+    """
     tokenizer = load_tokenizer(source)
     prompt = training_prompt(source, settings)
     full = spec.bind(prompt, tokenizer, settings)
@@ -110,7 +125,13 @@ def make_encoders(spec: StageSpec, source: Resolved, examples: list, settings: S
 
 
 def load_trainable(source: Resolved, settings: Settings, device: torch.device) -> PreTrainedModel:
-    """Load the base in fp32, with a fresh adapter if the settings ask for one, and prepare it for training."""
+    """Load the base in fp32 and prepare it for training.
+
+    Args:
+        source: the base.
+        settings: settings of the run. With `lora`, the model gets a new adapter, unless it has one.
+        device: device of this process.
+    """
     from .lora import add_adapter
 
     torch.manual_seed(settings.seed)
@@ -130,7 +151,13 @@ def load_trainable(source: Resolved, settings: Settings, device: torch.device) -
 def make_trainer(
     stage: Any, settings: Settings, model: torch.nn.Module, save: Callable[..., None], report: Report | None
 ) -> StageTrainer:
-    """The trainer of a stage; `save` writes the best weights."""
+    """Make the trainer of a stage.
+
+    Args:
+        stage, settings, model: see `StageTrainer`.
+        save: writes the best weights.
+        report: see `train`.
+    """
     with extra("train"):
         from .stage_trainer import StageTrainer
     trainer = StageTrainer(stage, settings, model, settings.dtype == "bf16", save, getattr(settings, "updates", 1))
@@ -140,7 +167,16 @@ def make_trainer(
 
 
 def fit(trainer: StageTrainer, resume: bool, dev_queries: int) -> bool:
-    """Train to the end of the budget, then write `done.json` and the curves; returns whether the run was interrupted."""
+    """Train to the end of the budget, then write `done.json` and the curves.
+
+    Args:
+        trainer: the trainer.
+        resume: continue from the newest complete checkpoint.
+        dev_queries: number of queries of the dev set, for `done.json`.
+
+    Returns:
+        Whether the run was interrupted.
+    """
     with _stop_on_interrupt(trainer):
         trainer.fit(resume)
     if not trainer.schedule.interrupted:
@@ -164,7 +200,7 @@ def _finish(trainer: StageTrainer, dev_queries: int) -> None:
 
 @contextmanager
 def _stop_on_interrupt(trainer: StageTrainer) -> Iterator[None]:
-    """On Ctrl-C finish the step, write a checkpoint and stop; on a second one stop at once."""
+    """Make Ctrl-C finish the step, write a checkpoint and stop; a second Ctrl-C stops immediately."""
 
     def handler(*_: object) -> None:
         if trainer.schedule.interrupted:

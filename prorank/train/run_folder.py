@@ -1,4 +1,4 @@
-"""Files of a run folder beside its checkpoints: settings, choices made for `auto`, the trained model, and `done.json`."""
+"""Files of a run folder besides checkpoints: settings, choices made for `auto`, the trained model, and `done.json`."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ SaveModel = Callable[[torch.nn.Module, Mapping[str, float]], None]
 
 
 def claim_folder(settings: Settings, resume: bool) -> None:
-    """Check that the run folder is new, or that it holds an unfinished run of the same settings that is to be resumed.
+    """Check that the run folder is new or, with `resume`, contains an unfinished run with the same settings.
 
     Raises:
-        ConfigError: the folder holds another run, or a complete one.
+        ConfigError: the folder contains another run, or a complete one.
         OSError: the folder cannot be written.
     """
     folder = Path(settings.out)
@@ -36,15 +36,15 @@ def claim_folder(settings: Settings, resume: bool) -> None:
     if not stored.is_file():
         return
     if not resume:
-        raise ConfigError(f"{folder}: holds a run already; add --resume to go on with it, or choose another 'out'")
+        raise ConfigError(f"{folder}: already contains a run; add --resume to continue it, or choose another 'out'")
     if is_done(folder):
         raise ConfigError(f"{folder}: this run is complete; its checkpoint is {folder / 'model'}")
     if stored.read_text(encoding="utf-8") != dump_settings(settings):
-        raise ConfigError(f"{stored}: the settings differ from those the run began with; resume needs the same")
+        raise ConfigError(f"{stored}: the settings differ from those of the run; resume with the same settings")
 
 
 def write_settings(settings: Settings, choices: dict[str, Choice]) -> None:
-    """Write the run's settings and the choices for `auto`; from now on the folder holds a run."""
+    """Write the run's settings and the choices for `auto`, which makes the folder a run folder."""
     with atomic_file(Path(settings.out) / "config.yaml") as handle:
         handle.write(dump_settings(settings))
     keep_choices(choices, settings.out)
@@ -62,11 +62,11 @@ def write_done(folder: Path, summary: Mapping[str, object]) -> None:
 
 
 def model_saver(settings: Settings, encoder: AnyPromptEncoder, source: Resolved) -> SaveModel:
-    """A function that writes `<out>/model` with its card, from a model and its dev measures.
+    """Return a function that writes `<out>/model` with its card, from a model and its dev measures.
 
     Args:
-        settings: of the run.
-        encoder: with the prompt that is saved.
+        settings: settings of the run.
+        encoder: encoder with the prompt to save.
         source: the base.
     """
     folder, base = Path(settings.out), (source.base or source.name, source.path)

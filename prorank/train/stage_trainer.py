@@ -1,7 +1,7 @@
-"""One trainer for all stages: a `transformers.Trainer` whose data are a stage's examples and whose loss is the stage's.
+"""The trainer of all stages: a `transformers.Trainer` with the examples and the loss of a stage.
 
-What a step sees depends on (seed, step) alone, never on the state of a random generator, so a run that is killed at any moment and
-resumed ends with the weights of the uninterrupted one.
+The examples of a step depend on (seed, step) only, and not on the state of a random generator. So a run that was killed and resumed
+ends with the same weights as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from .value_head import policy_of, value_head_of
 
 log = logging.getLogger("prorank")
 LOGS = ("metrics.jsonl", "completions.jsonl")  # every line has its step
-GPU_MICRO_BATCH = 64  # examples per forward pass on a GPU, at most
+GPU_MICRO_BATCH = 64  # maximum number of examples per forward pass on a GPU
 
 
 class StageTrainer(CheckpointingTrainer):
-    """Trains a stage within a budget of steps or minutes; logs to `metrics.jsonl`; saves checkpoints that are whole or absent.
+    """Trains a stage within a budget of steps or minutes; logs to `metrics.jsonl`; saves checkpoints atomically.
 
     Args:
-        stage: see Stage.
+        stage: the stage, see `Stage`.
         settings: the stage's settings, with `auto` resolved.
         model: fp32 weights, for PPO in a PolicyWithValue; autocast gives bf16.
         bf16: autocast to bf16.
@@ -63,8 +63,8 @@ class StageTrainer(CheckpointingTrainer):
         self.clock = Clock(settings.minutes)
         self.before: dict[str, float] = {}  # dev measures before the first step
         self.best: dict[str, float] = {}  # dev measures of the best weights, with their step
-        self.documents = 0.0  # that this process has trained on
-        self._warned_of_zero = False  # of a step whose gradient was 0
+        self.documents = 0.0  # number of documents that this process has trained on
+        self._warned_of_zero = False  # whether it warned of a gradient of 0
         self._figures = StepFigures(self.micro_batch)
         use_fp32_head(policy_of(model))
         self.items = MicroBatches(stage, self.total, settings.batch_size, self.micro_batch, repeat)
@@ -85,15 +85,16 @@ class StageTrainer(CheckpointingTrainer):
     ) -> torch.optim.lr_scheduler.LRScheduler:
         """See `rate_factor`."""
         optimizer = optimizer or self.optimizer
-        assert optimizer is not None  # the Trainer makes it first
+        assert optimizer is not None  # the Trainer creates the optimiser first
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate_factor(self.settings, self.total, self.progress))
         return self.lr_scheduler
 
     def progress(self, step: int) -> float:
-        """Share of the budget spent, 0..1."""
+        """Return the used share of the budget, 0 to 1."""
         return min(1.0, max(step / self.total, self.clock.minutes() / self.settings.minutes if self.settings.minutes else 0.0))
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Run a micro-batch; at the end of a step, average gradients over the processes and check them."""
         loss = super().training_step(*args, **kwargs)
         if self.accelerator.sync_gradients:
             if place()[1] > 1 and not self.is_deepspeed_enabled:
@@ -102,8 +103,7 @@ class StageTrainer(CheckpointingTrainer):
         return loss
 
     def _check_step(self) -> None:
-        """Raise TrainingError, in all processes alike, if the step's loss or gradients are not finite; the weights are still those
-        of the step before."""
+        """Raise TrainingError, in all processes, if the step's loss or gradients are not finite, before the weights are updated."""
         step = self.state.global_step + 1
         loss, norm = mean_of_processes(self._figures.take_loss()), gradient_norm(self.model)
         for name, number in (("loss", loss), ("gradient norm", norm)):
@@ -111,14 +111,14 @@ class StageTrainer(CheckpointingTrainer):
                 raise self.stopped(f"the {name} is {number} (loss {loss:.4g}, gradient norm {norm:.4g})", step)
         if not (norm or self.is_deepspeed_enabled or self._warned_of_zero):
             self._warned_of_zero = True
-            log.warning("step %d: the gradient is exactly 0, so nothing is learned; if it stays so, lower learning_rate", step)
+            log.warning("step %d: the gradient is exactly 0, so nothing is learned; if this persists, lower learning_rate", step)
 
     def compute_loss(
         self, model: torch.nn.Module, inputs: Any, return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:  # fmt: skip
-        """The stage's loss of a micro-batch; `inputs` is the list of its examples."""
-        # Without the wrapper for several processes, whose own averaging only serves forward passes through itself.
+        """Return the stage's loss of a micro-batch; `inputs` is the list of its examples."""
+        # Without the DDP wrapper, which only averages gradients of forward passes through itself.
         unwrapped = model if self.is_deepspeed_enabled else self.accelerator.unwrap_model(model)
         loss, figures = self.stage.loss(unwrapped, inputs)
         self.documents += figures.get("documents", 1.0) * len(inputs)
@@ -126,7 +126,7 @@ class StageTrainer(CheckpointingTrainer):
         return (loss, None) if return_outputs else loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Add the figures since the last line, and the speed, to what the Trainer logs."""
+        """Add the figures since the last line, and the speed, to the Trainer's figures."""
         if "loss" in logs:
             logs = {**logs, **self._figures.take_line(self.clock.minutes() * 60)}
         logs = {key: value for key, value in logs.items() if not key.startswith(("train_", "total_flos", "epoch"))}
@@ -141,7 +141,7 @@ class StageTrainer(CheckpointingTrainer):
             append_text(self.run / "metrics.jsonl", dumps(line) + "\n")
 
     def measure(self) -> None:
-        """Measure on the dev set; save weights that are better than any before, apart from those before the first step."""
+        """Evaluate on the dev set, and save the weights if they are better than all previous ones after the first step."""
         with self.clock.paused():
             measures = self._measured()
             if not measures:
@@ -153,10 +153,10 @@ class StageTrainer(CheckpointingTrainer):
                 best = {**measures, "step": self.state.global_step}
                 if is_main() and self.save_best:
                     self.save_best(self.model, best)
-                self.best = best  # now that the weights are saved
+                self.best = best  # only after the weights were saved
 
     def _measured(self) -> dict[str, float]:
-        """Dev measures. Raises TrainingError for weights, scores or measures that are not finite."""
+        """Return dev measures. Raises TrainingError for weights, scores or measures that are not finite."""
         self.check_weights()
         self.model.eval()
         try:
@@ -170,7 +170,7 @@ class StageTrainer(CheckpointingTrainer):
         return measures
 
     def fit(self, resume: bool) -> None:
-        """Train to the end of the budget; `resume` starts from the newest whole checkpoint."""
+        """Train to the end of the budget. `resume` continues from the newest complete checkpoint."""
         last = ([None] + checkpoints(self.run))[-1] if resume else None
         if last:
             self._restore(last)
@@ -183,7 +183,7 @@ class StageTrainer(CheckpointingTrainer):
             self.train(resume_from_checkpoint=str(last) if last else None)
 
     def _restore(self, folder: Path) -> None:
-        """Read the state of the run from a checkpoint; `Trainer.train` reads weights and optimiser."""
+        """Load the state of the run from a checkpoint; `Trainer.train` loads weights and optimiser."""
         check_resumable(folder)
         state = json.loads((folder / RUN_STATE).read_text(encoding="utf-8"))
         self.clock.spent, self.best, self.before = state["minutes"] * 60, state["best"], state["before"]

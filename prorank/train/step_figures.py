@@ -1,4 +1,4 @@
-"""Figures of micro-batches, averaged into lines of the log."""
+"""Average figures of micro-batches for lines of the log."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class StepFigures:
 
     def __init__(self, micro_batch: int) -> None:
         self.micro_batch = micro_batch
-        self.last_seconds = 0.0  # of the clock at the last line
-        self._losses: list[float] = []  # of the step's micro-batches so far
+        self.last_seconds = 0.0  # time of the clock at the last line
+        self._losses: list[float] = []  # losses of the step's micro-batches so far
         self._sums: dict[str, float] = {}
         self._count = 0
 
@@ -27,13 +27,13 @@ class StepFigures:
         self._count += 1
 
     def take_loss(self) -> float:
-        """Mean loss of the step that ends now."""
+        """Return the mean loss of the step, and begin the next step."""
         loss = sum(self._losses) / max(1, len(self._losses))
         self._losses = []
         return loss
 
     def take_line(self, seconds: float) -> dict[str, float]:
-        """Averages since the last line, with the speed; empty if nothing was added. `seconds`: the clock now."""
+        """Return averages since the last line, with the speed; empty if nothing was added. `seconds`: current time of the clock."""
         if not self._count:
             return {}
         line = {key: value / self._count for key, value in self._sums.items()}

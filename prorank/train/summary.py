@@ -1,6 +1,6 @@
 """The result of a training run: a warning if its dev set is too small, and the last lines of the command line.
 
-The figures are those of `done.json`; those before training are of the same dev set.
+Figures come from `done.json`. Those before training are of the same dev set.
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ from typing import Any
 from .settings.stage_settings import Settings
 
 log = logging.getLogger("prorank")
-FEW_QUERIES = 20  # with fewer, one query moves a mean by more than training usually does
+FEW_QUERIES = 20  # with fewer queries, a single query changes the mean by more than training usually does
 SHOWN = ("ndcg@10", "accuracy", "format_rate", "loss", "reward")
 
 
 def count_queries(held_out: Sequence[Any]) -> int:
-    """Number of a dev set's queries that are measured: every thought, and groups with a relevant document."""
+    """Return the number of a dev set's evaluated queries: every thought, and groups with a relevant document."""
     return sum(max(getattr(example, "labels", None) or (1.0,)) > 0 for example in held_out)
 
 
 def warn_of_few(settings: Settings, held_out: Sequence[Any]) -> None:
-    """Log one line if the settings ask for a dev set and it is too small for its figures to mean anything."""
+    """Warn if the settings request a dev set that is too small for meaningful figures."""
     count = count_queries(held_out)
     if not settings.num_evaluations or not (settings.dev or settings.dev_queries) or count >= FEW_QUERIES:
         return
-    remedy = "label more, or name held-out data by 'dev'"
+    remedy = "label more, or set 'dev' to held-out data"
     if count:
         one = "1 query" if count == 1 else f"{count} queries"
-        log.warning("the dev set has only %s, so its figures mean little and choose the weights by chance; %s", one, remedy)
+        log.warning("the dev set has only %s, so its figures are unreliable, and so is the choice of weights; %s", one, remedy)
     else:
-        log.warning("there is no dev set, as the data have too few queries; the last weights are kept, unmeasured; %s", remedy)
+        log.warning("there is no dev set, as the data have too few queries; the last weights are saved unevaluated; %s", remedy)
 
 
 def summary(run: str | Path) -> str:
-    """The lines that end a run: its checkpoint, dev measures before and after, duration and curves.
+    """Return the last lines of a run's output: checkpoint, dev measures before and after, duration and curves.
 
     Args:
         run: folder of a complete run.
@@ -52,8 +52,8 @@ def _dev(done: dict[str, Any]) -> str:
     """Dev measures before training and of the saved weights."""
     before, best = done["before"], done["best"]
     if not best:
-        return "dev: not measured, so the last weights are kept"
+        return "dev: not evaluated, so the last weights are saved"
     shown = ", ".join(f"{key} {before.get(key, float('nan')):.4f} -> {best[key]:.4f}" for key in SHOWN if key in best)
     better = best["score"] > before["score"] if before else True
-    warned = "" if better else "; no better than before training"
+    warned = "" if better else "; not better than before training"
     return f"dev, {done['dev_queries']} queries, before -> after (step {best['step']}): {shown}{warned}"

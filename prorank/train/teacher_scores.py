@@ -1,6 +1,6 @@
 """Teacher scores for lists that have none: query likelihood of the base, BM25, a bi-encoder, a reranker, or their mean.
 
-They are computed once per run. Query likelihood needs no labels, and the untrained base ranks much better by it than by answering
+They are computed once per run. Query likelihood needs no labels, and the untrained base ranks much better by it than by its answers
 "0" or "1".
 """
 
@@ -39,11 +39,11 @@ def with_teacher(
         groups: queries with candidates.
         teacher: see `Score.teacher`.
         run: run folder, where `teacher.json` caches the scores for the same texts.
-        model, tokenizer: of the base, for query likelihood.
+        model, tokenizer: model and tokenizer of the base, for query likelihood.
         progress: called with the number of documents scored.
 
     Raises:
-        DataError, ModelError: scores that are missing or not finite.
+        DataError, ModelError: scores are missing or not finite.
     """
     if teacher == "data":
         check_teacher_scores(groups)
@@ -62,16 +62,16 @@ def with_teacher(
 
 
 def _finite(scores: Scores, teacher: str) -> Scores:
-    """The scores. Raises ModelError if one is not finite."""
+    """Return the scores. Raises ModelError if one is not finite."""
     if not all(np.isfinite(row).all() for row in scores):
-        raise ModelError(f"teacher {teacher}: a score is not finite; its weights are damaged, take another teacher")
+        raise ModelError(f"teacher {teacher}: a score is not finite; its weights are damaged, use another teacher")
     return scores
 
 
 def _mean(parts: list[Scores]) -> Scores:
-    """The mean of several teachers, each divided by the standard deviation of its scores within lists.
+    """Return the mean of several teachers, each divided by the standard deviation of its scores within lists.
 
-    That is one number per teacher, so a list in which it sees little difference still shows little.
+    There is one divisor per teacher, so lists with small differences keep them.
     """
     scaled = []
     for scores in parts:
@@ -118,7 +118,7 @@ def _compute(
     from ..rank.likelihood import query_likelihood
 
     rows = query_likelihood(model, tokenizer, [g.query for g in groups], [g.documents for g in groups], 384, progress)
-    # Mean log-probabilities lie close together; times the query's length they are log-probabilities of the whole query.
+    # Multiply the mean log-probabilities, whose differences are small, by the query's length: log-probabilities of the whole query.
     lengths = [len(tokenizer(g.query, add_special_tokens=False)["input_ids"]) for g in groups]
     return [[float(x) * n for x in row] for row, n in zip(rows, lengths)]
 
@@ -132,7 +132,7 @@ def _bm25(groups: list[Group]) -> Scores:
 
 
 def _reranker(groups: list[Group], folder: str, device: str) -> Scores:
-    """Log-odds of a checkpoint as it ranks in use; a thinking one thinks about every document."""
+    """Return the log-odds of a checkpoint, as in ranking; a thinking model thinks about every document."""
     reranker = Reranker(folder, device=device)
     with DocumentProgress(sys.stderr.isatty(), sum(len(g.documents) for g in groups)) as progress:
         rows = reranker.score_lists([g.query for g in groups], [list(g.documents) for g in groups], progress=progress)

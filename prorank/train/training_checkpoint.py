@@ -1,4 +1,4 @@
-"""Checkpoints to resume from: `checkpoint-<step>` in the run folder exists whole or not at all."""
+"""Checkpoints for resuming: `checkpoint-<step>` in the run folder, written atomically."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from .schedule import Clock, complete
 from .settings.common_settings import Settings
 from .value_head import PolicyWithValue, policy_of, value_head_of
 
-VALUE_HEAD = "value_head.pt"  # of stage reason with PPO
-RUN_STATE = "run.json"  # what the Trainer's own files lack
+VALUE_HEAD = "value_head.pt"  # for stage reason with PPO
+RUN_STATE = "run.json"  # state that the Trainer's own files lack
 
 
 class CheckpointingTrainer(Trainer):
-    """A Trainer whose checkpoints are written beside their place and then renamed.
+    """A Trainer that writes checkpoints to a temporary folder and then renames it.
 
     Attributes:
         run: the run folder.
-        settings: of the run.
+        settings: settings of the run.
         clock: minutes of training.
         documents: number of documents that this process has trained on.
-        before, best: dev measures before the first step and of the best weights.
+        before, best: dev measures before the first step, and of the best weights.
     """
 
     model: torch.nn.Module
@@ -42,10 +42,10 @@ class CheckpointingTrainer(Trainer):
     best: dict[str, float]
 
     def checkpoint(self) -> None:
-        """Write everything that resuming needs.
+        """Write a checkpoint for resuming.
 
         Raises:
-            TrainingError: weights that are not finite.
+            TrainingError: a weight is not finite.
         """
         step = f"checkpoint-{self.state.global_step}"
         staging = Path(self._get_output_dir())
@@ -60,13 +60,13 @@ class CheckpointingTrainer(Trainer):
                 wait()
                 if is_main():
                     self._publish(staging, step, documents)
-            finally:  # half of a checkpoint would fill the disk
+            finally:  # an incomplete checkpoint would only fill the disk
                 if is_main():
                     shutil.rmtree(staging, ignore_errors=True)
             wait()
 
     def _publish(self, staging: Path, step: str, documents: float) -> None:
-        """Write what the Trainer does not, then move the checkpoint to its place."""
+        """Write the files that the Trainer does not write, then move the checkpoint to its final place."""
         folder = staging / step
         if head := value_head_of(self.model):
             torch.save(head.state_dict(), folder / VALUE_HEAD)
@@ -75,14 +75,14 @@ class CheckpointingTrainer(Trainer):
         complete(folder, self.run, self.settings.save_total_limit)
 
     def _get_output_dir(self, trial: Any = None) -> str:
-        """Where the Trainer writes a checkpoint."""
+        """Return the folder in which the Trainer writes a checkpoint."""
         return str(self.run / ".saving")
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Save the policy alone: `_publish` saves the value head, and only the Trainer's own classes are saved well by it."""
+        """Save the policy only, because the Trainer cannot save a PolicyWithValue; `_publish` saves the value head."""
         if not isinstance(self.model, PolicyWithValue):
             return super()._save(output_dir, state_dict)
-        assert output_dir is not None  # `_save_checkpoint` names it
+        assert output_dir is not None  # `_save_checkpoint` passes it
         if state_dict is not None:
             state_dict = {key.removeprefix("policy."): value for key, value in state_dict.items() if key.startswith("policy.")}
         if self.args.should_save:
@@ -94,13 +94,18 @@ class CheckpointingTrainer(Trainer):
         super()._load_from_checkpoint(resume_from_checkpoint, policy_of(self.model if model is None else model))
 
     def check_weights(self) -> None:
-        """Raise TrainingError for weights that are not finite: they are never saved."""
+        """Raise TrainingError for weights that are not finite, which are never saved."""
         if name := damaged_weight(self.model):
             raise self.stopped(f"weight '{name.removeprefix('policy.')}' is not finite")
 
     def stopped(self, why: str, step: int | None = None) -> TrainingError:
-        """The error of a run that cannot go on: the step, what is wrong, what to do, what is saved."""
+        """Return the error of a run that cannot continue.
+
+        Args:
+            why: the reason.
+            step: the step; None for the current one.
+        """
         step = self.state.global_step if step is None else step
-        remedy = f"begin again in another 'out' with a lower learning_rate (now {self.settings.learning_rate:g})"
+        remedy = f"start again with another 'out' and a lower learning_rate (now {self.settings.learning_rate:g})"
         remedy += "" if self.settings.dtype == "fp32" else " or dtype=fp32"
         return TrainingError(f"{self.run}: step {step}: {why}, so training stops; {remedy}. {saved(self.run, self.best)}")

@@ -1,6 +1,6 @@
-"""Training data and prompts of a stage, read and checked.
+"""Read and check training data and prompts of a stage.
 
-Nothing here reads weights, so data or a prompt that a stage cannot use are refused within seconds.
+Weights are not read here, so errors in data or prompt are raised within seconds.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from .settings.common_settings import Settings, check_list_size
 
 
 def training_prompt(source: Resolved, settings: Settings) -> Prompt:
-    """The prompt of a run: the base's own, with what the settings change in it.
+    """Return the prompt of a run: the base's own, with changes from the settings.
 
-    It is the settings' prompt where that asks for what the base's has not: a thought, several documents, or the document first.
+    If the settings' prompt requires a thought, several documents, or the document first, and the base's prompt does not, the
+    settings' prompt is used.
     """
     own, wanted = prompt_of(source, settings.prompt), Prompt.of(settings.prompt)
     other_kind = (wanted.kind, wanted.lists) != (own.kind, own.lists) and wanted.kind != "binary"
@@ -30,7 +31,7 @@ def training_prompt(source: Resolved, settings: Settings) -> Prompt:
 
 
 def _changes(prompt: Prompt, settings: Settings) -> dict[str, Any]:
-    """Fields of the base's prompt that the settings change."""
+    """Return fields of the base's prompt that the settings change."""
     changes = {"max_length": settings.max_length, "max_think_tokens": getattr(settings, "max_think_tokens", None)}
     system = getattr(settings, "system_prompt", None)
     if system is not None and system != prompt.system:
@@ -39,12 +40,12 @@ def _changes(prompt: Prompt, settings: Settings) -> dict[str, Any]:
 
 
 def sources_of(settings: Settings) -> list[str]:
-    """The training data's sources."""
+    """Return the sources of the training data."""
     return [settings.data] if isinstance(settings.data, str) else settings.data
 
 
 def read_ranking_data(settings: Settings) -> tuple[list[Group], list[Group]]:
-    """Read (training groups, dev groups); without `dev`, at most a fifth of the queries are split off as dev set."""
+    """Read (training groups, dev groups). Without `dev`, at most a fifth of the queries become the dev set."""
     groups = [group for source in sources_of(settings) for group in read_groups(source, "train")]
     if settings.dev:
         return groups, read_groups(settings.dev, "dev")
@@ -61,10 +62,10 @@ def read_reasoning_data(settings: Settings) -> tuple[list[AnyReasoningExample], 
 
 
 def bind_direct(prompt: Prompt, tokenizer: Any, settings: Settings) -> AnyPromptEncoder:
-    """The encoder of a prompt that is answered at once; a thinking prompt of one document is encoded without its thought.
+    """Return the encoder of a prompt that is answered at once. A thinking prompt of one document gets an empty thought.
 
     Raises:
-        ConfigError: a prompt of several documents that is not of kind setwise.
+        ConfigError: the prompt shows several documents and is not of kind setwise.
     """
     if not prompt.lists:
         return prompt.bind(tokenizer).direct()
@@ -74,20 +75,20 @@ def bind_direct(prompt: Prompt, tokenizer: Any, settings: Settings) -> AnyPrompt
 
 
 def bind_thinking(prompt: Prompt, tokenizer: Any, settings: Settings) -> AnyPromptEncoder:
-    """The encoder of a thinking prompt. Raises ConfigError for a prompt of another kind."""
+    """Return the encoder of a thinking prompt. Raises ConfigError for prompts of other kinds."""
     if prompt.kind != "thinking":
         raise ConfigError(f"stage {settings.stage} {needs_thinking(prompt)}")
     return bind_writing(prompt, tokenizer, settings)
 
 
 def bind_writing(prompt: Prompt, tokenizer: Any, settings: Settings) -> AnyPromptEncoder:
-    """The encoder of a prompt whose answer is written as text."""
+    """Return the encoder of a prompt whose answer is generated as text."""
     return _bind_list(prompt, tokenizer, settings) if prompt.lists else prompt.bind(tokenizer)
 
 
 def needs_thinking(prompt: Prompt) -> str:
-    """The end of the message that refuses a prompt without a thought."""
-    return f"needs a prompt of kind thinking, such as rerank-r0, and {prompt.name} is {prompt.kind}"
+    """Return the end of the error message for a prompt without a thought."""
+    return f"needs a prompt of kind thinking, such as rerank-r0, but {prompt.name} is {prompt.kind}"
 
 
 def _bind_list(prompt: Prompt, tokenizer: Any, settings: Settings) -> AnyPromptEncoder:

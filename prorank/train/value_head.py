@@ -1,6 +1,6 @@
-"""The value head of PPO, and the module that holds it beside the policy.
+"""The value head of PPO, and the module that contains policy and value head.
 
-The head serves training alone: checkpoints for use are saved from the policy.
+The head is only used in training: final checkpoints contain the policy only.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ class PolicyWithValue(torch.nn.Module):
 
     @property
     def config(self) -> Any:
-        """The policy's config, which the Trainer reads."""
+        """The policy's configuration, which the Trainer reads."""
         return self.policy.config
 
     @property
     def _keys_to_ignore_on_save(self) -> Any:
-        """The policy's tied weights, which the Trainer does not miss when it resumes."""
+        """The policy's tied weights, which the Trainer need not find in a checkpoint."""
         return self.policy._keys_to_ignore_on_save
 
     @property
@@ -41,12 +41,12 @@ class PolicyWithValue(torch.nn.Module):
         return self.policy.device
 
     def forward(self, **inputs: Any) -> Any:
-        """The policy's forward pass."""
+        """Run the policy's forward pass."""
         return self.policy(**inputs)
 
 
 def make_value_head(policy: PreTrainedModel) -> torch.nn.Linear:
-    """A linear map from the last hidden state to the value of the tokens to come, 0 everywhere at first."""
+    """Return a linear map from the last hidden state to the value of the following tokens, initially 0."""
     head = torch.nn.Linear(policy.config.hidden_size, 1, device=next(policy.parameters()).device)
     torch.nn.init.zeros_(head.weight)
     torch.nn.init.zeros_(head.bias)
@@ -54,20 +54,20 @@ def make_value_head(policy: PreTrainedModel) -> torch.nn.Linear:
 
 
 def policy_of(model: torch.nn.Module) -> PreTrainedModel:
-    """The policy of a PolicyWithValue (or of the DeepSpeed or DDP module around one); any other model itself."""
+    """Return the policy of a PolicyWithValue (or of a DeepSpeed or DDP module that wraps it); any other model unchanged."""
     inner = getattr(model, "module", model)
     return inner.policy if isinstance(inner, PolicyWithValue) else cast("PreTrainedModel", model)
 
 
 def value_head_of(model: torch.nn.Module) -> torch.nn.Linear | None:
-    """The value head of a PolicyWithValue (or of the module around one), None for any other model."""
+    """Return the value head of a PolicyWithValue (or of a module that wraps it); None for any other model."""
     inner = getattr(model, "module", model)
     return inner.value_head if isinstance(inner, PolicyWithValue) else None
 
 
 def values_of(model: torch.nn.Module, hidden: torch.Tensor) -> torch.Tensor:
-    """Values [N] fp32 at hidden states [N, H]."""
+    """Return values [N] fp32 of hidden states [N, H]."""
     head = value_head_of(model)
-    assert head is not None  # stage reason makes one for PPO
+    assert head is not None  # stage reason creates one for PPO
     with torch.autocast(hidden.device.type, enabled=False):
         return torch.nn.functional.linear(hidden.float(), head.weight.float(), head.bias.float())[:, 0]

@@ -50,7 +50,7 @@ class Key:
 
 
 def read_values(path: str | Path, what: str = "config", raised: type[ProRankError] = ConfigError) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping.
+    """Read a YAML file that contains a mapping.
 
     Args:
         path: the file, or "-" for standard input.
@@ -58,7 +58,7 @@ def read_values(path: str | Path, what: str = "config", raised: type[ProRankErro
         raised: class of the errors.
 
     Raises:
-        ConfigError (or `raised`): the file is missing, is not valid YAML, or does not hold a mapping.
+        ConfigError (or `raised`): the file is missing, is not valid YAML, or does not contain a mapping.
     """
     if path != STDIN and not Path(path).exists():
         raise raised(f"{path}: no such {what} file")
@@ -81,7 +81,7 @@ def override(values: dict[str, Any], text: str) -> None:
         values[part] = {} if values.get(part) is None else values[part]
         values = values[part]
         if not isinstance(values, dict):
-            raise ConfigError(f"'{text}': {part} holds no keys")
+            raise ConfigError(f"'{text}': {part} has no keys")
     try:
         values[last] = yaml.safe_load(raw) if raw else None
     except (yaml.YAMLError, ValueError, RecursionError) as error:

@@ -28,7 +28,7 @@ def processor_identity() -> str:
 
 @functools.lru_cache
 def _cpuinfo(field: str) -> str:
-    """First value of a field of /proc/cpuinfo, or ""."""
+    """Return the first value of a field of /proc/cpuinfo, or ""."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as handle:
             return next((line.split(":", 1)[1].strip() for line in handle if line.split(":")[0].strip() == field), "")

@@ -43,7 +43,7 @@ class Connection:
             import httpx2 as httpx
         host, port, scheme = _parsed(httpx, url, option)
         self.url, self.host, self.proxy = url, host, proxy_for(scheme, host, port)
-        self.where = f"{url} (through the proxy that {self.proxy.variable} names)" if self.proxy else url
+        self.where = f"{url} (through the proxy in {self.proxy.variable})" if self.proxy else url
         self.failures = (httpx.RequestError, httpx.InvalidURL)
         self._permanent = (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL)
         self.client = httpx.Client(
@@ -81,7 +81,7 @@ class Connection:
         return f"or unset {proxy.variable} or add {self.host} to NO_PROXY to go without a proxy"
 
     def request(self, method: str, path: str = "", **options: Any) -> Any:
-        """Send a request and return the response, whatever its status.
+        """Send a request and return the response, with any status.
 
         Args:
             method: HTTP method.
@@ -96,7 +96,7 @@ class Connection:
             return self.client.request(method, self.url + path, **options)
         except UnicodeEncodeError as error:
             raise DataError(
-                f"{self.url}: a text has half of a surrogate pair, which UTF-8 cannot carry; correct the text"
+                f"{self.url}: a text contains half of a surrogate pair, which UTF-8 cannot encode; correct the text"
             ) from error
 
     def explain(self, error: Exception) -> str:
@@ -105,7 +105,7 @@ class Connection:
         if fault := _tls_error(error):
             return f"{reason}; {_tls_remedy(fault)}"
         if self.proxy:
-            through = f"through the proxy {self.proxy.shown} that {self.proxy.variable} names"
+            through = f"through the proxy {self.proxy.shown} from {self.proxy.variable}"
             return f"{reason}, {through}; start or correct the proxy, {self._without(self.proxy)}"
         return f"{reason}; is the server running?"
 
@@ -114,7 +114,7 @@ class Connection:
         if status != 407:
             return None
         variable = self.proxy.variable if self.proxy else "HTTP_PROXY"
-        return f"a proxy wants credentials (status 407); put them into {variable}: http://USER:PASSWORD@HOST:PORT"
+        return f"a proxy requires credentials (status 407); put them into {variable}: http://USER:PASSWORD@HOST:PORT"
 
     def is_permanent(self, error: Exception) -> bool:
         """Whether another attempt would fail in the same way."""
@@ -127,7 +127,12 @@ class Connection:
 
 @dataclass(frozen=True)
 class ProxySetting:
-    """A proxy: its address and the environment variable that sets it."""
+    """A proxy from the environment.
+
+    Attributes:
+        url: its address.
+        variable: the environment variable that sets it.
+    """
 
     address: str
     variable: str
@@ -199,7 +204,7 @@ def _authorization(key: str | None) -> dict[str, str]:
     if not (key and key.strip()):
         return {}
     if not (key.strip().isascii() and key.strip().isprintable()):
-        raise ConfigError("the API key has characters that a header cannot carry; check the environment variable it comes from")
+        raise ConfigError("the API key has characters that headers cannot contain; check the environment variable it comes from")
     return {"authorization": f"Bearer {key.strip()}"}
 
 
@@ -208,13 +213,13 @@ def _certificates() -> Iterator[None]:
     """Convert errors from reading SSL_CERT_FILE or SSL_CERT_DIR to ConfigError."""
     name, folders = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
     if folders and not name and not any(map(os.path.isdir, folders.split(os.pathsep))):
-        raise ConfigError(f"SSL_CERT_DIR {folders}: no such folder; name one of certificates, or unset SSL_CERT_DIR")
+        raise ConfigError(f"SSL_CERT_DIR {folders}: no such folder; set it to a folder of certificates, or unset SSL_CERT_DIR")
     try:
         yield
     except OSError as error:
         reason = getattr(error, "reason", None) or error.strerror or error
         source = f"SSL_CERT_FILE {name}" if name else "the system's certificates"
-        raise ConfigError(f"{source}: {reason}; let SSL_CERT_FILE name a file of certificates (PEM), or unset it") from error
+        raise ConfigError(f"{source}: {reason}; set SSL_CERT_FILE to a file of certificates (PEM), or unset it") from error
 
 
 def _tls_error(error: BaseException | None) -> ssl.SSLError | None:
@@ -228,5 +233,5 @@ def _tls_remedy(fault: ssl.SSLError) -> str:
     if isinstance(fault, ssl.SSLCertVerificationError):
         path = os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR")
         now = f" (now {path})" if path else ""
-        return f"name the certificate of its authority in SSL_CERT_FILE{now}"
-    return "does it speak TLS there? If not, begin the address with http://"
+        return f"set SSL_CERT_FILE to the certificate of its authority{now}"
+    return "if the server does not use TLS, begin the address with http://"

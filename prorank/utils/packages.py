@@ -34,7 +34,7 @@ def download(arguments: list[str], into: Path) -> str | None:
     with tempfile.TemporaryDirectory() as own:
         site = "" if _has_pip() else _carried(Path(own))
         if site is None:
-            return "this environment has no pip, nor the ensurepip of Python to get it from; run 'uv pip install pip' or the like"
+            return "this environment has neither pip nor Python's ensurepip; install pip, for example with 'uv pip install pip'"
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input", "--no-deps"]
         done = subprocess.run([*command, "-d", str(into), *arguments], capture_output=True, text=True, env=_environment(site))
     return reason(done.stderr or done.stdout) if done.returncode else None
@@ -52,8 +52,8 @@ def reason(output: str) -> str:
 def _has_pip() -> bool:
     """Whether this environment has pip.
 
-    `importlib.util.find_spec("pip")` would also ask setuptools' hook, which takes the question for the start of pip in this process and
-    then breaks later imports of setuptools, on which `torch.compile` depends.
+    `importlib.util.find_spec("pip")` would also call setuptools' import hook, which assumes that pip starts in this process and
+    breaks later imports of setuptools, on which `torch.compile` depends.
     """
     return importlib.machinery.PathFinder.find_spec("pip") is not None
 

@@ -106,7 +106,7 @@ def text_lines(source: str | Path, errors: str = "strict", raised: type[ProRankE
 
 
 def parse_json(text: str) -> Any:
-    """`json.loads` that raises ValueError also for values that are nested too deeply."""
+    """Call `json.loads`. Raises ValueError also for values that are nested too deeply."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -140,13 +140,13 @@ def _check_format(head: bytes, name: str, raised: type[ProRankError], unpacked: 
     for kind, (magic, suffixes) in FORMATS.items():
         if re.match(magic, head, re.DOTALL) or name.lower().endswith(suffixes):
             raise raised(
-                f"{name}: is in the format {kind}, which is not supported; unpack or convert it to text, or compress with gzip"
+                f"{name}: has the format {kind}, which is not supported; unpack or convert it to text, or compress with gzip"
             )
     if unpacked and head.startswith(GZIP):
         raise raised(f"{name}: is compressed with gzip twice; unpack it once")
     for encoding, start in ENCODINGS.items():
         if re.match(start, head, re.DOTALL):
-            raise raised(f"{name}: is in the encoding {encoding}; convert it: iconv -f {encoding} -t UTF-8")
+            raise raised(f"{name}: has the encoding {encoding}; convert it: iconv -f {encoding} -t UTF-8")
 
 
 class _Rejoined(io.RawIOBase):

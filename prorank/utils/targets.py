@@ -1,6 +1,6 @@
-"""Output targets: where a path leads, whether it can be written, and errors that name it.
+"""Output targets: what a path resolves to, whether it can be written, and errors that name it.
 
-`check_file` and `check_folder` test a target before long work and leave nothing behind.
+`check_file` and `check_folder` test a target before long work and leave no files.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ FULL_BYTES = 1 << 20  # a file system with less space counts as full
 TEMPORARY = ".tmp"
 # How safetensors reports an OSError, currently and before 0.6.
 RUST_ERROR = re.compile(r"\(os error (\d+)\)|Os \{ code: (\d+),")
-TORCH_ERROR = re.compile(r"inline_container|PytorchStreamWriter", re.IGNORECASE)
+TORCH_ERROR = re.compile(r"inline_container|PytorchStreamWriter|iostream", re.IGNORECASE)  # in errors of torch.save
 
 
 def check_file(path: str | Path) -> None:
-    """Raise OSError naming `path` if a file cannot be written there. Leaves nothing behind."""
+    """Raise OSError naming `path` if a file cannot be written there. Leaves no files."""
     with write_errors(path):
         if (number := descriptor(path)) is not None:
             os.fstat(number)
@@ -39,13 +39,13 @@ def check_file(path: str | Path) -> None:
 
 
 def check_neighbour(path: str | Path, what: str) -> None:
-    """Raise ConfigError if `what` cannot be put beside the output `path`, because `path` is not a regular file."""
+    """Raise ConfigError if `what` cannot be written next to the output `path`, because `path` is not a regular file."""
     if is_special(path):
-        raise ConfigError(f"{path}: is not a regular file, but {what} is written beside it; name a file")
+        raise ConfigError(f"{path}: is not a regular file, but {what} is written next to it; name a file")
 
 
 def check_folder(path: str | Path) -> None:
-    """Raise OSError naming `path` if files cannot be written into a folder there. Leaves nothing behind."""
+    """Raise OSError naming `path` if files cannot be written into a folder there. Leaves no files."""
     with write_errors(path):
         _probe(folder_target(path))
 
@@ -61,11 +61,16 @@ def is_stdout(path: str | Path | None) -> bool:
 
 @contextmanager
 def write_errors(path: str | Path) -> Iterator[None]:
-    """Make storage errors name `path`, including those that libraries raise as other classes."""
+    """Make storage errors name `path`, including those that libraries raise as other classes.
+
+    Raises:
+        OSError: a file cannot be written.
+        DataError: a text cannot be encoded as UTF-8.
+    """
     try:
         yield
     except UnicodeEncodeError as error:
-        raise DataError(f"{path}: cannot hold the text {error.object[error.start : error.end]!r} as UTF-8") from error
+        raise DataError(f"{path}: cannot contain the text {error.object[error.start : error.end]!r} as UTF-8") from error
     except OSError as error:
         if _is_temporary(error.filename) or error.filename is None and error.errno in STORAGE_ERRORS:
             raise OSError(error.errno, error.strerror, str(path)) from error
@@ -82,14 +87,19 @@ def _is_temporary(name: str | bytes | int | None) -> bool:
 
 
 def _storage_error(error: Exception, path: str | Path) -> int | None:
-    """The errno of the OSError behind an exception of safetensors or torch, or None."""
+    """Return the errno of the OSError that caused an exception of safetensors or torch, or None."""
     match = RUST_ERROR.search(str(error))
     code = int(match[1] or match[2]) if match else None
     if code in STORAGE_ERRORS:
         return code
-    if isinstance(error, RuntimeError) and TORCH_ERROR.search(str(error)):
+    if is_torch_write_error(error):
         return errno.ENOSPC if shutil.disk_usage(_nearest(path)).free < FULL_BYTES else errno.EIO
     return None
+
+
+def is_torch_write_error(error: Exception) -> bool:
+    """Whether torch could not write a file, usually because the disk is full."""
+    return isinstance(error, RuntimeError) and TORCH_ERROR.search(str(error)) is not None
 
 
 def descriptor(path: str | Path) -> int | None:
@@ -120,7 +130,7 @@ def is_special(path: str | Path) -> bool:
 
 
 def file_target(path: str | Path) -> Path:
-    """Return the regular file that `path` leads to, whether or not it exists."""
+    """Return the regular file that `path` resolves to, even if missing. Raises OSError for folders and read-only files."""
     target = Path(os.path.realpath(path))
     if target.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
@@ -130,7 +140,7 @@ def file_target(path: str | Path) -> Path:
 
 
 def folder_target(path: str | Path) -> Path:
-    """Return the folder that `path` leads to, whether or not it exists."""
+    """Return the folder that `path` resolves to, even if it does not exist. Raises NotADirectoryError."""
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
@@ -154,7 +164,7 @@ def _probe(folder: Path) -> None:
 
 
 def _nearest(path: str | Path) -> Path:
-    """`path`, or its nearest existing parent."""
+    """Return `path`, or its nearest existing parent."""
     path = Path(os.path.abspath(path))
     while not os.path.lexists(path):
         path = path.parent

@@ -50,6 +50,7 @@ class StderrHandler(logging.StreamHandler):
 
     @property
     def stream(self) -> Any:
+        """The current `sys.stderr`."""
         return sys.stderr
 
     @stream.setter
@@ -61,6 +62,7 @@ class VisibleFormatter(logging.Formatter):
     """Formats log lines with visible control characters."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return the log line of a record."""
         return visible(super().format(record))
 
 
@@ -137,7 +139,7 @@ def stdout_console() -> Console:
 def guarded() -> Iterator[None]:
     """Turn errors that users can fix, and operating system errors, into one line on stderr and SystemExit.
 
-    If the reader of stdout has gone away, the program exits silently.
+    If the reader of stdout has closed the pipe, the program exits silently.
     """
     try:
         try:
@@ -157,7 +159,7 @@ def guarded() -> Iterator[None]:
 
 @contextlib.contextmanager
 def past_typer() -> Iterator[None]:
-    """Pass errors through typer to `guarded` that typer would handle without a message: unexpected end of file, closed pipe."""
+    """Pass errors that typer would handle without a message (unexpected end of file, closed pipe) through it to `guarded`."""
     try:
         yield
     except EOFError as error:

@@ -25,12 +25,12 @@ def plain_text(value: Any, where: str) -> str:
         DataError: the value is not a string, or contains a lone surrogate.
     """
     if isinstance(value, (bytes, bytearray, memoryview)):
-        raise DataError(f"{where} is {type(value).__name__}, not text; decode it first, such as by .decode('utf-8')")
+        raise DataError(f"{where} is {type(value).__name__}, not text; decode it first, for example with .decode('utf-8')")
     if not isinstance(value, str):
         raise DataError(f"{where} must be a text, not {shown(value)}")
     if match := SURROGATE.search(value):
         raise DataError(
-            f"{where} is not UTF-8 text: it has half of a surrogate pair (U+{ord(match[0]):04X} at character {match.start()}); "
+            f"{where} is not UTF-8 text: half of a surrogate pair (U+{ord(match[0]):04X} at character {match.start()}); "
             "decode its source with errors='replace', or drop the character"
         )
     return str.__str__(value)

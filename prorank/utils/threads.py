@@ -8,7 +8,7 @@ SPINS = "1000"  # libgomp's value if threads outnumber processors; its default 3
 
 
 def share_processors() -> None:
-    """Make waiting compute threads of libgomp sleep sooner.
+    """Make waiting compute threads of libgomp sleep earlier.
 
     A forward pass has hundreds of waits. On a busy machine a spinning thread occupies the processor that the awaited thread needs,
     and a forward pass of 0.3 s takes ten. Call it before PyTorch is imported. Variables that the user has set are kept.

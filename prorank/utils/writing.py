@@ -1,4 +1,4 @@
-"""Write files and folders atomically: to a temporary name beside the target, which is then renamed.
+"""Write files and folders atomically: under a temporary name next to the target, which is then renamed.
 
 Links are followed, and an existing file keeps its mode. Special files (named pipes, /dev/stdout, /dev/null) are not replaced: the
 content is collected first and then written in place. A folder is replaced by moving the old one aside, so that readers may briefly
@@ -28,7 +28,7 @@ SPOOLED_BYTES = 1 << 26  # larger content goes into a temporary file
 
 @contextmanager
 def atomic_file(path: str | Path, mode: str = "w") -> Iterator[IO]:
-    r"""Write a file that appears on success. On failure nothing is left behind.
+    r"""Write a file that appears on success. On failure no file is left.
 
     Args:
         path: file to write, compressed if it ends in .gz. Its folder is created if needed.
@@ -45,7 +45,7 @@ def atomic_file(path: str | Path, mode: str = "w") -> Iterator[IO]:
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary folder that becomes `path` on success, replacing it. On failure nothing is left behind.
+    """Yield a temporary folder that becomes `path` on success, replacing it. On failure no file is left.
 
     Contents get the mode that the umask gives; a replaced folder keeps its own mode. Raises OSError naming `path`.
     """
@@ -113,7 +113,7 @@ def _encoded(raw: IO[bytes], zipped: bool, binary: bool) -> Iterator[IO]:
 
 @contextmanager
 def _replaced(path: Path) -> Iterator[IO[bytes]]:
-    """A new file that replaces `path` on success."""
+    """Yield a new file that replaces `path` on success."""
     target = file_target(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.with_name(temporary_name(target.name))
@@ -134,7 +134,7 @@ def _replaced(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _write_through(path: Path) -> Iterator[IO[bytes]]:
-    """A temporary file whose content is written to `path` on success."""
+    """Yield a temporary file whose content is written to `path` on success."""
     number = descriptor(path)
     check_access(path) if number is None else os.fstat(number)
     with tempfile.SpooledTemporaryFile(SPOOLED_BYTES) as raw:

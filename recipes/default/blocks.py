@@ -5,7 +5,7 @@ than one query over twelve. Candidates of similar queries are hard negatives for
 
     python -m recipes.default.blocks data/lists/train.jsonl data/lists/blocks.jsonl
 
-Queries and texts come from the lists of `lists.py`; scores are computed anew by the same rule. Takes ten minutes on one core.
+Queries and texts come from the lists of `lists.py`; scores are computed again in the same way. Takes ten minutes on one core.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("lists", type=Path, help="training lists of lists.py")
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--half", type=Path, help="lists that make half of the blocks: gone through twice, labels weighed double")
+    parser.add_argument("--half", type=Path, help="lists for half of the blocks, used twice with double label weight")
     options = parser.parse_args()
     encode, sources, seed = encoder(), sources_of(read_groups(options.lists)), options.seed
     labelled = sources_of(read_groups(options.half)) if options.half else {}

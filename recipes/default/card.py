@@ -19,14 +19,14 @@ from prorank.errors import DataError, ProRankError
 from .held_out import KINDS
 from .texts import RECIPE
 
-HEAD = ("source", "what asks for what", "licence of the texts", "packages", "queries", "documents", "dropped: repeats / overlap")
+HEAD = ("source", "query -> document", "licence of the texts", "packages", "queries", "documents", "dropped: repeats / overlap")
 
 
 def records_in(folder: Path) -> list[dict]:
     """Read the records of the sources in a folder, sorted by name. Raises DataError if there are none."""
     records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob(f"*/{RECIPE}"))]
     if not records:
-        raise DataError(f"{folder}: no sources here; make them by python -m recipes.default.texts {folder}")
+        raise DataError(f"{folder}: no sources here; make them with python -m recipes.default.texts {folder}")
     return records
 
 

@@ -62,7 +62,7 @@ def figures(report: Path) -> Iterator[dict]:
 
 
 def _plain(system: str) -> str:
-    """A folder's name without the suffix that all wheels of this kind share."""
+    """Return a folder's name without the common suffix of these wheels."""
     return system.removesuffix("/model")
 
 
@@ -80,7 +80,7 @@ def card(lists: Sequence[Path], texts: Path, reports: Sequence[Path], limits: Se
 def main(words: list[str] | None = None) -> None:
     """Write the card's JSON from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("lists", type=Path, nargs="+", help="what was trained on: train.jsonl, tags.jsonl")
+    parser.add_argument("lists", type=Path, nargs="+", help="training lists: train.jsonl, tags.jsonl")
     parser.add_argument("--texts", type=Path, required=True, help="folder of the sources")
     parser.add_argument("--reports", type=Path, nargs="+", required=True, help="folders of prorank evaluate")
     parser.add_argument("--limit", action="append", default=[], help="a sentence on the model's limits; any number")

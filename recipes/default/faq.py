@@ -121,7 +121,7 @@ def mallard(pattern: str) -> Callable[[Path, str], Iterator[Entry]]:
 def answers(heading: str, text: str, seed: str = "", templates: tuple[str, ...] = forms.TOPIC) -> Iterator[Entry]:
     """Yield the entry of a heading and its text. Passages after the first `PASSAGES` only enlarge the corpus.
 
-    Questions are used as they are, half of them without the question mark. "To print a page" becomes "how to print a page".
+    Questions are used unchanged, half of them without the question mark. "To print a page" becomes "how to print a page".
     """
     prose = tuple(p for p in passages(re.sub(r"\[[^\]]{0,80}\]", " ", text), aim=110) if is_prose(p))
     words = len(heading.split())

@@ -126,7 +126,7 @@ def _run(command: list[str], what: str, folder: Path | None = None) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
     except FileNotFoundError as error:
-        raise DataError(f"{what}: {command[0]} is not on this machine; the texts are fetched on Debian") from error
+        raise DataError(f"{what}: {command[0]} is not on this machine; run this on Debian") from error
     if done.returncode:
         message = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
         raise DataError(f"{what}: {command[0]} failed ({message}); the network is needed, and `apt-get update` before it")

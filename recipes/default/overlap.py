@@ -1,6 +1,6 @@
 """Check training data for overlap with all test sets: equal and nearly equal queries and documents. `--drop` removes them.
 
-Run it on the final training data, including mined lists, because a negative can be a test document too.
+Run it on the final training data, including mined lists, because a negative can also be a test document.
 
     python -m recipes.default.overlap data/texts/* --drop
 """
@@ -154,7 +154,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, nargs="+", help="BEIR folders (their training split), JSONL files of lists or pairs")
     parser.add_argument("--tests", type=Path, default=os.environ.get("PRORANK_DATA"), help="test sets; $PRORANK_DATA without it")
-    parser.add_argument("--drop", action="store_true", help="take the overlapping texts out, in place")
+    parser.add_argument("--drop", action="store_true", help="remove the overlapping texts, in place")
     parser.add_argument("--spare", nargs="+", default=(), help="test sets to count without dropping")
     parser.add_argument("--json", type=Path, help="write the counts there, too")
     options = parser.parse_args(argv)

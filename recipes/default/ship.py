@@ -49,10 +49,10 @@ DOCUMENTS = [
 ]  # fmt: skip
 LIMITS = [
     "It is small: compare it with BM25 and with a bi-encoder on your own data (`prorank evaluate`).",
-    "English, as its training data and its prompt.",
-    "Longer prompts than `max_length` in prompt.json are cut at the document's end.",
-    "Probabilities are those of candidates like the ones it was calibrated on; on other collections they are off (docs/evidence.md,"
-    " table e): `prorank calibrate` on your own labels.",
+    "English only, like its training data and its prompt.",
+    "Prompts longer than `max_length` in prompt.json are truncated at the document's end.",
+    "Probabilities are valid for candidates like those of its calibration data. For other collections (docs/evidence.md, table e),"
+    " run `prorank calibrate` on your own labels.",
 ]
 FOLDER_KEYS = ("stage", "base", "data", "dev", "out")  # settings that name local paths; the commands show them
 
@@ -100,9 +100,9 @@ def _base(resolved: Resolved) -> str:
         raise ModelError(f"{resolved.name}: no adapter; train it with lora, as only adapters are small enough to ship")
     sha256 = weight_hash(resolved.path)
     if sha256 != weight_hash(built_in()):
-        raise ModelError(f"{resolved.name}: lies over {resolved.base}, whose weights are not those of {BUILT_IN}")
+        raise ModelError(f"{resolved.name}: its base is {resolved.base}, whose weights are not those of {BUILT_IN}")
     if not (resolved.adapter / "prompt.json").is_file() or prompt_of(resolved).kind != "binary":
-        raise ModelError(f"{resolved.name}: needs a saved prompt that asks about one document at once (kind binary)")
+        raise ModelError(f"{resolved.name}: needs a saved prompt of kind binary, for one document")
     return sha256
 
 
@@ -117,7 +117,7 @@ def _adapter(source: Path, folder: Path) -> int:
     _write(folder / CONFIG, config | {"base_model_name_or_path": BUILT_IN, "inference_mode": True})
     size = (folder / ADAPTER).stat().st_size
     if size > LIMIT:
-        raise ModelError(f"{source}: {size:,} bytes in bf16, and at most {LIMIT:,} may be shipped; train with a lower lora.r")
+        raise ModelError(f"{source}: {size:,} bytes in bf16, but at most {LIMIT:,} are allowed; train with a lower lora.r")
     return size
 
 
@@ -126,7 +126,7 @@ def _compare(theirs: Reranker, ours: Reranker) -> float:
     pairs = [(QUERY, document) for document in DOCUMENTS]
     changed = float(np.abs(ours.score(pairs) - theirs.score(pairs)).max())
     if changed > NOISE:
-        raise ModelError(f"{theirs.name}: in bf16 a score differs by {changed:.3f}, more than rounding does ({NOISE})")
+        raise ModelError(f"{theirs.name}: in bf16 a score differs by {changed:.3f}, more than by rounding ({NOISE})")
     return changed
 
 
@@ -146,7 +146,7 @@ def _card(card_data: dict[str, Any], resolved: Resolved, fitted: Calibration | N
     """README.md of the default model."""
     parts = [
         card_head(DEFAULT, HUB_BASE, "apache-2.0").rstrip("\n"),
-        f"The reranker that comes with ProRank: a LoRA adapter over `{BUILT_IN}` (SmolLM2-135M-Instruct, Apache-2.0), trained by "
+        f"The default model of ProRank: a LoRA adapter over `{BUILT_IN}` (SmolLM2-135M-Instruct, Apache-2.0), trained with "
         "ProRank's own stages.",
         '```python\nfrom prorank import Reranker\n\nhits = Reranker().rank("a query", ["a document", "another document"])\n```',
         "Scores are raw log-odds of the answer tokens.",
@@ -162,7 +162,7 @@ def _card(card_data: dict[str, Any], resolved: Resolved, fitted: Calibration | N
 
 def _calibration_text(fitted: Calibration | None) -> str:
     """The card's text on probabilities."""
-    return "No probability is claimed." if fitted is None else about_calibration(fitted)
+    return "Hits have no probabilities." if fitted is None else about_calibration(fitted)
 
 
 def _settings(resolved: Resolved) -> str:

@@ -4,7 +4,7 @@ Similar tags share texts, so a list with only two texts of a tag would have fals
 
     python -m recipes.default.tags data/lists
 
-Writes tags.jsonl beside train.jsonl. The tags of dev.jsonl and calibration.jsonl are excluded. Takes half a minute on one core.
+Writes tags.jsonl next to train.jsonl. The tags of dev.jsonl and calibration.jsonl are excluded. Takes half a minute on one core.
 """
 
 from __future__ import annotations

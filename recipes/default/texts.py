@@ -121,9 +121,9 @@ def main(argv: list[str] | None = None) -> int:
     """Build the selected sources that do not exist yet, and print a row for each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, help="folder of the BEIR folders")
-    parser.add_argument("--only", nargs="+", help="names of sources; all without it")
-    parser.add_argument("--packages", type=Path, help="folder of the fetched packages; in the user's cache without it")
-    parser.add_argument("--again", action="store_true", help="build finished sources anew")
+    parser.add_argument("--only", nargs="+", help="names of sources; all by default")
+    parser.add_argument("--packages", type=Path, help="folder of the downloaded packages; default: in the user's cache")
+    parser.add_argument("--again", action="store_true", help="build finished sources again")
     options = parser.parse_args(argv)
     try:
         for source in chosen(options.only):

@@ -44,7 +44,7 @@ def test_arguments_go_before_settings(reranker, wanted, documents):
 
 
 def test_first_requests_at_once_load_one_model(checkpoint, wanted, documents, monkeypatch):
-    """Row 2: whoever comes second waits for the model of the first."""
+    """Whoever comes second waits for the model of the first."""
     made = []
     monkeypatch.setattr("prorank.integrations.haystack.as_reranker", lambda *asked: made.append(asked) or as_reranker(*asked))
     ranker = ProRankSimilarityRanker(str(checkpoint), options={"dtype": "fp32"})

@@ -28,7 +28,7 @@ class Dialect:
 
     Attributes:
         name: name of the dialect.
-        bodies: request models by their telling field; the first whose field is present is used.
+        bodies: request models by the field that identifies them; the first whose field is present is used.
         answer_model: model of the answer, for the schema.
         error_model: model of an error, for the schema.
         read: converts (request model, limits) to a RerankQuery.
@@ -47,11 +47,11 @@ class Dialect:
     statuses: Mapping[ErrorKind, int]
 
     def matches(self, value: dict[str, Any]) -> bool:
-        """Whether a JSON object has a telling field of this dialect."""
+        """Whether a JSON object has an identifying field of this dialect."""
         return any(field in value for field in self.bodies)
 
     def model_for(self, value: dict[str, Any]) -> type[BaseModel]:
-        """Return the request model for a JSON object; the first one if no telling field is present."""
+        """Return the request model for a JSON object; the first one if no identifying field is present."""
         models = list(self.bodies.values())
         return next((model for field, model in self.bodies.items() if field in value), models[0])
 
@@ -65,9 +65,9 @@ def make_rerank_query(
     Args:
         body: the request model.
         lists: its queries and documents.
-        limits: of the server.
+        limits: limits of the server.
         truncation_options: fields of Truncation that only this dialect has.
-        raw_scores, refuse_truncation: what the dialect's own fields ask for.
+        raw_scores, refuse_truncation: fields of RerankQuery that dialects derive from their own fields.
         options: further fields of RerankQuery.
     """
     caps = [cap for cap in (body.max_tokens_per_doc, limits.max_tokens_per_doc) if cap]

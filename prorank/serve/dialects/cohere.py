@@ -1,6 +1,6 @@
 """Cohere's dialect: `POST /v2/rerank`.
 
-A hit holds its index and score only. Truncation is reported in `meta.warnings`, which the official clients show.
+A hit contains its index and score only. Truncation is reported in `meta.warnings`, which the official clients show.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ DOCUMENTS_PER_SEARCH_UNIT = 100
 
 
 class CohereRequest(RankingFields):
+    """A request of `/v2/rerank`."""
+
     model: Text | None = None
     query: Query
     documents: list[Text | TextDocument] = Field(json_schema_extra=NON_EMPTY)
@@ -29,29 +31,41 @@ class CohereRequest(RankingFields):
 
 
 class CohereDocument(BaseModel):
+    """A document in a hit."""
+
     text: str
 
 
 class CohereResult(HitFields):
+    """A hit."""
+
     index: int
     relevance_score: float
     document: CohereDocument | None = Field(None, description="Only with return_documents.")
 
 
 class CohereVersion(BaseModel):
+    """Version of the API."""
+
     version: str = "2"
 
 
 class CohereUnits(BaseModel):
+    """Billed units of an answer."""
+
     search_units: float
 
 
 class CohereTokens(BaseModel):
+    """Tokens of an answer."""
+
     input_tokens: float
     output_tokens: float = 0
 
 
 class CohereMeta(BaseModel):
+    """Metadata of an answer, with warnings about truncation."""
+
     api_version: CohereVersion
     billed_units: CohereUnits
     tokens: CohereTokens
@@ -59,12 +73,16 @@ class CohereMeta(BaseModel):
 
 
 class CohereResponse(BaseModel):
+    """An answer of `/v2/rerank`."""
+
     id: str
     results: list[CohereResult]
     meta: CohereMeta
 
 
 class CohereError(BaseModel):
+    """An error."""
+
     message: str
     id: str | None = None
 

@@ -12,7 +12,9 @@ def ranked_hits(documents: list[DocumentField], rerank_query: RerankQuery, answe
     """Return the hits of a request with one query in the form of Jina and Cohere, best first.
 
     Args:
-        documents: as the client sent them; added to the hits if the request asks for it.
+        documents: documents of the request; added to the hits if requested.
+        rerank_query: the request.
+        answer: its answer.
     """
     texts, scores = rerank_query.lists[0].documents, answer.client_scores[0]
     return [
@@ -24,7 +26,7 @@ def ranked_hits(documents: list[DocumentField], rerank_query: RerankQuery, answe
 
 
 def extra_hit_fields(rerank_query: RerankQuery, answer: Answer, document: int, list_index: int = 0) -> dict[str, Any]:
-    """Return the fields that this server adds to a hit: its probability beside log-odds, and its thought if requested.
+    """Return the fields that this server adds to a hit: its probability in addition to log-odds, and its thought if requested.
 
     Args:
         document: index of the document in its list.

@@ -1,6 +1,6 @@
 """Jina's dialect: `POST /v1/rerank`.
 
-A hit holds its document only with `return_documents`, which is Jina's default since October 2025.
+A hit contains its document only with `return_documents`, which is Jina's default since October 2025.
 """
 
 from __future__ import annotations
@@ -18,27 +18,37 @@ from .hit_fields import ranked_hits, token_usage
 
 
 class JinaQuery(RequestBody):
+    """A query as an object."""
+
     text: Query
 
 
 class JinaRequest(RankingFields):
+    """A request of `/v1/rerank`."""
+
     model: Text | None = None
     query: Query | JinaQuery
     documents: list[Text | TextDocument] = Field(json_schema_extra=NON_EMPTY)
-    return_documents: Flag | None = Field(None, description="Add the documents to the hits; by default no.")
+    return_documents: Flag | None = Field(None, description="Add the documents to the hits; false by default.")
 
 
 class JinaDocument(BaseModel):
+    """A document in a hit."""
+
     text: str
 
 
 class JinaResult(HitFields):
+    """A hit."""
+
     index: int
     relevance_score: float
     document: JinaDocument | None = Field(None, description="Only with return_documents.")
 
 
 class JinaResponse(BaseModel):
+    """An answer of `/v1/rerank`."""
+
     model: str
     object: str = "list"
     usage: Usage
@@ -46,19 +56,23 @@ class JinaResponse(BaseModel):
 
 
 class JinaDetail(BaseModel):
+    """A problem of a request."""
+
     loc: list[str | int]
     msg: str
     type: str
 
 
 class JinaError(BaseModel):
+    """An error with its problems."""
+
     detail: str | list[JinaDetail]
 
 
 def read(body: JinaRequest, limits: Limits) -> RerankQuery:
     """Convert a request. Raises RequestError."""
     if not body.documents:
-        raise RequestError("invalid", "documents must hold at least one document", "documents")
+        raise RequestError("invalid", "documents must contain at least one document", "documents")
     query = body.query if isinstance(body.query, str) else body.query.text
     lists = [QueryDocuments(query, texts_of(body.documents, body.rank_fields))]
     return make_rerank_query(body, lists, limits, top_n=requested_hits(body), return_documents=bool(body.return_documents))

@@ -18,6 +18,8 @@ from .hit_fields import extra_hit_fields
 
 
 class TeiRequest(CommonFields):
+    """A request of `/rerank` with `texts`."""
+
     query: Query
     texts: list[Text] = Field(json_schema_extra=NON_EMPTY)
     truncate: Flag | None = Field(None, description="false refuses a request with a text that would be truncated.")
@@ -26,12 +28,16 @@ class TeiRequest(CommonFields):
 
 
 class TeiRank(HitFields):
+    """A hit."""
+
     index: int
     score: float
     text: str | None = Field(None, description="Only with return_text.")
 
 
 class TeiError(BaseModel):
+    """An error."""
+
     error: str
     error_type: str
 

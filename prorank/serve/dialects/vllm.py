@@ -1,7 +1,7 @@
 """vLLM's dialect: `POST /score`, and `POST /rerank` with `documents`.
 
-/score answers in input order, for one query with many documents or for pairs. /rerank answers best first, and its hits hold their
-documents unless `return_documents` is false.
+/score answers in input order, for one query with many documents or for pairs. /rerank answers best first, and its hits contain
+their documents unless `return_documents` is false.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ Documents = Text | TextDocument | Annotated[list[Text | TextDocument], Field(jso
 
 
 class VllmFields(CommonFields):
+    """Fields of all requests of vLLM."""
+
     model: Text | None = None
     use_activation: Flag | None = Field(None, description="false answers with log-odds.")
     activation: Flag | None = Field(None, description="Older name of use_activation.")
@@ -38,43 +40,59 @@ class VllmFields(CommonFields):
 
 
 class VllmRerankRequest(VllmFields, RankingFields):
+    """A request of `/rerank` with `documents`."""
+
     query: Query
     documents: Documents
-    return_documents: Flag | None = Field(None, description="Add the documents to the hits; by default yes.")
+    return_documents: Flag | None = Field(None, description="Add the documents to the hits; true by default.")
 
 
 class VllmQueriesDocuments(VllmFields):
+    """A request of `/score` with `queries` and `documents`."""
+
     queries: Queries
     documents: Documents
 
 
 class VllmQueriesItems(VllmFields):
+    """A request of `/score` with `queries` and `items`."""
+
     queries: Queries
     items: Documents
 
 
 class VllmTexts(VllmFields):
+    """A request of `/score` with `text_1` and `text_2`."""
+
     text_1: Queries
     text_2: Documents
 
 
 class VllmData(VllmFields):
+    """A request of `/score` with `data_1` and `data_2`."""
+
     data_1: Queries
     data_2: Documents
 
 
 class VllmDocument(BaseModel):
+    """A document in a hit."""
+
     text: str | None = None
     multi_modal: None = None
 
 
 class VllmResult(HitFields):
+    """A hit."""
+
     index: int
     document: VllmDocument | None = Field(None, description="Absent if return_documents is false.")
     relevance_score: float
 
 
 class VllmRerankResponse(BaseModel):
+    """An answer of `/rerank`."""
+
     id: str
     model: str
     usage: Usage
@@ -82,17 +100,23 @@ class VllmRerankResponse(BaseModel):
 
 
 class VllmScore(HitFields):
+    """A score in input order."""
+
     index: int
     object: str = "score"
     score: float
 
 
 class VllmScoreUsage(Usage):
+    """Tokens of an answer of `/score`."""
+
     completion_tokens: int = 0
     prompt_tokens_details: None = None
 
 
 class VllmScoreResponse(BaseModel):
+    """An answer of `/score`."""
+
     id: str
     object: str = "list"
     created: int
@@ -102,6 +126,8 @@ class VllmScoreResponse(BaseModel):
 
 
 class VllmErrorInfo(BaseModel):
+    """Message, type and status of an error."""
+
     message: str
     type: str
     param: str | None = None
@@ -109,6 +135,8 @@ class VllmErrorInfo(BaseModel):
 
 
 class VllmError(BaseModel):
+    """An error."""
+
     error: VllmErrorInfo
 
 
@@ -150,7 +178,7 @@ def _texts(documents: Any, fields: Sequence[str] | None = None) -> list[str]:
 
 
 def _pairs(body: VllmFields) -> list[tuple[str, str]]:
-    """Return (query, document) pairs in input order. Raises RequestError if their numbers do not fit."""
+    """Return (query, document) pairs in input order. Raises RequestError if their numbers do not match."""
     first, second = next((a, b) for a, b in SIDES if hasattr(body, a) and hasattr(body, b))
     queries, documents = getattr(body, first), _texts(getattr(body, second))
     queries = queries if isinstance(queries, list) else [queries]

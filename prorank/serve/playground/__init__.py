@@ -1,7 +1,7 @@
 """The playground at `/`: a page that ranks documents for a query through the server's own `/v1/rerank`.
 
-It is three static files, without a build step and without other hosts. Its Content-Security-Policy forbids inline scripts, so
-text that the page shows can never run as one.
+It consists of three static files, without a build step and without other hosts. Its Content-Security-Policy forbids inline scripts,
+so displayed text can never run as a script.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FILES = {
 
 
 def add_playground_routes(app: FastAPI) -> None:
-    """Add the routes of the page. They need no key: the page is static, and asks the user for the key if the server needs one."""
+    """Add the routes of the page. They need no key: the page is static, and asks the user for a key if required."""
     for path, (name, kind) in FILES.items():
         app.add_api_route(path, _page(name, kind), include_in_schema=False)
 

@@ -1,7 +1,8 @@
-"""The exact one-token policy gradient: GRPO (arXiv 2402.03300) where the whole action is the next token.
+"""The exact one-token policy gradient: GRPO (arXiv 2402.03300) with a single token as the action.
 
-All G samples of a group read the same row of logits, and rewards take one of four values, so tokens fall into four classes and the
-group can be summed out: the expected gradient is sum_c w_c * grad log P(c) over classes c. One forward pass per prompt is enough
+All G samples of a group are drawn from the same row of logits, and rewards have one of four values. So tokens fall into four
+classes, and the expectation over groups has a closed form: the expected gradient is sum_c w_c * grad log P(c) over classes c. One
+forward pass per prompt is enough
 (ProRank stage 1, arXiv 2506.03487).
 
 Shapes: B prompts, V tokens of the vocabulary, A answer tokens, G samples per prompt, C = 4 classes.
@@ -30,9 +31,9 @@ class Rewards:
     """Weights of the rule rewards.
 
     Attributes:
-        format: the token is one of the answers.
-        relevance: the token is the labelled answer.
-        near_miss: share of `format` for a token that differs from an answer by blanks only, such as " 1".
+        format: reward of a token that is one of the answers.
+        relevance: additional reward of the labelled answer.
+        near_miss: share of `format` for a token that differs from an answer by white space only, such as " 1".
     """
 
     format: float = 0.5
@@ -40,12 +41,12 @@ class Rewards:
     near_miss: float = 0.5
 
     def of_classes(self) -> torch.Tensor:
-        """Reward of each class, [C], in the order of CLASSES."""
+        """Return the rewards [C] of the classes, in the order of CLASSES."""
         return torch.tensor([self.format + self.relevance, self.format, self.near_miss * self.format, 0.0])
 
 
 def near_miss_tokens(tokenizer: Any, answer_ids: Sequence[int]) -> list[int]:
-    """Ids of tokens that equal an answer once blanks are stripped, without the answers themselves."""
+    """Return the ids of tokens that equal an answer after white space is stripped, without the answers themselves."""
     spelled = {tokenizer.decode([i]).strip() for i in answer_ids}
     texts = ((i, tokenizer.decode([i])) for i in tokenizer.get_vocab().values())
     return sorted(i for i, text in texts if i not in answer_ids and text.strip() in spelled)
@@ -54,10 +55,10 @@ def near_miss_tokens(tokenizer: Any, answer_ids: Sequence[int]) -> list[int]:
 def class_log_probs(
     logits: torch.Tensor, labels: torch.Tensor, answer_ids: Sequence[int], near_miss: list[int], counts: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Log-probabilities of the four classes.
+    """Return log-probabilities of the four classes.
 
     Args:
-        logits: [B, V].
+        logits: logits [B, V].
         labels: [B], index of the right answer among `answer_ids` (1 relevant, 0 not; or the best document).
         answer_ids: ids of the A answer tokens.
         near_miss: see `near_miss_tokens`.
@@ -76,32 +77,32 @@ def class_log_probs(
     rest = torch.ones(logits.shape[-1], dtype=torch.bool, device=logits.device)
     rest[[*answer_ids, *near_miss]] = False
     other = log_p[:, rest].logsumexp(-1, keepdim=True) if rest.any() else empty
-    if counts is not None:  # labels of documents that the prompt does not have
+    if counts is not None:  # mask labels of documents that the prompt does not have
         beyond = known.masked_fill(valid_answers(answer_ids, counts, known), LOG_ZERO)
         other = torch.cat([other, beyond], 1).logsumexp(-1, keepdim=True)
     return torch.cat([correct, wrong, close, other], 1)
 
 
 def valid_answers(answer_ids: Sequence[int], counts: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
-    """Mask [B, A] of the answers that each prompt has, on the device of `like`."""
+    """Return the mask [B, A] of the answers that each prompt has, on the device of `like` [B, ...]. `counts`: None for all A."""
     if counts is None:
         return torch.ones_like(like, dtype=torch.bool)
     return torch.arange(len(answer_ids), device=like.device) < counts.to(like.device)[:, None]
 
 
 def advantages(rewards: torch.Tensor, scale_rewards: str) -> torch.Tensor:
-    """Group-relative advantages.
+    """Compute group-relative advantages.
 
     Args:
-        rewards: [..., G].
+        rewards: rewards [..., G].
         scale_rewards: "group": (r - mean) / (std + 1e-4) (DeepSeekMath sec. 4.1); "batch": the same with the standard deviation
             of all rewards; "none": r - mean; "leave-one-out": r - mean of the others, unbiased (RLOO, arXiv 2402.14740).
 
     Returns:
-        [..., G].
+        Advantages [..., G].
 
     Raises:
-        ConfigError: unknown `scale_rewards`.
+        ConfigError: `scale_rewards` is unknown.
     """
     size = rewards.shape[-1]
     centred = rewards - rewards.mean(-1, keepdim=True)
@@ -118,7 +119,7 @@ def advantages(rewards: torch.Tensor, scale_rewards: str) -> torch.Tensor:
 
 @lru_cache(maxsize=8)
 def compositions(size: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """All N ways in which `size` samples fall into classes: (counts [N, C], log multinomial coefficients [N]), float64."""
+    """Return all N distributions of `size` samples over classes: (counts [N, C], log multinomial coefficients [N]), float64."""
     bars = torch.tensor(list(combinations(range(size + classes - 1), classes - 1)))
     edges = torch.cat([torch.full((len(bars), 1), -1), bars, torch.full((len(bars), 1), size + classes - 1)], 1)
     counts = edges.diff(dim=1) - 1
@@ -127,12 +128,12 @@ def compositions(size: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def expected_weights(log_p: torch.Tensor, rewards: torch.Tensor, size: int, scale_rewards: str) -> torch.Tensor:
-    """Weights w_c such that the expected gradient of a group is sum_c w_c * grad log P(c).
+    """Return weights w_c such that the expected gradient of a group is sum_c w_c * grad log P(c).
 
     Args:
         log_p: [B, C], log-probabilities of the classes under the sampling policy; gets no gradient.
-        rewards: [C].
-        size: G; 0 takes the limit of large groups.
+        rewards: rewards [C] of the classes.
+        size: number of samples G; 0 for the limit of large groups.
         scale_rewards: see `advantages`.
 
     Returns:
@@ -160,15 +161,15 @@ def expected_weights(log_p: torch.Tensor, rewards: torch.Tensor, size: int, scal
 
 
 def exploration_policy(log_p: torch.Tensor, exploration_rate: float, counts: torch.Tensor | None = None) -> torch.Tensor:
-    """The sampling policy when a share of samples is replaced by a random answer.
+    """Return the sampling policy if a share of samples is replaced by random answers.
 
     Args:
         log_p: [B, C], log-probabilities of the classes under the model.
-        exploration_rate: the share that is replaced.
+        exploration_rate: share of samples that are replaced.
         counts: [B], number of answers of each prompt; 2 by default.
 
     Returns:
-        [B, C], log-probabilities.
+        Log-probabilities [B, C].
     """
     if not exploration_rate:
         return log_p.detach()
@@ -182,8 +183,20 @@ def exploration_policy(log_p: torch.Tensor, exploration_rate: float, counts: tor
 def sample_tokens(
     logits: torch.Tensor, size: int, generator: torch.Generator, answer_ids: Sequence[int], exploration_rate: float
 ) -> torch.Tensor:
-    """Sample a group of tokens [G = size] from one row of logits [V]; a share is replaced by random answers."""
-    # Logits that are not finite give a loss that is not, which ends the run with a clear message: sampling must not fail before.
+    """Sample a group of tokens from one row of logits.
+
+    Args:
+        logits: logits [V].
+        size: number of samples G.
+        generator: random number generator.
+        answer_ids: ids of the answer tokens.
+        exploration_rate: share of samples that are replaced by random answers.
+
+    Returns:
+        Token ids [G].
+    """
+    # Sampling must not fail for logits that are not finite: the loss then is not finite either, which ends the run with a clear
+    # error.
     p = logits.detach().float().cpu().softmax(-1).nan_to_num(1.0)
     tokens = torch.multinomial(p, size, replacement=True, generator=generator)
     if exploration_rate:
@@ -196,7 +209,13 @@ def rewards_of_tokens(
     tokens: torch.Tensor, labels: torch.Tensor, answer_ids: Sequence[int], near_miss: list[int], rewards: torch.Tensor,
     counts: torch.Tensor | None = None,
 ) -> torch.Tensor:  # fmt: skip
-    """Rewards [B, G] of sampled tokens [B, G] for labels [B]; `rewards` [C] by class, the other arguments as `class_log_probs`."""
+    """Return the rewards [B, G] of sampled tokens.
+
+    Args:
+        tokens: sampled token ids [B, G].
+        labels, answer_ids, near_miss, counts: see `class_log_probs`.
+        rewards: reward of each class [C].
+    """
     right = torch.tensor(answer_ids)[labels.long().cpu()][:, None]
     valid = valid_answers(answer_ids, counts, torch.empty(len(tokens), len(answer_ids)))
     answered = ((tokens[:, :, None] == torch.tensor(answer_ids)) & valid[:, None]).any(-1)
@@ -208,15 +227,20 @@ def rewards_of_tokens(
 def clipped_surrogate(
     log_now: torch.Tensor, log_old: torch.Tensor, weights: torch.Tensor, epsilon: float
 ) -> torch.Tensor:  # fmt: skip
-    """The clipped objective to maximise, elementwise: min(ratio * w, clip(ratio) * w) (PPO, arXiv 1707.06347, eq. 7).
+    """Return the clipped objective to maximise, elementwise: min(ratio * w, clip(ratio) * w) (PPO, arXiv 1707.06347, eq. 7).
 
     On the first pass the ratio is exactly 1 and the gradient is w * grad log_now.
+
+    Args:
+        log_now, log_old: log-probabilities now and on the first pass.
+        weights: w, such as advantages.
+        epsilon: the ratio is clipped to 1 - epsilon to 1 + epsilon.
     """
     ratio = (log_now - log_old).exp()
     return torch.minimum(ratio * weights, ratio.clamp(1 - epsilon, 1 + epsilon) * weights)
 
 
 def exact_kl(logits: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """KL(policy || reference) [B] over the whole vocabulary, from logits [B, V] of both; no estimator."""
+    """Return the exact KL(policy || reference) [B] over the whole vocabulary, from logits [B, V] of both."""
     now, then = logits.log_softmax(-1), reference.log_softmax(-1)
     return (now.exp() * (now - then)).sum(-1)

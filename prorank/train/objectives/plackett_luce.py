@@ -1,7 +1,7 @@
-"""The policy gradient of a ranking: scores define a Plackett-Luce distribution over orders, whose expected reward has a gradient.
+"""The policy gradient of a ranking: scores define a Plackett-Luce distribution over orders with a differentiable reward.
 
-NDCG, reciprocal rank and average precision are sums over ranks whose terms depend only on the set of documents placed before. So
-the expectation over all n! orders is a sum over 2^n sets, exact and differentiable (`expected_reward`).
+nDCG, reciprocal rank and average precision are sums over ranks, whose terms depend only on the set of documents at higher ranks. So
+the expectation over all n! orders is a sum over 2^n sets (`expected_reward`).
 
 Shapes: n documents of a list, G sampled orders, k = `depth` ranks that count. A set of documents is an integer, one bit each.
 
@@ -19,40 +19,56 @@ import torch
 from ...evaluate.gains import LINEAR, gains_of
 
 REWARDS = ("ndcg", "rr", "ap", "rearank")
-MAX_EXACT_DOCUMENTS = 12  # documents whose sets are summed over: 4,096 of them
+MAX_EXACT_DOCUMENTS = 12  # a sum over 4,096 sets
 
 
 def sample_orders(scores: torch.Tensor, size: int, generator: torch.Generator) -> torch.Tensor:
-    """Sample G = `size` orders [G, n] of scores [n], best first, with their Plackett-Luce probabilities (Gumbel noise, sorted)."""
+    """Sample G = `size` orders [G, n] of scores [n], best first, from their Plackett-Luce distribution (sorted Gumbel noise)."""
     uniform = torch.rand(size, len(scores), generator=generator, dtype=torch.float64).clamp_min(1e-300)
     return (scores.detach().cpu().double() - (-uniform.log()).log()).argsort(-1, descending=True)
 
 
 def order_log_probs(scores: torch.Tensor, orders: torch.Tensor, depth: int | None = None) -> torch.Tensor:
-    """Log-probabilities [G, k] of the first k choices in orders [G, n] under scores [n]: log softmax among those not yet placed.
+    """Return log-probabilities [G, k] of the first k choices in orders: log softmax among the documents not yet placed.
 
-    Their sum is the log-probability of the first k places; k = `depth`, or n.
+    Their sum is the log-probability of the first k ranks.
+
+    Args:
+        scores: scores [n].
+        orders: orders [G, n], best first.
+        depth: k; None for n.
     """
     placed = scores[orders]  # [G, n]
-    rest = placed.flip(-1).logcumsumexp(-1).flip(-1)  # of this place and all after it
+    rest = placed.flip(-1).logcumsumexp(-1).flip(-1)  # of this rank and all after it
     return (placed - rest)[:, : depth or placed.shape[-1]]
 
 
 def placed_rewards(
     grades: torch.Tensor, orders: torch.Tensor, reward: str, depth: int, gain: str = LINEAR
 ) -> torch.Tensor:  # fmt: skip
-    """Contributions [G, k] of the first k places of orders [G, n] to the reward, for grades [n]; `gain` of a grade in nDCG."""
+    """Return the contributions [G, k] of the first k ranks to the reward.
+
+    Args:
+        grades: grades [n] of the documents.
+        orders: orders [G, n], best first.
+        reward: see `_terms`.
+        depth: k.
+        gain: gain of a grade in nDCG.
+    """
     table = _terms(grades.double().cpu(), reward, depth, gain)
-    sets = (2**orders).cumsum(-1) - 2**orders  # bits of the documents placed before, [G, n]
+    sets = (2**orders).cumsum(-1) - 2**orders  # bits of the documents at higher ranks, [G, n]
     return table(sets[:, :depth], orders[:, :depth]).float()
 
 
 def policy_weights(rewards: torch.Tensor, advantage: str) -> torch.Tensor:
-    """Weights [G, k] of the choices' log-probabilities, from the contribution [G, k] of each place to the reward.
+    """Return the weights [G, k] of the choices' log-probabilities.
 
-    A choice is credited with the reward from its place on, since it cannot change what came before. "leave-one-out": minus the mean
-    of the other orders at the same place, which is unbiased. "group": minus the group's mean, divided by the standard deviation of
-    the orders' rewards (GRPO).
+    A choice is credited with the reward from its rank on, since it cannot change earlier ranks.
+
+    Args:
+        rewards: contribution [G, k] of each rank to the reward.
+        advantage: "leave-one-out" subtracts the mean of the other orders at the same rank, which is unbiased. "group" subtracts the
+            group's mean and divides by the standard deviation of the orders' rewards (GRPO).
     """
     to_come = rewards.flip(-1).cumsum(-1).flip(-1)
     centred = to_come - to_come.mean(0, keepdim=True)
@@ -64,9 +80,11 @@ def policy_weights(rewards: torch.Tensor, advantage: str) -> torch.Tensor:
 def expected_reward(
     scores: torch.Tensor, grades: torch.Tensor, reward: str, depth: int, gain: str = LINEAR
 ) -> torch.Tensor:  # fmt: skip
-    """The reward's expectation over all orders of scores [n], with gradient and without sampling.
+    """Return the expected reward over all orders, differentiable and without sampling, for at most `MAX_EXACT_DOCUMENTS` documents.
 
-    For at most `MAX_EXACT_DOCUMENTS` documents.
+    Args:
+        scores: scores [n].
+        grades, reward, depth, gain: see `placed_rewards`.
     """
     n = len(scores)
     probability, choices = _set_probabilities(scores.double(), min(depth, n))
@@ -77,9 +95,13 @@ def expected_reward(
 
 
 def order_kl(scores: torch.Tensor, reference: torch.Tensor, depth: int) -> torch.Tensor:
-    """KL divergence of the orders' first `depth` places from those of reference scores [n].
+    """Return the KL divergence of the orders' first `depth` ranks from those of reference scores.
 
-    Over all orders of at most `MAX_EXACT_DOCUMENTS` documents, otherwise over the first place alone.
+    It is exact for at most `MAX_EXACT_DOCUMENTS` documents; for more, only the first rank counts.
+
+    Args:
+        scores, reference: scores [n] of policy and reference.
+        depth: number of ranks.
     """
     n = len(scores)
     if n > MAX_EXACT_DOCUMENTS:
@@ -92,11 +114,11 @@ def order_kl(scores: torch.Tensor, reference: torch.Tensor, depth: int) -> torch
 
 
 def _set_probabilities(scores: torch.Tensor, depth: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Probabilities of sets and choices.
+    """Return probabilities of sets and choices.
 
     Returns:
-        (probability [2^n] that a set is what was placed first, 0 for `depth` documents and more; probability [2^n, n] of each
-        document to come next).
+        (probability [2^n] that the first documents are this set, 0 for `depth` documents and more; probability [2^n, n] of each
+        document to be next).
     """
     n = len(scores)
     left = _left(n).to(scores.device)
@@ -118,14 +140,14 @@ def _set_probabilities(scores: torch.Tensor, depth: int) -> tuple[torch.Tensor, 
 
 
 def _among(scores: torch.Tensor, left: torch.Tensor) -> torch.Tensor:
-    """Log softmax [2^n, n] of scores [n] among the documents left."""
+    """Return the log softmax [2^n, n] of scores [n] among the remaining documents."""
     rows = scores.expand(len(left), -1).masked_fill(~left, -torch.inf)
     return torch.where(left, rows - torch.where(left, rows, -1e30).logsumexp(-1, keepdim=True), 0.0)
 
 
 @lru_cache(maxsize=16)
 def _left(n: int) -> torch.Tensor:
-    """Mask [2^n, n] of the documents that are not in each set."""
+    """Return the mask [2^n, n] of the documents that are not in each set."""
     return ((torch.arange(2**n)[:, None] >> torch.arange(n)) & 1) == 0
 
 
@@ -135,11 +157,11 @@ def _sizes(n: int) -> torch.Tensor:
 
 
 def _terms(grades: torch.Tensor, reward: str, depth: int, gain: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """A function from (sets placed before, documents placed next), both of one shape, to their contribution to the reward.
+    """Return a function from (sets at higher ranks, documents at the next rank), of equal shape, to the contribution to the reward.
 
     ndcg: gain / log2(1 + rank), divided by the best possible nDCG. rr: 1 / rank of the first relevant document. ap: precision at
-    each relevant document, divided by their number (at most `depth`). rearank: 0.8 times the share of the possible nDCG gain on the
-    order shown, without the constants of REARANK (arXiv 2505.20046), whose own gains are exponential. All are 0 if nothing is
+    each relevant document, divided by their number (at most `depth`). rearank: 0.8 times the share of the possible nDCG gain over
+    the input order, without the constants of REARANK (arXiv 2505.20046), which uses exponential gains. All are 0 if nothing is
     relevant.
     """
     n = len(grades)
@@ -151,7 +173,7 @@ def _terms(grades: torch.Tensor, reward: str, depth: int, gain: str) -> Callable
     scale = 0.8 / (1 - shown) if reward == "rearank" and shown < 1 - 1e-9 else 1.0
 
     def among(sets: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
-        """Number of documents of `which` [n] in each set."""
+        """Return the number of documents of `which` [n] in each set."""
         return ((sets[..., None] & bits[which]) > 0).sum(-1)
 
     def term(sets: torch.Tensor, documents: torch.Tensor) -> torch.Tensor:

@@ -1,9 +1,9 @@
 """PPO (arXiv 1707.06347) and GRPO (arXiv 2402.03300) over completions: advantages and losses as plain tensor functions.
 
-Losses are sums over sampled tokens with one weight per token, and every mean is over the whole batch, whose counts come in from
-outside. So a batch that is split into micro-batches gives the same gradient.
+Losses are weighted sums over sampled tokens. Means are over the whole batch, whose counts are arguments, so splitting a batch into
+micro-batches does not change the gradient.
 
-Shapes: R completions of T tokens at most.
+Shapes: R completions of at most T tokens.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from ...errors import ConfigError
 
 
 def padded(flat: torch.Tensor, sizes: list[int]) -> torch.Tensor:
-    """Rows [R, T] from values laid end to end [sum of sizes], padded with zeros."""
+    """Split concatenated values [sum of sizes] into rows [R, T], padded with zeros."""
     return torch.nn.utils.rnn.pad_sequence(list(flat.split(sizes)), batch_first=True)
 
 
 def mask_of(sizes: list[int]) -> torch.Tensor:
-    """Mask [R, T], 1 where a row of `padded` holds a value."""
+    """Return the mask [R, T] of `padded`: 1 for values, 0 for padding."""
     return (torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]).float()
 
 
 def token_rewards(
     rewards: torch.Tensor, now: torch.Tensor, reference: torch.Tensor, mask: torch.Tensor, beta: float
 ) -> torch.Tensor:
-    """Rewards of tokens: the KL penalty on each, and the completion's own reward on its last one.
+    """Return rewards of tokens: the KL penalty on each, plus the completion's reward on its last one.
 
     Args:
-        rewards: [R], of the completions.
+        rewards: rewards [R] of the completions.
         now, reference: [R, T], log-probabilities under the policy and the reference.
         mask: [R, T], see `mask_of`.
         beta: weight of the penalty log p - log p_reference.
 
     Returns:
-        [R, T].
+        Rewards [R, T].
     """
     out = -beta * (now - reference) * mask
     last = mask.sum(1).long() - 1
@@ -43,7 +43,7 @@ def token_rewards(
 
 
 def whitened(x: torch.Tensor, mask: torch.Tensor, shift: bool = True) -> torch.Tensor:
-    """Scale x [R, T] to (unbiased) variance 1 and, with `shift`, to mean 0 over the places in `mask`; 0 elsewhere."""
+    """Scale x [R, T] to (unbiased) variance 1 and, with `shift`, to mean 0 over the positions in `mask`; 0 elsewhere."""
     count = mask.sum()
     mean = (x * mask).sum() / count
     variance = ((x - mean).pow(2) * mask).sum() / (count - 1).clamp_min(1)
@@ -54,10 +54,10 @@ def whitened(x: torch.Tensor, mask: torch.Tensor, shift: bool = True) -> torch.T
 def gae(
     rewards: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, gamma: float, lam: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Generalised advantage estimation (arXiv 1506.02438, eq. 16); a completion ends the episode.
+    """Compute generalised advantage estimation (arXiv 1506.02438, eq. 16); a completion ends the episode.
 
     Args:
-        rewards, values: [R, T].
+        rewards, values: rewards and values [R, T] of tokens.
         mask: [R, T], see `mask_of`.
         gamma, lam: discount and decay per token.
 
@@ -75,39 +75,39 @@ def gae(
 
 
 def is_clipped(now: torch.Tensor, old: torch.Tensor, weights: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """Mask of the tokens whose ratio is clipped in `one_token_grpo.clipped_surrogate`; arguments as there."""
+    """Return the mask of tokens whose ratio is clipped in `one_token_grpo.clipped_surrogate`. Arguments as there."""
     ratio = (now - old).exp()
     return ratio * weights > ratio.clamp(1 - epsilon, 1 + epsilon) * weights
 
 
 def value_loss(values: torch.Tensor, old: torch.Tensor, returns: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """Half the squared error of each value, or of the value clipped to `old` +- epsilon where that is worse."""
+    """Return half the squared error of each value, or of the value clipped to `old` +- epsilon if that is larger."""
     limited = old + (values - old).clamp(-epsilon, epsilon)
     return 0.5 * torch.maximum((values - returns).pow(2), (limited - returns).pow(2))
 
 
 def estimated_kl(now: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """KL estimate per token, unbiased and never negative: r - 1 - log r with r = p_reference / p (Schulman's k3)."""
+    """Return a KL estimate per token, unbiased and never negative: r - 1 - log r with r = p_reference / p (Schulman's k3)."""
     log_ratio = reference - now
     return log_ratio.exp() - 1 - log_ratio
 
 
 def weights_of(loss: str, sizes: list[int], tokens: int, rows: int, max_tokens: int) -> torch.Tensor:
-    """Weight of each token of a completion in the batch's loss.
+    """Return the weight of each token of a completion in the batch's loss.
 
     Args:
-        loss: "grpo": every completion counts the same, whatever its length (DeepSeekMath, arXiv 2402.03300, eq. 3). "dapo": every
-            token of the batch counts the same (arXiv 2503.14476, eq. 12). "dr_grpo": divided by rows * max_tokens (arXiv
+        loss: "grpo": all completions have equal weight, independent of length (DeepSeekMath, arXiv 2402.03300, eq. 3). "dapo": all
+            tokens of the batch have equal weight (arXiv 2503.14476, eq. 12). "dr_grpo": divided by rows * max_tokens (arXiv
             2503.20783), so that lengths do not change the step.
-        sizes: tokens of these completions.
+        sizes: number of tokens of these completions.
         tokens, rows: number of tokens and completions of the whole batch.
-        max_tokens: maximum tokens of a completion.
+        max_tokens: maximum number of tokens of a completion.
 
     Returns:
-        [R].
+        Weights [R].
 
     Raises:
-        ConfigError: unknown `loss`.
+        ConfigError: `loss` is unknown.
     """
     lengths = torch.tensor(sizes, dtype=torch.float)
     if loss == "grpo":

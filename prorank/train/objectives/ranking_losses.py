@@ -1,6 +1,10 @@
-"""Losses of the score stage, each from the scores [n] of one query's n documents.
+"""Losses of stage `score`, each computed from the scores [n] of one query's n documents.
 
 A score is a log-odds, so `bce` is the exact likelihood of the answer, given that it is one of the two answer tokens.
+
+Besides the scores, all losses accept the keyword arguments `grades` (labels of the data), `labels` (grades divided by the highest
+grade), `teacher` (teacher scores), each [n], `temperature` (divisor of teacher scores) and `gain` (gain of a grade in nDCG); each
+uses some of them.
 """
 
 from __future__ import annotations
@@ -14,16 +18,16 @@ from ...evaluate.gains import LINEAR, gains_of
 
 
 def bce(scores: torch.Tensor, labels: torch.Tensor, **_: object) -> torch.Tensor:
-    """Binary cross-entropy of log-odds [n] against labels [n] in 0..1 (a grade divided by the highest grade)."""
+    """Return the binary cross-entropy of log-odds [n] with labels [n] in 0..1 (a grade divided by the highest grade)."""
     return F.binary_cross_entropy_with_logits(scores, labels.clamp(0, 1))
 
 
 def listnet(
     scores: torch.Tensor, labels: torch.Tensor, grades: torch.Tensor, gain: str = LINEAR, **_: object
 ) -> torch.Tensor:  # fmt: skip
-    """ListNet (Cao et al. 2007): cross-entropy between the normalised gains of grades [n] and softmax(scores) [n].
+    """Return the ListNet loss (Cao et al. 2007): cross-entropy between normalised gains of grades [n] and softmax(scores) [n].
 
-    With one positive it is the usual softmax loss over a group; without any it is 0.
+    With one relevant document it is the usual softmax loss over a list; without any it is 0.
     """
     gains = gains_of(grades, gain)
     if gains.sum() == 0:
@@ -32,13 +36,13 @@ def listnet(
 
 
 def kl(scores: torch.Tensor, teacher: torch.Tensor, temperature: float, **_: object) -> torch.Tensor:
-    """KL divergence from softmax(teacher / temperature) [n] to softmax(scores) [n]."""
+    """Return the KL divergence from softmax(teacher / temperature) [n] to softmax(scores) [n]."""
     target = (teacher / temperature).log_softmax(-1)
     return (target.exp() * (target - scores.log_softmax(-1))).sum()
 
 
 def ranknet(scores: torch.Tensor, grades: torch.Tensor, **_: object) -> torch.Tensor:
-    """RankNet (Burges et al. 2005): mean logistic loss over pairs of different grades [n]. 0 where there is no pair."""
+    """Return the RankNet loss (Burges et al. 2005): mean logistic loss over pairs of different grades [n]; 0 without pairs."""
     better = grades[:, None] > grades[None, :]
     return F.softplus(scores[None, :] - scores[:, None])[better].mean() if better.any() else scores.sum() * 0
 
@@ -46,7 +50,7 @@ def ranknet(scores: torch.Tensor, grades: torch.Tensor, **_: object) -> torch.Te
 def lambdarank(
     scores: torch.Tensor, grades: torch.Tensor, depth: int = 10, gain: str = LINEAR, **_: object
 ) -> torch.Tensor:  # fmt: skip
-    """LambdaRank: sum over pairs of the logistic loss, weighted by the change of nDCG@10 if the two documents were swapped.
+    """Return the LambdaRank loss: logistic loss summed over pairs, weighted by the change in nDCG@depth of a swap.
 
     The papers use exponential gains (Burges 2010; LambdaLoss, Wang et al. 2018).
     """
@@ -61,9 +65,9 @@ def lambdarank(
 
 
 def margin_mse(scores: torch.Tensor, grades: torch.Tensor, teacher: torch.Tensor, **_: object) -> torch.Tensor:
-    """MarginMSE (Hofstätter et al. 2020): mean squared difference between score margins of model and teacher [n].
+    """Return the MarginMSE loss (Hofstätter et al. 2020): mean squared difference between score margins of model and teacher [n].
 
-    Taken over pairs of different grades, or over all pairs if the grades are equal.
+    Pairs have different grades; if all grades are equal, all pairs count.
     """
     pairs = grades[:, None] > grades[None, :]
     pairs = pairs if pairs.any() else torch.ones_like(pairs).triu(1)
@@ -72,11 +76,11 @@ def margin_mse(scores: torch.Tensor, grades: torch.Tensor, teacher: torch.Tensor
 
 
 def answer_mass(logits: torch.Tensor, answer_ids: Sequence[int]) -> torch.Tensor:
-    """Mean of -log of the answers' total probability, from logits [N, V] of N prompts: preserves the form of the warm-up."""
+    """Return the mean of -log of the answers' total probability, from logits [N, V]: preserves the answer format of the warm-up."""
     return -(logits[:, list(answer_ids)].logsumexp(-1) - logits.logsumexp(-1)).mean()
 
 
 LOSSES: dict[str, Callable[..., torch.Tensor]] = {
     "bce": bce, "listnet": listnet, "kl": kl, "ranknet": ranknet, "lambdarank": lambdarank, "margin-mse": margin_mse,
 }  # fmt: skip
-TEACHER_LOSSES = {"kl", "margin-mse"}  # need teacher scores and no labels
+TEACHER_LOSSES = {"kl", "margin-mse"}  # require teacher scores instead of labels

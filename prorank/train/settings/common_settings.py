@@ -1,6 +1,6 @@
 """Settings that every stage has.
 
-`Settings.check` refuses values that cannot work before data and weights are read.
+`Settings.check` raises errors for invalid values before data and weights are read.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 from ...errors import ConfigError
 from ...utils.config_files import STRICT, Number, Text
 
-BUDGETS = ("steps", "epochs", "minutes")  # of a run; one of them at a time
+BUDGETS = ("steps", "epochs", "minutes")  # keys for the length of a run; only one may be set
 
 
 @dataclass(config=STRICT)
@@ -32,7 +32,8 @@ class Settings:
     """Settings that every stage has.
 
     Raises:
-        pydantic.ValidationError: for an unknown key or a wrong type. `make_settings` and `load_settings` raise ConfigError instead.
+        pydantic.ValidationError: a key is unknown or a type is wrong. `make_settings` and `load_settings` raise ConfigError
+        instead.
     """
 
     stage: Text = ""
@@ -100,7 +101,7 @@ class Settings:
     """Download and run the Python files that come with the base."""
 
     def check(self) -> None:
-        """Raise ConfigError for values that cannot work."""
+        """Raise ConfigError for invalid values."""
         require(bool(self.data), "data", "names no training data")
         require(bool(self.out), "out", "names no run folder")
         for key in ("batch_size", "log_every", "save_total_limit"):
@@ -109,7 +110,7 @@ class Settings:
             require(getattr(self, key) >= 0, key, "must not be negative")
         for key in ("learning_rate", "max_grad_norm"):
             require(getattr(self, key) > 0, key, "must be above 0")
-        require(0 <= self.warmup_ratio < 1, "warmup_ratio", "must lie in 0..1 (a share of the budget)")
+        require(0 <= self.warmup_ratio < 1, "warmup_ratio", "must be in 0..1 (a share of the budget)")
         self._check_budget()
         self._check_lengths()
         for key in ("r", "alpha"):
@@ -118,7 +119,7 @@ class Settings:
         require(micro is None or (micro >= 1 and self.batch_size % micro == 0), "micro_batch", "must divide batch_size")
         require(self.dtype in ("auto", "bf16", "fp32"), "dtype", "must be auto, bf16 or fp32")
         require(self.compile in (True, False, "auto"), "compile", "must be true, false or auto")
-        require(not (self.compile is True and self.gradient_checkpointing), "compile", "does not go with gradient_checkpointing")
+        require(not (self.compile is True and self.gradient_checkpointing), "compile", "excludes gradient_checkpointing")
 
     def _check_budget(self) -> None:
         for key in (*BUDGETS, "max_epochs"):
@@ -126,7 +127,7 @@ class Settings:
         budgets = [key for key in BUDGETS if getattr(self, key) is not None]
         if len(budgets) > 1:
             raise ConfigError(f"key '{budgets[-1]}' and {budgets[0]} exclude each other; give one")
-        require(self.max_epochs is None or self.minutes is not None, "max_epochs", "is for a budget in minutes; give epochs")
+        require(self.max_epochs is None or self.minutes is not None, "max_epochs", "is only valid with minutes; use epochs")
 
     def _check_lengths(self) -> None:
         for key in ("max_length", "train_length"):
@@ -147,7 +148,7 @@ def teachers_of(teacher: str | None) -> list[str]:
 
 
 def max_list_size(size: int | list[int]) -> int:
-    """The maximum of a setting `list_size`, which is a number or [minimum, maximum]."""
+    """Return the maximum of a setting `list_size`, which is a number or [minimum, maximum]."""
     return size if isinstance(size, int) else size[1]
 
 
@@ -156,4 +157,4 @@ def check_list_size(size: int | list[int], limit: int | None = None) -> None:
     sizes = [size, size] if isinstance(size, int) else size
     require(len(sizes) == 2 and sizes[0] <= sizes[1], "list_size", "must be a number or [minimum, maximum]")
     fits = sizes[0] >= 2 and (limit is None or sizes[1] <= limit)
-    require(fits, "list_size", f"must lie in 2..{limit}" if limit else "must be at least 2")
+    require(fits, "list_size", f"must be in 2..{limit}" if limit else "must be at least 2")

@@ -1,7 +1,7 @@
-"""The keys of Rerank-R0's own file in the words of this package.
+"""Translate the keys of Rerank-R0's configuration file to those of this package.
 
-`configs/rerank-r0/stage_a.yaml` is the configuration of the public Rerank-R0 note, to the letter. It has a `ppo` block and names
-neither stage nor base. Only such a file may use the note's words; elsewhere they are unknown keys.
+`configs/rerank-r0/stage_a.yaml` is the unchanged configuration of the public Rerank-R0 note. It has a `ppo` block and neither stage
+nor base. Only such files may use the note's keys; elsewhere they are unknown.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ NOTE_PPO_KEYS = {"cliprange": "epsilon", "cliprange_value": "epsilon_value"}
 
 
 def is_note_file(values: dict[str, Any]) -> bool:
-    """Whether the settings are those of the note's own file."""
+    """Whether the settings come from the note's file."""
     return "stage" not in values and "ppo" in values
 
 
 def from_note(values: dict[str, Any]) -> dict[str, Any]:
-    """Settings of stage `reason` from those of the note's file.
+    """Convert settings of the note's file to those of stage `reason`.
 
-    A key given in our words as well (on the command line) takes precedence over the note's.
+    Keys of this package (from the command line) take precedence over the note's.
     """
     values = {"stage": "reason", "base": NOTE_BASE, **_translated(values, NOTE_KEYS)}
     if isinstance(values["ppo"], dict):

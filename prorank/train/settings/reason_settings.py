@@ -1,6 +1,6 @@
 """Settings of stage `reason`.
 
-`ppo` and `grpo` are blocks side by side, so one file serves both: `algorithm=grpo` on the command line is the only change.
+`ppo` and `grpo` are separate blocks, so one file is valid for both, and `algorithm=grpo` on the command line switches.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Reason(Settings):
     stage: Text = "reason"
     prompt: Text | dict = "rerank-r0"
     algorithm: Text = "ppo"
-    """Algorithm: ppo or grpo; the other one's block is ignored."""
+    """Algorithm: ppo or grpo; the block of the other one is ignored."""
     beta: Number = 0.02
     """Weight of the KL divergence from the starting model: in the token rewards (ppo) or in the loss (grpo)."""
     max_new_tokens: int = 256
@@ -73,19 +73,21 @@ class Reason(Settings):
     top_p: Number = 1.0
     """Nucleus sampling: the probability mass that tokens are sampled from."""
     max_think_tokens: int = 200
-    """Maximum tokens of a thought, in training and in ranking; a longer thought is closed by force, and the forced tokens are not
-    learned from."""
+    """Maximum tokens of a thought, in training and in ranking; longer thoughts are closed by forced tokens, which are not trained
+    on.
+    """
     missing_eos_penalty: Number = 0.5
-    """Subtracted from the reward of a completion that was cut before its end-of-sequence token."""
+    """Subtracted from the reward of a completion that was truncated before its end-of-sequence token."""
     system_prompt: Text | None = None
-    """Text of the system turn, in place of the prompt's."""
+    """Text of the system turn, which replaces the prompt's."""
     reward: dict = field(default_factory=dict)
     """Weights and limits of the Rerank-R0 reward, for prompts of one document."""
     list_size: int | list[int] = 5
-    """Documents of a prompt that shows several, or [minimum, maximum] to draw from."""
+    """Number of documents in a prompt that shows several, or [minimum, maximum] to sample from."""
     list_reward: Text = "rank-r1"
-    """Reward for prompts of several documents: rank-r1 (1 for the right form and label, else 0) or rearank (gain in nDCG@10, and
-    form)."""
+    """Reward for prompts of several documents: rank-r1 (1 for the right format and label, else 0) or rearank (gain in nDCG@10, and
+    format).
+    """
     gain: Text = REARANK_GAIN
     """Gain of a label in that nDCG: exponential (2^label - 1, as in REARANK) or linear (the label, as prorank evaluate counts)."""
     ppo: Ppo = field(default_factory=Ppo)
@@ -93,7 +95,7 @@ class Reason(Settings):
     grpo: Grpo = field(default_factory=Grpo)
     """Settings of GRPO."""
     completions_every: int = 10
-    """Batches between those whose completions are written to completions.jsonl; 0 writes none."""
+    """Write the completions of every n-th batch to completions.jsonl; 0 writes none."""
 
     @property
     def rules(self) -> Rules:
@@ -116,13 +118,14 @@ class Reason(Settings):
         return self.grpo.epsilon if self.algorithm == "grpo" else self.ppo.epsilon
 
     def check(self) -> None:
+        """See `Settings.check`."""
         super().check()
         require(self.algorithm in ("ppo", "grpo"), "algorithm", "must be ppo or grpo")
         require(self.beta >= 0, "beta", "must not be negative")
         for key in ("max_new_tokens", "max_think_tokens"):
             require(getattr(self, key) >= 1, key, "must be at least 1")
-        require(self.temperature > 0, "temperature", "must be above 0: without sampling there is nothing to choose from")
-        require(0 < self.top_p <= 1, "top_p", "must lie in 0..1, without 0")
+        require(self.temperature > 0, "temperature", "must be above 0, because completions must differ")
+        require(0 < self.top_p <= 1, "top_p", "must be above 0 and at most 1")
         check_list_size(self.list_size, MAX_DOCUMENTS)
         require(self.list_reward in ("rank-r1", "rearank"), "list_reward", "must be rank-r1 or rearank")
         check_gain(self.gain, "key 'gain'")

@@ -1,4 +1,4 @@
-"""Settings of stages `score` and `order`, which both learn from lists of one query's documents."""
+"""Settings of stages `score` and `order`, which train on lists of one query's documents."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .common_settings import Settings, check_list_size, max_list_size, require, 
 
 COMPUTED_TEACHERS = ("query-likelihood", "bm25")
 FOLDER_TEACHERS = ("bi-encoder:", "reranker:")  # followed by a folder
-MAX_SAMPLED_DOCUMENTS = 60  # sets of documents are bits of an int64
+MAX_SAMPLED_DOCUMENTS = 60  # a set of documents is an int64 with a bit per document
 
 
 @dataclass(config=STRICT)
@@ -48,16 +48,17 @@ class Score(Settings):
     or exponential (2^label - 1)."""
 
     def check(self) -> None:
+        """See `Settings.check`."""
         super().check()
         check_gain(self.gain, "key 'gain'")
         require(bool(self.loss) or self.stage == "order", "loss", "names no loss")
         for key, weight in self.loss.items():
-            require(key in LOSSES, f"loss.{key}", f"is no known loss{nearest(key, LOSSES)}")
+            require(key in LOSSES, f"loss.{key}", f"is not a known loss{nearest(key, LOSSES)}")
             fits = isinstance(weight, (int, float)) and 0 <= weight < math.inf
-            require(fits, f"loss.{key}", "needs a weight of 0 or more")
+            require(fits, f"loss.{key}", "needs a weight of at least 0")
         check_list_size(self.list_size)
         self._check_teacher()
-        require(not (self.compile is True and self.baseline_step), "compile", "does not go with baseline_step")
+        require(not (self.compile is True and self.baseline_step), "compile", "excludes baseline_step")
         require(self.refresh_thoughts >= 0, "refresh_thoughts", "must not be negative")
         require(self.thoughts or not self.refresh_thoughts, "refresh_thoughts", "needs thoughts: true")
 
@@ -73,7 +74,7 @@ class Score(Settings):
 
 @dataclass(config=STRICT)
 class Order(Score):
-    """Reinforcement learning on rankings: the policy gradient of the order that scores make (arXiv 1902.04056)."""
+    """Reinforcement learning on rankings: the policy gradient of orders sampled from scores (arXiv 1902.04056)."""
 
     stage: Text = "order"
     loss: dict = field(default_factory=dict)
@@ -95,6 +96,7 @@ class Order(Score):
     """Weight of the KL divergence of the orders from those of the starting model; 0 saves its forward pass."""
 
     def check(self) -> None:
+        """See `Settings.check`."""
         super().check()
         exact, documents = self.advantage == "exact", max_list_size(self.list_size)
         require(self.reward in REWARDS, "reward", f"must be one of {', '.join(REWARDS)}")
@@ -105,5 +107,5 @@ class Order(Score):
         require(documents <= MAX_SAMPLED_DOCUMENTS, "list_size", f"must be at most {MAX_SAMPLED_DOCUMENTS}")
         require(exact or self.num_generations >= 2, "num_generations", "must be at least 2")
         require(self.temperature > 0, "temperature", "must be above 0")
-        require(self.reward_weight > 0, "reward_weight", "must be above 0; stage score does without a reward")
+        require(self.reward_weight > 0, "reward_weight", "must be above 0; for no reward use stage score")
         require(self.beta >= 0, "beta", "must not be negative")

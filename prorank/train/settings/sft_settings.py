@@ -16,13 +16,14 @@ class Sft(Settings):
     prompt: Text | dict = "rerank-r0"
     dev_queries: int = 20
     max_think_tokens: int = 200
-    """Maximum tokens of a thought; longer ones are cut."""
+    """Maximum number of tokens of a thought; longer ones are truncated."""
     balanced: bool = False
-    """Train on as many "yes" pairs as "no" pairs, repeating the scarcer ones; otherwise each pair comes once per pass."""
+    """Train on equal numbers of "yes" and "no" pairs, repeating the rarer ones; otherwise each pair occurs once per pass."""
     answer_weight: Number = 1.0
-    """Weight of the answer's tokens in the loss, where every other token counts 1; a thought has a hundred of them."""
+    """Weight of the answer's tokens in the loss; other tokens have weight 1. A thought has about a hundred tokens."""
 
     def check(self) -> None:
+        """See `Settings.check`."""
         super().check()
         require(self.answer_weight > 0, "answer_weight", "must be above 0")
         require(self.max_think_tokens >= 1, "max_think_tokens", "must be at least 1")

@@ -1,6 +1,6 @@
 """Read and write the settings of a stage: from a YAML file, `key=value` on the command line, or a mapping in Python.
 
-Every value that cannot work is refused before data and weights are read.
+Invalid values raise errors before data and weights are read.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ def load_settings(path: str | Path, overrides: list[str] | None = None) -> Setti
 
     Args:
         path: the file.
-        overrides: texts `key=value` that change it; dots reach into mappings. Of several budgets (steps, minutes, epochs) the last
-            one wins and replaces the file's.
+        overrides: texts `key=value` that replace values; dots address keys of mappings. Among several budgets (steps, minutes,
+            epochs) the last one is used; it replaces the file's.
 
     Raises:
-        ConfigError: naming file and key.
+        ConfigError: a key or value is invalid; the message names file and key.
     """
     values, notes = read_values(path), []
     for number, text in enumerate(texts := overrides or []):
         key = text.partition("=")[0]
         before = [earlier for earlier in texts[:number] if earlier.partition("=")[0] == key]
-        notes += [f"{text} takes the place of {before[-1]}"] if before else []
+        notes += [f"{text} replaces {before[-1]}"] if before else []
         override(values, text)
         notes += _replace_budget(values, key, texts[:number])
     settings = make_settings(values, str(path))
@@ -56,25 +56,25 @@ def load_settings(path: str | Path, overrides: list[str] | None = None) -> Setti
 
 
 def _replace_budget(values: dict[str, Any], key: str, earlier: list[str]) -> list[str]:
-    """Drop the other budgets if `key` is a budget that was just set; returns a line for the log, or nothing."""
+    """Drop the other budgets if `key` is a budget that was just set. Returns lines for the log."""
     if key not in BUDGETS or values[key] is None:
         return []
     others = [other for other in BUDGETS if other != key and values.get(other) is not None]
-    if key != "minutes" and not any(text.startswith("max_epochs=") for text in earlier):  # belongs to a budget in minutes
+    if key != "minutes" and not any(text.startswith("max_epochs=") for text in earlier):  # max_epochs is only valid with minutes
         others += ["max_epochs"] * (values.get("max_epochs") is not None)
     dropped = [f"{other}={values.pop(other)}" for other in others]
-    return [f"{key}={values[key]} takes the place of {', '.join(dropped)}"] if dropped else []
+    return [f"{key}={values[key]} replaces {', '.join(dropped)}"] if dropped else []
 
 
 def make_settings(values: dict[str, Any], where: str = "settings") -> Settings:
-    """Make the settings of the stage that `values` names.
+    """Make the settings of the stage in `values`.
 
     Args:
-        values: the keys; see `list_keys`. Those of Rerank-R0's own file are read in its words, see `note_keys`.
-        where: stands at the front of messages.
+        values: values by key, see `list_keys`. Rerank-R0's own file has other keys, see `note_keys`.
+        where: prefix of messages.
 
     Raises:
-        ConfigError: unknown keys, wrong types and values that cannot work.
+        ConfigError: a key is unknown, or a type or value is invalid.
     """
     values = from_note(values) if is_note_file(values) else values
     try:
@@ -92,7 +92,7 @@ def _settings_class(stage: Any) -> type[Settings]:
 
 
 def dump_settings(settings: Settings) -> str:
-    """Write all settings, defaults included, as YAML."""
+    """Return all settings, including defaults, as YAML."""
     return yaml.safe_dump(asdict(settings), sort_keys=False, allow_unicode=True)
 
 

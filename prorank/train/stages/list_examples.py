@@ -1,4 +1,4 @@
-"""Training examples made of lists of documents, for stages `score` and `order`."""
+"""Training examples with lists of documents, for stages `score` and `order`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class ListExample:
     """One training example: candidate lists that are encoded in one forward pass.
 
     Attributes:
-        key: place in the run.
-        packs: a query's documents, or a document's queries (in the baseline step each prompt alone).
+        key: index of the example in the run.
+        packs: packs of a query's documents, or of a document's queries; in the baseline step, of single prompts.
         lists: one query's list, or those of several queries over the same documents.
-        thoughts: the documents' thoughts [n]; may be empty.
+        thoughts: thoughts of the documents [n]; may be empty.
     """
 
     key: int
@@ -30,21 +30,22 @@ class ListExample:
 
     @property
     def length(self) -> int:
+        """Number of tokens."""
         return sum(map(len, self.packs))
 
     @property
     def keys(self) -> list[str]:
-        """A name of each list, unique in the run."""
+        """Return a unique name in the run for each list."""
         return [f"{self.key}/{i}" if i else str(self.key) for i in range(len(self.lists))]
 
 
 def lists_of(examples: list[ListExample]) -> list[Group]:
-    """The lists of the examples, in the order of their scores."""
+    """Return the lists of the examples, in the order of their scores."""
     return [group for example in examples for group in example.lists]
 
 
 def trainable_groups(groups: list[Group], settings: Score) -> list[Group]:
-    """Groups that the losses can learn from. Raises DataError if there are none, or for labels that nDCG cannot take."""
+    """Return groups that the losses can use. Raises DataError if there are none, or for labels that are too large for nDCG."""
     needs_positive = not (settings.loss and TEACHER_LOSSES >= set(settings.loss))
     check_labels((label for group in groups for label in group.labels), settings.gain, "training data")
     return list_groups(groups, needs_positive)

@@ -1,7 +1,7 @@
-"""Stage `order`: reinforcement learning on rankings, with the ranking measure itself as the reward.
+"""Stage `order`: reinforcement learning on rankings, with a ranking measure as the reward.
 
-The action is the whole order that a query's scores make by chance (Plackett-Luce); its expected reward has an exact gradient (see
-`plackett_luce`) from the one forward pass that stage `score` makes as well. No text is generated.
+The action is an order of a query's documents, distributed by their scores (Plackett-Luce). Its expected reward has an exact
+gradient (see `plackett_luce`), which needs a single forward pass, as in stage `score`. No text is generated.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 
 class OrderStage(ScoreStage):
-    """Examples are those of stage `score`; the loss is the supervised losses, minus the reward, plus the divergence.
+    """Examples are those of stage `score`; the loss is the supervised losses minus the reward plus the KL divergence.
 
     Args:
-        model: the policy; its present state is the reference.
+        model: the policy; its initial weights are the reference.
         groups, encoder, settings, dev, bf16, thoughts: see ScoreStage.
     """
 
@@ -49,6 +49,7 @@ class OrderStage(ScoreStage):
     def extra_loss(
         self, model: PreTrainedModel, batch: Batch, examples: list[ListExample], scores: tuple[torch.Tensor, ...]
     ) -> tuple[torch.Tensor, dict[str, float]]:
+        """See `ScoreStage.extra_loss`: minus the reward, plus the KL divergence."""
         s = self.settings
         before = self._reference_scores(model, batch, examples)
         objective, divergence = scores[0].new_zeros(()), scores[0].new_zeros(())
@@ -69,7 +70,13 @@ class OrderStage(ScoreStage):
         return s.beta * divergence - s.reward_weight * objective, figures
 
     def policy_objective(self, scores: torch.Tensor, grades: torch.Tensor, key: str) -> tuple[torch.Tensor, float]:
-        """(objective to maximise, mean reward) of one list, from its scores [n] and grades [n]; `key` seeds the sampling."""
+        """Return (objective to maximise, mean reward) of one list.
+
+        Args:
+            scores: scores [n] of its documents.
+            grades: grades [n] of its documents.
+            key: seed of the sampling.
+        """
         s = self.settings
         if s.advantage == "exact":
             expected = expected_reward(scores, grades, s.reward, s.depth, s.gain)
@@ -83,7 +90,7 @@ class OrderStage(ScoreStage):
     def _reference_scores(
         self, model: PreTrainedModel, batch: Batch, examples: list[ListExample]
     ) -> tuple[torch.Tensor, ...]:  # fmt: skip
-        """The reference's scores of each list; empty without a divergence."""
+        """Return the reference's scores of each list; empty without KL divergence."""
         if not self.reference:
             return ()
         with self.reference.of(model) as (reference, forward):

@@ -1,7 +1,7 @@
 """Stage `reason`: reinforcement learning of thoughts with rule rewards, by PPO or GRPO (Rerank-R0 stage A, Rank-R1).
 
-The old log-probabilities are those of the first pass over a rollout, made by the same forward pass in the same step, so the policy
-ratio there is exactly 1. A pass over a batch is one optimiser step, so no row is older than its pass says.
+The old log-probabilities are computed in the first pass over a rollout by the same forward pass, so the policy ratio is exactly 1
+there. A pass over a batch is one optimiser step, so all rows of a pass use the same weights.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ if TYPE_CHECKING:
 class ReasonStage:
     """Examples are prompts of a task, see `reason_tasks`.
 
-    Each prompt has `num_generations` completions, which are generated and judged before the first pass over its batch.
+    Each prompt has `num_generations` completions, which are generated and rewarded before the first pass over its batch.
 
     Args:
         groups: training data.
         encoder: a thinking prompt.
         settings: see Reason.
-        model: the policy, in a PolicyWithValue for PPO; its present state is the reference.
+        model: the policy, in a PolicyWithValue for PPO; its initial weights are the reference.
         dev: held-out groups; may be empty.
-        bf16: compute products in bf16, in generation and in the reference, too.
+        bf16: compute products in bf16, including generation and reference.
     """
 
     arrange = staticmethod(by_length)
@@ -69,16 +69,17 @@ class ReasonStage:
         self.logits = Logits(settings, bf16)
         self.reference = Reference(policy, settings, bf16, self.logits) if settings.beta else None
         self.cpu_examples = 4 if settings.num_generations == 1 else 1
-        self._batch: tuple[int, dict[int, Episode]] = (-1, {})  # number of the batch, its episodes by key of the example
+        self._batch: tuple[int, dict[int, Episode]] = (-1, {})  # index of the batch, its episodes by key of the example
 
     def __len__(self) -> int:
         return len(self.task)
 
     def example(self, index: int) -> RolloutPrompt:
+        """See `Stage.example`."""
         return self.task.example(index)
 
     def loss(self, model: torch.nn.Module, examples: list[RolloutPrompt]) -> tuple[torch.Tensor, dict[str, float]]:
-        """These prompts' part of the batch's loss, times the number of parts; and figures."""
+        """Return (these prompts' part of the batch's loss, times the number of parts; figures)."""
         s, policy = self.settings, policy_of(model)
         episodes = [self._episodes(model, examples[0].key)[example.key] for example in examples]
         batch, targets, sizes = self._collated(episodes)
@@ -107,20 +108,20 @@ class ReasonStage:
         }
 
     def _value_loss(self, values: torch.Tensor, episodes: list[Episode], weights: torch.Tensor) -> torch.Tensor:
-        """Weighted loss of values [N] against the returns."""
+        """Return the weighted loss of values [N] with the returns as targets."""
         old, returns = (torch.cat([row for e in episodes for row in rows(e)]) for rows in (lambda e: e.values, lambda e: e.returns))
         errors = value_loss(values, old, returns, self.settings.ppo.epsilon_value)
         return self.settings.ppo.vf_coef * (errors * weights).sum()
 
     def _kl_loss(self, now: torch.Tensor, old: torch.Tensor, episodes: list[Episode], weights: torch.Tensor) -> torch.Tensor:
-        """Weighted divergence from the reference, from log-probabilities [N]."""
+        """Return the weighted KL divergence from the reference, from log-probabilities [N]."""
         divergence = estimated_kl(now, torch.cat([row for e in episodes for row in e.reference]))
         if self.settings.grpo.bias_correction_kl:
             divergence = divergence * (now - old).exp()
         return self.settings.beta * (divergence * weights).sum()
 
     def evaluate(self, model: torch.nn.Module) -> dict[str, float]:
-        """Figures of one sampled completion for each held-out prompt; the reward is the score."""
+        """Return figures of one sampled completion per held-out prompt; the score is the reward."""
         if not self.dev:
             return {}
         examples = [self.dev.example(i) for i in range(min(len(self.dev), MAX_DEV_PROMPTS))]
@@ -128,20 +129,20 @@ class ReasonStage:
         return figures | {"score": figures["reward"]}
 
     def _collated(self, episodes: list[Episode]) -> tuple[Batch, torch.Tensor, list[int]]:
-        """(the episodes as one batch, the sampled tokens [N], the number of sampled tokens of each completion)."""
+        """Return (the episodes as one batch, the sampled tokens [N], the number of sampled tokens of each completion)."""
         packs = [pack_completions(e.prompt, *e.rows, places=e.drawn) for e in episodes]
         targets = torch.tensor([row[i] for e in episodes for row, places in zip(e.rows, e.drawn) for i in places])
         sizes = [len(places) for e in episodes for places in e.drawn]
         return collate(packs, self.encoder.tokenizer.pad_token_id, self.flat).to(self.device), targets.to(self.device), sizes
 
     def _weights(self, sizes: list[int]) -> torch.Tensor:
-        """Weight of each completion's tokens in the loss [R]; with PPO every token of the batch counts the same."""
+        """Return the weight of each completion's tokens in the loss [R]; with PPO all tokens of the batch have equal weight."""
         of_batch = [len(places) for e in self._batch[1].values() for places in e.drawn]
         kind = "dapo" if self.settings.algorithm == "ppo" else self.settings.grpo.loss
         return weights_of(kind, sizes, sum(of_batch), len(of_batch), self.settings.max_new_tokens)
 
     def _episodes(self, model: torch.nn.Module, key: int) -> dict[int, Episode]:
-        """Episodes of the batch of example `key`, generated and judged when the batch is first met."""
+        """Return the episodes of the batch that contains example `key`, generated and rewarded on first use."""
         s, number = self.settings, key // self.settings.batch_size
         if self._batch[0] != number:
             examples = [self.example(number * s.batch_size + i) for i in range(s.batch_size)]
@@ -196,13 +197,13 @@ class ReasonStage:
 
 
 def _by_episode(flat: torch.Tensor, sizes: list[int], episodes: list[Episode]) -> list[list[torch.Tensor]]:
-    """Values [sum of sizes] as rows of each episode."""
+    """Split values [sum of sizes] into the rows of each episode."""
     rows = iter(flat.split(sizes))
     return [[next(rows) for _ in e.rows] for e in episodes]
 
 
 def _flat(episodes: list[Episode], name: str) -> torch.Tensor:
-    """A tensor of the episodes laid end to end, on the CPU."""
+    """Concatenate a tensor of the episodes, on the CPU."""
     return torch.cat([row.cpu() for e in episodes for row in getattr(e, name)])
 
 

@@ -1,6 +1,6 @@
-"""Tasks of stage `reason`: is this document relevant, which of these is the best, or in which order are they?
+"""Tasks of stage `reason`: judge one document, select the best of several, or order them.
 
-Every completion gets one Judgement, whatever the task, so generation, advantages and steps know nothing of it.
+Every task gives each completion one Judgement, so generation, advantages and optimiser steps are independent of the task.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class RolloutPrompt:
     """A prompt to generate completions for.
 
     Attributes:
-        key: place in the run.
+        key: index of the prompt in the run.
         prompt: the encoded prompt.
-        label: what the task's `judge` needs.
-        shown: what completions.jsonl says of the prompt.
+        label: argument of the task's `judge`.
+        shown: fields of the prompt in completions.jsonl.
     """
 
     key: int
@@ -38,11 +38,18 @@ class RolloutPrompt:
 
     @property
     def length(self) -> int:
+        """Number of tokens."""
         return len(self.prompt.ids)
 
 
 class Judgement(NamedTuple):
-    """What a completion earned: the verdict, whether its form is right, and whether its answer is."""
+    """The judgement of a completion.
+
+    Attributes:
+        verdict: its reward.
+        in_form: whether its format is right.
+        right: whether its answer is right.
+    """
 
     verdict: Verdict
     in_form: bool
@@ -50,7 +57,7 @@ class Judgement(NamedTuple):
 
 
 class PairTask:
-    """Is this document relevant? Balanced pairs with labels 1 and 0, judged by the rules of Rerank-R0.
+    """Judge one document: balanced pairs with labels 1 and 0, rewarded by the rules of Rerank-R0.
 
     Args:
         groups: training or held-out data.
@@ -67,13 +74,14 @@ class PairTask:
         return len(self.pairs)
 
     def example(self, key: int) -> RolloutPrompt:
+        """See `ReasonTask.example`."""
         query, document, label = self.pairs[key % len(self.pairs)]
         relevant = int(label > 0)
         shown = {"query": query, "document": document, "label": relevant}
         return RolloutPrompt(key, self.encoder.encode(query, document), relevant, shown)
 
     def judge(self, text: str, label: int, finished: bool) -> Judgement:
-        """Judge a completion; `finished`: it came to its end token."""
+        """Judge a completion. `finished`: whether it reached its end-of-sequence token."""
         verdict = self.reward.judge(text, label, finished)
         completion = parse(text, self.encoder.opened)
         in_form = completion.in_form and completion.answer is not None
@@ -81,9 +89,9 @@ class PairTask:
 
 
 class ListTask:
-    """Which document is the best (`list_reward` "rank-r1"), or in which order are they ("rearank")?
+    """Select the best document (`list_reward` "rank-r1"), or order the documents ("rearank").
 
-    Lists are drawn anew in each pass over the data; labels are their grades.
+    Lists are sampled again in each pass over the data; labels are their grades.
 
     Args:
         groups: training or held-out data.
@@ -102,6 +110,7 @@ class ListTask:
         return len(self.groups)
 
     def example(self, key: int) -> RolloutPrompt:
+        """See `ReasonTask.example`."""
         epoch, row = divmod(key, len(self.groups))
         if self._pass[0] != epoch:
             self._pass = (epoch, sample_lists(self.groups, self.settings.list_size, self.settings.seed, epoch))
@@ -111,7 +120,7 @@ class ListTask:
         return RolloutPrompt(key, prompt, group.labels, shown)
 
     def judge(self, text: str, label: tuple[float, ...], finished: bool) -> Judgement:
-        """Judge a completion; it is right if the best document is named, or named first."""
+        """Judge a completion; it is right if it names the best document, or names it first."""
         text = "<think>" + text if self.encoder.opened else text
         answer = answer_of(text)
         best = [self.encoder.answer([place]) for place, grade in enumerate(label) if grade == max(label)]
@@ -131,5 +140,5 @@ ReasonTask = PairTask | ListTask
 
 
 def task_of(groups: list[Group], encoder: AnyPromptEncoder, settings: Reason) -> ReasonTask:
-    """The task that goes with a prompt."""
+    """Return the task for the kind of a prompt."""
     return ListTask(groups, encoder, settings) if isinstance(encoder, ListPromptEncoder) else PairTask(groups, encoder, settings)

@@ -1,4 +1,7 @@
-"""The stages of training by name. A new stage: one file with a StageSpec, a settings class in `STAGE_SETTINGS`, an entry here."""
+"""The stages of training by name.
+
+To add a stage, write a file with a StageSpec, and add its settings class to `STAGE_SETTINGS` and an entry here.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Episodes: the completions that a policy generates for a batch of prompts, by all processes together, and what they earn.
+"""Episodes: completions that a policy generates for a batch of prompts, in all processes together, with their rewards.
 
-A completion's random numbers are keyed by (seed, batch, prompt, sample): they are the same in every process and after a resume.
+The random numbers of a completion are seeded by (seed, batch, prompt, sample), so they are the same in every process and after a
+resume.
 """
 
 from __future__ import annotations
@@ -32,16 +33,16 @@ class Episode:
     """The completions of one prompt.
 
     Attributes:
-        prompt: its ids.
+        prompt: ids of the prompt.
         rows: ids of each completion.
-        drawn: places of the tokens that the policy sampled in each completion; the others were forced.
-        finished: whether each completion came to its end token.
-        texts, verdicts: what the completions say and earn.
-        in_form: whether each has the right tags and an answer.
-        right: whether each has the right answer.
-        now, old, reference: log-probabilities of the sampled tokens under the policy before any step, on the first pass, and under
-            the reference.
-        values, advantages, returns: of the sampled tokens, where the algorithm needs them.
+        drawn: indices of the sampled tokens in each completion; the others were forced.
+        finished: whether each completion reached its end-of-sequence token.
+        texts, verdicts: texts and rewards of the completions.
+        in_form: whether each completion has the right tags and an answer.
+        right: whether each completion has the right answer.
+        now, old, reference: log-probabilities of the sampled tokens under the policy before any step, under the policy on the first
+            pass, and under the reference.
+        values, advantages, returns: values, advantages and returns of the sampled tokens, if the algorithm needs them.
     """
 
     prompt: list[int]
@@ -77,13 +78,13 @@ class Rollouts:
         self, model: torch.nn.Module, examples: Sequence[RolloutPrompt], samples: int, name: str, number: int = 0,
         annotate: Callable[[torch.nn.Module, list[Episode]], None] | None = None,
     ) -> list[Episode]:  # fmt: skip
-        """Generate episodes of the prompts, in their order; each process generates a share, and all return all.
+        """Generate episodes of the prompts, in their order. Each process generates a share and returns all episodes.
 
         Args:
             model: the policy, or a PolicyWithValue.
             examples: the prompts.
-            samples: completions per prompt.
-            name, number: of the batch; they seed the sampling together with each example's key.
+            samples: number of completions per prompt.
+            name, number: name and number of the batch, which seed the sampling together with each example's key.
             annotate: called with this process's episodes before they are gathered.
         """
         rank, world = place()
@@ -118,7 +119,7 @@ class Rollouts:
         return episode
 
     def log(self, episodes: list[Episode], examples: Sequence[RolloutPrompt], step: int) -> None:
-        """Append a batch to `completions.jsonl`, every `completions_every` batches."""
+        """Append the episodes of a batch to `completions.jsonl`, every `completions_every` batches."""
         s = self.settings
         if not s.completions_every or ((step - 1) // s.updates) % s.completions_every or place()[0]:
             return
@@ -131,7 +132,7 @@ class Rollouts:
 
 
 def figures_of(episodes: list[Episode]) -> dict[str, float]:
-    """Means over completions: the reward and its parts, form, accuracy, lengths, and the KL to the reference if it is known."""
+    """Return means over completions: reward and its parts, format, accuracy, lengths, and KL to the reference if it is known."""
     verdicts = [v for e in episodes for v in e.verdicts]
     spread = [statistics.pstdev([v.reward for v in e.verdicts]) for e in episodes]
     figures = {"reward": statistics.fmean(v.reward for v in verdicts)}
@@ -152,7 +153,7 @@ def figures_of(episodes: list[Episode]) -> dict[str, float]:
 
 
 def _gathered(episodes: list[Episode], device: torch.device) -> list[Episode]:
-    """The episodes of all processes in the order of the examples, which were dealt in turn; tensors on `device`."""
+    """Gather the episodes of all processes in the order of the examples, which were distributed in turn, on `device`."""
     _, world = place()
     if world == 1:
         return episodes

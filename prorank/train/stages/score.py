@@ -1,8 +1,8 @@
 """Stage `score`: fine-grained score learning on logit("1") - logit("0") over one query's documents (ProRank stage 2,
 arXiv 2506.03487).
 
-The documents of a query share one prefix in one row, with gradient, so the query is computed once for all of them, and the scores
-are those of single prompts. Where the prompt shows the document first, queries that have the same documents share these.
+The documents of a query share one prefix in one row, with gradient, so the query is computed once for all of them, and scores equal
+those of single prompts. With document-first prompts, queries with the same documents share the documents' tokens.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from .thought_cache import CachedThought, ThoughtCache
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-MAX_QUERIES_PER_BLOCK = 8  # queries that share their documents
-PREFETCH_DOCUMENTS = 64  # documents whose thoughts are generated together, as many as ranking generates
+MAX_QUERIES_PER_BLOCK = 8  # maximum number of queries that share their documents
+PREFETCH_DOCUMENTS = 64  # thoughts are generated for this number of documents at once, as in ranking
 
 
 class ScoreStage:
-    """Examples are lists of one query's documents, drawn anew in each pass; a few queries' lists if they share the documents.
+    """Examples are lists of one query's documents, sampled again in each pass, or of a few queries with the same documents.
 
     The loss is a weighted sum, see `ranking_losses`.
 
@@ -48,7 +48,7 @@ class ScoreStage:
         settings: see Score.
         dev: dev set, or None.
         bf16: compute products in bf16.
-        thoughts: a thinking model's thoughts, after which scores are read; None reads scores right after the prompts.
+        thoughts: thoughts of a thinking model, which precede the scores; None for scores directly after the prompts.
     """
 
     cpu_examples = 4
@@ -75,24 +75,25 @@ class ScoreStage:
         return len(self.blocks)
 
     def example(self, index: int) -> ListExample:
+        """See `Stage.example`."""
         lists, thoughts = self._lists(index), self._thoughts(index)
         return ListExample(index, self._packs(lists, thoughts), lists, tuple(thoughts))
 
     def _lists(self, index: int) -> tuple[Group, ...]:
-        """The lists of the index-th example."""
+        """Return the lists of the index-th example."""
         epoch, row = divmod(index, len(self.blocks))
         if self._pass[0] != epoch:
             self._pass = (epoch, sample_blocks(self.blocks, self.settings.list_size, self.settings.seed, epoch))
         return self._pass[1][row]
 
     def _group(self, index: int) -> Group:
-        """The one list of the index-th example, where thoughts are generated."""
+        """Return the single list of the index-th example, for generating thoughts."""
         return self._lists(index)[0]
 
     def _thoughts(self, index: int) -> list[CachedThought]:
-        """Thoughts of an example's documents.
+        """Return the thoughts of an example's documents.
 
-        If any is missing, those of the next examples are generated with it, up to the end of the pass or of the run's steps.
+        If any is missing, thoughts of the next examples are generated as well, up to the end of the pass or of the run.
         """
         if not self.thoughts:
             return []
@@ -103,7 +104,7 @@ class ScoreStage:
         return self.thoughts.of(generation, self._group(index), lambda: map(self._group, range(index, last)))
 
     def _packs(self, lists: tuple[Group, ...], thoughts: list[CachedThought]) -> list[Pack]:
-        """One list: its documents after their query in one row, or all in one prompt. Several: queries after each document."""
+        """Pack one list (documents after their query, or all in one prompt) or several lists (queries after each document)."""
         if isinstance(self.encoder, ListPromptEncoder):
             return [pack([self.encoder.encode(g.query, list(g.documents)).whole], [0], share=False) for g in lists]
         encoded = [self._encoded(self.encoder, g, thoughts) for g in lists]
@@ -113,25 +114,25 @@ class ScoreStage:
         return [pack(encoded[0], range(len(encoded[0])))] if len(lists) == 1 else [pack_document(p) for p in by_document]
 
     def _encoded(self, encoder: PairPromptEncoder, group: Group, thoughts: list[CachedThought]) -> list[Encoded]:
-        """A prompt for each document of a list, with its thought if there are any."""
+        """Encode a prompt for each document of a list, with its thought if there are thoughts."""
         if self.thoughts:
             return self.thoughts.prompts(group, thoughts)
         return encoder.encode_many(group.query, list(group.documents))
 
     def scores(self, logits: torch.Tensor, examples: list[ListExample]) -> tuple[torch.Tensor, ...]:
-        """Scores [n] of each list from the logits [N, V] at the answers.
+        """Return scores [n] of each list from the logits [N, V] at the answers.
 
-        A score is the log-odds of a document's own answer, or the logit of the document's label in a prompt of several documents.
+        A score is the log-odds of a document's answer or, in a prompt of several documents, the logit of its label.
         """
         if self.listwise:
             return tuple(row[self.encoder.answer_ids[: len(g.labels)]] for row, g in zip(logits, lists_of(examples)))
         no, yes = self.encoder.answer_ids
         parts = (logits[:, yes] - logits[:, no]).split([len(e.lists) * len(e.lists[0].labels) for e in examples])
-        # An example's answers go document by document, and within each query by query.
+        # Answers of an example are ordered by document, then by query.
         return tuple(row for part, e in zip(parts, examples) for row in part.view(-1, len(e.lists)).T)
 
     def loss(self, model: PreTrainedModel, examples: list[ListExample]) -> tuple[torch.Tensor, dict[str, float]]:
-        """Mean loss over queries, and its parts."""
+        """Return the mean loss over queries, and its parts."""
         device = next(model.parameters()).device
         flat = is_flat(model) and not self.settings.baseline_step
         batch = collate([p for e in examples for p in e.packs], self.encoder.tokenizer.pad_token_id, flat).to(device)
@@ -148,7 +149,7 @@ class ScoreStage:
         return loss + extra, figures | self._figures(examples, scores, logits)
 
     def _loss_parts(self, examples: list[ListExample], scores: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:
-        """Mean over lists of each loss, without its weight."""
+        """Return the mean of each loss over lists, without its weight."""
         parts: dict[str, torch.Tensor] = {}
         for group, row in zip(lists_of(examples), scores):
             grades = torch.tensor(group.labels, device=row.device)
@@ -162,12 +163,13 @@ class ScoreStage:
     def extra_loss(
         self, model: PreTrainedModel, batch: Batch, examples: list[ListExample], scores: tuple[torch.Tensor, ...]
     ) -> tuple[torch.Tensor | float, dict[str, float]]:
-        """(additional loss of a derived stage, its figures)."""
+        """Return (additional loss of a derived stage, its figures)."""
         return 0.0, {}
 
     def _figures(self, examples: list[ListExample], scores: tuple[torch.Tensor, ...], logits: torch.Tensor) -> dict[str, float]:
-        """Share of lists whose best score lies on a best grade, format rate, documents and tokens per example; of thoughts, if any,
-        their tokens and the share that was cut."""
+        """Return the share of lists whose highest score has the highest grade, format rate, documents and tokens per example, and
+        length and truncated share of thoughts if there are any.
+        """
         answered = torch.isin(logits.argmax(-1), torch.tensor(self.encoder.answer_ids, device=logits.device))
         top = [group.labels[int(row.argmax())] == max(group.labels) for group, row in zip(lists_of(examples), scores)]
         return _thought_figures([thought for e in examples for thought in e.thoughts]) | {
@@ -178,6 +180,7 @@ class ScoreStage:
         }
 
     def evaluate(self, model: PreTrainedModel) -> dict[str, float]:
+        """See `Stage.evaluate`."""
         if not self.dev:
             return {}
         measures = self.dev.measure(model)

@@ -25,17 +25,17 @@ def check_list_data(examples: list[Group], dev_examples: list[Group], settings: 
 
 
 def bind_scored(prompt: Prompt, tokenizer: Any, settings: Score) -> AnyPromptEncoder:
-    """The encoder of a prompt whose answer is scored at once, or after a thought. Raises ConfigError for any other prompt."""
+    """Return the encoder of a prompt whose answer is scored at once, or after a thought. Raises ConfigError for other prompts."""
     if not settings.thoughts:
         return bind_direct(prompt, tokenizer, settings)
     if prompt.kind != "thinking":
-        remedy = "start from a checkpoint of stage sft or reason, or leave 'thoughts' out"
+        remedy = "start from a checkpoint of stage sft or reason, or omit 'thoughts'"
         raise ConfigError(f"stage {settings.stage} with thoughts {needs_thinking(prompt)}; {remedy}")
-    return bind_direct(prompt, tokenizer, settings) if prompt.lists else prompt.bind(tokenizer)  # refuses several documents
+    return bind_direct(prompt, tokenizer, settings) if prompt.lists else prompt.bind(tokenizer)  # or raises PromptError
 
 
 def taught_lists(inputs: StageInputs) -> list[Group]:
-    """Training lists with teacher scores, if the settings name a teacher."""
+    """Return the training lists, with teacher scores if the settings name a teacher."""
     s = inputs.settings
     if not s.teacher:
         return inputs.examples
@@ -43,12 +43,12 @@ def taught_lists(inputs: StageInputs) -> list[Group]:
 
 
 def thoughts_of(inputs: StageInputs) -> ThoughtCache | None:
-    """The cache of the model's thoughts, if scores are learned after them."""
+    """Return the cache of the model's thoughts, or None if scores do not follow thoughts."""
     if not inputs.settings.thoughts:
         return None
     return ThoughtCache(inputs.model, inputs.train_encoder, inputs.settings, inputs.bf16)
 
 
 def dev_lists(inputs: StageInputs) -> DevSet | None:
-    """The dev set, or None."""
+    """Return the dev set, or None."""
     return dev_of(inputs.dev_examples, inputs.encoder, inputs.bf16, inputs.settings.gain)

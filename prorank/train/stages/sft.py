@@ -1,6 +1,6 @@
-"""Stage `sft`: supervised fine-tuning of a thinking model, with the loss on thought and answer alone (Rerank-R0 stage A).
+"""Stage `sft`: supervised fine-tuning of a thinking model, with the loss on thought and answer only (Rerank-R0 stage A).
 
-Completions are joined to prompts as token ids, so the model learns to write from exactly the place where it will begin to write.
+Completions are joined to prompts as token ids, so training has exactly the same tokens as generation.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class CompletionExample:
     """A prompt with its completion.
 
     Attributes:
-        key: place in the run.
+        key: index of the example in the run.
         pack: prompt and completion, encoded.
         target: ids of the completion.
         label: 1 or 0; None for a list.
-        answer: places of the answer's tokens in `target`.
-        cut: number of tokens cut from the thought.
+        answer: indices of the answer's tokens in `target`.
+        cut: number of tokens truncated from the thought.
     """
 
     key: int
@@ -52,19 +52,20 @@ class CompletionExample:
 
     @property
     def length(self) -> int:
+        """Number of tokens."""
         return len(self.pack)
 
 
 class SftStage:
-    """Examples are pairs or lists with thoughts, shuffled anew in each pass, optionally balanced between yes and no.
+    """Examples are pairs or lists with thoughts, shuffled in each pass, optionally balanced between yes and no.
 
-    The loss is the mean over the tokens of a batch's completions; the answer's tokens may weigh more.
+    The loss is the mean over the tokens of a batch's completions; the answer's tokens may have a larger weight.
 
     Args:
         thoughts: training data.
-        encoder: a thinking prompt, or one that asks for an order in writing.
+        encoder: a thinking prompt, or one of kind listwise.
         settings: see Sft.
-        dev: held-out data, measured by its loss; may be empty.
+        dev: held-out data; may be empty.
         bf16: compute products in bf16.
     """
 
@@ -92,7 +93,7 @@ class SftStage:
         return 2 * max(map(len, self.rows_by_label)) if self.settings.balanced else len(self.thoughts)
 
     def _order(self, epoch: int) -> list[int]:
-        """Rows of the data in the order of a pass."""
+        """Return indices into the data in the order of a pass."""
         rng = Random(f"sft/{self.settings.seed}/{epoch}")
         if not self.settings.balanced:
             return rng.sample(range(len(self.thoughts)), len(self.thoughts))
@@ -100,6 +101,7 @@ class SftStage:
         return [row for rows in zip(*columns) for row in rows]
 
     def example(self, index: int) -> CompletionExample:
+        """See `Stage.example`."""
         epoch, row = divmod(index, len(self))
         if self._pass[0] != epoch:
             self._pass = (epoch, self._order(epoch))
@@ -114,17 +116,17 @@ class SftStage:
         return CompletionExample(key, pack_completions(prompt, target), target, label, range(end - len(answer_tokens), end), cut)
 
     def _weight(self, examples: Iterable[CompletionExample]) -> float:
-        """Total weight of the completions' tokens in the loss."""
+        """Return the total weight of the completions' tokens in the loss."""
         return sum(len(e.target) + len(e.answer) * (self.settings.answer_weight - 1) for e in examples)
 
     def loss(self, model: PreTrainedModel, examples: list[CompletionExample]) -> tuple[torch.Tensor, dict[str, float]]:
-        """These examples' part of the batch's mean loss over tokens, times the number of parts; and figures."""
+        """Return (these examples' part of the batch's mean loss over tokens, times the number of parts; figures)."""
         loss, figures = self._mean_loss(model, examples)
         share = self._weight(examples) / self._batch_weight(examples[0].key)
         return loss * share * self.settings.batch_size / len(examples), figures
 
     def _batch_weight(self, key: int) -> float:
-        """Total weight of the tokens in the batch of the example `key`."""
+        """Return the total weight of the tokens in the batch that contains example `key`."""
         size = self.settings.batch_size
         if self._batch[0] != key // size:
             first = key // size * size
@@ -132,7 +134,7 @@ class SftStage:
         return self._batch[1]
 
     def _mean_loss(self, model: PreTrainedModel, examples: list[CompletionExample]) -> tuple[torch.Tensor, dict[str, float]]:
-        """(mean loss over the tokens of these examples, figures)."""
+        """Return (mean loss over the tokens of these examples, figures)."""
         device = next(model.parameters()).device
         batch = collate([e.pack for e in examples], self.encoder.tokenizer.pad_token_id, is_flat(model)).to(device)
         targets = torch.tensor([token for e in examples for token in e.target], device=device)
@@ -150,9 +152,9 @@ class SftStage:
         }
 
     def _answer_accuracy(self, logits: torch.Tensor, targets: torch.Tensor, examples: list[CompletionExample]) -> float:
-        """Share of examples whose answer's tokens are all the likeliest after the reference thought.
+        """Return the share of examples whose answer tokens are all the most probable ones after the reference thought.
 
-        Likeliest among the two answers where the prompt has them, else among all tokens; logits [N, V], targets [N].
+        Probabilities are compared among the two answers if the prompt has them, else among all tokens; logits [N, V], targets [N].
         """
         if self.encoder.answer_ids:
             allowed = torch.tensor(self.encoder.answer_ids, device=logits.device)
@@ -164,7 +166,7 @@ class SftStage:
 
     @torch.no_grad()
     def evaluate(self, model: PreTrainedModel) -> dict[str, float]:
-        """Loss, token accuracy and answer accuracy on the dev set; the score is the negated loss."""
+        """Return loss, token accuracy and answer accuracy on the dev set; the score is the negated loss."""
         sums, tokens, weight = dict.fromkeys(("loss", "token_accuracy", "accuracy"), 0.0), 0, 0.0
         for start in range(0, len(self.dev), self.cpu_examples):
             examples = [self._example(start, thought) for thought in self.dev[start : start + self.cpu_examples]]
@@ -182,7 +184,7 @@ class SftStage:
 
 
 def _encoded(encoder: AnyPromptEncoder, thought: AnyReasoningExample) -> tuple[list[int], list[int]]:
-    """(ids of the prompt, ids of the answer); pairs go with a prompt of one document, lists with one of several."""
+    """Return (ids of the prompt, ids of the answer). Pairs need a prompt of one document, lists one of several."""
     if isinstance(thought, ListReasoningExample):
         assert isinstance(encoder, ListPromptEncoder)  # see `_check_encoder`
         return encoder.encode(thought.query, list(thought.documents)).ids, encoder.answer_tokens(thought.answer)
@@ -191,25 +193,25 @@ def _encoded(encoder: AnyPromptEncoder, thought: AnyReasoningExample) -> tuple[l
 
 
 def _answer_places(examples: list[CompletionExample]) -> list[range]:
-    """Places of each example's answer among the tokens of all completions laid end to end."""
+    """Return the indices of each example's answer in the concatenated completions."""
     starts = accumulate((len(e.target) for e in examples), initial=0)
     return [range(start + e.answer.start, start + e.answer.stop) for start, e in zip(starts, examples)]
 
 
 def _check(examples: list[AnyReasoningExample], dev_examples: list[AnyReasoningExample], settings: Sft) -> None:
-    """Nothing to check: `read_reasoning_examples` checks each line."""
+    """Do nothing, because `read_reasoning_examples` checks each line."""
 
 
 def _bind(prompt: Prompt, tokenizer: Any, settings: Sft) -> AnyPromptEncoder:
-    """A thinking prompt, or one of kind listwise, whose order is written without a thought."""
+    """Return the encoder of a thinking prompt, or of a listwise one, whose answer follows without a thought."""
     return (bind_writing if prompt.kind == "listwise" else bind_thinking)(prompt, tokenizer, settings)
 
 
 def _check_encoder(examples: list[AnyReasoningExample], encoder: AnyPromptEncoder) -> None:
-    """Raise ConfigError where thoughts are about one document and the prompt shows several, or the other way round."""
+    """Raise ConfigError if thoughts are about one document and the prompt shows several, or vice versa."""
     if any(isinstance(example, ListReasoningExample) != encoder.prompt.lists for example in examples):
         shown = "several documents" if encoder.prompt.lists else "one document"
-        raise ConfigError(f"stage sft: prompt {encoder.prompt.name} shows {shown}, and not all of the data do; see key 'prompt'")
+        raise ConfigError(f"stage sft: prompt {encoder.prompt.name} shows {shown}, but not all of the data do; see key 'prompt'")
 
 
 def _build(inputs: StageInputs) -> SftStage:

@@ -1,4 +1,4 @@
-"""What `train` has to know about a stage: how its data are read and checked, how prompts are encoded, and how it is built."""
+"""The specification of a stage for `train`: how its data are read and checked, how prompts are encoded, how it is built."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StageInputs:
-    """What a stage is built from.
+    """Inputs for building a stage.
 
     Attributes:
-        settings: of the run, with `auto` resolved.
+        settings: settings of the run, with `auto` resolved.
         examples: training data, as `StageSpec.read` returns them.
         dev_examples: dev data of the same kind; may be empty.
         train_encoder: encodes prompts in training, up to `train_length`.
@@ -40,7 +40,7 @@ class StageInputs:
 
 
 def _accept(examples: list, encoder: AnyPromptEncoder) -> None:
-    """Every prompt goes with the examples."""
+    """Accept every combination of examples and prompt."""
 
 
 def _model_alone(model: PreTrainedModel, settings: Any) -> torch.nn.Module:
@@ -49,15 +49,15 @@ def _model_alone(model: PreTrainedModel, settings: Any) -> torch.nn.Module:
 
 @dataclass(frozen=True)
 class StageSpec:
-    """A stage, as `train` sees it. All but `build` and `trainable` run before the weights are loaded.
+    """A stage's functions for `train`. All but `build` and `trainable` run before the weights are loaded.
 
     Attributes:
         settings: the settings class; its default `stage` is the stage's name.
         read: returns (training examples, dev examples) for the settings.
         check: raises DataError, ConfigError or ModelError for examples that the stage cannot use.
-        bind: returns the encoder of a prompt with a tokenizer; raises ConfigError for a prompt that the stage cannot use.
-        check_encoder: raises ConfigError where examples and encoder do not go together.
-        trainable: returns the module to optimise: the model, or one around it.
+        bind: returns the encoder of a prompt for a tokenizer; raises ConfigError for a prompt that the stage cannot use.
+        check_encoder: raises ConfigError if examples and encoder are incompatible.
+        trainable: returns the module to optimise: the model, or a module that contains it.
         build: returns the stage.
     """
 

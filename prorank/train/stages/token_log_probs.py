@@ -1,4 +1,4 @@
-"""Log-probabilities of sampled tokens from hidden states, in parts where all logits at once would not fit into memory."""
+"""Log-probabilities of sampled tokens from hidden states, in chunks if all logits would not fit into memory."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from ...engine.modules import body
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-MAX_LOGITS = 2**26  # logits held at the same time with their gradient, in numbers
+MAX_LOGITS = 2**26  # maximum number of logits in memory with their gradient
 
 
 def token_log_probs(
     model: PreTrainedModel, hidden: torch.Tensor, targets: torch.Tensor, temperature: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities at the sampling temperature.
+    """Return log-probabilities at the sampling temperature.
 
     Args:
-        model: its head gives the logits.
+        model: the model, whose head computes the logits.
         hidden: [N, H], last hidden states.
         targets: [N], the tokens after them.
-        temperature: divides the logits.
+        temperature: divisor of the logits.
 
     Returns:
         (log-probabilities [N], entropies [N] without gradient).
@@ -42,6 +42,6 @@ def token_log_probs(
         return of_chunk(hidden, targets)
     parts: list[tuple[torch.Tensor, torch.Tensor]] = []
     for states, tokens in zip(hidden.split(rows), targets.split(rows)):
-        # Long batches compute their logits again in the backward pass: all of them at once would not fit into memory.
+        # Long batches recompute their logits in the backward pass, as all of them would not fit into memory.
         parts.append(torch.utils.checkpoint.checkpoint(of_chunk, states, tokens, use_reentrant=False))
     return torch.cat([logs for logs, _ in parts]), torch.cat([entropies for _, entropies in parts])
