@@ -11,39 +11,34 @@ from hypothesis import strategies as st
 
 from prorank.errors import ConfigError
 from prorank.train.micro_batches import labels_in_turn
-from prorank.train.objectives.answer_balance import answer_shares, balance_advantages, balance_loss, prompt_weights
+from prorank.train.objectives.answer_balance import answer_shares, balance_advantages, balance_loss, label_weights
 from prorank.train.settings.stage_settings import Warmup
 
 ANSWERS = [3, 5]  # ids of "0" and "1" in a vocabulary of 7
 LABELS = torch.tensor([0, 1, 1, 0])
-TWO = torch.full((4,), 2)
 
 
-def balance(logits: torch.Tensor, labels: torch.Tensor = LABELS, counts: torch.Tensor = TWO, by_label: bool = True) -> torch.Tensor:
-    ids = ANSWERS if counts.max() == 2 else [3, 5, 6]
-    return balance_loss(answer_shares(logits, ids, counts), prompt_weights(labels, by_label), counts)
+def balance(logits: torch.Tensor, labels: torch.Tensor = LABELS) -> torch.Tensor:
+    return balance_loss(answer_shares(logits, ANSWERS), label_weights(labels))
 
 
-def gradient(logits: torch.Tensor, **more) -> torch.Tensor:
+def gradient(logits: torch.Tensor, labels: torch.Tensor = LABELS) -> torch.Tensor:
     logits = logits.clone().requires_grad_()
-    balance(logits, **more).backward()
+    balance(logits, labels).backward()
     return logits.grad
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(0, 10_000), st.booleans())
-def test_sampled_advantages_have_the_exact_gradient_in_expectation(seed, lists):
-    """Sum over ALL tokens t of p(t) * advantage(t) * grad log p(t), averaged over prompts, is the gradient of -balance_loss."""
-    logits = 3 * torch.randn(4, 7, generator=torch.Generator().manual_seed(seed))
-    ids, counts = ([3, 5, 6], torch.tensor([3, 2, 3, 3])) if lists else (ANSWERS, TWO)
-    weights = prompt_weights(LABELS, by_label=not lists)
+@given(st.integers(0, 10_000), st.sampled_from([[0, 1, 1, 0], [1, 0, 0, 0]]))
+def test_sampled_advantages_have_the_exact_gradient_in_expectation(seed, labels):
+    """The sum of p(t) * advantage(t) * grad log p(t) over ALL tokens t, averaged over prompts, is the gradient of -balance_loss."""
+    logits, labels = 3 * torch.randn(4, 7, generator=torch.Generator().manual_seed(seed)), torch.tensor(labels)
     tokens = torch.arange(7).expand(4, 7)  # every token once
-    gains = balance_advantages(tokens, logits, ids, weights, counts)
+    gains = balance_advantages(tokens, logits, ANSWERS, label_weights(labels))
     free = logits.clone().requires_grad_()
     log_p = free.log_softmax(-1)
     (log_p.exp().detach() * gains * log_p).sum(1).mean().backward()
-    exact = -gradient(logits, counts=counts, by_label=not lists)
-    torch.testing.assert_close(free.grad, exact, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(free.grad, -gradient(logits, labels), rtol=1e-3, atol=1e-5)
 
 
 def test_equal_answers_are_the_minimum():
@@ -68,9 +63,9 @@ def test_no_label_of_a_single_prompt_is_read():
 
 
 def test_labels_in_unequal_numbers_weigh_the_same():
-    weights = prompt_weights(torch.tensor([1, 0, 0, 0]), by_label=True)
+    weights = label_weights(torch.tensor([1, 0, 0, 0]))
     assert weights.tolist() == pytest.approx([1 / 2, 1 / 6, 1 / 6, 1 / 6])
-    assert prompt_weights(torch.tensor([2, 0, 0, 1]), by_label=False).tolist() == [0.25] * 4
+    assert label_weights(torch.tensor([1, 0, 0, 1])).tolist() == [0.25] * 4
 
 
 Example = namedtuple("Example", "label length")

@@ -7,7 +7,7 @@ with the uniform distribution: cross-entropy(uniform, mean answer). It reads no 
 It is a policy gradient as well: that of a reward which is the larger, the rarer an answer is in the batch. With the stage's own
 reward, which makes each answer certain, it raises the mutual information of prompt and answer; see docs/warmup-math.md.
 
-Shapes: B prompts, A answers, V tokens of the vocabulary, G samples per prompt.
+Shapes: B prompts, V tokens of the vocabulary, G samples per prompt. There are two answers, 0 and 1.
 """
 
 from __future__ import annotations
@@ -16,70 +16,60 @@ from collections.abc import Sequence
 
 import torch
 
-from .one_token_grpo import valid_answers
 
-
-def answer_shares(logits: torch.Tensor, answer_ids: Sequence[int], counts: torch.Tensor) -> torch.Tensor:
-    """Probabilities [B, A] of the answers given that the token is one of them.
+def answer_shares(logits: torch.Tensor, answer_ids: Sequence[int]) -> torch.Tensor:
+    """Probabilities [B, 2] of the two answers, given that the token is one of them.
 
     Args:
         logits: [B, V].
-        answer_ids: ids of the A answer tokens.
-        counts: [B], number of answers that each prompt has.
+        answer_ids: ids of the two answer tokens.
     """
-    known = logits[:, list(answer_ids)]
-    return known.masked_fill(~valid_answers(answer_ids, counts, known), -torch.inf).softmax(-1)
+    return logits[:, list(answer_ids)].softmax(-1)
 
 
-def prompt_weights(labels: torch.Tensor, by_label: bool) -> torch.Tensor:
-    """Weights [B] of the prompts in the mean answer, with sum 1.
+def label_weights(labels: torch.Tensor) -> torch.Tensor:
+    """Weights [B] of prompts, with sum 1, that give each label that occurs the same weight.
+
+    They are all 1 / B where both labels are equally frequent.
 
     Args:
-        labels: [B], index of the right answer.
-        by_label: give each label that occurs the same weight, so that a batch need not hold as many of each.
+        labels: [B], 0 or 1.
     """
-    if not by_label:
-        return torch.full(labels.shape, 1 / len(labels), device=labels.device)
     _, place, number = labels.unique(return_inverse=True, return_counts=True)
     return 1 / (number[place] * len(number))
 
 
-def balance_loss(shares: torch.Tensor, weights: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy between the uniform distribution and the mean answer.
+def balance_loss(shares: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy between equal shares and the mean answer, at least log 2.
 
     Args:
-        shares: [B, A], see `answer_shares`.
-        weights: [B], see `prompt_weights`.
-        counts: [B], number of answers that each prompt has.
+        shares: [B, 2], see `answer_shares`.
+        weights: [B], see `label_weights`.
     """
-    mean, uniform = weights @ shares, _uniform(shares, weights, counts)
-    return -(uniform * mean.clamp(min=torch.finfo(mean.dtype).tiny).log()).sum()
+    return -_mean_answer(shares, weights).log().mean()
 
 
 def balance_advantages(
-    tokens: torch.Tensor, logits: torch.Tensor, answer_ids: Sequence[int], weights: torch.Tensor, counts: torch.Tensor
+    tokens: torch.Tensor, logits: torch.Tensor, answer_ids: Sequence[int], weights: torch.Tensor
 ) -> torch.Tensor:
-    """Advantages [B, G] of sampled tokens whose policy gradient is in expectation that of `-balance_loss` times B.
-
-    The factor B makes up for the mean over prompts in the objective.
+    """Advantages [B, G] of sampled tokens whose policy gradient is in expectation that of `-balance_loss`.
 
     Args:
         tokens: [B, G], sampled from `logits`.
         logits: [B, V]; get no gradient.
-        answer_ids, weights, counts: as above.
+        answer_ids, weights: as above.
     """
     logits = logits.detach()
-    shares = answer_shares(logits, answer_ids, counts)
-    rarity = _uniform(shares, weights, counts) / (weights @ shares).clamp(min=torch.finfo(shares.dtype).tiny)  # [A]
-    centred = rarity - (shares * rarity).sum(1, keepdim=True)  # [B, A]
-    valid = valid_answers(answer_ids, counts, shares)
-    mass = logits.softmax(-1)[:, list(answer_ids)].masked_fill(~valid, 0.0).sum(1)  # [B]
-    gains = (centred * weights[:, None] * len(tokens) / mass[:, None]).masked_fill(~valid, 0.0)
-    answered = tokens.to(logits.device)[:, :, None] == torch.tensor(list(answer_ids), device=logits.device)  # [B, G, A]
-    return (answered * gains[:, None]).sum(-1)
+    shares = answer_shares(logits, answer_ids)
+    rarity = 0.5 / _mean_answer(shares, weights)  # [2]
+    centred = rarity - (shares * rarity).sum(1, keepdim=True)  # [B, 2]
+    mass = logits.softmax(-1)[:, list(answer_ids)].sum(1)  # [B]
+    # The objective is a mean over prompts; the factor B undoes it, since the weights average already.
+    gains = centred * (len(tokens) * weights / mass)[:, None]
+    answers = tokens.to(logits.device)[:, :, None] == torch.tensor(list(answer_ids), device=logits.device)  # [B, G, 2]
+    return (answers * gains[:, None]).sum(-1)
 
 
-def _uniform(shares: torch.Tensor, weights: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-    """Mean [A] of the uniform distributions over the answers that each prompt has."""
-    valid = torch.arange(shares.shape[1], device=shares.device) < counts.to(shares.device)[:, None]
-    return weights @ (valid / counts.to(shares.device)[:, None])
+def _mean_answer(shares: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Mean [2] of the shares, kept above 0 so that its logarithm is finite."""
+    return (weights @ shares).clamp(min=torch.finfo(shares.dtype).tiny)

@@ -30,7 +30,8 @@ class Warmup(Settings):
     exploration_rate: Number = 0.0
     """Share of samples that are replaced by a random answer, for a base that never answers in form."""
     balance_weight: Number = 2.0
-    """Weight of the cross-entropy between equal shares and the mean answer of a batch, without which a model soon answers alike."""
+    """Weight of the cross-entropy between equal shares of both answers and their mean in a batch, so that the model does not give
+    every prompt the same answer; not for prompts of several documents."""
     beta: Number = 0.02
     """Weight of the exact KL divergence from the starting model at the answer; 0 saves the reference's forward pass."""
     updates: int = 1

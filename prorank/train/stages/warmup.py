@@ -18,7 +18,7 @@ from ...prompts.prompt import AnyPromptEncoder, Encoded, ListPromptEncoder
 from ..dev_set import DevSet, check_dev, dev_of
 from ..forward import Logits
 from ..micro_batches import comes_again, labels_in_turn
-from ..objectives.answer_balance import answer_shares, balance_advantages, balance_loss, prompt_weights
+from ..objectives.answer_balance import answer_shares, balance_advantages, balance_loss, label_weights
 from ..objectives.one_token_grpo import (
     Rewards,
     advantages,
@@ -130,17 +130,17 @@ class WarmupStage:
         counts = torch.tensor([example.answers for example in examples], device=device)
         log_p = class_log_probs(logits, labels, self.encoder.answer_ids, self.near_miss, counts)  # [B, 4]
         values = self.rewards.of_classes().to(device)
-        weights = prompt_weights(labels, by_label=not self.listwise)
         if self.settings.advantage == "exact":
             objective, idle = self._exact_objective(examples, log_p, values, counts)
         else:
-            objective, idle = self._sampled_objective(examples, logits, labels, values, counts, weights)
+            objective, idle = self._sampled_objective(examples, logits, labels, values, counts)
         figures = self._figures(logits, log_p, values, labels, counts) | {"zero_variance": idle}
-        loss, shares = -objective, answer_shares(logits, self.encoder.answer_ids, counts)
-        balance = balance_loss(shares, weights, counts)
-        figures |= {"balance": float(balance.detach())}
-        if self.settings.balance_weight and self.settings.advantage == "exact":
-            loss = loss + self.settings.balance_weight * balance
+        loss = -objective
+        if not self.listwise:
+            balance = balance_loss(answer_shares(logits, self.encoder.answer_ids), label_weights(labels))
+            figures["balance"] = float(balance.detach())
+            if self.settings.advantage == "exact":
+                loss = loss + self.settings.balance_weight * balance
         if self.reference:
             divergence = exact_kl(logits, self._reference_logits(self.reference, model, examples, batch)).mean()
             loss = loss + self.settings.beta * divergence
@@ -160,9 +160,8 @@ class WarmupStage:
         return clipped_surrogate(log_p, old, weights, s.epsilon).sum(1).mean(), idle
 
     def _sampled_objective(
-        self, examples: list[WarmupExample], logits: torch.Tensor, labels: torch.Tensor, values: torch.Tensor, counts: torch.Tensor,
-        weights: torch.Tensor,
-    ) -> tuple[torch.Tensor, float]:  # fmt: skip
+        self, examples: list[WarmupExample], logits: torch.Tensor, labels: torch.Tensor, values: torch.Tensor, counts: torch.Tensor
+    ) -> tuple[torch.Tensor, float]:
         """(objective of sampled groups, share of groups without variance)."""
         s, ids, keys = self.settings, self.encoder.answer_ids, [example.key for example in examples]
         sampled = [
@@ -172,8 +171,8 @@ class WarmupStage:
         tokens = self._old.tokens(keys, sampled)
         rewards = rewards_of_tokens(tokens, labels, ids, self.near_miss, values, counts)
         gains = advantages(rewards, s.scale_rewards).to(logits.device)
-        if s.balance_weight:
-            gains = gains + s.balance_weight * balance_advantages(tokens, logits, ids, weights, counts)
+        if not self.listwise:
+            gains = gains + s.balance_weight * balance_advantages(tokens, logits, ids, label_weights(labels))
         now = logits.log_softmax(-1).gather(1, tokens.to(logits.device))  # [B, G]
         old = self._old.log_probs(keys, now.detach())
         idle = float((rewards.std(-1) == 0).float().mean())
