@@ -31,7 +31,7 @@ QUIET = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too
 
 # Why a request that the schema allows may be refused all the same.
 REASONS = (
-    "leave no room", "leaves no room", "does not think", "1:1, 1:N or N:N", "larger than", "characters are more than",
+    "leaves no room", "does not think", "1:1, 1:N or N:N", "larger than", "characters are more than",
     "has no text", "no document has the field", "neither a text nor a number", "are different numbers",
     "truncation is switched off",
 )  # fmt: skip

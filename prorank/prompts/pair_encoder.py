@@ -97,7 +97,8 @@ class PairPromptEncoder(DocumentFraming):
         room = self._room(capped, truncation)
         if truncation.max_prompt_tokens is not None and room < 1:
             taken = len(capped.head + capped.tail)
-            raise PromptError(f"{truncation.max_prompt_tokens} tokens leave none for a document; query and template take {taken}")
+            limit = truncation.max_prompt_tokens
+            raise PromptError(f"a limit of {limit} tokens leaves no room for a document: query and template take {taken}; raise it")
         whole = self._whole_frame(query, instruction, truncation, capped)
         pieces = self._batch([self.segments[self._document_at].replace("{document}", d) for d in documents])
         return [self._join(piece, truncation, capped, room, whole) for piece in pieces]
