@@ -1,7 +1,7 @@
 """The demo's task: search the Django documentation. Queries are section headings; relevant is the section, without its heading.
 
-Headings of three words and more that occur once are queries, and all sections are documents. A fixed hash of its name puts each page
-with all its sections into one of train, dev and test. Each part is searched on its own, so no text of one is seen in another.
+Headings of three words and more that occur once are queries, and all sections are documents. A fixed hash of its name puts each
+page with all its sections into one of train, dev and test. Each part is searched on its own, so no text of one is seen in another.
 
 Source: the sdist of Django 5.2.8 (BSD-3-Clause), fetched by pip, whose SHA-256 is checked before anything of it is run or read.
 Release notes and `internals`, which is about the development of Django itself, are left out.

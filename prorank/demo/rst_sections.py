@@ -13,8 +13,8 @@ TARGET = re.compile(r"\s*(?:\.\. (?:_|\||\[)|__ |\.\.$)")  # targets of links, s
 DIRECTIVE = re.compile(r"\s*\.\. (?:py:)?([\w-]+)::\s*(.*)")
 # Directives whose argument is no text: names of files, modules and languages, and versions.
 SILENT = {
-    "code-block", "console", "contents", "currentmodule", "deprecated", "figure", "glossary", "highlight", "image", "include", "index",
-    "literalinclude", "module", "parsed-literal", "program", "toctree", "versionadded", "versionchanged",
+    "code-block", "console", "contents", "currentmodule", "deprecated", "figure", "glossary", "highlight", "image", "include",
+    "index", "literalinclude", "module", "parsed-literal", "program", "toctree", "versionadded", "versionchanged",
 }  # fmt: skip
 OPTION = re.compile(r"\s+:[\w-]+:(?!`)")  # of a directive, on the lines right below it
 ROLE = re.compile(r"(?::[\w.+-]+)+:`([^`<]*?)(\s*<[^`>]*>)?`")  # :role:`target` or :role:`text <target>`

@@ -1,4 +1,4 @@
-"""What the demo's tasks share: a source distribution fetched once and checked, parts by a fixed hash, and BEIR folders in the cache."""
+"""What small tasks share: a source distribution fetched once and checked, parts by a fixed hash, BEIR folders in the cache."""
 
 from __future__ import annotations
 
@@ -95,7 +95,12 @@ class Sdist:
 
 
 def build_task(
-    name: str, recipe: int, sdist: Sdist, cache: str | Path | None, source: str | Path | None, build: Callable[[Path], dict[str, Part]]
+    name: str,
+    recipe: int,
+    sdist: Sdist,
+    cache: str | Path | None,
+    source: str | Path | None,
+    build: Callable[[Path], dict[str, Part]],
 ) -> TaskPaths:
     """Build a task in `cache`/`name` unless it is there, and return its folders.
 

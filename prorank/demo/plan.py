@@ -1,0 +1,90 @@
+"""What the demo trains, and for how long: the settings of its trainings, budgeted in documents.
+
+Work in multiply-adds of SmolLM2-135M (0.21 GFLOP a token forward, three times that with the backward pass; an adapter's training
+costs about 0.5), in TFLOP:
+
+WORK
+
+Two slow cores compute 0.15 TFLOP/s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..checkpoints.resolve import BUILT_IN
+from ..data.beir import read_beir
+from ..train.settings.stage_settings import Score, Warmup
+from .task_files import TaskPaths
+from .training_lists import write_blocks, write_warmup_lists
+
+CANDIDATES, TEST_QUERIES = 10, 60
+READ_LENGTH, TRAIN_LENGTH = 112, 80  # tokens of a prompt
+# The text before and behind the document is short and in plain words: a small model learns from it soonest, and it costs the least.
+PROMPT: dict[str, Any] = {
+    "name": "demo",
+    "order": "document-first",
+    "system": "",
+    "template": "Document: {document}\nQuery: {query}\nRelevant:",
+    "max_length": READ_LENGTH,
+}
+WARMUP_QUERIES, WARMUP_STEPS, WARMUP_BATCH = 128, 32, 8
+BLOCK_SIZE, SCORE_BLOCKS, SCORE_BATCH = 6, 48, 2
+ADAPT_BLOCKS, ADAPT_HELD_OUT, ADAPT_WORDS = 24, 24, 50  # blocks, queries, words of a document
+# Shares of `--minutes` after which a training is cut short; together with the measurements they fill it.
+STOPWATCH = {"adapt": 0.2, "warmup": 0.2, "score": 0.3}
+
+
+@dataclass(frozen=True)
+class DemoPlan:
+    """What one run of the demo works on.
+
+    Attributes:
+        out: folder of its runs and report.
+        minutes: limit, see `STOPWATCH`.
+        seed: of lists and trainings.
+        paths: the task.
+    """
+
+    out: Path
+    minutes: float
+    seed: int
+    paths: TaskPaths
+
+    @property
+    def adapted(self) -> Path:
+        """Folder of the adaptation."""
+        return self.out / "adapted"
+
+    def write_lists(self) -> None:
+        """Write the training lists, unless they are there."""
+        train = read_beir(self.paths.train, "train")
+        write_warmup_lists(train, WARMUP_QUERIES, self.out / "warmup.jsonl", self.seed)
+        write_blocks(train, BLOCK_SIZE, SCORE_BLOCKS, self.out / "score.jsonl", self.seed)
+        write_blocks(train, BLOCK_SIZE, ADAPT_BLOCKS, self.out / "adapt.jsonl", self.seed, ADAPT_WORDS)
+
+    def stages(self) -> tuple[Warmup, Score]:
+        """Settings of the two stages from the base."""
+        common: dict[str, Any] = {
+            "prompt": PROMPT, "train_length": TRAIN_LENGTH, "seed": self.seed, "dtype": "fp32", "compile": False, "dev_queries": 0,
+            "num_evaluations": 0, "save_every": 0, "log_every": 1, "learning_rate": 1e-4,
+        }  # fmt: skip
+        warmup = Warmup(
+            base=BUILT_IN, data=str(self.out / "warmup.jsonl"), out=str(self.out / "warmup"), batch_size=WARMUP_BATCH, beta=0.0,
+            minutes=self.minutes * STOPWATCH["warmup"], max_epochs=WARMUP_STEPS * WARMUP_BATCH / (4 * WARMUP_QUERIES), **common,
+        )  # fmt: skip
+        score = Score(
+            base=str(self.out / "warmup"), data=str(self.out / "score.jsonl"), out=str(self.out / "score"), batch_size=SCORE_BATCH,
+            list_size=BLOCK_SIZE, minutes=self.minutes * STOPWATCH["score"], max_epochs=1.0, **common,
+        )  # fmt: skip
+        return warmup, score
+
+    def adapt_options(self) -> dict[str, Any]:
+        """Options of `prorank.adapt`."""
+        return {
+            "data": self.out / "adapt.jsonl", "out": self.adapted, "minutes": self.minutes * STOPWATCH["adapt"],
+            "held_out": ADAPT_HELD_OUT, "seed": self.seed, "keep_anyway": True, "max_epochs": 1.0, "batch_size": 1,
+            "dtype": "fp32", "compile": False, "save_every": 0, "log_every": 1,
+        }  # fmt: skip
