@@ -9,10 +9,11 @@ Release notes and `internals`, which is about the development of Django itself, 
 
 from __future__ import annotations
 
-from collections import Counter
+import math
+from collections import Counter, defaultdict
 from pathlib import Path
 
-from ..data.examples import near_duplicates, normalised
+from ..data.examples import SAME, near_duplicates, normalised
 from ..errors import DataError
 from .rst_sections import Section, read_sections
 from .task_files import Part, Sdist, TaskPaths, build_task, hash_fraction, part_of
@@ -68,17 +69,43 @@ def build(pages: dict[str, str]) -> dict[str, Part]:
     """
     sections = {name: read_sections(page) for name, page in pages.items()}
     headings = Counter(normalised(section.heading) for found in sections.values() for section in found)
-    parts, earlier = {}, list[frozenset[str]]()
+    seen = SeenTexts(
+        Counter(word for found in sections.values() for section in found for word in set(normalised(section.text).split()))
+    )
+    parts = {}
     for part in PARTS:
-        corpus: dict[str, Section] = {}
-        for page in (page for page in sections if part_of(page, PARTS) == part):
-            for number, section in enumerate(sections[page]):
-                words = normalised(section.text).split()
-                if len(words) >= MIN_WORDS and not any(near_duplicates(frozenset(words), other) for other in earlier):
-                    earlier.append(frozenset(words))
-                    corpus[f"{page.removeprefix('docs/').removesuffix('.txt')}#{number}"] = section
+        pages_of_part = [page for page in sections if part_of(page, PARTS) == part]
+        corpus = {
+            f"{page.removeprefix('docs/').removesuffix('.txt')}#{number}": section
+            for page in pages_of_part
+            for number, section in enumerate(sections[page])
+            if len(normalised(section.text).split()) >= MIN_WORDS and seen.is_new(frozenset(normalised(section.text).split()))
+        }
         parts[part] = _part(corpus, headings)
     return parts
+
+
+class SeenTexts:
+    """Word sets that were seen so far, found again by their rarest words.
+
+    Two sets of which at least the share `SAME` is common cannot differ in all of their rarest words: of n words, one of the
+    n - SAME * n + 1 rarest is common.
+
+    Args:
+        counts: number of texts that a word occurs in.
+    """
+
+    def __init__(self, counts: Counter[str]) -> None:
+        self._counts, self._by_word = counts, defaultdict[str, list[frozenset[str]]](list)
+
+    def is_new(self, words: frozenset[str]) -> bool:
+        """Whether no set so far has nearly the same words; if so, it is remembered."""
+        rare = sorted(words, key=lambda word: (self._counts[word], word))[: len(words) - math.ceil(SAME * len(words)) + 1]
+        if any(near_duplicates(words, other) for word in rare for other in self._by_word[word]):
+            return False
+        for word in rare:
+            self._by_word[word].append(words)
+        return True
 
 
 def _part(corpus: dict[str, Section], headings: Counter[str]) -> Part:

@@ -23,7 +23,7 @@ MARKS = [
     (re.compile(r"``(.+?)``"), r"\1"),
     (re.compile(r"`([^`<]*?)\s*<[^`>]*>`_{0,2}"), r"\1"),  # `text <address>`_
     (re.compile(r"`([^`]*)`_{0,2}"), r"\1"),
-    (re.compile(r"(?<=\w)__?(?=[\s.,;:)]|$)"), ""),  # Name_ and Name__ are links, too
+    (re.compile(r"(?<!\w)([A-Za-z](?:\w*[A-Za-z0-9])?)__?(?=[\s.,;:)]|$)"), r"\1"),  # Name_ and Name__ are links, too
     (re.compile(r"(?<![\w*])(\*\*?)(?=[^\s*])([^*]*[^\s*])\1(?![\w*])"), r"\2"),  # *emphasis* and **strong**
     (re.compile(r"::(?=\s|$)"), ":"),  # which announces code
     (re.compile(r"\[#\w*\]_?"), ""),

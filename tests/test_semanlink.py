@@ -1,4 +1,4 @@
-"""The demo's task: nothing crosses between the parts, and it is the same everywhere.
+"""The task semanlink: nothing crosses between the parts, and it is the same everywhere.
 
 The synthetic input has every kind of overlap that the real one has: papers in both files, texts that differ
 in marks only, one title with two notes, one label on two tags.
