@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..checkpoints.default_model import DEFAULT
 from ..checkpoints.resolve import BUILT_IN
 from ..data.beir import read_beir
 from ..train.settings.stage_settings import Score, Warmup
@@ -21,7 +22,7 @@ from .task_files import TaskPaths
 from .training_lists import write_blocks, write_warmup_lists
 
 CANDIDATES, TEST_QUERIES = 10, 60
-READ_LENGTH, TRAIN_LENGTH = 112, 80  # tokens of a prompt
+READ_LENGTH, WARMUP_LENGTH, SCORE_LENGTH = 112, 56, 80  # tokens of a prompt; its first words say what a section is about
 # The text before and behind the document is short and in plain words: a small model learns from it soonest, and it costs the least.
 PROMPT: dict[str, Any] = {
     "name": "demo",
@@ -30,8 +31,8 @@ PROMPT: dict[str, Any] = {
     "template": "Document: {document}\nQuery: {query}\nRelevant:",
     "max_length": READ_LENGTH,
 }
-WARMUP_QUERIES, WARMUP_STEPS, WARMUP_BATCH = 128, 32, 8
-BLOCK_SIZE, SCORE_BLOCKS, SCORE_BATCH = 6, 48, 2
+WARMUP_QUERIES, WARMUP_BATCH = 256, 8  # a query is two prompts
+BLOCK_SIZE, SCORE_BLOCKS, SCORE_BATCH = 6, 48, 1
 ADAPT_BLOCKS, ADAPT_HELD_OUT, ADAPT_WORDS = 24, 24, 50  # blocks, queries, words of a document
 # Shares of `--minutes` after which a training is cut short; together with the measurements they fill it.
 STOPWATCH = {"adapt": 0.2, "warmup": 0.2, "score": 0.3}
@@ -68,23 +69,24 @@ class DemoPlan:
     def stages(self) -> tuple[Warmup, Score]:
         """Settings of the two stages from the base."""
         common: dict[str, Any] = {
-            "prompt": PROMPT, "train_length": TRAIN_LENGTH, "seed": self.seed, "dtype": "fp32", "compile": False, "dev_queries": 0,
+            "prompt": PROMPT, "seed": self.seed, "max_epochs": 1.0, "dtype": "fp32", "compile": False, "dev_queries": 0,
             "num_evaluations": 0, "save_every": 0, "log_every": 1, "learning_rate": 1e-4,
         }  # fmt: skip
         warmup = Warmup(
             base=BUILT_IN, data=str(self.out / "warmup.jsonl"), out=str(self.out / "warmup"), batch_size=WARMUP_BATCH, beta=0.0,
-            minutes=self.minutes * STOPWATCH["warmup"], max_epochs=WARMUP_STEPS * WARMUP_BATCH / (4 * WARMUP_QUERIES), **common,
+            train_length=WARMUP_LENGTH, minutes=self.minutes * STOPWATCH["warmup"], **common,
         )  # fmt: skip
         score = Score(
             base=str(self.out / "warmup"), data=str(self.out / "score.jsonl"), out=str(self.out / "score"), batch_size=SCORE_BATCH,
-            list_size=BLOCK_SIZE, minutes=self.minutes * STOPWATCH["score"], max_epochs=1.0, **common,
+            train_length=SCORE_LENGTH, list_size=BLOCK_SIZE, minutes=self.minutes * STOPWATCH["score"],
+            loss={"listnet": 1.0, "bce": 0.1}, **common,
         )  # fmt: skip
         return warmup, score
 
     def adapt_options(self) -> dict[str, Any]:
         """Options of `prorank.adapt`."""
         return {
-            "data": self.out / "adapt.jsonl", "out": self.adapted, "minutes": self.minutes * STOPWATCH["adapt"],
+            "data": self.out / "adapt.jsonl", "model": DEFAULT, "out": self.adapted, "minutes": self.minutes * STOPWATCH["adapt"],
             "held_out": ADAPT_HELD_OUT, "seed": self.seed, "keep_anyway": True, "max_epochs": 1.0, "batch_size": 1,
             "dtype": "fp32", "compile": False, "save_every": 0, "log_every": 1,
         }  # fmt: skip

@@ -20,10 +20,10 @@ DEPTH = 50  # BM25 ranks that a block's hard documents come from
 
 
 def write_warmup_lists(collection: Collection, queries: int, path: Path, seed: int) -> None:
-    """Write lists of the first queries unless `path` exists: the relevant document, one that BM25 ranks high, and a random one."""
+    """Write lists of the first queries unless `path` exists: the relevant document and a random one, easy to tell apart."""
     if not path.is_file():
         labels = dict(list(collection.qrels.items())[:queries])
-        groups, _ = mine_negatives(replace(collection, qrels=labels, qrels_path=None), depth=20, negatives=2, random=1, seed=seed)
+        groups, _ = mine_negatives(replace(collection, qrels=labels, qrels_path=None), negatives=1, random=1, seed=seed)
         write_groups(path, groups)
 
 

@@ -23,7 +23,7 @@ from ..train.settings.stage_settings import Settings
 from ..utils.files import check_folder
 from ..utils.progress import Progress
 from .django_docs import SDIST, django_docs
-from .plan import ADAPT_BLOCKS, BLOCK_SIZE, CANDIDATES, SCORE_BLOCKS, TEST_QUERIES, WARMUP_BATCH, WARMUP_STEPS, DemoPlan
+from .plan import ADAPT_BLOCKS, BLOCK_SIZE, CANDIDATES, SCORE_BLOCKS, TEST_QUERIES, WARMUP_QUERIES, DemoPlan
 from .summary import compare, show_result, show_table, write_summary
 from .systems import ADAPTED, LIKELIHOOD, SHIPPED, STAGE_2, SYSTEMS, measure
 
@@ -90,7 +90,7 @@ def _adapt(plan: DemoPlan, say: Say) -> list[str]:
 def _train(plan: DemoPlan, say: Say) -> list[str]:
     """Act three: both stages from the base. Returns a line for each that the stopwatch cut short."""
     warmup, score = plan.stages()
-    say(f"act 3, train, stage 1: reinforcement on {WARMUP_STEPS * WARMUP_BATCH} prompts with one-token answers")
+    say(f"act 3, train, stage 1: reinforcement on {2 * WARMUP_QUERIES} prompts with one-token answers")
     _run_stage(warmup)
     shortened = _cut_short(Path(warmup.out), warmup.minutes, "stage 1", say)
     say(f"act 3, train, stage 2: fine-grained scores from {SCORE_BLOCKS * BLOCK_SIZE} headings")
