@@ -1,11 +1,15 @@
 """What the demo trains, and for how long: the settings of its trainings, budgeted in documents.
 
-Work in multiply-adds of SmolLM2-135M (0.21 GFLOP a token forward, three times that with the backward pass; an adapter's training
-costs about 0.5), in TFLOP:
+SmolLM2-135M costs 0.21 GFLOP a token forward, and three times that with the backward pass; an adapter's training costs about 0.5.
+Estimated work in TFLOP, of which two slow cores compute 0.15 a second:
 
-WORK
-
-Two slow cores compute 0.15 TFLOP/s.
+| part | tokens | fp32 |
+|---|---|---|
+| reading, default model and adapted one (in int8: half to two thirds of the time) | 2 x 600 x 90 | 23 |
+| reading, the four systems of the base (in int8) | 4 x 600 x 72 | 36 |
+| adapt: 22 blocks; 12 held-out lists, before and after | 22 x 1,200; 144 x 120 | 13 + 4 |
+| stage 1: 384 prompts | 384 x 50 | 12 |
+| stage 2: 40 blocks | 40 x 860 | 22 |
 """
 
 from __future__ import annotations
@@ -22,7 +26,8 @@ from .task_files import TaskPaths
 from .training_lists import write_blocks, write_warmup_lists
 
 CANDIDATES, TEST_QUERIES = 10, 60
-READ_LENGTH, WARMUP_LENGTH, SCORE_LENGTH = 112, 56, 80  # tokens of a prompt; its first words say what a section is about
+# Tokens of a prompt, whose first words say what a section is about: of the default model, of the base's in reading and in training.
+DEFAULT_LENGTH, READ_LENGTH, WARMUP_LENGTH, SCORE_LENGTH = 128, 80, 56, 80
 # The text before and behind the document is short and in plain words: a small model learns from it soonest, and it costs the least.
 PROMPT: dict[str, Any] = {
     "name": "demo",
@@ -31,9 +36,9 @@ PROMPT: dict[str, Any] = {
     "template": "Document: {document}\nQuery: {query}\nRelevant:",
     "max_length": READ_LENGTH,
 }
-WARMUP_QUERIES, WARMUP_BATCH = 256, 8  # a query is two prompts
-BLOCK_SIZE, SCORE_BLOCKS, SCORE_BATCH = 6, 48, 1
-ADAPT_BLOCKS, ADAPT_HELD_OUT, ADAPT_WORDS = 24, 24, 50  # blocks, queries, words of a document
+WARMUP_QUERIES, WARMUP_BATCH = 192, 8  # a query is two prompts
+BLOCK_SIZE, SCORE_BLOCKS, SCORE_BATCH = 6, 40, 1
+ADAPT_BLOCKS, ADAPT_HELD_OUT, ADAPT_WORDS = 24, 12, 50  # blocks, queries, words of a document
 # Shares of `--minutes` after which a training is cut short; together with the measurements they fill it.
 STOPWATCH = {"adapt": 0.2, "warmup": 0.2, "score": 0.3}
 

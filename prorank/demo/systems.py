@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.default_model import DEFAULT
 from ..checkpoints.resolve import BUILT_IN
-from .plan import CANDIDATES, PROMPT, READ_LENGTH, TEST_QUERIES, DemoPlan
+from .plan import CANDIDATES, DEFAULT_LENGTH, PROMPT, READ_LENGTH, TEST_QUERIES, DemoPlan
 
 if TYPE_CHECKING:
     from ..evaluate.results import Evaluation
@@ -18,7 +18,7 @@ STAGE_1, STAGE_2 = "base, after stage 1", "base, after both stages"
 SYSTEMS = (SHIPPED, ADAPTED, ZERO_SHOT, LIKELIHOOD, STAGE_1, STAGE_2)
 ACTS = {SHIPPED: "rank", ADAPTED: "adapt"}  # the others belong to the act "train"
 # Read in int8, which is faster than fp32 on every processor; the trainings compute in fp32.
-READING: dict[str, Any] = {"dtype": "int8", "max_length": READ_LENGTH, "compile": False}
+READING: dict[str, Any] = {"dtype": "int8", "compile": False}
 SAMPLE = 24  # pairs of which the format is diagnosed
 
 
@@ -48,10 +48,11 @@ def _loader(plan: DemoPlan, name: str) -> Callable[[], Any]:
     }  # fmt: skip
 
     def load() -> Any:
+        length = DEFAULT_LENGTH if name in ACTS else READ_LENGTH
         if name in checkpoints:
-            reranker = Reranker(checkpoints[name], **READING)
+            reranker = Reranker(checkpoints[name], max_length=length, **READING)
         else:
-            reranker = Reranker(BUILT_IN, prompt=PROMPT, **READING)
+            reranker = Reranker(BUILT_IN, prompt=PROMPT, max_length=length, **READING)
         if name == LIKELIHOOD:
             return Scorer(name, reranker.likelihood, f"likelihood {reranker.fingerprint}")
         reranker.name = name

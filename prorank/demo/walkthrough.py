@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import yaml
+
 from ..adapt.adaptation import RESULT_FILE, adapt
 from ..checkpoints.default_model import DEFAULT
 from ..checkpoints.resolve import BUILT_IN, resolve
@@ -84,7 +86,7 @@ def _adapt(plan: DemoPlan, say: Say) -> list[str]:
             adapt(**plan.adapt_options(), report=report)
     evaluation = measure(plan, [SHIPPED, ADAPTED])
     show_result(evaluation, ADAPTED)
-    return _cut_short(plan.adapted / "run", plan.adapt_options()["minutes"], "adapt", say)
+    return _cut_short(plan.adapted / "run", "adapt", say)
 
 
 def _train(plan: DemoPlan, say: Say) -> list[str]:
@@ -92,10 +94,10 @@ def _train(plan: DemoPlan, say: Say) -> list[str]:
     warmup, score = plan.stages()
     say(f"act 3, train, stage 1: reinforcement on {2 * WARMUP_QUERIES} prompts with one-token answers")
     _run_stage(warmup)
-    shortened = _cut_short(Path(warmup.out), warmup.minutes, "stage 1", say)
+    shortened = _cut_short(Path(warmup.out), "stage 1", say)
     say(f"act 3, train, stage 2: fine-grained scores from {SCORE_BLOCKS * BLOCK_SIZE} headings")
     _run_stage(score)
-    return shortened + _cut_short(Path(score.out), score.minutes, "stage 2", say)
+    return shortened + _cut_short(Path(score.out), "stage 2", say)
 
 
 def _run_stage(stage: Settings) -> None:
@@ -105,12 +107,13 @@ def _run_stage(stage: Settings) -> None:
             train(stage, resume=True, report=report)
 
 
-def _cut_short(run: Path, limit: float | None, name: str, say: Say) -> list[str]:
-    """A line if the stopwatch ended a finished training before it had read all its documents."""
+def _cut_short(run: Path, name: str, say: Say) -> list[str]:
+    """A line if the stopwatch, as it was set when the training began, ended it before it had read all its documents."""
     done = json.loads((run / "done.json").read_text(encoding="utf-8"))
-    if limit is None or done["minutes"] < limit:
+    limit = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["minutes"]
+    if done["minutes"] < limit:
         return []
-    line = f"{name} was cut short by the stopwatch after {done['step']} steps, {limit:.1f} minutes; --minutes sets it"
+    line = f"{name} was cut short by the stopwatch after {done['step']} steps, {limit:g} minutes; --minutes sets it"
     say(line)
     return [line]
 
