@@ -68,9 +68,9 @@ def build(pages: dict[str, str]) -> dict[str, Part]:
         Part by name: "train", "dev", "test". Queries are ordered by hash, so that the first n are a random sample.
     """
     sections = {name: read_sections(page) for name, page in pages.items()}
-    headings = Counter(normalised(section.heading) for found in sections.values() for section in found)
+    headings = Counter(normalised(section.heading) for members in sections.values() for section in members)
     seen = SeenTexts(
-        Counter(word for found in sections.values() for section in found for word in set(normalised(section.text).split()))
+        Counter(word for members in sections.values() for section in members for word in set(normalised(section.text).split()))
     )
     parts = {}
     for part in PARTS:

@@ -24,9 +24,9 @@ from ..train.run_folder import is_done
 from ..train.settings.stage_settings import Settings
 from ..utils.files import check_folder
 from ..utils.progress import Progress
+from .act_table import compare, show_result, show_table, write_summary
 from .django_docs import SDIST, django_docs
 from .plan import ADAPT_BLOCKS, BLOCK_SIZE, CANDIDATES, SCORE_BLOCKS, TEST_QUERIES, WARMUP_QUERIES, DemoPlan
-from .summary import compare, show_result, show_table, write_summary
 from .systems import ADAPTED, LIKELIHOOD, SHIPPED, STAGE_2, SYSTEMS, measure
 
 Say = Callable[[str], None]

@@ -38,9 +38,9 @@ def compare(evaluation: Evaluation, a: str, b: str) -> str:
     """The difference of two systems, as a line."""
     from ..evaluate.format import probability, signed
 
-    found = next(one for one in evaluation.comparisons if {one.a, one.b} == {a, b})
-    difference = found.difference if found.a == a else -found.difference
-    return f"{a} against {b}: {signed(difference)} {MAIN}, p {probability(found.p)} (this comparison alone)"
+    pair = next(one for one in evaluation.comparisons if {one.a, one.b} == {a, b})
+    difference = pair.difference if pair.a == a else -pair.difference
+    return f"{a} against {b}: {signed(difference)} {MAIN}, p {probability(pair.p)} (this comparison alone)"
 
 
 def show_table(evaluation: Evaluation) -> None:
