@@ -30,8 +30,8 @@ def write_warmup_lists(collection: Collection, queries: int, path: Path, seed: i
 def write_blocks(collection: Collection, size: int, blocks: int, path: Path, seed: int, max_words: int | None = None) -> None:
     """Write the lists of `blocks` blocks unless `path` exists.
 
-    A block begins with the next query that is in none yet. Half of its other queries are those whose documents BM25 ranks highest
-    for it, the rest are random.
+    A block begins with the next query that is in none yet. Its other queries are those whose documents BM25 ranks highest for it;
+    where these are too few, random ones fill it.
 
     Args:
         collection: each query has one relevant document of its own.
@@ -50,7 +50,7 @@ def write_blocks(collection: Collection, size: int, blocks: int, path: Path, see
         first = next(iter(unused))
         ranking = index.search({first: collection.queries[first]}, DEPTH)[first]
         hard = [query_of[document] for document in ranking if query_of.get(document, first) != first]
-        members = [first, *[query for query in hard if query in unused][: size // 2]]
+        members = [first, *[query for query in hard if query in unused][: size - 1]]
         others = [query for query in unused if query not in members]
         members += rng.sample(others, size - len(members))
         groups += _block(collection, members, max_words)

@@ -84,8 +84,6 @@ def _adapt(plan: DemoPlan, say: Say) -> list[str]:
     if not (plan.adapted / RESULT_FILE).is_file():
         with Progress("adapt") as report:
             adapt(**plan.adapt_options(), report=report)
-    evaluation = measure(plan, [SHIPPED, ADAPTED])
-    show_result(evaluation, ADAPTED)
     return _cut_short(plan.adapted / "run", "adapt", say)
 
 
