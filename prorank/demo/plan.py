@@ -5,9 +5,9 @@ Estimated work in TFLOP, of which two slow cores compute 0.15 a second:
 
 | part | tokens | fp32 |
 |---|---|---|
-| reading, default model and adapted one (in int8: half to two thirds of the time) | 2 x 600 x 90 | 23 |
-| reading, the four systems of the base (in int8) | 4 x 600 x 72 | 36 |
-| adapt: 22 blocks; 12 held-out lists, before and after | 22 x 1,200; 144 x 120 | 13 + 4 |
+| reading, default model and adapted one (in int8: half to two thirds of the time) | 2 x 700 x 90 | 26 |
+| reading, the four systems of the base (in int8) | 4 x 700 x 72 | 42 |
+| adapt: 16 blocks; 12 held-out lists, before and after | 16 x 1,200; 144 x 120 | 10 + 4 |
 | stage 1: 384 prompts | 384 x 50 | 12 |
 | stage 2: 40 blocks | 40 x 860 | 22 |
 """
@@ -25,7 +25,7 @@ from ..train.settings.stage_settings import Score, Warmup
 from .task_files import TaskPaths
 from .training_lists import write_blocks, write_warmup_lists
 
-CANDIDATES, TEST_QUERIES = 10, 60
+CANDIDATES, TEST_QUERIES = 10, 70
 # Tokens of a prompt, whose first words say what a section is about: of the default model, of the base's in reading and in training.
 DEFAULT_LENGTH, READ_LENGTH, WARMUP_LENGTH, SCORE_LENGTH = 128, 80, 56, 80
 # The text before and behind the document is short and in plain words: a small model learns from it soonest, and it costs the least.
@@ -38,7 +38,7 @@ PROMPT: dict[str, Any] = {
 }
 WARMUP_QUERIES, WARMUP_BATCH = 192, 8  # a query is two prompts
 BLOCK_SIZE, SCORE_BLOCKS, SCORE_BATCH = 6, 40, 1
-ADAPT_BLOCKS, ADAPT_HELD_OUT, ADAPT_WORDS = 24, 12, 50  # blocks, queries, words of a document
+ADAPT_BLOCKS, ADAPT_HELD_OUT, ADAPT_WORDS = 18, 12, 50  # blocks, queries, words of a document
 # Shares of `--minutes` after which a training is cut short; together with the measurements they fill it.
 STOPWATCH = {"adapt": 0.2, "warmup": 0.2, "score": 0.3}
 
