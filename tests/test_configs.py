@@ -11,7 +11,6 @@ import pytest
 import yaml
 
 from prorank.checkpoints.resolve import resolve
-from prorank.demo import walkthrough as demo
 from prorank.train.run import train
 from prorank.train.settings.stage_settings import Lora, list_keys, load_settings
 
@@ -98,12 +97,3 @@ def test_recipes_run_one_after_the_other(base, request, tmp_path, toy_file):
         assert (folder / "adapter_config.json").is_file() == (base == "qwen2.5-1.5b")
         start = tmp_path / stage
     assert resolve(start).folder == tmp_path / stages_of(base)[-1] / "model"
-
-
-def test_the_demo_trains_by_the_shipped_recipes(tmp_path):
-    """The demo is representative of the recipes: only budget, paths and number of evaluations differ."""
-    own = {"base", "data", "dev", "out", "minutes", "steps", "epochs", "train_length", "num_evaluations", "save_every", "log_every"}
-    for used in demo.settings(10, tmp_path, {"train": tmp_path / "a", "dev": tmp_path / "b"}, seed=0):
-        recipe = load_settings(RECIPES / "smollm2-135m" / f"{used.stage}.yaml")
-        for field in {f.name for f in fields(recipe)} - own:
-            assert getattr(used, field) == getattr(recipe, field), field

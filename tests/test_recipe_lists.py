@@ -12,7 +12,7 @@ from prorank.checkpoints.sources import BUILT_IN
 from prorank.data.beir import Collection
 from prorank.data.examples import Group, normalised, same_documents
 from prorank.data.formats import read_groups, write_groups
-from prorank.demo.semanlink import SemanlinkPaths
+from prorank.demo.task_files import TaskPaths
 from prorank.train.settings.stage_settings import load_settings
 from recipes.default import blocks, lists, tags
 from recipes.default.blocks import HARD, OTHERS, QUERIES, blocks_of, documents_of, neighbours, sources_of
@@ -185,7 +185,7 @@ def test_tags_lists_name_all_texts_of_a_tag_and_leave_out_what_others_hold(tmp_p
     for part, query in (("dev", "semanlink/q0"), ("calibration", "semanlink/q1")):
         write_groups(tmp_path / f"{part}.jsonl", [Group("topic", ("a", "b"), (1.0, 0.0), query)])
     monkeypatch.setattr(tags, "encoder", lambda: encode)
-    monkeypatch.setattr(lists, "semanlink", lambda: SemanlinkPaths(folder, folder, folder))
+    monkeypatch.setattr(lists, "semanlink", lambda: TaskPaths(folder, folder, folder))
     monkeypatch.setattr("sys.argv", ["tags", str(tmp_path)])
     tags.main()
     found = read_groups(tmp_path / "tags.jsonl")

@@ -1,4 +1,4 @@
-"""Verbs that train: `train` one stage, `plot` its curves, `demo` both ProRank stages on a small public task."""
+"""Verbs that train: `train` one stage, `plot` its curves, `demo` on the Django documentation."""
 
 from __future__ import annotations
 
@@ -72,14 +72,19 @@ def plot(
 
 
 def demo(
-    minutes: Annotated[float, typer.Option(help="Minutes of training, both stages together.", rich_help_panel=MAIN)] = 10.0,
+    minutes: Annotated[
+        float,
+        typer.Option(
+            help="Stopwatch: a training is cut short after its share of this. More minutes do not add work.", rich_help_panel=MAIN
+        ),
+    ] = 15.0,
     out: Annotated[Path, typer.Option(help="Folder of the demo's runs and report.", rich_help_panel=MAIN)] = Path("runs/demo"),
     restart: Annotated[
         bool, typer.Option("--restart", help="Delete OUT and start again, instead of continuing.", rich_help_panel=MAIN)
     ] = False,
-    seed: Annotated[int, typer.Option(help="Seed of both stages.", rich_help_panel=MAIN)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of lists and trainings.", rich_help_panel=MAIN)] = 0,
 ) -> None:
-    """Train SmolLM2-135M in two stages on a small public task, and show the effect of each stage."""
+    """Search the Django documentation: rank with the default model, adapt it, and train a model in two stages."""
     from ..demo import run_demo
 
     run_demo(minutes, out, restart, seed)

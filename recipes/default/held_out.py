@@ -19,7 +19,7 @@ from prorank.errors import DataError
 from .clean import FUNCTION_WORDS, NearDuplicates
 
 TRAINED = ("scifact", "cosqa", "medquad")  # only their training split is training data
-DEMO = ("semanlink_docs", "semanlink_arxiv")  # the demo splits the union of these
+SEMANLINK = ("semanlink_docs", "semanlink_arxiv")  # the task semanlink splits the union of these
 ASKING = FUNCTION_WORDS | frozenset(
     "what who where why how when does do did define definition definitions meaning mean means explain tell me about information"
     " facts i we my".split()
@@ -75,13 +75,13 @@ def content_words(query: str) -> frozenset[str]:
 
 
 def test_index(data: Path) -> Index:
-    """Index all test sets in a folder of BEIR folders, and the test part of the demo. Raises DataError if there are none."""
+    """Index all test sets in a folder of BEIR folders, and the test part of semanlink. Raises DataError if there are none."""
     index = Index()
     folders = sorted(path.parent for path in data.glob("*/queries.jsonl"))
     if not folders:
         raise DataError(f"{data}: no BEIR folders here; set PRORANK_DATA or --tests to the folder of the test sets")
     for folder in folders:
-        if folder.name not in DEMO:
+        if folder.name not in SEMANLINK:
             index.add(folder.name, *_test_part(folder))
     corpus, queries = read_texts(semanlink().test)
     index.add("semanlink", queries.values(), corpus.values())

@@ -56,14 +56,14 @@ def collections(data: Path, texts: Path | None) -> Iterator[Collection]:
     yield titles(data / "scifact")
     yield read_beir(data / "medquad", "train")
     yield read_beir(data / "cosqa", "train")
-    yield demo_tags()
+    yield semanlink_tags()
     for folder in sorted(texts.iterdir()) if texts else ():
         if folder.is_dir():
             yield read_beir(folder, "train")
 
 
-def demo_tags() -> Collection:
-    """Return the training part of the demo's task; its lists have the task's name."""
+def semanlink_tags() -> Collection:
+    """Return the training part of the task semanlink; its lists have its name."""
     return replace(read_beir(semanlink().train, "train"), name="semanlink")
 
 

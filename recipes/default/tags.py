@@ -1,4 +1,4 @@
-"""All training tags of the demo as lists with all texts that have the tag. The last training step of the default model uses them.
+"""All training tags of semanlink as lists with all texts that have the tag. The last training step of the default model uses them.
 
 Similar tags share texts, so a list with only two texts of a tag would have false negatives in a block.
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from prorank.data.formats import read_groups, write_groups
 
-from .lists import demo_tags, encoder, groups_of, source_of
+from .lists import encoder, groups_of, semanlink_tags, source_of
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("lists", type=Path, help="folder of the lists that lists.py made")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    collection = demo_tags()
+    collection = semanlink_tags()
     queries, texts = len(collection.queries), len(collection.corpus)
     held_out_ids = {group.query_id for part in ("dev", "calibration") for group in read_groups(options.lists / f"{part}.jsonl")}
     groups = groups_of(source_of(collection, queries, encoder(), options.seed), options.seed, relevant=texts)

@@ -1,4 +1,4 @@
-"""The demo's task: nothing crosses between the parts, and it is the same everywhere.
+"""The task semanlink: nothing crosses between the parts, and it is the same everywhere.
 
 The synthetic input has every kind of overlap that the real one has: papers in both files, texts that differ
 in marks only, one title with two notes, one label on two tags.
@@ -105,7 +105,7 @@ def test_building_twice_gives_the_same_bytes(source: Path, tmp_path: Path) -> No
 
 def test_split_is_fixed_for_good() -> None:
     """Caches, logs and checkpoints of other machines rest on these; a change needs a new RECIPE."""
-    assert [demo.part_of(text) for text in ("tag a", "tag b", "tag c", "tag d", "tag e", "tag f")] == PARTS_OF_TAGS
+    assert [demo.part_of(text, demo.PARTS) for text in ("tag a", "tag b", "tag c", "tag d", "tag e", "tag f")] == PARTS_OF_TAGS
 
 
 PARTS_OF_TAGS = ["test", "train", "train", "train", "train", "test"]
