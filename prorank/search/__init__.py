@@ -3,4 +3,4 @@
 `prorank.Searcher` is the class; nothing is imported here, so that the command line starts fast.
 """
 
-CANDIDATES = 30  # documents per query to rerank by default: a few seconds on two cores
+CANDIDATES = 20  # documents per query to rerank by default: a few seconds on two cores
