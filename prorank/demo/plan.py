@@ -7,9 +7,9 @@ Estimated work in TFLOP, of which two slow cores compute 0.15 a second:
 |---|---|---|
 | reading, default model and adapted one (in int8: half to two thirds of the time) | 2 x 700 x 90 | 26 |
 | reading, the four systems of the base (in int8) | 4 x 700 x 72 | 42 |
-| adapt: 16 blocks; 12 held-out lists, before and after | 16 x 1,200; 144 x 120 | 10 + 4 |
+| adapt: 12 blocks; 8 held-out lists, before and after | 12 x 1,200; 96 x 120 | 7 + 2 |
 | stage 1: 384 prompts | 384 x 50 | 12 |
-| stage 2: 40 blocks | 40 x 860 | 22 |
+| stage 2: 60 blocks | 60 x 860 | 33 |
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ PROMPT: dict[str, Any] = {
     "max_length": READ_LENGTH,
 }
 WARMUP_QUERIES, WARMUP_BATCH = 192, 8  # a query is two prompts
-BLOCK_SIZE, SCORE_BLOCKS, SCORE_BATCH = 6, 40, 1
-ADAPT_BLOCKS, ADAPT_HELD_OUT, ADAPT_WORDS = 18, 12, 50  # blocks, queries, words of a document
+BLOCK_SIZE, SCORE_BLOCKS, SCORE_BATCH = 6, 60, 1
+ADAPT_BLOCKS, ADAPT_HELD_OUT, ADAPT_WORDS = 14, 8, 50  # blocks, queries, words of a document
 # Shares of `--minutes` after which a training is cut short; together with the measurements they fill it.
-STOPWATCH = {"adapt": 0.2, "warmup": 0.2, "score": 0.3}
+STOPWATCH = {"adapt": 0.12, "warmup": 0.12, "score": 0.32}
 
 
 @dataclass(frozen=True)
