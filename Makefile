@@ -17,7 +17,14 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python $(PIP) -c constraints.txt -e '.[$(TESTED),lint,docs]'
 	touch $(STAMP)
 
-demo: $(STAMP)
+# The demo's own setup is shorter: what it needs and no more. It is skipped where `make setup` was run.
+$(VENV)/.demo: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
+	test -e $(STAMP) || $(BIN)/python $(PIP) -c constraints.txt torch
+	test -e $(STAMP) || $(BIN)/python $(PIP) -c constraints.txt -e '.[train,eval]'
+	touch $@
+
+demo: $(VENV)/.demo
 	$(BIN)/prorank demo $(DEMO)
 
 # One process a core, each with one thread; a file stays in one process, so that its fixtures are made once.

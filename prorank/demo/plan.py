@@ -5,11 +5,11 @@ Estimated work in TFLOP, of which two slow cores compute 0.15 a second:
 
 | part | tokens | fp32 |
 |---|---|---|
-| reading, default model and adapted one (in int8: half to two thirds of the time) | 2 x 700 x 90 | 26 |
-| reading, the four systems of the base (in int8) | 4 x 700 x 72 | 42 |
-| adapt: 12 blocks; 8 held-out lists, before and after | 12 x 1,200; 96 x 120 | 7 + 2 |
-| stage 1: 384 prompts | 384 x 50 | 12 |
-| stage 2: 60 blocks | 60 x 860 | 33 |
+| reading, default model and adapted one (in int8: half to two thirds of the time) | 2 x 600 x 90 | 23 |
+| reading, the four systems of the base (in int8) | 4 x 600 x 60 | 30 |
+| adapt: 8 blocks; 10 held-out lists, before and after | 8 x 1,200; 120 x 120 | 5 + 3 |
+| stage 1: 320 prompts | 320 x 50 | 10 |
+| stage 2: 48 blocks | 48 x 770 | 23 |
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from ..train.settings.stage_settings import Score, Warmup
 from .task_files import TaskPaths
 from .training_lists import write_blocks, write_warmup_lists
 
-CANDIDATES, TEST_QUERIES = 10, 70
+CANDIDATES, TEST_QUERIES = 10, 60
 # Tokens of a prompt, whose first words say what a section is about: of the default model, of the base's in reading and in training.
-DEFAULT_LENGTH, READ_LENGTH, WARMUP_LENGTH, SCORE_LENGTH = 128, 80, 56, 80
+DEFAULT_LENGTH, READ_LENGTH, WARMUP_LENGTH, SCORE_LENGTH = 128, 68, 56, 68
 # The text before and behind the document is short and in plain words: a small model learns from it soonest, and it costs the least.
 PROMPT: dict[str, Any] = {
     "name": "demo",
@@ -36,9 +36,9 @@ PROMPT: dict[str, Any] = {
     "template": "Document: {document}\nQuery: {query}\nRelevant:",
     "max_length": READ_LENGTH,
 }
-WARMUP_QUERIES, WARMUP_BATCH = 192, 8  # a query is two prompts
-BLOCK_SIZE, SCORE_BLOCKS, SCORE_BATCH = 6, 60, 1
-ADAPT_BLOCKS, ADAPT_HELD_OUT, ADAPT_WORDS = 14, 8, 50  # blocks, queries, words of a document
+WARMUP_QUERIES, WARMUP_BATCH = 160, 8  # a query is two prompts
+BLOCK_SIZE, SCORE_BLOCKS, SCORE_BATCH = 6, 48, 1
+ADAPT_BLOCKS, ADAPT_HELD_OUT, ADAPT_WORDS = 10, 10, 50  # blocks, queries, words of a document
 # Shares of `--minutes` after which a training is cut short; together with the measurements they fill it.
 STOPWATCH = {"adapt": 0.12, "warmup": 0.12, "score": 0.32}
 
