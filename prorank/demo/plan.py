@@ -8,7 +8,7 @@ Estimated work in TFLOP, of which two slow cores compute 0.15 a second:
 | reading, default model and adapted one (in int8: half to two thirds of the time) | 2 x 600 x 90 | 23 |
 | reading, the four systems of the base (in int8) | 4 x 600 x 60 | 30 |
 | adapt: 8 blocks; 10 held-out lists, before and after | 8 x 1,200; 120 x 120 | 5 + 3 |
-| stage 1: 320 prompts | 320 x 50 | 10 |
+| stage 1: 384 prompts | 384 x 50 | 12 |
 | stage 2: 48 blocks | 48 x 770 | 23 |
 """
 
@@ -36,7 +36,7 @@ PROMPT: dict[str, Any] = {
     "template": "Document: {document}\nQuery: {query}\nRelevant:",
     "max_length": READ_LENGTH,
 }
-WARMUP_QUERIES, WARMUP_BATCH = 160, 8  # a query is two prompts
+WARMUP_QUERIES, WARMUP_BATCH = 192, 8  # a query is two prompts
 BLOCK_SIZE, SCORE_BLOCKS, SCORE_BATCH = 6, 48, 1
 ADAPT_BLOCKS, ADAPT_HELD_OUT, ADAPT_WORDS = 10, 10, 50  # blocks, queries, words of a document
 # Shares of `--minutes` after which a training is cut short; together with the measurements they fill it.
