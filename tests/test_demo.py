@@ -144,5 +144,5 @@ def test_the_stopwatch_says_what_it_cut(small: None, paths: TaskPaths, tmp_path:
     walkthrough._run_stage(plan.stages()[0])
     for _ in range(2):  # as well when the demo is resumed
         (line,) = walkthrough._cut_short(tmp_path / "warmup", "stage 1", print)
-        assert re.fullmatch(r"stage 1 was cut short by the stopwatch after 1 steps, 2e-05 minutes; --minutes sets it", line)
+        assert re.fullmatch(r"stage 1 was cut short by the stopwatch after 1 steps, 1.2e-05 minutes; --minutes sets it", line)
         assert line in capsys.readouterr().out

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from packaging.version import Version
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from prorank import Reranker
@@ -286,7 +285,7 @@ print(*[name for name in ("transformers.modeling_utils", "peft", "torch._dynamo"
 """
 
 
-OLDER = Version(transformers.__version__) < Version("5.23")
+OLDER = tuple(map(int, transformers.__version__.split(".")[:2])) < (5, 23)
 
 
 @pytest.mark.skipif(OLDER, reason="AutoTokenizer of transformers 5.8 imports torch._dynamo")

@@ -97,8 +97,9 @@ def test_two_stages_learn_and_leave_whole_folders(tmp_path, tiny_llama_dir):
     ],
 )
 def test_every_kind_of_warmup_brings_the_form(changes, tmp_path, toy_file, tiny_llama_dir):
-    settings = {"stage": "warmup", "steps": 24, "learning_rate": 3e-3, "batch_size": 8, "dev_queries": 0, **changes}
-    folder = run(tmp_path / "w", toy_file, tiny_llama_dir, **settings)
+    # Without the balance term, which slows the form down in a model that never answers: so few steps are for the form alone.
+    settings = {"stage": "warmup", "steps": 24, "learning_rate": 3e-3, "batch_size": 8, "dev_queries": 0, "balance_weight": 0}
+    folder = run(tmp_path / "w", toy_file, tiny_llama_dir, **settings | changes)
     rates = [line["format_rate"] for line in read_metrics(tmp_path / "w") if "format_rate" in line]
     assert rates[-1] >= 0.9 > rates[0]
     assert (folder / "adapter_config.json").is_file() == ("lora" in changes)

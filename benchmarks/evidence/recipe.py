@@ -56,11 +56,12 @@ class Warmup:
     hard: bool = False
 
 
-# With the default settings the warm-up soon gives every prompt the same answer; with `exploration_rate` it tries both.
-TRYING = {"learning_rate": 5e-5, "exploration_rate": 0.2}
+# Without the balance term the warm-up soon gives every prompt the same answer; with `exploration_rate` it tries both.
+NO_BALANCE = {"balance_weight": 0.0, "beta": 0.02}
+TRYING = NO_BALANCE | {"exploration_rate": 0.2}
 WARMUPS = {
     "two stages": Warmup({}),
-    "two stages, larger steps": Warmup({"learning_rate": 5e-5}),
+    "two stages, no balance": Warmup(NO_BALANCE),
     "two stages, trying both": Warmup(TRYING),
     "two stages, hard prompts": Warmup(TRYING, hard=True),
     "two stages, few labels": Warmup(TRYING, lists=64),

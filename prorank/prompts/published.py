@@ -21,9 +21,9 @@ Evaluation Criteria:
 - The Document should satisfy the complete information need expressed in the Query
 
 Process:
-1. First, analyze in <think> tags (max 128 tokens): identify key concepts in the Query, check their presence and interconnection in
-the Document 2. Then output your final judgment in <answer> tags: exactly "yes" for comprehensive coverage or "no" for insufficient
-coverage 3. Do not output any other characters or explanations outside these tags
+1. First, analyze in <think> tags (max 128 tokens): identify key concepts in the Query, check their presence and interconnection in the Document
+2. Then output your final judgment in <answer> tags: exactly "yes" for comprehensive coverage or "no" for insufficient coverage
+3. Do not output any other characters or explanations outside these tags
 
 Only answer "yes" if the Document fully satisfies the Query's information requirements.
 """  # noqa: E501
