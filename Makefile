@@ -6,23 +6,26 @@ STAMP := $(VENV)/.stamp
 PIP := -m pip install --quiet --disable-pip-version-check
 LOWEST := .venv-lowest
 TESTED := train,eval,serve,texts,test,bench
+comma := ,
 
 .PHONY: setup demo test test-slow test-integrations test-browser test-lowest lint docs pictures clean
 setup: $(STAMP)
 
-# torch first and pinned: the plain name would pull gigabytes of CUDA packages.
-$(STAMP): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
-	$(BIN)/python $(PIP) -c constraints.txt torch
-	$(BIN)/python $(PIP) -c constraints.txt -e '.[$(TESTED),lint,docs]'
-	touch $(STAMP)
-
-# The demo's own setup is shorter: what it needs and no more. It is skipped where `make setup` was run.
-$(VENV)/.demo: pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
-	test -e $(STAMP) || $(BIN)/python $(PIP) -c constraints.txt torch
-	test -e $(STAMP) || $(BIN)/python $(PIP) -c constraints.txt -e '.[train,eval]'
+# Make an environment in $(1) with the extras $(2), under the constraints $(3). torch first and pinned: the plain name would pull gigabytes
+# of CUDA packages.
+define install
+	test -x $(1)/bin/python || $(PYTHON) -m venv $(1) || python3 -m venv $(1)
+	$(1)/bin/python $(PIP) -c $(3) torch
+	$(1)/bin/python $(PIP) -c $(3) -e '.[$(2)]'
 	touch $@
+endef
+
+$(STAMP): pyproject.toml constraints.txt
+	$(call install,$(VENV),$(TESTED)$(comma)lint$(comma)docs,constraints.txt)
+
+# What the demo needs and no more, since a newcomer waits for it.
+$(VENV)/.demo: pyproject.toml constraints.txt
+	$(call install,$(VENV),train$(comma)eval,constraints.txt)
 
 demo: $(VENV)/.demo
 	$(BIN)/prorank demo $(DEMO)
@@ -56,17 +59,13 @@ test-browser: $(VENV)/.browser
 
 # Every direct dependency in the lowest version that pyproject.toml allows (what those need in turn: the newest), in a place of its own.
 $(LOWEST)/.stamp: pyproject.toml constraints-lowest.txt
-	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST) || python3 -m venv $(LOWEST)
-	$(LOWEST)/bin/python $(PIP) -c constraints-lowest.txt torch
-	$(LOWEST)/bin/python $(PIP) -c constraints-lowest.txt -e '.[$(TESTED)]'
-	touch $@
+	$(call install,$(LOWEST),$(TESTED),constraints-lowest.txt)
 
 test-lowest: $(LOWEST)/.stamp
 	$(LOWEST)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 # After a lower bound changed: `make -B constraints-lowest.txt`, which fails where lower bounds exclude each other. The packages that
 # torch needs for CUDA are left out: its CPU build has none.
-comma := ,
 constraints-lowest.txt: | $(STAMP)
 	mkdir -p build/lowest && touch build/lowest/README.md
 	sed -E 's/("[A-Za-z][^">]*)>=/\1==/g' pyproject.toml > build/lowest/pyproject.toml

@@ -1,6 +1,6 @@
-"""The demo: train and measure a small reranker in minutes. `prorank.demo.semanlink` is its task, `run_demo` runs it.
+"""The demo: search the Django documentation with the default model, adapt it, and train one. `run_demo` runs it.
 
-`run_demo` is imported when it is first used, so that the task can be read without torch.
+`run_demo` is imported when it is first used, so that its task, and `semanlink` of the recipes, can be read without torch.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -13,15 +13,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import yaml
-
 from ..adapt.adaptation import RESULT_FILE, adapt
 from ..checkpoints.default_model import DEFAULT
 from ..checkpoints.resolve import BUILT_IN, resolve
 from ..errors import ConfigError
 from ..train.run import train
 from ..train.run_folder import is_done
-from ..train.settings.stage_settings import Settings
+from ..train.settings.stage_settings import Settings, load_settings
 from ..utils.files import check_folder
 from ..utils.progress import Progress
 from .act_table import compare, show_result, show_table, write_summary
@@ -108,8 +106,8 @@ def _run_stage(stage: Settings) -> None:
 def _cut_short(run: Path, name: str, say: Say) -> list[str]:
     """A line if the stopwatch, as it was set when the training began, ended it before it had read all its documents."""
     done = json.loads((run / "done.json").read_text(encoding="utf-8"))
-    limit = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["minutes"]
-    if done["minutes"] < limit:
+    limit = load_settings(run / "config.yaml").minutes
+    if limit is None or done["minutes"] < limit:
         return []
     line = f"{name} was cut short by the stopwatch after {done['step']} steps, {limit:g} minutes; --minutes sets it"
     say(line)
