@@ -7,8 +7,10 @@ processes, scores every list once per system.
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -79,6 +81,13 @@ def pairs_of(task: Task, result: Scored, unjudged: bool = False) -> tuple[list[s
     return [q for q, *_ in rows], np.array([s for _, s, _ in rows]), np.array([label for *_, label in rows])
 
 
+def accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Return the mean of the accuracies on relevant and on other documents; NaN if one kind is missing."""
+    if len(set(labels)) < 2:
+        return float("nan")
+    return fmean(float(((scores > 0) == side)[labels == side].mean()) for side in (0, 1))
+
+
 def scored(task: Task, model: Any, out: Path, top_k: int = 100, sample: int = 0, wait: bool = True) -> Scored | None:
     """Score a task's candidates with a model, or read the scores of `prorank.evaluate` or an earlier call from `out/scores`.
 
@@ -90,7 +99,7 @@ def scored(task: Task, model: Any, out: Path, top_k: int = 100, sample: int = 0,
         sample: number of pairs for measures of hidden states.
         wait: wait for another process that computes these scores; otherwise return None in this case.
     """
-    keep = out / "scores" / f"{task.name}.{slug(model.name)}.json"
+    keep = scores_file(task, model.name, out)
     with claimed(keep, wait) as is_ours:
         if not is_ours:
             return None
@@ -98,6 +107,18 @@ def scored(task: Task, model: Any, out: Path, top_k: int = 100, sample: int = 0,
     if not result.reused:
         say(f"{task.name} · {model.name}: {result.documents} documents in {result.seconds:.0f} s")
     return result
+
+
+def scores_file(task: Task, name: str, out: Path) -> Path:
+    """Return the file of a model's scores."""
+    return out / "scores" / f"{task.name}.{slug(name)}.json"
+
+
+def stored(task: Task, name: str, out: Path, top_k: int = 100) -> Scored:
+    """Return the scores of a model that `scored` wrote, without the model: they may come from another machine."""
+    content = json.loads(scores_file(task, name, out).read_text(encoding="utf-8"))
+    heads = {query: task.head(query, top_k)[0] for query in content["scores"]}
+    return Scored(content["scores"], content["seconds"], content["cuts"], content["cost"], content["findings"], True, heads)
 
 
 def score_all(

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections import namedtuple
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prorank.checkpoints.loading import load_model, load_tokenizer
+from prorank.checkpoints.resolve import resolve
+from prorank.data.examples import Group
 from prorank.errors import ConfigError
+from prorank.prompts.prompt import Prompt
 from prorank.train.micro_batches import labels_in_turn
-from prorank.train.objectives.answer_balance import answer_shares, balance_advantages, balance_loss, label_weights
-from prorank.train.settings.stage_settings import Warmup
+from prorank.train.objectives.answer_balance import answer_entropy, answer_shares, balance_advantages, balance_loss, label_weights
+from prorank.train.settings.stage_settings import Warmup, load_settings
+from prorank.train.stages.warmup import WarmupStage
 
+RECIPE = Path(__file__).parents[1] / "configs/prorank/smollm2-135m/warmup.yaml"
 ANSWERS = [3, 5]  # ids of "0" and "1" in a vocabulary of 7
 LABELS = torch.tensor([0, 1, 1, 0])
 
@@ -88,3 +95,40 @@ def test_micro_batches_of_one_are_refused_with_the_term_only():
     with pytest.raises(ConfigError, match="micro_batch.*above 1.*balance_weight"):
         Warmup(data="x", out="y", micro_batch=1).check()
     Warmup(data="x", out="y", micro_batch=1, balance_weight=0.0).check()
+
+
+@pytest.mark.parametrize("relevant", [0.1, 0.5, 0.8])
+def test_entropy_keeps_the_log_odds_graded(relevant):
+    """Reward and entropy together are largest at log-odds R (2 r - 1) / tau; the reward alone has no finite maximum."""
+    reward, tau = 1.0, 0.25
+    logits = torch.zeros(1, 7, requires_grad=True)
+    optimiser = torch.optim.LBFGS([logits], max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimiser.zero_grad()
+        shares = answer_shares(logits, ANSWERS)
+        expected = (shares * torch.tensor([1 - relevant, relevant])).sum(-1).mean() * reward
+        loss = -expected - tau * answer_entropy(shares)
+        loss.backward()
+        return loss
+
+    optimiser.step(closure)
+    log_odds = float(logits[0, ANSWERS[1]] - logits[0, ANSWERS[0]])
+    assert log_odds == pytest.approx(reward * (2 * relevant - 1) / tau, abs=0.02)
+
+
+def test_the_stage_subtracts_the_weighted_entropy(tiny_llama_dir):
+    resolved = resolve(tiny_llama_dir)
+    encoder = Prompt.preset("plain").bind(load_tokenizer(resolved))
+    model = load_model(resolved, torch.float32, torch.device("cpu"))
+    groups = [Group("bread", ("a bread", "a river"), (1.0, 0.0))]
+    losses, figures = [], {}
+    for weight in (0.0, 0.5):
+        settings = load_settings(
+            RECIPE, ["data=d", "out=o", "base=b", "prompt=plain", "batch_size=2", "dtype=fp32", f"entropy_weight={weight}"]
+        )
+        stage = WarmupStage(groups, encoder, settings, model, None, bf16=False)
+        loss, figures = stage.loss(model, [stage.example(0), stage.example(1)])
+        losses.append(float(loss.detach()))
+    assert losses[0] - losses[1] == pytest.approx(0.5 * figures["answer_entropy"], rel=1e-4)
+    assert 0 < figures["answer_entropy"] <= 0.6931472

@@ -12,7 +12,7 @@ from collections import Counter
 
 import pytest
 
-from prorank.data.examples import Group, balanced_pairs, fold_groups, near_duplicates, normalised, pairs, sample_lists, split_groups
+from prorank.data.examples import Group, fold_groups, near_duplicates, normalised, pairs, sample_lists, split_groups
 from prorank.errors import DataError
 
 
@@ -48,6 +48,7 @@ def test_sampled_lists_stay_aligned(size: int) -> None:
 def test_draws_do_not_depend_on_the_process() -> None:
     code = (
         "from tests.test_data_examples import SOME; from prorank.data.examples import *;"
+        "from prorank.data.balanced_pairs import *;"
         "print(sample_lists(SOME, 4, 3, 5), balanced_pairs(SOME, 3), split_groups(SOME, 2, 3))"
     )
     said = {
@@ -57,23 +58,6 @@ def test_draws_do_not_depend_on_the_process() -> None:
         for seed in ("1", "2")
     }
     assert len(said) == 1 and said.pop()
-
-
-def test_balanced_pairs_are_balanced_everywhere_and_distinct_while_they_last() -> None:
-    some = [*SOME, Group("q0", ("d0-0", "new"), (0.0, 1.0))]  # q0, d0-0 stays relevant
-    made = balanced_pairs(some, seed=0)
-    positives, others = [p for p in made if p[2] > 0], [p for p in made if p[2] <= 0]
-    assert len(positives) == len(others) == 36
-    assert all(abs(sum(1 if label > 0 else -1 for *_, label in made[:n])) <= 1 for n in range(len(made)))
-    assert len(set(others)) == 36
-    assert len(set(positives[:28])) == 28 and set(positives[28:]) <= set(positives[:28])
-    assert set(made) == set(pairs(some)) - {("q0", "d0-0", 0.0)}
-    assert made != balanced_pairs(some, seed=1)
-
-
-def test_balanced_pairs_need_both_sides() -> None:
-    with pytest.raises(DataError, match="no non-relevant"):
-        balanced_pairs([Group("q", ("a",), (1.0,))], 0)
 
 
 def test_split_keeps_queries_apart() -> None:

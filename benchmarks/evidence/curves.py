@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import MAIN, compare, data_folder, loader, per_query
-from benchmarks.evidence.recipe import RECIPE, TRAIN_LENGTH
+from benchmarks.evidence.recipe import PROMPT, RECIPE, TRAIN_LENGTH
 from benchmarks.evidence.recipe_lists import labelled, pool_groups
 from benchmarks.jobs import Failures, Job, claimed, work
 from benchmarks.protocol import ndcg_of, parsed, score_all, scored
@@ -116,7 +116,7 @@ def table(
     task: Task, points: dict[str, tuple[Base, int, Path | None]], options: argparse.Namespace, failures: Failures
 ) -> dict[str, np.ndarray]:
     """Score missing points, print a row per point, and return each point's values by query. Points that fail are left out."""
-    systems = {name: loader(name, run or base.checkpoint, options.length, "echo") for name, (base, _, run) in points.items()}
+    systems = {name: loader(name, run or base.checkpoint, options.length, PROMPT) for name, (base, _, run) in points.items()}
     systems = score_all([task], systems, options.out, failures, options.top_k)
     values = {task.name: {n: {MAIN: ndcg_of(task, scored(task, load(), options.out, options.top_k), options.top_k)}
                           for n, load in systems.items()}}  # fmt: skip

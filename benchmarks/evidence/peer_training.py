@@ -12,6 +12,7 @@ as in our stages.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -42,7 +43,7 @@ from prorank.train.schedule import COMPLETE, Clock, checkpoints
 from prorank.utils.files import atomic_file
 
 RISE = 0.1  # share of the budget over which the learning rate rises
-DRAWS = 4  # samples of lists in the dataset, which the trainer then repeats
+DRAWS = 4  # maximum number of samples of each list in the dataset, which the trainer then repeats
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,8 @@ def cut(encoder: PairPromptEncoder, query: str, documents: Sequence[str]) -> lis
 
 def rows_of(groups: Sequence[Group], encoder: PairPromptEncoder, settings: Peer) -> list[dict[str, Any]]:
     """Return training rows from the lists that stage score samples, in its order: pairs with a label, or lists with labels."""
-    drawn = [g for epoch in range(DRAWS) for g in sample_lists(groups, settings.list_size, settings.seed, epoch)]
+    draws = min(DRAWS, math.ceil(settings.steps * settings.lists / len(groups))) if settings.steps else DRAWS
+    drawn = [g for epoch in range(draws) for g in sample_lists(groups, settings.list_size, settings.seed, epoch)]
     lists = [(g.query, cut(encoder, g.query, g.documents), [float(label > 0) for label in g.labels]) for g in drawn]
     if settings.loss == "lambda":
         return [{"query": query, "docs": documents, "labels": labels} for query, documents, labels in lists]

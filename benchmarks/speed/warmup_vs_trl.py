@@ -127,7 +127,9 @@ def train_ours(
     settings = Warmup(
         out=out, data="-", steps=len(task.rows) // task.batch + gradients, batch_size=task.batch, num_evaluations=0, save_every=0,
         advantage="exact" if exact else "sampled", num_generations=task.num_generations, beta=task.beta,
-        balance_weight=0.0,  # TRL has no such term
+        balance_weight=0.0,  # TRL has no such terms
+        entropy_weight=0.0,
+        scale_rewards="group",
         exploration_rate=exploration_rate, near_miss_reward=0.0,
         learning_rate=2e-5, warmup_ratio=0.0, max_grad_norm=1e9 if gradients else 1.0, log_every=1000,
     )  # fmt: skip

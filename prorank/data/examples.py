@@ -12,7 +12,6 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any
 
 from ..errors import DataError
 
@@ -102,37 +101,6 @@ def best_labels(groups: Sequence[Group]) -> dict[tuple[str, str], float]:
     for query, document, label in pairs(groups):
         best[query, document] = max(label, best.get((query, document), 0.0))
     return best
-
-
-def balanced_pairs(groups: Sequence[Group], seed: int) -> list[Pair]:
-    """Sample the prompts of a warm-up: relevant and non-relevant pairs in equal numbers.
-
-    Of every two consecutive pairs one is relevant. Each (query, document) pair is used once, with its highest label. The smaller
-    class is repeated, shuffled again each time, until all pairs of the larger class were used. `seed` determines the order.
-
-    Raises:
-        DataError: there are no relevant or no non-relevant documents.
-    """
-    best = best_labels(groups)
-    sides = [[(q, d, label) for (q, d), label in best.items() if (label > 0) == relevant] for relevant in (True, False)]
-    for side, name in zip(sides, ("relevant (label > 0)", "non-relevant (label 0)")):
-        if not side:
-            raise DataError(f"the training data has no {name} documents, but the warm-up needs both kinds: see `prorank mine`")
-    rng = Random(f"balanced/{seed}")
-    length = max(map(len, sides))
-    columns = [cycled(side, length, rng) for side in sides]
-    rows = [list(row) for row in zip(*columns)]
-    for row in rows:
-        rng.shuffle(row)
-    return [pair for row in rows for pair in row]
-
-
-def cycled(items: Sequence[Any], length: int, rng: Random) -> list[Any]:
-    """Return `length` items: repeated passes over `items`, each shuffled, the last one truncated."""
-    out: list[Any] = []
-    while len(out) < length:
-        out += rng.sample(items, len(items))
-    return out[:length]
 
 
 def list_groups(groups: Sequence[Group], relevant: bool = True) -> list[Group]:

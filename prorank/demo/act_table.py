@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..utils.files import atomic_file
 from ..utils.strict_json import dumps
 from ..utils.terminal import plain, stdout_console
-from .plan import CANDIDATES
+from .django_docs import CANDIDATES
 from .systems import ACTS
 
 if TYPE_CHECKING:

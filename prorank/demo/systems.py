@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.default_model import DEFAULT
 from ..checkpoints.resolve import BUILT_IN
-from .plan import CANDIDATES, DEFAULT_LENGTH, PROMPT, READ_LENGTH, TEST_QUERIES, DemoPlan
+from .django_docs import CANDIDATES
+from .plan import DEFAULT_LENGTH, PROMPT, READ_LENGTH, TEST_QUERIES, DemoPlan
 
 if TYPE_CHECKING:
     from ..evaluate.results import Evaluation

@@ -23,8 +23,8 @@ from ..train.settings.stage_settings import Settings, load_settings
 from ..utils.files import check_folder
 from ..utils.progress import Progress
 from .act_table import compare, show_result, show_table, write_summary
-from .django_docs import SDIST, django_docs
-from .plan import ADAPT_BLOCKS, BLOCK_SIZE, CANDIDATES, SCORE_BLOCKS, TEST_QUERIES, WARMUP_QUERIES, DemoPlan
+from .django_docs import CANDIDATES, SDIST, django_docs
+from .plan import ADAPT_BLOCKS, BLOCK_SIZE, SCORE_BLOCKS, TEST_QUERIES, WARMUP_QUERIES, DemoPlan
 from .systems import ADAPTED, LIKELIHOOD, SHIPPED, STAGE_2, SYSTEMS, measure
 
 Say = Callable[[str], None]

@@ -20,6 +20,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         order="document-first",
         user="{instruction}Document:\n{document}{close}\nQuery:\n{query}{close}\nRelevant?",
     ),
+    # No chat format and few words, so it is the cheapest prompt, and a small model learns from it soonest (see docs/evidence.md).
+    "plain": dict(order="document-first", system="", template="Document: {document}\nQuery: {query}\nRelevant:"),
     # Same ids for mixedbread-ai/mxbai-rerank-{base,large}-v2 as in their package (mxbai-rerank 0.1.6).
     "mxbai": dict(
         system="",

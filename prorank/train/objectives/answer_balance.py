@@ -49,6 +49,15 @@ def balance_loss(shares: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     return -_mean_answer(shares, weights).log().mean()
 
 
+def answer_entropy(shares: torch.Tensor) -> torch.Tensor:
+    """Mean entropy of the answer over the prompts, 0 to log 2.
+
+    Args:
+        shares: [B, 2], see `answer_shares`.
+    """
+    return torch.special.entr(shares).sum(-1).mean()
+
+
 def balance_advantages(
     tokens: torch.Tensor, logits: torch.Tensor, answer_ids: Sequence[int], weights: torch.Tensor
 ) -> torch.Tensor:

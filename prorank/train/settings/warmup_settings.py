@@ -19,7 +19,7 @@ class Warmup(Settings):
     """How a group enters the loss: exact (its expectation in closed form) or sampled (tokens are drawn)."""
     num_generations: int = 8
     """Samples per prompt; 0, with advantage exact only, is the limit of large groups."""
-    scale_rewards: Text = "group"
+    scale_rewards: Text = "none"
     """Scaling of advantages: group (divide by the group's standard deviation), none, or leave-one-out."""
     format_reward: Number = 0.5
     """Reward of a token that is one of the answers."""
@@ -32,6 +32,9 @@ class Warmup(Settings):
     balance_weight: Number = 2.0
     """Weight of the cross-entropy between equal shares of both answers and their mean in a batch, so that the model does not give
     every prompt the same answer; not for prompts of several documents."""
+    entropy_weight: Number = 0.2
+    """Weight of the mean entropy of the two answers: their log-odds then grow with the probability of relevance, instead of becoming
+    certain; not for prompts of several documents."""
     beta: Number = 0.02
     """Weight of the exact KL divergence from the starting model at the answer; 0 saves the reference's forward pass."""
     updates: int = 1
@@ -57,6 +60,7 @@ class Warmup(Settings):
         require(self.updates >= 1, "updates", "must be at least 1")
         require(self.beta >= 0, "beta", "must not be negative")
         require(self.balance_weight >= 0, "balance_weight", "must not be negative")
+        require(self.entropy_weight >= 0, "entropy_weight", "must not be negative")
         pairs = not self.balance_weight or self.micro_batch != 1
         require(pairs, "micro_batch", "must be above 1 with balance_weight, which compares the prompts of a micro-batch")
         require(0 < self.epsilon < 1, "epsilon", "must lie between 0 and 1")

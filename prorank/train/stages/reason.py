@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ...data.examples import Group, balanced_pairs
+from ...data.balanced_pairs import balanced_pairs
+from ...data.examples import Group
 from ...engine.flat_attention import is_flat
 from ...engine.packing import Batch, collate, pack_completions
 from ...prompts.prompt import AnyPromptEncoder

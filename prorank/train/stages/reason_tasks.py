@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from math import fsum
 from typing import Any, NamedTuple
 
-from ...data.examples import Group, balanced_pairs, list_groups, sample_lists
+from ...data.balanced_pairs import balanced_pairs
+from ...data.examples import Group, list_groups, sample_lists
 from ...evaluate.gains import check_labels
 from ...prompts.list_encoder import ListPromptEncoder
 from ...prompts.prompt import AnyPromptEncoder, Encoded, PairPromptEncoder

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from ...data.examples import cycled
+from ...data.balanced_pairs import cycled
 from ...data.reasoning_examples import AnyReasoningExample, ListReasoningExample
 from ...engine.flat_attention import is_flat
 from ...engine.packing import Pack, collate, pack_completions

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ...data.examples import Group, balanced_pairs, list_groups, sample_lists
+from ...data.balanced_pairs import balanced_pairs
+from ...data.examples import Group, list_groups, sample_lists
 from ...engine.flat_attention import is_flat
 from ...engine.packing import Batch, collate, pack
 from ...prompts.prompt import AnyPromptEncoder, Encoded, ListPromptEncoder
 from ..dev_set import DevSet, check_dev, dev_of
 from ..forward import Logits
 from ..micro_batches import comes_again, labels_in_turn
-from ..objectives.answer_balance import answer_shares, balance_advantages, balance_loss, label_weights
+from ..objectives.answer_balance import answer_entropy, answer_shares, balance_advantages, balance_loss, label_weights
 from ..objectives.one_token_grpo import (
     Rewards,
     advantages,
@@ -137,8 +138,10 @@ class WarmupStage:
         figures = self._figures(logits, log_p, values, labels, counts) | {"zero_variance": idle}
         loss = -objective
         if not self.listwise:
-            balance = balance_loss(answer_shares(logits, self.encoder.answer_ids), label_weights(labels))
-            figures["balance"] = float(balance.detach())
+            shares = answer_shares(logits, self.encoder.answer_ids)
+            balance, entropy = balance_loss(shares, label_weights(labels)), answer_entropy(shares)
+            figures |= {"balance": float(balance.detach()), "answer_entropy": float(entropy.detach())}
+            loss = loss - self.settings.entropy_weight * entropy
             if self.settings.advantage == "exact":
                 loss = loss + self.settings.balance_weight * balance
         if self.reference:
