@@ -115,6 +115,7 @@ def script(collections: Path, tiny_llama_dir: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setenv("PRORANK_DATA", str(collections))
     monkeypatch.setattr(recipe_lists, "TRAIN", {"toy": 8, "bare": 8})
+    monkeypatch.setattr(recipe_lists, "JUDGED", ())
     monkeypatch.setattr(recipe_lists, "DEV", ("toy",))
     monkeypatch.setattr("prorank.train.run.plot", lambda run: None)  # a second a run, tested elsewhere
 

@@ -124,7 +124,7 @@ def test_every_script_is_imported_and_shows_its_help(path, monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     "stage, keys",
-    [*(("warmup", warmup.settings) for warmup in recipe.WARMUPS.values()), *(("score", keys) for keys in recipe.LOSSES.values()),
+    [*(("warmup", settings) for _, settings in recipe.WARMUPS.values()), *(("score", keys) for keys in recipe.LOSSES.values()),
      *order_gain.ARMS.values()],
 )  # fmt: skip
 def test_arms_of_tables_have_keys_of_their_stage(stage, keys):

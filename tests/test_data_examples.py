@@ -12,7 +12,7 @@ from collections import Counter
 
 import pytest
 
-from prorank.data.examples import Group, fold_groups, near_duplicates, normalised, pairs, sample_lists, split_groups
+from prorank.data.examples import Group, fold_groups, near_duplicates, normalised, sample_lists, split_groups
 from prorank.errors import DataError
 
 

@@ -86,11 +86,11 @@ def test_work_is_counted_in_documents(paths: TaskPaths, tmp_path: Path) -> None:
 
 
 def test_the_objectives_are_those_of_the_shipped_recipes(paths: TaskPaths, tmp_path: Path) -> None:
-    """What a user learns from the demo holds for the recipes: only amounts, places, lengths and the prompt differ."""
+    """What a user learns from the demo holds for the recipes: only amounts, places, lengths and `WARMUP_OBJECTIVE` differ."""
     own = {
-        "base", "data", "dev", "dev_queries", "out", "prompt", "max_length", "train_length", "minutes", "steps", "epochs",
+        "base", "data", "dev", "dev_queries", "out", "max_length", "train_length", "minutes", "steps", "epochs",
         "max_epochs", "batch_size", "list_size", "learning_rate", "beta", "dtype", "compile", "num_evaluations", "save_every",
-        "log_every",
+        "log_every", *plans.WARMUP_OBJECTIVE,
     }  # fmt: skip
     for used in DemoPlan(tmp_path, 15.0, 0, paths).stages():
         recipe = load_settings(RECIPES / f"{used.stage}.yaml")

@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.evidence import calibration, curves, loss_groups, losses, methods, stages
+from benchmarks.evidence import calibration, curves, loss_groups, losses, methods
 from benchmarks.evidence.recipe_lists import pool_groups
 from benchmarks.experiments import adapt_gain
+from benchmarks.protocol import accuracy
 from prorank.adapt.adaptation_result import AdaptationResult as Adapted
 from prorank.data.beir import read_beir
 from prorank.data.formats import read_groups
@@ -25,8 +26,8 @@ from tests.conftest import SETS
 
 def test_accuracy_counts_relevant_and_other_alike():
     scores, labels = np.array([1.0, 1.0, 1.0, -1.0]), np.array([1.0, 0.0, 0.0, 0.0])
-    assert stages.accuracy(scores, labels) == pytest.approx((1 + 1 / 3) / 2)
-    assert math.isnan(stages.accuracy(scores, np.zeros(4)))
+    assert accuracy(scores, labels) == pytest.approx((1 + 1 / 3) / 2)
+    assert math.isnan(accuracy(scores, np.zeros(4)))
 
 
 def test_systems_may_think_or_be_asked_at_once(monkeypatch):

@@ -17,12 +17,13 @@ import torch
 import yaml
 
 from benchmarks import common, jobs, protocol
-from benchmarks.evidence import recipe, recipe_lists, stages
+from benchmarks.evidence import recipe, recipe_lists
+from benchmarks.evidence.answers import COLUMNS
 from benchmarks.experiments import order_gain
 from prorank.checkpoints.loading import load_model, load_tokenizer
 from prorank.checkpoints.resolve import resolve
 from prorank.data.examples import Group
-from prorank.data.formats import read_groups, write_groups
+from prorank.data.formats import read_groups
 from prorank.errors import ConfigError
 from prorank.prompts.prompt import Prompt
 from prorank.reranker import Reranker
@@ -156,32 +157,38 @@ def test_sft_is_the_cross_entropy_of_the_answer_over_the_vocabulary(tiny_llama_d
     assert float(loss) == pytest.approx(float(torch.nn.functional.cross_entropy(logits, answers)), rel=1e-4)
 
 
-@pytest.mark.parametrize("arm", list(recipe.WARMUPS)[1:])
+@pytest.mark.parametrize("arm", ["two stages, 50 %", "two stages, no balance"])
 def test_another_warm_up_is_part_of_the_queue(arm, script, tmp_path):
     script(recipe, "--base", script.base, "--documents", 96, "--out", tmp_path, "--seeds", 0, "--arms", arm, *SETS)
-    run, how = recipe.folder(tmp_path, arm, 0), recipe.WARMUPS[arm]
+    run, (share, settings) = recipe.folder(tmp_path, arm, 0), recipe.WARMUPS[arm]
     first, second = (json.loads((folder / "done.json").read_text())["step"] for folder in (Path(f"{run}-warmup"), run))
-    assert (first, second) == ((2, 4) if how.share == 1 / 3 else (1, 5))
+    assert (first, second) == ((3, 3) if share == 0.5 else (1, 5))
     told = yaml.safe_load((Path(f"{run}-warmup") / "config.yaml").read_text())
-    assert all(told[key] == value for key, value in how.settings.items())
+    assert all(told[key] == value for key, value in settings.items())
 
 
-def test_a_warm_up_may_see_fewer_and_harder_lists(tmp_path):
-    texts = ("relevant", *map(str, range(recipe_lists.HARD + recipe_lists.RANDOM)))
-    groups = [Group(f"query {i}", texts, (1.0, *[0.0] * (len(texts) - 1))) for i in range(10)]
-    write_groups(tmp_path / "train.jsonl", groups)
-    assert recipe_lists.warmup_lists(tmp_path / "train.jsonl", None, False) == tmp_path / "train.jsonl"
-    few = read_groups(recipe_lists.warmup_lists(tmp_path / "train.jsonl", 3, False))
-    assert [group.query for group in few] == ["query 0", "query 3", "query 6"] and few[0].documents == texts
-    hard = read_groups(recipe_lists.warmup_lists(tmp_path / "train.jsonl", None, True))
-    assert len(hard) == 10 and {group.documents for group in hard} == {texts[: 1 + recipe_lists.HARD]}
+def test_settings_of_the_command_line_reach_a_stage(script, tmp_path):
+    words = ["--documents", 32, "--step", 8, "--prompt", "echo", "--warmup", "learning_rate=3e-4", "entropy_weight=0.5"]
+    script(recipe, "--base", script.base, "--out", tmp_path, "--seeds", 0, "--arms", "warm-up only", *words, *SETS)
+    told = yaml.safe_load((tmp_path / "warm-up-only-0" / "config.yaml").read_text())
+    assert (told["learning_rate"], told["entropy_weight"], told["batch_size"], told["prompt"]) == (3e-4, 0.5, 8, "echo")
+    assert json.loads((tmp_path / "warm-up-only-0" / "done.json").read_text())["step"] == 4
+
+
+def test_few_labels_are_a_part_of_all(collections, tmp_path, monkeypatch):
+    monkeypatch.setattr(recipe_lists, "TRAIN", {"toy": 8})
+    monkeypatch.setattr(recipe_lists, "JUDGED", ())
+    monkeypatch.setattr(recipe_lists, "DEV", ("toy",))
+    every, few = (read_groups(recipe_lists.lists(collections, tmp_path / str(n), 0, n)[0]) for n in (None, 3))
+    assert len(few) == 3 < len(every) and few == every[:3]
 
 
 def test_budgets_are_equal_in_documents():
-    options = Namespace(documents=16000, minutes=20)
-    both = recipe.budget(options, recipe.FIRST)["steps"] + recipe.budget(options, 1 - recipe.FIRST)["steps"]
-    assert both == recipe.budget(options)["steps"] == 1000
-    assert recipe.budget(Namespace(documents=None, minutes=20), 0.9) == {"minutes": 18.0, "steps": None}
+    options = Namespace(documents=16000, minutes=20, step=16)
+    for share, _ in recipe.WARMUPS.values():
+        assert recipe.budget(options, share)["steps"] + recipe.budget(options, 1 - share)["steps"] == 1000
+    assert recipe.budget(options)["steps"] == 1000
+    assert recipe.budget(Namespace(documents=None, minutes=20, step=16), 0.9) == {"minutes": 18.0, "steps": None}
 
 
 def test_the_queue_trains_what_is_missing_and_the_tables_follow(script, tmp_path, monkeypatch, capsys):
@@ -198,10 +205,14 @@ def test_the_queue_trains_what_is_missing_and_the_tables_follow(script, tmp_path
     script(recipe, *words, "--evaluate")
     out = capsys.readouterr().out
     assert "two stages against zero-shot" in out and "two stages against SFT" in out
-    script(stages, "--base", script.base, "--out", tmp_path, *SETS)
-    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| mean | ")]
-    assert [row.split(" | ")[1] for row in rows] == 2 * list(stages.NAMES)
-    assert len(rows[0].split(" | ")) == 2 + len(stages.COLUMNS)
+    rows = [line.split(" | ") for line in out.splitlines() if line.startswith("| ") and len(line.split(" | ")) == 1 + len(COLUMNS)]
+    arms = ["system", "two stages", "SFT", "two stages: warm-up", "zero-shot", "query likelihood"]
+    assert [row[0].removeprefix("| ") for row in rows] == 2 * arms
+    assert rows[-1][1] == "–" and rows[-2][1] != "–"  # likelihood has no answers
+    assert "two stages against two stages: warm-up" not in out
+    shutil.rmtree(tmp_path / "SFT-0")  # stored scores need no checkpoint
+    script(recipe, *words, "--stored")
+    assert capsys.readouterr().out == out
 
 
 def test_an_arm_without_its_library_is_told_and_the_rest_is_trained_and_measured(script, tmp_path, monkeypatch, capsys):

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing import Any
 from benchmarks.common import MAIN as MAIN_MEASURE
 from benchmarks.common import compare, data_folder, loader, means_table, per_query
 from benchmarks.evidence.answers import answers_table
-from benchmarks.evidence.recipe_lists import lists, warmup_lists
+from benchmarks.evidence.recipe_lists import lists
 from benchmarks.jobs import Failures, Job, work
 from benchmarks.protocol import SAMPLE, ndcg_of, parsed, score_all, scores_file, stored, tasks_of
 from prorank.checkpoints.resolve import BUILT_IN
@@ -39,38 +38,15 @@ RECIPE = Path(__file__).parents[2] / "configs" / "prorank" / "smollm2-135m"
 TRAIN_LENGTH = 144  # tokens of a prompt in training, as in the demo
 LIST = 4  # documents of a list
 PROMPT = "plain"
-FIRST = 0.1  # share of the first of two stages
 
 
-@dataclass(frozen=True)
-class Warmup:
-    """The first of two stages.
-
-    Attributes:
-        settings: settings of stage warmup.
-        share: its share of the training.
-        lists: number of lists; None for all.
-        hard: whether non-relevant documents are hard negatives only.
-    """
-
-    settings: dict[str, Any]
-    share: float = FIRST
-    lists: int | None = None
-    hard: bool = False
-
-
-# Without balance and entropy the warm-up soon gives every prompt the same answer; with `exploration_rate` it tries both.
-NO_BALANCE = {"balance_weight": 0.0, "entropy_weight": 0.0, "scale_rewards": "group", "beta": 0.02}
-TRYING = NO_BALANCE | {"exploration_rate": 0.2}
-WARMUPS = {
-    "two stages": Warmup({}),
-    "two stages, no balance": Warmup(NO_BALANCE),
-    "two stages, trying both": Warmup(TRYING),
-    "two stages, hard prompts": Warmup(TRYING, hard=True),
-    "two stages, few labels": Warmup(TRYING, lists=64),
-    "two stages, relevance alone": Warmup(TRYING | {"format_reward": 0.0, "beta": 0.0}),
-    "two stages, 30 %": Warmup({}, share=0.3),
-    "two stages, 50 %": Warmup({}, share=0.5),
+# The first of two stages: its share of the training and its settings, where they are not the recipe's.
+NO_BALANCE = {"balance_weight": 0.0, "entropy_weight": 0.0, "scale_rewards": "group"}
+WARMUPS: dict[str, tuple[float, dict[str, Any]]] = {
+    "two stages": (0.1, {}),
+    "two stages, 30 %": (0.3, {}),
+    "two stages, 50 %": (0.5, {}),
+    "two stages, no balance": (0.1, NO_BALANCE),  # the warm-up soon gives every prompt the same answer
 }
 # Settings of stage score. BCE plus answer mass is -log p(label) over the whole vocabulary: supervised fine-tuning on one token.
 LOSSES: dict[str, dict[str, Any]] = {
@@ -87,7 +63,7 @@ PEERS: dict[str, dict[str, Any]] = {
 WARMED = ": warm-up"  # ends the name of the first of two stages in tables
 BASES = ("zero-shot", "query likelihood")  # systems that need no training
 MAIN = ("two stages", "warm-up only", *LOSSES, *list(PEERS)[:2])
-ARMS = (*MAIN, *list(PEERS)[2:], *list(WARMUPS)[1:])
+ARMS = (*MAIN, *list(WARMUPS)[1:], *list(PEERS)[2:])
 
 
 def folder(out: Path, arm: str, seed: int) -> Path:
@@ -128,10 +104,9 @@ def run(arm: str, seed: int, options: argparse.Namespace, files: tuple[Path, Pat
     elif arm == "warm-up only":
         stage("warmup", out, seed, options, files, **budget(options))
     elif arm in WARMUPS:
-        first, how = Path(f"{out}-warmup"), WARMUPS[arm]
-        seen = warmup_lists(files[0], how.lists, how.hard)
-        stage("warmup", first, seed, options, (seen, files[1]), **budget(options, how.share), **how.settings)
-        stage("score", out, seed, options, files, **budget(options, 1 - how.share) | {"base": first})
+        first, (share, settings) = Path(f"{out}-warmup"), WARMUPS[arm]
+        stage("warmup", first, seed, options, files, **budget(options, share), **settings)
+        stage("score", out, seed, options, files, **budget(options, 1 - share) | {"base": first})
     else:
         stage("score", out, seed, options, files, **budget(options), **LOSSES[arm])
 
@@ -170,7 +145,7 @@ def tables(options: argparse.Namespace) -> None:
         means_table(values, names)
         answers_table(tasks, found, names, options.top_k)
         rows = per_query(values, names)
-        for arm in [name for name in options.against if name in rows]:
+        for arm in [arm for arm in options.against or options.arms if arm in rows][: len(options.against) or 1]:
             compare(rows, [(arm, other) for other in rows if other != arm and not other.endswith(WARMED)])
     failures.finish()
 
@@ -199,7 +174,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="compile element-wise steps in our arms' training and in ranking")
     parser.add_argument("--evaluate", action="store_true", help="only evaluate what was trained")
     parser.add_argument("--stored", action="store_true", help="evaluate from stored scores, without the checkpoints")
-    parser.add_argument("--against", nargs="*", default=[MAIN[0]], choices=ARMS, help="arms that are tested against all others")
+    parser.add_argument("--against", nargs="*", default=[], choices=ARMS, help="arms tested against all others (the first one)")
     options = parsed(parser, "runs/recipe", 256)
     if options.evaluate or options.stored:
         tables(options)

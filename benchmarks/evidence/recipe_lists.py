@@ -1,6 +1,6 @@
 """Make the training lists of table b: train splits of three sets with mined negatives, and of three with judged documents.
 
-All arms train on the same lists; the first of two stages may use only a part of them.
+All arms train on the same lists.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from benchmarks.jobs import claimed
 from benchmarks.protocol import DEV
 from prorank.data.beir import Collection, read_beir
 from prorank.data.examples import Group
-from prorank.data.formats import read_groups, write_groups
+from prorank.data.formats import write_groups
 from prorank.data.negatives import mine_negatives
 
 TRAIN = {"scifact": 800, "medquad": 1600, "cosqa": 600}  # number of training queries of each set
@@ -46,31 +46,6 @@ def lists(data: Path, out: Path, seed: int, queries: int | None = None) -> tuple
             write_groups(made[0], [replace(g, documents=tuple(" ".join(d.split()[:WORDS]) for d in g.documents)) for g in chosen])
             write_groups(made[1], [g for name in DEV for g in pool_groups(read_beir(data / name, "dev"))[:DEV_LISTS]])
     return made
-
-
-def warmup_lists(train: Path, limit: int | None, hard: bool) -> Path:
-    """Return a part of the training lists for the first of two stages, made once; all of them by default.
-
-    Args:
-        train: the training lists.
-        limit: number of lists, evenly spaced; None for all.
-        hard: keep only negatives from BM25.
-    """
-    if limit is None and not hard:
-        return train
-    path = train.with_name(f"warmup-{limit or 'all'}{'-hard' if hard else ''}.jsonl")
-    with claimed(path, wait=True):
-        if not path.is_file():
-            groups = read_groups(train)
-            groups = groups[:: max(1, len(groups) // limit)][:limit] if limit else groups
-            write_groups(path, [hardest(group) if hard else group for group in groups])
-    return path
-
-
-def hardest(group: Group) -> Group:
-    """Return a list's relevant documents and the first `HARD` others."""
-    others = [i for i, label in enumerate(group.labels) if label <= 0]
-    return group.take([i for i in range(len(group.labels)) if i not in others[HARD:]])
 
 
 def labelled(groups: Sequence[Group], labels: int, draw: str, count: Callable[[Group], int]) -> list[Group]:

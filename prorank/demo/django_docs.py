@@ -1,8 +1,8 @@
 """The demo's task: search the Django documentation. Queries are section headings; relevant is the section, without its heading.
 
 Headings of three words and more that occur once are queries, and all sections are documents. A fixed hash of its name puts each
-page with all its sections into one of train, dev and test, so no query and no relevant section of one part is in another. In dev and
-test a query's section is among BM25's first `CANDIDATES`: a reranker of these can do nothing for the others.
+page with all its sections into one of train, dev and test, so no query and no relevant section of one part is in another. Queries
+of dev and test are those whose section is among BM25's first `CANDIDATES`: a reranker of these can do nothing for the others.
 
 Source: the sdist of Django 5.2.8 (BSD-3-Clause), fetched by pip, whose SHA-256 is checked before anything of it is run or read.
 Release notes and `internals`, which is about the development of Django itself, are left out.
@@ -128,7 +128,7 @@ def _part(corpus: dict[str, Section], headings: Counter[str]) -> Part:
     queries = {
         place: section.heading
         for place, section in sorted(corpus.items(), key=lambda item: hash_fraction(normalised(item[1].heading)))
-        if headings[key := normalised(section.heading)] == 1 and len(section.heading.split()) >= MIN_QUERY_WORDS
+        if headings[normalised(section.heading)] == 1 and len(section.heading.split()) >= MIN_QUERY_WORDS
     }
     documents = {place: ("", section.text) for place, section in corpus.items()}
     return Part(documents, queries, {place: [place] for place in queries})

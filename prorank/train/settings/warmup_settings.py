@@ -33,8 +33,8 @@ class Warmup(Settings):
     """Weight of the cross-entropy between equal shares of both answers and their mean in a batch, so that the model does not give
     every prompt the same answer; not for prompts of several documents."""
     entropy_weight: Number = 0.2
-    """Weight of the mean entropy of the two answers: their log-odds then grow with the probability of relevance, instead of becoming
-    certain; not for prompts of several documents."""
+    """Weight of the mean entropy of the two answers, so that their log-odds grow with the probability of relevance, and no answer
+    becomes certain; not for prompts of several documents."""
     beta: Number = 0.02
     """Weight of the exact KL divergence from the starting model at the answer; 0 saves the reference's forward pass."""
     updates: int = 1
