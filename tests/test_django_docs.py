@@ -138,7 +138,7 @@ def read_pages(pages: dict[str, str]) -> dict[str, str]:
 
 def test_parts_share_no_page_no_text_and_no_query() -> None:
     parts = build(read_pages(synthetic()))
-    assert list(parts) == ["train", "dev", "test"] and all(len(part.queries) >= 3 for part in parts.values())
+    assert list(parts) == ["train", "test"] and all(len(part.queries) >= 3 for part in parts.values())
     pages = [{place.partition("#")[0] for place in part.queries} for part in parts.values()]
     assert sum(map(len, pages)) == len(set.union(*pages))
     texts = [text for _, text in parts["test"].corpus.values()]
@@ -148,19 +148,16 @@ def test_parts_share_no_page_no_text_and_no_query() -> None:
     assert len(queries) == len(set(queries))
 
 
-def test_bm25_finds_the_section_of_every_query_of_dev_and_test() -> None:
-    parts = build(read_pages(synthetic()))
-    for name in ("dev", "test"):
-        index = Bm25({place: text for place, (_, text) in parts[name].corpus.items()})
-        found = index.search(parts[name].queries, task.CANDIDATES)
-        assert found and all(query in documents for query, documents in found.items())
+def test_bm25_finds_the_section_of_every_test_query() -> None:
+    test = build(read_pages(synthetic()))["test"]
+    found = Bm25({place: text for place, (_, text) in test.corpus.items()}).search(test.queries, task.CANDIDATES)
+    assert found and all(query in documents for query, documents in found.items())
 
 
 def test_training_reads_its_own_pages_and_the_others_search_all() -> None:
     parts = build(read_pages(synthetic()))
     for place in parts["train"].corpus:
         assert part_of(f"docs/{place.partition('#')[0]}.txt", task.PARTS) == "train"
-    assert parts["dev"].corpus == parts["test"].corpus
     assert parts["train"].corpus.items() < parts["test"].corpus.items()
 
 
@@ -201,7 +198,7 @@ def test_sdist_and_folder_give_the_same_bytes(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(task, "SDIST", replace(task.SDIST, sha256=found))
     first, second = django_docs(tmp_path / "a", archive), django_docs(tmp_path / "b", write_source(tmp_path / "source"))
     assert digest(first.test.parent) == digest(second.test.parent)
-    for part in ("train", "dev", "test"):
+    for part in ("train", "test"):
         collection = read_beir(getattr(first, part), part)
         collection.check_training()
         assert collection.name == f"django-docs-{part}" and collection.queries.keys() == collection.qrels.keys() != set()
@@ -257,6 +254,5 @@ def test_the_real_task_has_the_documented_size(tmp_path: Path) -> None:
 
 REAL = {
     "train": {"documents": 1345, "queries": 468, "labels": 468},
-    "dev": {"documents": 3311, "queries": 164, "labels": 164},
-    "test": {"documents": 3311, "queries": 319, "labels": 319},
+    "test": {"documents": 3311, "queries": 483, "labels": 483},
 }

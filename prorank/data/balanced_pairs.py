@@ -31,7 +31,8 @@ def balanced_pairs(groups: Sequence[Group], seed: int) -> list[Pair]:
         if not any(side[relevant] for side in sides.values()):
             raise DataError(f"the training data has no {name} documents, but the warm-up needs both kinds: see `prorank mine`")
     both = [side for side in sides.values() if all(side)]
-    rest = tuple([pair for side in sides.values() if not all(side) for pair in side[relevant]] for relevant in (False, True))
+    one_sided = [side for side in sides.values() if not all(side)]
+    rest = [pair for others, _ in one_sided for pair in others], [pair for _, relevant in one_sided for pair in relevant]
     if all(rest):
         both.append(rest)
     elif any(rest):
@@ -47,7 +48,7 @@ def balanced_pairs(groups: Sequence[Group], seed: int) -> list[Pair]:
     return [pair for rows in rounds for row in rng.sample(rows, len(rows)) for pair in row]
 
 
-def _rows(sides: tuple[list[Pair], ...], rng: Random) -> list[list[Pair]]:
+def _rows(sides: tuple[list[Pair], list[Pair]], rng: Random) -> list[list[Pair]]:
     """Rows of one pair of each side in random order, as many as the larger side has."""
     length = max(map(len, sides))
     rows = zip(*(cycled(side, length, rng) for side in sides))

