@@ -83,6 +83,7 @@ def test_work_is_counted_in_documents(paths: TaskPaths, tmp_path: Path) -> None:
         assert warmup.minutes == minutes * plans.STOPWATCH["warmup"] and score.minutes == minutes * plans.STOPWATCH["score"]
     assert steps == [(prompts // plans.WARMUP_BATCH, plans.SCORE_BLOCKS // plans.SCORE_BATCH)] * 2
     assert sum(plans.STOPWATCH.values()) < 1  # the rest is for measuring
+    assert plans.ADAPT_BLOCKS * plans.BLOCK_SIZE >= 4 * plans.ADAPT_HELD_OUT  # `adapt` holds out a quarter at most
 
 
 def test_the_objectives_are_those_of_the_shipped_recipes(paths: TaskPaths, tmp_path: Path) -> None:
