@@ -246,7 +246,7 @@ RETIRED = re.compile(
     r"\b(BoundPrompt|BoundListPrompt|Writer|Cuts|take_thoughts|take_lists|holds_many|kl_coef|cliprange\w*|group_size|keep_answers|"
     r"split_special|units_per_second|unread)\b|"
     r"--(each|at-once|tries|pool|fresh|likelihood|max-waiting|max-held-bytes|max-seconds)\b|prorank (pairs|convert|reward)\b|"
-    r"children=|`(evals|force|near|plain|keep|softmax|scaling|clip)`"
+    r"children=|`(evals|force|near|keep|softmax|scaling|clip)`"
 )
 
 
