@@ -108,13 +108,21 @@ def test_entropy_keeps_the_log_odds_graded(relevant):
         optimiser.zero_grad()
         shares = answer_shares(logits, ANSWERS)
         expected = (shares * torch.tensor([1 - relevant, relevant])).sum(-1).mean() * reward
-        loss = -expected - tau * answer_entropy(shares)
+        loss = -expected - tau * answer_entropy(logits, ANSWERS)
         loss.backward()
         return loss
 
     optimiser.step(closure)
-    log_odds = float(logits[0, ANSWERS[1]] - logits[0, ANSWERS[0]])
+    log_odds = float(logits.detach()[0, ANSWERS[1]] - logits.detach()[0, ANSWERS[0]])
     assert log_odds == pytest.approx(reward * (2 * relevant - 1) / tau, abs=0.02)
+
+
+def test_the_entropy_of_a_certain_answer_has_a_finite_gradient():
+    logits = torch.zeros(2, 7)
+    logits[:, ANSWERS[1]] = torch.tensor([500.0, -500.0])  # the other answer's probability is 0 in fp32
+    logits.requires_grad_()
+    answer_entropy(logits, ANSWERS).backward()
+    assert torch.isfinite(logits.grad).all()
 
 
 def test_the_stage_subtracts_the_weighted_entropy(tiny_llama_dir):

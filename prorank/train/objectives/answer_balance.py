@@ -49,13 +49,15 @@ def balance_loss(shares: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     return -_mean_answer(shares, weights).log().mean()
 
 
-def answer_entropy(shares: torch.Tensor) -> torch.Tensor:
-    """Mean entropy of the answer over the prompts, 0 to log 2.
+def answer_entropy(logits: torch.Tensor, answer_ids: Sequence[int]) -> torch.Tensor:
+    """Mean entropy over the prompts of the answer, given that the token is one of the two; 0 to log 2.
 
     Args:
-        shares: [B, 2], see `answer_shares`.
+        logits: [B, V].
+        answer_ids: ids of the two answer tokens.
     """
-    return torch.special.entr(shares).sum(-1).mean()
+    log_shares = logits[:, list(answer_ids)].log_softmax(-1)  # finite where a share is 0, so the gradient is finite, too
+    return -(log_shares.exp() * log_shares).sum(-1).mean()
 
 
 def balance_advantages(

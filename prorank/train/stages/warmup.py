@@ -138,8 +138,8 @@ class WarmupStage:
         figures = self._figures(logits, log_p, values, labels, counts) | {"zero_variance": idle}
         loss = -objective
         if not self.listwise:
-            shares = answer_shares(logits, self.encoder.answer_ids)
-            balance, entropy = balance_loss(shares, label_weights(labels)), answer_entropy(shares)
+            balance = balance_loss(answer_shares(logits, self.encoder.answer_ids), label_weights(labels))
+            entropy = answer_entropy(logits, self.encoder.answer_ids)
             figures |= {"balance": float(balance.detach()), "answer_entropy": float(entropy.detach())}
             loss = loss - self.settings.entropy_weight * entropy
             if self.settings.advantage == "exact":
