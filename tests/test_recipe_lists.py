@@ -185,7 +185,7 @@ def test_tags_lists_name_all_texts_of_a_tag_and_leave_out_what_others_hold(tmp_p
     for part, query in (("dev", "semanlink/q0"), ("calibration", "semanlink/q1")):
         write_groups(tmp_path / f"{part}.jsonl", [Group("topic", ("a", "b"), (1.0, 0.0), query)])
     monkeypatch.setattr(tags, "encoder", lambda: encode)
-    monkeypatch.setattr(lists, "semanlink", lambda: TaskPaths(folder, folder, folder))
+    monkeypatch.setattr(lists, "semanlink", lambda: TaskPaths(folder, folder))
     monkeypatch.setattr("sys.argv", ["tags", str(tmp_path)])
     tags.main()
     found = read_groups(tmp_path / "tags.jsonl")
