@@ -4,7 +4,7 @@ Every arm gets the same minutes of training (evaluation and saving are not count
 prompt, lengths and seeds. The last weights are evaluated, so neither dev sets nor protocol lists select weights.
 
     PRORANK_DATA=... python -m benchmarks.evidence.recipe --minutes 20 --seeds 0 1 2 --out runs/recipe         # on a CPU
-    PRORANK_DATA=... python -m benchmarks.evidence.recipe --documents 12000 --seeds 0 1 2 --out runs/recipe    # on a GPU
+    PRORANK_DATA=... python -m benchmarks.evidence.recipe --documents 9600 --seeds 0 1 2 --out runs/recipe     # on a GPU
     PRORANK_DATA=... python -m benchmarks.evidence.recipe --seeds 0 1 2 --out runs/recipe --evaluate           # then the tables
 
 The command is a queue: complete runs are skipped, interrupted runs are resumed from their last checkpoint, and any number of

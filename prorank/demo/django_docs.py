@@ -25,7 +25,7 @@ NAME = "django-docs"
 RECIPE = 6  # version of the task; caches of other versions are rebuilt
 SDIST = Sdist("Django", "5.2.8", "23254866a5bb9a2cfa6004e8b809ec6246eba4b58a7589bc2772f1bcc8456c7f", "BSD-3-Clause")
 # Shares of the pages. The demo's amounts and lengths were chosen on a quarter of the test pages.
-PARTS = (("train", 0.40), ("test", 0.60))
+PARTS = {"train": 0.40, "test": 0.60}
 LEFT_OUT = ("docs/releases/", "docs/internals/")
 MIN_QUERY_WORDS = 3  # shorter headings, such as "Example", do not say what their section is about
 MIN_WORDS = 12  # of a section's text
@@ -80,7 +80,7 @@ def build(pages: dict[str, str]) -> dict[str, Part]:
         Counter(word for members in sections.values() for section in members for word in set(normalised(section.text).split()))
     )
     parts = {}
-    for part, _ in PARTS:
+    for part in PARTS:
         pages_of_part = [page for page in sections if part_of(page, PARTS) == part]
         corpus = {
             f"{page.removeprefix('docs/').removesuffix('.txt')}#{number}": section

@@ -27,7 +27,7 @@ SDIST = Sdist(
 )  # fmt: skip
 FILES = {name: f"cherche/data/semanlink/{name}.json" for name in ("arxiv", "docs", "tags")}
 # Share of the tags and of the texts; a part gets the square of its share of the labels. Test: about 150 queries.
-PARTS = (("train", 0.66), ("dev", 0.14), ("test", 0.20))
+PARTS = {"train": 0.66, "dev": 0.14, "test": 0.20}
 MIN_WORDS = 12  # of title, note and abstract; shorter bookmarks are names of sites
 TEXTS_A_TAG = (2, 80)  # tags on fewer texts are names; on more, containers such as "arXiv paper"
 
@@ -82,7 +82,7 @@ def build(raw: dict[str, Any]) -> dict[str, Part]:
 
 def _split(texts: Texts) -> dict[str, list[str]]:
     """Keys of the texts by part."""
-    parts: dict[str, list[str]] = {part: [] for part, _ in PARTS}
+    parts: dict[str, list[str]] = {part: [] for part in PARTS}
     for key, (title, _, _) in texts.items():
         parts[part_of(normalised(title) or key, PARTS)].append(key)
     earlier: list[frozenset[str]] = []

@@ -6,7 +6,7 @@ import hashlib
 import json
 import tarfile
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -152,15 +152,15 @@ def _write_lines(path: Path, lines: list[str]) -> None:
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-def part_of(text: str, shares: Sequence[tuple[str, float]]) -> str:
+def part_of(text: str, shares: dict[str, float]) -> str:
     """The part of a text by its hash.
 
     Args:
         text: what stays together, such as a page's name.
-        shares: (part, share of the texts); the shares sum to 1, and a part may come twice.
+        shares: part -> share of the texts; they sum to 1.
     """
     fraction, part = hash_fraction(text), ""
-    for part, share in shares:
+    for part, share in shares.items():
         if fraction < share:
             return part
         fraction -= share
