@@ -3,13 +3,18 @@
 A fork copies only the thread that forks. In the child, locks held by other threads are never released, thread pools have no
 threads, and PyTorch's OpenMP waits for its pool forever. Therefore a fork waits until no model computes, and the child computes
 with one thread.
+
+MKL locks all its buffers while a thread that has used it ends, and those locks stay locked in a child that is forked meanwhile. No
+function waits for that. Therefore a fork also waits until the process has had the same threads for SETTLED seconds.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -28,6 +33,8 @@ class Forkable(Protocol):
         """Restore, in the child process, what does not survive a fork."""
 
 
+SETTLED, PATIENCE = 0.05, 1.0  # in seconds: without a change of threads, and at most
+TASKS = Path("/proc/self/task")  # one entry per thread of this process, on Linux
 _known: weakref.WeakSet[Forkable] = weakref.WeakSet()
 _guard = threading.Lock()
 _locked: list[Forkable] = []
@@ -49,6 +56,19 @@ def _before() -> None:
     _locked[:] = _known
     for owner in _locked:
         owner.lock.acquire()
+    _wait_for_ending_threads()
+
+
+def _wait_for_ending_threads() -> None:
+    """Wait until no thread has ended or started for SETTLED seconds, at most PATIENCE seconds. Does nothing without /proc."""
+    if not TASKS.is_dir():
+        return
+    end = time.monotonic() + PATIENCE
+    before, since = set(os.listdir(TASKS)), time.monotonic()
+    while (now := time.monotonic()) < min(since + SETTLED, end):
+        time.sleep(SETTLED / 20)
+        if (tasks := set(os.listdir(TASKS))) != before:
+            before, since = tasks, now
 
 
 def _release() -> None:
