@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 PIP := -m pip install --quiet --disable-pip-version-check
 LOWEST := .venv-lowest
-TESTED := train,eval,serve,texts,test,bench
+TESTED := train,eval,teacher,serve,texts,test,bench
 comma := ,
 
 .PHONY: setup demo test test-slow test-integrations test-browser test-lowest lint docs pictures clean

@@ -33,7 +33,7 @@ def requirements(extra: str = "") -> dict[str, str]:
     """The lowest version of each package that an extra (by default the project itself) requires."""
     found: dict[str, str] = {}
     for line in PROJECT["optional-dependencies"][extra] if extra else PROJECT["dependencies"]:
-        name, extras, lowest = re.fullmatch(r"([\w.-]+)(?:\[([\w,-]+)\])?(?:>=([\w.]+))?", line).groups()
+        name, extras, lowest = re.fullmatch(r"([\w.-]+)(?:\[([\w,-]+)\])?(?:>=([\w.]+))?(?:; .+)?", line).groups()
         if package(name) == "prorank":
             for other in extras.split(","):
                 found |= requirements(other)

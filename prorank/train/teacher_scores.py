@@ -20,8 +20,9 @@ import torch
 from ..checkpoints.resolve import resolve
 from ..data.examples import Group
 from ..errors import DataError, ModelError
-from ..rank.bi_encoder import KIND, bi_encoder, folder_of
+from ..rank.bi_encoder import bi_encoder
 from ..rank.documents import DocumentProgress
+from ..rank.text_encoders import KIND, check_bi_encoder
 from ..reranker import Reranker
 from ..utils.files import atomic_file
 from .settings.common_settings import teachers_of
@@ -86,7 +87,7 @@ def check_teacher(groups: list[Group], teacher: str | None) -> None:
         check_teacher_scores(groups)
     for part in teachers_of(teacher):
         if part.startswith(KIND):
-            folder_of(part)
+            check_bi_encoder(part)
         elif part.startswith(RERANKER):
             resolve(part.removeprefix(RERANKER))
 

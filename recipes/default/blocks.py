@@ -20,8 +20,9 @@ import numpy as np
 from prorank.data.bm25 import Bm25
 from prorank.data.examples import Group
 from prorank.data.formats import read_groups, write_groups
+from prorank.rank.text_encoders import TextEncoder
 
-from .lists import LABEL_WEIGHT, Encode, encoder, spreads, teacher
+from .lists import LABEL_WEIGHT, encoder, encoder_in, spreads, teacher
 
 QUERIES = 4  # queries per block
 HARD, OTHERS = 10, 2  # a block takes OTHERS of the first HARD non-relevant documents of each query
@@ -65,41 +66,50 @@ def documents_of(groups: Sequence[Group], rng: Random) -> list[str]:
     return rng.sample(chosen, len(chosen))
 
 
-def blocks_of(groups: Sequence[Group], encode: Encode, seed: int, weight: float = LABEL_WEIGHT) -> list[list[Group]]:
+def blocks_of(
+    groups: Sequence[Group], encoders: Sequence[TextEncoder], seed: int, weight: float = LABEL_WEIGHT
+) -> list[list[Group]]:
     """Make blocks of one source: groups with the same documents, with labels and teacher scores for all pairs.
 
-    `weight` is the weight of the label in the teacher score.
+    Args:
+        groups: the lists of one source.
+        encoders: whose cosines are the teacher; the first one finds similar queries.
+        seed: of the choice of queries and documents.
+        weight: weight of the label in the teacher score.
     """
     rng = Random(f"blocks/{seed}/{groups[0].query_id.partition('/')[0]}")
-    queries = encode([group.query for group in groups])
-    made = [([groups[i] for i in places], queries[places]) for places in neighbours(queries, QUERIES, rng)]
+    queries = [encoder.queries([group.query for group in groups]) for encoder in encoders]
+    similar = neighbours(queries[0], QUERIES, rng)
+    made = [([groups[i] for i in places], [vectors[places] for vectors in queries]) for places in similar]
     shown = [documents_of(members, rng) for members, _ in made]
     texts = list(dict.fromkeys(text for members in shown for text in members))
     place = {text: i for i, text in enumerate(texts)}
-    vectors, index = encode(texts), Bm25({str(i): text for text, i in place.items()})
+    documents_of_all = [encoder.documents(texts) for encoder in encoders]
+    index = Bm25({str(i): text for text, i in place.items()})
     rows = []
     for (members, query_vectors), documents in zip(made, shown):
         places = [place[text] for text in documents]
-        for group, vector in zip(members, query_vectors):
+        for group, *vectors in zip(members, *query_vectors):
             relevant = {d for d, label in zip(group.documents, group.labels) if label > 0}
             labels = tuple(float(text in relevant) for text in documents)
             lexical = np.asarray(index.scores(group.query, [str(i) for i in places]), float)
-            rows.append((group, tuple(documents), labels, vectors[places] @ vector, lexical))
-    scale = spreads([row[3:] for row in rows])
+            cosines = [of_one[places] @ vector for of_one, vector in zip(documents_of_all, vectors)]
+            rows.append((group, tuple(documents), labels, cosines, lexical))
+    scale = spreads([(*cosines, lexical) for *_, cosines, lexical in rows])
     block_groups = [
-        Group(group.query, documents, labels, group.query_id, (), teacher(labels, near, lexical, scale, weight))
-        for group, documents, labels, near, lexical in rows
+        Group(group.query, documents, labels, group.query_id, (), teacher(labels, cosines, lexical, scale, weight))
+        for group, documents, labels, cosines, lexical in rows
     ]
     return [block_groups[i : i + QUERIES] for i in range(0, len(block_groups), QUERIES)]
 
 
 def all_blocks(
-    sources: dict[str, list[Group]], encode: Encode, seeds: Sequence[int], weight: float = LABEL_WEIGHT
+    sources: dict[str, list[Group]], encoders: Sequence[TextEncoder], seeds: Sequence[int], weight: float = LABEL_WEIGHT
 ) -> list[list[Group]]:
     """Make the blocks of every source, once per seed."""
     made: list[list[Group]] = []
     for name, groups in sources.items():
-        blocks = [block for seed in seeds for block in blocks_of(groups, encode, seed, weight)]
+        blocks = [block for seed in seeds for block in blocks_of(groups, encoders, seed, weight)]
         made += blocks
         print(f"{name}: {len(blocks)} blocks of {len(groups)} queries", flush=True)
     return made
@@ -117,12 +127,14 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--half", type=Path, help="lists for half of the blocks, used twice with double label weight")
+    parser.add_argument("--teacher", type=Path, nargs="*", default=[], help="further bi-encoders whose cosines count")
     options = parser.parse_args()
-    encode, sources, seed = encoder(), sources_of(read_groups(options.lists)), options.seed
+    encoders = [encoder(), *map(encoder_in, options.teacher)]
+    sources, seed = sources_of(read_groups(options.lists)), options.seed
     labelled = sources_of(read_groups(options.half)) if options.half else {}
-    made = all_blocks({name: groups for name, groups in sources.items() if name not in labelled}, encode, [seed])
+    made = all_blocks({name: groups for name, groups in sources.items() if name not in labelled}, encoders, [seed])
     if labelled:
-        half = shuffled(all_blocks(labelled, encode, [seed, seed + 1], 2 * LABEL_WEIGHT), f"blocks/{seed}")
+        half = shuffled(all_blocks(labelled, encoders, [seed, seed + 1], 2 * LABEL_WEIGHT), f"blocks/{seed}")
         made = shuffled(half + shuffled(made, f"blocks/{seed}")[: len(half)], f"halves/{seed}")
     else:
         Random(f"blocks/{seed}").shuffle(made)  # not `shuffled`, to keep the order in which the fourth step was trained

