@@ -66,7 +66,7 @@ def ndcg(labels: Sequence[int], scores: Sequence[float], k: int = 10) -> float:
 
 
 def loader(name: str, checkpoint: str | Path, length: int | None = None, fallback: Any = None, **how: Any) -> Callable[[], Any]:
-    """Return a function that loads a Reranker under a name.
+    """Return a function that loads a Reranker under a name. It reads the beginning of long documents, unless `how` says otherwise.
 
     Args:
         name: name in tables.
@@ -80,7 +80,7 @@ def loader(name: str, checkpoint: str | Path, length: int | None = None, fallbac
 
     def load() -> Reranker:
         prompt_options = {"prompt": prompt_of(resolve(checkpoint), fallback)} if fallback else {}
-        reranker = Reranker(checkpoint, max_length=length, **prompt_options, **how)
+        reranker = Reranker(checkpoint, max_length=length, **prompt_options, **{"long_documents": "truncate"} | how)
         reranker.name = name
         return reranker
 

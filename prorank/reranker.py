@@ -54,6 +54,9 @@ class Reranker(MadeByArguments, BaseReranker):
         method: "pointwise" scores single documents; "setwise" and "listwise" compare several and give an order without log-odds (a
             score is minus the position in it), see `rank.methods`. `cost` counts prompts, tokens and seconds.
         base: base of an adapter, instead of the one in its settings.
+        long_documents: how a document that does not fit into a prompt is read: "truncate" reads its beginning, "chunk" reads it
+            whole in overlapping chunks of which the best counts, "auto" does the latter if the model scores single documents
+            without a thought. `cuts` counts both. Score and probability of a document in chunks are those of its best chunk.
         **options: options of the method: fields of `rank.methods.Setwise` or `Listwise`.
 
     Raises:
@@ -76,12 +79,14 @@ class Reranker(MadeByArguments, BaseReranker):
         max_think_tokens: int | None = None,
         method: str = "pointwise",
         base: str | Path | None = None,
+        long_documents: str = "auto",
         **options: Any,
     ) -> None:
         if not isinstance(model, LoadedReranker):
             load_options = LoadOptions(
-                device, dtype, max_length, prompt, trust_remote_code, compile, think, samples, max_think_tokens, base
-            )
+                device, dtype, max_length, prompt, trust_remote_code, compile, think, samples, max_think_tokens, base,
+                long_documents,
+            )  # fmt: skip
             model = load_reranker(model, load_options, method, options)
         super().__init__(model)
         if compile is True and not self.compares_documents:

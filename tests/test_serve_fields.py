@@ -183,15 +183,17 @@ def test_top_k_is_top_n(server, path):
 def test_max_chunks_per_doc_reads_long_documents_in_parts(server, dialect):
     long = [" ".join(WORDS * 200), "a"]
     asked = lambda **more: server.post(PATHS[dialect], body_of(dialect, long, **more))  # noqa: E731
-    chunked, cut = scores_of(asked(long_documents="chunk")), scores_of(asked())
+    chunked, cut = scores_of(asked(long_documents="chunk")), scores_of(asked(long_documents="truncate"))
     assert chunked != cut
     for more, want in (
-        ({"max_chunks_per_doc": 99}, chunked), ({"max_chunks_per_doc": 1}, cut), ({"max_chunks_per_doc": 0}, cut),
+        ({"max_chunks_per_doc": 99}, chunked), ({"max_chunks_per_doc": 1}, cut), ({"max_chunks_per_doc": 0}, chunked),
+        ({}, chunked),
         ({"max_chunks_per_doc": 99, "long_documents": "truncate"}, cut),
     ):  # fmt: skip
         assert scores_of(asked(**more)) == pytest.approx(want, abs=1e-6)
     assert asked(max_chunks_per_doc=2).headers["x-prorank-truncated-documents"] == "1"
-    assert "truncation is switched off" in refused(asked(truncation=False), dialect)
+    assert "truncation is switched off" in refused(asked(truncation=False, long_documents="truncate"), dialect)
+    assert asked(truncation=False).status_code == 200  # nothing has to be cut
 
 
 def test_null_means_the_default_in_every_form(server):

@@ -107,8 +107,12 @@ def test_a_calibrated_model_answers_with_probabilities(calibrated_dir):
         assert not any("probability" in hit for hit in found.json()["results"])  # said once is enough
         raw = server.post("/v1/rerank", {"query": "garden", "documents": DOCUMENTS, "raw_scores": True}).json()["results"]
         assert [hit["probability"] for hit in raw] == scores
-        for more in ({"instruction": "another"}, {"long_documents": "chunk"}):
-            other = server.post("/v1/rerank", {"query": "garden", "documents": DOCUMENTS} | more)
-            assert other.headers["x-prorank-scores"] == "sigmoid"
-            other = server.post("/v1/rerank", {"query": "garden", "documents": DOCUMENTS, "raw_scores": True} | more)
-            assert not any("probability" in hit for hit in other.json()["results"])
+        more = {"query": "garden", "documents": DOCUMENTS, "instruction": "another"}
+        assert server.post("/v1/rerank", more).headers["x-prorank-scores"] == "sigmoid"
+        other = server.post("/v1/rerank", more | {"raw_scores": True})
+        assert not any("probability" in hit for hit in other.json()["results"])
+        in_chunks = {"query": "garden", "documents": ["river " * 2000, "garden"]}
+        chunked = server.post("/v1/rerank", in_chunks)
+        assert chunked.headers["x-prorank-scores"] == "probability"
+        expected = [hit.probability for hit in reranker.rank("garden", in_chunks["documents"])]
+        assert [hit["relevance_score"] for hit in chunked.json()["results"]] == pytest.approx(expected, abs=1e-5)

@@ -25,7 +25,7 @@ from prorank.evaluate.significance import randomisation_test
 
 def scored(options: argparse.Namespace, length: int | None, lists: list[Any]) -> list[tuple[Any, list[int]]]:
     """Return (scores, tokens: of the prefix, then of each document) of every list, with prompts of at most `length` tokens."""
-    reranker = Reranker(options.model, max_length=length, compile=True)
+    reranker = Reranker(options.model, max_length=length, compile=True, long_documents="truncate")
     rows = []
     for collection in lists:
         for query, documents, row in zip(

@@ -58,7 +58,7 @@ def cross_encoder(folder: str, device: str, dtype: str) -> Score:
 def ours(folder: str, device: str, prompt: str | None = None, **more: Any) -> Score:
     from prorank import Reranker
 
-    reranker = Reranker(folder, device=device, prompt=prompt, **more)
+    reranker = Reranker(folder, device=device, prompt=prompt, long_documents="truncate", **more)
     return lambda query, documents: reranker.score_lists([query], [documents])[0]
 
 

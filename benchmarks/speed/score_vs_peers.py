@@ -202,7 +202,7 @@ def shares(folder: str, lists: Any, rows: dict[str, dict[str, float]], device: s
     prefix counts once per pack.
     """
     torch.set_num_threads(threads)
-    reranker = Reranker(folder, device=device)
+    reranker = Reranker(folder, device=device, long_documents="truncate")
     strategy = reranker.strategy
     assert isinstance(strategy, PointwiseStrategy)
     parts = strategy.encoded_parts(lists.queries, lists.documents, None)

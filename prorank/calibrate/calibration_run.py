@@ -159,7 +159,8 @@ def _score(
     """Score every pair of the groups with the model."""
     from ..reranker import Reranker
 
-    reranker, total, done = Reranker(model, **options), sum(len(group.documents) for group in groups), 0
+    reranker = Reranker(model, **{"long_documents": "truncate"} | options)  # a calibration is for documents in one prompt
+    total, done = sum(len(group.documents) for group in groups), 0
 
     def count(documents: int) -> None:
         nonlocal done

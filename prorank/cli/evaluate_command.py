@@ -22,6 +22,7 @@ from .options import (
     Device,
     Dtype,
     Gain,
+    LongDocuments,
     MaxLength,
     Method,
     PromptName,
@@ -83,6 +84,7 @@ def evaluate(
     method: Method = "pointwise",
     prompt: PromptName = None,
     max_length: MaxLength = None,
+    long_documents: LongDocuments = "auto",
     base: Base = None,
     trust_remote_code: RemoteCode = False,
     device: Device = None,
@@ -101,7 +103,14 @@ def evaluate(
         from ..prompts.prompt import Prompt
         from ..rank.methods import read_method
 
-        options = {"device": device, "dtype": dtype, "max_length": max_length, "prompt": prompt, "compile": compile_choice(compile)}
+        options = {
+            "device": device,
+            "dtype": dtype,
+            "max_length": max_length,
+            "long_documents": long_documents,
+            "prompt": prompt,
+            "compile": compile_choice(compile),
+        }
         systems = Systems(model or [], base, trust_remote_code, options, spinner)
         systems.check()
         check_dtype(dtype, pick_device(device))

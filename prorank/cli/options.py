@@ -49,6 +49,15 @@ MaxLength = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
+LongDocuments = Annotated[
+    str,
+    typer.Option(
+        "--long-documents",
+        metavar="auto|truncate|chunk",
+        help="Documents that do not fit into a prompt: read their beginning, or overlapping chunks of which the best counts.",
+        rich_help_panel=MODEL,
+    ),
+]
 Method = Annotated[
     str,
     typer.Option(

@@ -28,6 +28,7 @@ from .options import (
     Device,
     Dtype,
     Instruction,
+    LongDocuments,
     MaxLength,
     Method,
     Model,
@@ -56,8 +57,8 @@ FOR_DOCUMENTS = {
     "show_thoughts": "--show-thoughts",
 }
 LOCAL_ONLY = (
-    "think", "samples", "max_think_tokens", "method", "device", "dtype", "compile", "max_length", "prompt", "base",
-    "trust_remote_code",
+    "think", "samples", "max_think_tokens", "method", "device", "dtype", "compile", "max_length", "long_documents", "prompt",
+    "base", "trust_remote_code",
 )  # fmt: skip
 
 
@@ -92,6 +93,7 @@ def rerank(
     method: Method = "pointwise",
     prompt: PromptName = None,
     max_length: MaxLength = None,
+    long_documents: LongDocuments = "auto",
     base: Base = None,
     trust_remote_code: RemoteCode = False,
     think: Think = True,
@@ -144,7 +146,12 @@ def rerank(
     else:
         options: dict[str, Any] = {"think": think, "samples": samples, "max_think_tokens": max_think_tokens}
         options |= {"base": base, "trust_remote_code": trust_remote_code, "device": device, "dtype": dtype}
-        options |= {"max_length": max_length, "prompt": prompt, "compile": compile_choice(compile)}
+        options |= {
+            "max_length": max_length,
+            "long_documents": long_documents,
+            "prompt": prompt,
+            "compile": compile_choice(compile),
+        }
         ranker = _local(model, method, show_thoughts, options)
     with ranker if server else contextlib.nullcontext():
         if run and out:

@@ -24,6 +24,7 @@ from .options import (
     Device,
     Dtype,
     Instruction,
+    LongDocuments,
     MaxLength,
     Method,
     Model,
@@ -44,7 +45,8 @@ FIRST_STAGE = "First stage"
 SHOWN_HITS = 10  # printed hits per query
 SLOW_SECONDS = 10.0  # slower searches print a note on faster settings
 MODEL_OPTIONS = (
-    "model", "instruction", "method", "prompt", "max_length", "base", "trust_remote_code", "think", "dtype", "compile",
+    "model", "instruction", "method", "prompt", "max_length", "long_documents", "base", "trust_remote_code", "think", "dtype",
+    "compile",
 )  # fmt: skip
 
 
@@ -93,6 +95,7 @@ def search(
     method: Method = "pointwise",
     prompt: PromptName = None,
     max_length: MaxLength = None,
+    long_documents: LongDocuments = "auto",
     base: Base = None,
     trust_remote_code: RemoteCode = False,
     think: Think = True,
@@ -118,7 +121,13 @@ def search(
         documents = _read_corpus(corpus)
         _check_bi_encoder(bi_encoder)
         model_options: dict[str, Any] = {"think": think, "base": base, "trust_remote_code": trust_remote_code, "device": device}
-        model_options |= {"dtype": dtype, "max_length": max_length, "prompt": prompt, "compile": compile_choice(compile)}
+        model_options |= {
+            "dtype": dtype,
+            "max_length": max_length,
+            "long_documents": long_documents,
+            "prompt": prompt,
+            "compile": compile_choice(compile),
+        }
         model_options |= {} if no_rerank else _check_model(model, method, model_options)
         searcher = Searcher(documents, None if no_rerank else model, candidates, bi_encoder, **model_options)
         if out:

@@ -20,6 +20,7 @@ from .options import (
     Compile,
     Device,
     Dtype,
+    LongDocuments,
     MaxLength,
     Method,
     Model,
@@ -66,7 +67,7 @@ def serve(
             rich_help_panel=PER_REQUEST,
         ),
     ] = None,
-    max_chunks: Annotated[int, typer.Option(help="Maximum number of chunks of a long document.", rich_help_panel=PER_REQUEST)] = 16,
+    max_chunks: Annotated[int, typer.Option(help="Maximum number of chunks of a long document.", rich_help_panel=PER_REQUEST)] = 32,
     request_timeout: Annotated[
         float, typer.Option(help="Maximum number of seconds until the answer.", rich_help_panel=PER_REQUEST)
     ] = 300.0,
@@ -81,6 +82,7 @@ def serve(
     method: Method = "pointwise",
     prompt: PromptName = None,
     max_length: MaxLength = None,
+    long_documents: LongDocuments = "auto",
     base: Base = None,
     trust_remote_code: RemoteCode = False,
     think: Think = True,
@@ -108,7 +110,8 @@ def serve(
         check_dtype(dtype, pick_device(device))
         options: dict[str, Any] = {"think": think, "samples": samples, "max_think_tokens": max_think_tokens, **read_method(method)}
         options |= {"base": base, "trust_remote_code": trust_remote_code, "device": device, "dtype": dtype}
-        options |= {"max_length": max_length, "prompt": prompt, "compile": compile_choice(compile)}
+        options |= {"max_length": max_length, "long_documents": long_documents}
+        options |= {"prompt": prompt, "compile": compile_choice(compile)}
         limits = Limits(
             max_body_bytes=max_body_bytes, max_documents=max_documents, max_characters=max_characters,
             max_tokens_per_doc=max_tokens_per_doc, max_chunks=max_chunks, max_requests=max_requests,

@@ -19,7 +19,7 @@ STAGE_1, STAGE_2 = "base, after stage 1", "base, after both stages"
 SYSTEMS = (SHIPPED, ADAPTED, ZERO_SHOT, LIKELIHOOD, STAGE_1, STAGE_2)
 ACTS = {SHIPPED: "rank", ADAPTED: "adapt"}  # the others belong to the act "train"
 # Read in int8, which is faster than fp32 on every processor; the trainings compute in fp32.
-READING: dict[str, Any] = {"dtype": "int8", "compile": False}
+READING: dict[str, Any] = {"dtype": "int8", "compile": False, "long_documents": "truncate"}
 SAMPLE = 24  # pairs of which the format is diagnosed
 
 

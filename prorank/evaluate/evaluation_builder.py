@@ -117,6 +117,9 @@ def _notes(row: Row) -> list[str]:
     if row.cuts and (row.cuts.get("documents") or row.cuts.get("queries")):
         truncated = f"{row.cuts['documents']:,} of {row.documents:,} documents and {row.cuts['queries']:,} queries"
         notes.append(f"{row.system}: {truncated} were truncated to the prompt's length")
+    if row.cuts and row.cuts.get("chunked"):
+        chunked = f"{row.cuts['chunked']:,} of {row.documents:,} documents were read in {row.cuts['chunks']:,} overlapping chunks"
+        notes.append(f"{row.system}: {chunked}, the others in one prompt each")
     if about_probabilities := note(row):
         notes.append(about_probabilities)
     if row.reused:

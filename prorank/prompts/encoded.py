@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -33,12 +33,23 @@ class TruncationCounts:
         documents: number of prompts whose document was truncated.
         queries: number of queries that were truncated.
         query_tokens: number of tokens truncated from all queries.
+        chunked: number of documents that were read in several prompts.
+        chunks: number of their prompts.
     """
 
     total: int = 0
     documents: int = 0
     queries: int = 0
     query_tokens: int = 0
+    chunked: int = 0
+    chunks: int = 0
+
+    def count_chunks(self, documents: Sequence[Sequence[Encoded]], query_cut: int = 0) -> int:
+        """Count documents of one query, each with the prompts that show it; see `count`."""
+        several = [len(prompts) for prompts in documents if len(prompts) > 1]
+        self.chunked += len(several)
+        self.chunks += sum(several)
+        return self.count([prompts[0] for prompts in documents], query_cut)
 
     def count(self, prompts: Iterable[Encoded], query_cut: int = 0) -> int:
         """Count prompts of one query.

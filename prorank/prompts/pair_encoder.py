@@ -108,13 +108,13 @@ class PairPromptEncoder(DocumentFraming):
     ) -> list[Encoded]:
         """Return the prompts of one document: with the whole query if both fit, else with the truncated query."""
         lead = self._lead if piece[: len(self._lead)] == self._lead else []
-        limit = truncation.max_document_tokens
-        kept = len(piece) if limit is None else len(lead) + min(len(piece) - len(lead), limit)
-        frame = capped
-        if whole and kept <= self._room(whole, truncation):
+        text, frame = piece[len(lead) :], capped
+        limits = (truncation.max_document_tokens, self.prompt.chunk_length)
+        shown = len(lead) + min([len(text), *(limit for limit in limits if limit is not None)])  # tokens in one prompt
+        if whole and shown <= self._room(whole, truncation):
             frame, room = whole, self._room(whole, truncation)
         head, tail = frame.head, frame.tail
-        chunks, cut = truncation.split(piece[len(lead) :], max(0, room - len(lead)))
+        chunks, cut = truncation.split(text, max(0, min(room, shown) - len(lead)))
         spans = [lead + chunk for chunk in chunks]
         return [Encoded(head + span + tail, len(head), len(head) + len(span), cut, frame.query_cut) for span in spans]
 

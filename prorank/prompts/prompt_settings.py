@@ -29,6 +29,7 @@ EXPECTED = {
     "template": "a text or a list of texts",
     "answers": "two different, non-empty texts (not relevant, relevant)",
     "max_length": "a whole number of at least 16 tokens",
+    "chunk_length": "a whole number of at least 16 tokens, or none",
     "max_think_tokens": "a whole number of at least 1",
     "query_share": "a number between 0 and 1",
     "escape_special_tokens": "true or false",
@@ -88,6 +89,10 @@ class PromptSettings:
 
     max_length: Annotated[int, Field(ge=16)] = 512
     """Maximum number of tokens, counted as `length_counts` says."""
+
+    chunk_length: Annotated[int, Field(ge=16)] | None = None
+    """Maximum number of tokens of a document in one prompt, about as many as in training; None for as many as `max_length` leaves.
+    Longer documents are read in chunks or cut (`long_documents`)."""
 
     query_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Largest share of `max_length` that the query may take."""
@@ -185,8 +190,9 @@ class PromptSettings:
             json.dump(asdict(self), handle, indent=2, ensure_ascii=False)
 
     def fingerprint(self) -> str:
-        """Twelve hex digits that change whenever a setting changes."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+        """Twelve hex digits that change whenever a setting changes; settings that are None do not count."""
+        values = {key: value for key, value in asdict(self).items() if value is not None}
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _message(fault: ErrorDetails) -> str:

@@ -1,7 +1,6 @@
 """Truncation: which tokens of a document are in its prompts: its beginning, its end, or overlapping chunks.
 
-Chunks are as long as possible and overlap by a share of their length, so a passage shorter than the overlap is complete in at
-least one of them.
+Chunks overlap by a share of their length, so a passage shorter than the overlap is complete in at least one of them.
 """
 
 from __future__ import annotations
@@ -11,6 +10,8 @@ from dataclasses import dataclass
 from ..errors import ConfigError
 
 SIDES = ("right", "left")
+LONG_DOCUMENTS = ("auto", "truncate", "chunk")
+MAX_CHUNKS = 32  # of a document, unless another limit is given
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Truncation:
     max_query_tokens: int | None = None
     side: str = "right"
     max_chunks: int = 1
-    overlap: float = 0.125
+    overlap: float = 0.25
 
     def __post_init__(self) -> None:
         if self.side not in SIDES:
@@ -67,3 +68,22 @@ class Truncation:
 
 
 DEFAULT_TRUNCATION = Truncation()
+
+
+def truncation_of(long_documents: str, can_chunk: bool) -> Truncation:
+    """Return how documents that do not fit into a prompt are read.
+
+    Args:
+        long_documents: "truncate" reads their beginning, "chunk" reads them whole in overlapping chunks, "auto" does the latter
+            where it is possible.
+        can_chunk: whether it is possible: where a document is scored by one forward pass.
+
+    Raises:
+        ConfigError: the value is unknown, or chunks are not possible.
+    """
+    if long_documents not in LONG_DOCUMENTS:
+        raise ConfigError(f"long_documents '{long_documents}' is not known; valid: {', '.join(LONG_DOCUMENTS)}")
+    if long_documents == "chunk" and not can_chunk:
+        raise ConfigError("long_documents 'chunk' is for models that score single documents without a thought; use 'truncate'")
+    chunks = can_chunk and long_documents != "truncate"
+    return Truncation(max_chunks=MAX_CHUNKS) if chunks else DEFAULT_TRUNCATION

@@ -96,6 +96,11 @@ class BaseReranker:
         return self.strategy.compares_documents
 
     @property
+    def reads_chunks(self) -> bool:
+        """Whether a long document is read in several chunks, see `long_documents`."""
+        return self.strategy.truncation.max_chunks > 1
+
+    @property
     def can_diagnose(self) -> bool:
         """Whether `diagnose` is available: not for methods of lists."""
         return not self.compares_documents

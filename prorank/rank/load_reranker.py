@@ -19,6 +19,7 @@ from ..engine.generation import TextGenerator, make_generator, make_training_gen
 from ..engine.layer_speed import DTYPES
 from ..errors import ConfigError
 from ..prompts.prompt import Prompt
+from ..prompts.truncation import DEFAULT_TRUNCATION, Truncation, truncation_of
 from .base_reranker import LoadedReranker
 from .lazy_compile import LazyCompile
 from .list_strategy import ListStrategy
@@ -53,6 +54,7 @@ class LoadOptions:
     samples: int = 1
     max_think_tokens: int | None = None
     base: str | Path | None = None
+    long_documents: str = "auto"
 
     def __post_init__(self) -> None:
         for name in ("max_length", "max_think_tokens"):
@@ -83,6 +85,7 @@ def load_reranker(
     source = resolve(model, options.base, options.trust_remote_code)
     prompt = _prompt(str(model), source, options, list_method)
     think = _check_thinking(str(model), prompt, options)
+    truncation = truncation_of(options.long_documents, can_chunk=not (list_method or think))
     tokenizer = load_tokenizer(source)
     (prompt.bind_list if list_method else prompt.bind)(tokenizer)  # raises errors before the weights are loaded
     config = load_ranking_config(source, device)
@@ -91,7 +94,7 @@ def load_reranker(
     runtime = ModelRuntime(weights, tokenizer, scoring_engine(weights, options.compile is True, options.dtype == "int8"))
     log.debug("%s: dtype %s", model, dtype)
     generator = make_generator(weights, runtime.engine) if think else None
-    strategy = make_strategy(runtime, prompt, list_method, generator, options.samples)
+    strategy = make_strategy(runtime, prompt, list_method, generator, options.samples, truncation)
     lazy_compile = None
     if options.compile == "auto" and runtime.engine and isinstance(strategy, PointwiseStrategy):
         lazy_compile = LazyCompile(str(model), runtime.engine, config, dtype.value, strategy.encoder.longest)
@@ -116,7 +119,7 @@ def in_memory_reranker(
 
 def make_strategy(
     runtime: ModelRuntime, prompt: Prompt, method: ListMethod | None = None, generator: TextGenerator | None = None,
-    samples: int = 1,
+    samples: int = 1, truncation: Truncation = DEFAULT_TRUNCATION,
 ) -> RankingStrategy:  # fmt: skip
     """Make the strategy that ranks with a prompt.
 
@@ -126,12 +129,13 @@ def make_strategy(
         method: a method of lists, for a ListStrategy.
         generator: generates thoughts, for a ThinkingStrategy. Without method and generator, the strategy is pointwise.
         samples: number of thoughts per document.
+        truncation: how a PointwiseStrategy reads documents that do not fit.
     """
     if method:
         return ListStrategy(runtime, prompt, method)
     if generator:
         return ThinkingStrategy(runtime, prompt, generator, samples)
-    return PointwiseStrategy(runtime, prompt)
+    return PointwiseStrategy(runtime, prompt, truncation)
 
 
 def _prompt(name: str, source: Resolved, options: LoadOptions, method: ListMethod | None) -> Prompt:

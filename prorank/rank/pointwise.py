@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-import numpy as np
 import torch
 
 from ..engine.batches import WINDOW
 from ..engine.heads import answer_rows, log_odds
 from ..engine.modules import room_for_prompts
-from ..engine.packing import Batch
 from ..prompts.pair_encoder import Encoded, PairPromptEncoder
 from ..prompts.prompt import Prompt
+from ..prompts.truncation import DEFAULT_TRUNCATION, Truncation
+from .chunk_scores import ChunkScores
 from .model_runtime import ModelRuntime
 from .score_diagnostics import Diagnosis, diagnosis
 from .strategy import Progress, RankingStrategy, ScoredLists
@@ -28,6 +28,7 @@ class PointwiseStrategy(RankingStrategy):
     Args:
         runtime: the model.
         prompt: a prompt of single documents. A thinking prompt gets an empty thought, so that the model answers at once.
+        truncation: how documents that do not fit are read. A document has the score of its best chunk (MaxP, arXiv 1905.09217).
 
     Attributes:
         rows, bias: fp32 [2, H] and [2], the answers' rows of the output matrix (not relevant, relevant).
@@ -35,8 +36,8 @@ class PointwiseStrategy(RankingStrategy):
 
     encoder: PairPromptEncoder
 
-    def __init__(self, runtime: ModelRuntime, prompt: Prompt) -> None:
-        self.runtime = runtime
+    def __init__(self, runtime: ModelRuntime, prompt: Prompt, truncation: Truncation = DEFAULT_TRUNCATION) -> None:
+        self.runtime, self.truncation = runtime, truncation
         self.encoder = prompt.bind(runtime.tokenizer, room_for_prompts(runtime.model)).direct()
         self.rows, self.bias = answer_rows(runtime.model, self.encoder.answer_ids)
 
@@ -45,45 +46,50 @@ class PointwiseStrategy(RankingStrategy):
         progress: Progress | None = None,
     ) -> ScoredLists:  # fmt: skip
         """See `RankingStrategy.score`."""
-        with torch.inference_mode():
-            batches = self.runtime.batches(self.encoded_parts(queries, texts, instruction), batch_size)
-            scores = self._score_batches(batches, [len(row) for row in texts], progress)
-        return ScoredLists.without_thoughts(scores).tie_equal_texts(texts)
+        encoded = self.encoded_chunks(queries, texts, instruction, self.truncation)
+        return self._score_prompts(encoded, [len(row) for row in texts], batch_size, progress).tie_equal_texts(texts)
 
     def score_encoded(self, lists: Sequence[tuple[Sequence[Encoded], Sequence[str]]]) -> ScoredLists:
         """See `RankingStrategy.score_encoded`."""
-        sizes = [len(prompts) for prompts, _ in lists]
-        starts = [0, *np.cumsum(sizes).tolist()]
-        with torch.inference_mode():
-            batches = self.runtime.batches((start, list(prompts)) for start, (prompts, _) in zip(starts, lists))
-            return ScoredLists.without_thoughts(self._score_batches(batches, sizes))
+        parts = ([[prompt] for prompt in prompts] for prompts, _ in lists)
+        return self._score_prompts(parts, [len(prompts) for prompts, _ in lists])
+
+    @property
+    def settings(self) -> list[str]:
+        """See `RankingStrategy.settings`."""
+        chunks = self.truncation.max_chunks
+        return [f"{chunks} chunks, overlap {self.truncation.overlap}"] if chunks > 1 else []
 
     def diagnose(self, queries: Sequence[str], texts: Sequence[list[str]]) -> Diagnosis:
         """See `RankingStrategy.diagnose`. Multiplies with the whole output matrix, so it is slower than scoring."""
         with torch.inference_mode():
-            batches = self.runtime.batches(self.encoded_parts(queries, texts, None))
+            parts = ChunkScores().parts(self.encoded_chunks(queries, texts, None, DEFAULT_TRUNCATION))
+            batches = self.runtime.batches(parts)
             states = ((batch, self.runtime.hidden(batch)) for batch in batches)
             return diagnosis(self.runtime.model, self.encoder.answer_ids, states, sum(map(len, texts)))
 
-    def _score_batches(self, batches: Iterable[Batch], sizes: Sequence[int], progress: Progress | None = None) -> list[np.ndarray]:
-        """Return the log-odds of lists with these sizes; `batch.owners` are indices into all of their documents."""
-        flat = np.empty(sum(sizes), np.float32)
-        for batch in batches:
-            flat[batch.owners] = log_odds(self.runtime.hidden(batch), self.rows, self.bias).cpu().numpy()
-            if progress:
-                progress(len(batch.owners))
-        return np.split(flat, np.cumsum(sizes)[:-1]) if sizes else []
+    def _score_prompts(
+        self, queries: Iterable[Sequence[Sequence[Encoded]]], sizes: Sequence[int], batch_size: int | None = None,
+        progress: Progress | None = None,
+    ) -> ScoredLists:  # fmt: skip
+        """Score lists with these numbers of documents, each of which is the sequence of its prompts."""
+        scores = ChunkScores()
+        with torch.inference_mode():
+            for batch in self.runtime.batches(scores.parts(queries), batch_size):
+                log_odds_of_batch = log_odds(self.runtime.hidden(batch), self.rows, self.bias).cpu().tolist()
+                finished = scores.add(batch.owners, log_odds_of_batch)
+                if progress and finished:
+                    progress(finished)
+        return scores.scored_lists(sizes)
 
-    def encoded_parts(
-        self, queries: Sequence[str], texts: Sequence[list[str]], instruction: str | None
-    ) -> Iterator[tuple[int, list[Encoded]]]:
-        """Yield (index of the first document, prompts) of each query, in windows, so that memory stays bounded."""
-        start = 0
+    def encoded_chunks(
+        self, queries: Sequence[str], texts: Sequence[list[str]], instruction: str | None, truncation: Truncation
+    ) -> Iterator[list[list[Encoded]]]:
+        """Yield the prompts of each document of a query, in windows of documents, so that memory stays bounded."""
         for query, row in zip(queries, texts):
             query_cut = 0
             for offset in range(0, len(row), WINDOW):
-                prompts = self.encoder.encode_many(query, row[offset : offset + WINDOW], instruction)
-                self.runtime.cost.count_prompts(prompts)
-                query_cut = self.runtime.cuts.count(prompts, query_cut)
-                yield start + offset, prompts
-            start += len(row)
+                documents = self.encoder.encode_chunks(query, row[offset : offset + WINDOW], instruction, truncation)
+                self.runtime.cost.count_prompts([prompt for chunks in documents for prompt in chunks])
+                query_cut = self.runtime.cuts.count_chunks(documents, query_cut)
+                yield documents

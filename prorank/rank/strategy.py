@@ -18,6 +18,7 @@ import numpy as np
 
 from ..errors import ConfigError
 from ..prompts.prompt import AnyPromptEncoder, Encoded
+from ..prompts.truncation import DEFAULT_TRUNCATION, Truncation
 from .documents import GeneratedThought
 from .model_runtime import ModelRuntime
 from .score_diagnostics import Diagnosis
@@ -72,10 +73,12 @@ class RankingStrategy(ABC):
         encoder: the prompt, bound to the model's tokenizer.
         thinks: whether it generates a thought about each document.
         compares_documents: whether prompts show several documents, so that a score is minus the position in the order.
+        truncation: how long documents are read.
     """
 
     thinks: ClassVar[bool] = False
     compares_documents: ClassVar[bool] = False
+    truncation: Truncation = DEFAULT_TRUNCATION
     runtime: ModelRuntime
     encoder: AnyPromptEncoder
 

@@ -39,8 +39,8 @@ def _seconds(job: RerankJob, begin: float, tokenization: float) -> StageSeconds:
 
 
 def _probabilities(reranker: Reranker, rerank_query: RerankQuery, scores: list[np.ndarray]) -> list[np.ndarray]:
-    """Return calibrated probabilities, or []. The calibration was fitted on whole documents, so it does not hold for chunks."""
-    if reranker.compares_documents or rerank_query.truncation.max_chunks > 1:
+    """Return calibrated probabilities, or []. The probability of a document in chunks is that of its best chunk."""
+    if reranker.compares_documents:
         return []
     lists = [reranker.probabilities(values, rerank_query.instruction) for values in scores]
     return [values for values in lists if values is not None]  # either all are None or none is

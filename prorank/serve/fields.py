@@ -61,7 +61,9 @@ class CommonFields(RequestBody):
     instruction: Text | None = Field(None, description="What to look for; replaces the instruction of the prompt.")
     max_tokens_per_doc: Count | None = Field(None, description="Maximum tokens of a document; 0 or null for as many as fit.")
     long_documents: Literal["truncate", "chunk"] | None = Field(
-        None, description='"chunk" reads a long document in overlapping chunks; the best chunk gives its score.'
+        None,
+        description='"chunk" reads a long document in overlapping chunks, of which the best gives its score; "truncate" reads its '
+        "beginning. By default as the server was started: in chunks.",
     )
     raw_scores: Flag | None = Field(None, description="Answer with log-odds instead of values in 0..1.")
     return_thoughts: Flag | None = Field(None, description="Add the thoughts of a thinking model.")
@@ -86,7 +88,7 @@ class RankingFields(CommonFields):
         None, description="Fields to read of documents given as objects, joined by spaces; by default title and text."
     )
     max_chunks_per_doc: Count | None = Field(
-        None, description='Values above 1 are like long_documents "chunk", with at most this number of chunks.'
+        None, description='The same as long_documents "chunk", with at most this number of chunks; 1 truncates.'
     )
     truncation: Flag | None = Field(None, description="false refuses a request with a text that would be truncated.")
     relevant_spans: Annotated[NoSpans | None, unsupported("this server returns no spans; omit the field")] = None

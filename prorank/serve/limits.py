@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 
 from ..errors import ConfigError
+from ..prompts.truncation import MAX_CHUNKS
 from .messages import RequestError
 
 
@@ -37,7 +38,7 @@ class Limits:
     max_documents: int = 1000
     max_characters: int = 5_000_000
     max_tokens_per_doc: int | None = None
-    max_chunks: int = 16
+    max_chunks: int = MAX_CHUNKS
     max_requests: int = 512
     max_queued_documents: int = 20_000
     max_inflight_bytes: int = 256_000_000

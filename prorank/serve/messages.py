@@ -6,7 +6,7 @@ Every error has one kind. Each dialect maps kinds to a status code and a body.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -74,6 +74,8 @@ class RerankQuery:
         top_n: number of hits; 0 for all.
         return_documents: add the documents to the hits.
         refuse_truncation: refuse the request if a text would have to be truncated.
+        model_chunks: maximum number of chunks of a long document if the model reads such documents in chunks; 0 if the request
+            itself says how they are read.
     """
 
     lists: list[QueryDocuments]
@@ -84,6 +86,13 @@ class RerankQuery:
     top_n: int = 0
     return_documents: bool = False
     refuse_truncation: bool = False
+    model_chunks: int = 0
+
+    def for_model(self, reads_chunks: bool) -> RerankQuery:
+        """Return the request with the model's way of reading long documents, unless it has one of its own."""
+        if not (reads_chunks and self.model_chunks):
+            return self
+        return replace(self, truncation=replace(self.truncation, max_chunks=self.model_chunks))
 
     @property
     def num_documents(self) -> int:

@@ -126,6 +126,7 @@ class Service:
         Raises:
             RequestError: the request cannot be answered, or not in time.
         """
+        rerank_query = rerank_query.for_model(self.reranker.reads_chunks)
         self._check(rerank_query)
         encoding_begin, loop = time.perf_counter(), asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()

@@ -66,18 +66,20 @@ def make_rerank_query(
         body: the request model.
         lists: its queries and documents.
         limits: limits of the server.
-        truncation_options: fields of Truncation that only this dialect has.
+        truncation_options: fields of Truncation that only this dialect has; None for those that the request does not give.
         raw_scores, refuse_truncation: fields of RerankQuery that dialects derive from their own fields.
         options: further fields of RerankQuery.
     """
     caps = [cap for cap in (body.max_tokens_per_doc, limits.max_tokens_per_doc) if cap]
-    truncation = Truncation(
-        max_document_tokens=min(caps, default=None), max_chunks=_num_chunks(body, limits), **(truncation_options or {})
-    )  # fmt: skip
+    given = {name: value for name, value in (truncation_options or {}).items() if value}
+    chosen = _num_chunks(body, limits)
+    truncation = Truncation(max_document_tokens=min(caps, default=None), max_chunks=chosen or 1, **given)
+    is_model_to_choose = chosen is None and not {"side", "max_prompt_tokens"} & given.keys()
     return RerankQuery(
         lists, body.instruction, truncation,
         raw_scores=raw_scores or bool(body.raw_scores), return_thoughts=bool(body.return_thoughts),
-        refuse_truncation=refuse_truncation or getattr(body, "truncation", None) is False, **options,
+        refuse_truncation=refuse_truncation or getattr(body, "truncation", None) is False,
+        model_chunks=limits.max_chunks if is_model_to_choose else 0, **options,
     )  # fmt: skip
 
 
@@ -88,9 +90,11 @@ def requested_hits(body: RankingFields) -> int:
     return body.top_n or body.top_k or 0
 
 
-def _num_chunks(body: CommonFields, limits: Limits) -> int:
-    """Return the number of prompts that a long document may take."""
+def _num_chunks(body: CommonFields, limits: Limits) -> int | None:
+    """Return the number of prompts that a long document may take; None if the request does not say how to read such documents."""
     requested = getattr(body, "max_chunks_per_doc", None) or 0
-    if body.long_documents == "truncate" or (body.long_documents is None and requested < 2):
+    if body.long_documents == "truncate":
         return 1
+    if body.long_documents is None and not requested:
+        return None
     return min(requested or limits.max_chunks, limits.max_chunks)

@@ -52,8 +52,9 @@ def read(body: TeiRequest, limits: Limits) -> RerankQuery:
     """Convert a request. Raises RequestError."""
     if not body.texts:
         raise RequestError("empty", "`texts` cannot be empty", "texts")
+    side = body.truncation_direction.lower() if body.truncation_direction else None
     return make_rerank_query(
-        body, [QueryDocuments(body.query, body.texts)], limits, {"side": (body.truncation_direction or "right").lower()},
+        body, [QueryDocuments(body.query, body.texts)], limits, {"side": side},
         refuse_truncation=body.truncate is False, return_documents=bool(body.return_text),
     )  # fmt: skip
 

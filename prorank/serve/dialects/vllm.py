@@ -166,8 +166,8 @@ def read_score(body: VllmFields, limits: Limits) -> RerankQuery:
 def _make_query(body: VllmFields, lists: list[QueryDocuments], limits: Limits, **options: Any) -> RerankQuery:
     max_prompt = body.truncate_prompt_tokens
     truncation_options = {
-        "side": body.truncation_side or "right", "max_prompt_tokens": max_prompt if max_prompt and max_prompt > 0 else None,
-        "max_query_tokens": body.max_tokens_per_query or None,
+        "side": body.truncation_side, "max_prompt_tokens": max_prompt if max_prompt and max_prompt > 0 else None,
+        "max_query_tokens": body.max_tokens_per_query,
     }  # fmt: skip
     raw = False in (body.use_activation, body.activation)
     return make_rerank_query(body, lists, limits, truncation_options, raw_scores=raw, **options)
