@@ -203,14 +203,15 @@ class Reranker(MadeByArguments, BaseReranker):
         super().after_fork()
         self.__dict__.pop("_thread", None)
 
-    def probabilities(self, scores: np.ndarray, instruction: str | None = None) -> np.ndarray | None:
+    def probabilities(self, scores: np.ndarray, instruction: str | None = None, prior: float | None = None) -> np.ndarray | None:
         """Return calibrated probabilities fp64 [n] of log-odds [n].
 
-        None if the model is uncalibrated, or if `instruction` differs from the one it was calibrated with.
+        None if the model is uncalibrated, or if `instruction` differs from the one it was calibrated with. `prior` is the share of
+        relevant documents among your candidates, see `Calibration.apply`.
         """
         if self.calibration is None or instruction not in (None, self.encoder.prompt.instruction):
             return None
-        return self.calibration.apply(scores)
+        return self.calibration.apply(scores, prior)
 
     def score(self, pairs: Iterable[tuple[str, Document]], instruction: str | None = None) -> np.ndarray:
         """Return log-odds fp32 [n] of (query, document) pairs, in input order.

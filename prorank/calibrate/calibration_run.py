@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..checkpoints.calibration import Calibration, sigmoid
+from ..checkpoints.calibration import Calibration, check_prior, sigmoid
 from ..checkpoints.card import calibrated
 from ..checkpoints.resolve import Resolved, prompt_of, resolve
 from ..data.examples import Group
@@ -71,6 +71,7 @@ def calibrate(
     out: str | Path | None = None,
     progress: Callable[[float, dict], None] | None = None,
     copy: str | Path | None = None,
+    prior: float | None = None,
     **options: Any,
 ) -> CalibrationRun:
     """Score labelled lists, fit a calibration, measure it on held-out folds, and write `calibration.json` into the checkpoint.
@@ -87,6 +88,7 @@ def calibrate(
         out: folder of the reliability diagram; the checkpoint's by default.
         progress: called with the share of pairs scored so far, and an empty dict.
         copy: folder for a copy of the checkpoint to write into. By default runs/calibrated if `model` is not a folder, else none.
+        prior: share of relevant documents where the model is used, if it differs from that of the labels; probabilities are for it.
         **options: arguments of Reranker (device, dtype, prompt, think, ...).
 
     Raises:
@@ -99,6 +101,8 @@ def calibrate(
     target = _target(resolved, model, copy)
     _check_prompt(resolved, options.get("prompt"))
     _check(method, folds, out)
+    if prior is not None:
+        check_prior(prior)
     groups = read_groups(data, split)
     labels, fold = binary_labels(groups, min_rel, data), assign_folds(groups, min_rel, folds, seed, data)
     warn_of_training_data(resolved.folder, data, split)
@@ -113,7 +117,7 @@ def calibrate(
         prompt_id=scored.prompt,
         weights=scored.weights,
         data=data_name(data), split=split if Path(data).is_dir() else "", min_rel=min_rel, folds=folds, seed=seed,
-        queries=len(groups), pairs=len(labels), relevant=float(labels.mean()),
+        queries=len(groups), pairs=len(labels), relevant=float(labels.mean()), prior=prior,
         before=figures(before, labels), after=figures(after, labels),
     )  # fmt: skip
     _warn_if_no_better(model, calibration)

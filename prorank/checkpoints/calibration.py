@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ModelError
+from ..errors import ConfigError, ModelError
 from ..utils.files import atomic_file, parse_json, read_text
 
 log = logging.getLogger("prorank")
 FILE = "calibration.json"
+EM_STEPS, SMALLEST_PRIOR = 1000, 1e-6
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Calibration:
         data, split, min_rel, folds, seed: the labels it was fitted on, the smallest label that counts as relevant, and the
             cross-validation.
         queries, pairs, relevant: number of queries and of pairs, and share of relevant pairs.
+        prior: share of relevant documents where the model is used; None for the share `relevant` of the labels.
         before, after: reliability measures (`reliability.figures`) of sigmoid(s), and of the calibrated held-out folds.
 
     Raises:
@@ -54,6 +56,7 @@ class Calibration:
     queries: int = 0
     pairs: int = 0
     relevant: float = 0.0
+    prior: float | None = None
     before: dict[str, float] = field(default_factory=dict)
     after: dict[str, float] = field(default_factory=dict)
 
@@ -64,9 +67,52 @@ class Calibration:
             valid = False
         if not valid:
             raise ModelError(f"invalid calibration: method {self.method!r} with {str(self.numbers)[:80]}")
+        if self.prior is not None:
+            check_prior(self.prior)
 
-    def apply(self, scores: np.ndarray) -> np.ndarray:
-        """Return probabilities (fp64) of raw log-odds, in the same shape. A higher score never gets a lower probability."""
+    def apply(self, scores: np.ndarray, prior: float | None = None) -> np.ndarray:
+        """Return probabilities (fp64) of raw log-odds, in the same shape. A higher score never gets a lower probability.
+
+        Args:
+            scores: log-odds.
+            prior: share of relevant documents among candidates like these; None for that of the calibration. The odds of all
+                documents are multiplied by the same factor, which is right if relevant documents, and others, look as they did in
+                the labels and only their shares differ.
+
+        Raises:
+            ConfigError: the prior is not between 0 and 1, or the calibration does not know the share in its labels.
+        """
+        chosen = self.prior if prior is None else check_prior(prior)
+        return self._fitted(scores) if chosen is None else shift(self._fitted(scores), self._share(), chosen)
+
+    def estimate_prior(self, scores: np.ndarray) -> float:
+        """Return the share of relevant documents among candidates with these scores, without labels.
+
+        The estimate that makes the scores most likely, by EM (Saerens et al. 2002, doi 10.1162/089976602753284446). It needs
+        hundreds of scores: those of many queries together.
+
+        Args:
+            scores: log-odds [n], n > 0.
+
+        Raises:
+            ConfigError: the calibration does not know the share in its labels.
+        """
+        fitted, share = self._fitted(scores), self._share()
+        prior = share
+        for _ in range(EM_STEPS):
+            before, prior = prior, float(np.clip(shift(fitted, share, prior).mean(), SMALLEST_PRIOR, 1 - SMALLEST_PRIOR))
+            if abs(prior - before) < SMALLEST_PRIOR:
+                break
+        return prior
+
+    def _share(self) -> float:
+        """Return the share of relevant pairs in the labels. Raises ConfigError if it is not known."""
+        if not 0 < self.relevant < 1:
+            raise ConfigError("this calibration does not record the share of relevant documents; run prorank calibrate again")
+        return self.relevant
+
+    def _fitted(self, scores: np.ndarray) -> np.ndarray:
+        """Return probabilities among candidates like those of the labels."""
         s, numbers = np.asarray(scores, np.float64), self.numbers
         if self.method == "temperature":
             return sigmoid(s / numbers["temperature"])
@@ -90,7 +136,7 @@ class Calibration:
             return None
         try:
             return cls(**parse_json(read_text(path, raised=ModelError)))
-        except (ModelError, TypeError, ValueError) as error:
+        except (ConfigError, ModelError, TypeError, ValueError) as error:
             raise ModelError(f"{path}: not a saved calibration ({error}); delete it or run prorank calibrate again") from error
 
     def __str__(self) -> str:
@@ -131,6 +177,22 @@ def _is_valid(method: str, numbers: dict[str, Any]) -> bool:
     s, p = np.asarray(numbers["scores"], np.float64), np.asarray(numbers["probabilities"], np.float64)
     rising = np.isfinite(s).all() and (np.diff(s) > 0).all() and (np.diff(p) >= 0).all()
     return method == "isotonic" and len(s) == len(p) > 0 and bool(rising and p.min() >= 0 and p.max() <= 1)
+
+
+def check_prior(prior: float) -> float:
+    """Return a prior. Raises ConfigError unless it is between 0 and 1."""
+    if not (isinstance(prior, (int, float)) and 0 < prior < 1):
+        raise ConfigError(f"prior must be a share between 0 and 1 (of relevant documents among candidates), not {prior!r}")
+    return float(prior)
+
+
+def shift(probabilities: np.ndarray, share: float, prior: float) -> np.ndarray:
+    """Return the probabilities of the same documents where the share of relevant ones is `prior` instead of `share`.
+
+    By Bayes' rule the odds change by the ratio of the shares' odds. Probabilities of 0 and 1 stay.
+    """
+    factor = prior * (1 - share) / (share * (1 - prior))
+    return factor * probabilities / (factor * probabilities + 1 - probabilities)
 
 
 def sigmoid(z: np.ndarray) -> np.ndarray:

@@ -170,6 +170,12 @@ def calibrate(
     min_rel: Annotated[
         float | None, typer.Option(help="Lowest label that counts as relevant. Default: any above 0.", rich_help_panel=MAIN)
     ] = None,
+    prior: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE", help="Share of relevant documents in use. Default: that of the labels.", rich_help_panel=MAIN
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of reliability.png. Default: the checkpoint's.", rich_help_panel=MAIN)
     ] = None,
@@ -194,8 +200,10 @@ def calibrate(
     options: dict[str, Any] = {"think": think, "device": device, "dtype": dtype, "compile": compile_choice(compile)}
     options |= {"max_length": max_length, "prompt": prompt, "base": base, "trust_remote_code": trust_remote_code}
     with Progress("calibrate") as report:
-        fit, path, picture = fit_and_save(model, data, split, method, folds, seed, min_rel, out, report, copy, **options)
+        fit, path, picture = fit_and_save(model, data, split, method, folds, seed, min_rel, out, report, copy, prior, **options)
     say(f"{fit}; fitted on {fit.pairs} pairs of {fit.queries} queries, {100 * fit.relevant:.1f} % relevant")
+    if fit.prior is not None:
+        say(f"probabilities are for candidates of which {100 * fit.prior:.3g} % are relevant")
     say(f"{f'held out, {folds} folds':<22}{'before':>8}{'after':>8}")
     for key, name in NAMES.items():
         say(f"{name:<22}{fit.before[key]:8.4f}{fit.after[key]:8.4f}")
