@@ -188,7 +188,7 @@ def test_training_and_evaluation_use_the_requested_device(tmp_path, tiny_llama_d
     monkeypatch.setattr("prorank.checkpoints.loading.pick_device", lambda device: torch.device(device or "meta"))
     monkeypatch.setattr("prorank.rank.load_reranker.pick_device", lambda device: torch.device(device or "meta"))
     adapt(lists(tmp_path), str(tiny_llama_dir), tmp_path / "out", minutes=0.01, held_out=12, **SMALL)
-    assert [(how["device"], how["dtype"], how["compile"]) for how in made] == 2 * [("cpu", "fp32", "auto")]
+    assert [(how["device"], how["dtype"], how["compile"]) for how in made] == 3 * [("cpu", "fp32", "auto")]
     assert read_values(tmp_path / "out" / "run" / "config.yaml")["device"] == "cpu"
 
 

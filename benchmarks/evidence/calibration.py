@@ -1,6 +1,7 @@
 """Measure calibration by list: ECE and Brier score before and after three fits, on queries that are not part of any fit.
 
-The fits are the checkpoint's own (`prorank calibrate`), one on the dev sets, and a cross-validated one on the list's other queries,
+The fits are the checkpoint's own (`prorank calibrate`; also moved to the list's share of relevant documents, known or estimated
+without labels), one on the dev sets, and a cross-validated one on the list's other queries,
 which represents calibration on a team's own labels.
 
     PRORANK_DATA=... python -m benchmarks.evidence.calibration --model runs/smollm2-135m/score --out runs/calibration
@@ -65,6 +66,9 @@ def judged(task: Task, result: Any) -> Pairs:
 def probabilities(one: Pairs, dev: Calibration, own: Calibration | None) -> dict[str, np.ndarray]:
     """Return the probabilities [n] of a list before and after each fit."""
     values = {"before": sigmoid(one.scores)} | ({"own": own.apply(one.scores)} if own else {})
+    if own and own.relevant:
+        values["own, share known"] = own.apply(one.scores, float(one.labels.mean()))
+        values["own, share estimated"] = own.apply(one.scores, own.estimate_prior(one.scores))
     folds = out_of_fold(one.scores, one.labels, folds_of(one.queries), AUTO)
     return values | {"dev sets": dev.apply(one.scores), "folds": folds}
 

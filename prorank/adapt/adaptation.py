@@ -32,6 +32,7 @@ from ..train.settings.stage_settings import Score
 from ..utils.files import atomic_file, check_folder
 from .adaptation_plan import AdaptationPlan, choose_blend_weights, choose_settings
 from .adaptation_result import AdaptationResult, Rows, compare
+from .best_chunks import best_chunks
 from .held_out_folds import Fold, read_labelled_lists, split_folds
 from .weight_averaging import interpolate_weights
 
@@ -43,7 +44,7 @@ Report = Callable[[float, dict], None]
 def adapt(
     data: str | Path | Sequence[str | Path], model: str = DEFAULT, out: str | Path = "runs/adapted", minutes: float = 7.0,
     held_out: int | None = None, seed: int = 0, report: Report | None = None, blend_weight: float | None = None,
-    gain: str = LINEAR, keep_anyway: bool = False, **settings: Any,
+    gain: str = LINEAR, keep_anyway: bool = False, long_documents: str = "auto", **settings: Any,
 ) -> AdaptationResult:  # fmt: skip
     """Train `model` by stage `score` on labelled data, and copy the result to `<out>/model` if it ranks held-out queries better.
 
@@ -67,6 +68,8 @@ def adapt(
         gain: gain of a label in the losses, in nDCG and in the likelihood: "linear", the label, or "exponential", 2^label - 1.
         keep_anyway: keep the new checkpoint even without evidence that it is better. If `out` contains a finished run that kept
             none, its weights are used without training again.
+        long_documents: how documents that do not fit into a prompt are read, see `Reranker`. If in chunks, training reads the best
+            chunk of such a document by the scores of `model`.
         **settings: settings of stage `score`, see docs/reference/settings.md. `device`, `dtype` and `compile` also apply to the
             evaluation.
 
@@ -82,7 +85,7 @@ def adapt(
     chosen = choose_settings(start, {"gain": gain, **settings})
     weights = choose_blend_weights(start, blend_weight)
     sources = [str(source) for source in ([data] if isinstance(data, (str, Path)) else data)]
-    plan = AdaptationPlan(model, start, weights, out, sources, {"minutes": minutes, "seed": seed, **chosen})
+    plan = AdaptationPlan(model, start, weights, out, sources, {"minutes": minutes, "seed": seed, **chosen}, long_documents)
     plan.stage(sources[0] if sources else "", out)  # raises ConfigError for wrong settings before labels are read
     if finished:
         return _keep(plan, finished)
@@ -94,15 +97,20 @@ def adapt(
 def _train_and_compare(plan: AdaptationPlan, groups: list[Group], folds: list[Fold], report: Report | None) -> AdaptationResult:
     """Train on each fold, and compare the results with the start on the held-out queries."""
     after: list[Sequence[float] | np.ndarray] = []
+    prompt = plan.settings["prompt"]
+    options = {**_compute_options(plan.stage(plan.out / "train.jsonl", plan.out)), "long_documents": plan.long_documents}
+    start = Reranker(plan.model, prompt=prompt_of(plan.start, prompt), **options)
+    readable = dict(zip(map(id, groups), best_chunks(start, groups)))
+    del start  # free its memory before the trainings
     for i, fold in enumerate(folds):
         folder = plan.folder(i, len(folds))
-        stage = _stage(plan, fold, folder, len(folds))
+        stage = _stage(plan, fold._replace(training=[readable[id(group)] for group in fold.training]), folder, len(folds))
         trained = _trained(stage, report and partial(_report_share, report, i, len(folds)))
         blended = interpolate_weights(plan.start, trained, folder / "made", plan.measured_blend(len(folds)))
-        after += scores_of(blended, fold.deciding, stage.prompt, **_compute_options(stage))
+        after += scores_of(blended, fold.deciding, prompt, **options)
         shutil.rmtree(blended)
     deciding = [group for fold in folds for group in fold.deciding]
-    before = scores_of(plan.model, deciding, plan.settings["prompt"], **_compute_options(stage))
+    before = scores_of(plan.model, deciding, prompt, **options)
     trained_on = len(folds[0].training if len(folds) == 1 else groups)
     models, gain = (plan.model, str(plan.out / "model")), plan.settings["gain"]
     return compare(deciding, before, after, models, gain, trained_on=trained_on, trainings=len(folds))

@@ -43,6 +43,7 @@ class AdaptationPlan:
         out: folder of the result.
         sources: the labels.
         settings: settings of stage `score`; `minutes` is the time of all trainings together.
+        long_documents: see `Reranker`.
     """
 
     model: str
@@ -51,6 +52,7 @@ class AdaptationPlan:
     out: Path
     sources: list[str]
     settings: dict[str, Any]
+    long_documents: str = "auto"
 
     def folder(self, training: int, trainings: int) -> Path:
         """Return the folder of a training, counted from 0: `out` itself if it is the only one."""

@@ -22,6 +22,7 @@ from .options import (
     Device,
     Dtype,
     Gain,
+    LongDocuments,
     MaxLength,
     PromptName,
     RemoteCode,
@@ -103,6 +104,7 @@ def adapt(
         bool, typer.Option("--keep-anyway", help="Keep the new model even without a significant gain.", rich_help_panel=MAIN)
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the split and the training.", rich_help_panel=MAIN)] = 0,
+    long_documents: LongDocuments = "auto",
     device: Device = None,
     compile: Compile = None,
 ) -> None:
@@ -120,7 +122,9 @@ def adapt(
 
     with Progress("adapt") as report:
         computed = {"device": device, "compile": compile_choice(compile)}
-        result = fine_tune(sources, model, out, minutes, held_out, seed, report, blend_weight, gain, keep_anyway, **computed)
+        result = fine_tune(
+            sources, model, out, minutes, held_out, seed, report, blend_weight, gain, keep_anyway, long_documents, **computed
+        )
     say(result)
 
 

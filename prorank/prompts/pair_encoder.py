@@ -135,6 +135,11 @@ class PairPromptEncoder(DocumentFraming):
         frame = self._frame(query, instruction, truncation.max_query_tokens, share=False)
         return frame if frame.query_cut < capped.query_cut else None
 
+    def document_text(self, prompt: Encoded) -> str:
+        """Return the document, or the chunk of it, in a prompt as text."""
+        ids = prompt.ids[prompt.document_start : prompt.document_end]
+        return self.tokenizer.decode(ids[len(self._lead) if ids[: len(self._lead)] == self._lead else 0 :]).strip()
+
     def render(self, query: str, document: str, instruction: str | None = None) -> str:
         """Return the prompt as text, without truncation. Arguments as in `encode`."""
         values = {"query": query, "document": document, "instruction": self._instruction(instruction)}

@@ -71,10 +71,10 @@ def make_rerank_query(
         options: further fields of RerankQuery.
     """
     caps = [cap for cap in (body.max_tokens_per_doc, limits.max_tokens_per_doc) if cap]
-    given = {name: value for name, value in (truncation_options or {}).items() if value}
+    requested = {name: value for name, value in (truncation_options or {}).items() if value}
     chosen = _num_chunks(body, limits)
-    truncation = Truncation(max_document_tokens=min(caps, default=None), max_chunks=chosen or 1, **given)
-    is_model_to_choose = chosen is None and not {"side", "max_prompt_tokens"} & given.keys()
+    truncation = Truncation(max_document_tokens=min(caps, default=None), max_chunks=chosen or 1, **requested)
+    is_model_to_choose = chosen is None and not {"side", "max_prompt_tokens"} & requested.keys()
     return RerankQuery(
         lists, body.instruction, truncation,
         raw_scores=raw_scores or bool(body.raw_scores), return_thoughts=bool(body.return_thoughts),
