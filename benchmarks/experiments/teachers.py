@@ -108,6 +108,7 @@ def main() -> None:
     for mean, values, weights in rows[:SHOWN] + alone:
         shown = " + ".join(f"{weight:g} {name}" for name, weight in weights.items() if weight)
         say(f"| {shown} | {mean:.4f} | " + " | ".join(f"{one:.4f}" for one in values) + " |")
+    failures.finish()
 
 
 if __name__ == "__main__":

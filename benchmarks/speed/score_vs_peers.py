@@ -39,6 +39,7 @@ from prorank.checkpoints.resolve import resolve
 from prorank.checkpoints.saving import save_checkpoint
 from prorank.engine.batches import windows
 from prorank.prompts.prompt import Prompt
+from prorank.rank.chunk_scores import ChunkScores
 from prorank.rank.pointwise import PointwiseStrategy
 
 # Reference scores for each prompt: transformers in fp32 without padding, and mxbai-rerank, which runs in fp32.
@@ -205,7 +206,8 @@ def shares(folder: str, lists: Any, rows: dict[str, dict[str, float]], device: s
     reranker = Reranker(folder, device=device, long_documents="truncate")
     strategy = reranker.strategy
     assert isinstance(strategy, PointwiseStrategy)
-    parts = strategy.encoded_parts(lists.queries, lists.documents, None)
+    prompts = strategy.encoded_chunks(lists.queries, lists.documents, None, strategy.truncation)
+    parts = ChunkScores().parts(prompts)
     packs = [pack for window in windows(parts, reranker.model, None) for pack in window]
     flops = layer_flops(reranker.model) * sum(map(len, packs)) / len(lists)
     top = ceiling(reranker.model)

@@ -36,9 +36,9 @@ def print_table(hits: Sequence[SearchHit], title: str = "") -> None:
 
 
 def note_truncation(ranker: Any, longest: int) -> None:
-    """Print on stderr how many documents and queries did not fit into prompts of `longest` tokens, if any did not."""
+    """Print on stderr how many documents were read in chunks, and how many texts were cut to prompts of `longest` tokens."""
     if ranker.cuts.chunked:
-        note(f"note: {ranker.cuts.chunked} documents above {longest} tokens were read in {ranker.cuts.chunks} overlapping chunks")
+        note(f"note: {ranker.cuts.chunked} long documents were read in {ranker.cuts.chunks} overlapping chunks")
     if ranker.cuts.documents or ranker.cuts.queries:
         note(f"note: {ranker.cuts} at {longest} tokens")
 
