@@ -54,7 +54,7 @@ class Reading:
 
 
 READINGS = (
-    *(Reading(f"chunks of {n}", WHOLE, n) for n in (256, 128)),
+    *(Reading(f"chunks of {n}", WHOLE, n) for n in (256, 320, 128)),
     Reading("truncated at 384", 384),
     Reading(f"whole, up to {WHOLE}", WHOLE),
 )
