@@ -50,7 +50,7 @@ DOCUMENTS = [
 LIMITS = [
     "It is small: compare it with BM25 and with a bi-encoder on your own data (`prorank evaluate`).",
     "English only, like its training data and its prompt.",
-    "Prompts longer than `max_length` in prompt.json are truncated at the document's end.",
+    "Documents of more than `chunk_length` tokens (prompt.json) are read in overlapping chunks, of which the best counts.",
     "Probabilities are valid for candidates like those of its calibration data. For other collections (docs/evidence.md, table e),"
     " run `prorank calibrate` on your own labels.",
 ]
