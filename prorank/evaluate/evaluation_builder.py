@@ -119,7 +119,7 @@ def _notes(row: Row) -> list[str]:
         notes.append(f"{row.system}: {truncated} were truncated to the prompt's length")
     if row.cuts and row.cuts.get("chunked"):
         chunked = f"{row.cuts['chunked']:,} of {row.documents:,} documents were read in {row.cuts['chunks']:,} overlapping chunks"
-        notes.append(f"{row.system}: {chunked}, the others in one prompt each")
+        notes.append(f"{row.system}: {chunked}, of which the best counts")
     if about_probabilities := note(row):
         notes.append(about_probabilities)
     if row.reused:
