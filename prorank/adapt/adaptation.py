@@ -22,6 +22,7 @@ from ..checkpoints.default_model import DEFAULT
 from ..checkpoints.resolve import licence_of, prompt_of, resolve
 from ..data.examples import Group
 from ..data.formats import write_groups
+from ..data.languages import AUTO
 from ..errors import ConfigError
 from ..evaluate.gains import LINEAR, check_gain
 from ..reranker import Reranker
@@ -33,7 +34,7 @@ from ..utils.files import atomic_file, check_folder
 from .adaptation_plan import AdaptationPlan, choose_blend_weights, choose_settings
 from .adaptation_result import AdaptationResult, Rows, compare
 from .best_chunks import best_chunks
-from .held_out_folds import Fold, read_labelled_lists, split_folds
+from .held_out_folds import Fold, check_source_language, read_labelled_lists, split_folds
 from .weight_averaging import interpolate_weights
 
 RESULT_FILE = "adapted.json"
@@ -44,7 +45,8 @@ Report = Callable[[float, dict], None]
 def adapt(
     data: str | Path | Sequence[str | Path], model: str = DEFAULT, out: str | Path = "runs/adapted", minutes: float = 7.0,
     held_out: int | None = None, seed: int = 0, report: Report | None = None, blend_weight: float | None = None,
-    gain: str = LINEAR, keep_anyway: bool = False, long_documents: str = "auto", **settings: Any,
+    gain: str = LINEAR, keep_anyway: bool = False, long_documents: str = "auto", language: str = AUTO,
+    **settings: Any,
 ) -> AdaptationResult:  # fmt: skip
     """Train `model` by stage `score` on labelled data, and copy the result to `<out>/model` if it ranks held-out queries better.
 
@@ -70,12 +72,14 @@ def adapt(
             none, its weights are used without training again.
         long_documents: how documents that do not fit into a prompt are read, see `Reranker`. If in chunks, training reads the best
             chunk of such a document by the scores of `model`.
+        language: language of BM25, which mines the negatives of BEIR folders and ir_datasets; "auto" detects it from the corpus.
         **settings: settings of stage `score`, see docs/reference/settings.md. `device`, `dtype` and `compile` also apply to the
             evaluation.
 
     Raises:
         DataError: fewer than 10 queries with a relevant and a non-relevant document can be held out.
-        ConfigError: `out` contains a finished run, `model` has a prompt of several documents, or a setting is unknown or invalid.
+        ConfigError: `out` contains a finished run, `model` has a prompt of several documents, a setting is unknown or invalid, or
+            `language` is set but no labels need BM25.
     """
     out = Path(out)
     finished = _finished(out, model, keep_anyway)
@@ -85,11 +89,12 @@ def adapt(
     chosen = choose_settings(start, {"gain": gain, **settings})
     weights = choose_blend_weights(start, blend_weight)
     sources = [str(source) for source in ([data] if isinstance(data, (str, Path)) else data)]
+    check_source_language(sources, language)
     plan = AdaptationPlan(model, start, weights, out, sources, {"minutes": minutes, "seed": seed, **chosen}, long_documents)
     plan.stage(sources[0] if sources else "", out)  # raises ConfigError for wrong settings before labels are read
     if finished:
         return _keep(plan, finished)
-    groups = read_labelled_lists(sources)
+    groups = read_labelled_lists(sources, language)
     result = _train_and_compare(plan, groups, split_folds(groups, held_out, seed), report)
     return _keep(plan, result) if result.better or keep_anyway else _save(out, result)
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ..data.examples import Group, fold_groups, list_groups, query_key, split_groups
 from ..data.formats import is_collection, read_collection, read_groups
+from ..data.languages import AUTO, check_language
 from ..data.negatives import mine_negatives as mine_negatives
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 
+log = logging.getLogger("prorank")
 MIN_DECIDING = 10  # minimum number of held-out queries
 MAX_HELD_OUT = 200  # maximum number of held-out queries by default
 FOLDS, MIN_QUERIES_FOR_ONE_SPLIT = 3, 150  # with fewer queries, each is held out in one of three trainings
@@ -28,12 +31,26 @@ class Fold(NamedTuple):
     deciding: list[Group]
 
 
-def read_labelled_lists(sources: Sequence[str | Path]) -> list[Group]:
-    """Read lists from all sources. BEIR folders and ir_datasets get mined negatives in addition to their judged documents."""
+def check_source_language(sources: Sequence[str | Path], language: str) -> None:
+    """Raise ConfigError for an unknown language, or one without use because no source is a collection to mine negatives from."""
+    if check_language(language) != AUTO and sources and not any(map(is_collection, sources)):
+        raise ConfigError(f"language {language!r} is for BM25, which mines negatives of BEIR folders; omit it for {sources[0]}")
+
+
+def read_labelled_lists(sources: Sequence[str | Path], language: str = AUTO) -> list[Group]:
+    """Read lists from all sources. BEIR folders and ir_datasets get mined negatives in addition to their judged documents.
+
+    Args:
+        sources: files and folders.
+        language: see `mine_negatives`. A detected language other than English is logged.
+    """
     groups: list[Group] = []
     for source in sources:
         if is_collection(source):
-            groups += mine_negatives(read_collection(source, "train"), negatives=8, random=4)[0]
+            mined, report = mine_negatives(read_collection(source, "train"), negatives=8, random=4, language=language)
+            groups += mined
+            if report.language:
+                log.warning("%s: %s", source, report.language)
         else:
             groups += read_groups(source, "train")
     return list_groups(groups)

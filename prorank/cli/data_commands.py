@@ -22,6 +22,7 @@ from .options import (
     Device,
     Dtype,
     Gain,
+    Language,
     LongDocuments,
     MaxLength,
     PromptName,
@@ -48,18 +49,20 @@ def mine_lists(
         int, typer.Option(help="How many of the negatives are random documents of the corpus.", rich_help_panel=MAIN)
     ] = 0,
     seed: Annotated[int, typer.Option(help="Seed of the random documents.", rich_help_panel=MAIN)] = 0,
+    language: Language = "auto",
 ) -> None:
     """Mine negatives with BM25 for training.
 
     Documents judged non-relevant come first; near-duplicates of positives are left out.
     """
     from ..data.formats import read_collection
+    from ..data.languages import check_language
     from ..data.negatives import mine_negatives, write_groups
 
     check_file(out)
-    groups, report = mine_negatives(
-        read_collection(dataset, split), depth, negatives, skip_top=skip_top, max_ratio=max_ratio, seed=seed, random=random
-    )
+    check_language(language)
+    options: dict[str, Any] = {"max_ratio": max_ratio, "seed": seed, "random": random, "language": language}
+    groups, report = mine_negatives(read_collection(dataset, split), depth, negatives, skip_top, **options)
     write_groups(out, groups)
     say(f"{out}: {report}", out)
 
@@ -105,6 +108,7 @@ def adapt(
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the split and the training.", rich_help_panel=MAIN)] = 0,
     long_documents: LongDocuments = "auto",
+    language: Language = "auto",
     device: Device = None,
     compile: Compile = None,
 ) -> None:
@@ -121,7 +125,7 @@ def adapt(
     from ..adapt import adapt as fine_tune
 
     with Progress("adapt") as report:
-        computed = {"device": device, "compile": compile_choice(compile)}
+        computed: dict[str, Any] = {"language": language, "device": device, "compile": compile_choice(compile)}
         result = fine_tune(
             sources, model, out, minutes, held_out, seed, report, blend_weight, gain, keep_anyway, long_documents, **computed
         )

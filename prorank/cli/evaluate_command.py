@@ -22,6 +22,7 @@ from .options import (
     Device,
     Dtype,
     Gain,
+    Language,
     LongDocuments,
     MaxLength,
     Method,
@@ -73,6 +74,7 @@ def evaluate(
         str | None,
         typer.Option(help="File of (query, document) ids to drop from judgements and candidates.", rich_help_panel=FIRST_STAGE),
     ] = None,
+    language: Language = "auto",
     only_run_queries: Annotated[
         bool,
         typer.Option("--only-run-queries", help="Average over the queries of the run only.", rich_help_panel=FIRST_STAGE),
@@ -135,6 +137,7 @@ def evaluate(
             progress=bars_after(spinner, stack),
             only_run_queries=only_run_queries,
             gain=gain,
+            language=language,
         )
     show(evaluation)
     if out:

@@ -72,6 +72,15 @@ Instruction = Annotated[
         "--instruction", metavar="TEXT", help="What counts as relevant. Default: as in the prompt.", rich_help_panel=MODEL
     ),
 ]
+Language = Annotated[
+    str,
+    typer.Option(
+        "--language",
+        metavar="NAME",
+        help="Language of BM25: german, de, chinese, none, ... Default: detected from the corpus.",
+        rich_help_panel=MAIN,
+    ),
+]
 Gain = Annotated[
     str,
     typer.Option("--gain", help="Gain of a label in nDCG: linear (the label) or exponential (2^label - 1).", rich_help_panel=MAIN),

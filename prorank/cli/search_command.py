@@ -24,6 +24,7 @@ from .options import (
     Device,
     Dtype,
     Instruction,
+    Language,
     LongDocuments,
     MaxLength,
     Method,
@@ -87,6 +88,7 @@ def search(
             rich_help_panel=FIRST_STAGE,
         ),
     ] = None,
+    language: Language = "auto",
     no_rerank: Annotated[
         bool, typer.Option("--no-rerank", help="Show the order of the first stage; load no model.", rich_help_panel=FIRST_STAGE)
     ] = False,
@@ -112,9 +114,11 @@ def search(
     check_positive(candidates, "--candidates")
     _check_options(context, query, queries, out, as_json, no_rerank)
     with Spinner(f"reading {corpus}") as spinner:
+        from ..data.languages import check_language
         from ..rank.validation import RankOptions
         from ..search.searcher import Searcher
 
+        check_language(language)
         limit = top_k or (None if out else SHOWN_HITS)
         options = RankOptions(top_k=limit, min_score=min_score, instruction=instruction)
         texts = _read_queries(query, queries)
@@ -129,7 +133,7 @@ def search(
             "compile": compile_choice(compile),
         }
         model_options |= {} if no_rerank else _check_model(model, method, model_options)
-        searcher = Searcher(documents, None if no_rerank else model, candidates, bi_encoder, **model_options)
+        searcher = Searcher(documents, None if no_rerank else model, candidates, bi_encoder, language, **model_options)
         if out:
             _check_run(out, searcher.ids, texts)
         spinner.update(f"indexing {len(searcher.ids):,} documents")

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ..errors import DataError, extra
+from .languages import AUTO, language_of
+from .terms import TermSplitter
 
 
 class Bm25:
@@ -21,30 +23,35 @@ class Bm25:
         corpus: text by document id.
         k1: saturation of term frequencies.
         b: strength of length normalisation, 0 to 1.
+        language: language of stemmer and stop words, or of character bigrams, see `prorank.data.languages.language_names`; "auto"
+            detects it from the corpus.
+
+    Attributes:
+        ids: ids of the documents, in corpus order.
+        language: the `Language` that applies; its `note` says what was detected other than English.
 
     Raises:
         DataError: the corpus is empty.
+        ConfigError: the language is unknown.
         MissingExtra: bm25s or PyStemmer is not installed.
     """
 
-    def __init__(self, corpus: dict[str, str], k1: float = 0.9, b: float = 0.4) -> None:
+    def __init__(self, corpus: dict[str, str], k1: float = 0.9, b: float = 0.4, language: str = AUTO) -> None:
         with extra("eval"):
             import bm25s
-            import Stemmer
         logging.getLogger("bm25s").setLevel(logging.WARNING)  # by default it logs each indexing to stderr
         if not corpus:
             raise DataError("BM25: the corpus is empty")
-        self._bm25s, self._stemmer = bm25s, Stemmer.Stemmer("english")
+        texts = list(corpus.values())
+        self.language = language_of(language, texts)
+        self._splitter = TermSplitter(self.language)
         self.ids = list(corpus)
         self._place = {doc_id: i for i, doc_id in enumerate(self.ids)}
-        tokens = self._tokens(list(corpus.values()))
+        tokens = self._splitter.split(texts, documents=True)
         self._index = None  # remains None if the corpus has no words
         if any(tokens):
             self._index = bm25s.BM25(k1=k1, b=b, method="lucene")
             self._index.index(tokens, show_progress=False)
-
-    def _tokens(self, texts: list[str]) -> list[list[str]]:
-        return self._bm25s.tokenize(texts, stopwords="english", stemmer=self._stemmer, return_ids=False, show_progress=False)
 
     def search(
         self, queries: dict[str, str], k: int = 100, progress: Callable[[int], None] | None = None
@@ -62,7 +69,7 @@ class Bm25:
             Score by query id and document id, best first; ties are in corpus order.
         """
         run = {}
-        for qid, scores in zip(queries, map(self._scores, self._tokens(list(queries.values())))):
+        for qid, scores in zip(queries, map(self._scores, self._splitter.split(list(queries.values())))):
             order = np.argsort(-scores, kind="stable")[:k]
             run[qid] = {self.ids[i]: float(scores[i]) for i in order if scores[i] > 0}
             if progress:
@@ -85,7 +92,7 @@ class Bm25:
         unknown = [doc_id for doc_id in doc_ids or () if doc_id not in self._place]
         if unknown:
             raise DataError(f"BM25: document {unknown[0]!r} is not in the corpus")
-        scores = self._scores(self._tokens([query])[0])
+        scores = self._scores(self._splitter.split([query])[0])
         return scores if doc_ids is None else scores[[self._place[doc_id] for doc_id in doc_ids]]
 
     def _scores(self, tokens: list[str]) -> np.ndarray:

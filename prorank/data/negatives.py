@@ -17,6 +17,8 @@ from .beir import Collection
 from .bm25 import Bm25
 from .examples import Group, near_duplicates, normalised
 from .formats import write_groups
+from .languages import AUTO, check_language
+from .terms import word_set
 
 __all__ = ["MineReport", "mine_negatives", "write_groups"]
 
@@ -33,6 +35,7 @@ class MineReport:
         dropped: number of dropped BM25 candidates by reason: relevant, judged, excluded, rank_window, score_window; and of the
             examined ones near_duplicate (of a relevant document), repeated (of a chosen negative), is_query.
         short: number of groups with fewer negatives than requested.
+        language: note on the language that was detected; "" for English.
     """
 
     queries: int = 0
@@ -43,6 +46,7 @@ class MineReport:
     mined: int = 0
     random: int = 0
     short: int = 0
+    language: str = ""
     dropped: Counter[str] = field(default_factory=Counter)
 
     def __str__(self) -> str:
@@ -51,6 +55,7 @@ class MineReport:
             f"{self.groups} groups of {self.queries} queries ({self.no_positive} without a relevant document); "
             f"{self.positives} relevant; non-relevant: {self.judged} judged, {self.mined} mined, {self.random} random; "
             f"{self.short} short groups; candidates dropped: {dropped}"
+            f"{self.language and f'; {self.language}'}"
         )
 
 
@@ -63,6 +68,7 @@ def mine_negatives(
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
     random: int = 0,
+    language: str = AUTO,
 ) -> tuple[list[Group], MineReport]:
     """Make one group per query: its relevant documents with their grades, then negatives.
 
@@ -79,12 +85,13 @@ def mine_negatives(
         progress: called with 1 after each query.
         random: how many of the negatives are random documents outside BM25's ranks. They are easy, which helps a model that cannot
             rank yet.
+        language: language of BM25's stemmer and stop words, or of character bigrams; "auto" detects it from the corpus.
 
     Returns:
         (groups in the order of the labels, report).
 
     Raises:
-        ConfigError: a number is out of range.
+        ConfigError: a number is out of range, or the language is unknown.
         DataError: a label names an unknown document or query (file:line), or no query has a relevant document.
     """
     if not 0 <= skip_top < depth or negatives < 1 or (max_ratio is not None and max_ratio <= 0) or not 0 <= random <= negatives:
@@ -92,8 +99,9 @@ def mine_negatives(
             "mine needs 0 <= skip_top < depth, negatives >= 1 and max_ratio > 0, 0 <= random <= negatives; "
             f"got skip_top {skip_top}, depth {depth}, negatives {negatives}, max_ratio {max_ratio}, random {random}"
         )
+    check_language(language)
     collection.check_training()
-    miner = _Miner(collection, depth, negatives, skip_top, max_ratio, seed, random)
+    miner = _Miner(collection, depth, negatives, skip_top, max_ratio, seed, random, language)
     groups = []
     for qid in collection.qrels:
         miner.report.queries += 1
@@ -117,13 +125,16 @@ class _Miner:
     max_ratio: float | None
     seed: int
     random: int
+    language: str
     report: MineReport = field(default_factory=MineReport)
     _words: dict[str, tuple[str, frozenset[str]]] = field(default_factory=dict)
 
     @cached_property
     def bm25(self) -> Bm25:
         """The index over the corpus, built on first use."""
-        return Bm25(self.collection.corpus)
+        index = Bm25(self.collection.corpus, language=self.language)
+        self.report.language = index.language.note
+        return index
 
     def group(self, qid: str) -> list[Group]:
         """The group of a query in a list, [] if the query has no relevant document."""
@@ -210,5 +221,5 @@ class _Miner:
         """Return (normalised text, set of its words) of a document."""
         if doc not in self._words:
             text = normalised(self.collection.corpus[doc])
-            self._words[doc] = (text, frozenset(text.split()))
+            self._words[doc] = (text, word_set(text) if self.bm25.language.unspaced else frozenset(text.split()))
         return self._words[doc]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..data.languages import AUTO, check_language
 from ..errors import ConfigError
 from ..utils.files import check_folder
 from .candidates import Options, prepare
@@ -42,6 +43,7 @@ def evaluate(
     sample: int = 128,
     command: str | None = None,
     gain: str = LINEAR,
+    language: str = AUTO,
 ) -> Evaluation:
     """Evaluate the first stage, and each model's order of its first `top_k` candidates.
 
@@ -68,6 +70,8 @@ def evaluate(
         sample: number of pairs for the diagnosis of a model (format rate, effective rank, mean cosine); 0 for none.
         command: command line for the report; that of this process by default.
         gain: gain of a label in nDCG: "linear", the label, or "exponential", 2^label - 1. Training settings have the same key.
+        language: language of BM25's stemmer and stop words, or of character bigrams; "auto" detects it from each corpus, and a note
+            names it if it is not English.
 
     Raises:
         DataError: a file is missing or malformed. Raised before any model is loaded.
@@ -75,11 +79,13 @@ def evaluate(
         ModelError: a model returns scores that are not finite.
     """
     _check(datasets, top_k, min_rel, gain)
+    if check_language(language) != AUTO and run:
+        raise ConfigError("--run and --language exclude each other: the language is that of BM25, which --run replaces")
     files = {"run": run, "qrels": qrels, "exclude": exclude}
     options = Options(
         **{name: None if path is None else str(path) for name, path in files.items()},
         split=split, min_rel=min_rel, top_k=top_k, judged_only=judged_only, limit=limit, only_run_queries=only_run_queries,
-        seed=seed, gain=gain,
+        seed=seed, gain=gain, language=language,
     )  # fmt: skip
     folder = _out_folder(out)
     tasks = name_tasks([prepare(dataset, options, alone=len(datasets) == 1) for dataset in datasets])

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..data.bm25 import Bm25
 from ..data.formats import Collection, is_collection, read_collection
+from ..data.languages import AUTO
 from ..data.trec import drop_pairs, read_run
 from ..errors import ConfigError, DataError
 from ..utils.files import can_be_read
@@ -40,6 +41,7 @@ class Options:
     only_run_queries: bool = False
     seed: int = 0
     gain: str = LINEAR
+    language: str = AUTO
 
 
 @dataclass
@@ -187,7 +189,8 @@ def by_hash(ids: Sequence[str], seed: int) -> list[str]:
 
 def _bm25_ranking(task: Task, options: Options, excluded: frozenset[tuple[str, str]]) -> Ranking:
     """Rank the corpus, or each query's judged documents, with BM25, without excluded pairs and documents equal to the query."""
-    index = Bm25(task.collection.corpus, **BM25)
+    index = Bm25(task.collection.corpus, **BM25, language=options.language)
+    task.notes += filter(None, [index.language.note])
     depth = max(DEPTH, options.top_k)
     lists: Mapping[str, Iterable[str]]  # document ids, best first
     if options.judged_only:

