@@ -98,6 +98,16 @@ def test_ranks_by_keyboard_and_shows_what_changed(server, visit):
     assert page.get_by_role("button", name="Show all").count() == 1
 
 
+def test_chinese_texts_are_ranked_and_shown(server, visit):
+    page, documents = visit(server), ["古老的花园就在附近。", "那里有面包，很多人喜欢。"]
+    fill(page, "哪里有花园？", documents)
+    page.get_by_role("button", name="Rank").click()
+    assert ranked(page) == [hit.index for hit in server.reranker.rank("哪里有花园？", documents)]
+    assert {hit.locator(".text").text_content() for hit in page.locator(".hit").all()} == set(documents)
+    words = shlex.split(page.locator("#curl").text_content().replace("\\\n", " "))
+    assert json.loads(words[-1])["query"] == "哪里有花园？"
+
+
 def test_the_curl_command_gives_the_same_order(server, visit):
     page = visit(server)
     fill(page)

@@ -12,7 +12,7 @@ FUNCTION_WORDS = {
     "catalan": "de la el que i les els en un una per amb del és al als no es més com són aquest aquesta seva dels va han",
     "croatian": "i u je na se da za su od s ne kao koji koja koje to ili ali bio iz sa što kako te",
     "czech": "a v se na je že s z do to i o k ve pro jako za by ale jsou po od nebo které který jeho také",
-    "danish": "og i at er det til en af på for den med de som ikke et der har var fra blev også efter ved om dem mig sig noget jeg vi men da hvor",
+    "danish": "og i at er det til en af på for den med de som ikke et der har fra blev også efter ved om dem mig noget jeg vi",
     "estonian": "ja on ei et see oli kui ka mis oma ta aga või kes seda nii olid siis need",
     "finnish": "ja on ei se että oli ovat hän kun myös joka mutta tai jos kuin sen mukaan sekä voi olla ne jotka",
     "hindi": "के है में की और से का को पर हैं ने कि यह एक था थे नहीं लिए भी इस",

@@ -9,6 +9,12 @@ from .published import MXBAI_TASK, QWEN3_INSTRUCTION, QWEN3_SYSTEM, RANK_R1_SYST
 
 PRESETS: dict[str, dict[str, Any]] = {
     "prorank": {},
+    # The same in Chinese. The answers stay digits, because a character may be several tokens.
+    "prorank-zh": dict(
+        system="判断文档是否与查询相关：相关回答 1，不相关回答 0。",
+        instruction_format="要求：{open}{instruction}{close}\n",
+        user="{instruction}查询：{open}{query}{close}\n文档：{open}{document}{close}\n相关吗？",
+    ),
     # The query is repeated after the document, where a causal model can attend to the document (arXiv 2402.15449 calls this an
     # echo). Small models learn to rank much faster with it, see docs/evidence.md.
     "echo": dict(
