@@ -1,6 +1,7 @@
 """Detection of a corpus's language, and the terms that BM25 makes of texts in it."""
 
 import logging
+import shutil
 import unicodedata
 from pathlib import Path
 
@@ -8,8 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from prorank.adapt.held_out_folds import check_source_language
+from prorank.cli.command_line import app
 from prorank.data.beir import Collection, read_beir
 from prorank.data.bm25 import Bm25
 from prorank.data.languages import CODES, Language, check_language, detect_language, language_names, language_of
@@ -208,6 +211,26 @@ def test_an_unused_language_is_refused(toy_file: Path, collections: Path) -> Non
     check_source_language([toy_file], "auto")
     with pytest.raises(ConfigError, match="--run and --language exclude each other"):
         evaluate([collections / "toy"], run="protocol", language="german")
+
+
+VERBS = {
+    "mine": ["mine", "toy", "out.jsonl"],
+    "evaluate": ["evaluate", "toy"],
+    "adapt": ["adapt", "toy", "--out", "run"],
+    "search": ["search", "toy", "violin", "--no-rerank"],
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_verbs_refuse_an_unknown_language(
+    verb: str, collections: Path, tiny_llama_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(collections / "toy", tmp_path / "toy")
+    monkeypatch.chdir(tmp_path)
+    model = ["-m", str(tiny_llama_dir)] if verb == "adapt" else []
+    with pytest.raises(ConfigError, match="language: 'germn' is unknown; valid: "):
+        CliRunner().invoke(app, [*VERBS[verb], *model, "--language", "germn"], catch_exceptions=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["toy"]
 
 
 FIGURES = {"xquad_en": 0.9648, "xquad_de": 0.9441, "xquad_es": 0.9617, "xquad_zh": 0.9669}
