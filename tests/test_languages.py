@@ -107,6 +107,8 @@ def test_names_and_codes() -> None:
     assert language_of("none", ENGLISH) == Language(None) and language_of("de", ENGLISH) == Language("german")
     with pytest.raises(ConfigError, match=r"'klingon' is unknown; valid: .*\bchinese, .*\bgerman, .*\bnone, .*\bthai"):
         check_language("klingon")
+    with pytest.raises(ConfigError, match="language: None is unknown"):
+        check_language(None)  # type: ignore[arg-type]
 
 
 def previous_scores(corpus: list[str], query: str) -> np.ndarray:

@@ -97,7 +97,7 @@ def check_language(name: str) -> str:
         ConfigError: the name is unknown; the message lists the valid ones.
         MissingExtra: PyStemmer is not installed, and the name is not "auto".
     """
-    low = str(name).strip().lower()
+    low = name.strip().lower() if isinstance(name, str) else repr(name)  # None is not "none"
     low = CODES.get(low, low)
     if low != AUTO and low not in (names := language_names()):
         raise ConfigError(f"language: {name!r} is unknown; valid: {', '.join(names)}")
