@@ -94,7 +94,7 @@ def test_other_texts_are_not_recognised_and_that_is_said(name: str) -> None:
 
 def test_a_corpus_in_two_scripts_has_both_treatments() -> None:
     found = detect_language(ENGLISH * 2 + TEXTS["chinese"])
-    assert found.name == "english and chinese" and "(stemmer, stop words, character bigrams)" in found.note
+    assert found.name == "english and chinese" and "look English and Chinese (stemmer, stop words, character bigrams)" in found.note
     assert TermSplitter(found).split(["The foxes 睡觉 of NASA"]) == [["fox", "nasa", "睡觉"]]
     quoted = detect_language(ENGLISH * 20 + ["A city (東京)."])
     assert quoted == Language("english", None, True) and not quoted.note  # a name does not change how English is read

@@ -70,7 +70,8 @@ class Language:
             return ""
         if not self.name:
             return "BM25: the language of the texts was not recognised; words are not stemmed, no stop words (--language sets it)"
-        return f"BM25: the texts look {self.name.title()} ({self._treatment}); --language sets another language"
+        shown = self.name.title().replace(" And ", " and ")
+        return f"BM25: the texts look {shown} ({self._treatment}); --language sets another language"
 
     @property
     def _treatment(self) -> str:
