@@ -145,11 +145,13 @@ def main() -> None:
     parser.add_argument("--model", default="prorank-smollm2-135m")
     parser.add_argument("--queries", type=int, default=12, help="of each of the three dev sets in `joined`")
     parser.add_argument("--mediqa", type=int, default=60, help="queries of mediqa")
+    names = [reading.name for reading in READINGS]
+    parser.add_argument("--readings", nargs="*", choices=names, default=names, help="ways of reading")
     options = parsed(parser, "runs/long", sets=False)
     (options.out / "chunks").mkdir(parents=True, exist_ok=True)
     sets = {place: joined(options.queries, place) for place in PLACES} | {"mediqa": mediqa(options.mediqa)}
     lines = [row("BM25", [_ndcg(groups, bm25(groups)) for groups in sets.values()], None)]
-    for reading in READINGS:
+    for reading in (reading for reading in READINGS if reading.name in options.readings):
         lines += _rows(reading, sets, options)
         say(f"{reading.name}: done")
     print(f"| read | {' | '.join(sets)} | tokens a query |\n|---|{'---|' * (len(sets) + 1)}")
