@@ -166,8 +166,7 @@ class Index:
         query, positions = query_text(query, "the query"), self._selected(ids)
         with DocumentProgress(show_progress, len(positions)) as progress:
             scores = self._score(query, positions, options.batch_size, progress)
-        calibration = self.reranker.calibration if self._has_default_instruction else None
-        probabilities = calibration.apply(scores) if calibration else None
+        probabilities = self.reranker.probabilities(scores, self.settings.instruction)
         documents = [self.documents[position] for position in positions]
         hits = make_hits(documents, scores, options.top_k, options.min_score, probabilities=probabilities)
         return [replace(hit, index=positions[hit.index]) for hit in hits]
@@ -175,10 +174,6 @@ class Index:
     def score(self, query: str, ids: Iterable[str | int] | None = None) -> np.ndarray:
         """Return the log-odds fp32 [n] of documents, in the order of `ids` or of the index. Arguments as in `rank`."""
         return self._score(query_text(query, "the query"), self._selected(ids))
-
-    @property
-    def _has_default_instruction(self) -> bool:
-        return self.settings.instruction in (None, indexing_strategy(self.reranker).encoder.prompt.instruction)
 
     def _score(
         self, query: str, positions: list[int], batch_size: int | None = None, progress: Callable[[int], None] | None = None

@@ -132,10 +132,9 @@ class BaseReranker:
         return self._identity.calibration
 
     def probabilities(self, scores: np.ndarray, instruction: str | None = None, prior: float | None = None) -> np.ndarray | None:
-        """Return calibrated probabilities fp64 [n] of log-odds [n].
+        """Return calibrated probabilities fp64 [n] of log-odds [n]; None without calibration, or with another `instruction` than its.
 
-        None if the model is uncalibrated, or if `instruction` differs from the one it was calibrated with. `prior` is the share of
-        relevant documents among your candidates, see `Calibration.apply`.
+        `prior` is the share of relevant documents among your candidates, see `Calibration.apply`.
         """
         if self.calibration is None or instruction not in (None, self.encoder.prompt.instruction):
             return None
