@@ -8,6 +8,7 @@ for hit in index.rank("how to close a connection", top_k=10):
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,8 +85,10 @@ class Index:
             index_folder.check_target(Path(folder))
             index_folder.check_documents(checked)
             manifest = Manifest.of(reranker, settings)
-        with DocumentProgress(show_progress, len(texts)) as progress:
-            segments = build_segments(reranker, settings, checked, texts, progress)
+        with (
+            DocumentProgress(show_progress, len(texts)) as progress,
+            closing(build_segments(reranker, settings, checked, texts, progress)) as segments,
+        ):
             if folder is None:
                 return cls(reranker, settings, list(segments))
             index_folder.create(Path(folder), manifest, segments)
@@ -127,12 +130,15 @@ class Index:
         """
         checked = items(documents, "documents")
         texts = _checked_texts(checked, self.documents)
-        with DocumentProgress(show_progress, len(texts)) as progress:
-            segments = build_segments(self.reranker, self.settings, checked, texts, progress)
+        if self.folder is not None:
+            index_folder.check_documents(checked)
+        with (
+            DocumentProgress(show_progress, len(texts)) as progress,
+            closing(build_segments(self.reranker, self.settings, checked, texts, progress)) as segments,
+        ):
             if self.folder is None:
                 self._extend(list(segments))
                 return
-            index_folder.check_documents(checked)
             known = [len(segment.documents) for segment in self.segments]
             manifest = index_folder.append(self.folder, known, segments)
         self._extend(index_folder.open_segments(self.folder, manifest, self.reranker, len(known)))

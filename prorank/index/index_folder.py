@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..engine.layer_speed import DTYPES
 from ..errors import ConfigError, DataError
 from ..rank.base_reranker import BaseReranker
 from ..utils.files import atomic_file, atomic_folder, parse_json, read_text, write_errors
@@ -43,7 +44,8 @@ class Manifest:
         """Return the manifest of an index without documents. Raises ConfigError for a model in memory."""
         if not reranker.weight_hashes:
             raise ConfigError(f"{reranker.name}: an index of a model in memory cannot be saved; save the model and load its folder")
-        return cls(reranker.name, identity(reranker, settings), asdict(settings))
+        name = str(Path(reranker.name).resolve()) if Path(reranker.name).exists() else reranker.name
+        return cls(name, identity(reranker, settings), asdict(settings))
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
@@ -66,6 +68,12 @@ class Manifest:
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             raise DataError(f"{path}: damaged ({error}); index the documents again") from error
         return manifest
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of the model, as an option of `Reranker`."""
+        named = {str(dtype).removeprefix("torch."): name for name, dtype in DTYPES.items()}
+        return named.get(self.identity["dtype"], self.identity["dtype"])
 
     def write(self, folder: Path) -> None:
         """Write `index.json`, atomically."""

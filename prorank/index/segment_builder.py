@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,7 +48,7 @@ def head_key_values(reranker: BaseReranker, settings: IndexSettings) -> KeyValue
 def build_segments(
     reranker: BaseReranker, settings: IndexSettings, documents: Sequence[Document], texts: Sequence[str],
     progress: Callable[[int], None] | None = None,
-) -> Iterator[Segment]:  # fmt: skip
+) -> Generator[Segment, None, None]:  # fmt: skip
     """Yield documents with their keys and values, in order.
 
     Args:

@@ -132,7 +132,7 @@ class BaseReranker:
         return self._identity.calibration
 
     def probabilities(self, scores: np.ndarray, instruction: str | None = None, prior: float | None = None) -> np.ndarray | None:
-        """Return calibrated probabilities fp64 [n] of log-odds [n]; None without calibration, or with another `instruction` than its.
+        """Return calibrated probabilities fp64 [n] of log-odds [n]; None without calibration or with another `instruction`.
 
         `prior` is the share of relevant documents among your candidates, see `Calibration.apply`.
         """
