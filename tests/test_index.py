@@ -189,6 +189,18 @@ def test_progress_counts_every_document_once(llama, monkeypatch):
     assert sum(calls) == 6
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "tolerance"), [("fp32", 1e-4), ("bf16", 0.2)])
+def test_the_default_model_scores_equally_with_an_index(dtype, tolerance):
+    reranker = Reranker(device="cpu", dtype=dtype)
+    documents = [" ".join(random.Random(words).choices(WORDS, k=words)) for words in (3, 100, 400)]
+    index = reranker.index(documents)
+    for query in ("how is bread made", " ".join(random.Random(1).choices(WORDS, k=300))):
+        assert prompts_of(index, query) == uncached_prompts(index, query)
+        assert index.score(query) == pytest.approx(reranker.score_lists([query], [documents])[0], abs=tolerance)
+    assert reranker.cuts.chunked > 0
+
+
 @pytest.mark.parametrize("storage", ["int8", "bf16"])
 def test_rounded_storage_is_smaller_and_close(llama, storage):
     exact, rounded = llama.index(DOCUMENTS), llama.index(DOCUMENTS, storage=storage)

@@ -72,6 +72,14 @@ def test_keys_and_values_are_mapped_not_read(reranker, saved):
     assert segment.path.read_bytes() == before
 
 
+def test_a_mapped_index_outlives_its_folder(reranker, saved, tmp_path):
+    folder = shutil.copytree(saved, tmp_path / "index")
+    index = Index.load(folder, reranker)
+    expected = index.score("bread")
+    shutil.rmtree(folder)
+    assert np.array_equal(index.score("bread"), expected)
+
+
 def test_documents_are_added_on_disk(reranker, tmp_path):
     index = reranker.index(DOCUMENTS, folder=tmp_path / "index")
     index.add(MORE)
@@ -215,6 +223,8 @@ def test_folders_with_other_contents_are_not_replaced(reranker, saved, tmp_path)
         reranker.index(DOCUMENTS).save(saved)
     with pytest.raises(DataError, match="document 1 cannot be stored as JSON"):
         reranker.index(["a", {"text": "b", "date": object()}], folder=tmp_path / "new")
+    with pytest.raises(DataError, match="document 0 cannot be stored as JSON"):
+        reranker.index([{"text": "b", "name": "\ud800"}], folder=tmp_path / "new")
     assert os.listdir(tmp_path) == ["notes.txt"]
 
 

@@ -7,7 +7,7 @@ for hit in index.rank("how to close a connection", top_k=10):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -31,9 +31,10 @@ class Index:
     """Documents whose keys and values are stored, so that ranking them computes the tokens after the document only.
 
     The prompt must have the document first. Scores equal those of `Reranker.rank` up to rounding if a document, or a chunk of it,
-    leaves `query_room` tokens of its prompt to the query. That is so for all documents if the prompt has a `chunk_length` of less
-    than its length, as the default model's. Without it, `Reranker.rank` fits longer documents to the length of each query, while an
-    index splits or cuts them once; a query that does not fit beside a document is then cut, and `Reranker.cuts` counts it.
+    leaves `query_room` tokens of its prompt to the query, and the query fits into what is left. That is so for all documents and
+    queries if the prompt's `chunk_length` leaves room for the query's share, as the default model's does. Without it,
+    `Reranker.rank` fits longer documents to the length of each query, while an index splits or cuts them once; a query that does
+    not fit beside a document is then cut, and `Reranker.cuts` counts it.
 
     Make an index by `Reranker.index` or `Index.load`.
 
@@ -68,7 +69,8 @@ class Index:
         Args:
             reranker: a model whose prompt has the document first, on a CPU.
             documents: strings, or dicts with "text" (and "title", "id", anything else), see `Reranker.rank`.
-            folder: new folder for the index, which may be larger than memory; None keeps it in memory.
+            folder: new folder for the index, which may be larger than memory; None keeps it in memory. Documents are stored in it
+                as JSON.
             instruction: replaces the prompt's instruction, for all queries.
             query_room: number of tokens that documents leave for the query; None for 64 (less for short prompts).
             storage: "model" stores keys and values in the model's dtype, "bf16" and "int8" round them.
@@ -80,7 +82,7 @@ class Index:
         """
         settings = IndexSettings.of(reranker, instruction, query_room, storage)
         checked = items(documents, "documents")
-        texts = _checked_texts(checked, ())
+        texts = _checked_texts(checked, {})
         if folder is not None:
             index_folder.check_target(Path(folder))
             index_folder.check_documents(checked)
@@ -129,7 +131,7 @@ class Index:
             DataError: a document is invalid, an id occurs twice, or another process has changed the index.
         """
         checked = items(documents, "documents")
-        texts = _checked_texts(checked, self.documents)
+        texts = _checked_texts(checked, self._positions)
         if self.folder is not None:
             index_folder.check_documents(checked)
         with (
@@ -213,16 +215,21 @@ class Index:
         self.segments += segments
         for segment in segments:
             self.documents += segment.documents
-        self.ids = document_ids(self.documents)
-        self._positions = {name: position for position, name in enumerate(self.ids)}
+        names = document_ids(self.documents[len(self.ids) :], self._positions)
+        self._positions |= {name: position for position, name in enumerate(names, len(self.ids))}
+        self.ids += names
         for position in range(len(self._same_text), len(self.documents)):
             self._same_text.append(self._first_of_text.setdefault(document_text(self.documents[position]), position))
 
 
-def _checked_texts(documents: Sequence[Document], before: Sequence[Document]) -> list[str]:
-    """Return the texts of documents that follow those of `before`. Raises DataError for invalid documents and repeated ids."""
+def _checked_texts(documents: Sequence[Document], before: Mapping[str, int]) -> list[str]:
+    """Return the texts of documents that follow those of `before` (positions by id).
+
+    Raises:
+        DataError: a document is invalid, or an id occurs twice.
+    """
     texts = [document_text(document, f"document {i}") for i, document in enumerate(documents)]
     if not texts:
         raise DataError("there are no documents to index; give at least one")
-    document_ids([*before, *documents])
+    document_ids(documents, before)
     return texts

@@ -98,7 +98,7 @@ def check_documents(documents: Iterable[Any]) -> None:
     """Raise DataError if a document cannot be stored as JSON."""
     for number, document in enumerate(documents):
         try:
-            json.dumps(document)
+            json.dumps(document, ensure_ascii=False).encode()
         except (TypeError, ValueError, RecursionError) as error:
             raise DataError(f"document {number} cannot be stored as JSON ({error}); give texts, numbers and lists") from error
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -142,7 +143,7 @@ class Segment:
         if self.path is None or not hasattr(os, "posix_fadvise"):
             return
         token_bytes = self.shape.per_token * self.values.itemsize
-        with open(self.path, "rb") as file:
+        with suppress(OSError), open(self.path, "rb") as file:  # the mapping outlives the name of the file
             for chunk in chunks:
                 begin, end = self.token_starts[chunk], self.token_starts[chunk + 1]
                 size = (end - begin) * token_bytes

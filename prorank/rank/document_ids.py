@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import DataError
@@ -11,17 +11,23 @@ from .documents import Document
 ID_KEYS = ("id", "_id")
 
 
-def document_ids(documents: Sequence[Document]) -> list[str]:
+def document_ids(documents: Sequence[Document], before: Mapping[str, int] | None = None) -> list[str]:
     """Return the id of each document: its key "id" or "_id", or else its position from 0.
+
+    Args:
+        documents: the documents.
+        before: positions of preceding documents by id; the positions of `documents` follow them.
 
     Raises:
         DataError: an id is neither a text nor a whole number, or occurs twice.
     """
+    before = before or {}
     positions: dict[str, int] = {}
-    for position, document in enumerate(documents):
+    for position, document in enumerate(documents, len(before)):
         name = _id_of(document, position)
-        if name in positions:
-            raise DataError(f"documents {positions[name]} and {position} have the same id {name!r}; ids must be unique")
+        first = before.get(name, positions.get(name))
+        if first is not None:
+            raise DataError(f"documents {first} and {position} have the same id {name!r}; ids must be unique")
         positions[name] = position
     return list(positions)
 
