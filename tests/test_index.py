@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prorank import Reranker
-from prorank.engine import cached_attention
+from prorank.engine import cached_attention, key_value_models
 from prorank.engine.cached_attention import CachedAttention
 from prorank.engine.key_values import KeyValues, quantise_key_values
 from prorank.errors import ConfigError, DataError
@@ -18,6 +18,8 @@ from prorank.index.document_index import Index
 from prorank.index.index_scores import cached_prompts
 from prorank.index.segments import locate
 from prorank.prompts.prompt import Prompt
+from tests.test_engine import save_qwen3
+from tests.tiny import byte_tokenizer, tiny_llama4
 
 WORDS = "bread needs flour and water while rivers run to the sea and castles stand on hills of stone".split()
 LONG = " ".join(WORDS[i % len(WORDS)] for i in range(150))
@@ -278,8 +280,30 @@ def test_a_model_in_memory_is_refused(llama):
     from prorank.checkpoints.resolve import resolve
 
     model = load_model(resolve(llama.name), torch.float32, torch.device("cpu"))
-    with pytest.raises(ConfigError, match="an index needs a CPU with oneDNN"):
+    with pytest.raises(ConfigError, match="needs weights that cannot change; save the model"):
         Reranker.of(model, llama.tokenizer, PROMPT).index(DOCUMENTS)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_the_layers_of_transformers_give_the_same_scores(tmp_path, dtype, monkeypatch):
+    reranker = load(save_qwen3(tmp_path / "qwen3"), dtype)
+    expected = reranker.index(DOCUMENTS).score("what runs to the sea")
+    reranker.runtime.engine = None  # as on a GPU
+    monkeypatch.setattr(key_value_models, "PAST_BYTES", 1 << 16)
+    index = reranker.index(DOCUMENTS)
+    assert index.score("what runs to the sea") == pytest.approx(expected, abs=TOLERANCE[dtype])
+    assert index.score(LONG) == pytest.approx(reranker.score_lists([LONG], [DOCUMENTS])[0], abs=TOLERANCE[dtype])
+    rounded = reranker.index(DOCUMENTS, storage="int8").score("bread")
+    assert rounded == pytest.approx(index.score("bread"), abs=0.1)
+
+
+def test_other_layers_are_refused(tmp_path):
+    from prorank.checkpoints.saving import save_checkpoint
+
+    tokenizer = byte_tokenizer()
+    save_checkpoint(tmp_path / "llama4", tiny_llama4(tokenizer), PROMPT.bind(tokenizer))
+    with pytest.raises(ConfigError, match="stored keys and values need plain attention as in llama, .*, not llama4_text"):
+        Reranker(tmp_path / "llama4", device="cpu", dtype="fp32").index(DOCUMENTS)
 
 
 @pytest.mark.parametrize(

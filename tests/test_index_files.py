@@ -12,11 +12,12 @@ from typer.testing import CliRunner
 
 from prorank import Reranker
 from prorank.cli.command_line import app
-from prorank.engine.key_values import bytes_per_token
+from prorank.engine.key_value_models import bytes_per_token
 from prorank.errors import ConfigError, DataError
 from prorank.index import index_folder, segment_builder
 from prorank.index.document_index import Index
 from prorank.index.index_folder import Manifest
+from prorank.index.index_settings import key_value_model
 from prorank.index.segments import Segment
 from prorank.prompts.prompt import Prompt
 from tests.test_cli_errors import place  # noqa: F401
@@ -298,6 +299,6 @@ def test_the_benchmark_compares_an_index_with_plain_ranking(script, own_prompt, 
     found = json.loads(line)["index"]["toy"]
     plain, again, rounded = (found[arm] for arm in (index.PLAIN, f"{index.AGAIN} (model)", f"{index.AGAIN} (int8)"))
     assert again["difference"] < 1e-4 and again["ndcg@10"] == plain["ndcg@10"]
-    size = bytes_per_token(Reranker(own_prompt, device="cpu", dtype="fp32").runtime.engine, torch.float32)
+    size = bytes_per_token(key_value_model(Reranker(own_prompt, device="cpu", dtype="fp32")), torch.float32)
     assert again["bytes"] == pytest.approx(again["tokens"] * size) and rounded["bytes"] < again["bytes"]
     assert [row.split("  ")[0] for row in table[-5:]] == list(found)

@@ -62,11 +62,6 @@ def compute_key_values(engine: Engine, pack: Pack) -> torch.Tensor:
     return stored
 
 
-def bytes_per_token(engine: Engine, dtype: torch.dtype) -> int:
-    """Return the size of the keys and values of a token, in bytes, stored in `dtype`."""
-    return len(engine.layers) * 2 * engine.num_kv_heads * engine.head_dim * dtype.itemsize
-
-
 def quantise_key_values(values: torch.Tensor) -> KeyValues:
     """Round keys and values [layers, 2, num_kv_heads, T, head_dim] to int8, with one scale per layer, head and channel.
 

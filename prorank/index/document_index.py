@@ -67,7 +67,7 @@ class Index:
         """Read documents once.
 
         Args:
-            reranker: a model whose prompt has the document first, on a CPU.
+            reranker: a model of Llama-like layers, loaded from a checkpoint, whose prompt has the document first.
             documents: strings, or dicts with "text" (and "title", "id", anything else), see `Reranker.rank`.
             folder: new folder for the index, which may be larger than memory; None keeps it in memory. Documents are stored in it
                 as JSON.

@@ -16,7 +16,7 @@ from ..engine.layer_speed import DTYPES
 from ..errors import ConfigError, DataError
 from ..rank.base_reranker import BaseReranker
 from ..utils.files import atomic_file, atomic_folder, parse_json, read_text, write_errors
-from .index_settings import STORAGES, IndexSettings, check_identity, engine_of, identity
+from .index_settings import STORAGES, IndexSettings, check_identity, identity, key_value_model
 from .segments import CacheShape, Segment
 
 MANIFEST, LOCK, FORMAT = "index.json", ".lock", 1
@@ -148,9 +148,9 @@ def open_segments(folder: Path, manifest: Manifest, reranker: BaseReranker, firs
         ConfigError: it was made with other weights, prompt, dtype or truncation.
         DataError: a file is missing or damaged.
     """
-    settings, engine = IndexSettings(**manifest.settings), engine_of(reranker)
+    settings, model = IndexSettings(**manifest.settings), key_value_model(reranker)
     check_identity(folder, manifest.identity, identity(reranker, settings))
-    shape, dtype = CacheShape.of(engine), settings.dtype(engine)
+    shape, dtype = CacheShape.of(model), settings.dtype(model)
     segments = []
     for number, count in enumerate(manifest.segments[first:], first):
         segments.append(Segment.open(segment_place(folder, number), shape, dtype))

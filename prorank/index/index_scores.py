@@ -9,12 +9,11 @@ import numpy as np
 import torch
 
 from ..engine.batches import WINDOW
-from ..engine.cached_attention import hidden_after
 from ..engine.heads import log_odds
 from ..engine.key_values import KeyValues
 from ..prompts.encoded import Encoded
 from ..rank.base_reranker import BaseReranker
-from .index_settings import IndexSettings, engine_of, indexing_strategy
+from .index_settings import IndexSettings, indexing_strategy, key_value_model
 from .segments import Segment, locate
 
 MAX_ROWS = 4096  # new tokens of a forward pass
@@ -95,7 +94,7 @@ def score_stored(
         with torch.inference_mode():
             for batch in _batches([cached for prompts in documents for cached in prompts], batch_size):
                 hidden = _hidden(reranker, head, batch)
-                of_batch = log_odds(hidden, strategy.rows, strategy.bias).numpy()
+                of_batch = log_odds(hidden, strategy.rows, strategy.bias).cpu().numpy()
                 np.maximum.at(scores, [cached.owner for cached in batch], of_batch)  # NaN stays
         if progress:
             progress(len(located))
@@ -123,4 +122,4 @@ def _hidden(reranker: BaseReranker, head: KeyValues, batch: Sequence[CachedPromp
         segment.prefetch(numbers)
     texts = [cached.segment.key_values(cached.chunk) for cached in batch]
     starts = [cached.prompt.document_end for cached in batch]
-    return hidden_after(engine_of(reranker), head, texts, starts, batch[0].new_ids)
+    return key_value_model(reranker).hidden_after(head, texts, starts, batch[0].new_ids)

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from ..engine.cpu_engine import REQUIREMENTS, Engine
-from ..errors import ConfigError
+from ..engine.key_value_models import EngineKeyValues, KeyValueModel, TransformersKeyValues
+from ..errors import ConfigError, ModelError
 from ..prompts.document_frame import DocumentFrame
 from ..prompts.truncation import Truncation
 from ..rank.base_reranker import BaseReranker
@@ -65,17 +65,17 @@ class IndexSettings:
         """Return how documents are split, so that each prompt leaves `query_room` tokens for the query."""
         return replace(strategy.truncation, max_prompt_tokens=strategy.encoder.longest - self.query_room)
 
-    def dtype(self, engine: Engine) -> torch.dtype:
+    def dtype(self, model: KeyValueModel) -> torch.dtype:
         """Return the dtype in which keys and values are stored."""
-        return STORAGES[self.storage] or engine.dtype
+        return STORAGES[self.storage] or model.dtype
 
 
 def indexing_strategy(reranker: BaseReranker) -> PointwiseStrategy:
     """Return the strategy of a Reranker that can make an index.
 
     Raises:
-        ConfigError: it generates thoughts or compares documents, its prompt has the query first, or it does not run on the CPU
-            engine.
+        ConfigError: it generates thoughts or compares documents, its prompt has the query first, or its model is in memory or has
+            other layers than Llama's.
     """
     strategy, name = reranker.strategy, reranker.name
     if not isinstance(strategy, PointwiseStrategy):
@@ -87,15 +87,26 @@ def indexing_strategy(reranker: BaseReranker) -> PointwiseStrategy:
             f"{name}: an index needs a prompt with order: document-first, not {order}, in which documents depend on the query; "
             "use a model trained with such a prompt, such as the default model"
         )
+    if not reranker.weight_hashes:
+        raise ConfigError(f"{name}: an index needs weights that cannot change; save the model in memory and load its folder")
     if reranker.runtime.engine is None:
-        raise ConfigError(f"{name}: an index needs {REQUIREMENTS}, loaded from a checkpoint; use device='cpu' and such a model")
+        key_value_model(reranker)
     return strategy
 
 
-def engine_of(reranker: BaseReranker) -> Engine:
-    """Return the engine of a Reranker for which `indexing_strategy` raises no error."""
-    assert reranker.runtime.engine is not None
-    return reranker.runtime.engine
+def key_value_model(reranker: BaseReranker) -> KeyValueModel:
+    """Return what computes keys and values: the CPU engine, or the layers of transformers.
+
+    Raises:
+        ConfigError: the model has other layers than Llama's.
+    """
+    runtime = reranker.runtime
+    if runtime.engine is not None:
+        return EngineKeyValues(runtime.engine)
+    try:
+        return TransformersKeyValues(runtime.model)
+    except ModelError as error:
+        raise ConfigError(f"{reranker.name}: {error}; use such a model for an index") from error
 
 
 def frame_of(strategy: PointwiseStrategy, instruction: str | None) -> DocumentFrame:

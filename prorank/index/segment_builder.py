@@ -7,19 +7,18 @@ from dataclasses import dataclass
 
 import torch
 
-from ..engine.cpu_engine import Engine
-from ..engine.key_values import KeyValues, bytes_per_token, compute_key_values, quantise_key_values
+from ..engine.key_value_models import KeyValueModel, bytes_per_token
+from ..engine.key_values import KeyValues, quantise_key_values
 from ..engine.packing import Pack, pack, packs_of
 from ..prompts.encoded import Encoded
 from ..rank.base_reranker import BaseReranker
 from ..rank.documents import Document
 from ..utils.memory import trim
-from .index_settings import IndexSettings, engine_of, frame_of, indexing_strategy
+from .index_settings import IndexSettings, frame_of, indexing_strategy, key_value_model
 from .segments import CacheShape, Segment
 
 SEGMENT_BYTES = 256 << 20
 PASS_BYTES = 128 << 20  # keys and values of one forward pass
-MAX_PASS_TOKENS = 8192
 TOKENISED_DOCUMENTS = 64  # documents that are tokenised together
 
 
@@ -38,11 +37,11 @@ class _Tokenised:
 
 def head_key_values(reranker: BaseReranker, settings: IndexSettings) -> KeyValues:
     """Return keys and values of the tokens before every document."""
-    engine, ids = engine_of(reranker), frame_of(indexing_strategy(reranker), settings.instruction).head
+    model, ids = key_value_model(reranker), frame_of(indexing_strategy(reranker), settings.instruction).head
     if not ids:
-        return KeyValues(torch.empty(CacheShape.of(engine).of_tokens(0), dtype=engine.dtype))
+        return KeyValues(torch.empty(CacheShape.of(model).of_tokens(0), dtype=model.dtype))
     with reranker.exclusive(), torch.inference_mode():
-        return KeyValues(compute_key_values(engine, pack([Encoded(ids, len(ids), len(ids))], [0], share=False)))
+        return KeyValues(model.compute(pack([Encoded(ids, len(ids), len(ids))], [0], share=False)).cpu())
 
 
 def build_segments(
@@ -58,8 +57,9 @@ def build_segments(
         texts: the text of each document.
         progress: called with the number of documents that were read since its last call.
     """
-    dtype = settings.dtype(engine_of(reranker))
-    room = SEGMENT_BYTES // bytes_per_token(engine_of(reranker), dtype)
+    model = key_value_model(reranker)
+    dtype = settings.dtype(model)
+    room = SEGMENT_BYTES // bytes_per_token(model, dtype)
     waiting: list[_Tokenised] = []
     tokens = 0
     with reranker.computing([list(texts)]):
@@ -67,12 +67,12 @@ def build_segments(
             part = slice(start, start + TOKENISED_DOCUMENTS)
             for document in _tokenise(reranker, settings, documents[part], texts[part]):
                 if waiting and tokens + document.tokens > room:
-                    yield _segment(reranker, dtype, waiting, progress)
+                    yield _segment(model, dtype, waiting, progress)
                     waiting, tokens = [], 0
                 waiting.append(document)
                 tokens += document.tokens
         if waiting:
-            yield _segment(reranker, dtype, waiting, progress)
+            yield _segment(model, dtype, waiting, progress)
 
 
 def _tokenise(
@@ -88,11 +88,10 @@ def _tokenise(
 
 
 def _segment(
-    reranker: BaseReranker, dtype: torch.dtype, documents: Sequence[_Tokenised], progress: Callable[[int], None] | None
+    model: KeyValueModel, dtype: torch.dtype, documents: Sequence[_Tokenised], progress: Callable[[int], None] | None
 ) -> Segment:
     """Compute the keys and values of documents, pack by pack."""
-    engine = engine_of(reranker)
-    shape = CacheShape.of(engine)
+    shape = CacheShape.of(model)
     chunks = [chunk for document in documents for chunk in document.chunks]
     lengths = [chunk.document_end - chunk.document_start for chunk in chunks]
     segment = Segment(
@@ -103,15 +102,15 @@ def _segment(
         torch.tensor(lengths, dtype=torch.int32),
         torch.tensor([i for chunk in chunks for i in chunk.ids[chunk.document_start :]], dtype=torch.int32),
         torch.empty(sum(lengths) * shape.per_token, dtype=dtype),
-        torch.zeros(len(chunks), *shape.of_tokens(1), dtype=engine.dtype) if dtype == torch.int8 else None,
+        torch.zeros(len(chunks), *shape.of_tokens(1), dtype=model.dtype) if dtype == torch.int8 else None,
     )
     remaining = [len(document.chunks) for document in documents]
     owners = [number for number, document in enumerate(documents) for _ in document.chunks]
-    max_tokens = min(MAX_PASS_TOKENS, max(1, PASS_BYTES // bytes_per_token(engine, engine.dtype)))
+    max_tokens = min(model.pass_tokens, max(1, PASS_BYTES // bytes_per_token(model, model.dtype)))
     filled = [i for i, length in enumerate(lengths) if length]
     with torch.inference_mode():
         for one in packs_of([chunks[i] for i in filled], filled, max_tokens, len(chunks)):
-            _store(segment, one, engine)
+            _store(segment, one, model)
             for chunk in one.owners:
                 remaining[owners[chunk]] -= 1
             if progress:
@@ -122,9 +121,9 @@ def _segment(
     return segment
 
 
-def _store(segment: Segment, one: Pack, engine: Engine) -> None:
+def _store(segment: Segment, one: Pack, model: KeyValueModel) -> None:
     """Compute the keys and values of a pack's chunks and write them into the segment."""
-    computed = compute_key_values(engine, one)
+    computed = model.compute(one)
     begins = [one.prefix_length, *one.ends[:-1]]
     for chunk, begin, end in zip(one.owners, begins, one.ends):
         stored, values = segment.key_values(chunk), computed[:, :, :, begin:end]

@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ..engine.cpu_engine import Engine
+from ..engine.key_value_models import KeyValueModel
 from ..engine.key_values import KeyValues
 from ..errors import DataError
 from ..rank.documents import Document
@@ -37,9 +37,9 @@ class CacheShape:
     head_dim: int
 
     @classmethod
-    def of(cls, engine: Engine) -> CacheShape:
-        """The sizes of an engine's model."""
-        return cls(len(engine.layers), engine.num_kv_heads, engine.head_dim)
+    def of(cls, model: KeyValueModel) -> CacheShape:
+        """The sizes of a model's keys and values."""
+        return cls(model.num_layers, model.num_kv_heads, model.head_dim)
 
     @property
     def per_token(self) -> int:
