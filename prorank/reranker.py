@@ -17,6 +17,7 @@ import numpy as np
 
 from .checkpoints.default_model import DEFAULT
 from .errors import ModelError
+from .index.document_index import Index
 from .prompts.prompt import Prompt
 from .rank.base_reranker import BaseReranker, LoadedReranker
 from .rank.documents import Document, DocumentProgress, Hit, make_hits
@@ -184,6 +185,10 @@ class Reranker(MadeByArguments, BaseReranker):
             for row, scores, thoughts in zip(batch.documents, scored.scores, scored.thoughts)
         ]
 
+    def index(self, documents: Iterable[Document], **options: Any) -> Index:
+        """Read documents once, so that `Index.rank` computes the query's tokens only. Options and errors: see `Index.of`."""
+        return Index.of(self, documents, **options)
+
     async def arank(self, query: str, documents: Sequence[Document], *arguments: Any, **options: Any) -> list[Hit]:
         """Run `rank` from async code, with the same arguments.
 
@@ -202,16 +207,6 @@ class Reranker(MadeByArguments, BaseReranker):
         """See `BaseReranker.after_fork`; the thread of async calls does not exist in the forked process, either."""
         super().after_fork()
         self.__dict__.pop("_thread", None)
-
-    def probabilities(self, scores: np.ndarray, instruction: str | None = None, prior: float | None = None) -> np.ndarray | None:
-        """Return calibrated probabilities fp64 [n] of log-odds [n].
-
-        None if the model is uncalibrated, or if `instruction` differs from the one it was calibrated with. `prior` is the share of
-        relevant documents among your candidates, see `Calibration.apply`.
-        """
-        if self.calibration is None or instruction not in (None, self.encoder.prompt.instruction):
-            return None
-        return self.calibration.apply(scores, prior)
 
     def score(self, pairs: Iterable[tuple[str, Document]], instruction: str | None = None) -> np.ndarray:
         """Return log-odds fp32 [n] of (query, document) pairs, in input order.

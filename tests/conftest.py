@@ -146,7 +146,7 @@ def standin_files(tmp_path_factory: pytest.TempPathFactory) -> Standin:
     root = tmp_path_factory.mktemp("standin")
     files = Standin(root / "cache", root / "run", root / "models", root / "card.json")
     base = save_tiny(files.cache / "smollm2-135m", "llama")
-    save_adapter(files.run / "model", base, "smollm2-135m")
+    save_adapter(files.run / "model", base, "smollm2-135m", prompt="document-first")
     (files.run / "config.yaml").write_text("stage: score\nbase: smollm2-135m\ndata: lists.jsonl\nout: run\nlist_size: 5\n")
     tables = {"data": [{"set": "toy", "licence": "none"}], "figures": [{"list": "toy", "BM25": 0.5}]}
     files.card.write_text(json.dumps(tables | {"commands": ["prorank train x.yaml"]}))

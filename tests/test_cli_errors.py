@@ -298,7 +298,7 @@ def test_rerank_documents(place):
     place.fails(["rerank", "docs.txt", *base, "--dtype", "fp3"], r"unknown dtype 'fp3'; did you mean 'fp32'\?")
     place.fails(["rerank", "docs.txt", *base, "--device", "tpu"], r"device 'tpu' is not available here; present: cpu.*")
     place.fails(["rerank", "docs.txt", *base, "--prompt", "mxbay"], r"unknown prompt preset 'mxbay'; did you mean 'mxbai'\?")
-    needs = r"give DOCUMENTS \(a file, or - for stdin\) and a query, or --run, --dataset and --out"
+    needs = r"give DOCUMENTS \(a file, or - for stdin\) and a query, --index and a query, or --run, --dataset and --out"
     place.fails(["rerank", "docs.txt"], needs)
     place.fails(["rerank", "--query", "violin"], needs)
 

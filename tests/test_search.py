@@ -14,9 +14,10 @@ from prorank.cli.command_line import app
 from prorank.data.bm25 import Bm25
 from prorank.data.trec import read_run
 from prorank.errors import DataError, MissingExtra
+from prorank.rank.document_ids import document_ids
 from prorank.rank.documents import Hit
 from prorank.rank.validation import RankOptions
-from prorank.search.corpus import document_ids, read_corpus
+from prorank.search.corpus import read_corpus
 from prorank.search.first_stage import FirstStage, fuse
 from prorank.search.queries import read_queries
 from prorank.search.searcher import Searcher

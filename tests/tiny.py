@@ -232,7 +232,7 @@ def save_tiny(folder: str | Path, kind: str = "llama", style: str | None = None,
     return Path(folder)
 
 
-def save_adapter(folder: str | Path, base: str | Path, name: str | None = None, seed: int = 0) -> Path:
+def save_adapter(folder: str | Path, base: str | Path, name: str | None = None, seed: int = 0, prompt: str = "prorank") -> Path:
     """Save a LoRA adapter with weights that are not zero over the checkpoint in `base`, which it calls `name`, as training does."""
     from peft import LoraConfig, get_peft_model
 
@@ -250,7 +250,7 @@ def save_adapter(folder: str | Path, base: str | Path, name: str | None = None, 
         for key, weight in model.named_parameters():
             if "lora_B" in key:
                 torch.nn.init.normal_(weight, std=0.3)
-    bound = Prompt.preset("prorank", max_length=192).bind(load_tokenizer(found))
+    bound = Prompt.preset(prompt, max_length=192).bind(load_tokenizer(found))
     return save_checkpoint(folder, model, bound, (name or str(base), found.path))
 
 

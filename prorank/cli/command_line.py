@@ -21,6 +21,7 @@ from ..utils.threads import share_processors
 from .checkpoint_commands import export, pull
 from .data_commands import adapt, calibrate, mine_lists
 from .evaluate_command import evaluate
+from .index_command import index
 from .info_command import info
 from .options import MAIN
 from .rerank_command import rerank
@@ -30,7 +31,7 @@ from .thinking_commands import import_logs, label, sample_pairs, score_completio
 from .train_commands import demo, plot, train
 
 VERBS: dict[str, dict[str, Callable[..., None]]] = {
-    "Rank": {"rerank": rerank, "search": search, "serve": serve, "evaluate": evaluate},
+    "Rank": {"rerank": rerank, "search": search, "index": index, "serve": serve, "evaluate": evaluate},
     "Your data": {"mine": mine_lists, "adapt": adapt, "calibrate": calibrate},
     "Train": {"train": train, "plot": plot, "demo": demo},
     "Thinking models": {

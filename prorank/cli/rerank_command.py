@@ -20,6 +20,7 @@ from ..utils.files import STDIN, check_file
 from ..utils.progress import Spinner
 from ..utils.terminal import argument_text, note, say
 from .hit_tables import note_cost, note_truncation
+from .index_command import rank_index
 from .options import (
     MAIN,
     THINKING,
@@ -46,6 +47,7 @@ from .options import (
 
 RUN = "Rerank a TREC run"
 SERVER = "Rank by a server"
+STORED = "Rank the documents of an index"
 # Options that need --run, options that exclude it, and options of a local model.
 FOR_RUN = {"dataset": "--dataset", "out": "--out"}
 FOR_DOCUMENTS = {
@@ -56,9 +58,10 @@ FOR_DOCUMENTS = {
     "as_json": "--json",
     "show_thoughts": "--show-thoughts",
 }
+NOT_FOR_INDEX = ("run", "instruction", "method", "samples", "max_think_tokens", "show_thoughts")
 LOCAL_ONLY = (
-    "think", "samples", "max_think_tokens", "method", "device", "dtype", "compile", "max_length", "long_documents", "prompt",
-    "base", "trust_remote_code",
+    "index", "think", "samples", "max_think_tokens", "method", "device", "dtype", "compile", "max_length", "long_documents",
+    "prompt", "base", "trust_remote_code",
 )  # fmt: skip
 
 
@@ -88,6 +91,10 @@ def rerank(
         Path | None, typer.Option(help="BEIR folder or ir_datasets:NAME with the texts of the run.", rich_help_panel=RUN)
     ] = None,
     out: Annotated[Path | None, typer.Option(help="TREC run to write.", rich_help_panel=RUN)] = None,
+    index: Annotated[Path | None, typer.Option(help="Index made by prorank index. Default: none.", rich_help_panel=STORED)] = None,
+    ids: Annotated[
+        str | None, typer.Option(metavar="ID,ID", help="Documents of the index. Default: all.", rich_help_panel=STORED)
+    ] = None,
     model: Model = DEFAULT,
     instruction: Instruction = None,
     method: Method = "pointwise",
@@ -124,35 +131,36 @@ def rerank(
     from ..rank import rerank_files
     from ..rank.validation import RankOptions, query_text
 
+    if index and query_argument is None and query is None:
+        documents, query_argument = None, documents
     query, instruction = one_query(query, query_argument), argument_text(instruction)
     check_positive(top_k, "--top-k", "; omit it to get all")
-    RankOptions(min_score=min_score, instruction=instruction)  # raises errors before anything is read
+    rank_options = RankOptions(top_k, min_score, instruction=instruction)  # raises errors before anything is read
     if query is not None:
         query = query_text(query, "--query" if query_argument is None else "the query")
     _check_task(context, bool(run))
     _check_place(context, server)
+    _check_index(context, index, documents)
+    options: dict[str, Any] = {
+        "base": base, "trust_remote_code": trust_remote_code, "device": device, "dtype": dtype, "max_length": max_length,
+        "long_documents": long_documents, "prompt": prompt, "compile": compile_choice(compile), "think": think,
+    }  # fmt: skip
+    if index and query:
+        return rank_index(context, index, query, ids, model, options, rank_options, as_json)
     if run:
         if not (dataset and out):
             raise DataError("--run needs --dataset (the texts) and --out (the run to write)")
         check_file(out)
         texts = rerank_files.read_run_texts(run, dataset, top_k)
     elif not query or documents is None:
-        raise DataError("give DOCUMENTS (a file, or - for stdin) and a query, or --run, --dataset and --out")
+        raise DataError("give DOCUMENTS (a file, or - for stdin) and a query, --index and a query, or --run, --dataset and --out")
     else:
         _check_order(documents, query_argument)
     items = [] if run or documents is None else rerank_files.read_documents(documents)
     if server:
         ranker: Any = _remote(context, server, dialect, model, api_key_env)
     else:
-        options: dict[str, Any] = {"think": think, "samples": samples, "max_think_tokens": max_think_tokens}
-        options |= {"base": base, "trust_remote_code": trust_remote_code, "device": device, "dtype": dtype}
-        options |= {
-            "max_length": max_length,
-            "long_documents": long_documents,
-            "prompt": prompt,
-            "compile": compile_choice(compile),
-        }
-        ranker = _local(model, method, show_thoughts, options)
+        ranker = _local(model, method, show_thoughts, options | {"samples": samples, "max_think_tokens": max_think_tokens})
     with ranker if server else contextlib.nullcontext():
         if run and out:
             say(rerank_files.rerank_run(ranker, texts, out, instruction), out)
@@ -181,6 +189,17 @@ def _check_place(context: typer.Context, server: str | None) -> None:
         raise ConfigError(f"{wrong} is for a local model, not for --server")
     if wrong:
         raise ConfigError(f"{wrong} needs --server")
+
+
+def _check_index(context: typer.Context, index: Path | None, documents: str | None) -> None:
+    """Raise ConfigError for options that do not apply to an index, and for --ids without one."""
+    wrong = next((option_name(context, name) for name in NOT_FOR_INDEX if was_passed(context, name)), None)
+    if index and documents is not None:
+        raise ConfigError(f"DOCUMENTS and --index: the documents of the index are ranked; omit {documents!r} or --index")
+    if index and wrong:
+        raise ConfigError(f"{wrong} does not apply to --index; omit it")
+    if not index and was_passed(context, "ids"):
+        raise ConfigError("--ids needs --index; it chooses documents of an index")
 
 
 def _check_order(documents: str, query_argument: str | None) -> None:

@@ -8,5 +8,6 @@ In reading order:
 - `light_model`: Llama and Qwen2 in plain torch, for ranking without the model classes of transformers.
 - `heads`: from hidden states to log-odds or logits.
 - `sampling`, `generation`, `engine_decoder`, `transformers_decoder`: generation of thoughts and answers.
+- `key_values`, `cached_attention`, `key_value_models`: keys and values that are computed once and attended to later.
 - `auto`, `layer_speed`, `random_layer`: choose the dtype and whether to compile, by measurement.
 """

@@ -122,12 +122,12 @@ class Engine:
         Args:
             ids: token ids [T].
             positions: position ids [T].
-            answers: indices [N] of the tokens whose states are returned.
+            answers: indices [N] of the tokens whose states are returned. With N = 0 it stops after the last layer's attention.
             attention_fn: see `AttentionFn`.
         """
         tokens, size = len(ids), padded_size(len(ids))
         ids, positions = repeat_last(ids, size), repeat_last(positions, size)
-        columns = repeat_last(answers, padded_size(len(answers)))
+        columns = repeat_last(answers, padded_size(len(answers))) if len(answers) else answers
         with torch.autocast("cpu", enabled=False):  # every step sets its dtype explicitly
             x = self._embeddings(ids)
             cos, sin = (t[0, :, None].float() for t in self.rotary(x[None], positions[None]))  # [T, 1, head_dim]
@@ -138,6 +138,8 @@ class Engine:
                 x, qkv, scale = self._add_norm_linear(layer.qkv, x, y, scale, layer.input_norm, columns)
                 q, k, v = self.kernels.rotate(qkv, scale, layer.qkv_bias, layer.head_norms, cos, sin, *sizes)
                 context = attention_fn(number, q[:tokens], k[:tokens], v[:tokens])
+                if number == len(self.layers) - 1 and not len(answers):
+                    return x[:0]
                 context = torch.nn.functional.pad(context, (0, 0, 0, size - tokens)) if size > tokens else context
                 if number == len(self.layers) - 1:  # only the answers are needed from here
                     x, context, columns = x[columns], context[columns], torch.arange(len(columns))

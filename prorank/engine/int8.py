@@ -48,7 +48,7 @@ class Int8Linear:
         """
         weight = self.packed, self.scales, self.zeros
         product = torch.ops.onednn.qlinear_pointwise(rows, 1.0, 128, *weight, None, 1.0, 0, self.dtype, "none", [], "")
-        if self.exact is not None:
+        if self.exact is not None and len(answers):
             product[answers], scale[answers] = self.exact(values), 1.0
         return product
 

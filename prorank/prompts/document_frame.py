@@ -16,6 +16,7 @@ class DocumentFrame:
     Attributes:
         head, tail: ids before and after the document.
         content_tokens: number of these ids that belong to the instruction and the query.
+        query_tokens: number of these ids after the document that belong to the query.
         query_cut: number of tokens truncated from the query.
         query_limit: maximum number of tokens of one occurrence of the query, None for no limit.
     """
@@ -23,6 +24,7 @@ class DocumentFrame:
     head: list[int]
     tail: list[int]
     content_tokens: int
+    query_tokens: int
     query_cut: int
     query_limit: int | None
 
@@ -70,7 +72,7 @@ class DocumentFraming(Thinking):
         if share and limit is None:  # the query comes after the document
             limit = self._query_limit(used, max_query_tokens)
         tail, again, cut_again = self._tail(query, limit)
-        return DocumentFrame(head, tail, used + again, max(cut, cut_again), limit)
+        return DocumentFrame(head, tail, used + again, again, max(cut, cut_again), limit)
 
     def _tail(self, query: str, limit: int | None) -> tuple[list[int], int, int]:
         """Return (ids after the document, number of them from the query, number of tokens truncated from the query)."""

@@ -6,6 +6,7 @@ document to the remaining tokens; the prompt's own text is never truncated.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -102,6 +103,33 @@ class PairPromptEncoder(DocumentFraming):
         whole = self._whole_frame(query, instruction, truncation, capped)
         pieces = self._batch([self.segments[self._document_at].replace("{document}", d) for d in documents])
         return [self._join(piece, truncation, capped, room, whole) for piece in pieces]
+
+    def frames_of_lengths(
+        self, query: str, lengths: Iterable[int], instruction: str | None = None, truncation: Truncation = DEFAULT_TRUNCATION
+    ) -> dict[int, DocumentFrame]:
+        """Return the ids around documents whose tokens are fixed, in a prompt with the document first.
+
+        The query is whole if it fits beside the document, else truncated to its share, or to the tokens that the document leaves.
+
+        Args:
+            query, instruction, truncation: see `encode_chunks`.
+            lengths: numbers of tokens of documents, each of which leaves a token for the query.
+
+        Returns:
+            The frame by number of tokens.
+        """
+        capped = self._frame(query, instruction, truncation.max_query_tokens)
+        whole = self._whole_frame(query, instruction, truncation, capped)
+        frames: dict[int, DocumentFrame] = {}
+        for length in set(lengths):
+            excess = length - self._room(capped, truncation)
+            if whole and length <= self._room(whole, truncation):
+                frames[length] = whole
+            elif excess <= 0:
+                frames[length] = capped
+            else:
+                frames[length] = self._frame(query, instruction, capped.query_tokens - excess, share=False)
+        return frames
 
     def _join(
         self, piece: list[int], truncation: Truncation, capped: DocumentFrame, room: int, whole: DocumentFrame | None

@@ -27,7 +27,7 @@ from .likelihood import query_likelihood
 from .model_runtime import ModelRuntime
 from .score_diagnostics import Diagnosis
 from .strategy import RankingStrategy, ScoredLists
-from .validation import QueryBatch, RankOptions, validate_batch
+from .validation import QueryBatch, RankOptions, check_finite, validate_batch
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,15 @@ class BaseReranker:
         """The checkpoint's calibration; None if it has none for this prompt and these weights, see `calibration_for`."""
         return self._identity.calibration
 
+    def probabilities(self, scores: np.ndarray, instruction: str | None = None, prior: float | None = None) -> np.ndarray | None:
+        """Return calibrated probabilities fp64 [n] of log-odds [n]; None without calibration or with another `instruction`.
+
+        `prior` is the share of relevant documents among your candidates, see `Calibration.apply`.
+        """
+        if self.calibration is None or instruction not in (None, self.encoder.prompt.instruction):
+            return None
+        return self.calibration.apply(scores, prior)
+
     def score_lists(
         self,
         queries: Sequence[str],
@@ -180,7 +189,7 @@ class BaseReranker:
             Mean log-probabilities of the query's tokens: one fp32 array [n] per query.
         """
         batch = validate_batch(queries, documents)
-        with self._exclusive():
+        with self.exclusive():
             return query_likelihood(self.model, self.tokenizer, batch.queries, batch.texts, self.encoder.longest, progress)
 
     def diagnose(self, queries: Sequence[str], documents: Sequence[Sequence[Document]]) -> Diagnosis:
@@ -195,7 +204,7 @@ class BaseReranker:
             ConfigError: a method of lists, which has no answer per document (see `can_diagnose`).
         """
         batch = validate_batch(queries, documents)
-        with self._exclusive():
+        with self.exclusive():
             return self.strategy.diagnose(batch.queries, batch.texts)
 
     @contextmanager
@@ -214,18 +223,23 @@ class BaseReranker:
 
     def _score(self, batch: QueryBatch, options: RankOptions, progress: Callable[[int], None] | None = None) -> ScoredLists:
         """Score a checked batch. Raises ModelError for scores that are not finite."""
-        with self._exclusive():
-            start = time.perf_counter()
-            if self._lazy_compile:
-                self._lazy_compile.before_call(batch.texts)
+        with self.computing(batch.texts):
             scored = self.strategy.score(batch.queries, batch.texts, options.instruction, options.batch_size, progress)
-            if not all(np.isfinite(row).all() for row in scored.scores):
-                raise ModelError(f"{self.name}: scores are not finite; the weights are damaged or its training diverged")
-            self.cost.seconds += time.perf_counter() - start
+            check_finite(self.name, scored.scores)
             return scored
 
     @contextmanager
-    def _exclusive(self) -> Iterator[None]:
+    def computing(self, texts: Sequence[Sequence[str]]) -> Iterator[None]:
+        """Hold the model's lock and count the time. Compiles first if reading these texts takes long enough."""
+        with self.exclusive():
+            start = time.perf_counter()
+            if self._lazy_compile:
+                self._lazy_compile.before_call(texts)
+            yield
+            self.cost.seconds += time.perf_counter() - start
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
         """Hold the model's lock. Raises ModelError in a forked process if the model's device does not work there."""
         if self._forked and self.device.type != "cpu":
             raise ModelError(

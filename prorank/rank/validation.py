@@ -7,12 +7,14 @@ Each document is converted to its text once; later steps use texts only.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
-from ..errors import DataError, ProRankError
+import numpy as np
+
+from ..errors import DataError, ModelError, ProRankError
 from ..utils.texts import plain_text, shown
 from .documents import Document, document_text
 
@@ -206,3 +208,9 @@ def items(value: Any, what: str, remedy: str = "") -> list[Any]:
     except TypeError as error:  # an array without dimensions
         raise DataError(f"{what} must be a list, not {shown(value)}") from error
     return list(elements)
+
+
+def check_finite(name: str, scores: Sequence[np.ndarray]) -> None:
+    """Raise ModelError if a score of the model `name` is not finite."""
+    if not all(np.isfinite(row).all() for row in scores):
+        raise ModelError(f"{name}: scores are not finite; the weights are damaged or its training diverged")

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..data.beir import find_file
 from ..errors import DataError
@@ -21,7 +20,6 @@ from ..rank.documents import Document
 from ..utils.reading import read_text
 
 TEXT_SUFFIXES = (".txt", ".md", ".rst")
-ID_KEYS = ("id", "_id")
 
 
 @dataclass(frozen=True)
@@ -50,30 +48,6 @@ def read_corpus(path: str | Path) -> Corpus:
         return Corpus(read_documents(str(path)))
     beir_file = find_file(Path(path), "corpus.jsonl")
     return Corpus(read_documents(str(beir_file))) if beir_file else _read_folder(Path(path))
-
-
-def document_ids(documents: Sequence[Document]) -> list[str]:
-    """Return the id of each document: its key "id" or "_id", or else its position from 0.
-
-    Raises:
-        DataError: an id is neither a text nor a whole number, or occurs twice.
-    """
-    positions: dict[str, int] = {}
-    for position, document in enumerate(documents):
-        name = _id_of(document, position)
-        if name in positions:
-            raise DataError(f"documents {positions[name]} and {position} have the same id {name!r}; ids must be unique")
-        positions[name] = position
-    return list(positions)
-
-
-def _id_of(document: Document, position: int) -> str:
-    value: Any = position
-    if isinstance(document, dict):
-        value = next((document[key] for key in ID_KEYS if document.get(key) is not None), position)
-    if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
-        raise DataError(f"document {position}: its id must be a text or a whole number, not {value!r}")
-    return str(value)
 
 
 def _read_folder(folder: Path) -> Corpus:

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 from ..checkpoints.default_model import DEFAULT
 from ..data.languages import AUTO
 from ..errors import DataError
+from ..rank.document_ids import document_ids
 from ..rank.documents import Document, Hit, document_text
 from ..rank.validation import RankOptions, items, query_text, whole_number
 from . import CANDIDATES
-from .corpus import document_ids
 from .first_stage import Candidate, FirstStage
 
 if TYPE_CHECKING:
