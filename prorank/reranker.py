@@ -97,7 +97,7 @@ class Reranker(MadeByArguments, BaseReranker):
     @classmethod
     def of(
         cls, model: PreTrainedModel, tokenizer: Any, prompt: Prompt, name: str = "model", think: bool = False,
-        method: ListMethod | None = None,
+        method: ListMethod | None = None, long_documents: str = "auto",
     ) -> Reranker:  # fmt: skip
         """Make a Reranker from a model in memory, such as one in training.
 
@@ -108,8 +108,9 @@ class Reranker(MadeByArguments, BaseReranker):
             name: name of the model in messages.
             think: generate thoughts, with a copy of the current weights; the prompt must be of kind thinking.
             method: Setwise or Listwise, for a prompt of several documents.
+            long_documents: see `Reranker`.
         """
-        return cls(in_memory_reranker(model, tokenizer, prompt, name, think, method))
+        return cls(in_memory_reranker(model, tokenizer, prompt, name, think, method, long_documents))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the arguments. Raises ModelError for a model in memory."""

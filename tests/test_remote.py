@@ -98,7 +98,7 @@ def test_our_server_gives_the_librarys_results_in_every_dialect(server, dialect)
     with Remote(server.url, dialect) as remote:
         found = remote.rank(QUERY, DOCUMENTS, top_k=4)
         assert remote.ours and remote.meaning == "log-odds" and remote.longest == 512
-        assert hits(found) == hits(wanted) and (remote.cuts.total, remote.cuts.documents) == (6, 1)
+        assert hits(found) == hits(wanted) and (remote.cuts.total, remote.cuts.documents) == (6, 0)
         np.testing.assert_allclose([hit.score for hit in found], [hit.score for hit in wanted], atol=1e-5)
         least = wanted[1].score - 1e-3
         assert hits(remote.rank(QUERY, DOCUMENTS, min_score=least)) == hits(server.reranker.rank(QUERY, DOCUMENTS, min_score=least))
@@ -262,7 +262,7 @@ def prorank(*words: str):
 
 
 def test_the_command_prints_the_same_as_without_a_server(server, tiny_llama_dir, tmp_path):
-    rows = [{"text": "the garden", "id": "a"}, {"text": "a river"}, {"text": "river " * 900}]
+    rows = [{"text": "the garden", "id": "a"}, {"text": "a river"}, {"text": "river " * 20_000}]
     (tmp_path / "docs.jsonl").write_text("\n".join(map(json.dumps, rows)))
     words = [tmp_path / "docs.jsonl", "--query", QUERY, "--json", "--top-k", "2"]
     here = prorank(*words, "--model", tiny_llama_dir, "--dtype", "fp32", "--device", "cpu")

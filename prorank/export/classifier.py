@@ -92,7 +92,9 @@ def model_scores(model: PreTrainedModel, encoder: PairPromptEncoder, pairs: list
     """Return the causal LM's scores [n] of pairs."""
     from ..reranker import Reranker
 
-    return torch.from_numpy(Reranker.of(model, encoder.tokenizer, Prompt.of(encoder.prompt)).score(pairs))
+    return torch.from_numpy(
+        Reranker.of(model, encoder.tokenizer, Prompt.of(encoder.prompt), long_documents="truncate").score(pairs)
+    )
 
 
 @one_at_a_time

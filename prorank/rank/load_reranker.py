@@ -102,7 +102,7 @@ def load_reranker(
 
 
 def in_memory_reranker(
-    model: PreTrainedModel, tokenizer: Any, prompt: Prompt, name: str, think: bool, method: ListMethod | None
+    model: PreTrainedModel, tokenizer: Any, prompt: Prompt, name: str, think: bool, method: ListMethod | None, long_documents: str
 ) -> LoadedReranker:
     """Make a reranker from a model in memory, see `Reranker.of`.
 
@@ -111,10 +111,12 @@ def in_memory_reranker(
         name: name of the model in messages.
         think: generate thoughts, with a copy of the current weights.
         method: a method of lists; None for pointwise ranking.
+        long_documents: see `Reranker`.
     """
+    truncation = truncation_of(long_documents, can_chunk=not (method or think))
     runtime = ModelRuntime(model, tokenizer)
     generator = make_training_generator(model, False, False) if think else None
-    return LoadedReranker(name, runtime, make_strategy(runtime, prompt, method, generator))
+    return LoadedReranker(name, runtime, make_strategy(runtime, prompt, method, generator, truncation=truncation))
 
 
 def make_strategy(
