@@ -96,7 +96,9 @@ def test_documents_with_the_whole_query_and_with_the_cut_one_are_packed_apart():
 
 
 def reranker(**changes):
-    return small("qwen2", max_length=300, **changes)
+    """A model that reads the beginning of long documents, so that they are cut."""
+    one = small("qwen2", max_length=300, **changes)
+    return Reranker.of(one.model, one.tokenizer, one.prompt, long_documents="truncate")
 
 
 @pytest.mark.parametrize("preset", ["prorank", "echo"])
