@@ -50,6 +50,7 @@ def test_sums_of_teachers_leave_out_multiples():
     found = [tuple(weights.values()) for weights in teachers.sums(["a", "b"])]
     assert len(found) == len(set(found)) and (0.0, 1.0) in found and (1.0, 2.0) in found
     assert (0.0, 0.5) not in found and (2.0, 2.0) not in found and (0.5, 0.5) not in found
+    assert len({tuple(weight / max(weights) for weight in weights) for weights in found}) == len(found)
 
 
 def test_units_have_the_spread_of_one_within_lists(tmp_path, monkeypatch):

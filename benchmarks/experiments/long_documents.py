@@ -23,8 +23,9 @@ import torch
 from benchmarks.common import data_folder, say
 from benchmarks.evidence.recipe_lists import pool_groups
 from benchmarks.protocol import DEV, parsed
+from prorank.checkpoints.resolve import prompt_of, resolve
 from prorank.data.beir import read_beir
-from prorank.data.bm25 import Bm25
+from prorank.data.bm25 import score_lists
 from prorank.data.examples import Group
 from prorank.evaluate.measures import ndcg_of
 from prorank.prompts.prompt import Prompt
@@ -129,9 +130,7 @@ def chunk_scores(model: Reranker, groups: Sequence[Group], truncation: Truncatio
 
 def bm25(groups: Sequence[Group]) -> list[np.ndarray]:
     """Score with BM25, whose statistics are those of all documents."""
-    texts = sorted({text for group in groups for text in group.documents})
-    place, index = {text: str(i) for i, text in enumerate(texts)}, Bm25({str(i): text for i, text in enumerate(texts)})
-    return [np.array(index.scores(group.query, [place[text] for text in group.documents])) for group in groups]
+    return score_lists([group.query for group in groups], [group.documents for group in groups])
 
 
 def row(name: str, values: Sequence[float], tokens: float | None) -> str:
@@ -150,7 +149,13 @@ def main() -> None:
     options = parsed(parser, "runs/long", sets=False)
     (options.out / "chunks").mkdir(parents=True, exist_ok=True)
     sets = {place: joined(options.queries, place) for place in PLACES} | {"mediqa": mediqa(options.mediqa)}
-    lines = [row("BM25", [_ndcg(groups, bm25(groups)) for groups in sets.values()], None)]
+    lines = [
+        row(
+            "BM25",
+            [_ndcg(groups, bm25(groups)) for groups in sets.values()],
+            None,
+        )
+    ]
     for reading in (reading for reading in READINGS if reading.name in options.readings):
         lines += _rows(reading, sets, options)
         say(f"{reading.name}: done")
@@ -161,7 +166,7 @@ def main() -> None:
 def _rows(reading: Reading, sets: dict[str, list[Group]], options: Any) -> list[str]:
     with torch.inference_mode():
         changes = {"max_length": reading.max_length, "chunk_length": reading.chunk_length}
-        prompt = Prompt.of(Reranker(options.model, compile=False).encoder.prompt, **changes)
+        prompt = Prompt.of(prompt_of(resolve(options.model)), **changes)
         model = Reranker(options.model, prompt=prompt, compile=False)
         found = {}
         for name, groups in sets.items():

@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks.common import say
 from benchmarks.jobs import Failures
 from benchmarks.protocol import DEV, parsed, score_all, stored, task_of
-from prorank.data.bm25 import Bm25
+from prorank.data.bm25 import score_lists
 from prorank.evaluate.candidates import Task
 from prorank.evaluate.measures import ndcg_of
 from prorank.evaluate.scoring import Scorer
@@ -31,7 +31,7 @@ from prorank.reranker import Reranker
 from recipes.default.fetch import fetched
 from recipes.default.lists import ENCODER
 
-WEIGHTS = (0.0, 0.5, 1.0, 2.0)  # of each scorer in a sum; the first scorer's is 0 or 1, since only ratios count
+WEIGHTS = (0.0, 0.5, 1.0, 2.0)  # of each scorer in a sum
 SHOWN = 15  # sums in the table
 
 
@@ -44,9 +44,7 @@ def bm25_scorer() -> Scorer:
     """Return BM25 as a scorer, with the statistics of all documents of a set."""
 
     def scores(queries: list[str], documents: list[list[str]], progress: Callable[[int], None] | None = None) -> list[np.ndarray]:
-        texts = sorted({text for row in documents for text in row})
-        place, index = {text: str(i) for i, text in enumerate(texts)}, Bm25({str(i): text for i, text in enumerate(texts)})
-        return [np.array(index.scores(query, [place[text] for text in row])) for query, row in zip(queries, documents)]
+        return score_lists(queries, documents)
 
     return Scorer("bm25", scores, "bm25")
 
@@ -68,17 +66,19 @@ def units(task: Task, name: str, out: Path) -> list[np.ndarray]:
     return [row / (spread or 1.0) for row in rows]
 
 
-def value(task: Task, rows: list[np.ndarray], out: Path, name: str) -> float:
-    """Return the mean nDCG@10 of the order by these scores."""
+def labels_of(task: Task, name: str, out: Path) -> list[list[int]]:
+    """Return the labels of the documents that a scorer has scored, by query."""
     heads = stored(task, name, out).heads
-    labels = [[max(0, task.qrels[query].get(document, 0)) for document in heads[query]] for query in heads]
-    return float(ndcg_of(labels, rows).mean())
+    return [[max(0, task.qrels[query].get(document, 0)) for document in heads[query]] for query in heads]
 
 
 def sums(names: list[str]) -> Iterator[dict[str, float]]:
-    """Yield the weights of all sums that are not multiples of each other."""
-    for weights in itertools.product(*([WEIGHTS] * len(names))):
-        if sum(weight > 0 for weight in weights) and max(weights) in (1.0, 2.0) and 1.0 in weights:
+    """Yield the weights of all sums in which one weight is 1, of multiples of each other only one."""
+    seen = set()
+    for weights in itertools.product(*([WEIGHTS[::-1]] * len(names))):
+        ratios = tuple(weight / (max(weights) or 1.0) for weight in weights)
+        if 1.0 in weights and ratios not in seen:
+            seen.add(ratios)
             yield dict(zip(names, weights))
 
 
@@ -96,10 +96,11 @@ def main() -> None:
     tasks, loaders, failures = [task_of(name, pool=True) for name in DEV], systems(minilm, options.model), Failures()
     names = list(score_all(tasks, loaders, options.out, failures))
     scaled = {name: [units(task, name, options.out) for task in tasks] for name in names}
+    labels = [labels_of(task, names[0], options.out) for task in tasks]
     rows = []
     for weights in sums(names):
         mixed = [mix([scaled[name][i] for name in names], list(weights.values())) for i in range(len(tasks))]
-        values = [value(task, scores, options.out, names[0]) for task, scores in zip(tasks, mixed)]
+        values = [float(ndcg_of(of_task, scores).mean()) for of_task, scores in zip(labels, mixed)]
         rows.append((fmean(values), values, weights))
     rows.sort(key=lambda row: -row[0])
     alone = [row for row in rows if sum(weight > 0 for weight in row[2].values()) == 1]

@@ -28,7 +28,7 @@ from .options import (
     Method,
     PromptName,
     RemoteCode,
-    compile_choice,
+    reranker_options,
 )
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ FIRST_STAGE = "First stage and judgements"
 
 
 def evaluate(
+    context: typer.Context,
     datasets: Annotated[list[Path], typer.Argument(metavar="DATASET", help="BEIR folders, or ir_datasets:NAME.")],
     model: Annotated[
         list[str] | None,
@@ -105,15 +106,8 @@ def evaluate(
         from ..prompts.prompt import Prompt
         from ..rank.methods import read_method
 
-        options = {
-            "device": device,
-            "dtype": dtype,
-            "max_length": max_length,
-            "long_documents": long_documents,
-            "prompt": prompt,
-            "compile": compile_choice(compile),
-        }
-        systems = Systems(model or [], base, trust_remote_code, options, spinner)
+        options = reranker_options(context)
+        systems = Systems(model or [], options, spinner)
         systems.check()
         check_dtype(dtype, pick_device(device))
         Prompt.of(prompt)
@@ -166,15 +160,11 @@ class Systems:
 
     Attributes:
         names: values of `--model`.
-        base: value of `--base`.
-        trust_remote_code: whether Python files of a hub model may be executed.
-        options: further arguments of `Reranker`.
+        options: arguments of `Reranker`.
         spinner: shows the name of the one that is loaded.
     """
 
     names: list[str]
-    base: str | None
-    trust_remote_code: bool
     options: dict[str, Any]
     spinner: Spinner
     checkpoints: list[str] = field(init=False)
@@ -191,7 +181,7 @@ class Systems:
 
         for name in self.names:
             if name in self.checkpoints:
-                resolve(name, self._base(name), self.trust_remote_code)
+                resolve(name, self._base(name), self.options["trust_remote_code"])
             else:
                 check_bi_encoder(name)
 
@@ -204,13 +194,13 @@ class Systems:
         """Return `--base` for adapters, None for other checkpoints."""
         from ..checkpoints.resolve import is_adapter
 
-        return self.base if len(self.checkpoints) == 1 or is_adapter(name) else None
+        return self.options["base"] if len(self.checkpoints) == 1 or is_adapter(name) else None
 
     def _reranker(self, name: str) -> Reranker:
         from ..reranker import Reranker
 
         self.spinner.update(f"loading {name}")
-        return Reranker(name, base=self._base(name), trust_remote_code=self.trust_remote_code, **self.options)
+        return Reranker(name, **self.options | {"base": self._base(name)})
 
     def _load(self, name: str) -> Reranker | Scorer:
         from ..evaluate import Scorer

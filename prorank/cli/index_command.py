@@ -12,7 +12,7 @@ from ..checkpoints.default_model import DEFAULT
 from ..errors import ConfigError
 from ..utils.files import check_folder
 from ..utils.progress import Spinner
-from ..utils.terminal import argument_text, note, say
+from ..utils.terminal import argument_text, say
 from .hit_tables import note_truncation
 from .options import (
     MAIN,
@@ -27,10 +27,11 @@ from .options import (
     PromptName,
     RemoteCode,
     check_positive,
-    compile_choice,
     option_name,
+    reranker_options,
     was_passed,
 )
+from .search_command import read_documents
 
 if TYPE_CHECKING:
     from ..index.document_index import Index
@@ -91,9 +92,9 @@ def index(
     check_folder(folder)
     if not append:
         index_folder.check_target(folder)
-    options = {"prompt": prompt, "max_length": max_length, "long_documents": long_documents, "base": base, "device": device}
-    options |= {"trust_remote_code": trust_remote_code, "compile": compile_choice(compile), "dtype": dtype}
-    read = _read(documents)
+    options = reranker_options(context)
+    with Spinner(f"reading {documents}"):
+        read = read_documents(documents)
     reranker = load_reranker(context, model, options, folder if append else None)
     shown = sys.stderr.isatty()
     if append:
@@ -161,14 +162,3 @@ def shown_bytes(count: float) -> str:
     while count >= 1000 and number < len(UNITS) - 1:
         count, number = count / 1000, number + 1
     return f"{count:.1f} {UNITS[number]}" if number else f"{count:.0f} bytes"
-
-
-def _read(path: str) -> list[Any]:
-    """Return the documents of a corpus. Skipped files of a folder are noted on stderr."""
-    with Spinner(f"reading {path}"):
-        from ..search.corpus import read_corpus
-
-        corpus = read_corpus(path)
-    if corpus.skipped:
-        note(f"note: {path}: {len(corpus.documents):,} documents; skipped {corpus.skipped}")
-    return corpus.documents

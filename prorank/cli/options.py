@@ -5,7 +5,7 @@ Typer reads names, types and help from these annotations; each verb sets its own
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,6 +18,11 @@ MODEL = "Model and prompt"
 THINKING = "Thinking models"
 COMPUTE = "Device and speed"
 OUTPUT = "Output"
+# Options whose values are arguments of `Reranker`, besides `--compile`.
+RERANKER_OPTIONS = (
+    "prompt", "max_length", "long_documents", "base", "trust_remote_code", "think", "samples", "max_think_tokens", "device",
+    "dtype",
+)  # fmt: skip
 
 Model = Annotated[
     str,
@@ -124,6 +129,12 @@ Compile = Annotated[
 def compile_choice(flag: bool | None) -> bool | str:
     """Return the `compile` argument for `--compile`, `--no-compile` or neither ("auto")."""
     return "auto" if flag is None else flag
+
+
+def reranker_options(context: typer.Context) -> dict[str, Any]:
+    """Return the arguments of `Reranker` among the options of a verb; the model's name and the method are not among them."""
+    values = {name: context.params[name] for name in RERANKER_OPTIONS if name in context.params}
+    return values | {"compile": compile_choice(context.params["compile"])}
 
 
 def was_passed(context: typer.Context, name: str) -> bool:

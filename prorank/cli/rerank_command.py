@@ -39,9 +39,9 @@ from .options import (
     Think,
     ThinkTokens,
     check_positive,
-    compile_choice,
     one_query,
     option_name,
+    reranker_options,
     was_passed,
 )
 
@@ -141,10 +141,7 @@ def rerank(
     _check_task(context, bool(run))
     _check_place(context, server)
     _check_index(context, index, documents)
-    options: dict[str, Any] = {
-        "base": base, "trust_remote_code": trust_remote_code, "device": device, "dtype": dtype, "max_length": max_length,
-        "long_documents": long_documents, "prompt": prompt, "compile": compile_choice(compile), "think": think,
-    }  # fmt: skip
+    options = reranker_options(context)
     if index and query:
         return rank_index(context, index, query, ids, model, options, rank_options, as_json)
     if run:
@@ -160,7 +157,7 @@ def rerank(
     if server:
         ranker: Any = _remote(context, server, dialect, model, api_key_env)
     else:
-        ranker = _local(model, method, show_thoughts, options | {"samples": samples, "max_think_tokens": max_think_tokens})
+        ranker = _local(model, method, show_thoughts, options)
     with ranker if server else contextlib.nullcontext():
         if run and out:
             say(rerank_files.rerank_run(ranker, texts, out, instruction), out)

@@ -33,9 +33,9 @@ from .options import (
     RemoteCode,
     Think,
     check_positive,
-    compile_choice,
     one_query,
     option_name,
+    reranker_options,
     was_passed,
 )
 
@@ -122,16 +122,9 @@ def search(
         limit = top_k or (None if out else SHOWN_HITS)
         options = RankOptions(top_k=limit, min_score=min_score, instruction=instruction)
         texts = _read_queries(query, queries)
-        documents = _read_corpus(corpus)
+        documents = read_documents(corpus)
         _check_bi_encoder(bi_encoder)
-        model_options: dict[str, Any] = {"think": think, "base": base, "trust_remote_code": trust_remote_code, "device": device}
-        model_options |= {
-            "dtype": dtype,
-            "max_length": max_length,
-            "long_documents": long_documents,
-            "prompt": prompt,
-            "compile": compile_choice(compile),
-        }
+        model_options = reranker_options(context)
         model_options |= {} if no_rerank else _check_model(model, method, model_options)
         searcher = Searcher(documents, None if no_rerank else model, candidates, bi_encoder, language, **model_options)
         if out:
@@ -180,7 +173,7 @@ def _read_queries(query: str | None, queries: Path | None) -> dict[str, str]:
     return read_queries(queries) if queries is not None else {"": query or ""}
 
 
-def _read_corpus(corpus: str) -> list[Any]:
+def read_documents(corpus: str) -> list[Any]:
     """Return the documents of the corpus. Skipped files of a folder are noted on stderr."""
     from ..search.corpus import read_corpus
 

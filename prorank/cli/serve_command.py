@@ -6,7 +6,7 @@ stderr.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -29,7 +29,7 @@ from .options import (
     Samples,
     Think,
     ThinkTokens,
-    compile_choice,
+    reranker_options,
 )
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ AT_ONCE = "Limits of all requests in progress (status 429 above)"
 
 
 def serve(
+    context: typer.Context,
     model: Model = DEFAULT,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.", rich_help_panel=MAIN)] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 for any free one.", rich_help_panel=MAIN)] = 8000,
@@ -108,10 +109,7 @@ def serve(
 
         resolve(model, base, trust_remote_code)  # raises errors before the port is opened
         check_dtype(dtype, pick_device(device))
-        options: dict[str, Any] = {"think": think, "samples": samples, "max_think_tokens": max_think_tokens, **read_method(method)}
-        options |= {"base": base, "trust_remote_code": trust_remote_code, "device": device, "dtype": dtype}
-        options |= {"max_length": max_length, "long_documents": long_documents}
-        options |= {"prompt": prompt, "compile": compile_choice(compile)}
+        options = {**reranker_options(context), **read_method(method)}
         limits = Limits(
             max_body_bytes=max_body_bytes, max_documents=max_documents, max_characters=max_characters,
             max_tokens_per_doc=max_tokens_per_doc, max_chunks=max_chunks, max_requests=max_requests,

@@ -15,6 +15,8 @@ from ..errors import DataError, extra
 from .languages import AUTO, language_of
 from .terms import TermSplitter
 
+log = logging.getLogger("prorank")
+
 
 class Bm25:
     """BM25 in Lucene's variant, by bm25s and PyStemmer.
@@ -98,3 +100,20 @@ class Bm25:
     def _scores(self, tokens: list[str]) -> np.ndarray:
         ids = self._index.get_tokens_ids(tokens) if self._index else []
         return self._index.get_scores_from_ids(ids) if self._index and ids else np.zeros(len(self.ids), np.float32)
+
+
+def score_lists(queries: Sequence[str], documents: Sequence[Sequence[str]]) -> list[np.ndarray]:
+    """Score lists of documents with BM25, whose statistics are those of all documents. A language other than English is logged.
+
+    Args:
+        queries: texts.
+        documents: texts of each query's documents.
+
+    Returns:
+        Scores [n] of each query's documents.
+    """
+    texts = sorted({text for row in documents for text in row})
+    index, place = Bm25({str(i): text for i, text in enumerate(texts)}), {text: str(i) for i, text in enumerate(texts)}
+    if index.language.note:
+        log.warning(index.language.note)
+    return [index.scores(query, [place[text] for text in row]) for query, row in zip(queries, documents)]

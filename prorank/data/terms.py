@@ -38,7 +38,7 @@ class TermSplitter:
         self._stemmer = Stemmer.Stemmer(language.words) if language.words else None
         self._stop_words = stop_words(language.words)
         # Digits and letters that stand alone count in texts without spaces ("C 语言"); elsewhere they are mostly function words.
-        self._word_pattern = _word_pattern(1 if language.unspaced and not language.words else 2)
+        self._shortest_word = 1 if language.unspaced and not language.words else 2
 
     def split(self, texts: list[str], documents: bool = False) -> list[list[str]]:
         """Return the terms of each text.
@@ -50,7 +50,7 @@ class TermSplitter:
         if self.language.words == ENGLISH and self.language.unspaced is None:
             return self._words(texts)
         texts = [self._normalised(text) for text in texts]
-        words = self._words([UNSPACED_RUN.sub(" ", text) for text in texts], token_pattern=self._word_pattern)
+        words = self._words([UNSPACED_RUN.sub(" ", text) for text in texts], token_pattern=_word_pattern(self._shortest_word))
         return [row + unspaced_terms(text, documents) for row, text in zip(words, texts)]
 
     def _words(self, texts: list[str], **options: Any) -> list[list[str]]:

@@ -11,7 +11,7 @@ from ..errors import ModelError
 from .cached_attention import hidden_after
 from .cpu_engine import Engine
 from .flat_attention import MODEL_TYPES, is_flat
-from .key_values import KeyValues, compute_key_values
+from .key_values import KeyValues, KeyValueShape, compute_key_values, shape_of
 from .modules import body
 from .packing import Pack, collate
 
@@ -26,14 +26,12 @@ class KeyValueModel(Protocol):
 
     Attributes:
         dtype: dtype of keys and values.
-        num_layers, num_kv_heads, head_dim: sizes of the keys and values of a token.
+        shape: sizes of the keys and values of a token.
         pass_tokens: maximum number of tokens of a pack.
     """
 
     dtype: torch.dtype
-    num_layers: int
-    num_kv_heads: int
-    head_dim: int
+    shape: KeyValueShape
     pass_tokens: int
 
     def compute(self, pack: Pack) -> torch.Tensor:
@@ -52,7 +50,7 @@ class KeyValueModel(Protocol):
 
 def bytes_per_token(model: KeyValueModel, dtype: torch.dtype) -> int:
     """Return the size of the keys and values of a token, in bytes, stored in `dtype`."""
-    return model.num_layers * 2 * model.num_kv_heads * model.head_dim * dtype.itemsize
+    return model.shape.per_token * dtype.itemsize
 
 
 class EngineKeyValues:
@@ -61,8 +59,7 @@ class EngineKeyValues:
     pass_tokens = 8192
 
     def __init__(self, engine: Engine) -> None:
-        self.engine, self.dtype = engine, engine.dtype
-        self.num_layers, self.num_kv_heads, self.head_dim = len(engine.layers), engine.num_kv_heads, engine.head_dim
+        self.engine, self.dtype, self.shape = engine, engine.dtype, shape_of(engine)
 
     def compute(self, pack: Pack) -> torch.Tensor:
         """See `KeyValueModel`."""
@@ -93,8 +90,8 @@ class TransformersKeyValues:
         self.body, _ = body(model)
         self.config, self.flat, self.dtype = config, is_flat(model), model.dtype
         self.device = next(model.parameters()).device
-        self.num_layers, self.num_kv_heads = config.num_hidden_layers, config.num_key_value_heads
-        self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self.shape = KeyValueShape(config.num_hidden_layers, config.num_key_value_heads, head_dim)
 
     def compute(self, pack: Pack) -> torch.Tensor:
         """See `KeyValueModel`."""
@@ -133,8 +130,9 @@ class TransformersKeyValues:
         from transformers import DynamicCache
 
         cache = DynamicCache(config=self.config)
-        for number in range(self.num_layers):
-            past = torch.zeros(2, len(texts), self.num_kv_heads, longest, self.head_dim, dtype=self.dtype)
+        shape = self.shape
+        for number in range(shape.layers):
+            past = torch.zeros(2, len(texts), shape.num_kv_heads, longest, shape.head_dim, dtype=self.dtype)
             for place, text in enumerate(texts):
                 head.copy_layer(number, past[:, place, :, : len(head)])
                 text.copy_layer(number, past[:, place, :, len(head) : len(head) + len(text)])

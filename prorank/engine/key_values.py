@@ -17,6 +17,24 @@ INT8_STEPS = 127
 
 
 @dataclass(frozen=True)
+class KeyValueShape:
+    """Sizes of the keys and values of a token."""
+
+    layers: int
+    num_kv_heads: int
+    head_dim: int
+
+    @property
+    def per_token(self) -> int:
+        """Number of stored values of a token."""
+        return self.layers * 2 * self.num_kv_heads * self.head_dim
+
+    def of_tokens(self, tokens: int) -> tuple[int, int, int, int, int]:
+        """Shape of the keys and values of `tokens` tokens."""
+        return self.layers, 2, self.num_kv_heads, tokens, self.head_dim
+
+
+@dataclass(frozen=True)
 class KeyValues:
     """Keys and values of the tokens of one text, in all layers.
 
@@ -39,6 +57,11 @@ class KeyValues:
             torch.mul(self.values[number], self.scales[number], out=out)
 
 
+def shape_of(engine: Engine) -> KeyValueShape:
+    """Return the sizes of an engine's keys and values."""
+    return KeyValueShape(len(engine.layers), engine.num_kv_heads, engine.head_dim)
+
+
 def compute_key_values(engine: Engine, pack: Pack) -> torch.Tensor:
     """Return keys and values [layers, 2, num_kv_heads, T, head_dim] of all tokens of a pack, in the dtype of attention.
 
@@ -48,8 +71,7 @@ def compute_key_values(engine: Engine, pack: Pack) -> torch.Tensor:
     """
     batch = collate([pack], 0, flat=True)
     plan = plan_of(batch.inputs["spans"], engine.num_heads, engine.num_kv_heads)
-    shape = len(engine.layers), 2, engine.num_kv_heads, len(pack), engine.head_dim
-    stored = torch.empty(shape, dtype=engine.dtype)
+    stored = torch.empty(shape_of(engine).of_tokens(len(pack)), dtype=engine.dtype)
 
     def attention_fn(number: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         stored[number, 0], stored[number, 1] = k.transpose(0, 1), v.transpose(0, 1)

@@ -17,7 +17,7 @@ from ..errors import ConfigError, DataError
 from ..rank.base_reranker import BaseReranker
 from ..utils.files import atomic_file, atomic_folder, parse_json, read_text, write_errors
 from .index_settings import STORAGES, IndexSettings, check_identity, identity, key_value_model
-from .segments import CacheShape, Segment
+from .segments import Segment
 
 MANIFEST, LOCK, FORMAT = "index.json", ".lock", 1
 
@@ -150,10 +150,9 @@ def open_segments(folder: Path, manifest: Manifest, reranker: BaseReranker, firs
     """
     settings, model = IndexSettings(**manifest.settings), key_value_model(reranker)
     check_identity(folder, manifest.identity, identity(reranker, settings))
-    shape, dtype = CacheShape.of(model), settings.dtype(model)
     segments = []
     for number, count in enumerate(manifest.segments[first:], first):
-        segments.append(Segment.open(segment_place(folder, number), shape, dtype))
+        segments.append(Segment.open(segment_place(folder, number), model.shape, settings.dtype(model)))
         if len(segments[-1].documents) != count:
             raise DataError(f"{folder}: segment {number} has not the {count} documents of {MANIFEST}; index the documents again")
     return segments

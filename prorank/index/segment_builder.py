@@ -15,7 +15,7 @@ from ..rank.base_reranker import BaseReranker
 from ..rank.documents import Document
 from ..utils.memory import trim
 from .index_settings import IndexSettings, frame_of, indexing_strategy, key_value_model
-from .segments import CacheShape, Segment
+from .segments import Segment
 
 SEGMENT_BYTES = 256 << 20
 PASS_BYTES = 128 << 20  # keys and values of one forward pass
@@ -39,7 +39,7 @@ def head_key_values(reranker: BaseReranker, settings: IndexSettings) -> KeyValue
     """Return keys and values of the tokens before every document."""
     model, ids = key_value_model(reranker), frame_of(indexing_strategy(reranker), settings.instruction).head
     if not ids:
-        return KeyValues(torch.empty(CacheShape.of(model).of_tokens(0), dtype=model.dtype))
+        return KeyValues(torch.empty(model.shape.of_tokens(0), dtype=model.dtype))
     with reranker.exclusive(), torch.inference_mode():
         return KeyValues(model.compute(pack([Encoded(ids, len(ids), len(ids))], [0], share=False)).cpu())
 
@@ -91,7 +91,7 @@ def _segment(
     model: KeyValueModel, dtype: torch.dtype, documents: Sequence[_Tokenised], progress: Callable[[int], None] | None
 ) -> Segment:
     """Compute the keys and values of documents, pack by pack."""
-    shape = CacheShape.of(model)
+    shape = model.shape
     chunks = [chunk for document in documents for chunk in document.chunks]
     lengths = [chunk.document_end - chunk.document_start for chunk in chunks]
     segment = Segment(

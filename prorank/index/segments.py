@@ -19,36 +19,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ..engine.key_value_models import KeyValueModel
-from ..engine.key_values import KeyValues
+from ..engine.key_values import KeyValues, KeyValueShape
 from ..errors import DataError
 from ..rank.documents import Document
 from ..utils.files import atomic_file, write_errors
 
 TABLES = ("cuts", "chunk_counts", "lengths", "ids")
-
-
-@dataclass(frozen=True)
-class CacheShape:
-    """Sizes of the keys and values of a token."""
-
-    layers: int
-    num_kv_heads: int
-    head_dim: int
-
-    @classmethod
-    def of(cls, model: KeyValueModel) -> CacheShape:
-        """The sizes of a model's keys and values."""
-        return cls(model.num_layers, model.num_kv_heads, model.head_dim)
-
-    @property
-    def per_token(self) -> int:
-        """Number of stored values of a token."""
-        return self.layers * 2 * self.num_kv_heads * self.head_dim
-
-    def of_tokens(self, tokens: int) -> tuple[int, int, int, int, int]:
-        """Shape of the keys and values of `tokens` tokens."""
-        return self.layers, 2, self.num_kv_heads, tokens, self.head_dim
 
 
 @dataclass
@@ -67,7 +43,7 @@ class Segment:
         path: file that `values` is mapped from; None in memory.
     """
 
-    shape: CacheShape
+    shape: KeyValueShape
     documents: list[Document]
     cuts: torch.Tensor
     chunk_counts: torch.Tensor
@@ -117,7 +93,7 @@ class Segment:
             save_file(tensors, place.with_suffix(".safetensors"))
 
     @classmethod
-    def open(cls, place: Path, shape: CacheShape, dtype: torch.dtype) -> Segment:
+    def open(cls, place: Path, shape: KeyValueShape, dtype: torch.dtype) -> Segment:
         """Map a segment that `write` has written. Keys and values are read when they are used.
 
         Raises:

@@ -135,7 +135,7 @@ class PairPromptEncoder(DocumentFraming):
         self, piece: list[int], truncation: Truncation, capped: DocumentFrame, room: int, whole: DocumentFrame | None
     ) -> list[Encoded]:
         """Return the prompts of one document: with the whole query if both fit, else with the truncated query."""
-        lead = self._lead if piece[: len(self._lead)] == self._lead else []
+        lead = self._lead_of(piece)
         text, frame = piece[len(lead) :], capped
         limits = (truncation.max_document_tokens, self.prompt.chunk_length)
         shown = len(lead) + min([len(text), *(limit for limit in limits if limit is not None)])  # tokens in one prompt
@@ -166,7 +166,11 @@ class PairPromptEncoder(DocumentFraming):
     def document_text(self, prompt: Encoded) -> str:
         """Return the document, or the chunk of it, in a prompt as text."""
         ids = prompt.ids[prompt.document_start : prompt.document_end]
-        return self.tokenizer.decode(ids[len(self._lead) if ids[: len(self._lead)] == self._lead else 0 :]).strip()
+        return self.tokenizer.decode(ids[len(self._lead_of(ids)) :]).strip()
+
+    def _lead_of(self, ids: list[int]) -> list[int]:
+        """Return the template's text before the document in its segment, with which `ids` begin; [] if the tokenizer merged it."""
+        return self._lead if ids[: len(self._lead)] == self._lead else []
 
     def render(self, query: str, document: str, instruction: str | None = None) -> str:
         """Return the prompt as text, without truncation. Arguments as in `encode`."""

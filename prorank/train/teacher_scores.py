@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,7 +27,6 @@ from ..reranker import Reranker
 from ..utils.files import atomic_file
 from .settings.common_settings import teachers_of
 
-log = logging.getLogger("prorank")
 Scores = list[list[float]]
 RERANKER = "reranker:"
 
@@ -127,13 +125,9 @@ def _compute(
 
 
 def _bm25(groups: list[Group]) -> Scores:
-    from ..data.bm25 import Bm25
+    from ..data.bm25 import score_lists
 
-    texts = sorted({d for g in groups for d in g.documents})
-    index, place = Bm25({str(i): t for i, t in enumerate(texts)}), {t: str(i) for i, t in enumerate(texts)}
-    if index.language.note:
-        log.warning(index.language.note)
-    return [[float(x) for x in index.scores(g.query, [place[d] for d in g.documents])] for g in groups]
+    return [row.tolist() for row in score_lists([g.query for g in groups], [g.documents for g in groups])]
 
 
 def _reranker(groups: list[Group], folder: str, device: str) -> Scores:
