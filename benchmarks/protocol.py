@@ -115,8 +115,14 @@ def scores_file(task: Task, name: str, out: Path) -> Path:
 
 
 def stored(task: Task, name: str, out: Path, top_k: int = 100) -> Scored:
-    """Return the scores of a model that `scored` wrote, without the model: they may come from another machine."""
-    content = json.loads(scores_file(task, name, out).read_text(encoding="utf-8"))
+    """Return the scores of a model that `scored` wrote, without the model: they may come from another machine.
+
+    Exits if they are of other queries than the task's.
+    """
+    path = scores_file(task, name, out)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if set(content["scores"]) != set(task.queries):
+        raise SystemExit(f"{path}: scores of {len(content['scores'])} queries, but the task has {len(task.queries)}; see --limit")
     heads = {query: task.head(query, top_k)[0] for query in content["scores"]}
     return Scored(content["scores"], content["seconds"], content["cuts"], content["cost"], content["findings"], True, heads)
 

@@ -300,6 +300,19 @@ def test_the_peer_trains_and_goes_on_after_a_kill(peer, loss, tiny_llama_dir, to
         peer.train_peer(peer.Peer(str(tiny_llama_dir), str(toy_file), str(tmp_path), steps=3))
 
 
+def test_the_peer_pads_with_our_token_where_the_base_names_none(peer, tiny_llama_dir, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(tiny_llama_dir, base)
+    config = base / "tokenizer_config.json"
+    values = json.loads(config.read_text())
+    assert values.pop("pad_token")
+    config.write_text(json.dumps(values))
+    encoder = Prompt.preset("echo").bind(load_tokenizer(resolve(base)))
+    model = peer.model_of(peer.Peer(str(base), "unread", str(tmp_path / "run"), device="cpu"), encoder)
+    assert model.tokenizer.pad_token == encoder.tokenizer.pad_token
+    assert len(model.predict([("bread", "there is a bread"), ("bread", "river")], batch_size=2)) == 2
+
+
 def test_the_peers_learning_rate_follows_the_clock(peer):
     now = [0.0]
     trainer = object.__new__(peer.PeerTrainer)

@@ -133,6 +133,8 @@ def model_of(settings: Peer, encoder: PairPromptEncoder) -> CrossEncoder:
         str(resolve(settings.base).path), transformer_task="text-generation", model_kwargs={"dtype": torch.float32},
         processor_kwargs={"chat_template": encoder.chat_template()}, processing_kwargs={"text": {"truncation": False}},
     )  # fmt: skip
+    if transformer.tokenizer.pad_token is None:  # some versions of transformers write none when they convert a GGUF file
+        transformer.tokenizer.pad_token = encoder.tokenizer.pad_token
     no, yes = encoder.answer_ids
     return CrossEncoder(modules=[transformer, LogitScore(yes, no)], device=str(pick_device(settings.device)))
 

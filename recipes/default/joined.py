@@ -19,7 +19,7 @@ from prorank.data.formats import read_groups, write_groups
 
 from .blocks import QUERIES, sources_of
 
-WORDS = (120, 190)  # range of a joined document's length; 190 words are about 256 tokens
+WORDS = (100, 230)  # range of a joined document's length; 230 words are about 320 tokens, a chunk
 
 
 def joined(document: str, others: Sequence[str], draw: Random) -> str:
