@@ -84,12 +84,14 @@ def test_each_source_gives_dev_calibration_and_training_lists_that_share_no_quer
 
 def test_the_settings_of_all_steps_are_valid_and_fit_together() -> None:
     folder = Path(__file__).parents[1] / "recipes" / "default"
-    warm, fine, shared, last = (load_settings(folder / f"{name}.yaml") for name in ("warmup", "score", "blocks", "tags"))
-    assert [step.stage for step in (warm, fine, shared, last)] == ["warmup", "score", "score", "score"]
-    assert (warm.base, fine.base, last.base) == (BUILT_IN, warm.out, shared.out)
+    names = ("warmup", "score", "blocks", "tags", "second")
+    warm, fine, shared, last, second = (load_settings(folder / f"{name}.yaml") for name in names)
+    assert [step.stage for step in (warm, fine, shared, last, second)] == ["warmup", "score", "score", "score", "score"]
+    assert (warm.base, fine.base, last.base, second.base) == (BUILT_IN, warm.out, shared.out, last.out)
     assert warm.lora == fine.lora == shared.lora == last.lora and warm.prompt == fine.prompt and shared.prompt == last.prompt
     commands = (folder / "README.md").read_text(encoding="utf-8")
-    assert all(key in commands for key in (f"base={fine.out}", f"out={shared.base}", shared.data, last.data, f"ship {last.out}"))
+    assert all(key in commands for key in (f"base={fine.out}", f"out={shared.base}", shared.data, last.data, second.data))
+    assert all(f"{key} " in commands for key in (f"base={second.out}", "ship runs/default/second", "calibrate runs/default/second"))
 
 
 def lists_of(source: str, count: int) -> list[Group]:
