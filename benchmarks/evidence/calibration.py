@@ -112,7 +112,7 @@ def main() -> None:
     options = parsed(parser, "runs/calibration")
     if not (options.lists and options.dev):
         parser.error("--lists and --dev must name at least one set each")
-    model = loader("model", options.model, options.length, "echo")()
+    model = loader("model", options.model, options.length, "echo", long_documents="auto")()
     pairs = loaded(options, model)
     dev, where = fitted(pairs["dev"])
     print(f"dev sets: {dev}, fitted on {where}; the model's own: {model.calibration or 'none'}")
