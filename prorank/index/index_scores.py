@@ -83,7 +83,7 @@ def score_stored(
         batch_size: maximum number of chunks in a forward pass; None chooses by tokens.
         progress: called with the number of documents that were scored since its last call.
     """
-    strategy, query_cut = indexing_strategy(reranker), 0
+    query_cut = 0
     scores = np.full(len(positions), -np.inf, np.float32)
     for first in range(0, len(positions), WINDOW):
         located = locate(segments, positions[first : first + WINDOW])

@@ -27,6 +27,7 @@ class RerankJob(Job):
         texts: texts to score, one list per query.
         text_indices: for each list, the index into `texts` of each document.
         scores, thoughts, truncated: results for each of `texts`.
+        stored: indices of the texts of each list whose keys and values were stored.
         truncated_queries: indices of the lists whose query was truncated.
         sorters: for each list that is ordered by comparisons, the generator of its next question.
     """
@@ -42,6 +43,7 @@ class RerankJob(Job):
         self.scores = [np.full(len(texts), -np.inf, np.float32) for texts in self.texts]
         self.thoughts: list[list[GeneratedThought | None]] = [[None] * len(texts) for texts in self.texts]
         self.truncated: list[set[int]] = [set() for _ in self.texts]
+        self.stored: list[set[int]] = [set() for _ in self.texts]
         self.truncated_queries: set[int] = set()
         self.sorters: dict[int, Any] = {}
 

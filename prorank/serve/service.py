@@ -13,8 +13,10 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
+from pathlib import Path
 
 from ..errors import ProRankError
+from ..index.document_index import Index
 from ..reranker import Reranker
 from ..utils.memory import trim
 from .answers import make_answer
@@ -27,6 +29,7 @@ from .logs import log_event, log_failure, print_to_terminal
 from .messages import Answer, RequestError, RerankQuery
 from .metrics import Metrics
 from .queue import Queue, QueueItem
+from .stored_documents import StoredDocuments
 from .workloads import MAX_CHARS_PER_TOKEN, Workload, make_workload
 
 TRIM_EVERY_TOKENS = 65536  # return freed memory to the kernel after this many tokens; less would slow down requests
@@ -53,22 +56,27 @@ class Service:
         limits: limits of requests.
         metrics: counts answers and batches.
         batch_size: tokens of a batch; None chooses by device.
+        index_folder: folder of an index of the model; None for none.
 
     Attributes:
         state: see ServiceState.
         startup_step: current step of a starting service, as a message for clients.
         error: reason why the service failed.
         reranker, workload: available once the model is loaded.
+        stored: the documents of the index, available once the model is loaded; None without an index.
         on_failure: called when the service has failed.
     """
 
     reranker: Reranker
     workload: Workload
+    stored: StoredDocuments | None
 
     def __init__(
-        self, load: Callable[[], Reranker], name: str, limits: Limits, metrics: Metrics, batch_size: int | None = None
-    ) -> None:
+        self, load: Callable[[], Reranker], name: str, limits: Limits, metrics: Metrics, batch_size: int | None = None,
+        index_folder: Path | None = None,
+    ) -> None:  # fmt: skip
         self.load, self.name, self.limits, self.metrics, self.batch_size = load, name, limits, metrics, batch_size
+        self.index_folder, self.stored = index_folder, None
         self.admission = Admission(limits)
         self.state = ServiceState.STARTING
         self.startup_step = "the model is loading"
@@ -147,7 +155,7 @@ class Service:
             if not done.cancel() and not done.cancelled():
                 done.exception()  # mark the exception as retrieved, in case nobody awaited it
         answer = make_answer(self.reranker, job, begin, encoding_seconds)
-        self.counters.record_answer(rerank_query.num_documents, job.tokens, answer.num_truncated, answer.seconds)
+        self.counters.record_answer(rerank_query.num_documents, answer)
         return answer
 
     def _check(self, rerank_query: RerankQuery) -> None:
@@ -193,7 +201,9 @@ class Service:
         begin = time.perf_counter()
         self.reranker = self.load()
         loaded = time.perf_counter()
-        self.workload = make_workload(self.reranker, self.batch_size)
+        if self.index_folder:
+            self.stored = StoredDocuments(Index.load(self.index_folder, self.reranker))
+        self.workload = make_workload(self.reranker, self.batch_size, self.stored)
         self.queue.batch_tokens = self.workload.batch_size
         _ = self.reranker.calibration  # computed on first access, from all weights
         calibration_seconds = round(time.perf_counter() - loaded, 3)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import ModelError
+from ..index.index_scores import CachedPrompt
 from ..prompts.pair_encoder import PairPromptEncoder
 from ..prompts.tokens import free_tokens
 from ..prompts.truncation import DEFAULT_TRUNCATION, Truncation
@@ -25,6 +26,7 @@ from ..reranker import Reranker
 from .job import RerankJob
 from .messages import RequestError
 from .queue import QueueItem
+from .stored_documents import StoredDocuments
 
 CPU_BATCH_TOKENS = 1024  # nearly the engine's full speed, and short waiting times
 GPU_BATCH_TOKENS = 16384
@@ -44,10 +46,11 @@ class PromptScore(NamedTuple):
 
 
 class EncodedDocument(NamedTuple):
-    """Payload of a pointwise item: an encoded prompt, and the key of its thought in the cache."""
+    """Payload of a pointwise item: an encoded prompt, the key of its thought in the cache, and its stored chunk if there is one."""
 
     prompt: Any
     thought_key: str
+    stored: CachedPrompt | None = None
 
 
 class PointwiseWorkload:
@@ -56,12 +59,13 @@ class PointwiseWorkload:
     Args:
         reranker: a pointwise Reranker; it may think.
         batch_size: number of tokens of a batch, or of documents if the model thinks; None chooses by device.
+        stored: documents whose keys and values are stored, for a model that does not think; None for none.
     """
 
     deduplicates = True
 
-    def __init__(self, reranker: Reranker, batch_size: int | None = None) -> None:
-        self.reranker, self.thinks = reranker, reranker.thinks
+    def __init__(self, reranker: Reranker, batch_size: int | None = None, stored: StoredDocuments | None = None) -> None:
+        self.reranker, self.thinks, self.stored = reranker, reranker.thinks, stored
         default = CPU_BATCH_TOKENS if reranker.device.type == "cpu" else GPU_BATCH_TOKENS
         self.batch_size = batch_size or (MAX_THINKING_DOCUMENTS if self.thinks else default)
         # A copy, because prompts are encoded in another thread than the model's, and each call may change the tokenizer's settings.
@@ -105,21 +109,36 @@ class PointwiseWorkload:
             whole = job.texts[list_index][at]
             truncated = [at] if prompts[0].document_cut or len(text) < len(whole) else []
             job.record_prompts(list_index, truncated, prompts[0].query_cut > 0, sum(len(prompt.ids) for prompt in prompts))
+            stored = self.stored.find(whole, prompts) if self.stored else [None] * len(prompts)
+            if all(stored):
+                job.stored[list_index].add(at)
             key = sampling_key(query, whole)
-            items += [self._item(job, list_index, at, EncodedDocument(prompt, key)) for prompt in prompts]
+            for prompt, chunk in zip(prompts, stored, strict=True):
+                items.append(self._item(job, list_index, at, EncodedDocument(prompt, key, chunk)))
         return sorted(items, key=lambda item: -item.tokens)
 
     def _item(self, job: RerankJob, list_index: int, at: int, document: EncodedDocument) -> Item:
         if self.thinks:
             return QueueItem(job, list_index, at, 1, 0, document)
-        prefix = document.prompt.document_start
-        return QueueItem(job, list_index, at, len(document.prompt.ids) - prefix, prefix, document)
+        prompt = document.prompt
+        prefix, first = (0, prompt.document_end) if document.stored else (prompt.document_start, prompt.document_start)
+        return QueueItem(job, list_index, at, len(prompt.ids) - first, prefix, document)
 
     def _max_characters(self, job: RerankJob) -> int:
         return MAX_CHARS_PER_TOKEN * self.longest * job.rerank_query.truncation.max_chunks
 
     def run(self, items: list[Item]) -> list[PromptScore]:
         """Score a batch; one result per item."""
+        stored = [item for item in items if item.payload.stored]
+        others = [item for item in items if not item.payload.stored]
+        results = self._compute(others) if others else []
+        if self.stored and stored:
+            results += [PromptScore(score, None) for score in self.stored.score([item.payload.stored for item in stored])]
+        by_item = dict(zip(map(id, [*others, *stored]), results, strict=True))
+        return [by_item[id(item)] for item in items]
+
+    def _compute(self, items: list[Item]) -> list[PromptScore]:
+        """Score items whose prompts are computed whole."""
         lists = [list(group) for _, group in groupby(items, key=lambda item: (id(item.job), item.list_index))]
         encoded = [([item.payload.prompt for item in group], [item.payload.thought_key for item in group]) for group in lists]
         scored = self.reranker.score_encoded(encoded)
@@ -218,12 +237,12 @@ class ListwiseWorkload:
 Workload = PointwiseWorkload | ListwiseWorkload
 
 
-def make_workload(reranker: Reranker, batch_size: int | None = None) -> Workload:
-    """Return the workload for a Reranker. `batch_size`: see the workloads."""
+def make_workload(reranker: Reranker, batch_size: int | None = None, stored: StoredDocuments | None = None) -> Workload:
+    """Return the workload for a Reranker. `batch_size` and `stored`: see the workloads."""
     strategy = reranker.strategy
     if isinstance(strategy, ListStrategy):
         return ListwiseWorkload(reranker, strategy, batch_size)
-    return PointwiseWorkload(reranker, batch_size)
+    return PointwiseWorkload(reranker, batch_size, stored)
 
 
 def _pre_truncate(text: str, max_characters: int, side: str) -> str:
