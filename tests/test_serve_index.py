@@ -149,8 +149,10 @@ def test_hits_show_the_text_of_a_document_that_was_named(indexed):
 
 @pytest.mark.parametrize("path, status", [("/v1/rerank", 422), ("/v2/rerank", 400), ("/rerank", 400), ("/score", 400)])
 def test_unknown_ids_are_refused_before_anything_is_scored(indexed, path, status):
-    before = indexed.reranker.cost.calls, indexed.service.metrics.page().count(b"prorank_batch_seconds_sum")
-    tokens = indexed.service.metrics.registry.get_sample_value("prorank_batch_prompts_sum")
+    def scored() -> float:
+        return indexed.service.metrics.registry.get_sample_value("prorank_batch_prompts_sum")
+
+    before = scored()
 
     def refusal(document) -> str:
         answer = indexed.post(path, {"query": QUERY, "queries": QUERY, "documents": ["a", document]})
@@ -162,8 +164,7 @@ def test_unknown_ids_are_refused_before_anything_is_scored(indexed, path, status
     for wrong in (True, 2.5, ["garden"], {}):
         assert "its id must be a text or a whole number" in refusal({"id": wrong})
     assert "has no text" in refusal({"title": "River"}) and "has no text" in refusal({"id": "garden", "title": "River"})
-    assert indexed.service.metrics.registry.get_sample_value("prorank_batch_prompts_sum") == tokens
-    assert before[0] == indexed.reranker.cost.calls
+    assert scored() == before
 
 
 def test_a_request_that_has_a_text_or_names_fields_is_read_as_it_is(indexed, plain):

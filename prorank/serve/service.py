@@ -201,13 +201,15 @@ class Service:
         begin = time.perf_counter()
         self.reranker = self.load()
         loaded = time.perf_counter()
-        if self.index_folder:
-            self.stored = StoredDocuments(Index.load(self.index_folder, self.reranker))
-        self.workload = make_workload(self.reranker, self.batch_size, self.stored)
-        self.queue.batch_tokens = self.workload.batch_size
         _ = self.reranker.calibration  # computed on first access, from all weights
         calibration_seconds = round(time.perf_counter() - loaded, 3)
         log_event("loaded", model=self.name, seconds=round(loaded - begin, 3), calibration_seconds=calibration_seconds)
+        if self.index_folder:
+            begin = time.perf_counter()
+            self.stored = StoredDocuments(Index.load(self.index_folder, self.reranker))
+            log_event("indexed", documents=len(self.stored), seconds=round(time.perf_counter() - begin, 3))
+        self.workload = make_workload(self.reranker, self.batch_size, self.stored)
+        self.queue.batch_tokens = self.workload.batch_size
 
     def _give_up(self, error: BaseException) -> None:
         """Fail permanently: reject all queued requests, and stop the server."""

@@ -16,6 +16,7 @@ from ..index.index_scores import CachedPrompt, score_prompts
 from ..index.index_settings import frame_of, indexing_strategy
 from ..index.segments import Segment, locate
 from ..prompts.encoded import Encoded
+from ..rank.documents import document_text
 
 
 class StoredDocuments:
@@ -35,6 +36,10 @@ class StoredDocuments:
     def text(self, name: str | int) -> str | None:
         """Return the text of the document with this id, None if it is not in the index."""
         return self.index.table.text(name)
+
+    def texts(self, limit: int) -> list[str]:
+        """Return the texts of the first documents."""
+        return [document_text(document) for document in self.index.documents[:limit]]
 
     def find(self, text: str, prompts: Sequence[Encoded]) -> list[CachedPrompt | None]:
         """Return the stored prompts of a text.
