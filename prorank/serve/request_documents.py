@@ -8,7 +8,6 @@ from typing import Any
 from pydantic import BaseModel
 
 from ..rank.documents import document_text
-from ..utils.texts import shown
 from .fields import TextDocument, as_integer
 from .messages import RequestError
 from .stored_documents import StoredDocuments
@@ -101,7 +100,7 @@ def _stored_text(document: TextDocument, at: int, where: str, stored: StoredDocu
         raise RequestError("invalid", f"document {at}: its id must be a text or a whole number", where)
     text = stored.text(name)
     if text is None:
-        message = f"document {at}: id {shown(name)} is not in the index of {len(stored):,} documents; send its text"
+        message = f"document {at}: id {repr(name):.80} is not in the index of {len(stored):,} documents; send its text"
         raise RequestError("invalid", message, where)
     return text
 

@@ -55,8 +55,8 @@ class StoredDocuments:
         if position is None:
             return [None] * len(prompts)
         [(segment, number)] = locate(self.index.segments, [position])
-        found = [self._match(prompt, segment, chunk) for prompt, chunk in zip(prompts, segment.chunks(number))]
-        return found + [None] * (len(prompts) - len(found))
+        matches = [self._match(prompt, segment, chunk) for prompt, chunk in zip(prompts, segment.chunks(number))]
+        return matches + [None] * (len(prompts) - len(matches))
 
     def _match(self, prompt: Encoded, segment: Segment, chunk: int) -> CachedPrompt | None:
         """Return the prompt with its stored chunk, None if its tokens up to the end of the document are others."""
