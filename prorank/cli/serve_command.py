@@ -31,6 +31,7 @@ from .options import (
     Samples,
     Think,
     ThinkTokens,
+    check_positive,
     reranker_options,
 )
 
@@ -63,6 +64,14 @@ def serve(
         typer.Option(
             help="Index made by prorank index; requests may name its documents by id, and its texts are not computed again. "
             "Default: none.",
+            rich_help_panel=MAIN,
+        ),
+    ] = None,
+    document_cache: Annotated[
+        int | None,
+        typer.Option(
+            metavar="BYTES",
+            help="Memory for keys and values of documents that come again; for prompts with the document first. Default: none.",
             rich_help_panel=MAIN,
         ),
     ] = None,
@@ -107,6 +116,7 @@ def serve(
     compile: Compile = None,
 ) -> None:
     """Serve a checkpoint over HTTP, for clients of TEI, Jina, Cohere and vLLM."""
+    check_positive(document_cache, "--document-cache")
     share_processors()  # before PyTorch is imported
     with Spinner(f"loading {model}"):
         from ..checkpoints.loading import pick_device
@@ -135,4 +145,4 @@ def serve(
             return Reranker(model, **options)
 
     first_name, *aliases = name or [model]
-    run_server(load, first_name, host, port, limits, key, cors_origin or (), aliases, batch_tokens, index)
+    run_server(load, first_name, host, port, limits, key, cors_origin or (), aliases, batch_tokens, index, document_cache)

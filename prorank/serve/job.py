@@ -14,6 +14,8 @@ from ..rank.documents import GeneratedThought
 from .messages import RequestError, RerankQuery
 from .queue import Job
 
+MAX_CHARS_PER_TOKEN = 256  # upper bound on characters per token, used to pre-truncate texts before tokenising
+
 
 class RerankJob(Job):
     """A job for a RerankQuery, with its results so far.
@@ -75,3 +77,8 @@ class RerankJob(Job):
 def _indices(texts: list[str], documents: list[str]) -> list[int]:
     index = {text: at for at, text in enumerate(texts)}
     return [index[text] for text in documents]
+
+
+def pre_truncate(text: str, max_characters: int, side: str) -> str:
+    """Drop characters that are certainly truncated. `side`: the truncated side."""
+    return text[:max_characters] if side == "right" else text[-max_characters:]

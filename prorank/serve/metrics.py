@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 if TYPE_CHECKING:
+    from ..index.document_cache import DocumentCache
     from .messages import Answer
     from .queue import QueueItem
 
@@ -33,6 +34,9 @@ class Metrics:
         self.tokens = Counter("prorank_tokens", "Tokens of prompts.", registry=own)
         self.truncated = Counter("prorank_truncated_documents", "Documents that were cut.", registry=own)
         self.stored = Counter("prorank_stored_documents", "Documents whose keys and values were in the index.", registry=own)
+        self.cache_hits = Counter("prorank_document_cache_hits", "Prompts whose document was in the cache.", registry=own)
+        self.cache_misses = Counter("prorank_document_cache_misses", "Documents computed for the cache.", registry=own)
+        self.cache_bytes = Gauge("prorank_document_cache_bytes", "Keys and values in the cache.", registry=own)
         self.batch_seconds = Histogram("prorank_batch_seconds", "Of a batch in the model.", buckets=SECONDS, registry=own)
         self.batch_prompts = Histogram("prorank_batch_prompts", "Prompts of a batch.", buckets=COUNTS, registry=own)
         self.batch_requests = Histogram("prorank_batch_requests", "Requests joined in a batch.", buckets=COUNTS, registry=own)
@@ -54,6 +58,13 @@ class Metrics:
         self.batch_seconds.observe(seconds)
         self.batch_prompts.observe(len(items))
         self.batch_requests.observe(len({id(item.job) for item in items}))
+
+    def record_cache(self, cache: "DocumentCache") -> None:
+        """Count what a cache has found since the last call."""
+        hits, misses = cache.take_counts()
+        self.cache_hits.inc(hits)
+        self.cache_misses.inc(misses)
+        self.cache_bytes.set(cache.nbytes)
 
     def page(self) -> bytes:
         """Return all metrics in the text format of Prometheus."""

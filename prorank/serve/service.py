@@ -16,6 +16,7 @@ from enum import Enum
 from pathlib import Path
 
 from ..errors import ProRankError
+from ..index.document_cache import DocumentCache
 from ..index.document_index import Index
 from ..reranker import Reranker
 from ..utils.memory import trim
@@ -23,14 +24,14 @@ from .answers import make_answer
 from .batch_runner import run_batch
 from .first_requests import warm_up
 from .hints import score_hint
-from .job import RerankJob
+from .job import MAX_CHARS_PER_TOKEN, RerankJob
 from .limits import Admission, Limits
 from .logs import log_event, log_failure, print_to_terminal
 from .messages import Answer, RequestError, RerankQuery
 from .metrics import Metrics
 from .queue import Queue, QueueItem
 from .stored_documents import StoredDocuments
-from .workloads import MAX_CHARS_PER_TOKEN, Workload, make_workload
+from .workloads import Workload, make_workload
 
 TRIM_EVERY_TOKENS = 65536  # return freed memory to the kernel after this many tokens; less would slow down requests
 SMOOTHING = 0.8  # decay of the moving average of the speed
@@ -57,26 +58,28 @@ class Service:
         metrics: counts answers and batches.
         batch_size: tokens of a batch; None chooses by device.
         index_folder: folder of an index of the model; None for none.
+        cache_bytes: size of a cache of keys and values of documents; None for no cache.
 
     Attributes:
         state: see ServiceState.
         startup_step: current step of a starting service, as a message for clients.
         error: reason why the service failed.
         reranker, workload: available once the model is loaded.
-        stored: the documents of the index, available once the model is loaded; None without an index.
+        stored, cache: the documents of the index, and the cache of documents, once the model is loaded; None without them.
         on_failure: called when the service has failed.
     """
 
     reranker: Reranker
     workload: Workload
     stored: StoredDocuments | None
+    cache: DocumentCache | None
 
     def __init__(
         self, load: Callable[[], Reranker], name: str, limits: Limits, metrics: Metrics, batch_size: int | None = None,
-        index_folder: Path | None = None,
+        index_folder: Path | None = None, cache_bytes: int | None = None,
     ) -> None:  # fmt: skip
         self.load, self.name, self.limits, self.metrics, self.batch_size = load, name, limits, metrics, batch_size
-        self.index_folder, self.stored = index_folder, None
+        self.index_folder, self.cache_bytes, self.stored, self.cache = index_folder, cache_bytes, None, None
         self.admission = Admission(limits)
         self.state = ServiceState.STARTING
         self.startup_step = "the model is loading"
@@ -208,7 +211,8 @@ class Service:
             begin = time.perf_counter()
             self.stored = StoredDocuments(Index.load(self.index_folder, self.reranker))
             log_event("indexed", documents=len(self.stored), seconds=round(time.perf_counter() - begin, 3))
-        self.workload = make_workload(self.reranker, self.batch_size, self.stored)
+        self.cache = DocumentCache(self.reranker, self.cache_bytes) if self.cache_bytes else None
+        self.workload = make_workload(self.reranker, self.batch_size, self.stored, self.cache)
         self.queue.batch_tokens = self.workload.batch_size
 
     def _give_up(self, error: BaseException) -> None:
@@ -227,6 +231,8 @@ class Service:
         speed, average = tokens / seconds, self.tokens_per_second
         self.tokens_per_second = SMOOTHING * average + (1 - SMOOTHING) * speed if average else speed
         counters.record_batch(items, seconds)
+        if self.cache:
+            counters.record_cache(self.cache)
         return tokens
 
 
