@@ -9,4 +9,5 @@ In reading order:
 - `index_folder`: an index on disk.
 - `document_table`: the documents, found by id or text.
 - `document_index`: `Index`, which joins them.
+- `document_cache`: documents that a server keeps in memory when they first come.
 """
