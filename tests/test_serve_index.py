@@ -24,13 +24,24 @@ INDEXED = [
     {"id": "garden", "text": f"the {WORDS[0]} near the {WORDS[1]}"},
     {"id": "titled", "title": "River", "text": "runs to the sea"},
     {"id": 7, "text": LONG},
+    {"id": "empty", "text": ""},
     {"id": "twin", "text": f"the {WORDS[0]} near the {WORDS[1]}"},
     *({"id": f"word {i}", "text": f"we saw the {word}"} for i, word in enumerate(WORDS)),
 ]
 TEXTS = {str(document["id"]): f"{document.get('title', '')} {document['text']}".strip() for document in INDEXED}
 OTHER = ["a text that is in no index", LONG[::-1]]
-BOTH = [{"id": "titled"}, OTHER[0], {"id": 7}, TEXTS["garden"], {"id": "twin"}, OTHER[1], {"text": LONG}, {"id": "word 3"}]
-READ = [TEXTS["titled"], OTHER[0], LONG, TEXTS["garden"], TEXTS["twin"], OTHER[1], LONG, TEXTS["word 3"]]
+BOTH = [
+    {"id": "titled"},
+    OTHER[0],
+    {"id": 7},
+    TEXTS["garden"],
+    {"id": "twin"},
+    OTHER[1],
+    {"text": LONG},
+    {"id": "word 3"},
+    {"id": "empty"},
+]
+READ = [TEXTS["titled"], OTHER[0], LONG, TEXTS["garden"], TEXTS["twin"], OTHER[1], LONG, TEXTS["word 3"], ""]
 QUERY = f"where is the {WORDS[0]}?"
 
 
@@ -100,19 +111,19 @@ def test_stored_keys_and_values_are_used_where_the_prompt_has_the_same_tokens(in
     def stored(**more) -> str:
         return indexed.post("/v1/rerank", {"query": QUERY, "documents": BOTH} | more).headers["x-prorank-stored-documents"]
 
-    assert stored() == "6"  # all but OTHER
+    assert stored() == "7"  # all but OTHER
     chunks = {(prompt.segment.path, prompt.chunk) for prompts in scored for prompt in prompts}
-    assert len(chunks) > 5  # one of each short text, and several of the long one
-    assert stored(long_documents="truncate") == "6"  # a long text's beginning is its first chunk
-    assert stored(max_tokens_per_doc=40) == "4" and stored(instruction="find castles") == "0"
+    assert len(chunks) > 6  # one of each short text, and several of the long one
+    assert stored(long_documents="truncate") == "7"  # a long text's beginning is its first chunk
+    assert stored(max_tokens_per_doc=40) == "5" and stored(instruction="find castles") == "0"
     after = indexed.service.metrics.registry.get_sample_value("prorank_stored_documents_total")
-    assert after - before == 16
+    assert after - before == 19
 
 
 def test_texts_of_tei_are_found(indexed, plain):
     body = {"query": QUERY, "texts": READ, "raw_scores": True}
     found, wanted = indexed.post("/rerank", body), plain.post("/rerank", body)
-    assert found.headers["x-prorank-stored-documents"] == "6"
+    assert found.headers["x-prorank-stored-documents"] == "7"
     same({"results": found.json()}, {"results": wanted.json()}, "score")
 
 
@@ -134,7 +145,7 @@ def test_probabilities_are_those_without_an_index(reranker, folder, tiny_llama_d
     hits = calibrated.rank(QUERY, READ)
     with running(calibrated, index_folder=folder) as server:
         answer = server.post("/v1/rerank", {"query": QUERY, "documents": BOTH})
-    assert answer.headers["x-prorank-scores"] == "probability" and answer.headers["x-prorank-stored-documents"] == "6"
+    assert answer.headers["x-prorank-scores"] == "probability" and answer.headers["x-prorank-stored-documents"] == "7"
     same(answer.json(), {"results": [{"index": hit.index, "relevance_score": hit.probability} for hit in hits]})
 
 
@@ -203,11 +214,13 @@ def test_the_command_serves_model_and_dtype_of_the_index(folder, tiny_llama_dir,
     monkeypatch.setattr("prorank.reranker.Reranker", lambda model, **options: (model, options))
 
     def served(*options):
-        result = CliRunner().invoke(app, ["serve", "--index", str(folder), *options], catch_exceptions=False)
+        result = CliRunner().invoke(
+            app, ["serve", "--index", str(folder), "--document-cache", "1000", *options], catch_exceptions=False
+        )
         assert result.exit_code == 0
-        load, name, *_, index = calls[-1]
+        load, name, *_, index, cache_bytes = calls[-1]
         (model, options), resolved = load(), str(tiny_llama_dir.resolve())
-        assert (model, name, index) == (resolved, resolved, folder)
+        assert (model, name, index, cache_bytes) == (resolved, resolved, folder, 1000)
         return options["dtype"]
 
     assert served() == "fp32" and served("--dtype", "bf16", "--model", str(tiny_llama_dir.resolve())) == "bf16"

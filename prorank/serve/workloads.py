@@ -109,7 +109,7 @@ class PointwiseWorkload:
             truncated = [at] if prompts[0].document_cut or len(text) < len(whole) else []
             job.record_prompts(list_index, truncated, prompts[0].query_cut > 0, sum(len(prompt.ids) for prompt in prompts))
             stored = self.stored.find(whole, prompts) if self.stored else [None] * len(prompts)
-            if all(stored):
+            if None not in stored:
                 job.stored[list_index].add(at)
             key = sampling_key(query, whole)
             for prompt, chunk in zip(prompts, stored, strict=True):
@@ -120,7 +120,7 @@ class PointwiseWorkload:
         if self.thinks:
             return QueueItem(job, list_index, at, 1, 0, document)
         prompt = document.prompt
-        is_stored = document.stored or (self.cache and prompt in self.cache)
+        is_stored = document.stored is not None or (self.cache and prompt in self.cache)
         prefix, first = (0, prompt.document_end) if is_stored else (prompt.document_start, prompt.document_start)
         return QueueItem(job, list_index, at, len(prompt.ids) - first, prefix, document)
 
@@ -129,8 +129,8 @@ class PointwiseWorkload:
 
     def run(self, items: list[Item]) -> list[PromptScore]:
         """Score a batch; one result per item."""
-        stored = [item for item in items if item.payload.stored]
-        others = [item for item in items if not item.payload.stored]
+        stored = [item for item in items if item.payload.stored is not None]
+        others = [item for item in items if item.payload.stored is None]
         results = self._compute(others) if others else []
         if self.stored and stored:
             results += [PromptScore(score, None) for score in self.stored.score([item.payload.stored for item in stored])]
