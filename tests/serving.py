@@ -9,6 +9,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -44,11 +45,13 @@ def running(
     limits: Limits | None = None,
     batch_size: int | None = None,
     ready: bool = True,
+    index_folder: Path | None = None,
+    cache_bytes: int | None = None,
     **app,
 ) -> Iterator[Running]:
     """A server around this reranker (or what a function makes); `app`: arguments of `create_app`."""
     load = reranker if callable(reranker) else lambda: reranker
-    service = Service(load, "tiny", limits or Limits(), Metrics(), batch_size)
+    service = Service(load, "tiny", limits or Limits(), Metrics(), batch_size, index_folder, cache_bytes)
     bound = listen("127.0.0.1", 0)
     how: dict[str, Any] = {"log_config": None, "access_log": False, "lifespan": "on", "timeout_graceful_shutdown": 30}
     server = uvicorn.Server(uvicorn.Config(create_app(service, **app), **how))

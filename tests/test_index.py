@@ -152,6 +152,22 @@ def test_ids_choose_documents(index):
         index.rank("bread", ids="sea")
 
 
+def test_many_queries_are_ranked_as_one_by_one(index):
+    queries, ids = ["bread", "what runs to the sea", LONG], [["sea", 1], [], ["again", "0", "3"]]
+    assert index.rank_many(queries) == [index.rank(query) for query in queries]
+    many = index.rank_many(queries, (names for names in ids), top_k=2)
+    assert many == [index.rank(query, names, top_k=2) for query, names in zip(queries, ids)] and many[1] == []
+    assert index.rank_many([]) == []
+    with pytest.raises(DataError, match="3 queries but 2 lists of ids; give one list per query"):
+        index.rank_many(queries, ids[:2])
+    with pytest.raises(DataError, match="ids of query 1 must be a list"):
+        index.rank_many(queries, [["sea"], "sea", []])
+    with pytest.raises(DataError, match="query 1 is ' '"):
+        index.rank_many(["bread", " "])
+    with pytest.raises(DataError, match="queries must be a list"):
+        index.rank_many("bread")
+
+
 def test_equal_texts_have_equal_scores(index):
     scores = index.score("what is bread")
     assert scores[0] == scores[4]

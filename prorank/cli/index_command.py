@@ -137,16 +137,22 @@ def rank_index(
 
 def load_reranker(context: typer.Context, model: str, options: dict[str, Any], folder: Path | None) -> Reranker:
     """Load a Reranker; model and dtype of the index in `folder` replace those that were not passed."""
-    if folder is not None:
-        from ..index.index_folder import Manifest
-
-        manifest = Manifest.read(folder)
-        model = model if was_passed(context, "model") else manifest.model
-        options = options | ({} if was_passed(context, "dtype") else {"dtype": manifest.dtype})
+    model, options = as_indexed(context, model, options, folder)
     with Spinner(f"loading {model}"):
         from ..reranker import Reranker
 
         return Reranker(model, **options)
+
+
+def as_indexed(context: typer.Context, model: str, options: dict[str, Any], folder: Path | None) -> tuple[str, dict[str, Any]]:
+    """Return model and options; model and dtype of the index in `folder` replace those that were not passed."""
+    if folder is None:
+        return model, options
+    from ..index.index_folder import Manifest
+
+    manifest = Manifest.read(folder)
+    model = model if was_passed(context, "model") else manifest.model
+    return model, options | ({} if was_passed(context, "dtype") else {"dtype": manifest.dtype})
 
 
 def open_index(folder: Path, reranker: Reranker) -> Index:

@@ -6,6 +6,7 @@ stderr.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,6 +14,7 @@ import typer
 from ..checkpoints.default_model import DEFAULT
 from ..utils.progress import Spinner
 from ..utils.threads import share_processors
+from .index_command import as_indexed
 from .options import (
     COMPUTE,
     MAIN,
@@ -29,6 +31,7 @@ from .options import (
     Samples,
     Think,
     ThinkTokens,
+    check_positive,
     reranker_options,
 )
 
@@ -55,6 +58,22 @@ def serve(
     cors_origin: Annotated[
         list[str] | None,
         typer.Option(help="Origin that browsers may call from; repeat for several. Default: none.", rich_help_panel=MAIN),
+    ] = None,
+    index: Annotated[
+        Path | None,
+        typer.Option(
+            help="Index made by prorank index; requests may name its documents by id, and its texts are not computed again. "
+            "Default: none.",
+            rich_help_panel=MAIN,
+        ),
+    ] = None,
+    document_cache: Annotated[
+        int | None,
+        typer.Option(
+            metavar="BYTES",
+            help="Memory for keys and values of documents that come again; for prompts with the document first. Default: none.",
+            rich_help_panel=MAIN,
+        ),
     ] = None,
     max_documents: Annotated[int, typer.Option(help="Maximum number of documents.", rich_help_panel=PER_REQUEST)] = 1000,
     max_characters: Annotated[
@@ -97,6 +116,7 @@ def serve(
     compile: Compile = None,
 ) -> None:
     """Serve a checkpoint over HTTP, for clients of TEI, Jina, Cohere and vLLM."""
+    check_positive(document_cache, "--document-cache")
     share_processors()  # before PyTorch is imported
     with Spinner(f"loading {model}"):
         from ..checkpoints.loading import pick_device
@@ -107,9 +127,9 @@ def serve(
         from ..serve.server import serve as run_server
         from ..utils.api_keys import key_of
 
+        model, options = as_indexed(context, model, {**reranker_options(context), **read_method(method)}, index)
         resolve(model, base, trust_remote_code)  # raises errors before the port is opened
-        check_dtype(dtype, pick_device(device))
-        options = {**reranker_options(context), **read_method(method)}
+        check_dtype(options["dtype"], pick_device(device))
         limits = Limits(
             max_body_bytes=max_body_bytes, max_documents=max_documents, max_characters=max_characters,
             max_tokens_per_doc=max_tokens_per_doc, max_chunks=max_chunks, max_requests=max_requests,
@@ -125,4 +145,4 @@ def serve(
             return Reranker(model, **options)
 
     first_name, *aliases = name or [model]
-    run_server(load, first_name, host, port, limits, key, cors_origin or (), aliases, batch_tokens)
+    run_server(load, first_name, host, port, limits, key, cors_origin or (), aliases, batch_tokens, index, document_cache)

@@ -7,5 +7,7 @@ In reading order:
 - `segment_builder`: from documents to segments.
 - `index_scores`: scores of stored documents for a query.
 - `index_folder`: an index on disk.
+- `document_table`: the documents, found by id or text.
 - `document_index`: `Index`, which joins them.
+- `document_cache`: documents that a server keeps in memory when they first come.
 """

@@ -20,6 +20,7 @@ from ..rank.document_ids import document_ids
 from ..rank.documents import Document, DocumentProgress, Hit, document_text, make_hits
 from ..rank.validation import RankOptions, check_finite, items, query_text
 from . import index_folder
+from .document_table import DocumentTable
 from .index_folder import Manifest
 from .index_scores import score_stored
 from .index_settings import IndexSettings, indexing_strategy
@@ -44,6 +45,8 @@ class Index:
         folder: folder of an index on disk, whose documents are memory-mapped; None in memory.
         documents: the documents, unchanged.
         ids: the id of each document: its "id" or "_id", else its position as text.
+        table: documents and ids, found by id or text.
+        head: keys and values of the tokens before every document.
     """
 
     def __init__(
@@ -51,12 +54,9 @@ class Index:
     ) -> None:
         self.reranker, self.settings, self.folder = reranker, settings, folder
         self.segments: list[Segment] = []
-        self.documents: list[Document] = []
-        self.ids: list[str] = []
-        self._positions: dict[str, int] = {}
-        self._first_of_text: dict[str, int] = {}  # position of the first document with a text
-        self._same_text: list[int] = []  # this position, by document
-        self._head = head_key_values(reranker, settings)
+        self.table = DocumentTable()
+        self.documents, self.ids = self.table.documents, self.table.ids
+        self.head = head_key_values(reranker, settings)
         self._extend(segments)
 
     @classmethod
@@ -131,7 +131,7 @@ class Index:
             DataError: a document is invalid, an id occurs twice, or another process has changed the index.
         """
         checked = items(documents, "documents")
-        texts = _checked_texts(checked, self._positions)
+        texts = _checked_texts(checked, self.table.positions)
         if self.folder is not None:
             index_folder.check_documents(checked)
         with (
@@ -170,18 +170,54 @@ class Index:
         Raises:
             DataError: the query is blank, an id is not in the index or occurs twice, or an option is invalid.
         """
+        query, positions = query_text(query, "the query"), self.table.selected(ids)
+        return self._rank([query], [positions], RankOptions(top_k, min_score, batch_size, top_n=top_n), show_progress)[0]
+
+    def rank_many(
+        self, queries: Iterable[str], ids: Iterable[Iterable[str | int]] | None = None, top_k: int | None = None,
+        min_score: float | None = None, batch_size: int | None = None, show_progress: bool = False, top_n: int | None = None,
+    ) -> list[list[Hit]]:  # fmt: skip
+        """Rank documents for several queries.
+
+        Args:
+            queries: one text per query.
+            ids: one list of ids per query; None ranks all documents for each query.
+            top_k, min_score, batch_size, show_progress, top_n: see `rank`.
+
+        Returns:
+            One list of hits per query.
+
+        Raises:
+            DataError: see `rank`; raised before anything is scored.
+        """
         options = RankOptions(top_k, min_score, batch_size, top_n=top_n)
-        query, positions = query_text(query, "the query"), self._selected(ids)
-        with DocumentProgress(show_progress, len(positions)) as progress:
-            scores = self._score(query, positions, options.batch_size, progress)
+        texts = [query_text(query, f"query {i}") for i, query in enumerate(items(queries, "queries"))]
+        lists = [None] * len(texts) if ids is None else items(ids, "ids")
+        if len(lists) != len(texts):
+            raise DataError(f"{len(texts)} queries but {len(lists)} lists of ids; give one list per query")
+        positions = [self.table.selected(names, f"ids of query {i}") for i, names in enumerate(lists)]
+        return self._rank(texts, positions, options, show_progress)
+
+    def score(self, query: str, ids: Iterable[str | int] | None = None) -> np.ndarray:
+        """Return the log-odds fp32 [n] of documents, in the order of `ids` or of the index. Arguments as in `rank`."""
+        return self._score(query_text(query, "the query"), self.table.selected(ids))
+
+    def _rank(
+        self, queries: Sequence[str], lists: Sequence[list[int]], options: RankOptions, show_progress: bool
+    ) -> list[list[Hit]]:
+        """Rank the documents at the positions of each query."""
+        with DocumentProgress(show_progress, sum(map(len, lists))) as progress:
+            scored = [
+                self._score(query, positions, options.batch_size, progress) for query, positions in zip(queries, lists, strict=True)
+            ]
+        return [self._hits(positions, scores, options) for positions, scores in zip(lists, scored)]
+
+    def _hits(self, positions: Sequence[int], scores: np.ndarray, options: RankOptions) -> list[Hit]:
+        """Return the hits of a query."""
         probabilities = self.reranker.probabilities(scores, self.settings.instruction)
         documents = [self.documents[position] for position in positions]
         hits = make_hits(documents, scores, options.top_k, options.min_score, probabilities=probabilities)
         return [replace(hit, index=positions[hit.index]) for hit in hits]
-
-    def score(self, query: str, ids: Iterable[str | int] | None = None) -> np.ndarray:
-        """Return the log-odds fp32 [n] of documents, in the order of `ids` or of the index. Arguments as in `rank`."""
-        return self._score(query_text(query, "the query"), self._selected(ids))
 
     def _score(
         self, query: str, positions: list[int], batch_size: int | None = None, progress: Callable[[int], None] | None = None
@@ -189,37 +225,15 @@ class Index:
         """Score documents. Documents with equal texts get the score of the first of them, as in `Reranker.rank`."""
         reranker = self.reranker
         with reranker.computing([[query] * len(positions)]):
-            scores = score_stored(
-                reranker, self.settings, self._head, self.segments, query, positions, batch_size, progress
-            )  # fmt: skip
+            scores = score_stored(reranker, self.settings, self.head, self.segments, query, positions, batch_size, progress)
             check_finite(reranker.name, [scores])
-        first: dict[int, int] = {}
-        return scores[[first.setdefault(self._same_text[position], i) for i, position in enumerate(positions)]]
-
-    def _selected(self, ids: Iterable[str | int] | None) -> list[int]:
-        """Return the positions of the documents with these ids. Raises DataError for unknown and repeated ids."""
-        if ids is None:
-            return list(range(len(self.documents)))
-        positions: dict[int, None] = {}
-        for name in items(ids, "ids"):
-            position = self._positions.get(str(name))
-            if position is None:
-                raise DataError(f"id {name!r} is not in the index of {len(self):,} documents; see Index.ids")
-            if position in positions:
-                raise DataError(f"id {name!r} occurs twice; give each id once")
-            positions[position] = None
-        return list(positions)
+        return self.table.tie_equal_texts(scores, positions)
 
     def _extend(self, segments: Sequence[Segment]) -> None:
         """Take over segments."""
         self.segments += segments
         for segment in segments:
-            self.documents += segment.documents
-        names = document_ids(self.documents[len(self.ids) :], self._positions)
-        self._positions |= {name: position for position, name in enumerate(names, len(self.ids))}
-        self.ids += names
-        for position in range(len(self._same_text), len(self.documents)):
-            self._same_text.append(self._first_of_text.setdefault(document_text(self.documents[position]), position))
+            self.table.extend(segment.documents)
 
 
 def _checked_texts(documents: Sequence[Document], before: Mapping[str, int]) -> list[str]:

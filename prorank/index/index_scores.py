@@ -83,7 +83,7 @@ def score_stored(
         batch_size: maximum number of chunks in a forward pass; None chooses by tokens.
         progress: called with the number of documents that were scored since its last call.
     """
-    strategy, query_cut = indexing_strategy(reranker), 0
+    query_cut = 0
     scores = np.full(len(positions), -np.inf, np.float32)
     for first in range(0, len(positions), WINDOW):
         located = locate(segments, positions[first : first + WINDOW])
@@ -91,14 +91,29 @@ def score_stored(
         encoded = [[cached.prompt for cached in prompts] for prompts in documents]
         reranker.cost.count_prompts([prompt for prompts in encoded for prompt in prompts])
         query_cut = reranker.cuts.count_chunks(encoded, query_cut)
-        with torch.inference_mode():
-            for batch in _batches([cached for prompts in documents for cached in prompts], batch_size):
-                hidden = _hidden(reranker, head, batch)
-                of_batch = log_odds(hidden, strategy.rows, strategy.bias).cpu().numpy()
-                np.maximum.at(scores, [cached.owner for cached in batch], of_batch)  # NaN stays
+        for owners, values in score_prompts(reranker, head, [cached for prompts in documents for cached in prompts], batch_size):
+            np.maximum.at(scores, owners, values)  # NaN stays
         if progress:
             progress(len(located))
     return scores
+
+
+def score_prompts(
+    reranker: BaseReranker, head: KeyValues, prompts: Sequence[CachedPrompt], batch_size: int | None = None
+) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Yield (owners, log-odds fp32) of batches of prompts, which may belong to several queries.
+
+    Args:
+        reranker: the Reranker of the index.
+        head: keys and values of the tokens before every document.
+        prompts: the prompts, in any order.
+        batch_size: maximum number of prompts in a forward pass; None chooses by tokens.
+    """
+    strategy = indexing_strategy(reranker)
+    for batch in _batches(prompts, batch_size):
+        with torch.inference_mode():
+            values = log_odds(_hidden(reranker, head, batch), strategy.rows, strategy.bias).cpu().numpy()
+        yield [cached.owner for cached in batch], values
 
 
 def _batches(prompts: Sequence[CachedPrompt], batch_size: int | None) -> Iterator[list[CachedPrompt]]:

@@ -70,8 +70,8 @@ class IndexSettings:
         return STORAGES[self.storage] or model.dtype
 
 
-def indexing_strategy(reranker: BaseReranker) -> PointwiseStrategy:
-    """Return the strategy of a Reranker that can make an index.
+def indexing_strategy(reranker: BaseReranker, purpose: str = "an index") -> PointwiseStrategy:
+    """Return the strategy of a Reranker that can make an index. `purpose` names in messages what the keys and values are for.
 
     Raises:
         ConfigError: it generates thoughts or compares documents, its prompt has the query first, or its model is in memory or has
@@ -80,22 +80,22 @@ def indexing_strategy(reranker: BaseReranker) -> PointwiseStrategy:
     strategy, name = reranker.strategy, reranker.name
     if not isinstance(strategy, PointwiseStrategy):
         remedy = "load it with think=False" if strategy.thinks else "use method pointwise"
-        raise ConfigError(f"{name}: an index needs a model that scores single documents without a thought; {remedy}")
+        raise ConfigError(f"{name}: {purpose} needs a model that scores single documents without a thought; {remedy}")
     order = strategy.encoder.prompt.order
     if order != "document-first":
         raise ConfigError(
-            f"{name}: an index needs a prompt with order: document-first, not {order}, in which documents depend on the query; "
+            f"{name}: {purpose} needs a prompt with order: document-first, not {order}, in which documents depend on the query; "
             "use a model trained with such a prompt, such as the default model"
         )
     if not reranker.weight_hashes:
-        raise ConfigError(f"{name}: an index needs weights that cannot change; save the model in memory and load its folder")
+        raise ConfigError(f"{name}: {purpose} needs weights that cannot change; save the model in memory and load its folder")
     if reranker.runtime.engine is None:
-        key_value_model(reranker)
+        key_value_model(reranker, purpose)
     return strategy
 
 
-def key_value_model(reranker: BaseReranker) -> KeyValueModel:
-    """Return what computes keys and values: the CPU engine, or the layers of transformers.
+def key_value_model(reranker: BaseReranker, purpose: str = "an index") -> KeyValueModel:
+    """Return what computes keys and values: the CPU engine, or the layers of transformers. `purpose`: see `indexing_strategy`.
 
     Raises:
         ConfigError: the model has other layers than Llama's.
@@ -106,7 +106,7 @@ def key_value_model(reranker: BaseReranker) -> KeyValueModel:
     try:
         return TransformersKeyValues(runtime.model)
     except ModelError as error:
-        raise ConfigError(f"{reranker.name}: {error}; use such a model for an index") from error
+        raise ConfigError(f"{reranker.name}: {error}; use such a model for {purpose}") from error
 
 
 def frame_of(strategy: PointwiseStrategy, instruction: str | None) -> DocumentFrame:

@@ -9,7 +9,7 @@ import torch
 
 from ..engine.key_value_models import KeyValueModel, bytes_per_token
 from ..engine.key_values import KeyValues, quantise_key_values
-from ..engine.packing import Pack, pack, packs_of
+from ..engine.packing import pack, packs_of
 from ..prompts.encoded import Encoded
 from ..rank.base_reranker import BaseReranker
 from ..rank.documents import Document
@@ -106,28 +106,42 @@ def _segment(
     )
     remaining = [len(document.chunks) for document in documents]
     owners = [number for number, document in enumerate(documents) for _ in document.chunks]
-    max_tokens = min(model.pass_tokens, max(1, PASS_BYTES // bytes_per_token(model, model.dtype)))
-    filled = [i for i, length in enumerate(lengths) if length]
-    with torch.inference_mode():
-        for one in packs_of([chunks[i] for i in filled], filled, max_tokens, len(chunks)):
-            _store(segment, one, model)
-            for chunk in one.owners:
-                remaining[owners[chunk]] -= 1
-            if progress:
-                progress(sum(remaining[owner] == 0 for owner in {owners[chunk] for chunk in one.owners}))
+    for computed in compute_chunks(model, chunks):
+        for chunk, values in computed.items():
+            _store(segment, chunk, values)
+            remaining[owners[chunk]] -= 1
+        if progress:
+            progress(sum(remaining[owner] == 0 for owner in {owners[chunk] for chunk in computed}))
     if progress:
         progress(sum(not any(map(lengths.__getitem__, segment.chunks(i))) for i in range(len(documents))))  # without tokens
     trim()
     return segment
 
 
-def _store(segment: Segment, one: Pack, model: KeyValueModel) -> None:
-    """Compute the keys and values of a pack's chunks and write them into the segment."""
-    computed = model.compute(one)
-    begins = [one.prefix_length, *one.ends[:-1]]
-    for chunk, begin, end in zip(one.owners, begins, one.ends):
-        stored, values = segment.key_values(chunk), computed[:, :, :, begin:end]
-        rounded = KeyValues(values) if stored.scales is None else quantise_key_values(values)
-        stored.values.copy_(rounded.values)
-        if stored.scales is not None and rounded.scales is not None:
-            stored.scales.copy_(rounded.scales)
+def compute_chunks(model: KeyValueModel, chunks: Sequence[Encoded]) -> Iterator[dict[int, torch.Tensor]]:
+    """Compute keys and values, pack by pack.
+
+    Args:
+        model: computes them.
+        chunks: prompts that end with the document. All have the same tokens before it.
+
+    Yields:
+        Keys and values [layers, 2, num_kv_heads, T, head_dim] of the documents of a pack, by number of the chunk; none of documents
+        without tokens.
+    """
+    max_tokens = min(model.pass_tokens, max(1, PASS_BYTES // bytes_per_token(model, model.dtype)))
+    filled = [i for i, chunk in enumerate(chunks) if chunk.document_end > chunk.document_start]
+    for one in packs_of([chunks[i] for i in filled], filled, max_tokens, len(chunks)):
+        with torch.inference_mode():
+            computed = model.compute(one)
+        begins = [one.prefix_length, *one.ends[:-1]]
+        yield {chunk: computed[:, :, :, begin:end] for chunk, begin, end in zip(one.owners, begins, one.ends)}
+
+
+def _store(segment: Segment, chunk: int, values: torch.Tensor) -> None:
+    """Write the keys and values of a chunk into the segment."""
+    stored = segment.key_values(chunk)
+    rounded = KeyValues(values) if stored.scales is None else quantise_key_values(values)
+    stored.values.copy_(rounded.values)
+    if stored.scales is not None and rounded.scales is not None:
+        stored.scales.copy_(rounded.scales)

@@ -29,7 +29,9 @@ def make_answer(reranker: Reranker, job: RerankJob, begin: float, tokenization_s
         scores, client_scores, kind, probabilities,
         thoughts=[job.by_document(job.thoughts[i], i) for i in lists],
         truncated=[[document for document, at in enumerate(job.text_indices[i]) if at in job.truncated[i]] for i in lists],
-        num_truncated_queries=len(job.truncated_queries), tokens=job.tokens, seconds=_seconds(job, begin, tokenization_seconds),
+        num_truncated_queries=len(job.truncated_queries),
+        num_stored=sum(at in job.stored[i] for i in lists for at in job.text_indices[i]),
+        tokens=job.tokens, seconds=_seconds(job, begin, tokenization_seconds),
     )  # fmt: skip
 
 

@@ -13,7 +13,8 @@ from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
 
-def _integer(value: Any) -> Any:
+def as_integer(value: Any) -> Any:
+    """Return a float without a fraction as an int; other values unchanged."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -40,8 +41,8 @@ HARMLESS = frozenset((
 ))  # fmt: skip
 Text = Annotated[str, Strict()]
 Flag = Annotated[bool, Strict()]
-Count = Annotated[int, Field(ge=0), Strict(), BeforeValidator(_integer)]
-CountOrAll = Annotated[int, Field(ge=-1), Strict(), BeforeValidator(_integer)]
+Count = Annotated[int, Field(ge=0), Strict(), BeforeValidator(as_integer)]
+CountOrAll = Annotated[int, Field(ge=-1), Strict(), BeforeValidator(as_integer)]
 # Each dialect has its own error for a blank query and an empty list, so these two constraints are in the OpenAPI schema only.
 # (Python counts the ASCII separators and U+0085 as whitespace, which \S in other regular expressions does not.)
 Query = Annotated[Text, Field(json_schema_extra={"minLength": 1, "pattern": r"[^\s\x1c-\x1f\x85]"})]
@@ -95,10 +96,14 @@ class RankingFields(CommonFields):
 
 
 class TextDocument(RequestBody):
-    """A document as an object. The title is read before the text; `rank_fields` names other fields to read."""
+    """A document as an object. The title is read before the text; `rank_fields` names other fields to read.
+
+    If the server has an index, an object with an `id` and no text names a document of it.
+    """
 
     model_config = ConfigDict(extra="allow")
 
+    id: Any = Field(None, description="A text or a whole number. Without a text: the id of a document in the server's index.")
     text: Text | None = None
     title: Text | None = None
 

@@ -18,9 +18,11 @@ from .dialects import jina
 from .limits import Limits
 from .logs import log_event
 from .messages import Answer, QueryDocuments, RerankQuery
+from .stored_documents import StoredDocuments
 
 NO_TIME_LIMIT = 86_400.0  # seconds; warm-up requests have no real limit
 MAX_DOCUMENTS = 64
+STORED_DOCUMENTS = 10  # of the index
 QUERY = "what comes with the first request"
 WORDS = "some words to read before the first request comes "
 
@@ -88,6 +90,7 @@ class AnsweringService(Protocol):
     name: str
     reranker: Any
     workload: Any
+    stored: StoredDocuments | None
     startup_step: str
 
     async def answer(self, rerank_query: RerankQuery, seconds: float, begin: float) -> Answer:
@@ -97,12 +100,15 @@ class AnsweringService(Protocol):
 async def warm_up(service: AnsweringService) -> None:
     """Send all shapes, one after the other, uncounted. Raises RequestError for the first that fails."""
     shapes = warmup_shapes(service.reranker, service.workload.batch_size, service.workload.longest)
+    queries = {shape.name: warmup_queries(shape) for shape in shapes}
+    if service.stored:
+        queries["documents of the index"] = [RerankQuery([QueryDocuments(QUERY, service.stored.texts(STORED_DOCUMENTS))])]
     with service.reranker.uncounted():
-        for number, shape in enumerate(shapes, 1):
-            service.startup_step = f"the model is warming up: shape {number} of {len(shapes)}, {shape.name}"
+        for number, (name, requests) in enumerate(queries.items(), 1):
+            service.startup_step = f"the model is warming up: shape {number} of {len(queries)}, {name}"
             begin = time.perf_counter()
-            await asyncio.gather(*(_answer(service, query) for query in warmup_queries(shape)))
-            log_event("warmed", shape=shape.name, number=number, of=len(shapes), seconds=round(time.perf_counter() - begin, 3))
+            await asyncio.gather(*(_answer(service, query) for query in requests))
+            log_event("warmed", shape=name, number=number, of=len(queries), seconds=round(time.perf_counter() - begin, 3))
         await _parse_and_write(service)
 
 

@@ -14,6 +14,8 @@ from ..rank.documents import GeneratedThought
 from .messages import RequestError, RerankQuery
 from .queue import Job
 
+MAX_CHARS_PER_TOKEN = 256  # upper bound on characters per token, used to pre-truncate texts before tokenising
+
 
 class RerankJob(Job):
     """A job for a RerankQuery, with its results so far.
@@ -27,6 +29,7 @@ class RerankJob(Job):
         texts: texts to score, one list per query.
         text_indices: for each list, the index into `texts` of each document.
         scores, thoughts, truncated: results for each of `texts`.
+        stored: indices of the texts of each list whose keys and values were stored.
         truncated_queries: indices of the lists whose query was truncated.
         sorters: for each list that is ordered by comparisons, the generator of its next question.
     """
@@ -42,6 +45,7 @@ class RerankJob(Job):
         self.scores = [np.full(len(texts), -np.inf, np.float32) for texts in self.texts]
         self.thoughts: list[list[GeneratedThought | None]] = [[None] * len(texts) for texts in self.texts]
         self.truncated: list[set[int]] = [set() for _ in self.texts]
+        self.stored: list[set[int]] = [set() for _ in self.texts]
         self.truncated_queries: set[int] = set()
         self.sorters: dict[int, Any] = {}
 
@@ -73,3 +77,8 @@ class RerankJob(Job):
 def _indices(texts: list[str], documents: list[str]) -> list[int]:
     index = {text: at for at, text in enumerate(texts)}
     return [index[text] for text in documents]
+
+
+def pre_truncate(text: str, max_characters: int, side: str) -> str:
+    """Drop characters that are certainly truncated. `side`: the truncated side."""
+    return text[:max_characters] if side == "right" else text[-max_characters:]

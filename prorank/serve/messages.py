@@ -127,6 +127,7 @@ class Answer:
         thoughts: one list per query, None for documents without a thought.
         truncated: indices of the truncated documents of each list.
         num_truncated_queries: number of queries that were truncated.
+        num_stored: number of documents in all lists whose keys and values were stored.
         tokens: number of tokens of all prompts.
         seconds: time by stage.
     """
@@ -138,6 +139,7 @@ class Answer:
     thoughts: list[list[GeneratedThought | None]]
     truncated: list[list[int]]
     num_truncated_queries: int
+    num_stored: int
     tokens: int
     seconds: StageSeconds
 

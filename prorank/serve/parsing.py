@@ -22,6 +22,8 @@ from .dialects import Dialect
 from .fields import HARMLESS
 from .limits import Limits, Reservation
 from .messages import RequestError, RerankQuery
+from .request_documents import fill_texts
+from .stored_documents import StoredDocuments
 
 DISCARD_SECONDS = 10.0
 BOM = b"\xef\xbb\xbf"  # some editors write it at the start of UTF-8 files
@@ -130,16 +132,17 @@ def _parse_finite(number: str) -> float:
     return value
 
 
-async def validate(value: dict[str, Any], dialect: Dialect, limits: Limits) -> ParsedRequest:
+async def validate(value: dict[str, Any], dialect: Dialect, limits: Limits, stored: StoredDocuments | None = None) -> ParsedRequest:
     """Validate a JSON object as a request of a dialect.
 
     Args:
         value: the object.
         dialect: the dialect.
         limits: limits of the server.
+        stored: documents that a request may name by their ids; None for none.
 
     Raises:
-        RequestError: the object is invalid or exceeds a limit.
+        RequestError: the object is invalid, exceeds a limit, or names a document that is not in the index.
     """
     model = dialect.model_for(value)
     longest = max((len(field) for field in value.values() if isinstance(field, list)), default=0)
@@ -149,6 +152,8 @@ async def validate(value: dict[str, Any], dialect: Dialect, limits: Limits) -> P
         body = await asyncio.to_thread(model.model_validate, value) if longest > MANY_ITEMS else model.model_validate(value)
     except ValidationError as error:
         raise _invalid(error) from None
+    if stored:
+        fill_texts(body, stored)
     rerank_query = dialect.read(body, limits)
     _check_size(rerank_query, limits)
     _check_queries(rerank_query)

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from pydantic import BaseModel
+
 from ..rank.documents import document_text
-from .fields import TextDocument
+from .fields import TextDocument, as_integer
 from .messages import RequestError
+from .stored_documents import StoredDocuments
 
 DocumentField = str | TextDocument
+DOCUMENT_LISTS = ("documents", "items", "text_2", "data_2")  # fields of all forms that contain documents
 
 
 def texts_of(documents: Sequence[DocumentField], fields: Sequence[str] | None = None) -> list[str]:
@@ -43,7 +47,7 @@ def _text(document: TextDocument, at: int, fields: Sequence[str] | None) -> str:
 
 
 def _value(document: TextDocument, name: str) -> Any:
-    return (document.model_extra or {}).get(name) if name not in ("text", "title") else getattr(document, name)
+    return getattr(document, name) if name in TextDocument.model_fields else (document.model_extra or {}).get(name)
 
 
 def _readable(value: Any, at: int) -> str:
@@ -62,6 +66,43 @@ def _contents(document: TextDocument) -> list[str]:
     values = [part.get("text") if isinstance(part, dict) else None for part in parts] if isinstance(parts, list) else []
     texts = [value for value in values if isinstance(value, str)]
     return texts if len(texts) == len(values) else []
+
+
+def fill_texts(body: BaseModel, stored: StoredDocuments) -> None:
+    """Give documents that name a document of the index the text of that document, as if the request contained it.
+
+    `rank_fields` reads the fields that a request contains, so ids are not looked up beside it.
+
+    Args:
+        body: the request model, whose documents are changed.
+        stored: the documents of the index.
+
+    Raises:
+        RequestError: an id is not in the index, or is neither a text nor a whole number.
+    """
+    if getattr(body, "rank_fields", None):
+        return
+    for name in DOCUMENT_LISTS:
+        documents = getattr(body, name, None)
+        for at, document in enumerate(documents if isinstance(documents, list) else [documents]):
+            if isinstance(document, TextDocument) and _is_reference(document):
+                document.text = _stored_text(document, at, name, stored)
+
+
+def _is_reference(document: TextDocument) -> bool:
+    """Whether a document has an id, but nothing to read."""
+    return document.id is not None and all(_value(document, name) is None for name in ("text", "title", "content"))
+
+
+def _stored_text(document: TextDocument, at: int, where: str, stored: StoredDocuments) -> str:
+    name = as_integer(document.id)
+    if isinstance(name, bool) or not isinstance(name, (str, int)):
+        raise RequestError("invalid", f"document {at}: its id must be a text or a whole number", where)
+    text = stored.text(name)
+    if text is None:
+        message = f"document {at}: id {repr(name):.80} is not in the index of {len(stored):,} documents; send its text"
+        raise RequestError("invalid", message, where)
+    return text
 
 
 def document_in_hit(document: DocumentField, text: str) -> dict[str, Any]:

@@ -93,7 +93,7 @@ class RerankRoute:
         value = await parsing.parse(content)
         exchange.dialect = next((dialect for dialect in self.dialects if dialect.matches(value)), self.dialects[0])
         await parsing.check_values(content)
-        return value, await parsing.validate(value, exchange.dialect, self.service.limits)
+        return value, await parsing.validate(value, exchange.dialect, self.service.limits, self.service.stored)
 
     def _check_model(self, body: BaseModel) -> None:
         """Raise RequestError if a request of vLLM's dialect names another model, as vLLM does."""

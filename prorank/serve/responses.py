@@ -39,6 +39,8 @@ def answer_headers(rerank_query: RerankQuery, answer: Answer, service: Service) 
         "x-tokenization-time": ms["tokenization"], "x-queue-time": ms["queue"], "x-inference-time": ms["inference"],
         "x-prorank-scores": answer.score_kind, "x-prorank-truncated-documents": str(answer.num_truncated),
     }  # fmt: skip
+    if service.stored:
+        headers["x-prorank-stored-documents"] = str(answer.num_stored)
     if answer.num_truncated and len(answer.truncated) == 1:
         headers["x-prorank-truncated-indices"] = ",".join(map(str, answer.truncated[0][:MAX_TRUNCATED_INDICES]))
     if answer.num_truncated_queries:

@@ -11,6 +11,7 @@ import math
 import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import uvicorn
 
@@ -29,7 +30,8 @@ BACKLOG = 2048
 
 def serve(
     load: Callable[[], Reranker], name: str, host: str, port: int, limits: Limits, key: str | None = None,
-    origins: Sequence[str] = (), names: Sequence[str] = (), batch_size: int | None = None,
+    origins: Sequence[str] = (), names: Sequence[str] = (), batch_size: int | None = None, index_folder: Path | None = None,
+    cache_bytes: int | None = None,
 ) -> None:  # fmt: skip
     """Serve until SIGTERM or Ctrl-C. Returns when all accepted requests are answered.
 
@@ -40,13 +42,14 @@ def serve(
         limits: limits of requests.
         key, origins, names: see `create_app`.
         batch_size: number of tokens of a batch; None chooses by device.
+        index_folder, cache_bytes: see `Service`.
 
     Raises:
         ConfigError: the address is not available.
-        ProRankError: the model cannot be loaded.
+        ProRankError: the model cannot be loaded, or it has no use for the index or the cache.
     """
     configure_logging()
-    service = Service(load, name, limits, Metrics(), batch_size)
+    service = Service(load, name, limits, Metrics(), batch_size, index_folder, cache_bytes)
     listener = listen(host, port)
     config = uvicorn.Config(
         create_app(service, key, origins, names), log_config=None, access_log=False, server_header=False, log_level="warning",

@@ -13,21 +13,25 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
+from pathlib import Path
 
 from ..errors import ProRankError
+from ..index.document_cache import DocumentCache
+from ..index.document_index import Index
 from ..reranker import Reranker
 from ..utils.memory import trim
 from .answers import make_answer
 from .batch_runner import run_batch
 from .first_requests import warm_up
 from .hints import score_hint
-from .job import RerankJob
+from .job import MAX_CHARS_PER_TOKEN, RerankJob
 from .limits import Admission, Limits
 from .logs import log_event, log_failure, print_to_terminal
 from .messages import Answer, RequestError, RerankQuery
 from .metrics import Metrics
 from .queue import Queue, QueueItem
-from .workloads import MAX_CHARS_PER_TOKEN, Workload, make_workload
+from .stored_documents import StoredDocuments
+from .workloads import Workload, make_workload
 
 TRIM_EVERY_TOKENS = 65536  # return freed memory to the kernel after this many tokens; less would slow down requests
 SMOOTHING = 0.8  # decay of the moving average of the speed
@@ -53,22 +57,29 @@ class Service:
         limits: limits of requests.
         metrics: counts answers and batches.
         batch_size: tokens of a batch; None chooses by device.
+        index_folder: folder of an index of the model; None for none.
+        cache_bytes: size of a cache of keys and values of documents; None for no cache.
 
     Attributes:
         state: see ServiceState.
         startup_step: current step of a starting service, as a message for clients.
         error: reason why the service failed.
         reranker, workload: available once the model is loaded.
+        stored, cache: the documents of the index, and the cache of documents, once the model is loaded; None without them.
         on_failure: called when the service has failed.
     """
 
     reranker: Reranker
     workload: Workload
+    stored: StoredDocuments | None
+    cache: DocumentCache | None
 
     def __init__(
-        self, load: Callable[[], Reranker], name: str, limits: Limits, metrics: Metrics, batch_size: int | None = None
-    ) -> None:
+        self, load: Callable[[], Reranker], name: str, limits: Limits, metrics: Metrics, batch_size: int | None = None,
+        index_folder: Path | None = None, cache_bytes: int | None = None,
+    ) -> None:  # fmt: skip
         self.load, self.name, self.limits, self.metrics, self.batch_size = load, name, limits, metrics, batch_size
+        self.index_folder, self.cache_bytes, self.stored, self.cache = index_folder, cache_bytes, None, None
         self.admission = Admission(limits)
         self.state = ServiceState.STARTING
         self.startup_step = "the model is loading"
@@ -147,7 +158,7 @@ class Service:
             if not done.cancel() and not done.cancelled():
                 done.exception()  # mark the exception as retrieved, in case nobody awaited it
         answer = make_answer(self.reranker, job, begin, encoding_seconds)
-        self.counters.record_answer(rerank_query.num_documents, job.tokens, answer.num_truncated, answer.seconds)
+        self.counters.record_answer(rerank_query.num_documents, answer)
         return answer
 
     def _check(self, rerank_query: RerankQuery) -> None:
@@ -193,11 +204,16 @@ class Service:
         begin = time.perf_counter()
         self.reranker = self.load()
         loaded = time.perf_counter()
-        self.workload = make_workload(self.reranker, self.batch_size)
-        self.queue.batch_tokens = self.workload.batch_size
         _ = self.reranker.calibration  # computed on first access, from all weights
         calibration_seconds = round(time.perf_counter() - loaded, 3)
         log_event("loaded", model=self.name, seconds=round(loaded - begin, 3), calibration_seconds=calibration_seconds)
+        if self.index_folder:
+            begin = time.perf_counter()
+            self.stored = StoredDocuments(Index.load(self.index_folder, self.reranker))
+            log_event("indexed", documents=len(self.stored), seconds=round(time.perf_counter() - begin, 3))
+        self.cache = DocumentCache(self.reranker, self.cache_bytes) if self.cache_bytes else None
+        self.workload = make_workload(self.reranker, self.batch_size, self.stored, self.cache)
+        self.queue.batch_tokens = self.workload.batch_size
 
     def _give_up(self, error: BaseException) -> None:
         """Fail permanently: reject all queued requests, and stop the server."""
@@ -215,6 +231,8 @@ class Service:
         speed, average = tokens / seconds, self.tokens_per_second
         self.tokens_per_second = SMOOTHING * average + (1 - SMOOTHING) * speed if average else speed
         counters.record_batch(items, seconds)
+        if self.cache:
+            counters.record_cache(self.cache)
         return tokens
 
 
