@@ -2,7 +2,7 @@
 
     python -m scripts.draw_pictures        # writes docs/pictures/gain.svg and docs/pictures/architecture.svg
 
-`gain.svg` shows the figures of row E106 of `benchmarks/log.jsonl`. A test compares both files with what this script draws.
+`gain.svg` shows the figures of row E126 of `benchmarks/log.jsonl`. A test compares both files with what this script draws.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES = ROOT / "docs" / "pictures"
-GAIN_ROW = "E106"
+GAIN_ROW = "E126"
 COLOURS = {"BM25": "#b8bec7", "all-MiniLM-L6-v2": "#6b8fb5", "prorank-smollm2-135m": "#d1495b"}
 FONT = 'font-family="Helvetica, Arial, sans-serif"'
 
@@ -47,10 +47,10 @@ def gain_figures() -> dict[str, dict[str, float]]:
 
 
 def gain_picture() -> str:
-    """Draw grouped bars: three systems on six lists."""
+    """Draw grouped bars: three systems on five lists."""
     figures = gain_figures()
     width, height, left, top, floor, bar, scale = 900, 360, 50, 70, 310, 38, 300
-    parts = [text(width / 2, 26, "nDCG@10 on six open test lists", 17, weight="bold")]
+    parts = [text(width / 2, 26, "nDCG@10 on five open test lists", 17, weight="bold")]
     for n, (system, colour) in enumerate(COLOURS.items()):
         x = 190 + 200 * n
         parts += [box(x, 40, 14, 14, colour, radius=2), text(x + 20, 52, system, anchor="start")]
@@ -68,10 +68,10 @@ def gain_picture() -> str:
             best = value == max(systems.values())
             parts.append(text(x + (bar - 4) / 2, y - 5, f"{value:.4f}".lstrip("0"), 10, weight="bold" if best else "normal"))
         parts.append(text(begin + 1.5 * bar, floor + 18, name))
-    source = "whole protocol lists, BM25's candidates. 135M parameters, five hours on a CPU; MiniLM: 22M, a billion pairs."
+    source = "whole protocol lists, BM25's candidates. 135M parameters; MiniLM: 22M, a billion pairs."
     parts.append(text(width / 2, height - 10, f"{GAIN_ROW}: {source}", 11, fill="#666"))
     assert top < floor
-    return svg(width, height, "nDCG@10 of BM25, all-MiniLM-L6-v2 and the default model on six test lists", parts)
+    return svg(width, height, "nDCG@10 of BM25, all-MiniLM-L6-v2 and the default model on five test lists", parts)
 
 
 def node(x: float, y: float, title: str, place: str, fill: str = "#eef2f7", width: int = 250, height: int = 46) -> list[str]:
