@@ -144,7 +144,7 @@ def test_slow_and_broken_bodies(reranker):
 
 
 def test_ten_documents_are_not_delayed_by_two_requests_of_a_thousand(reranker):
-    """In batches: the small request is in one of the next two, each time."""
+    """In batches: the small request is in one of the next three, each time."""
     with running(reranker) as server:
         stop, seen = threading.Event(), []
         run = server.service.workload.run
