@@ -114,6 +114,11 @@ def scores_file(task: Task, name: str, out: Path) -> Path:
     return out / "scores" / f"{task.name}.{slug(name)}.json"
 
 
+def are_stored(tasks: Sequence[Task], names: Sequence[str], out: Path) -> bool:
+    """Whether scores of all of these models are stored for all tasks."""
+    return all(scores_file(task, name, out).is_file() for task in tasks for name in names)
+
+
 def stored(task: Task, name: str, out: Path, top_k: int = 100) -> Scored:
     """Return the scores of a model that `scored` wrote, without the model: they may come from another machine.
 

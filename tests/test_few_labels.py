@@ -1,13 +1,12 @@
 """Curves over the number of labels: what is read, what is refused, and that a picture is drawn."""
 
-import json
-
 import numpy as np
 import pytest
 
 from benchmarks.evidence import few_labels
 from benchmarks.evidence.few_labels import draw, report, values_of
-from benchmarks.protocol import scores_file, stored, task_of
+from benchmarks.protocol import stored, task_of
+from tests.stored_scores import store_scores
 from tests.toy_data import write_collection
 
 pytest.importorskip("matplotlib")
@@ -21,25 +20,16 @@ def task(tmp_path, monkeypatch):
     return task_of("toy", top_k=20)
 
 
-def keep(task, name, out, right=1.0, queries=None):
-    """Store scores that put relevant documents first (`right` above 0) or last."""
-    heads = {query: task.head(query, 20)[0] for query in queries or task.queries}
-    scores = {query: [right * (task.qrels[query].get(d, 0) > 0) for d in head] for query, head in heads.items()}
-    path = scores_file(task, name, out)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"scores": scores, "seconds": 1.0, "cuts": {}, "cost": {}, "findings": {}}))
-
-
 def test_complete_runs_are_read_in_the_order_of_their_seeds(task, tmp_path):
-    keep(task, "score only #0", tmp_path / "lists")
-    keep(task, "score only #2", tmp_path / "lists", -1.0)
+    store_scores(task, "score only #0", tmp_path / "lists")
+    store_scores(task, "score only #2", tmp_path / "lists", -1.0)
     rows = values_of(tmp_path, "score only", [task], 20)
     assert rows.shape == (2, len(task.queries)) and (rows[0] == 1).all() and (rows[1] < 1).all()
     assert not len(values_of(tmp_path, "two stages", [task], 20))
 
 
 def test_scores_of_other_queries_are_refused(task, tmp_path):
-    keep(task, "score only #0", tmp_path, queries=task.queries[:3])
+    store_scores(task, "score only #0", tmp_path, queries=task.queries[:3])
     with pytest.raises(SystemExit, match=f"scores of 3 queries, but the task has {len(task.queries)}; see --limit"):
         stored(task, "score only #0", tmp_path)
 
@@ -47,7 +37,7 @@ def test_scores_of_other_queries_are_refused(task, tmp_path):
 def test_the_command_prints_a_line_per_number_and_draws_a_picture(task, tmp_path, monkeypatch, capsys):
     for labels in (64, 256):
         for arm, right in (("two stages", 1.0), ("score only", -1.0)):
-            keep(task, f"{arm} #0", tmp_path / f"few-{labels}" / "lists", right)
+            store_scores(task, f"{arm} #0", tmp_path / f"few-{labels}" / "lists", right)
     picture = tmp_path / "curves.png"
     words = [str(tmp_path / "few-256"), str(tmp_path / "few-64"), "--arms", "two stages", "score only", "--picture", str(picture)]
     monkeypatch.setattr("sys.argv", ["few_labels", *words])

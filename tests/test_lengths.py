@@ -1,14 +1,13 @@
 """nDCG by length: the buckets, and the tables of stored scores."""
 
-import json
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.evidence import lengths
 from benchmarks.evidence.lengths import bucket, names_of
-from benchmarks.protocol import scores_file, task_of
+from benchmarks.protocol import task_of
+from tests.stored_scores import store_scores
 from tests.toy_data import write_collection
 
 
@@ -26,11 +25,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(lengths, "PROTOCOL", ("toy",))
     monkeypatch.setattr(lengths, "DEV", ("toy",))
     for kind, task in (("lists", task_of("toy")), ("dev", task_of("toy", pool=True))):
-        heads = {query: task.head(query, 100)[0] for query in task.queries}
-        scores = {query: [float(task.qrels[query].get(d, 0) > 0) for d in head] for query, head in heads.items()}
-        path = scores_file(task, "good", tmp_path / kind)
-        path.parent.mkdir(parents=True)
-        path.write_text(json.dumps({"scores": scores, "seconds": 1.0, "cuts": {}, "cost": {}, "findings": {}}))
+        store_scores(task, "good", tmp_path / kind)
     return tmp_path
 
 

@@ -15,9 +15,10 @@ import numpy as np
 
 from benchmarks.common import compare
 from benchmarks.evidence.recipe import ARMS
-from benchmarks.protocol import PROTOCOL, ndcg_of, scores_file, stored, task_of
+from benchmarks.protocol import PROTOCOL, are_stored, ndcg_of, stored, task_of
 from prorank.evaluate.candidates import Task
 from prorank.evaluate.reliability import pyplot
+from prorank.utils.files import atomic_file
 
 SEEDS = range(3)
 BM25 = "BM25"
@@ -28,7 +29,7 @@ def values_of(folder: Path, arm: str, tasks: Sequence[Task], top_k: int) -> np.n
     """Return nDCG@10 [runs, test queries] of an arm's runs whose scores are stored in a folder."""
     out, rows = folder / "lists", []
     for name in (f"{arm} #{seed}" for seed in SEEDS):
-        if all(scores_file(task, name, out).is_file() for task in tasks):
+        if are_stored(tasks, [name], out):
             rows.append([v for task in tasks for v in ndcg_of(task, stored(task, name, out, top_k), top_k).values()])
     return np.array(rows)
 
@@ -48,7 +49,8 @@ def draw(curves: Curves, first: float, picture: Path) -> None:
     axes.set_xlabel("labelled queries")
     axes.set_ylabel("nDCG@10")
     axes.legend(frameon=False)
-    figure.savefig(picture, dpi=120)
+    with atomic_file(picture, "wb") as handle:
+        figure.savefig(handle, format="png", dpi=120)
     plots.close(figure)
 
 

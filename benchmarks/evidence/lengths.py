@@ -16,7 +16,7 @@ from statistics import median
 
 import numpy as np
 
-from benchmarks.protocol import DEV, PROTOCOL, ndcg_of, scores_file, stored, task_of
+from benchmarks.protocol import DEV, PROTOCOL, are_stored, ndcg_of, stored, task_of
 from prorank.evaluate.candidates import Task
 
 DOCUMENT_WORDS = (30, 60, 120, 240)  # upper bounds of the buckets, in words
@@ -51,7 +51,7 @@ def complete(folder: Path, systems: Sequence[str], top_k: int) -> Iterator[tuple
         for name in sets:
             task = task_of(name, pool=kind == "dev", top_k=top_k)
             for out in (folder / kind, folder):
-                if all(scores_file(task, system, out).is_file() for system in systems):
+                if are_stored([task], systems, out):
                     yield task, out
                     break
 

@@ -25,7 +25,7 @@ from benchmarks.common import compare, data_folder, loader, means_table, per_que
 from benchmarks.evidence.answers import answers_table
 from benchmarks.evidence.recipe_lists import lists
 from benchmarks.jobs import Failures, Job, work
-from benchmarks.protocol import SAMPLE, ndcg_of, parsed, score_all, scores_file, stored, tasks_of
+from benchmarks.protocol import SAMPLE, are_stored, ndcg_of, parsed, score_all, stored, tasks_of
 from prorank.checkpoints.resolve import BUILT_IN
 from prorank.data.formats import read_groups
 from prorank.evaluate.candidates import Task
@@ -130,7 +130,7 @@ def tables(options: argparse.Namespace) -> None:
     for kind, tasks in tasks_of(options.lists, options.dev, options.top_k, options.limit).items():
         out = options.out / kind
         if options.stored:
-            complete = [name for name in (*runs, *BASES) if all(scores_file(task, name, out).is_file() for task in tasks)]
+            complete = [name for name in (*runs, *BASES) if are_stored(tasks, [name], out)]
             names = complete
         else:
             complete = [name for name, run in runs.items() if is_done(run)]

@@ -11,18 +11,19 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
+from prorank.checkpoints.adapters import CONFIG
 from prorank.checkpoints.resolve import resolve
-from prorank.errors import ModelError, ProRankError
+from prorank.checkpoints.weights import ADAPTER
+from prorank.errors import ModelError
 from prorank.utils.files import atomic_folder
+from prorank.utils.terminal import guarded
 
-ADAPTER, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 Weights = dict[str, torch.Tensor]
 
 
@@ -93,11 +94,8 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, required=True, help="run folder")
     options = parser.parse_args(words)
-    try:
+    with guarded():
         lost = average_runs(options.runs, options.out)
-    except ProRankError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
     print(f"{options.out}/model: mean of {len(options.runs)} adapters; {lost:.2%} of the squared norm of a layer is lost at most")
 
 

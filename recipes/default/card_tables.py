@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from prorank.data.jsonl import objects
-from prorank.errors import DataError, ProRankError
+from prorank.errors import DataError
 from prorank.evaluate.measures import MAIN
 from prorank.evaluate.results import FIRST, MODEL
 from prorank.utils.files import atomic_file
+from prorank.utils.terminal import guarded
 
 from .card import records_in
 
@@ -86,11 +86,8 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--limit", action="append", default=[], help="a sentence on the model's limits; any number")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args(words)
-    try:
+    with guarded():
         tables = card(options.lists, options.texts, options.reports, options.limit)
-    except ProRankError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
     with atomic_file(options.out) as handle:
         json.dump(tables, handle, indent=1)
     print(f"{options.out}: {len(tables['data'])} sets, {len(tables['figures'])} lists measured")

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,20 +26,22 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from prorank.checkpoints import default_model
+from prorank.checkpoints.adapters import CONFIG
 from prorank.checkpoints.calibration import FILE, Calibration
 from prorank.checkpoints.card import HUB_BASE, about_calibration, card_head, card_table
 from prorank.checkpoints.default_model import DEFAULT
 from prorank.checkpoints.resolve import Resolved, prompt_of, resolve
 from prorank.checkpoints.sources import BUILT_IN, built_in
 from prorank.checkpoints.weight_hashes import weight_hash
-from prorank.errors import ConfigError, ModelError, ProRankError
+from prorank.checkpoints.weights import ADAPTER
+from prorank.errors import ConfigError, ModelError
 from prorank.reranker import Reranker
 from prorank.utils.config_files import read_values
 from prorank.utils.files import atomic_folder
+from prorank.utils.terminal import guarded
 
 LIMIT = 10_000_000  # maximum size of the weights in bytes
 NOISE = 0.1  # maximum change of log-odds by rounding the adapter to bf16
-ADAPTER, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 KEYS = {"data": list, "commands": list, "figures": list}
 QUERY = "what is a cat"
 DOCUMENTS = [
@@ -183,11 +184,8 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--card", type=Path, required=True, help="JSON: data, commands, figures, limits")
     parser.add_argument("--calibration", type=Path, help="calibration.json of the run's checkpoint")
     options = parser.parse_args(words)
-    try:
+    with guarded():
         folder, size, changed = ship(options.run, options.card, options.calibration)
-    except ProRankError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
     print(f"{folder}: {size:,} bytes of weights; scores differ by at most {changed:.4f} from the run's")
 
 
