@@ -8,7 +8,7 @@ LOWEST := .venv-lowest
 TESTED := train,eval,teacher,serve,texts,test,bench
 comma := ,
 
-.PHONY: setup demo test test-slow test-integrations test-browser test-lowest lint docs pictures clean
+.PHONY: setup demo test test-slow test-integrations test-exports test-browser test-lowest lint docs pictures clean
 setup: $(STAMP)
 
 # Make an environment in $(1) with the extras $(2), under the constraints $(3). torch first and pinned: the plain name would pull gigabytes
@@ -44,6 +44,14 @@ $(VENV)/.integrations: $(STAMP)
 
 test-integrations: $(VENV)/.integrations
 	PRORANK_INTEGRATIONS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile tests/integrations
+
+# llama.cpp, onnxruntime, Ray and search engines, in the same environment.
+$(VENV)/.exports: $(STAMP)
+	$(BIN)/python $(PIP) -c constraints.txt -e '.[exports]'
+	touch $@
+
+test-exports: $(VENV)/.exports
+	PRORANK_EXPORTS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile tests/exports
 
 # Drives the machine's own Chromium, which root gets from apt where there is none; playwright brings none here.
 CHROMIUM := command -v chromium || command -v chromium-browser || command -v google-chrome
