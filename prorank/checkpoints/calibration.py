@@ -19,7 +19,7 @@ import numpy as np
 from ..errors import ConfigError, ModelError
 from ..utils.files import atomic_file, parse_json, read_text
 
-log = logging.getLogger("prorank")
+log = logging.getLogger("prorank.calibration")
 FILE = "calibration.json"
 EM_STEPS, SMALLEST_PRIOR = 1000, 1e-6
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,8 @@ def measure(plan: DemoPlan, systems: Sequence[str]) -> Evaluation:
     from ..evaluate import evaluate
     from ..evaluate.terminal_report import bars
 
+    # No probability is shown here, so it does not matter that the default model's calibration is for longer prompts.
+    logging.getLogger("prorank.calibration").setLevel(logging.ERROR)
     with bars() as progress:
         return evaluate(
             [plan.paths.test], [_loader(plan, name) for name in systems], split="test", top_k=CANDIDATES, limit=TEST_QUERIES,
