@@ -12,7 +12,7 @@ import torch
 from benchmarks import common
 from benchmarks.evidence import recipe
 from benchmarks.experiments import order_gain
-from benchmarks.speed import growth, score_vs_peers, serve_load
+from benchmarks.speed import growth, score_vs_peers, serve_cache, serve_load
 from prorank.train.settings.stage_settings import load_settings
 from tests.tiny import byte_tokenizer, tiny_llama
 
@@ -69,6 +69,18 @@ def test_the_load_of_a_server_is_measured(script, monkeypatch, capsys):
     assert found["compared"] and found["largest_difference"] < 1e-4
     assert min(found["ratio"], found["ratio_by_processor_time"], found["small_ratio"]) > 0
 
+
+def test_the_cache_of_a_server_is_measured(script, monkeypatch, capsys):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    words = "--data toy --queries 4 --pool 6 --documents 3 --requests 9 --clients 4 --threads 2 --dtype fp32 --tolerance 1e-4"
+    options = ("--model", script.base, *words.split(), "--bytes", "1e6", "--", "--prompt", "document-first")
+    with pytest.raises(SystemExit) as end:
+        script(serve_cache, *options)
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])["serve_cache"]
+    assert end.value.code == 0 and report["largest_difference"] < 1e-4
+    assert report["without"]["answers"] == report["with"]["answers"] == 9
+    assert report["without"]["found"] == 0 < report["with"]["found"] + report["with"]["computed"] == 27
+    assert 0 < report["with"]["cache GB"] < 0.001
 
 FAILING_QUEUE = """
 import sys
