@@ -47,10 +47,10 @@ def gain_figures() -> dict[str, dict[str, float]]:
 
 
 def gain_picture() -> str:
-    """Draw grouped bars: three systems on five lists."""
+    """Draw grouped bars: three systems on six lists."""
     figures = gain_figures()
     width, height, left, top, floor, bar, scale = 900, 360, 50, 70, 310, 38, 300
-    parts = [text(width / 2, 26, "nDCG@10 on five open test lists", 17, weight="bold")]
+    parts = [text(width / 2, 26, "nDCG@10 on six open test lists", 17, weight="bold")]
     for n, (system, colour) in enumerate(COLOURS.items()):
         x = 190 + 200 * n
         parts += [box(x, 40, 14, 14, colour, radius=2), text(x + 20, 52, system, anchor="start")]
@@ -71,7 +71,7 @@ def gain_picture() -> str:
     source = "whole protocol lists, BM25's candidates. 135M parameters; MiniLM: 22M, a billion pairs."
     parts.append(text(width / 2, height - 10, f"{GAIN_ROW}: {source}", 11, fill="#666"))
     assert top < floor
-    return svg(width, height, "nDCG@10 of BM25, all-MiniLM-L6-v2 and the default model on five test lists", parts)
+    return svg(width, height, "nDCG@10 of BM25, all-MiniLM-L6-v2 and the default model on six test lists", parts)
 
 
 def node(x: float, y: float, title: str, place: str, fill: str = "#eef2f7", width: int = 250, height: int = 46) -> list[str]:
