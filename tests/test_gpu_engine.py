@@ -8,6 +8,7 @@ import copy
 import inspect
 import logging
 import threading
+from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
@@ -317,3 +318,17 @@ def test_steps_stay_plain_with_a_warning_if_they_cannot_be_compiled(loaded, monk
     assert len(caplog.records) == 1 and "steps stay plain, which is slower" in caplog.text
     batch = collate(packs_of_lengths(loaded[2], [[5]]), 0, True)
     assert lazy.engine(batch).shape[0] == 1 and is_flat(loaded[1])
+
+
+def test_no_tensor_of_the_cpu_gets_among_those_of_a_device(loaded, monkeypatch):  # noqa: F811
+    """On device "meta" torch computes shapes only, and refuses to mix devices as a GPU does."""
+    _, model, encoder = loaded
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # there is none for this device
+    monkeypatch.setattr(sequence_attention, "choose_attention", lambda *_: sequence_attention.Choice(VARLEN, ""))
+    meta = copy.deepcopy(model).to(torch.bfloat16).to("meta")
+    batch = collate(packs_of_lengths(encoder, [[5, 30, 12], [20, 1]]), 0, True).to(torch.device("meta"))
+    trained = Engine(meta, training_dtype=torch.bfloat16)(batch)
+    trained.sum().backward()
+    assert meta.model.layers[0].self_attn.v_proj.weight.grad.device.type == "meta"
+    states = [trained, last_hidden(meta, batch), Engine(meta)(batch)]
+    assert {(state.device.type, state.shape) for state in states} == {("meta", (5, model.config.hidden_size))}
