@@ -24,11 +24,12 @@ def test_all_parts_in_one_table(script, tmp_path, capsys):
     assert figures["processor"] in title and figures["torch"] in title and head.startswith("| part | what | value |")
     rows = figures["rows"]
     assert [line.split(" | ")[:2] for line in lines] == [[f"| {row['part']}", row["what"]] for row in rows]
-    assert {row["part"] for row in rows} == set(gpu.LIMITS)
+    assert {row["part"] for row in rows} == set(gpu.SHARES)
     values = {row["what"]: row["value"] for row in rows}
     assert values["ours, fp32: largest difference from transformers fp32, 12 scores"] < 1e-4
     assert abs(values["ours: first loss minus that of the padded step"]) < 1e-4
-    for name in ("ours", "ours, host alone", "ours, device alone", *(f"sentence-transformers, bf16, batches of {n}" for n in (32, 128))):
+    peers = [f"sentence-transformers, bf16, batches of {size}" for size in gpu_parts.PEER_BATCHES]
+    for name in ("ours", "ours, host alone", "ours, device alone", *peers):
         assert values[f"random words (dl19's lengths): {name}"] > 0
     shares = [row["share"] for row in rows if row["what"].endswith(": ours")]
     assert len(shares) == 2 and all(0 < share < 1 for share in shares)

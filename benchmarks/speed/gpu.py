@@ -4,11 +4,12 @@
     python -m benchmarks.speed.gpu --parts scoring       # one part
     python -m benchmarks.speed.gpu --device cpu --small --model FOLDER   # the same code on a CPU with a tiny model
 
-Every part runs in a process of its own with a time limit, so a part that fails is a row of the table and the others go on. `--small`
-runs all parts in this process. With PRORANK_DATA the documents are those of dl19 and scifact, else random words of the same
-lengths. Prints one Markdown table with the card's name and writes it with all figures as JSON; exits with code 1 if a part failed.
-The last column is the share of the rate of a plain large matrix product, measured in the same run: products of the layers per
-second for the tokens that were computed, without attention and output matrix.
+Every part runs in a process of its own with a time limit, so a part that fails is a row of the table and the others go on. A part
+may use the time that earlier parts left. `--small` runs all parts in this process. With PRORANK_DATA the documents are those of
+dl19 and scifact, else random words of the same lengths. Prints one Markdown table with the card's name and writes it with all
+figures as JSON; exits with code 1 if a part failed. The last column is the share of the rate of a plain large matrix product,
+measured in the same run: products of the layers per second for the tokens that were computed, without attention and output
+matrix.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from typing import Any
 from benchmarks.common import machine, say
 from benchmarks.jobs import Failures
 
-LIMITS = {"prepare": 120, "parity": 75, "scoring": 240, "training": 80, "generation": 60}  # seconds of a part
-PREPARE, *PARTS = LIMITS
+SHARES = {"prepare": 100, "parity": 60, "scoring": 180, "training": 65, "generation": 45}  # seconds of the parts
+PREPARE, *PARTS = SHARES
 Row = dict[str, Any]  # what, value, unit, and optionally share and error
 
 
@@ -74,22 +75,21 @@ def run_all(options: argparse.Namespace, failures: Failures) -> list[Row]:
     """Run the chosen parts and return their rows."""
     rows: list[Row] = []
     end = time.perf_counter() + options.seconds
+    parts = [PREPARE, *sorted(options.parts, key=PARTS.index)]
     with tempfile.TemporaryDirectory() as folder:
-        plain = {**vars(options), "folder": folder}
-        for part in (PREPARE, *options.parts):
+        for number, part in enumerate(parts, 1):
             say(f"{part} begins")
-            before = len(rows)
+            seconds = end - time.perf_counter() - sum(SHARES[other] for other in parts[number:])
+            add = lambda row, part=part: rows.append({"part": part, **row})  # noqa: E731
             with failures.arm(part):
-                add = lambda row, part=part: rows.append({"part": part, **row})  # noqa: E731
                 if options.small:
-                    run_part(part, plain, add)
+                    run_part(part, {**vars(options), "folder": folder}, add)
                 else:
-                    run_in_process(part, plain, min(LIMITS[part], max(1.0, end - time.perf_counter())), add)
+                    run_in_process(part, {**vars(options), "folder": folder}, max(1.0, seconds), add)
             if part in failures:
-                rows.append({"part": part, "what": "failed", "value": failures.reasons[part], "unit": ""})
-                if part == PREPARE:
-                    break
-            say(f"{part} ended with {len(rows) - before} rows")
+                add({"what": "failed", "value": failures.reasons[part], "unit": ""})
+            if PREPARE in failures:
+                break
     return rows
 
 
@@ -111,11 +111,11 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--model", default="smollm2-135m", help="checkpoint whose weights all systems run")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--queries", type=int, default=20, help="queries of 100 documents for each collection")
-    parser.add_argument("--seconds", type=float, default=480, help="limit of the whole run")
+    parser.add_argument("--queries", type=int, default=12, help="queries of 100 documents for each collection")
+    parser.add_argument("--seconds", type=float, default=sum(SHARES.values()), help="limit of the whole run")
     parser.add_argument("--out", default="build/gpu.json", help="file of the figures")
     parser.add_argument("--small", action="store_true", help="few documents and steps, in this process: for tests on a CPU")
-    parser.add_argument("--part", choices=list(LIMITS), help=argparse.SUPPRESS)
+    parser.add_argument("--part", choices=list(SHARES), help=argparse.SUPPRESS)
     parser.add_argument("--options", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.part:

@@ -157,8 +157,8 @@ class Scoring:
         for lists in self.lists:
             speeds = [self.speeds[other, lists["name"]] for other in others if (other, lists["name"]) in self.speeds]
             if speeds and (name, lists["name"]) in self.speeds:
-                value = self.speeds[name, lists["name"]] / max(speeds)
-                self.add({"what": f"{lists['name']}: {name} / fastest of {others[0].split(',')[0]}", "value": value, "unit": "times"})
+                what = f"{lists['name']}: {name} / fastest of {others[0].split(',')[0]}"
+                self.add({"what": what, "value": self.speeds[name, lists["name"]] / max(speeds), "unit": "times"})
 
     def finish(self) -> None:
         """Raise PartError if a system failed."""

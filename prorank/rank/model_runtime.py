@@ -74,21 +74,22 @@ class ModelRuntime:
             return self.engine(batch) if self.engine else last_hidden(self.model, batch)
         except torch.OutOfMemoryError as error:
             tokens = batch.inputs["input_ids"].numel()
-            remedy = f"set batch_size below {len(batch.owners)}, or free memory"
+            remedy = f"set batch_size to {max(1, len(batch.owners) // 2)}, or free memory"
             raise ModelError(f"the GPU's memory has no room for a batch of {tokens} tokens; {remedy}") from error
 
     def log_odds(
-        self, parts: Iterable[tuple[int, list[Encoded]]], batch_size: int | None, rows: torch.Tensor, bias: torch.Tensor
-    ) -> Generator[tuple[list[int], list[float]]]:
+        self, parts: Iterable[tuple[int, list[Encoded]]], batch_size: int | None, rows: torch.Tensor, bias: torch.Tensor,
+        encoded: bool = False,
+    ) -> Generator[tuple[list[int], list[float]]]:  # fmt: skip
         """Yield (numbers of prompts, their log-odds). Close it with `contextlib.closing`, because it may have threads.
 
         Args:
-            parts, batch_size: see `batches`.
+            parts, batch_size, encoded: see `batches`.
             rows, bias: see `heads.log_odds`.
         """
         owners: list[int] = []
         scores: list[torch.Tensor] = []
-        with closing(self.batches(parts, batch_size)) as batches:
+        with closing(self.batches(parts, batch_size, encoded)) as batches:
             for batch in batches:
                 owners += batch.owners
                 scores.append(log_odds(self.hidden(batch), rows, bias))
@@ -98,14 +99,17 @@ class ModelRuntime:
         if scores:
             yield owners, torch.cat(scores).tolist()
 
-    def batches(self, parts: Iterable[tuple[int, list[Encoded]]], batch_size: int | None = None) -> Generator[Batch]:
+    def batches(
+        self, parts: Iterable[tuple[int, list[Encoded]]], batch_size: int | None = None, encoded: bool = False
+    ) -> Generator[Batch]:
         """Yield the batches of encoded prompts on the model's device. Close it with `contextlib.closing`.
 
         Args:
-            parts: (index of the first prompt, prompts of one query), see `engine.batches`. Computed in a thread if `ahead`.
+            parts: (index of the first prompt, prompts of one query), see `engine.batches`.
             batch_size: maximum number of documents in a forward pass; None chooses by tokens.
+            encoded: the prompts are in memory, so that threads gain nothing; otherwise `parts` may be iterated in a thread.
         """
-        if self.ahead and is_flat(self.model):
+        if self.ahead and not encoded and is_flat(self.model):
             with closing(self._prefetched(parts, batch_size)) as prepared:
                 for batch in prepared:
                     yield batch.to(self.device)

@@ -55,7 +55,7 @@ class PointwiseStrategy(RankingStrategy):
     def score_encoded(self, lists: Sequence[tuple[Sequence[Encoded], Sequence[str]]]) -> ScoredLists:
         """See `RankingStrategy.score_encoded`."""
         parts = ([[prompt] for prompt in prompts] for prompts, _ in lists)
-        return self._score_prompts(parts, [len(prompts) for prompts, _ in lists])
+        return self._score_prompts(parts, [len(prompts) for prompts, _ in lists], encoded=True)
 
     @property
     def settings(self) -> list[str]:
@@ -73,11 +73,14 @@ class PointwiseStrategy(RankingStrategy):
 
     def _score_prompts(
         self, queries: Iterable[Sequence[Sequence[Encoded]]], sizes: Sequence[int], batch_size: int | None = None,
-        progress: Progress | None = None,
+        progress: Progress | None = None, encoded: bool = False,
     ) -> ScoredLists:  # fmt: skip
-        """Score lists with these numbers of documents, each of which is the sequence of its prompts."""
+        """Score lists with these numbers of documents, each of which is the sequence of its prompts.
+
+        `encoded`: see `ModelRuntime.batches`.
+        """
         scores = ChunkScores()
-        log_odds = self.runtime.log_odds(scores.parts(queries), batch_size, self.rows, self.bias)
+        log_odds = self.runtime.log_odds(scores.parts(queries), batch_size, self.rows, self.bias, encoded)
         with torch.inference_mode(), closing(log_odds):
             for numbers, values in log_odds:
                 finished = scores.add(numbers, values)
