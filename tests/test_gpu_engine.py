@@ -25,7 +25,15 @@ from prorank.engine.flat_attention import is_flat
 from prorank.engine.heads import last_hidden, logits_of_hidden, vocabulary_logits
 from prorank.engine.kernels import Kernels
 from prorank.engine.packing import collate
-from prorank.engine.sequence_attention import ONE_BY_ONE, TOLERANCE, VARLEN, attend_sequences, choose_attention, one_by_one
+from prorank.engine.sequence_attention import (
+    ONE_BY_ONE,
+    TOLERANCE,
+    VARLEN,
+    attend_sequences,
+    choose_attention,
+    gathered,
+    one_by_one,
+)
 from prorank.engine.sequences import Spans, sequences_of
 from prorank.errors import ModelError, PromptError
 from prorank.prompts.prompt import Prompt
@@ -79,11 +87,13 @@ def test_both_attentions_are_that_of_each_prompt_alone(shapes, seed):
     spans = collate(packs, 0, flat=True).inputs["spans"]
     rng = torch.Generator().manual_seed(seed)
     q, k, v = (torch.randn(sum(map(len, packs)), heads, 8, generator=rng) for heads in (4, 2, 2))
-    got = one_by_one(q, k, v, sequences_of(spans), 0.3)
+    sequences = sequences_of(spans)
+    got = attend_sequences(q, k, v, sequences, 0.3, torch.float32)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(varlen, "varlen_attn", partial(by_definition, True))
         patch.setattr(sequence_attention.inspect, "signature", lambda _: TRUE_SIGNATURE)
-        torch.testing.assert_close(sequence_attention._varlen(q, k, v, sequences_of(spans), 0.3), got, atol=1e-5, rtol=0)
+        flash = sequence_attention._varlen(q, gathered(k, sequences), gathered(v, sequences), sequences, 0.3)
+    torch.testing.assert_close(flash, got, atol=1e-5, rtol=0)
     for indices in spans.gather.split(spans.lengths):
         x, y, z = (t[indices].transpose(0, 1)[None] for t in (q, k, v))
         alone = torch.nn.functional.scaled_dot_product_attention(x, y, z, is_causal=True, scale=0.3, enable_gqa=True)
@@ -180,7 +190,7 @@ def test_fp32_and_cpus_attend_one_by_one(device, dtype, reason, monkeypatch):
 def test_the_chosen_attention_runs(monkeypatch):
     spans = collate([pack_of(2, [3, 1])], 0, flat=True).inputs["spans"]
     q = torch.randn(6, 2, 8)
-    want = one_by_one(q, q, q, sequences_of(spans), 0.5)
+    want = attend_sequences(q, q, q, sequences_of(spans), 0.5, torch.float32)
     calls = []
     monkeypatch.setattr(sequence_attention, "choose_attention", lambda *_: sequence_attention.Choice(VARLEN, ""))
     monkeypatch.setattr(sequence_attention, "_varlen", lambda *args: calls.append(args) or want)
@@ -332,3 +342,13 @@ def test_no_tensor_of_the_cpu_gets_among_those_of_a_device(loaded, monkeypatch):
     assert meta.model.layers[0].self_attn.v_proj.weight.grad.device.type == "meta"
     states = [trained, last_hidden(meta, batch), Engine(meta)(batch)]
     assert {(state.device.type, state.shape) for state in states} == {("meta", (5, model.config.hidden_size))}
+
+
+def test_gradients_of_shared_keys_are_summed_in_fp32():
+    """A GPU adds them in the dtype that was gathered."""
+    sequences = sequences_of(collate([pack_of(4, [1] * 1000)], 0, flat=True).inputs["spans"])
+    values = torch.ones(1004, 1, 8, dtype=torch.bfloat16, requires_grad=True)
+    expanded = gathered(values, sequences)
+    (expanded * 0.25).sum().backward()
+    assert expanded.dtype == torch.float32 and values.grad[0, 0, 0] == 250
+    assert gathered(values.detach(), sequences).dtype == torch.bfloat16

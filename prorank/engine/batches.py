@@ -19,6 +19,7 @@ from .packing import Batch, Pack, batches_of, collate, packs_of
 WINDOW = 1024  # prompts that are packed together
 GPU_TOKENS = 4096, 262_144  # smallest and largest limit of a batch on a GPU
 GPU_FIRST_TOKENS = 16_384  # of the first batch, so that a GPU begins early; each next one may be twice as long
+INT32_ELEMENTS = 2**31 - 1
 GPU_MEMORY_SHARE = 0.5  # of the free memory, for the tensors of a forward pass
 
 
@@ -48,12 +49,14 @@ def batch_limits(model: torch.nn.Module) -> BatchLimits:
 
 
 def gpu_tokens(model: torch.nn.Module) -> int:
-    """Return the maximum number of tokens of a batch on a GPU: a power of two that its free memory has room for."""
+    """Return the maximum number of tokens of a batch on a GPU, for which its free memory has room."""
     device = next(model.parameters()).device
     free, _ = torch.cuda.mem_get_info(device)
     cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     itemsize = next(model.parameters()).element_size()
-    return tokens_in_memory(free + cached, bytes_per_token(getattr(model, "module", model).config, itemsize))
+    config = getattr(model, "module", model).config
+    limit = INT32_ELEMENTS // (2 * config.intermediate_size)  # kernels index the product of gate and up by 32 bits
+    return min(limit, tokens_in_memory(free + cached, bytes_per_token(config, itemsize)))
 
 
 def tokens_in_memory(free: int, token_bytes: int) -> int:

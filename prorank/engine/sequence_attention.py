@@ -39,9 +39,19 @@ def attend_sequences(
     Returns:
         [T, num_heads, head_dim] in `dtype`.
     """
-    q, k, v = (t.to(dtype) for t in (q, k, v))
+    q, k, v = (t.to(dtype) for t in (q, gathered(k, sequences), gathered(v, sequences)))
     choice = choose_attention(q.device, dtype, q.shape[1], k.shape[1], q.shape[2])
     return (_varlen if choice.value == VARLEN else one_by_one)(q, k, v, sequences, scale)
+
+
+def gathered(t: torch.Tensor, sequences: Sequences) -> torch.Tensor:
+    """Return the keys or values [G, num_kv_heads, head_dim] of all sequences, from those [T, num_kv_heads, head_dim] of the row.
+
+    With gradient they are fp32, because the gradient of a shared token is a sum over its prompts, which 16 bits would round often.
+    """
+    if sequences.keys is None:
+        return t
+    return (t.float() if t.requires_grad else t).index_select(0, sequences.keys)
 
 
 @lru_cache
@@ -74,17 +84,21 @@ def _difference(device: torch.device, dtype: torch.dtype, num_heads: int, num_kv
         results = []
         for attention, tensors in ((_varlen, random), (one_by_one, [t.float() for t in random])):
             q, k, v = (t.detach().requires_grad_() for t in tensors)
-            result = attention(q, k, v, sequences, head_dim**-0.5)
+            result = attention(q, gathered(k, sequences).to(q), gathered(v, sequences).to(q), sequences, head_dim**-0.5)
             results.append([result.detach(), *torch.autograd.grad(result.float().square().sum() / 2, (q, k, v))])
         return max(float((got.float() - want).norm() / want.norm()) for got, want in zip(*results))
 
 
 def _varlen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, sequences: Sequences, scale: float) -> torch.Tensor:
-    """Run FlashAttention, whose causal mask ends at the last key of each sequence (FlashAttention-2, since 2.1)."""
+    """Run FlashAttention, whose causal mask ends at the last key of each sequence (FlashAttention-2, since 2.1).
+
+    Args:
+        q: queries [T, num_heads, head_dim].
+        k, v: keys and values of all sequences [G, num_kv_heads, head_dim].
+        sequences, scale: see `attend_sequences`.
+    """
     from torch.nn.attention.varlen import varlen_attn
 
-    if sequences.keys is not None:
-        k, v = k.index_select(0, sequences.keys), v.index_select(0, sequences.keys)
     options: dict[str, Any] = {"scale": scale, "window_size": (-1, 0)}  # causal
     if "enable_gqa" in inspect.signature(varlen_attn).parameters:  # in torch 2.11 the kernel takes fewer key heads without it
         options["enable_gqa"] = True
@@ -94,9 +108,7 @@ def _varlen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, sequences: Sequen
 
 
 def one_by_one(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, sequences: Sequences, scale: float) -> torch.Tensor:
-    """Run SDPA on each sequence. Arguments and result as those of `attend_sequences`."""
-    if sequences.keys is not None:
-        k, v = k.index_select(0, sequences.keys), v.index_select(0, sequences.keys)
+    """Run SDPA on each sequence. Arguments as those of `_varlen`."""
     queries, keys = (list(sizes) for sizes in zip(*sequences.lengths))
     parts = zip(q.split(queries), k.split(keys), v.split(keys))
     return torch.cat([_causal(*part, scale) for part in parts])
