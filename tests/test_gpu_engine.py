@@ -9,7 +9,7 @@ import inspect
 import logging
 import threading
 from contextlib import nullcontext
-from functools import partial
+from functools import partial, update_wrapper
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.attention import varlen
 
+from prorank.data.examples import Group
 from prorank.engine import batches, sequence_attention
 from prorank.engine.auto import COMPILED, PLAIN
 from prorank.engine.cpu_engine import Engine, training_engine
@@ -40,6 +41,8 @@ from prorank.prompts.prompt import Prompt
 from prorank.rank.documents import Cost
 from prorank.rank.lazy_compile import GPU_COMPILE_SECONDS, GpuLazyCompile
 from prorank.reranker import Reranker
+from prorank.train.settings.stage_settings import Score
+from prorank.train.stages.score import ScoreStage
 from tests.test_engine import LISTS, loaded  # noqa: F401  (a fixture)
 from tests.test_engine_shapes import pack_of
 from tests.test_flat import packs_of_lengths
@@ -69,6 +72,11 @@ def by_definition(lower_right, *args, **kwargs):
     return torch.cat(rows)
 
 
+def replacement(lower_right):
+    """`by_definition` with the signature of the function that it replaces."""
+    return update_wrapper(partial(by_definition, lower_right), varlen.varlen_attn)
+
+
 @pytest.fixture
 def on_sequences(monkeypatch):
     """Let batches on the CPU carry sequences, as on a GPU."""
@@ -90,8 +98,7 @@ def test_both_attentions_are_that_of_each_prompt_alone(shapes, seed):
     sequences = sequences_of(spans)
     got = attend_sequences(q, k, v, sequences, 0.3, torch.float32)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(varlen, "varlen_attn", partial(by_definition, True))
-        patch.setattr(sequence_attention.inspect, "signature", lambda _: TRUE_SIGNATURE)
+        patch.setattr(varlen, "varlen_attn", replacement(lower_right=True))
         flash = sequence_attention._varlen(q, gathered(k, sequences), gathered(v, sequences), sequences, 0.3)
     torch.testing.assert_close(flash, got, atol=1e-5, rtol=0)
     for indices in spans.gather.split(spans.lengths):
@@ -153,10 +160,32 @@ def test_autocast_attends_in_its_dtype(loaded, monkeypatch):  # noqa: F811
     assert (got - exact).norm() < 2 * (padded - exact).norm() + 1e-3 * exact.norm()
 
 
+@pytest.mark.parametrize("compiled, flat_training", [(True, "engine"), (False, "layers")])
+def test_a_stage_on_a_gpu_has_the_loss_and_gradient_of_the_padded_step(loaded, compiled, flat_training, monkeypatch):  # noqa: F811
+    _, model, encoder = loaded
+    monkeypatch.setattr("prorank.engine.cpu_engine._on_cpu", lambda _: False)
+    monkeypatch.setattr("prorank.engine.cpu_engine.Kernels", lambda _: Kernels(False))  # compiling takes a minute
+    groups = [Group(q, ("river stone", "winter " * 9, "music"), (1.0, 0.0, 0.0)) for q in ("winter river", "castle")]
+    losses, gradients = [], []
+    for plain in (True, False):
+        settings = Score(data="", out="", list_size=3, batch_size=2, baseline_step=plain, compile=compiled and not plain)
+        stage = ScoreStage(groups, encoder, settings, None)
+        model.zero_grad()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Spans, "to", lambda spans, device: Spans(spans.packs, sequences_of(spans)))
+            loss, _ = stage.loss(model, [stage.example(i) for i in range(2)])
+        assert plain or (stage.logits._engine is None) == (flat_training == "layers")
+        loss.backward()
+        losses.append(loss.detach())
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    model.zero_grad()
+    torch.testing.assert_close(*losses, rtol=1e-5, atol=1e-6)
+    assert (gradients[0] - gradients[1]).norm() < 1e-4 * gradients[0].norm()
+
+
 @pytest.mark.parametrize("lower_right", [True, False])
 def test_variable_length_attention_is_compared_before_it_is_used(lower_right, monkeypatch, caplog):
-    monkeypatch.setattr(varlen, "varlen_attn", partial(by_definition, lower_right))
-    monkeypatch.setattr(sequence_attention.inspect, "signature", lambda _: TRUE_SIGNATURE)
+    monkeypatch.setattr(varlen, "varlen_attn", replacement(lower_right))
     difference = sequence_attention._difference(CPU, torch.bfloat16, 9, 3, 16)
     assert (difference < TOLERANCE / 3) == lower_right and (difference > 2 * TOLERANCE) != lower_right
     monkeypatch.setattr(sequence_attention, "_difference", lambda *_: difference)

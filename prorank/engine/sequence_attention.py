@@ -99,12 +99,18 @@ def _varlen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, sequences: Sequen
     """
     from torch.nn.attention.varlen import varlen_attn
 
-    options: dict[str, Any] = {"scale": scale, "window_size": (-1, 0)}  # causal
-    if "enable_gqa" in inspect.signature(varlen_attn).parameters:  # in torch 2.11 the kernel takes fewer key heads without it
-        options["enable_gqa"] = True
     q, k, v = (t.contiguous() for t in (q, k, v))
     starts, longest = (sequences.query_starts, sequences.key_starts), (sequences.max_queries, sequences.max_keys)
-    return cast(torch.Tensor, varlen_attn(q, k, v, *starts, *longest, **options))
+    causal = {"window_size": (-1, 0), **_grouped_heads()}
+    return cast(torch.Tensor, varlen_attn(q, k, v, *starts, *longest, scale=scale, **causal))
+
+
+@lru_cache
+def _grouped_heads() -> dict[str, Any]:
+    """Return the argument that allows fewer key heads; in torch 2.11 the kernel takes them without it."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    return {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
 
 
 def one_by_one(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, sequences: Sequences, scale: float) -> torch.Tensor:
