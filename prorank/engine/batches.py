@@ -54,7 +54,7 @@ def gpu_tokens(model: torch.nn.Module) -> int:
     free, _ = torch.cuda.mem_get_info(device)
     cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     itemsize = next(model.parameters()).element_size()
-    config = getattr(model, "module", model).config
+    config: Any = getattr(model, "module", model).config
     limit = INT32_ELEMENTS // (2 * config.intermediate_size)  # kernels index the product of gate and up by 32 bits
     return min(limit, tokens_in_memory(free + cached, bytes_per_token(config, itemsize)))
 
