@@ -381,3 +381,17 @@ def test_gradients_of_shared_keys_are_summed_in_fp32():
     (expanded * 0.25).sum().backward()
     assert expanded.dtype == torch.float32 and values.grad[0, 0, 0] == 250
     assert gathered(values.detach(), sequences).dtype == torch.bfloat16
+
+
+def test_a_pinned_batch_is_the_same_and_brings_its_sequences(loaded, monkeypatch):  # noqa: F811
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor.clone())
+    batch = collate(packs_of_lengths(loaded[2], [[5, 30], [20]]), 0, True)
+    copy_of, spans = batch.pinned(), batch.inputs["spans"]
+    want, got = sequences_of(spans), copy_of.inputs["spans"].sequences
+    for name in ("query_starts", "key_starts", "keys"):
+        assert torch.equal(getattr(want, name), getattr(got, name))
+    assert got.lengths == want.lengths and copy_of.owners == batch.owners and torch.equal(copy_of.columns, batch.columns)
+    assert torch.equal(copy_of.inputs["input_ids"], batch.inputs["input_ids"]) and len(pinned) == 8
+    moved = copy_of.to(torch.device("meta")).inputs["spans"].sequences  # pinned sequences are moved, not made again
+    assert moved.lengths is got.lengths and moved.keys.device.type == "meta"
