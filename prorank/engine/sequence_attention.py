@@ -63,7 +63,7 @@ def choose_attention(device: torch.device, dtype: torch.dtype, num_heads: int, n
         return Choice(ONE_BY_ONE, f"variable-length attention needs 16 bits, not {str(dtype).removeprefix('torch.')}")
     try:
         largest = _difference(device, dtype, num_heads, num_kv_heads, head_dim)
-    except (ImportError, RuntimeError, TypeError, ValueError, NotImplementedError) as error:
+    except (ImportError, AttributeError, RuntimeError, TypeError, ValueError) as error:
         return _warned(f"variable-length attention does not run on {torch.cuda.get_device_name(device)}: {first_line(error)}")
     if not largest < TOLERANCE:
         return _warned(f"variable-length attention on {torch.cuda.get_device_name(device)} differs from SDPA by {largest:.2g}")
