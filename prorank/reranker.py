@@ -44,8 +44,8 @@ class Reranker(MadeByArguments, BaseReranker):
         max_length: maximum number of tokens of a prompt; None uses the checkpoint's own.
         prompt: preset, mapping or Prompt, for a checkpoint that has none, or to override its own.
         trust_remote_code: download and run Python files of the model.
-        compile: compile the element-wise steps on a CPU, which takes seconds at the start and saves some per cent of the time.
-            Needs a C++ compiler. "auto" compiles before the first long call.
+        compile: compile the element-wise steps, which takes seconds at the start. Needs a C++ compiler on a CPU, Triton and a C
+            compiler on a GPU. "auto" compiles before the first long call; on a GPU, once the calls took a minute.
         think: let a thinking checkpoint generate a thought before its answer. With False it gets an empty thought and answers in
             one forward pass.
         samples: number of thoughts per document; the score is the mean of their log-odds. A single one is decoded greedily, several

@@ -40,10 +40,8 @@ def test_repeat_last_keeps_what_is_long_enough():
 
 def pack_of(prefix: int, documents: list[int]) -> Pack:
     """A pack of documents of so many tokens behind a prefix."""
-    positions = [*range(prefix), *(prefix + i for length in documents for i in range(length))]
-    segments = [0] * prefix + [k for k, length in enumerate(documents, 1) for _ in range(length)]
-    ends = [prefix + sum(documents[: k + 1]) - 1 for k in range(len(documents))]
-    return Pack([7 + i % 90 for i in range(len(positions))], positions, segments, ends, list(range(len(documents))))
+    ends = [prefix + sum(documents[: k + 1]) for k in range(len(documents))]
+    return Pack([7 + i % 90 for i in range(ends[-1])], prefix, ends, [end - 1 for end in ends], list(range(len(documents))))
 
 
 packs = st.tuples(st.integers(0, 20), st.lists(st.integers(1, 70), min_size=1, max_size=9).map(lambda x: sorted(x, reverse=True)))

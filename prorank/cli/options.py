@@ -120,7 +120,7 @@ Compile = Annotated[
     bool | None,
     typer.Option(
         "--compile/--no-compile",
-        help="Compile steps on a CPU, which takes seconds and then is faster. Default: for long jobs only.",
+        help="Compile steps, which takes seconds and then is faster. Default: for long jobs only.",
         rich_help_panel=COMPUTE,
     ),
 ]

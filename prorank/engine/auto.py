@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from ..errors import ConfigError, ModelError, first_line, nearest
+from .choice import Choice
 from .layer_speed import DTYPES, RANKING, LayerSpeed, compiled_speed, layer_speed
 
 NAMES = {"fp32": "fp32", "float32": "fp32", "bf16": "bf16", "bfloat16": "bf16"}
@@ -20,22 +20,6 @@ MIN_SECONDS, MIN_SECONDS_UNMEASURED = 30.0, 300.0
 MIN_OPERATIONS = 3e12  # less than half a minute on any processor
 COMPILED, PLAIN = "compiled", "plain"
 COMPILERS = ("g++", "clang++", "c++")
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The value chosen for a setting.
-
-    Attributes:
-        value: the name of a dtype, or COMPILED or PLAIN.
-        reason: the reason, for reports.
-    """
-
-    value: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.value} ({self.reason})"
 
 
 def check_dtype(dtype: str, device: torch.device) -> None:

@@ -1,7 +1,7 @@
-"""The CPU engine: runs the layers of a Llama-like model over a flat batch in few large steps.
+"""The engine: runs the layers of a Llama-like model over a flat batch in few large steps, on a CPU or a GPU.
 
 A forward pass makes four matrix products and one attention per layer, without padding and with each shared prefix computed once.
-After the last attention it continues with the rows of the answers only.
+After the last attention it continues with the rows of the answers only. CPUs and GPUs differ in attention, see `Engine.attention`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from .kernels import Kernels, inverse_rms, rescaled, rms_norm
 from .layers import PackedLinear, layer_of, trainable_linear
 from .packing import Batch
 from .prefix_attention import attend, plan_of
+from .sequence_attention import attend_sequences
+from .sequences import Spans
 from .shapes import padded_size, repeat_last
 from .transformer import transformer_body
 
@@ -28,32 +30,41 @@ if TYPE_CHECKING:
 # and over stored keys and values, as [T, num_heads * head_dim].
 AttentionFn = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
-REQUIREMENTS = f"a CPU with oneDNN and plain layers of {', '.join(MODEL_TYPES)}"
+LAYERS = f"plain layers of {', '.join(MODEL_TYPES)}"
 
 
 def is_supported(model: PreTrainedModel) -> bool:
-    """Whether the engine supports the model: on a CPU, with flat attention and known layers, with or without adapters."""
+    """Whether the engine supports the model: on a CPU or GPU, with flat attention and known layers, with or without adapters."""
     config = model.config
     silu = getattr(config, "hidden_act", "silu") == "silu"
     no_bias = not getattr(config, "mlp_bias", False) and not (config.model_type == "llama" and config.attention_bias)
     return config.model_type in MODEL_TYPES and silu and no_bias and is_flat(model)
 
 
+def supports_decoding(model: PreTrainedModel) -> bool:
+    """Whether generation and stored keys and values use the engine, too: on a CPU."""
+    return is_supported(model) and _on_cpu(model)
+
+
 def training_engine(model: PreTrainedModel, compiled: bool, dtype: torch.dtype) -> "Engine | None":
-    """Return the engine for a model in training, or None for models under DDP, with unknown layers or on other devices.
+    """Return the engine for a model in training, or None to train through the layers of transformers.
+
+    These are used under DDP and for unknown layers. On a GPU also without compiled steps, since plain ones keep more in memory.
 
     Args:
         model: the policy.
         compiled: see `Engine`.
         dtype: dtype of the products.
     """
-    return Engine(model, compiled, training_dtype=dtype) if not hasattr(model, "module") and is_supported(model) else None
+    if hasattr(model, "module") or not is_supported(model) or not (compiled or _on_cpu(model)):
+        return None
+    return Engine(model, compiled, training_dtype=dtype)
 
 
 def check_compiled(model: PreTrainedModel) -> None:
     """Raise ModelError if the engine does not support the model, because only steps of the engine are compiled."""
     if not is_supported(model):
-        raise ModelError(f"compile needs {REQUIREMENTS}, not {_describe(model)}; omit it")
+        raise ModelError(f"compile needs a CPU or CUDA GPU and {LAYERS}, not {_describe(model)}; omit it")
 
 
 def scoring_engine(model: PreTrainedModel, compiled: bool, int8: bool) -> "Engine | None":
@@ -66,12 +77,16 @@ def scoring_engine(model: PreTrainedModel, compiled: bool, int8: bool) -> "Engin
     Raises:
         ModelError: `compiled` or `int8` is requested, but the engine does not support the model.
     """
-    supported = is_supported(model)
     if compiled:
         check_compiled(model)
-    if int8 and not (supported and hasattr(torch.ops.onednn, "qlinear_pointwise") and torch.backends.mkldnn.is_available()):
-        raise ModelError(f"int8 needs {REQUIREMENTS}, not {_describe(model)}; use dtype bf16 or fp32")
-    return Engine(model, compiled, int8) if supported else None
+    has_onednn = hasattr(torch.ops.onednn, "qlinear_pointwise") and torch.backends.mkldnn.is_available()
+    if int8 and not (supports_decoding(model) and has_onednn):
+        raise ModelError(f"int8 needs a CPU with oneDNN and {LAYERS}, not {_describe(model)}; use dtype bf16 or fp32")
+    return Engine(model, compiled, int8) if is_supported(model) else None
+
+
+def _on_cpu(model: PreTrainedModel) -> bool:
+    return next(model.parameters()).device.type == "cpu"
 
 
 def _describe(model: PreTrainedModel) -> str:
@@ -87,6 +102,9 @@ class Engine:
         int8: compute matrix products in int8: twice as fast on a CPU with VNNI or AMX, but less exact, see docs/speed.md.
         training_dtype: dtype of the products in training, where weights change and get gradients. None for scoring, in the dtype of
             the weights.
+
+    Attributes:
+        device: device of the weights.
     """
 
     def __init__(
@@ -98,6 +116,7 @@ class Engine:
         self.eps, self.int8, self.dtype = config.rms_norm_eps, int8, training_dtype or model.dtype
         self.head_dim, self.scaling = attention.head_dim, attention.scaling
         self.num_heads, self.num_kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.device: torch.device = self.embed.weight.device
         self.kernels = Kernels(compiled)
         self.residual_rotation = random_rotation(config.hidden_size) if int8 else None
         make_linear = trainable_linear if training_dtype else PackedLinear.of
@@ -109,12 +128,16 @@ class Engine:
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         """Return the last hidden states [N, H] at the answers of a flat batch, in the model's dtype."""
-        plan = plan_of(batch.inputs["spans"], self.num_heads, self.num_kv_heads)
-
-        def attention_fn(_: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-            return attend(q, k, v, plan, self.kernels.softmax, self.dtype)
-
+        attention_fn = self.attention(batch.inputs["spans"])
         return self.run(batch.inputs["input_ids"][0], batch.inputs["position_ids"][0], batch.columns, attention_fn)
+
+    def attention(self, spans: Spans) -> AttentionFn:
+        """Return the attention over a batch: over sequences if the batch is on a GPU, else in runs of similar length."""
+        sequences = spans.sequences
+        if sequences is not None:
+            return lambda _, q, k, v: attend_sequences(q, k, v, sequences, 1.0, self.dtype).flatten(1)
+        plan = plan_of(spans, self.num_heads, self.num_kv_heads)
+        return lambda _, q, k, v: attend(q, k, v, plan, self.kernels.softmax, self.dtype)
 
     def run(self, ids: torch.Tensor, positions: torch.Tensor, answers: torch.Tensor, attention_fn: AttentionFn) -> torch.Tensor:
         """Return the last hidden states [N, H] of some of the tokens.
@@ -128,7 +151,7 @@ class Engine:
         tokens, size = len(ids), padded_size(len(ids))
         ids, positions = repeat_last(ids, size), repeat_last(positions, size)
         columns = repeat_last(answers, padded_size(len(answers))) if len(answers) else answers
-        with torch.autocast("cpu", enabled=False):  # every step sets its dtype explicitly
+        with torch.autocast(self.device.type, enabled=False):  # every step sets its dtype explicitly
             x = self._embeddings(ids)
             cos, sin = (t[0, :, None].float() for t in self.rotary(x[None], positions[None]))  # [T, 1, head_dim]
             y: torch.Tensor = torch.zeros_like(x, dtype=self.dtype)
@@ -142,7 +165,7 @@ class Engine:
                     return x[:0]
                 context = torch.nn.functional.pad(context, (0, 0, 0, size - tokens)) if size > tokens else context
                 if number == len(self.layers) - 1:  # only the answers are needed from here
-                    x, context, columns = x[columns], context[columns], torch.arange(len(columns))
+                    x, context, columns = x[columns], context[columns], torch.arange(len(columns), device=x.device)
                 quantised = self.kernels.quantise(context) if self.int8 else None
                 y, scale = self._linear(layer.out, context, quantised, columns)
                 x, gate_up, scale = self._add_norm_linear(layer.gate_up, x, y, scale, layer.post_attention_norm, columns)

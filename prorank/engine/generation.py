@@ -10,7 +10,7 @@ import torch
 
 from ..prompts.prompt import AnyPromptEncoder, Encoded
 from ..prompts.thinking_tags import END
-from .cpu_engine import Engine, is_supported
+from .cpu_engine import Engine, supports_decoding
 from .engine_decoder import EngineDecoder
 from .heads import logits_of_hidden
 from .layers import PackedLinear
@@ -62,10 +62,10 @@ def make_generator(model: PreTrainedModel, engine: Engine | None, bf16: bool = F
 
     Args:
         model: a causal LM.
-        engine: its engine; None to run its layers of transformers.
+        engine: its engine. None, or an engine on a GPU, runs the layers of transformers.
         bf16: run the layers of transformers under autocast to bf16.
     """
-    if engine is None:
+    if engine is None or engine.device.type != "cpu":
         return TextGenerator(lambda _: TransformersDecoder(model, bf16), lambda hidden: logits_of_hidden(model, hidden))
     head = body(model)[1]
     product, bias = PackedLinear(head.weight.detach().to(engine.dtype)), getattr(head, "bias", None)
@@ -78,7 +78,7 @@ def make_generator(model: PreTrainedModel, engine: Engine | None, bf16: bool = F
 def make_training_generator(model: PreTrainedModel, bf16: bool, compiled: bool) -> TextGenerator:
     """Return a generator for the current weights of a policy in training.
 
-    If the engine supports the model, it runs on a copy of the weights.
+    If the engine supports the model, on a CPU, it runs on a copy of the weights.
 
     Args:
         model: the policy.
@@ -86,7 +86,7 @@ def make_training_generator(model: PreTrainedModel, bf16: bool, compiled: bool) 
         compiled: see `Engine`.
     """
     policy = getattr(model, "module", model)  # under DDP
-    if not is_supported(policy):
+    if not supports_decoding(policy):
         return make_generator(policy, None, bf16)
     frozen = merged_copy(policy)
     if bf16:

@@ -141,7 +141,7 @@ def compiled_step(step: Callable[P, R]) -> Callable[P, R]:
     """Return the step, which is compiled at its first call as one graph for any number of rows.
 
     Raises:
-        ModelError: at the first call, without a working C++ compiler.
+        ModelError: at the first call, without a working C++ compiler (on a CPU) or Triton and C compiler (on a GPU).
     """
     # The limit of graphs counts all models in the process. torch's type hints lack the argument.
     compiled = torch.compile(step, dynamic=True, fullgraph=True, recompile_limit=64)  # type: ignore[call-overload]
@@ -149,9 +149,11 @@ def compiled_step(step: Callable[P, R]) -> Callable[P, R]:
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return compiled(*args, **kwargs)
-        except torch._dynamo.exc.BackendCompilerFailed as error:
+        except torch._dynamo.exc.ShortenTraceback as error:  # of a backend that fails or is missing
+            on_cpu = all(value.device.type == "cpu" for value in args if isinstance(value, torch.Tensor))
+            missing, remedy = ("C++ compiler", "g++") if on_cpu else ("Triton with a C compiler", "triton and gcc")
             reason = first_line(error)
-            raise ModelError(f"compile needs a working C++ compiler ({reason}); install g++ or omit compile") from error
+            raise ModelError(f"compile needs a working {missing} ({reason}); install {remedy} or omit compile") from error
 
     return run
 

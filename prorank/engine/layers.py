@@ -18,13 +18,13 @@ from .transformer import Attention, DecoderLayer
 class PackedLinear:
     """A matrix product with weight [N, H] in its dtype.
 
-    In bf16 it stores a copy of the weight in oneDNN's layout, so that the weight is not reordered in every call.
+    On a CPU, in bf16, it stores a copy of the weight in oneDNN's layout, so that the weight is not reordered in every call.
     """
 
     def __init__(self, weight: torch.Tensor) -> None:
         self.weight = weight
         self.packed: torch.Tensor | None = None
-        if self.weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        if weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported():
             self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight, 2048)
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
@@ -54,7 +54,7 @@ class TrainableLinear:
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         """[T, H] to [T, N] in the dtype of the rows."""
         if len(self.linears) < len(self.modules):
-            with torch.autocast("cpu", enabled=rows.dtype == torch.bfloat16):
+            with torch.autocast(rows.device.type, torch.bfloat16, enabled=rows.dtype == torch.bfloat16):
                 return torch.cat([module(rows) for module in self.modules], -1)
         biases = [part.bias.to(rows.dtype) for part in self.linears if part.bias is not None]
         return linear(rows, torch.cat([part.weight.to(rows.dtype) for part in self.linears]), torch.cat(biases) if biases else None)

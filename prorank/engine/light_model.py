@@ -17,7 +17,8 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 
 from . import flat_attention
-from .flat_attention import Spans, flat_attention_forward
+from .flat_attention import flat_attention_forward
+from .sequences import Spans
 
 MODEL_TYPES = ("llama", "qwen2")
 

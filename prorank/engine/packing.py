@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, groupby
+from itertools import accumulate, chain
 from os.path import commonprefix
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..prompts.prompt import Encoded
-from .flat_attention import PackSpan, Spans
+from .sequences import PackSpan, Spans, row_positions
 
 
 @dataclass(frozen=True)
@@ -24,16 +25,16 @@ class Pack:
 
     Attributes:
         ids: token ids.
-        positions: position ids; those of every prompt continue from the prefix.
-        segments: 0 for the prefix, k >= 1 for the k-th prompt.
+        prefix_length: number of tokens of the shared prefix.
+        ends: end index (exclusive) of each prompt. The first begins after the prefix, each other at the end of the previous one.
         answers: indices of the last hidden states to return: the last token of each prompt, or every token that predicts a token of
             a completion.
         owners: number of each prompt, assigned by the caller, in the order of `answers`.
     """
 
     ids: list[int]
-    positions: list[int]
-    segments: list[int]
+    prefix_length: int
+    ends: list[int]
     answers: list[int]
     owners: list[int]
 
@@ -41,15 +42,20 @@ class Pack:
         return len(self.ids)
 
     @property
-    def prefix_length(self) -> int:
-        """Number of tokens of the shared prefix."""
-        return self.segments.count(0)
+    def lengths(self) -> list[int]:
+        """Number of tokens of the prefix, then of each prompt without it."""
+        return [self.prefix_length, *(end - begin for begin, end in zip((self.prefix_length, *self.ends), self.ends))]
 
     @property
-    def ends(self) -> list[int]:
-        """End index (exclusive) of each prompt."""
-        runs = [len(list(run)) for number, run in groupby(self.segments) if number]
-        return list(accumulate(runs, initial=self.prefix_length))[1:]
+    def positions(self) -> list[int]:
+        """Position ids; those of every prompt continue from the prefix."""
+        prefix, *rests = self.lengths
+        return [*range(prefix), *(position for rest in rests for position in range(prefix, prefix + rest))]
+
+    @property
+    def segments(self) -> list[int]:
+        """0 for each token of the prefix, k >= 1 for those of the k-th prompt."""
+        return [number for number, length in enumerate(self.lengths) for _ in range(length)]
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,14 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         """The batch with its tensors on `device`."""
         inputs = {k: v.to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v for k, v in self.inputs.items()}
+        if "spans" in inputs:
+            inputs["spans"] = inputs["spans"].to(device)
         return Batch(inputs, self.rows.to(device, non_blocking=True), self.columns.to(device, non_blocking=True), self.owners)
+
+    def pinned(self) -> "Batch":
+        """The batch in page-locked memory, from which a GPU copies while it computes, with the sequences of its attention."""
+        inputs = {k: v.pin_memory() if isinstance(v, torch.Tensor) else v.pinned() for k, v in self.inputs.items()}
+        return Batch(inputs, self.rows.pin_memory(), self.columns.pin_memory(), self.owners)
 
 
 def pack(prompts: Sequence[Encoded], owners: Sequence[int], share: bool = True, prefix_length: int | None = None) -> Pack:
@@ -87,15 +100,11 @@ def pack(prompts: Sequence[Encoded], owners: Sequence[int], share: bool = True, 
         prefix_length = 0
     elif prefix_length is None:
         prefix_length = _common_query_length(prompts)
-    ids = list(prompts[0].ids[:prefix_length])
-    positions, segments, answers = list(range(prefix_length)), [0] * prefix_length, []
-    for number, prompt in enumerate(prompts, 1):
-        rest = prompt.ids[prefix_length:]
-        ids += rest
-        positions += range(prefix_length, prefix_length + len(rest))
-        segments += [number] * len(rest)
-        answers.append(len(ids) - 1)
-    return Pack(ids, positions, segments, answers, list(owners))
+    ids, ends = list(prompts[0].ids[:prefix_length]), []
+    for prompt in prompts:
+        ids += prompt.ids[prefix_length:]
+        ends.append(len(ids))
+    return Pack(ids, prefix_length, ends, [end - 1 for end in ends], list(owners))
 
 
 def _common_query_length(prompts: Sequence[Encoded]) -> int:
@@ -123,15 +132,14 @@ def pack_completions(prompt: list[int], *completions: list[int], places: Sequenc
     """
     bodies = [completion[:-1] for completion in completions]  # the last token predicts nothing
     shared = len(prompt) if len(completions) > 1 and any(bodies) else 0
-    ids, positions, segments, answers = list(prompt), list(range(len(prompt))), [0 if shared else 1] * len(prompt), []
+    ids, ends, answers = list(prompt), [], []
     for number, body in enumerate(bodies, 1):
         # The prompt's last token predicts the first token of a completion; each later token is predicted by the one before it.
         predictors = [len(prompt) - 1, *range(len(ids), len(ids) + len(body))]
         answers += predictors if places is None else [predictors[i] for i in places[number - 1]]
         ids += body
-        positions += range(len(prompt), len(prompt) + len(body))
-        segments += [number] * len(body)
-    return Pack(ids, positions, segments, answers, [0])
+        ends += [len(ids)] if body else []
+    return Pack(ids, shared, ends if shared else [len(ids)], answers, [0])
 
 
 def packs_of(
@@ -173,14 +181,15 @@ def batches_of(
         flat: whether batches have no padding.
     """
     batch: list[Pack] = []
+    tokens = longest = prompts = 0
     for one in packs:
-        grown = [*batch, one]
-        area = sum(map(len, grown)) if flat else max(map(len, grown)) * len(grown)
-        full = max_prompts is not None and sum(len(p.owners) for p in grown) > max_prompts
+        area = tokens + len(one) if flat else max(longest, len(one)) * (len(batch) + 1)
+        full = max_prompts is not None and prompts + len(one.owners) > max_prompts
         if batch and (full or area > max_tokens):
             yield batch
-            batch = []
+            batch, tokens, longest, prompts = [], 0, 0, 0
         batch.append(one)
+        tokens, longest, prompts = tokens + len(one), max(longest, len(one)), prompts + len(one.owners)
     if batch:
         yield batch
 
@@ -212,12 +221,19 @@ def spans_of(packs: Sequence[Pack]) -> Spans:
 
 
 def _collate_flat(packs: Sequence[Pack]) -> Batch:
-    columns = torch.tensor([start + answer for start, p in zip(_starts(packs), packs) for answer in p.answers])
-    ids, positions = (torch.tensor([[x for p in packs for x in getattr(p, name)]]) for name in ("ids", "positions"))
-    # transformers uses a mask of four dimensions unchanged; the attention itself depends on the spans.
-    no_mask = torch.empty(1, 1, 1, 1)
-    inputs = {"input_ids": ids, "position_ids": positions, "attention_mask": no_mask, "spans": spans_of(packs)}
-    return Batch(inputs, torch.zeros_like(columns), columns, _owners(packs))
+    """Join packs end to end. numpy fills the arrays, because a loop over tokens would take longer than a GPU computes."""
+    spans, tokens = spans_of(packs), sum(map(len, packs))
+    ids = np.fromiter(chain.from_iterable(p.ids for p in packs), np.int64, tokens)
+    counts = [len(p.answers) for p in packs]
+    columns = np.fromiter(chain.from_iterable(p.answers for p in packs), np.int64, sum(counts)) + np.repeat(_starts(packs), counts)
+    inputs = {
+        "input_ids": torch.from_numpy(ids)[None],
+        "position_ids": torch.from_numpy(row_positions(spans))[None],
+        # transformers uses a mask of four dimensions unchanged; the attention itself depends on the spans.
+        "attention_mask": torch.empty(1, 1, 1, 1),
+        "spans": spans,
+    }
+    return Batch(inputs, torch.zeros(len(columns), dtype=torch.long), torch.from_numpy(columns), _owners(packs))
 
 
 def _owners(packs: Sequence[Pack]) -> list[int]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import embedding, scaled_dot_product_attention
 
-from .flat_attention import PackSpan, Spans
+from .sequences import PackSpan, Spans
 from .shapes import padded_length, powers_of_two, repeat_last
 
 MAX_SCORES = 128 * 1024  # scores of an attention call, per head, that fit into a processor's cache

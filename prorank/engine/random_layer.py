@@ -36,7 +36,6 @@ def random_batch(tokens: int, flat: bool) -> Batch:
     """Make a batch of about `tokens` tokens from prompts of 128 tokens, 16 of them shared. Every token is an answer."""
     shared, length = 16, min(112, tokens - 16)
     count = (tokens - shared) // length
-    positions = [*range(shared), *(shared + i for _ in range(count) for i in range(length))]
-    segments = [0] * shared + [1 + k for k in range(count) for _ in range(length)]
-    ids = [(7 * i) % 256 for i in range(len(positions))]
-    return collate([Pack(ids, positions, segments, list(range(len(ids))), list(range(len(ids))))], 0, flat)
+    ends = [shared + number * length for number in range(1, count + 1)]
+    ids = [(7 * i) % 256 for i in range(ends[-1])]
+    return collate([Pack(ids, shared, ends, list(range(len(ids))), list(range(len(ids))))], 0, flat)

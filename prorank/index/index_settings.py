@@ -89,7 +89,7 @@ def indexing_strategy(reranker: BaseReranker, purpose: str = "an index") -> Poin
         )
     if not reranker.weight_hashes:
         raise ConfigError(f"{name}: {purpose} needs weights that cannot change; save the model in memory and load its folder")
-    if reranker.runtime.engine is None:
+    if not _uses_engine(reranker):
         key_value_model(reranker, purpose)
     return strategy
 
@@ -101,7 +101,7 @@ def key_value_model(reranker: BaseReranker, purpose: str = "an index") -> KeyVal
         ConfigError: the model has other layers than Llama's.
     """
     runtime = reranker.runtime
-    if runtime.engine is not None:
+    if runtime.engine is not None and _uses_engine(reranker):
         return EngineKeyValues(runtime.engine)
     try:
         return TransformersKeyValues(runtime.model)
@@ -135,3 +135,8 @@ def check_identity(place: object, stored: Mapping[str, Any], current: Mapping[st
             shown = key in ("dtype", "truncation")
             difference = f"{key} {stored.get(key)}, but the model has {value}" if shown else f"other {key} than the model's"
             raise ConfigError(f"{place}: the index was made with {difference}; {REMEDIES[key]}, or index the documents again")
+
+
+def _uses_engine(reranker: BaseReranker) -> bool:
+    """Whether the engine computes keys and values: on a CPU."""
+    return reranker.runtime.engine is not None and reranker.device.type == "cpu"

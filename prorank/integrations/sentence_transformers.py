@@ -1,6 +1,6 @@
 """sentence-transformers: a Reranker with the interface of CrossEncoder, for evaluators, hard-negative mining and other code.
 
-The real CrossEncoder loads checkpoints of ProRank as well. This class adds the CPU engine, adapters, GGUF files, and documents
+The real CrossEncoder loads checkpoints of ProRank as well. This class adds the engine, adapters, GGUF files, and documents
 truncated as the prompt says.
 """
 

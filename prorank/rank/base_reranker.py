@@ -22,7 +22,7 @@ from ..prompts.prompt import AnyPromptEncoder, Encoded, Prompt
 from ..utils.forking import survive_forks
 from .documents import Document
 from .identity import RankerIdentity
-from .lazy_compile import LazyCompile
+from .lazy_compile import GpuLazyCompile, LazyCompile
 from .likelihood import query_likelihood
 from .model_runtime import ModelRuntime
 from .score_diagnostics import Diagnosis
@@ -48,7 +48,7 @@ class LoadedReranker:
     strategy: RankingStrategy
     source: Resolved | None = None
     dtype: Choice | None = None
-    lazy_compile: LazyCompile | None = None
+    lazy_compile: LazyCompile | GpuLazyCompile | None = None
 
 
 class BaseReranker:
@@ -68,8 +68,7 @@ class BaseReranker:
     def __init__(self, loaded: LoadedReranker) -> None:
         self.name, self.strategy, self.runtime = loaded.name, loaded.strategy, loaded.runtime
         self.model, self.tokenizer, self.device = loaded.runtime.model, loaded.runtime.tokenizer, loaded.runtime.device
-        self.cuts, self.cost = loaded.runtime.cuts, loaded.runtime.cost
-        self.lock = threading.RLock()  # neither the engine nor the counters can be used by two threads at once
+        self.cuts, self.cost, self.lock = loaded.runtime.cuts, loaded.runtime.cost, threading.RLock()
         self._identity = RankerIdentity(loaded.source, loaded.strategy)
         self._dtype, self._lazy_compile = loaded.dtype, loaded.lazy_compile
         self._forked = False  # whether this process is a fork of the one that loaded the model
@@ -107,9 +106,10 @@ class BaseReranker:
 
     @property
     def choices(self) -> dict[str, Choice]:
-        """The values that "auto" chose for `dtype` and `compile`, with reasons; empty for a model in memory."""
-        compiled = self._lazy_compile.choice if self._lazy_compile else None
-        return {name: choice for name, choice in (("dtype", self._dtype), ("compile", compiled)) if choice}
+        """The values that "auto" chose for `dtype` and `compile`, and on a GPU the `attention`, with reasons."""
+        compiled = self._lazy_compile and self._lazy_compile.choice
+        choices = {"dtype": self._dtype, "compile": compiled, "attention": self.runtime.attention}
+        return {name: choice for name, choice in choices.items() if choice}
 
     @property
     def weight_hashes(self) -> list[str]:

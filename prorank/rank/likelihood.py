@@ -75,7 +75,7 @@ def _prompt(tokenizer: Any, query: str, document: str, max_length: int) -> _Prom
 
 def _mean_log_probs(model: torch.nn.Module, prompts: list[_Prompt]) -> np.ndarray:
     """Return the mean log-probability fp32 [n] of each prompt's query."""
-    packs = [Pack(ids, list(range(len(ids))), [1] * len(ids), [len(ids) - 1], [i]) for i, (ids, _) in enumerate(prompts)]
+    packs = [Pack(ids, 0, [len(ids)], [len(ids) - 1], [i]) for i, (ids, _) in enumerate(prompts)]
     batch = collate(packs, 0, is_flat(model)).to(next(model.parameters()).device)
     sizes = [prompt.query_tokens for prompt in prompts]
     lengths, before = (torch.tensor(x, device=batch.rows.device) for x in (sizes, [i - n for n in sizes for i in range(n)]))

@@ -21,7 +21,7 @@ from ..errors import ConfigError
 from ..prompts.prompt import Prompt
 from ..prompts.truncation import DEFAULT_TRUNCATION, Truncation, truncation_of
 from .base_reranker import LoadedReranker
-from .lazy_compile import LazyCompile
+from .lazy_compile import GpuLazyCompile, LazyCompile
 from .list_strategy import ListStrategy
 from .methods import ListMethod, choose_prompt, make_method
 from .model_runtime import ModelRuntime
@@ -95,9 +95,13 @@ def load_reranker(
     log.debug("%s: dtype %s", model, dtype)
     generator = make_generator(weights, runtime.engine) if think else None
     strategy = make_strategy(runtime, prompt, list_method, generator, options.samples, truncation)
-    lazy_compile = None
+    lazy_compile: LazyCompile | GpuLazyCompile | None = None
     if options.compile == "auto" and runtime.engine and isinstance(strategy, PointwiseStrategy):
-        lazy_compile = LazyCompile(str(model), runtime.engine, config, dtype.value, strategy.encoder.longest)
+        longest = strategy.encoder.longest
+        if device.type == "cpu":
+            lazy_compile = LazyCompile(str(model), runtime.engine, config, dtype.value, longest)
+        else:
+            lazy_compile = GpuLazyCompile(str(model), runtime.engine, longest, runtime.cost)
     return LoadedReranker(str(model), runtime, strategy, source, dtype, lazy_compile)
 
 

@@ -7,11 +7,12 @@ their prefix within a batch (see `engine.packing`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 
 import torch
 
 from ..engine.batches import WINDOW
-from ..engine.heads import answer_rows, log_odds
+from ..engine.heads import answer_rows
 from ..engine.modules import room_for_prompts
 from ..prompts.pair_encoder import Encoded, PairPromptEncoder
 from ..prompts.prompt import Prompt
@@ -20,6 +21,8 @@ from .chunk_scores import ChunkScores
 from .model_runtime import ModelRuntime
 from .score_diagnostics import Diagnosis, diagnosis
 from .strategy import Progress, RankingStrategy, ScoredLists
+
+DOCUMENTS_AHEAD = 256  # documents that are encoded in one call while a GPU computes
 
 
 class PointwiseStrategy(RankingStrategy):
@@ -52,7 +55,7 @@ class PointwiseStrategy(RankingStrategy):
     def score_encoded(self, lists: Sequence[tuple[Sequence[Encoded], Sequence[str]]]) -> ScoredLists:
         """See `RankingStrategy.score_encoded`."""
         parts = ([[prompt] for prompt in prompts] for prompts, _ in lists)
-        return self._score_prompts(parts, [len(prompts) for prompts, _ in lists])
+        return self._score_prompts(parts, [len(prompts) for prompts, _ in lists], encoded=True)
 
     @property
     def settings(self) -> list[str]:
@@ -64,20 +67,23 @@ class PointwiseStrategy(RankingStrategy):
         """See `RankingStrategy.diagnose`. Multiplies with the whole output matrix, so it is slower than scoring."""
         with torch.inference_mode():
             parts = ChunkScores().parts(self.encoded_chunks(queries, texts, None, DEFAULT_TRUNCATION))
-            batches = self.runtime.batches(parts)
-            states = ((batch, self.runtime.hidden(batch)) for batch in batches)
-            return diagnosis(self.runtime.model, self.encoder.answer_ids, states, sum(map(len, texts)))
+            with closing(self.runtime.batches(parts)) as batches:
+                states = ((batch, self.runtime.hidden(batch)) for batch in batches)
+                return diagnosis(self.runtime.model, self.encoder.answer_ids, states, sum(map(len, texts)))
 
     def _score_prompts(
         self, queries: Iterable[Sequence[Sequence[Encoded]]], sizes: Sequence[int], batch_size: int | None = None,
-        progress: Progress | None = None,
+        progress: Progress | None = None, encoded: bool = False,
     ) -> ScoredLists:  # fmt: skip
-        """Score lists with these numbers of documents, each of which is the sequence of its prompts."""
+        """Score lists with these numbers of documents, each of which is the sequence of its prompts.
+
+        `encoded`: see `ModelRuntime.batches`.
+        """
         scores = ChunkScores()
-        with torch.inference_mode():
-            for batch in self.runtime.batches(scores.parts(queries), batch_size):
-                log_odds_of_batch = log_odds(self.runtime.hidden(batch), self.rows, self.bias).cpu().tolist()
-                finished = scores.add(batch.owners, log_odds_of_batch)
+        log_odds = self.runtime.log_odds(scores.parts(queries), batch_size, self.rows, self.bias, encoded)
+        with torch.inference_mode(), closing(log_odds):
+            for numbers, values in log_odds:
+                finished = scores.add(numbers, values)
                 if progress and finished:
                     progress(finished)
         return scores.scored_lists(sizes)
@@ -86,10 +92,11 @@ class PointwiseStrategy(RankingStrategy):
         self, queries: Sequence[str], texts: Sequence[list[str]], instruction: str | None, truncation: Truncation
     ) -> Iterator[list[list[Encoded]]]:
         """Yield the prompts of each document of a query, in windows of documents, so that memory stays bounded."""
+        size = DOCUMENTS_AHEAD if self.runtime.ahead else WINDOW
         for query, row in zip(queries, texts):
             query_cut = 0
-            for offset in range(0, len(row), WINDOW):
-                documents = self.encoder.encode_chunks(query, row[offset : offset + WINDOW], instruction, truncation)
+            for offset in range(0, len(row), size):
+                documents = self.encoder.encode_chunks(query, row[offset : offset + size], instruction, truncation)
                 self.runtime.cost.count_prompts([prompt for chunks in documents for prompt in chunks])
                 query_cut = self.runtime.cuts.count_chunks(documents, query_cut)
                 yield documents
