@@ -34,6 +34,7 @@ from .shard_scorer import ModelSpec, ShardScorer
 from .storage import OutputFolder, absolute_url
 
 SHARD_ROWS = 10_000
+LOCK = ".lock"
 Report = Callable[[int, int, dict[str, Any]], None]  # rows that are done, rows in all, result of the last shard
 
 
@@ -125,7 +126,8 @@ def _plan(
     if before and before.has_unchanged(files):
         return before.shards
     checker = FileChecker(files, columns, shard_rows)
-    numbered = backend.run(_Numbered(checker), range(len(files)))
+    place = backend if len(files) > 1 else LocalBackend()  # one file is one item, which starts no workers
+    numbered = place.run(_Numbered(checker), range(len(files)))
     parts = {number: parts_of_dicts(values) for number, values in numbered}
     shards = make_shards([parts[number] for number in range(len(files))])
     if not shards:
@@ -178,14 +180,15 @@ def _absolute(options: dict[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _locked(folder: OutputFolder) -> Iterator[None]:
-    """Hold the lock of a local output folder. Raises DataError if another process writes into it."""
+    """Hold the lock of a local output folder; one that stays empty is removed. Raises DataError if another process has the lock."""
     if not folder.local:
         yield
         return
     from filelock import FileLock, Timeout
 
-    Path(folder.path).mkdir(parents=True, exist_ok=True)
-    lock = FileLock(Path(folder.path) / ".lock")
+    path, is_new = Path(folder.path), not os.path.exists(folder.path)
+    path.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -193,4 +196,9 @@ def _locked(folder: OutputFolder) -> Iterator[None]:
     try:
         yield
     finally:
+        with contextlib.suppress(OSError):
+            if [file.name for file in path.iterdir()] == [LOCK]:
+                (path / LOCK).unlink()
+                if is_new:
+                    path.rmdir()
         lock.release()

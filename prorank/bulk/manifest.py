@@ -97,4 +97,4 @@ class Manifest:
 
 
 def _shown(value: Any) -> str:
-    return "none" if value is None else ", ".join(value) if isinstance(value, list) else str(value)
+    return ", ".join(value) or "none" if isinstance(value, list) else "none" if value is None else str(value)

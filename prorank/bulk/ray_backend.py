@@ -5,14 +5,17 @@ writes the shard's file. So no text passes through Ray's object store, a shard i
 tried again finds what was written. `ray.data.read_parquet` would cut the input into blocks whose borders depend on the cluster, and
 a later run could not know which of them are written.
 
-An actor that dies is restarted, and its items are given to another one. An item that kills `MAX_RETRIES` + 1 workers ends the job.
+Ray Data restarts an actor that dies, and gives its item to an actor again, without a limit. `_Attempts` sets one, so that a shard
+that kills every worker (for want of memory, say) ends the job.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -20,7 +23,7 @@ from .. import errors
 from ..errors import ClusterError, ConfigError, ProRankError, extra, first_line
 from .backends import Work
 
-MAX_RETRIES = 3  # how often an item is tried again after the death of its worker
+MAX_ATTEMPTS = 4  # of an item whose workers die
 MAX_BLOCKS = 4096  # Ray Data handles items in so many blocks, since every block costs memory of the driver
 OBJECT_STORE_BYTES = 100_000_000  # of a cluster that is started here; items and results are small
 
@@ -85,26 +88,29 @@ class RayBackend:
 
     def call(self, work: Callable[[], Any]) -> Any:
         """See `Backend`."""
-        return next(self.run(_Call(work), [None]))
+        import ray
+
+        task = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus or 0)(_guarded)
+        with _ray_errors():
+            return _result(ray.get(task.remote(work)))
 
     def run(self, work: Work, items: Sequence[Any]) -> Iterator[Any]:
         """See `Backend`.
 
         Raises:
-            ClusterError: workers died more often than `MAX_RETRIES` allows, or Ray failed.
+            ClusterError: an item killed `MAX_ATTEMPTS` workers, or Ray failed.
         """
         import ray
 
+        attempts = ray.remote(num_cpus=0, max_restarts=-1)(_Attempts).remote()
         pool = ray.data.ActorPoolStrategy(size=min(self.workers, len(items)) or 1, max_tasks_in_flight_per_actor=2)
         results = ray.data.from_items(list(range(len(items))), override_num_blocks=min(len(items), MAX_BLOCKS) or 1).map_batches(
-            _Actor, fn_constructor_args=(work, list(items)), batch_size=1, compute=pool, num_cpus=self.cpus,
-            num_gpus=self.gpus or None, max_restarts=-1, max_task_retries=MAX_RETRIES,
+            _Actor, fn_constructor_args=(work, list(items), attempts), batch_size=1, compute=pool, num_cpus=self.cpus,
+            num_gpus=self.gpus or None,
         )  # fmt: skip
-        try:
+        with _ray_errors():
             for row in results.iter_rows():
                 yield _result(row["result"])
-        except ray.exceptions.RayError as error:
-            raise ClusterError(f"Ray: {first_line(error)}; run the command again, and it does what is missing") from error
 
     def _fit(self, resources: dict[str, float]) -> None:
         """Choose `gpus` if it is None. Raises ConfigError if the cluster has no room for the workers."""
@@ -131,28 +137,62 @@ def _connect(address: str | None) -> None:
         raise ClusterError(f"Ray at {address or 'this machine'}: {first_line(error)}") from error
 
 
-@dataclass(frozen=True)
-class _Call:
-    """Work without an item."""
+@contextmanager
+def _ray_errors() -> Iterator[None]:
+    """Turn errors of Ray into ClusterError."""
+    import ray
 
-    work: Callable[[], Any]
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        raise ClusterError(f"Ray: {first_line(error)}; run the command again, and it does what is missing") from error
 
-    def __call__(self, _: None) -> Any:
-        return self.work()
+
+class _Attempts:
+    """Counts how often each item was begun."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[int] = Counter()
+
+    def begin(self, item: int) -> int:
+        """Count a beginning, and return how many there were."""
+        self.counts[item] += 1
+        return self.counts[item]
 
 
 class _Actor:
-    """Runs the work in an actor. Errors that users can fix are results, because Ray would wrap them in a traceback."""
+    """Runs the work in an actor of Ray Data.
 
-    def __init__(self, work: Work, items: list[Any]) -> None:
-        self.work, self.items = work, items
+    Args:
+        work: the work.
+        items: all items; a batch holds the number of one.
+        attempts: handle of the `_Attempts` of this job.
+    """
+
+    def __init__(self, work: Work, items: list[Any], attempts: Any) -> None:
+        self.work, self.items, self.attempts = work, items, attempts
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        try:
-            result = {"value": self.work(self.items[int(batch["item"][0])])}
-        except (ProRankError, OSError) as error:
-            result = {"error": type(error).__name__, "message": str(error)}
-        return {"result": [json.dumps(result)]}
+        number = int(batch["item"][0])
+        return {"result": [_guarded(lambda: self._run(number))]}
+
+    def _run(self, number: int) -> Any:
+        import ray
+
+        if ray.get(self.attempts.begin.remote(number)) > MAX_ATTEMPTS:
+            raise ClusterError(
+                f"shard {number} of this run was begun {MAX_ATTEMPTS} times, and its worker died each time, perhaps for want of "
+                "memory; take smaller shards (--shard-rows) or larger machines"
+            )
+        return self.work(self.items[number])
+
+
+def _guarded(work: Callable[[], Any]) -> str:
+    """Return the result of work as JSON. Errors that users can fix are results, because Ray would wrap them in a traceback."""
+    try:
+        return json.dumps({"value": work()})
+    except (ProRankError, OSError) as error:
+        return json.dumps({"error": type(error).__name__, "message": str(error)})
 
 
 def _result(text: str) -> Any:
