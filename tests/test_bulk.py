@@ -176,7 +176,7 @@ def test_killed_in_the_middle_and_run_again_every_pair_is_there_once(tmp_path, t
     command += ["--shard-rows", "10", *FLAGS]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     while len(list(out.glob("part-*"))) < 5 and process.poll() is None:
-        time.sleep(0.001)
+        time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, process.stderr.read()
     whole = len(list(out.glob("part-*")))

@@ -25,7 +25,7 @@ from ..errors import ConfigError, DataError
 from ..prompts.encoded import TruncationCounts
 from ..utils.files import check_folder
 from .backends import Backend, LocalBackend
-from .manifest import Manifest
+from .manifest import BulkManifest
 from .pair_columns import PairColumns
 from .pair_files import FileChecker, PairFile, columns_of, list_pair_files, parts_of_dicts
 from .shard_files import check_format, shard_name
@@ -103,7 +103,7 @@ def score_pairs(
     settings = {"query": columns.query, "document": columns.document, "ids": list(columns.ids or ()), "shard_rows": shard_rows}
     settings |= {"format": form}
     with _locked(folder), backend or LocalBackend() as place:
-        before = Manifest.load(folder)
+        before = BulkManifest.load(folder)
         if before:
             before.check_settings(settings, folder)
         options = _absolute(options) | {"device": place.device(options.get("device"))}
@@ -113,14 +113,15 @@ def score_pairs(
             before.check_settings(described, folder)
         shards = _plan(place, files, columns, shard_rows, before, folder)
         if before is None or not before.has_unchanged(files):
-            Manifest(settings | described, files, shards).save(folder)
+            BulkManifest(settings | described, files, shards).save(folder)
         spec.options["dtype"] = described["dtype"]  # "auto" is measured once, so that all workers compute alike
         scorer = ShardScorer(spec, described["fingerprint"], files, columns, folder.url, form)
         return _score_missing(place, scorer, shards, folder, report)
 
 
 def _plan(
-    backend: Backend, files: list[PairFile], columns: PairColumns, shard_rows: int, before: Manifest | None, folder: OutputFolder
+    backend: Backend, files: list[PairFile], columns: PairColumns, shard_rows: int, before: BulkManifest | None,
+    folder: OutputFolder,
 ) -> list[Shard]:  # fmt: skip
     """Return the shards: those of the manifest if the files are unchanged, else of rows that are checked now."""
     if before and before.has_unchanged(files):

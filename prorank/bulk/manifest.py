@@ -26,7 +26,7 @@ WORDS |= {"fingerprint": "other settings of the model"}
 
 
 @dataclass(frozen=True)
-class Manifest:
+class BulkManifest:
     """What the shards of a folder were made from.
 
     Attributes:
@@ -47,7 +47,7 @@ class Manifest:
         folder.write(MANIFEST, json.dumps(values, indent=1, ensure_ascii=False).encode())
 
     @classmethod
-    def load(cls, folder: OutputFolder) -> Manifest | None:
+    def load(cls, folder: OutputFolder) -> BulkManifest | None:
         """Read the manifest of a folder; None for a folder that is empty or does not exist.
 
         Raises:

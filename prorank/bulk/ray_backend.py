@@ -52,9 +52,7 @@ class RayBackend:
             ClusterError: the cluster cannot be reached.
             ConfigError: it has no room for the workers.
         """
-        with extra("ray"):
-            import ray
-            import ray.data
+        ray = _ray()
         self._stops = not ray.is_initialized()
         if self._stops:
             _connect(self.address)
@@ -70,10 +68,8 @@ class RayBackend:
 
     def __exit__(self, *error: object) -> None:
         """Disconnect, and stop a cluster that was started here."""
-        import ray
-
         if self._stops:
-            ray.shutdown()
+            _ray().shutdown()
 
     @property
     def threads(self) -> int:
@@ -88,8 +84,7 @@ class RayBackend:
 
     def call(self, work: Callable[[], Any]) -> Any:
         """See `Backend`."""
-        import ray
-
+        ray = _ray()
         task = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus or 0)(_guarded)
         with _ray_errors():
             return _result(ray.get(task.remote(work)))
@@ -100,8 +95,7 @@ class RayBackend:
         Raises:
             ClusterError: an item killed `MAX_ATTEMPTS` workers, or Ray failed.
         """
-        import ray
-
+        ray = _ray()
         attempts = ray.remote(num_cpus=0, max_restarts=-1)(_Attempts).remote()
         pool = ray.data.ActorPoolStrategy(size=min(self.workers, len(items)) or 1, max_tasks_in_flight_per_actor=2)
         results = ray.data.from_items(list(range(len(items))), override_num_blocks=min(len(items), MAX_BLOCKS) or 1).map_batches(
@@ -125,10 +119,17 @@ class RayBackend:
                 )
 
 
+def _ray() -> Any:
+    """Return the module. Raises MissingExtra."""
+    with extra("ray"):
+        import ray
+        import ray.data
+    return ray
+
+
 def _connect(address: str | None) -> None:
     """Connect to a cluster, or start one. Raises ClusterError."""
-    import ray
-
+    ray = _ray()
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     own = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     try:
@@ -140,8 +141,7 @@ def _connect(address: str | None) -> None:
 @contextmanager
 def _ray_errors() -> Iterator[None]:
     """Turn errors of Ray into ClusterError."""
-    import ray
-
+    ray = _ray()
     try:
         yield
     except ray.exceptions.RayError as error:
@@ -177,9 +177,7 @@ class _Actor:
         return {"result": [_guarded(lambda: self._run(number))]}
 
     def _run(self, number: int) -> Any:
-        import ray
-
-        if ray.get(self.attempts.begin.remote(number)) > MAX_ATTEMPTS:
+        if _ray().get(self.attempts.begin.remote(number)) > MAX_ATTEMPTS:
             raise ClusterError(
                 f"shard {number} of this run was begun {MAX_ATTEMPTS} times, and its worker died each time, perhaps for want of "
                 "memory; take smaller shards (--shard-rows) or larger machines"

@@ -149,6 +149,7 @@ def ray_backend(workers: int, cpus: int, gpus: float | None, address: str | None
 def check_cluster(context: typer.Context, method: str) -> None:
     """Raise ConfigError for options of a cluster without --workers, and for a method of lists with it."""
     workers = context.params["workers"]
+    check_positive(workers, "--workers")
     passed = next((name for name in FOR_RAY[1:] if was_passed(context, name)), None)
     if passed and workers is None:
         raise ConfigError(f"{option_name(context, passed)} needs --workers")
