@@ -136,6 +136,15 @@ def test_another_input_model_prompt_or_setting_is_refused(tmp_path, tiny_llama_d
     assert scored(path, out, tiny_llama_dir).scored_shards == 1
 
 
+def test_auto_keeps_the_dtype_of_an_earlier_run(tmp_path, tiny_llama_dir):
+    path = write_pairs(tmp_path / "pairs.jsonl", toy_pairs(4))
+    scored(path, tmp_path / "out", tiny_llama_dir, dtype="bf16")
+    before = read_shards(tmp_path / "out")
+    (tmp_path / "out/part-00000000.parquet").unlink()
+    assert scored(path, tmp_path / "out", tiny_llama_dir, dtype="auto").scored_shards == 1
+    assert read_shards(tmp_path / "out") == before
+
+
 def test_foreign_and_damaged_folders_are_refused(tmp_path, tiny_llama_dir):
     path = write_pairs(tmp_path / "pairs.jsonl", toy_pairs(4))
     (tmp_path / "full").mkdir()

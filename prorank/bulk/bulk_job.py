@@ -35,6 +35,7 @@ from .storage import OutputFolder, absolute_url
 
 SHARD_ROWS = 10_000
 LOCK = ".lock"
+MEASURED = ("fp32", "bf16")  # between which dtype "auto" chooses
 Report = Callable[[int, int, dict[str, Any]], None]  # rows that are done, rows in all, result of the last shard
 
 
@@ -107,6 +108,7 @@ def score_pairs(
         if before:
             before.check_settings(settings, folder)
         options = _absolute(options) | {"device": place.device(options.get("device"))}
+        options["dtype"] = _dtype(options.get("dtype", "auto"), before)
         spec = ModelSpec(_model_name(model), options, instruction, place.threads)
         described = place.call(spec.describe)
         if before:
@@ -166,6 +168,12 @@ def _score_missing(
     result.cuts = TruncationCounts(**cuts)
     folder.remove_temporary_files()
     return result
+
+
+def _dtype(requested: str, before: BulkManifest | None) -> str:
+    """Return the dtype to load: "auto" continues with the one that an earlier run has measured."""
+    measured = before.settings.get("dtype") if before and requested == "auto" else None
+    return measured if measured in MEASURED else requested
 
 
 def _model_name(model: str | Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from .shard_plan import FilePart
 from .storage import file_system, is_local, reading_errors
 
 PATTERN = "*?["  # characters of a pattern of file names
+READ_AT_ONCE = 16  # files whose columns are read at once, since a remote file takes a while to answer
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,9 @@ def columns_of(files: Sequence[PairFile], columns: PairColumns) -> PairColumns:
         DataError: a file lacks a column, or a column of ids has another type than in the first file.
     """
     first: dict[str, str] = {}
-    for file in files:
-        types = make_reader(file.url).column_types()
+    with ThreadPoolExecutor(READ_AT_ONCE) as pool:
+        types_of_files = list(pool.map(lambda file: make_reader(file.url).column_types(), files))
+    for file, types in zip(files, types_of_files):
         columns = columns.of_input(list(types), file.url)
         first = first or types
         for name in columns.ids or ():

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import socket
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -121,7 +122,7 @@ class ShardScorer:
             values: the shard as a dict, see `Shard.as_dict`.
 
         Returns:
-            The numbers of rows and of cut texts, and the worker.
+            number and rows of the shard, the worker (host:process), its processor seconds, and cuts: counts of cut texts.
 
         Raises:
             DataError: the input has changed, or a file cannot be read or written.
@@ -129,16 +130,17 @@ class ShardScorer:
         """
         shard, folder = Shard.of_dict(values), OutputFolder(self.out)
         name = shard_name(shard, self.form)
-        report = {"number": shard.number, "rows": shard.part.rows, "worker": f"{socket.gethostname()}:{os.getpid()}", "cuts": {}}
+        report: dict[str, Any] = {"number": shard.number, "rows": shard.part.rows, "cpu_seconds": 0.0, "cuts": {}}
+        report["worker"] = f"{socket.gethostname()}:{os.getpid()}"
         if folder.has(name):
             return report
         rows = make_reader(self.files[shard.file].url).read(self.columns, shard.part)
-        before = dataclasses.asdict(self.reranker.cuts)
+        before, begin = dataclasses.asdict(self.reranker.cuts), time.process_time()
         scores = self.score(rows.column(self.columns.query).to_pylist(), rows.column(self.columns.document).to_pylist())
         probabilities = self.reranker.probabilities(scores, self.spec.instruction)
         folder.write(name, encode_table(scored_table(rows, self.columns, shard, scores, probabilities), self.form))
         after = dataclasses.asdict(self.reranker.cuts)
-        return report | {"cuts": {key: after[key] - before[key] for key in after}}
+        return report | {"cpu_seconds": time.process_time() - begin, "cuts": {key: after[key] - before[key] for key in after}}
 
     def score(self, queries: Sequence[str], documents: Sequence[str]) -> np.ndarray:
         """Return scores fp32 [n] of pairs. The engine reads them from the longest to the shortest, and batches them by tokens."""
