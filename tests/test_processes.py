@@ -15,29 +15,26 @@ from prorank.errors import ConfigError
 from prorank.train.curves import read_metrics
 from prorank.train.run import train
 from prorank.train.settings.stage_settings import dump_settings, make_settings
-from tests.tiny import toy_lists, write_jsonl
+from tests.tiny import write_jsonl
 
 ROWS = [
     {"query": f"coffee {i}", "document": f"{'the coffee' if i % 2 else 'some bread'} {i}", "think": f"it is {i}",
      "answer": "yes" if i % 2 else "no", "label": i % 2} for i in range(24)
 ]  # fmt: skip
 
-LISTS = {"warmup": "warmup", "lists": "score", "order": "order"}  # stages that read lists
+
 ZERO2 = Path(__file__).parent.parent / "configs" / "deepspeed_zero2.json"
 LAUNCH = ["-m", "accelerate.commands.launch", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--use_deepspeed"]
 LAUNCH += [f"--deepspeed_config_file={ZERO2}"]
 
 
 def values_of(stage: str, tmp_path: Path, base: Path) -> dict:
-    """Settings of a short run of sft, of score behind thoughts, of a stage with lists, or of stage reason by an algorithm."""
+    """Settings of a short run of sft, of score behind thoughts, or of stage reason by an algorithm."""
     values = {
         "stage": "sft" if stage == "sft" else "reason", "base": str(base), "dtype": "fp32", "steps": 4, "batch_size": 4,
         "data": str(write_jsonl(tmp_path / "data.jsonl", ROWS)), "prompt": {"preset": "rerank-r0", "system": "Judge."},
         "max_length": 120, "log_every": 1, "dev_queries": 4, "num_evaluations": 1, "learning_rate": 1e-3, "device": "cpu",
     }  # fmt: skip
-    if stage in LISTS:
-        rows = {"data": str(write_jsonl(tmp_path / "data.jsonl", toy_lists(24))), "stage": LISTS[stage], "prompt": "prorank"}
-        return values | rows | ({"list_size": 4} if stage != "warmup" else {})
     if stage == "score":
         others = [row | {"document": f"the horse {i}", "label": 1 - row["label"]} for i, row in enumerate(ROWS)]
         prompt = values["prompt"] | {"max_think_tokens": 6}
@@ -66,7 +63,7 @@ def started(
     return read_metrics(tmp_path / name)
 
 
-@pytest.mark.parametrize("stage", ["sft", "score", "ppo", "grpo", *(pytest.param(name, marks=pytest.mark.slow) for name in LISTS)])
+@pytest.mark.parametrize("stage", ["sft", "score", "ppo", "grpo"])
 def test_two_processes_give_the_losses_of_one(tmp_path, tiny_llama_dir, stage):
     values = values_of(stage, tmp_path, tiny_llama_dir)
     one, two = (started(tmp_path, str(n), n, values) for n in (1, 2))

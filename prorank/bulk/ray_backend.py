@@ -140,10 +140,12 @@ def _connect(address: str | None) -> None:
 
 @contextmanager
 def _ray_errors() -> Iterator[None]:
-    """Turn errors of Ray into ClusterError."""
+    """Turn errors of Ray into ClusterError. Errors of the work itself that users cannot fix keep their traceback."""
     ray = _ray()
     try:
         yield
+    except ray.exceptions.RayTaskError:
+        raise
     except ray.exceptions.RayError as error:
         raise ClusterError(f"Ray: {first_line(error)}; run the command again, and it does what is missing") from error
 

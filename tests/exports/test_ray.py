@@ -23,7 +23,7 @@ PAIRS, SHARD_ROWS = 20_000, 250
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
     """Two processors, a small object store, no dashboard, no reports to Ray's makers."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}  # by default workers yield to all other programs
     import ray
 
     ray.init("local", num_cpus=2, object_store_memory=100_000_000, include_dashboard=False, log_to_driver=False)
