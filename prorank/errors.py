@@ -71,6 +71,10 @@ class ServerFailed(ServerError):
     """The server failed (5xx or 424)."""
 
 
+class ClusterError(ProRankError):
+    """A cluster cannot be reached, or lost its workers too often. What was written stays."""
+
+
 class MissingExtra(ProRankError, ImportError):
     """An optional dependency is not installed. The message names the extra to install."""
 

@@ -12,7 +12,7 @@ import torch
 from benchmarks import common
 from benchmarks.evidence import recipe
 from benchmarks.experiments import order_gain
-from benchmarks.speed import growth, score_vs_peers, serve_cache, serve_load
+from benchmarks.speed import bulk_size, growth, score_vs_peers, serve_cache, serve_load
 from prorank.train.settings.stage_settings import load_settings
 from tests.tiny import byte_tokenizer, tiny_llama
 
@@ -24,6 +24,11 @@ def test_slope_is_one_for_linear_and_two_for_square_growth():
     sizes = [100, 300, 1000, 10_000]
     assert growth.slope(sizes, [0.02 * n for n in sizes]) == pytest.approx(1)
     assert growth.slope(sizes, [1e-6 * n**2 for n in sizes]) == pytest.approx(2)
+
+
+def test_a_job_is_sized_from_the_rate_of_a_machine():
+    size = bulk_size.size_of(3600 * 100, rate=10, hours=3, shard_rows=1200)
+    assert size == (10, 4, 2)
 
 
 def test_ndcg_knows_the_best_and_the_worst_order():

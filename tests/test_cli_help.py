@@ -97,7 +97,7 @@ def test_help_is_printed_in_full(path, width, monkeypatch):
 
 def test_verbs_are_in_the_panels_of_their_task():
     shown = {panel: list(verbs) for panel, verbs in VERBS.items()}
-    assert shown["Rank"] == ["rerank", "search", "index", "serve", "evaluate"]
+    assert shown["Rank"] == ["rerank", "score-pairs", "search", "index", "serve", "evaluate"]
     assert shown["Your data"] == ["mine", "adapt", "calibrate"]
     assert list(ROOT.commands) == [name for verbs in shown.values() for name in verbs]
 

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from prorank.errors import ConfigError
 from prorank.train.curves import read_metrics
+from prorank.train.run import train
 from prorank.train.settings.stage_settings import dump_settings, make_settings
 from tests.tiny import write_jsonl
 
@@ -74,6 +76,15 @@ def test_two_processes_give_the_losses_of_one(tmp_path, tiny_llama_dir, stage):
     if stage == "score":
         assert thoughts(tmp_path / "1") == thoughts(tmp_path / "2")
         assert {number for number, *_ in thoughts(tmp_path / "1")} == {0, 1}  # five steps a pass
+
+
+def test_sharded_weights_are_refused(tmp_path, tiny_llama_dir, monkeypatch):
+    """accelerate shards nothing on a CPU, and elsewhere our mean of the gradients would mix different weights."""
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    settings = make_settings(values_of("sft", tmp_path, tiny_llama_dir) | {"out": str(tmp_path / "run")})
+    with pytest.raises(ConfigError, match="FSDP .* is not supported; start the processes by torchrun, .* DeepSpeed's ZeRO-2"):
+        train(settings)
+    assert not (tmp_path / "run").exists()
 
 
 def test_two_processes_with_a_strict_backend_take_the_steps_of_one(tmp_path, tiny_llama_dir):

@@ -18,6 +18,7 @@ from .. import __version__
 from ..utils.memory import steady_memory
 from ..utils.terminal import guarded, past_typer, say, set_up_streams
 from ..utils.threads import share_processors
+from .bulk_command import score_pairs
 from .checkpoint_commands import export, pull
 from .data_commands import adapt, calibrate, mine_lists
 from .evaluate_command import evaluate
@@ -31,7 +32,14 @@ from .thinking_commands import import_logs, label, sample_pairs, score_completio
 from .train_commands import demo, plot, train
 
 VERBS: dict[str, dict[str, Callable[..., None]]] = {
-    "Rank": {"rerank": rerank, "search": search, "index": index, "serve": serve, "evaluate": evaluate},
+    "Rank": {
+        "rerank": rerank,
+        "score-pairs": score_pairs,
+        "search": search,
+        "index": index,
+        "serve": serve,
+        "evaluate": evaluate,
+    },
     "Your data": {"mine": mine_lists, "adapt": adapt, "calibrate": calibrate},
     "Train": {"train": train, "plot": plot, "demo": demo},
     "Thinking models": {

@@ -19,6 +19,7 @@ from ..remote.client_dialects import LOG_ODDS
 from ..utils.files import STDIN, check_file
 from ..utils.progress import Spinner
 from ..utils.terminal import argument_text, note, say
+from .bulk_command import Address, Cpus, Gpus, RunWorkers, check_cluster, rerank_by_workers
 from .hit_tables import note_cost, note_truncation
 from .index_command import rank_index
 from .options import (
@@ -49,7 +50,7 @@ RUN = "Rerank a TREC run"
 SERVER = "Rank by a server"
 STORED = "Rank the documents of an index"
 # Options that need --run, options that exclude it, and options of a local model.
-FOR_RUN = {"dataset": "--dataset", "out": "--out"}
+FOR_RUN = {name: f"--{name}" for name in ("dataset", "out", "workers", "cpus", "gpus", "address")}
 FOR_DOCUMENTS = {
     "documents": "DOCUMENTS",
     "query_argument": "QUERY",
@@ -60,8 +61,8 @@ FOR_DOCUMENTS = {
 }
 NOT_FOR_INDEX = ("run", "instruction", "method", "samples", "max_think_tokens", "show_thoughts")
 LOCAL_ONLY = (
-    "index", "think", "samples", "max_think_tokens", "method", "device", "dtype", "compile", "max_length", "long_documents",
-    "prompt", "base", "trust_remote_code",
+    "index", "workers", "think", "samples", "max_think_tokens", "method", "device", "dtype", "compile", "max_length",
+    "long_documents", "prompt", "base", "trust_remote_code",
 )  # fmt: skip
 
 
@@ -120,6 +121,10 @@ def rerank(
         str | None,
         typer.Option(help="Environment variable that holds the server's key. Default: no key.", rich_help_panel=SERVER),
     ] = None,
+    workers: RunWorkers = None,
+    cpus: Cpus = 1,
+    gpus: Gpus = None,
+    address: Address = None,
     device: Device = None,
     dtype: Dtype = "auto",
     compile: Compile = None,
@@ -141,6 +146,7 @@ def rerank(
     _check_task(context, bool(run))
     _check_place(context, server)
     _check_index(context, index, documents)
+    check_cluster(context, method)
     options = reranker_options(context)
     if index and query:
         return rank_index(context, index, query, ids, model, options, rank_options, as_json)
@@ -149,6 +155,8 @@ def rerank(
             raise DataError("--run needs --dataset (the texts) and --out (the run to write)")
         check_file(out)
         texts = rerank_files.read_run_texts(run, dataset, top_k)
+        if workers:
+            return rerank_by_workers(context, texts, out, model, options, instruction)
     elif not query or documents is None:
         raise DataError("give DOCUMENTS (a file, or - for stdin) and a query, --index and a query, or --run, --dataset and --out")
     else:

@@ -10,6 +10,8 @@ import os
 
 import torch
 
+from ..errors import ConfigError
+
 
 def place() -> tuple[int, int]:
     """Return (number of this process, number of processes)."""
@@ -19,6 +21,19 @@ def place() -> tuple[int, int]:
 def is_main() -> bool:
     """Whether this process writes the run's files."""
     return place()[0] == 0
+
+
+def check_launcher() -> None:
+    """Raise ConfigError if `accelerate launch` asks for FSDP.
+
+    accelerate shards nothing on CPUs, and on GPUs each process would have other parts of the weights, whose gradients
+    `average_gradients` must not average.
+    """
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("true", "1"):
+        raise ConfigError(
+            "FSDP (ACCELERATE_USE_FSDP) is not supported; start the processes by torchrun, which copies the model, or shard "
+            "gradients and the optimiser's state by DeepSpeed's ZeRO-2 (configs/deepspeed_zero2.json)"
+        )
 
 
 def join(device: torch.device) -> torch.device:

@@ -23,7 +23,7 @@ from ..errors import extra
 from ..prompts.prompt import AnyPromptEncoder
 from .choices import choices_of, chosen_settings
 from .curves import plot
-from .distributed import is_main, join, sum_of_processes, wait
+from .distributed import check_launcher, is_main, join, sum_of_processes, wait
 from .health import check_base, disk_errors, saved
 from .run_folder import claim_folder, model_saver, write_done, write_settings
 from .schedule import ReportCallback
@@ -60,6 +60,7 @@ def train(settings: Settings, resume: bool = False, report: Report | None = None
     """
     with extra("train"):
         import accelerate  # noqa: F401
+    check_launcher()
     settings.check()
     spec, folder = STAGES[settings.stage], Path(settings.out)
     if is_main():
