@@ -18,6 +18,7 @@ from .export_result import ExportResult
 from .notes import Source
 from .onnx_graph import make_graph, quantize_graph, run_graph, save_graph
 from .onnx_notes import onnx_notes
+from .outliers import outlier_layers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -46,6 +47,8 @@ def export_onnx(
     """
     classifier = make_classifier(model, encoder, template)
     graph = make_graph(classifier.model)
+    body = getattr(classifier.model, classifier.model.base_model_prefix)
+    kept = outlier_layers(body, [encoder.encode(*pair).ids for pair in classifier.pairs])
     with atomic_folder(folder) as beside:
         (beside / "onnx").mkdir()
         apart = save_graph(graph, beside / FP32_FILE)
@@ -57,7 +60,7 @@ def export_onnx(
         difference = _difference(beside, FP32_FILE, classifier, encoder, template)
         if not difference <= TOLERANCE * max(1.0, float(classifier.scores.abs().max())):
             raise ModelError(f"{folder}: the graph's logits differ by {difference:.1e} from the scores; nothing was written")
-        quantize_graph(beside / FP32_FILE, beside / INT8_FILE)
+        quantize_graph(beside / FP32_FILE, beside / INT8_FILE, kept)
         int8_difference = _difference(beside, INT8_FILE, classifier, encoder, template)
         if not np.isfinite(int8_difference):
             raise ModelError(f"{folder}: the int8 graph's logits are not finite; nothing was written")
@@ -65,7 +68,8 @@ def export_onnx(
             for file in (beside / "onnx").glob(f"{Path(FP32_FILE).name}*"):
                 file.unlink()
         result = ExportResult(folder, "onnx", "", difference, len(classifier.pairs), int8_difference)
-        notes = onnx_notes(result, encoder, [name for name in (FP32_FILE, INT8_FILE) if (beside / name).exists()], template, source)
+        files = [name for name in (FP32_FILE, INT8_FILE) if (beside / name).exists()]
+        notes = onnx_notes(result, encoder, files, kept, template, source)
         (beside / "README.md").write_text(notes, encoding="utf-8")
     return result
 

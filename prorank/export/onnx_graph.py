@@ -5,6 +5,7 @@ The names and shapes of inputs and output are those of `...ForSequenceClassifica
 
 from __future__ import annotations
 
+import ast
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 INPUTS, OUTPUT = ("input_ids", "attention_mask"), "logits"
 OPSET = 18  # of torch's exporter; onnxruntime from 1.14 reads it, in browsers too
 FILE_LIMIT = 2_000_000_000  # bytes of weights in one file, because protobuf has a limit of 2 GiB
+SCOPES = "pkg.torch.onnx.name_scopes"  # torch's note of a node's modules
 # onnxruntime's mark of graphs that are ready for quantisation, as torch's exporter makes them; without it a warning is logged.
 PRE_PROCESSED = {"onnx.quant.pre_process": "onnxruntime.quant"}
 CHANGING_ROTATIONS = ("dynamic", "longrope")  # their frequencies depend on the length of the batch, which a graph cannot express
@@ -33,13 +35,13 @@ class ScoreGraph(torch.nn.Module):
 
     Attributes:
         body: the body.
-        head: Linear [1, H] without bias.
+        row: weights [H] of the score.
     """
 
     def __init__(self, classifier: PreTrainedModel) -> None:
         super().__init__()
         self.body: Any = getattr(classifier, classifier.base_model_prefix)
-        self.head: Any = classifier.score
+        self.row = classifier.score.weight[0]
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Return logits [B, 1].
@@ -51,7 +53,8 @@ class ScoreGraph(torch.nn.Module):
         positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)
         out = self.body(input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, use_cache=False)
         last = (attention_mask * torch.arange(input_ids.shape[1])).amax(-1)
-        return self.head(out.last_hidden_state[torch.arange(input_ids.shape[0]), last])
+        hidden = out.last_hidden_state[torch.arange(input_ids.shape[0]), last]
+        return (hidden * self.row).sum(-1, keepdim=True)  # elementwise: a matrix product would be quantised
 
 
 def check_onnx() -> None:
@@ -93,10 +96,13 @@ def make_graph(classifier: PreTrainedModel) -> Any:
 
 
 def _without_notes(model: Any) -> Any:
-    """Remove torch's notes on the origin of each node, which name source files of this machine, in place."""
+    """Name matrix products by their module, and remove torch's notes, which name source files of this machine, in place."""
     values = [*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()]
     for node in model.graph.all_nodes():
         values += node.outputs
+        scopes = ast.literal_eval(node.metadata_props.get(SCOPES, "[]"))  # of the model, its modules down to the node's, the node
+        if node.op_type == "MatMul" and len(scopes) > 2:
+            node.name = f"{scopes[-2]}/{scopes[-1]}"
         node.metadata_props.clear()
         node.doc_string = None
     for value in values:
@@ -130,7 +136,7 @@ def save_graph(model: Any, path: Path) -> bool:
     return apart
 
 
-def quantize_graph(path: Path, out: Path) -> None:
+def quantize_graph(path: Path, out: Path, kept: Sequence[str] = ()) -> None:
     """Write the int8 form of a saved graph: weights of linear layers by output channel, activations by tensor at run time.
 
     The score's own row stays in fp32, as in our engine.
@@ -138,10 +144,18 @@ def quantize_graph(path: Path, out: Path) -> None:
     Args:
         path: graph in fp32.
         out: file to write.
+        kept: names of linear layers in the body that stay in fp32.
     """
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    quantize_dynamic(path, out, op_types_to_quantize=["MatMul", "Gather"], per_channel=True, weight_type=QuantType.QInt8)
+    nodes = [node.name for node in onnx.load(path, load_external_data=False).graph.node if node.op_type == "MatMul"]
+    excluded = [node for node in nodes if node.rpartition("/")[0] in {f"body.{name}" for name in kept}]
+    assert len(excluded) == len(kept), "torch names nodes otherwise"
+    quantize_dynamic(
+        path, out, op_types_to_quantize=["MatMul", "Gather"], per_channel=True, weight_type=QuantType.QInt8,
+        nodes_to_exclude=excluded,
+    )  # fmt: skip
 
 
 def open_graph(path: Path) -> Any:

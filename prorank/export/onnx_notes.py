@@ -21,7 +21,7 @@ onnx` from `{source}` (licence: {licence}).
 | file | weights | largest difference from the model's scores on {pairs} pairs |
 |---|---|---|
 {files}
-
+{kept}
 ## onnxruntime
 
 ```python
@@ -50,16 +50,22 @@ INSIDE = """\
 OUTSIDE = """\
 - Render the texts with `chat_template.jinja` first.
 """
+KEPT = """
+The int8 graph keeps {count} linear layers in fp32, because single tokens have far larger inputs there than the others: {names}.
+"""
 WEIGHTS = {"model": ("fp32", "fp32"), "model_quantized": ("int8 (activations quantised at run time)", "q8")}
 
 
-def onnx_notes(result: ExportResult, encoder: PairPromptEncoder, files: list[str], template: bool, source: Source) -> str:
+def onnx_notes(
+    result: ExportResult, encoder: PairPromptEncoder, files: list[str], kept: list[str], template: bool, source: Source
+) -> str:
     """Return the text of README.md.
 
     Args:
         result: folder and differences.
         encoder: encoder of the prompt.
         files: the graphs that were written, relative to the folder; the last one is shown in the example.
+        kept: names of linear layers that the int8 graph keeps in fp32.
         template: whether the prompt is part of the tokenizer.
         source: the exported checkpoint.
     """
@@ -74,6 +80,7 @@ def onnx_notes(result: ExportResult, encoder: PairPromptEncoder, files: list[str
     return NOTES.format(
         head=card_head(str(result.folder), source.hub_id, source.licence, "transformers.js"), opset=OPSET, yes=yes, no=no,
         source=source.name, licence=source.licence, pairs=result.pairs, files="\n".join(rows), prompt=prompt, javascript=javascript,
+        kept=KEPT.format(count=len(kept), names=", ".join(kept)) if kept else "",
         folder=json.dumps(str(result.folder)), graph=json.dumps(str(result.folder / files[-1])),
         dtype=WEIGHTS[Path(files[-1]).stem][1],
         texts='["a query"], ["a document"]' if template else '["a rendered prompt"]',

