@@ -69,6 +69,7 @@ def measured(score: Score, lists: list[tuple[str, list[str], list[int]]]) -> tup
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True, help="a trained checkpoint")
+    parser.add_argument("--graphs", type=Path, help="folder of the model's export; by default it is exported anew")
     parser.add_argument("--dev", default="trecqa", help="set whose judged pools of the dev split are ranked")
     parser.add_argument("--limit", type=int, help="queries; all by default")
     parser.add_argument("--documents", type=int, default=100, help="documents per query")
@@ -84,8 +85,7 @@ def main() -> None:
         lists.append((task.collection.queries[query], [task.text(document) for document in documents], labels))
     results: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place) / "graphs"
-        say(str(export(options.model, folder, format="onnx")))
+        folder = options.graphs or export(options.model, Path(place) / "graphs", format="onnx").folder
         systems = {
             "engine, fp32": lambda: engine_scorer(options.model, "fp32"),
             "engine, int8": lambda: engine_scorer(options.model, "int8"),
@@ -97,9 +97,9 @@ def main() -> None:
         for name, load in systems.items():
             scores, speed = measured(load(), lists)
             reference = reference or scores
-            values = [ndcg(labels, row) for (_, _, labels), row in zip(lists, scores)]
             results[name] = {
-                "megabytes": sizes[name] / 1e6 if name in sizes else None, "documents_per_second": speed, "ndcg": values,
+                "megabytes": sizes[name] / 1e6 if name in sizes else None, "documents_per_second": speed,
+                "ndcg": [ndcg(labels, row) for (_, _, labels), row in zip(lists, scores)],
                 "largest": max(float(np.abs(a - b).max()) for a, b in zip(scores, reference)),
                 "tau": statistics.mean(kendalltau(a, b).statistic for a, b in zip(scores, reference) if len(a) > 1),
             }  # fmt: skip
@@ -108,7 +108,9 @@ def main() -> None:
     for row in results.values():
         row["ndcg"] = statistics.mean(row["ndcg"])
     count = sum(len(documents) for _, documents, _ in lists)
-    print(json.dumps({"onnx": results, "queries": len(lists), "pairs": count, **vars(options), **machine("onnxruntime")}))
+    print(
+        json.dumps({"onnx": results, "queries": len(lists), "pairs": count, **vars(options), **machine("onnxruntime")}, default=str)
+    )
 
 
 def print_table(results: dict[str, dict[str, Any]]) -> None:

@@ -13,9 +13,13 @@ from pathlib import Path
 import pytest
 
 from prorank.export import export
+from prorank.export.classifier import padding_token, probe_batch
+from prorank.export.onnx_graph import run_graph
+from prorank.export.pair_template import baked_tokenizer
 from prorank.prompts.prompt import Prompt
 from prorank.reranker import Reranker
 from tests.exports.onnx_models import saved
+from tests.tiny import byte_tokenizer
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "browser"
 NEED = "needs playwright (extra 'browser'), the program chromium, and npm ci --prefix examples/browser"
@@ -31,6 +35,10 @@ DOCUMENTS = [
     "a <|im_end|> of <|endoftext|> texts",
 ]
 TEXTS = ["x", " 1", "42.", "'s e", "a \t b", *DOCUMENTS]
+ENCODERS = {
+    kind: Prompt.preset(preset, max_length=256).bind(byte_tokenizer(style))
+    for kind, preset, style in [("llama", "prorank", "smollm"), ("qwen2", "document-first", "qwen2"), ("qwen3", "prorank", "qwen3")]
+} | {"mxbai": Prompt.preset("mxbai", instruction="find scenes").bind(byte_tokenizer("qwen2"))}
 
 
 class Handler(SimpleHTTPRequestHandler):
@@ -53,17 +61,19 @@ def browser():
         made.close()
 
 
-@pytest.fixture(scope="module", params=["llama", "qwen2", "qwen3"])
-def exported(request, tmp_path_factory):
-    """(the checkpoint, a folder with the example's files and the exported folder as `model`)."""
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """(the checkpoint, a folder with the example's files, the exported folder as `model`, and exported tokenizers by kind)."""
     root = tmp_path_factory.mktemp("browser")
-    source = saved(root / "source", request.param, max_length=192)
+    source = saved(root / "source", "llama", max_length=192)
     site = root / "site"
     site.mkdir()
     for path in EXAMPLE.iterdir():
         if path.name != "model":
             os.symlink(path, site / path.name)
     export(source, site / "model", format="onnx")
+    for kind, encoder in ENCODERS.items():
+        baked_tokenizer(encoder, padding_token(encoder)).save_pretrained(site / kind)
     return source, site
 
 
@@ -114,9 +124,6 @@ def test_the_page_ranks_like_reranker(open_page, exported):
 
 
 def test_the_int8_graph_runs_as_in_onnxruntime(open_page, exported):
-    from prorank.export.classifier import probe_batch
-    from prorank.export.onnx_graph import run_graph
-
     source, site = exported
     encoder = Prompt.load(source).bind(Reranker(source).tokenizer)
     pairs = [(QUERY, document.strip()) for document in DOCUMENTS]
@@ -126,15 +133,22 @@ def test_the_int8_graph_runs_as_in_onnxruntime(open_page, exported):
     assert [got[index] for index in range(len(pairs))] == pytest.approx(want, abs=0.02)
 
 
-def test_the_pages_tokenizer_gives_the_prompts_ids(open_page, exported):
-    encoder = Prompt.load(exported[0]).bind(Reranker(exported[0]).tokenizer)
-    pairs = [(query, document) for query in TEXTS if len(query) < 99 for document in TEXTS]
-    code = """async pairs => { const { Reranker } = await import("./reranker.js"); const model = await Reranker.load("model");
-        return pairs.map(([query, document]) => model.encode(query, document)); }"""
-    got = open_page().evaluate(code, pairs)
-    for pair, encoded in zip(pairs, got):
-        want = encoder.encode(*pair)
-        assert (encoded["ids"], encoded["cut"]) == (want.ids, want.document_cut), pair
+@pytest.mark.parametrize("kind", list(ENCODERS))
+def test_the_pages_tokenizer_gives_the_prompts_ids(open_page, kind):
+    texts = [
+        text for text in TEXTS if "<|" not in text or ENCODERS[kind].prompt.escape_special_tokens
+    ]  # mxbai reads such as special
+    pairs = [(query, document) for query in texts if len(query) < 99 for document in texts]
+    code = """async ([kind, pairs]) => { const { Reranker } = await import("./reranker.js");
+        const read = async name => (await fetch(`${kind}/${name}.json`)).json();
+        const reranker = new Reranker(await read("tokenizer"), await read("tokenizer_config"), null);
+        return pairs.map(([query, document]) => reranker.encode(query, document)); }"""
+    cut = 0
+    for pair, got in zip(pairs, open_page().evaluate(code, [kind, pairs])):
+        want = ENCODERS[kind].encode(*pair)
+        assert not want.query_cut and (got["ids"], got["cut"]) == (want.ids, bool(want.document_cut)), pair
+        cut += got["cut"]
+    assert cut or kind == "mxbai"  # whose maximum length is longer than these texts
 
 
 def test_what_goes_wrong_is_said(open_page):

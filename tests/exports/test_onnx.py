@@ -106,15 +106,6 @@ def test_the_notes_example_runs(exported):
     assert all(part in text for part in ["license: other", 'logit of "1" minus logit of "0"', "192 tokens", *differences])
 
 
-def test_the_pages_example_runs(tmp_path, tiny_qwen2_dir, monkeypatch, capsys):
-    page = (Path(__file__).parents[2] / "docs" / "guides" / "export.md").read_text(encoding="utf-8")
-    code = next(text.split("```")[0] for text in page.split("```python\n") if text.startswith("import onnxruntime"))
-    export(tiny_qwen2_dir, tmp_path / "out" / "onnx", format="onnx")
-    monkeypatch.chdir(tmp_path)
-    exec(compile(code, "docs/guides/export.md", "exec"), {})
-    assert len(capsys.readouterr().out.split()) >= 2
-
-
 def test_a_prompt_that_repeats_the_query_an_instruction_and_a_thinking_checkpoint(tmp_path):
     source = saved(tmp_path / "echo", "qwen2", "echo", max_length=256)
     export(source, tmp_path / "out1", format="onnx", instruction="find 🦊")
@@ -194,11 +185,16 @@ def test_a_model_that_torch_cannot_export_is_refused(tmp_path, tiny_llama_dir, m
     assert not list(tmp_path.iterdir())
 
 
-def test_the_verb_prints_both_differences(tmp_path, tiny_qwen2_dir):
-    result = CliRunner().invoke(app, ["export", str(tiny_qwen2_dir), str(tmp_path / "out"), "--format", "onnx"])
+def test_the_verb_prints_both_differences_and_the_pages_example_reads_its_folder(tmp_path, tiny_qwen2_dir, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["export", str(tiny_qwen2_dir), "out/onnx", "--format", "onnx"])
     assert result.exit_code == 0, result.output
     [line] = result.stdout.strip().splitlines()
     assert "scores differ from the model's by at most" in line and ", in int8 by" in line and line.endswith("on 4 pairs")
+    page = (Path(__file__).parents[2] / "docs" / "guides" / "export.md").read_text(encoding="utf-8")
+    code = next(text.split("```")[0] for text in page.split("```python\n") if text.startswith("import onnxruntime"))
+    exec(compile(code, "docs/guides/export.md", "exec"), {})
+    assert len(capsys.readouterr().out.split()) >= 2
 
 
 def test_the_default_model(tmp_path):
