@@ -126,7 +126,8 @@ def save_graph(model: Any, path: Path) -> bool:
     Raises:
         ModelError: even the int8 form would be too large for one file.
     """
-    import onnx_ir
+    with extra("onnx"):
+        import onnx_ir
 
     size = sum(weight.const_value.nbytes for weight in model.graph.initializers.values())
     if size > 4 * FILE_LIMIT:
@@ -146,8 +147,9 @@ def quantize_graph(path: Path, out: Path, kept: Sequence[str] = ()) -> None:
         out: file to write.
         kept: names of linear layers in the body that stay in fp32.
     """
-    import onnx
-    from onnxruntime.quantization import QuantType, quantize_dynamic
+    with extra("onnx"):
+        import onnx
+        from onnxruntime.quantization import QuantType, quantize_dynamic
 
     nodes = [node.name for node in onnx.load(path, load_external_data=False).graph.node if node.op_type == "MatMul"]
     excluded = [node for node in nodes if node.rpartition("/")[0] in {f"body.{name}" for name in kept}]
@@ -160,7 +162,8 @@ def quantize_graph(path: Path, out: Path, kept: Sequence[str] = ()) -> None:
 
 def open_graph(path: Path) -> Any:
     """Return an onnxruntime session of a saved graph, on the CPU with as many threads as torch has."""
-    import onnxruntime
+    with extra("onnx"):
+        import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
