@@ -50,7 +50,12 @@ $(VENV)/.exports: $(STAMP)
 	$(BIN)/python $(PIP) -c constraints.txt -e '.[exports]'
 	touch $@
 
-test-exports: $(VENV)/.exports
+# The packages of the page in examples/browser; its test also needs what test-browser does.
+examples/browser/node_modules/.stamp: examples/browser/package-lock.json
+	npm ci --prefix examples/browser --ignore-scripts --no-audit --no-fund
+	touch $@
+
+test-exports: $(VENV)/.exports $(VENV)/.browser examples/browser/node_modules/.stamp
 	PRORANK_EXPORTS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile tests/exports
 
 # Drives the machine's own Chromium, which root gets from apt where there is none; playwright brings none here.

@@ -33,7 +33,8 @@ from tests.toy_data import write_collection
 
 ROOT = Path(__file__).parent.parent
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "benchmarks" / "README.md", *DOCS]
+OTHERS = [ROOT / "benchmarks" / "README.md", *sorted((ROOT / "examples").glob("*/README.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *OTHERS, *DOCS]
 COMMANDS = docs_tables.commands()
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 # Folders of one machine, and hosts that serve packages or models; written so that this file does not match.
@@ -364,6 +365,8 @@ def why_not(code: str) -> str:
     absent += ["rerankers"] if "integrations.rerankers" in code and not find_spec("rerankers") else []
     if absent:
         return f"{absent[0]} is not installed; make test-integrations runs this block"
+    if "import onnxruntime" in code:
+        return "needs a folder with graphs; tests/exports/test_onnx.py runs this block"
     if "http://localhost:8000" in code:
         return "needs a server on port 8000; test_serve_dialects speaks to one as this client does"
     return ""

@@ -27,9 +27,18 @@ def export(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
     format: Annotated[
         str,
-        typer.Option(help="seq-cls (a classifier with one logit) or merged (adapter merged into the base).", rich_help_panel=MAIN),
+        typer.Option(
+            help="seq-cls (a classifier with one logit), onnx (the same as a graph) or merged (adapter merged into the base).",
+            rich_help_panel=MAIN,
+        ),
     ] = "seq-cls",
-    dtype: Annotated[str, typer.Option(help="Type of the weights written: fp32 or bf16.", rich_help_panel=MAIN)] = "fp32",
+    dtype: Annotated[
+        str,
+        typer.Option(
+            help="Type of the weights written: fp32 or bf16; for onnx fp32 (int8 is written too) or int8.",
+            rich_help_panel=MAIN,
+        ),
+    ] = "fp32",
     template: Annotated[
         bool,
         typer.Option(
@@ -47,7 +56,7 @@ def export(
     base: Base = None,
     trust_remote_code: RemoteCode = False,
 ) -> None:
-    """Write a checkpoint for other servers: a classifier, or a model without adapter."""
+    """Write a checkpoint for other servers: a classifier, ONNX graphs, or a model without adapter."""
     from ..export import export as write
 
     result = write(model, out, format, dtype, template, prompt, instruction, max_length, base, trust_remote_code)

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from ..checkpoints.loading import without_bars
+from ..checkpoints.saving import name_as_before, write_json
 from ..engine.heads import answer_rows
 from ..engine.modules import body
-from ..errors import ModelError
+from ..errors import ConfigError, ModelError
 from ..prompts.pair_encoder import PairPromptEncoder
 from ..prompts.prompt import Prompt
 from ..utils.loading_lock import one_at_a_time
-from .pair_template import max_pair_tokens
+from .pair_template import baked_tokenizer, max_pair_tokens, plain_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -30,6 +31,61 @@ PROBES = [
     ("how do vaccines work", "Vaccines train the immune system to know a germ before it meets it. " * 8),
     ("42", "Grüße aus dem Garten, 图书馆 🦊"),
 ]
+
+
+class Classifier(NamedTuple):
+    """A classifier and what is needed to save and test it.
+
+    Attributes:
+        model: the classifier; shares the body of the causal LM.
+        tokenizer: transformers tokenizer for pairs.
+        pairs: n (query, document) texts for a test.
+        scores: the causal LM's scores [n] of the pairs.
+    """
+
+    model: PreTrainedModel
+    tokenizer: Any
+    pairs: list[tuple[str, str]]
+    scores: torch.Tensor
+
+
+def make_classifier(model: PreTrainedModel, encoder: PairPromptEncoder, template: bool) -> Classifier:
+    """Build a classifier around a causal LM, which is scored first.
+
+    Args:
+        model: the causal LM.
+        encoder: encoder of its prompt.
+        template: make the prompt part of the tokenizer.
+
+    Raises:
+        ConfigError: the prompt's maximum length is too small for a test.
+        ModelError: see `build_classifier` and `padding_token`.
+        PromptError: a pair template cannot express the prompt.
+    """
+    pad = padding_token(encoder)
+    tokenizer = (baked_tokenizer if template else plain_tokenizer)(encoder, pad)
+    pairs = probe_pairs(encoder)
+    if not pairs:
+        raise ConfigError(f"{encoder.longest} tokens are too few to test the classifier; raise --max-length")
+    scores = model_scores(model, encoder, pairs)
+    classifier = build_classifier(model, encoder, encoder.tokenizer.convert_tokens_to_ids(pad))
+    return Classifier(classifier, tokenizer, pairs, scores)
+
+
+def save_tokenizer(folder: Path, tokenizer: Any, encoder: PairPromptEncoder, template: bool) -> None:
+    """Save the tokenizer of a classifier, its prompt and its maximum length beside its config.json.
+
+    Args:
+        folder: folder of the export.
+        tokenizer: from `make_classifier`.
+        encoder: encoder of the prompt.
+        template: whether the prompt is part of the tokenizer.
+    """
+    tokenizer.save_pretrained(folder)
+    name_as_before(folder)
+    encoder.prompt.save(folder)
+    if template and encoder.repeats == 1:
+        write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_pair_tokens(encoder)})
 
 
 def build_classifier(model: PreTrainedModel, encoder: PairPromptEncoder, pad_id: int) -> PreTrainedModel:
@@ -97,6 +153,24 @@ def model_scores(model: PreTrainedModel, encoder: PairPromptEncoder, pairs: list
     )
 
 
+def probe_batch(folder: Path, encoder: PairPromptEncoder, pairs: list[tuple[str, str]], template: bool, side: str = "right") -> Any:
+    """Return the ids and mask of pairs, by the tokenizer of an exported folder as any other library loads it.
+
+    Args:
+        folder: folder of the export.
+        encoder: encoder of its prompt, used if the prompt is not part of the tokenizer.
+        pairs: (query, document) texts.
+        template: whether the prompt is part of the tokenizer.
+        side: side of the padding, "right" or "left".
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, padding_side=side)
+    if template:
+        return tokenizer(*map(list, zip(*pairs)), padding=True, truncation="only_second", return_tensors="pt")
+    return tokenizer.pad({"input_ids": [encoder.encode(*pair).ids for pair in pairs]}, return_tensors="pt")
+
+
 @one_at_a_time
 @torch.inference_mode()
 def classifier_logits(folder: Path, encoder: PairPromptEncoder, pairs: list[tuple[str, str]], template: bool) -> torch.Tensor:
@@ -108,13 +182,8 @@ def classifier_logits(folder: Path, encoder: PairPromptEncoder, pairs: list[tupl
         pairs: (query, document) texts.
         template: whether the prompt is part of the tokenizer.
     """
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoModelForSequenceClassification
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     with without_bars():
         model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-    if template:
-        batch = tokenizer(*map(list, zip(*pairs)), padding=True, truncation="only_second", return_tensors="pt")
-    else:
-        batch = tokenizer.pad({"input_ids": [encoder.encode(*pair).ids for pair in pairs]}, return_tensors="pt")
-    return model(**batch).logits[:, 0]
+    return model(**probe_batch(folder, encoder, pairs, template)).logits[:, 0]

@@ -1,8 +1,7 @@
-"""Write a checkpoint for other servers: a one-logit classifier, or a plain causal model with its adapter merged."""
+"""Write a checkpoint for other servers: a one-logit classifier, ONNX graphs, or a plain causal model with its adapter merged."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,46 +10,26 @@ import torch
 from ..checkpoints.card import hub_base, merged_card, read_card
 from ..checkpoints.loading import load_model, load_tokenizer, without_bars
 from ..checkpoints.resolve import Resolved, licence_of, prompt_of, resolve
-from ..checkpoints.saving import name_as_before, save_checkpoint, write_json
+from ..checkpoints.saving import save_checkpoint
 from ..engine.modules import cast_weights, room_for_prompts
 from ..errors import ConfigError, ModelError, nearest
 from ..prompts.pair_encoder import PairPromptEncoder
 from ..prompts.prompt import Prompt
 from ..utils.files import atomic_folder, check_folder
-from .classifier import build_classifier, classifier_logits, model_scores, padding_token, probe_pairs
+from .classifier import classifier_logits, make_classifier, save_tokenizer
+from .export_result import ExportResult
 from .notes import Source, causal_command, classifier_notes, serve_command
-from .pair_template import baked_tokenizer, max_pair_tokens, plain_tokenizer
+from .onnx_export import DTYPES as ONNX_DTYPES
+from .onnx_export import export_onnx
+from .onnx_graph import check_onnx
+from .pair_template import max_pair_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-FORMATS = ("seq-cls", "merged")
+FORMATS = ("seq-cls", "onnx", "merged")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 TOLERANCE = 1e-4  # of the classifier's logits in fp32; relative to the largest score if that exceeds 1
-
-
-@dataclass(frozen=True)
-class ExportResult:
-    """Result of `export`.
-
-    Attributes:
-        folder: folder of the export.
-        format: "seq-cls" or "merged".
-        command: vLLM's command line for the folder; "" if vLLM cannot serve it as a reranker.
-        difference: largest difference between the classifier's logits and the model's scores; None for a merged model.
-        pairs: number of pairs on which they were compared.
-    """
-
-    folder: Path
-    format: str
-    command: str
-    difference: float | None = None
-    pairs: int = 0
-
-    def __str__(self) -> str:
-        if self.difference is None:
-            return f"{self.folder}: a plain causal model"
-        return f"{self.folder}: scores differ from the model's by at most {self.difference:.1e} on {self.pairs} pairs"
 
 
 def export(
@@ -62,22 +41,25 @@ def export(
     Args:
         model: the checkpoint, see `Reranker`.
         out: folder to create; it must be empty or not exist.
-        format: "seq-cls" (a ...ForSequenceClassification whose one logit is the score) or "merged" (a causal LM, no adapter).
-        dtype: dtype of the written weights, "fp32" or "bf16".
+        format: "seq-cls" (a ...ForSequenceClassification whose one logit is the score), "onnx" (the same as a graph) or "merged"
+            (a causal LM, no adapter).
+        dtype: dtype of the written weights, "fp32" or "bf16". For "onnx": "fp32" (a graph in fp32 and one in int8) or "int8" (the
+            second alone).
         template: make the Prompt part of the classifier's tokenizer; otherwise callers have to render it.
         prompt, max_length, base, trust_remote_code: see `Reranker`.
         instruction: replaces the Prompt's default instruction.
 
     Raises:
         ConfigError: the format or dtype is unknown, the folder is not empty, or the prompt of a classifier shows several documents.
-        ModelError: the model cannot be a classifier, or the classifier's logits differ from the scores.
+        ModelError: the model cannot be a classifier or a graph, or its logits differ from the scores.
         PromptError: a pair template cannot express the Prompt.
+        MissingExtra: "onnx" without the extra "onnx".
     """
     folder = Path(out)
     _check(folder, format, dtype)
     resolved, changes = resolve(model, base, trust_remote_code), {"instruction": instruction, "max_length": max_length}
     chosen = Prompt.of(prompt or prompt_of(resolved), **{key: value for key, value in changes.items() if value is not None})
-    if format == "seq-cls" and chosen.lists:
+    if format != "merged" and chosen.lists:
         raise ConfigError(f"prompt {chosen.name} shows several documents, but a classifier reads one; use --format merged")
     tokenizer = load_tokenizer(resolved)
     (chosen.bind_list if chosen.lists else chosen.bind)(tokenizer)  # raises errors before the weights are loaded
@@ -86,17 +68,22 @@ def export(
     if format == "merged":
         return _export_merged(folder, loaded, chosen, tokenizer, dtype, _merged_card(folder, source, resolved, dtype, chosen))
     encoder = chosen.bind(tokenizer, room_for_prompts(loaded)).direct()
+    if format == "onnx":
+        return export_onnx(folder, loaded, encoder, dtype, template, source)
     return _export_classifier(folder, loaded, encoder, DTYPES[dtype], template, source)
 
 
 def _check(folder: Path, format: str, dtype: str) -> None:
-    """Raise ConfigError for a folder that is not empty, an unknown format or dtype."""
-    for name, value, known in (("format", format, FORMATS), ("dtype", dtype, DTYPES)):
+    """Raise ConfigError for a folder that is not empty, an unknown format or dtype; MissingExtra if packages are missing."""
+    dtypes = ONNX_DTYPES if format == "onnx" else DTYPES
+    for name, value, known in (("format", format, FORMATS), ("dtype", dtype, dtypes)):
         if value not in known:
             raise ConfigError(f"unknown {name} '{value}'{nearest(value, known)}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder}: already exists; name a new folder, or remove it first")
     check_folder(folder)
+    if format == "onnx":
+        check_onnx()
 
 
 def _merged_card(folder: Path, source: Source, resolved: Resolved, dtype: str, prompt: Prompt) -> str:
@@ -116,22 +103,14 @@ def _export_classifier(
     folder: Path, model: PreTrainedModel, encoder: PairPromptEncoder, dtype: torch.dtype, template: bool, source: Source
 ) -> ExportResult:
     """Save the classifier with tokenizer, prompt and notes, if the saved one gives the same scores as the model."""
-    pad = padding_token(encoder)
-    tokenizer = (baked_tokenizer if template else plain_tokenizer)(encoder, pad)
-    pairs = probe_pairs(encoder)
-    if not pairs:
-        raise ConfigError(f"{encoder.longest} tokens are too few to test the classifier; raise --max-length")
-    scores = model_scores(model, encoder, pairs)
-    classifier = cast_weights(build_classifier(model, encoder, encoder.tokenizer.convert_tokens_to_ids(pad)), dtype)
+    classifier = make_classifier(model, encoder, template)
+    scores, pairs = classifier.scores, classifier.pairs
+    cast_weights(classifier.model, dtype)
     with atomic_folder(folder) as beside:
         with without_bars():
-            classifier.save_pretrained(beside)
-        tokenizer.save_pretrained(beside)
-        name_as_before(beside)
-        encoder.prompt.save(beside)
-        if template and encoder.repeats == 1:
-            write_json(beside / "sentence_bert_config.json", {"max_seq_length": max_pair_tokens(encoder)})
-        notes = classifier_notes(folder, encoder, type(classifier).__name__, max_pair_tokens(encoder), template, source)
+            classifier.model.save_pretrained(beside)
+        save_tokenizer(beside, classifier.tokenizer, encoder, template)
+        notes = classifier_notes(folder, encoder, type(classifier.model).__name__, max_pair_tokens(encoder), template, source)
         (beside / "README.md").write_text(notes, encoding="utf-8")
         difference = float((classifier_logits(beside, encoder, pairs, template) - scores).abs().max())
         if dtype == torch.float32 and not difference <= TOLERANCE * max(1.0, float(scores.abs().max())):

@@ -6,6 +6,7 @@ the prompt and a text, which is verified on difficult texts.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -123,18 +124,26 @@ def _wrapped(inner: Any, pad: str, max_tokens: int, escape_special_tokens: bool)
 
 
 def _backend(tokenizer: Any, template: PairTemplate) -> Any:
-    """Return a copy of the tokenizer's backend with the template as its post-processor."""
-    from tokenizers import Tokenizer, normalizers, processors
+    """Return a copy of the tokenizer's backend with the template as its post-processor.
 
-    inner = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    pair, special = [], []
-    for i, part in enumerate(template.parts):
+    Each id of the prompt is a special token of its own, named as in the vocabulary: tokenizers in JavaScript insert the name of a
+    special token and not its ids.
+    """
+    from tokenizers import Tokenizer, normalizers
+
+    values = json.loads(tokenizer.backend_tokenizer.to_str())
+    pair: list[dict[str, Any]] = []
+    special: dict[str, dict[str, Any]] = {}
+    for part in template.parts:
         if isinstance(part, str):
-            pair.append(f"${part}")
+            pair.append({"Sequence": {"id": part, "type_id": 0}})
             continue
-        pair.append(f"prompt{i}")
-        special.append({"id": f"prompt{i}", "ids": part, "tokens": tokenizer.convert_ids_to_tokens(part)})
-    inner.post_processor = processors.TemplateProcessing(single="$A", pair=" ".join(pair), special_tokens=special)
+        for token, number in zip(tokenizer.convert_ids_to_tokens(part), part):
+            pair.append({"SpecialToken": {"id": token, "type_id": 0}})
+            special[token] = {"id": token, "ids": [number], "tokens": [token]}
+    single = [{"Sequence": {"id": "A", "type_id": 0}}]
+    values["post_processor"] = {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": special}
+    inner = Tokenizer.from_str(json.dumps(values))
     if template.lead:
         before = [inner.normalizer] if inner.normalizer else []
         inner.normalizer = normalizers.Sequence([*before, normalizers.Prepend(template.lead)])
