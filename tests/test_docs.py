@@ -364,6 +364,8 @@ def why_not(code: str) -> str:
     absent += ["rerankers"] if "integrations.rerankers" in code and not find_spec("rerankers") else []
     if absent:
         return f"{absent[0]} is not installed; make test-integrations runs this block"
+    if re.search(r"^from llama_cpp\b", code, re.M):
+        return "needs a model of its own; make test-exports runs this block"
     if "http://localhost:8000" in code:
         return "needs a server on port 8000; test_serve_dialects speaks to one as this client does"
     return ""

@@ -27,9 +27,18 @@ def export(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
     format: Annotated[
         str,
-        typer.Option(help="seq-cls (a classifier with one logit) or merged (adapter merged into the base).", rich_help_panel=MAIN),
+        typer.Option(
+            help="seq-cls (a classifier with one logit), merged (adapter merged into the base) or gguf (a file for llama.cpp).",
+            rich_help_panel=MAIN,
+        ),
     ] = "seq-cls",
-    dtype: Annotated[str, typer.Option(help="Type of the weights written: fp32 or bf16.", rich_help_panel=MAIN)] = "fp32",
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="Type of the weights written: fp32 or bf16; for gguf also fp16, q8_0, q4_0. Default: fp32, for gguf fp16.",
+            rich_help_panel=MAIN,
+        ),
+    ] = None,
     template: Annotated[
         bool,
         typer.Option(
@@ -47,10 +56,10 @@ def export(
     base: Base = None,
     trust_remote_code: RemoteCode = False,
 ) -> None:
-    """Write a checkpoint for other servers: a classifier, or a model without adapter."""
+    """Write a checkpoint for other servers: a classifier, a model without adapter, or a file for llama.cpp."""
     from ..export import export as write
 
     result = write(model, out, format, dtype, template, prompt, instruction, max_length, base, trust_remote_code)
     say(result)
-    if result.command:  # the command is not run here, because vLLM is not a dependency
-        say(f"vLLM: {result.command}")
+    if result.command:  # the command is not run here, because servers are not dependencies
+        say(f"{result.server}: {result.command}")
