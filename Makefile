@@ -45,9 +45,12 @@ $(VENV)/.integrations: $(STAMP)
 test-integrations: $(VENV)/.integrations
 	PRORANK_INTEGRATIONS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile tests/integrations
 
-# llama.cpp, onnxruntime, Ray and search engines, in the same environment.
+# llama.cpp, onnxruntime, Ray and search engines, in the same environment. llama.cpp is compiled from the packages' sources, without what
+# no test needs; pip keeps the result in its cache.
+LLAMA := -DGGML_NATIVE=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_USE_PREBUILT_UI=OFF \
+	-DLLAMA_OPENSSL=OFF
 $(VENV)/.exports: $(STAMP)
-	$(BIN)/python $(PIP) -c constraints.txt -e '.[exports]'
+	CMAKE_ARGS="$(LLAMA)" LLAMA_CPP_BUILD_JOBS=2 $(BIN)/python $(PIP) -c constraints.txt -e '.[exports]'
 	touch $@
 
 # The packages of the page in examples/browser; its test also needs what test-browser does.

@@ -367,6 +367,8 @@ def why_not(code: str) -> str:
         return f"{absent[0]} is not installed; make test-integrations runs this block"
     if "import onnxruntime" in code:
         return "needs a folder with graphs; tests/exports/test_onnx.py runs this block"
+    if re.search(r"^from llama_cpp\b", code, re.M):
+        return "needs a model of its own; make test-exports runs this block"
     if "http://localhost:8000" in code:
         return "needs a server on port 8000; test_serve_dialects speaks to one as this client does"
     return ""

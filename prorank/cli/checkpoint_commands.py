@@ -28,17 +28,19 @@ def export(
     format: Annotated[
         str,
         typer.Option(
-            help="seq-cls (a classifier with one logit), onnx (the same as a graph) or merged (adapter merged into the base).",
+            help="seq-cls (a classifier with one logit), onnx (the same as a graph), merged (adapter merged into the base) or gguf (a "
+            "file for llama.cpp).",
             rich_help_panel=MAIN,
         ),
     ] = "seq-cls",
     dtype: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Type of the weights written: fp32 or bf16; for onnx fp32 (int8 is written too) or int8.",
+            help="Type of the weights written: fp32 or bf16; for onnx fp32 (int8 is written too) or int8; for gguf also fp16, q8_0, "
+            "q4_0. Default: fp32, for gguf fp16.",
             rich_help_panel=MAIN,
         ),
-    ] = "fp32",
+    ] = None,
     template: Annotated[
         bool,
         typer.Option(
@@ -56,10 +58,10 @@ def export(
     base: Base = None,
     trust_remote_code: RemoteCode = False,
 ) -> None:
-    """Write a checkpoint for other servers: a classifier, ONNX graphs, or a model without adapter."""
+    """Write a checkpoint for other servers: a classifier, ONNX graphs, a model without adapter, or a file for llama.cpp."""
     from ..export import export as write
 
     result = write(model, out, format, dtype, template, prompt, instruction, max_length, base, trust_remote_code)
     say(result)
-    if result.command:  # the command is not run here, because vLLM is not a dependency
-        say(f"vLLM: {result.command}")
+    if result.command:  # the command is not run here, because servers are not dependencies
+        say(f"{result.server}: {result.command}")

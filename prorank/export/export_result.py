@@ -12,11 +12,12 @@ class ExportResult:
 
     Attributes:
         folder: folder of the export.
-        format: "seq-cls", "onnx" or "merged".
-        command: vLLM's command line for the folder; "" if vLLM cannot serve it as a reranker.
-        difference: largest difference between the exported model's logits and the scores; None for a merged model.
+        format: "seq-cls", "onnx", "merged" or "gguf".
+        command: a server's command line for the folder; "" if it cannot serve it as a reranker.
+        difference: largest difference between the export's scores and the model's; None for a merged model.
         pairs: number of pairs on which they were compared.
         int8_difference: the same for the int8 graph; None for other formats.
+        server: name of the server.
     """
 
     folder: Path
@@ -25,6 +26,7 @@ class ExportResult:
     difference: float | None = None
     pairs: int = 0
     int8_difference: float | None = None
+    server: str = "vLLM"
 
     def __str__(self) -> str:
         if self.difference is None:

@@ -1,4 +1,4 @@
-"""Write a checkpoint for other servers: a one-logit classifier, ONNX graphs, or a plain causal model with its adapter merged."""
+"""Write a checkpoint for other servers: a one-logit classifier, ONNX graphs, a GGUF file, or a causal model with its adapter merged."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..checkpoints.card import hub_base, merged_card, read_card
-from ..checkpoints.loading import load_model, load_tokenizer, without_bars
+from ..checkpoints.loading import load_config, load_model, load_tokenizer, without_bars
 from ..checkpoints.resolve import Resolved, licence_of, prompt_of, resolve
 from ..checkpoints.saving import save_checkpoint
 from ..engine.modules import cast_weights, room_for_prompts
@@ -18,6 +18,10 @@ from ..prompts.prompt import Prompt
 from ..utils.files import atomic_folder, check_folder
 from .classifier import classifier_logits, make_classifier, save_tokenizer
 from .export_result import ExportResult
+from .gguf_export import check_gguf, export_gguf
+from .gguf_file import FILE as GGUF_FILE
+from .gguf_file import TYPES as GGUF_TYPES
+from .gguf_notes import server_command
 from .notes import Source, causal_command, classifier_notes, serve_command
 from .onnx_export import DTYPES as ONNX_DTYPES
 from .onnx_export import export_onnx
@@ -27,42 +31,51 @@ from .pair_template import max_pair_tokens
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-FORMATS = ("seq-cls", "onnx", "merged")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+# Types of the written weights by format; the first is the default.
+FORMATS = {
+    "seq-cls": tuple(DTYPES), "onnx": tuple(ONNX_DTYPES), "merged": tuple(DTYPES),
+    "gguf": ("fp16", *(one for one in GGUF_TYPES if one != "fp16")),
+}  # fmt: skip
+ONE_DOCUMENT = {"seq-cls": "a classifier reads one", "onnx": "a classifier reads one", "gguf": "llama.cpp ranks by one"}
 TOLERANCE = 1e-4  # of the classifier's logits in fp32; relative to the largest score if that exceeds 1
 
 
 def export(
-    model: str | Path, out: str | Path, format: str = "seq-cls", dtype: str = "fp32", template: bool = True, prompt: Any = None,
-    instruction: str | None = None, max_length: int | None = None, base: str | Path | None = None, trust_remote_code: bool = False,
+    model: str | Path, out: str | Path, format: str = "seq-cls", dtype: str | None = None, template: bool = True,
+    prompt: Any = None, instruction: str | None = None, max_length: int | None = None, base: str | Path | None = None,
+    trust_remote_code: bool = False,
 ) -> ExportResult:  # fmt: skip
     """Write a checkpoint into a new folder for other libraries and servers.
 
     Args:
         model: the checkpoint, see `Reranker`.
         out: folder to create; it must be empty or not exist.
-        format: "seq-cls" (a ...ForSequenceClassification whose one logit is the score), "onnx" (the same as a graph) or "merged"
-            (a causal LM, no adapter).
-        dtype: dtype of the written weights, "fp32" or "bf16". For "onnx": "fp32" (a graph in fp32 and one in int8) or "int8" (the
-            second alone).
-        template: make the Prompt part of the classifier's tokenizer; otherwise callers have to render it.
+        format: "seq-cls" (a ...ForSequenceClassification whose one logit is the score), "onnx" (the same as a graph), "merged" (a
+            causal LM, no adapter) or "gguf" (a file that llama.cpp ranks with).
+        dtype: dtype of the written weights, "fp32" (the default) or "bf16". For "onnx": "fp32" (a graph in fp32 and one in int8) or
+            "int8" (the second alone). For "gguf": "fp16" (the default), "fp32", "bf16", "q8_0" or "q4_0".
+        template: make the Prompt part of the classifier's tokenizer; otherwise callers have to render it. GGUF files contain it.
         prompt, max_length, base, trust_remote_code: see `Reranker`.
         instruction: replaces the Prompt's default instruction.
 
     Raises:
-        ConfigError: the format or dtype is unknown, the folder is not empty, or the prompt of a classifier shows several documents.
-        ModelError: the model cannot be a classifier or a graph, or its logits differ from the scores.
-        PromptError: a pair template cannot express the Prompt.
+        ConfigError: the format or dtype is unknown, the folder is not empty, or the prompt of a classifier or GGUF file shows
+            several documents.
+        ModelError: the model cannot be a classifier, graph or GGUF file, or its scores differ.
+        PromptError: a pair template or llama.cpp cannot express the Prompt.
         MissingExtra: "onnx" without the extra "onnx".
     """
     folder = Path(out)
-    _check(folder, format, dtype)
+    dtype = _check(folder, format, dtype, template)
     resolved, changes = resolve(model, base, trust_remote_code), {"instruction": instruction, "max_length": max_length}
     chosen = Prompt.of(prompt or prompt_of(resolved), **{key: value for key, value in changes.items() if value is not None})
-    if format != "merged" and chosen.lists:
-        raise ConfigError(f"prompt {chosen.name} shows several documents, but a classifier reads one; use --format merged")
+    if chosen.lists and format in ONE_DOCUMENT:
+        raise ConfigError(f"prompt {chosen.name} shows several documents, but {ONE_DOCUMENT[format]}; use --format merged")
     tokenizer = load_tokenizer(resolved)
     (chosen.bind_list if chosen.lists else chosen.bind)(tokenizer)  # raises errors before the weights are loaded
+    if format == "gguf":
+        check_gguf(load_config(resolved), chosen.bind(tokenizer))
     loaded = load_model(resolved, torch.float32, torch.device("cpu"))
     source = Source(resolved.name, hub_base(resolved.name, resolved.folder), licence_of(resolved.name, resolved.folder))
     if format == "merged":
@@ -70,20 +83,31 @@ def export(
     encoder = chosen.bind(tokenizer, room_for_prompts(loaded)).direct()
     if format == "onnx":
         return export_onnx(folder, loaded, encoder, dtype, template, source)
+    if format == "gguf":
+        compared = export_gguf(folder, loaded, encoder, dtype, source)
+        command = server_command(folder / GGUF_FILE, encoder)
+        return ExportResult(folder, format, command, *compared, server="llama-server")
     return _export_classifier(folder, loaded, encoder, DTYPES[dtype], template, source)
 
 
-def _check(folder: Path, format: str, dtype: str) -> None:
-    """Raise ConfigError for a folder that is not empty, an unknown format or dtype; MissingExtra if packages are missing."""
-    dtypes = ONNX_DTYPES if format == "onnx" else DTYPES
-    for name, value, known in (("format", format, FORMATS), ("dtype", dtype, dtypes)):
-        if value not in known:
-            raise ConfigError(f"unknown {name} '{value}'{nearest(value, known)}")
+def _check(folder: Path, format: str, dtype: str | None, template: bool) -> str:
+    """Return the dtype, or the format's default.
+
+    Raises ConfigError for a folder that is not empty or unknown values, MissingExtra if packages are missing.
+    """
+    if format not in FORMATS:
+        raise ConfigError(f"unknown format '{format}'{nearest(format, FORMATS)}")
+    dtype = dtype or FORMATS[format][0]
+    if dtype not in FORMATS[format]:
+        raise ConfigError(f"unknown dtype '{dtype}'{nearest(dtype, FORMATS[format])}")
+    if format == "gguf" and not template:
+        raise ConfigError("a GGUF file always contains the prompt; omit --no-template, or use --format merged")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder}: already exists; name a new folder, or remove it first")
     check_folder(folder)
     if format == "onnx":
         check_onnx()
+    return dtype
 
 
 def _merged_card(folder: Path, source: Source, resolved: Resolved, dtype: str, prompt: Prompt) -> str:
