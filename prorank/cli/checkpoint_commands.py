@@ -28,16 +28,16 @@ def export(
     format: Annotated[
         str,
         typer.Option(
-            help="seq-cls (a classifier with one logit), onnx (the same as a graph), merged (adapter merged into the base) or gguf (a "
-            "file for llama.cpp).",
+            help="seq-cls (a classifier with one logit), onnx (the same as a graph), merged (adapter merged into the base) or gguf "
+            "(a file for llama.cpp).",
             rich_help_panel=MAIN,
         ),
     ] = "seq-cls",
     dtype: Annotated[
         str | None,
         typer.Option(
-            help="Type of the weights written: fp32 or bf16; for onnx fp32 (int8 is written too) or int8; for gguf also fp16, q8_0, "
-            "q4_0. Default: fp32, for gguf fp16.",
+            help="Type of the weights written: fp32 or bf16; for onnx fp32 (int8 is written too) or int8; for gguf also fp16, "
+            "q8_0, q4_0. Default: fp32, for gguf fp16.",
             rich_help_panel=MAIN,
         ),
     ] = None,

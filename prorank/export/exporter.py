@@ -1,4 +1,4 @@
-"""Write a checkpoint for other servers: a one-logit classifier, ONNX graphs, a GGUF file, or a causal model with its adapter merged."""
+"""Write a checkpoint for other servers: a one-logit classifier, ONNX graphs, a GGUF file, or a causal model without adapter."""
 
 from __future__ import annotations
 
