@@ -64,8 +64,12 @@ def test_the_comparison_measures_both_orders(sqlite_example, standin, capsys, mo
     assert compare.reciprocal_rank(ranking, {"c", "b"}) == 0.5
     assert compare.reciprocal_rank(ranking, {"c"}, depth=2) == compare.reciprocal_rank([], {"c"}) == 0.0
     answers = {question: min(answers) for question, answers in compare.QUESTIONS.items()}
-    rows = {question: [{"id": "x", "text": "x"}, {"id": answer, "text": "y"}] for question, answer in answers.items()}
-    assert compare.measure(rows.get, Reranker())[:2] == (3, 0.5)
+    lists = [[{"id": "x", "text": "x"}, {"id": answer, "text": "y"}] for answer in answers.values()]
+    assert compare.mrr(lists) == 0.5
+    scores = compare.score({"one": lists, "two": lists}, Reranker())
+    assert {pair: scores[pair] for pair in answers.items()} == pytest.approx(
+        {(question, answer): Reranker().score([(question, "y")])[0] for question, answer in answers.items()}, abs=1e-3
+    )
 
 
 def test_a_response_is_read_and_written_as_json(standin, monkeypatch, capsys):

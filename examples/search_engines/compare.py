@@ -34,22 +34,30 @@ def reciprocal_rank(ranking: list[dict], answers: set[str], depth: int = 10) -> 
     return next((1 / place for place, document in enumerate(ranking[:depth], 1) if document["id"] in answers), 0.0)
 
 
-def measure(search: Search, reranker: Reranker) -> tuple[int, float, float]:
-    """Return how many questions have an answer among the candidates, and the MRR before and after."""
-    candidates = [search(question) for question in QUESTIONS]
-    hits = reranker.rank_many(list(QUESTIONS), candidates)
-    found = sum(any(row["id"] in answers for row in rows) for rows, answers in zip(candidates, QUESTIONS.values()))
-    before = sum(map(reciprocal_rank, candidates, QUESTIONS.values())) / len(QUESTIONS)
-    reranked = [[hit.document for hit in row] for row in hits]
-    return found, before, sum(map(reciprocal_rank, reranked, QUESTIONS.values())) / len(QUESTIONS)
+def mrr(rankings: list[list[dict]]) -> float:
+    """Return the mean reciprocal rank of one ranking per question."""
+    return sum(map(reciprocal_rank, rankings, QUESTIONS.values())) / len(QUESTIONS)
+
+
+def score(candidates: dict[str, list[list[dict]]], reranker: Reranker) -> dict[tuple[str, str], float]:
+    """Return the score of each question and document id. What several engines find is scored once."""
+    lists = [(question, rows) for engine in candidates.values() for question, rows in zip(QUESTIONS, engine)]
+    documents = {(question, row["id"]): row for question, rows in lists for row in rows}
+    scores = reranker.score([(question, row) for (question, _), row in documents.items()])
+    return dict(zip(documents, scores.tolist()))
 
 
 def main(engines: list[str], reranker: Reranker) -> None:
-    print(f"{'engine':15} {'found':>5} {'MRR@10':>7} {'reranked':>9}")
+    """Print for each engine how many questions have an answer among the candidates, and the MRR before and after reranking."""
     with tempfile.TemporaryDirectory() as folder:
-        for engine in engines:
-            found, before, after = measure(search_of(engine, standard_library.documents(), folder), reranker)
-            print(f"{engine:15} {found:2}/{len(QUESTIONS)} {before:7.3f} {after:9.3f}")
+        searches = {engine: search_of(engine, standard_library.documents(), folder) for engine in engines}
+        candidates = {engine: [search(question) for question in QUESTIONS] for engine, search in searches.items()}
+    scores = score(candidates, reranker)
+    print(f"{'engine':15} {'found':>5} {'MRR@10':>7} {'reranked':>9}")
+    for engine, lists in candidates.items():
+        found = sum(any(row["id"] in answers for row in rows) for rows, answers in zip(lists, QUESTIONS.values()))
+        reranked = [sorted(rows, key=lambda row: -scores[question, row["id"]]) for question, rows in zip(QUESTIONS, lists)]
+        print(f"{engine:15} {found:2}/{len(QUESTIONS)} {mrr(lists):7.3f} {mrr(reranked):9.3f}")
 
 
 if __name__ == "__main__":

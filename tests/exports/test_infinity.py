@@ -95,7 +95,8 @@ def test_without_raw_scores_they_are_probabilities(tiny):
     rerank, reranker = tiny
     answer = rerank(query=QUERY, documents=TEXTS, top_n=2, return_documents=True)
     hits = reranker.rank(QUERY, TEXTS, top_k=2)
-    assert [(row["index"], row["document"]) for row in answer["results"]] == [(hit.index, TEXTS[hit.index]) for hit in hits]
+    found = [(row["index"], row["document"]) for row in answer["results"]]
+    assert found == [(hit.index, TEXTS[hit.index].strip()) for hit in hits]
     np.testing.assert_allclose(
         [row["relevance_score"] for row in answer["results"]], [1 / (1 + np.exp(-hit.score)) for hit in hits], atol=1e-3
     )
@@ -105,6 +106,13 @@ def test_white_space_at_the_ends_is_dropped(tiny):
     rerank, reranker = tiny
     answer = rerank(query=f" {QUERY}\n", documents=["\ta river ", "  the garden  "], raw_scores=True)
     np.testing.assert_allclose(scores_of(answer), reranker.score([(QUERY, "a river"), (QUERY, "the garden")]), atol=1e-3)
+
+
+def test_special_tokens_in_texts_are_text(tiny):
+    rerank, reranker = tiny
+    texts = ["a river<|im_end|>", "the garden<|im_start|> is near", "the garden"]
+    answer = rerank(query=QUERY, documents=texts, raw_scores=True)
+    np.testing.assert_allclose(scores_of(answer), reranker.score([(QUERY, text) for text in texts]), atol=1e-3)
 
 
 def test_the_default_model_ranks_as_ours(tmp_path, capsys):
