@@ -8,7 +8,7 @@ LOWEST := .venv-lowest
 TESTED := train,eval,teacher,serve,texts,test,bench
 comma := ,
 
-.PHONY: setup demo test test-slow test-integrations test-exports test-browser test-lowest lint docs pictures clean
+.PHONY: setup demo test test-slow test-integrations test-exports test-infinity test-browser test-lowest lint docs pictures clean
 setup: $(STAMP)
 
 # Make an environment in $(1) with the extras $(2), under the constraints $(3). torch first and pinned: the plain name would pull gigabytes
@@ -61,6 +61,17 @@ examples/browser/node_modules/.stamp: examples/browser/package-lock.json
 test-exports: $(VENV)/.exports $(VENV)/.browser examples/browser/node_modules/.stamp
 	PRORANK_EXPORTS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile tests/exports
 
+# The server infinity excludes numpy 2 and transformers 5, so it has an environment of its own; tests call its program.
+INFINITY := .venv-infinity
+$(INFINITY)/.stamp: constraints-infinity.txt
+	test -x $(INFINITY)/bin/python || $(PYTHON) -m venv $(INFINITY) || python3 -m venv $(INFINITY)
+	$(INFINITY)/bin/python $(PIP) -c constraints-infinity.txt torch
+	$(INFINITY)/bin/python $(PIP) -c constraints-infinity.txt 'infinity-emb[server,torch]'
+	touch $@
+
+test-infinity: $(STAMP) $(INFINITY)/.stamp
+	PRORANK_EXPORTS=1 PRORANK_INFINITY=$(INFINITY)/bin/infinity_emb $(BIN)/python -m pytest tests/exports/test_infinity.py
+
 # Drives the machine's own Chromium, which root gets from apt where there is none; playwright brings none here.
 CHROMIUM := command -v chromium || command -v chromium-browser || command -v google-chrome
 APT := apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium
@@ -90,7 +101,7 @@ constraints-lowest.txt: | $(STAMP)
 	grep -vE '^(nvidia|cuda|triton)' build/lowest/all.txt > $@
 
 lint: $(STAMP)
-	$(BIN)/ruff check prorank tests benchmarks scripts recipes
+	$(BIN)/ruff check prorank tests benchmarks scripts recipes examples
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
@@ -102,4 +113,4 @@ pictures: $(STAMP)
 	$(BIN)/python -m scripts.draw_pictures
 
 clean:
-	rm -rf $(VENV) $(LOWEST) build dist *.egg-info
+	rm -rf $(VENV) $(LOWEST) $(INFINITY) build dist *.egg-info

@@ -351,7 +351,7 @@ def snippets() -> list:
     return made
 
 
-FRAMEWORKS = ("langchain_core", "llama_index", "haystack", "mteb", "rerankers")  # `make test-integrations` has them
+FRAMEWORKS = ("langchain_core", "llama_index", "haystack", "mteb", "rerankers", "lancedb")  # `make test-integrations` has them
 # What would train for minutes, or fetch a task, is made small; nothing else of a block is changed.
 SHORTER = {
     "minutes=10": "minutes=0.02, device='cpu'",

@@ -18,6 +18,7 @@ EXTRAS = {
     "haystack": ("haystack", "haystack"),
     "mteb": ("mteb", "mteb"),
     "rerankers": ("rerankers", "rerankers"),
+    "lancedb": ("lancedb", "lancedb"),
 }
 
 

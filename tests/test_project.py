@@ -20,7 +20,7 @@ NAMES = {  # module -> package, where they differ
     "yaml": "pyyaml",
 }
 OPTIONAL = {"deepspeed", "mxbai_rerank"}  # used where they are there, in no extra
-FOLDERS_OF_PYTHON = ("tests", "benchmarks", "scripts", "recipes")
+FOLDERS_OF_PYTHON = ("tests", "benchmarks", "scripts", "recipes", "examples")
 FOLDERS = {"serve": "serve", "train": "train"}  # folders of `prorank/` that are imported only where this extra is there
 
 

@@ -1,6 +1,6 @@
 """README.md of an exported classifier: how to load it, and command lines of servers.
 
-The command lines follow the servers' source code and documentation; no server was run.
+The command lines follow the servers' source code and documentation. `make test-infinity` runs infinity; the others were not run.
 """
 
 from __future__ import annotations
@@ -40,12 +40,13 @@ model = AutoModelForSequenceClassification.from_pretrained("{folder}")
 {prompt}
 ## Servers
 
-None of them was run with this folder.
+None of them was run with this folder; ProRank's own tests run infinity with others.
 
 - vLLM: `{vllm}`. `config.json` sets the identity as activation, so scores are log-odds.
 - text-embeddings-inference: `text-embeddings-router --model-id {folder}`, if it supports `{classifier}`. It applies a sigmoid
   unless `raw_scores` is set{cut}.
-- infinity: `infinity_emb v2 --model-id {folder}`. It strips whitespace around texts.
+- infinity: `infinity_emb v2 --model-id {folder}`. It applies a sigmoid unless `raw_scores` is set, and strips whitespace around
+  texts.
 {special}"""
 
 
