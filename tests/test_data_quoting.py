@@ -42,6 +42,7 @@ def test_sentences_are_split_at_their_ends_and_at_line_breaks():
 def test_the_scorer_chooses_among_the_sentences_with_the_most_terms():
     text = "Children play. Rain falls on every single house in the whole town. A vaccine gives children immunity. Immunity lasts."
     more = "Snow is white here. Ice is cold there. " + text
+    assert best_sentences([(QUERY, "Snow is white. A vaccine. Children.")]) == ["A vaccine."]
     assert best_sentences([(QUERY, more), (QUERY, "One.")], LengthScorer()) == ["A vaccine gives children immunity.", "One."]
 
 
@@ -76,14 +77,16 @@ def test_the_command_quotes_with_a_checkpoint(tmp_path):
     pairs = [{"query": "old bread", "document": "the old bread is near. we saw it", "label": label} for label in (1,)]
     pairs += [{"query": "old bread", "document": "another river. the garden", "label": 0}]
     source, out = write_jsonl(tmp_path / "pairs.jsonl", pairs), tmp_path / "out.jsonl"
-    done = CliRunner().invoke(app, ["label", str(source), str(out), "--extractive", "--quote-model", str(model)])
+    done = CliRunner().invoke(app, ["label", str(source), str(out), "--extractive", "--quote", str(model)])
     assert done.exit_code == 0, done.output
+    by_terms = CliRunner().invoke(app, ["label", str(source), str(tmp_path / "terms.jsonl"), "--extractive", "--quote", "terms"])
+    assert by_terms.exit_code == 0 and "score" not in (tmp_path / "terms.jsonl").read_text()
     assert [row["think"].startswith('"') and "score" in row for row in map(json.loads, out.read_text().splitlines())] == [True] * 2
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(["--quote-model", "m"], "needs --extractive"), (["--extractive", "--quote-model", "m", "--lists", "3"], "omit --lists")],
+    [(["--quote", "m"], "needs --extractive"), (["--extractive", "--quote", "m", "--lists", "3"], "omit --lists")],
 )
 def test_a_quoting_model_needs_single_documents_by_rule(tmp_path, options, message):
     source = write_jsonl(tmp_path / "pairs.jsonl", [{"query": "q", "document": "d", "label": 1}])

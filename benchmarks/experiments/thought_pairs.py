@@ -1,10 +1,10 @@
 """Make the pairs of the experiments on thoughts: balanced training pairs, and 400 held-out pairs that share no text with them.
 
     PRORANK_DATA=... python -m benchmarks.experiments.thought_pairs --out data/thoughts
-    prorank label data/thoughts/train.jsonl data/thoughts/quoting.jsonl --extractive --quote-model prorank-smollm2-135m
+    prorank label data/thoughts/train.jsonl data/thoughts/quoting.jsonl --extractive --quote prorank-smollm2-135m
 
 Training pairs come from the train splits of wikiqa and trecqa, held-out pairs from their test splits; the default model was trained
-on neither. Four consecutive sentences of wikiqa, which is labelled by sentence, make a document; it is relevant if one of them is.
+on neither. Two consecutive sentences of wikiqa, which is labelled by sentence, make a document; it is relevant if one of them is.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from prorank.data.beir import read_beir
 from prorank.data.examples import Group, normalised, query_key
 from prorank.data.formats import write_groups
 
-SENTENCES = 4  # of a document of wikiqa
+SENTENCES = 2  # of a document of wikiqa
 PER_QUERY = {"wikiqa": 2, "trecqa": 4}  # pairs of each label per query, at most
 
 

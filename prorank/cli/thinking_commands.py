@@ -58,11 +58,12 @@ def label(
     extractive: Annotated[
         bool, typer.Option("--extractive", help="Write rule-based thoughts from labels, without teacher.", rich_help_panel=BY_RULE)
     ] = False,
-    quote_model: Annotated[
+    quote: Annotated[
         str | None,
         typer.Option(
-            metavar="MODEL",
-            help="With --extractive: reranker whose best sentence of a document is quoted, and whose score is kept. Default: none.",
+            metavar="terms|MODEL",
+            help="With --extractive: quote the sentence with the most query terms, or a reranker's best one, and keep its score. "
+            "Default: name terms only.",
             rich_help_panel=BY_RULE,
         ),
     ] = None,
@@ -79,10 +80,10 @@ def label(
     An interrupted run is resumed.
     """
     check_file(out)
-    if quote_model and (lists or not extractive):
-        raise ConfigError("--quote-model needs --extractive and single documents; " + ("omit --lists" if lists else "add it"))
+    if quote and (lists or not extractive):
+        raise ConfigError("--quote needs --extractive and single documents; " + ("omit --lists" if lists else "add --extractive"))
     if extractive:
-        say(_label_by_rule(source, out, split, lists, quote_model), out)
+        say(_label_by_rule(source, out, split, lists, quote), out)
         return
     if lists:
         raise ConfigError("--lists needs --extractive: teachers label one document at a time")
@@ -101,19 +102,20 @@ def label(
     say(summary, out)
 
 
-def _label_by_rule(source: Path, out: Path, split: str, lists: int | None, quote_model: str | None) -> object:
+def _label_by_rule(source: Path, out: Path, split: str, lists: int | None, quote: str | None) -> object:
     """Write extractive thoughts for labelled data; returns a summary."""
     from ..data.extractive_thoughts import label_extractive, label_extractive_lists
     from ..data.formats import read_groups
 
     groups = read_groups(source, split)
-    if quote_model:
+    if quote:
         from ..data.quoting_thoughts import label_quoting
         from ..reranker import Reranker
         from ..utils.progress import Progress
 
+        scorer = None if quote == "terms" else Reranker(quote, think=False)
         with Progress("label") as report:
-            return label_quoting(groups, out, Reranker(quote_model, think=False), lambda share: report(share, {}))
+            return label_quoting(groups, out, scorer, lambda share: report(share, {}))
     return label_extractive_lists(groups, out, lists) if lists else label_extractive(groups, out)
 
 

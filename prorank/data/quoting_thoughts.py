@@ -1,8 +1,8 @@
-"""Rule-based thoughts that carry evidence: the sentence of the document that a reranker scores highest, and the query terms in it.
+"""Rule-based thoughts that carry evidence: they quote a sentence of the document and name the query terms that it has and lacks.
 
-The sentence is chosen by the reranker among those with the most query terms, so a thought says nothing of the label. The reranker's
-score of the whole document is kept beside the label; stage `sft` can distil it (`teacher_weight`). Each line has
-`"source": "quoting"`.
+The sentence is the one with the most query terms or, with a reranker, the one of these that it scores highest, so a thought says
+nothing of the label. A reranker's score of the whole document is kept beside the label; stage `sft` can distil it
+(`teacher_weight`). Each line has `"source": "quoting"`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .reasoning_examples import TAG, reasoning_row
 
 SENTENCE_END = re.compile(r"(?<=[.!?。！？])\s+|\n+")
 MAX_CANDIDATES = 4  # sentences of a document that are scored
-MAX_QUOTED_WORDS = 24
+MAX_QUOTED_WORDS = 16
 BLOCK = 32  # queries that are scored together
 LOG_ODDS_DIGITS = 4
 
@@ -35,13 +35,15 @@ class Scorer(Protocol):
         """Return log-odds of each query's documents."""
 
 
-def label_quoting(groups: Sequence[Group], out: str | Path, scorer: Scorer, progress: Callable[[float], None] | None = None) -> str:
+def label_quoting(
+    groups: Sequence[Group], out: str | Path, scorer: Scorer | None = None, progress: Callable[[float], None] | None = None
+) -> str:
     """Write {"query", "document", "think", "answer", "label", "score", "source"} for every labelled pair.
 
     Args:
         groups: labelled data. Each pair is written once, with its highest label.
         out: JSONL file to write.
-        scorer: scores sentences and documents, such as a `Reranker`.
+        scorer: scores sentences and documents, such as a `Reranker`; with None, lines have no `score`.
         progress: called with the share of pairs that are done.
 
     Returns:
@@ -59,21 +61,24 @@ def label_quoting(groups: Sequence[Group], out: str | Path, scorer: Scorer, prog
             block = pairs[start : start + BLOCK]
             for (query, document), sentence, score in zip(block, best_sentences(block, scorer), _scores(block, scorer)):
                 row = reasoning_row(query, document, quoting_thought(query, sentence), int(labels[query, document] > 0))
-                handle.write(line_of(row | {"score": round(score, LOG_ODDS_DIGITS), "source": "quoting"}))
+                known = {} if score is None else {"score": round(score, LOG_ODDS_DIGITS)}
+                handle.write(line_of(row | known | {"source": "quoting"}))
             if progress:
                 progress((start + len(block)) / len(pairs))
     yes = sum(label > 0 for label in labels.values())
     return f"{out}: {len(labels)} quoting thoughts ({yes} yes, {len(labels) - yes} no)"
 
 
-def best_sentences(pairs: Sequence[tuple[str, str]], scorer: Scorer) -> list[str]:
-    """Return the sentence of each pair's document that the scorer prefers, among those with the most query terms.
+def best_sentences(pairs: Sequence[tuple[str, str]], scorer: Scorer | None = None) -> list[str]:
+    """Return the sentence of each pair's document with the most query terms, or the one of these that the scorer prefers.
 
     Args:
         pairs: (query, document).
-        scorer: see `label_quoting`. Documents of one sentence are not scored.
+        scorer: see `label_quoting`; it chooses among a few sentences. Documents of one sentence are not scored.
     """
-    candidates = [_candidates(query, document) for query, document in pairs]
+    if scorer is None:
+        return [_candidates(query, document, 1)[0] for query, document in pairs]
+    candidates = [_candidates(query, document, MAX_CANDIDATES) for query, document in pairs]
     several = [i for i, sentences in enumerate(candidates) if len(sentences) > 1]
     rows = scorer.score_lists([pairs[i][0] for i in several], [candidates[i] for i in several]) if several else []
     best = [sentences[0] for sentences in candidates]
@@ -102,14 +107,16 @@ def split_sentences(text: str) -> list[str]:
     return [part.strip() for part in SENTENCE_END.split(text) if WORD.search(part)] or [text.strip()]
 
 
-def _candidates(query: str, document: str) -> list[str]:
-    """Return the sentences with the most query terms, in the order of the document."""
+def _candidates(query: str, document: str, count: int) -> list[str]:
+    """Return the `count` sentences with the most query terms, in the order of the document."""
     sentences, terms = split_sentences(document), {stem(term) for term in key_terms(query)}
     counts = [len(terms & {stem(word) for word in WORD.findall(sentence)}) for sentence in sentences]
-    kept = sorted(range(len(sentences)), key=lambda i: -counts[i])[:MAX_CANDIDATES]
+    kept = sorted(range(len(sentences)), key=lambda i: -counts[i])[:count]
     return [sentences[i] for i in sorted(kept)]
 
 
-def _scores(pairs: Sequence[tuple[str, str]], scorer: Scorer) -> list[float]:
+def _scores(pairs: Sequence[tuple[str, str]], scorer: Scorer | None) -> list[float | None]:
+    if scorer is None:
+        return [None] * len(pairs)
     rows = scorer.score_lists([query for query, _ in pairs], [[document] for _, document in pairs])
     return [float(row[0]) for row in rows]

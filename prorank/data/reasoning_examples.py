@@ -5,7 +5,7 @@ A tag such as `<think>` inside a thought raises an error, because it would teach
     {"query": "…", "document": "…", "think": "…", "answer": "yes", "label": 1}     from `prorank import-logs` and `prorank label`
     {"query": "…", "documents": ["…", "…"], "think": "…", "answer": "[2]"}     several documents: the best one, or [2] > [1]
 
-A pair may have a `score`, the log-odds of relevance by a teacher such as the reranker of `prorank label --quote-model`.
+A pair may have a `score`, the log-odds of relevance by a teacher such as the reranker of `prorank label --quote`.
 """
 
 from __future__ import annotations

@@ -78,12 +78,12 @@ class AnswerBalance:
 
     def places(self, episodes: Sequence[Episode]) -> list[int]:
         """Return the indices of the answers among all sampled tokens of the episodes; completions without an answer have none."""
-        found, start = [], 0
+        indices, start = [], 0
         for episode in episodes:
             for row, drawn in zip(episode.rows, episode.drawn):
-                found += [start + i for i in self._place_in(row, drawn)]
+                indices += [start + i for i in self._place_in(row, drawn)]
                 start += len(drawn)
-        return found
+        return indices
 
     def _place_in(self, row: list[int], drawn: list[int]) -> list[int]:
         """Return the index in `drawn` of the first sampled answer of a completion, [] if there is none."""

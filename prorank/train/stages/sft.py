@@ -193,7 +193,7 @@ def _check(examples: list[AnyReasoningExample], dev_examples: list[AnyReasoningE
         if getattr(example, "score", None) is None:
             raise DataError(
                 f"key 'teacher_weight' needs a 'score' in each pair of the data, and {example.query[:40]!r} has none; "
-                "make them with `prorank label --extractive --quote-model MODEL`, or set teacher_weight=0"
+                "make them with `prorank label --extractive --quote MODEL`, or set teacher_weight=0"
             )
 
 
