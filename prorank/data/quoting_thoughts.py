@@ -28,7 +28,7 @@ BLOCK = 32  # queries that are scored together
 LOG_ODDS_DIGITS = 4
 
 
-class Scorer(Protocol):
+class SentenceScorer(Protocol):
     """What this module needs of a `Reranker`."""
 
     def score_lists(self, queries: Sequence[str], documents: Sequence[Sequence[str]]) -> list[np.ndarray]:
@@ -36,7 +36,7 @@ class Scorer(Protocol):
 
 
 def label_quoting(
-    groups: Sequence[Group], out: str | Path, scorer: Scorer | None = None, progress: Callable[[float], None] | None = None
+    groups: Sequence[Group], out: str | Path, scorer: SentenceScorer | None = None, progress: Callable[[float], None] | None = None
 ) -> str:
     """Write {"query", "document", "think", "answer", "label", "score", "source"} for every labelled pair.
 
@@ -69,7 +69,7 @@ def label_quoting(
     return f"{out}: {len(labels)} quoting thoughts ({yes} yes, {len(labels) - yes} no)"
 
 
-def best_sentences(pairs: Sequence[tuple[str, str]], scorer: Scorer | None = None) -> list[str]:
+def best_sentences(pairs: Sequence[tuple[str, str]], scorer: SentenceScorer | None = None) -> list[str]:
     """Return the sentence of each pair's document with the most query terms, or the one of these that the scorer prefers.
 
     Args:
@@ -115,7 +115,7 @@ def _candidates(query: str, document: str, count: int) -> list[str]:
     return [sentences[i] for i in sorted(kept)]
 
 
-def _scores(pairs: Sequence[tuple[str, str]], scorer: Scorer | None) -> list[float | None]:
+def _scores(pairs: Sequence[tuple[str, str]], scorer: SentenceScorer | None) -> list[float | None]:
     if scorer is None:
         return [None] * len(pairs)
     rows = scorer.score_lists([query for query, _ in pairs], [[document] for _, document in pairs])
