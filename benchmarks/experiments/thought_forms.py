@@ -180,7 +180,7 @@ def main() -> None:
         scores = np.concatenate(direct.score_lists(questions.queries, questions.texts))
         form = Form(scores, 0.0, (time.perf_counter() - begin) / len(scores))
         results[f"{DEFAULT}, {questions.name}"] = report(DEFAULT, questions, {"direct": form}, [], bool(options.data))
-        extracted = best_sentences(questions.pairs, direct) if {"by rule", "sentence"} & set(options.forms) else [""] * len(scores)
+        extracted = best_sentences(questions.pairs)
         for model in options.models:
             forms, own = forms_of(model, questions, extracted, options.forms)
             results[f"{model}, {questions.name}"] = report(model, questions, forms, own, bool(options.data))
