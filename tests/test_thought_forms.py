@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from benchmarks.experiments import thought_forms, thought_pairs
-from benchmarks.experiments.thought_forms import Form, Questions, is_true, pair_figures, scores_behind, shuffled
+from benchmarks.experiments.thought_forms import (
+    Form,
+    Questions,
+    is_verbatim,
+    names_its_terms,
+    pair_figures,
+    scores_behind,
+    shuffled,
+)
 from prorank.checkpoints.loading import load_model
 from prorank.checkpoints.resolve import resolve
 from prorank.data.examples import Group
@@ -46,10 +54,12 @@ def test_every_thought_stands_at_another_pair():
 def test_a_thought_is_true_if_its_quotation_and_terms_are():
     query, document = "old bread", "We saw it. The old garden is near the castle."
     thought = quoting_thought(query, "The old garden is near")
-    assert is_true(query, document, thought)
-    assert not is_true(query, document, thought.replace("garden", "bread"))
-    assert not is_true(query, document, thought.replace('It has "old", not "bread"', 'It has "bread", not "old"'))
-    assert not is_true(query, document, "nothing") and not is_true(query, document, "")
+    assert is_verbatim(document, thought) and names_its_terms(query, thought)
+    assert is_verbatim(document, quoting_thought(query, f"{document} " + "more " * 20)) is False
+    other = thought.replace("garden", "bread")
+    assert not is_verbatim(document, other) and not names_its_terms(query, other)
+    assert not names_its_terms(query, thought.replace('It has "old", not "bread"', 'It has "bread", not "old"'))
+    assert not any(is_verbatim(document, text) or names_its_terms(query, text) for text in ("nothing", ""))
 
 
 def test_balanced_accuracy_weighs_both_labels_alike():
@@ -80,5 +90,5 @@ def test_the_table_is_printed(folder, tmp_path, monkeypatch, capsys):
     thought_forms.main()
     out = capsys.readouterr().out
     table = json.loads(out.splitlines()[-1])["thought_forms"]
-    assert set(table[f"{folder}, pairs"]) == set(thought_forms.FORMS) and "true thoughts" in out
+    assert set(table[f"{folder}, pairs"]) == set(thought_forms.FORMS) and "verbatim" in out
     assert table[f"{folder}, pairs"]["empty"]["tokens"] == 0 < table[f"{folder}, pairs"]["by rule"]["tokens"]

@@ -5,7 +5,8 @@
 
 For pairs it prints the balanced accuracy (yes if the log-odds are above 0) with that of each label, the area under the curve,
 tokens and seconds per document and the paired test against the own thought; for lists nDCG@10 relative to their best order.
-"True" is the share of own thoughts that quote the document word for word and name the right terms.
+"Verbatim" is the share of own thoughts that quote the document word for word, "terms" that of those that name the terms of their
+quotation rightly.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from benchmarks.common import machine, ndcg, real_lists, say
 from prorank import Reranker
 from prorank.checkpoints.default_model import DEFAULT
 from prorank.data.formats import read_groups
-from prorank.data.quoting_thoughts import best_sentences, quoting_thought
+from prorank.data.quoting_thoughts import best_sentences, quoting_thought, term_sentence
 from prorank.evaluate.significance import randomisation_test
 from prorank.rank.thinking import ThinkingStrategy
 
@@ -87,11 +88,20 @@ def shuffled(thoughts: Sequence[str], seed: int = 0) -> list[str]:
     return out
 
 
-def is_true(query: str, document: str, thought: str) -> bool:
-    """Whether a thought quotes the document word for word and names the query terms that the quotation has and lacks."""
-    quote = thought[1:].rpartition('" It has ')[0]
-    words = " ".join(quote.removesuffix(" …").split())
-    return bool(words) and words in " ".join(document.split()) and thought == quoting_thought(query, quote)
+def is_verbatim(document: str, thought: str) -> bool:
+    """Whether a thought quotes the document word for word."""
+    words = " ".join(_quotation(thought).removesuffix(" …").split())
+    return bool(words) and words in " ".join(document.split())
+
+
+def names_its_terms(query: str, thought: str) -> bool:
+    """Whether a thought names exactly the query terms that its quotation has and lacks."""
+    quotation = _quotation(thought)
+    return thought == f'"{quotation}" {term_sentence(query, quotation)}'
+
+
+def _quotation(thought: str) -> str:
+    return thought[1:].rpartition('" It has ')[0]
 
 
 def forms_of(model: str, questions: Questions, extracted: list[str], wanted: Sequence[str]) -> tuple[dict[str, Form], list[str]]:
@@ -143,8 +153,11 @@ def report(model: str, questions: Questions, forms: dict[str, Form], own: list[s
         shown = "  ".join(f"{key} {value:.4f}" for key, value in table[name].items() if value is not None)
         print(f"{model[-24:]:<25}{questions.name:<10}{name:<10}{shown}", flush=True)
     if own:
-        table["own"]["true"] = statistics.fmean(is_true(*pair, thought) for pair, thought in zip(questions.pairs, own))
-        print(f"{model[-24:]:<25}{questions.name:<10}true thoughts {table['own']['true']:.3f}; the first: {own[0]}")
+        both = list(zip(questions.pairs, own))
+        table["own"]["verbatim"] = statistics.fmean(is_verbatim(document, thought) for (_, document), thought in both)
+        table["own"]["terms"] = statistics.fmean(names_its_terms(query, thought) for (query, _), thought in both)
+        shown = f"verbatim {table['own']['verbatim']:.3f}, terms {table['own']['terms']:.3f}"
+        print(f"{model[-24:]:<25}{questions.name:<10}{shown}; the first: {own[0]}")
     return table
 
 

@@ -94,12 +94,17 @@ def quoting_thought(query: str, sentence: str) -> str:
     """
     words = TAG.sub(" ", sentence).split()
     quoted = " ".join(words[:MAX_QUOTED_WORDS]) + (" …" if len(words) > MAX_QUOTED_WORDS else "")
+    return f'"{quoted}" {term_sentence(query, quoted)}'
+
+
+def term_sentence(query: str, quoted: str) -> str:
+    """Write which terms of the query a quotation has, and which it lacks."""
     known = {stem(word) for word in WORD.findall(quoted)}
     terms = [term for term in key_terms(query) if not TAG.search(term)]
     there = [term for term in terms if stem(term) in known]
     missing = [term for term in terms if stem(term) not in known]
     has = f"It has {listed(there)}" if there else "It has no term of the query"
-    return f'"{quoted}" {has}' + (f", not {listed(missing)}." if there and missing else ".")
+    return has + (f", not {listed(missing)}." if there and missing else ".")
 
 
 def split_sentences(text: str) -> list[str]:
