@@ -58,12 +58,15 @@ class Reranker(MadeByArguments, BaseReranker):
         long_documents: how a document that does not fit into a prompt is read: "truncate" reads its beginning, "chunk" reads it
             whole in overlapping chunks of which the best counts, "auto" does the latter if the model scores single documents
             without a thought. `cuts` counts both. Score and probability of a document in chunks are those of its best chunk.
+        think_top: number of documents per query that a thinking model thinks about, after a direct pass over all of them; None for
+            all. The others follow the head in the order of their direct log-odds, which are lowered where they would not be below.
         **options: options of the method: fields of `rank.methods.Setwise` or `Listwise`.
 
     Raises:
         ModelError: the checkpoint is missing or incomplete.
         PromptError: prompt and tokenizer are incompatible.
-        ConfigError: samples or max_think_tokens are given for a model that does not think, or the method or an option is unknown.
+        ConfigError: samples, max_think_tokens or think_top are given for a model that does not think, or the method or an option
+            is unknown.
     """
 
     def __init__(
@@ -81,12 +84,13 @@ class Reranker(MadeByArguments, BaseReranker):
         method: str = "pointwise",
         base: str | Path | None = None,
         long_documents: str = "auto",
+        think_top: int | None = None,
         **options: Any,
     ) -> None:
         if not isinstance(model, LoadedReranker):
             load_options = LoadOptions(
                 device, dtype, max_length, prompt, trust_remote_code, compile, think, samples, max_think_tokens, base,
-                long_documents,
+                long_documents, think_top,
             )  # fmt: skip
             model = load_reranker(model, load_options, method, options)
         super().__init__(model)

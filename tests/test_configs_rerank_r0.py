@@ -141,7 +141,7 @@ def test_no_key_is_left_out():
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.name)
 def test_every_recipe_runs(tmp_path, tiny_llama_dir, path):
-    rows = [row | {"think": "so", "answer": ("no", "yes")[row["label"]]} for row in ROWS]
+    rows = [row | {"think": "so", "answer": ("no", "yes")[row["label"]], "score": 1.5} for row in ROWS]
     data = write_jsonl(tmp_path / "t.jsonl", rows)
     changes = [f"base={tiny_llama_dir}", f"data={data}", f"out={tmp_path / 'run'}", "minutes=", "steps=2", "batch_size=2"]
     if load_settings(path, changes).stage == "reason":

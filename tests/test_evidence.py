@@ -34,11 +34,11 @@ def test_systems_may_think_or_be_asked_at_once(monkeypatch):
     seen = []
     monkeypatch.setattr(methods, "loader", lambda *given, **how: seen.append((*given, how)))
     options = Namespace(length=None, prompt="setwise-echo")
-    for text in ("a=f", "b=f@no-think", "c=f@thoughts:4", "d=f@setwise:k=5"):
+    for text in ("a=f", "b=f@no-think", "c=f@thoughts:4", "e=f@think-top:10", "d=f@setwise:k=5"):
         methods.system(text, options)
     setwise = {"prompt": "setwise-echo", "method": "setwise", "k": 5}
-    assert [how for *_, how in seen] == [{}, {"think": False}, {"samples": 4}, setwise]
-    assert [name for name, *_ in seen] == list("abcd")
+    assert [how for *_, how in seen] == [{}, {"think": False}, {"samples": 4}, {"think_top": 10}, setwise]
+    assert [name for name, *_ in seen] == list("abced")
 
 
 def test_quality_and_cost_stand_side_by_side(script, tmp_path, capsys):

@@ -33,9 +33,9 @@ def moved(resolved):
     return model
 
 
-def ours(resolved, bound, loss, scale, corrected, out):
-    """(loss, gradients, episodes) of one batch."""
-    grpo = Grpo(num_generations=G, scale_rewards=scale, loss=loss, bias_correction_kl=corrected)
+def ours(resolved, bound, loss, scale, corrected, out, epsilon_high=None):
+    """(loss, gradients, episodes) of one batch. With `epsilon_high` it is a later pass: the old log-probabilities are others."""
+    grpo = Grpo(num_generations=G, scale_rewards=scale, loss=loss, bias_correction_kl=corrected, epsilon_high=epsilon_high)
     settings = Reason(
         data="-", out=str(out), algorithm="grpo", batch_size=P, grpo=grpo, beta=BETA, temperature=TEMPERATURE,
         max_new_tokens=LONGEST, max_think_tokens=500, reward={"min_think_tokens": 1},
@@ -54,13 +54,18 @@ def ours(resolved, bound, loss, scale, corrected, out):
         return episode
 
     stage.rollouts._judged = uneven
-    value, _ = stage.loss(model, [stage.example(i) for i in range(P)])
+    examples = [stage.example(i) for i in range(P)]
+    if epsilon_high is not None:
+        stage.loss(model, examples)
+        for episode in stage._batch[1].values():
+            episode.old = [row - 0.5 * torch.sin(7.0 * torch.arange(len(row)) + row) for row in episode.old]
+    value, _ = stage.loss(model, examples)
     value.backward()
     gradients = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
     return float(value.detach()), gradients, list(stage._batch[1].values())
 
 
-def theirs(resolved, bound, episodes, loss, scale, corrected, out):
+def theirs(resolved, bound, episodes, loss, scale, corrected, out, epsilon_high=None):
     """(loss, gradients) of TRL's first step on the same completions."""
     from datasets import Dataset
     from transformers import TrainerCallback
@@ -92,7 +97,8 @@ def theirs(resolved, bound, episodes, loss, scale, corrected, out):
     config = GRPOConfig(
         output_dir=str(out), max_steps=1, num_generations=G, per_device_train_batch_size=P * G, gradient_accumulation_steps=1,
         max_completion_length=LONGEST, beta=BETA, temperature=TEMPERATURE, loss_type=loss, scale_rewards=scale, bf16=False,
-        use_bias_correction_kl=corrected, gradient_checkpointing=False, max_grad_norm=1e9, shuffle_dataset=False, use_cpu=True,
+        use_bias_correction_kl=corrected, epsilon_high=epsilon_high, gradient_checkpointing=False, max_grad_norm=1e9,
+        shuffle_dataset=False, use_cpu=True,
         save_strategy="no", report_to=[], logging_steps=1, disable_tqdm=True, dataloader_pin_memory=False, log_level="error",
     )  # fmt: skip
     trainer = GRPOTrainer(
@@ -120,6 +126,33 @@ def test_loss_and_gradient_are_trls(tmp_path, monkeypatch, loss, scale, correcte
     total = sum(float(g.norm() ** 2) for g in trls.values()) ** 0.5
     apart = sum(float((gradients[name] - trls[name]).norm() ** 2) for name in trls) ** 0.5
     assert total > 1e-3 and apart / total < 1e-3 and gradients.keys() == trls.keys()
+
+
+@pytest.mark.parametrize(("loss", "epsilon_high"), [("dapo", 0.28), ("dr_grpo", 0.2), ("grpo", 0.4)])
+def test_clipping_higher_is_trls(tmp_path, monkeypatch, loss, epsilon_high):
+    """A later pass: ratios differ from 1, and TRL is handed the same old log-probabilities."""
+    from trl import GRPOTrainer
+
+    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
+    resolved = resolve(save_tiny(tmp_path / "tiny", "llama"))
+    bound = Prompt.preset("rerank-r0", max_length=200, system="Judge.").bind(load_tokenizer(resolved))
+    value, gradients, episodes = ours(resolved, bound, loss, "group", False, tmp_path, epsilon_high)
+    old = {(*e.prompt, *ids): row for e in episodes for ids, row in zip(e.rows, e.old)}
+    compute = GRPOTrainer._compute_loss
+
+    def with_old(self, model, inputs):
+        table = torch.zeros(inputs["completion_ids"].shape)
+        for i, row in enumerate(table):
+            kept = [inputs[f"{part}_ids"][i][inputs[f"{part}_mask"][i] > 0].tolist() for part in ("prompt", "completion")]
+            row[: len(kept[1])] = old[*kept[0], *kept[1]]
+        return compute(self, model, inputs | {"old_per_token_logps": table})
+
+    monkeypatch.setattr(GRPOTrainer, "_compute_loss", with_old)
+    wanted, trls = theirs(resolved, bound, episodes, loss, "group", False, tmp_path / "trl", epsilon_high)
+    assert value == pytest.approx(wanted, rel=1e-3, abs=1e-4)
+    total = sum(float(g.norm() ** 2) for g in trls.values()) ** 0.5
+    apart = sum(float((gradients[name] - trls[name]).norm() ** 2) for name in trls) ** 0.5
+    assert total > 1e-3 and apart / total < 1e-3
 
 
 def test_the_rewards_run_in_trl_as_they_stand(tmp_path):

@@ -16,6 +16,7 @@ from prorank.rank.methods import Listwise, Setwise
 from prorank.rank.pointwise import PointwiseStrategy
 from prorank.rank.strategy import RankingStrategy, ScoredLists
 from prorank.rank.thinking import ThinkingStrategy, sampling_key
+from prorank.rank.thinking_head import ThinkingHeadStrategy
 from prorank.reranker import Reranker
 from tests.test_reranker import DOCUMENTS, QUERY
 
@@ -23,10 +24,13 @@ THINKING = {"prompt": {"preset": "rerank-r0", "max_length": 300, "system": "Judg
 KINDS = {
     "pointwise": ({}, PointwiseStrategy),
     "thinking": (THINKING, ThinkingStrategy),
+    "thinking of the head": (THINKING | {"think_top": 2}, ThinkingHeadStrategy),
     "thinking at once": (THINKING | {"think": False}, PointwiseStrategy),
     "setwise": ({"method": "setwise", "branching": 3, "k": 2}, ListStrategy),
     "listwise": ({"method": "listwise", "prompt": "listwise", "window": 4, "step": 2}, ListStrategy),
 }
+
+STRATEGIES = (PointwiseStrategy, ThinkingStrategy, ThinkingHeadStrategy, ListStrategy)
 
 
 @pytest.fixture(scope="module", params=list(KINDS))
@@ -42,7 +46,9 @@ def reranker(kind, tiny_llama_dir):
 def test_a_reranker_holds_the_strategy_of_its_options(kind, reranker):
     strategy = reranker.strategy
     assert type(strategy) is KINDS[kind][1]
-    assert reranker.thinks == (kind == "thinking") and reranker.compares_documents == isinstance(strategy, ListStrategy)
+    assert reranker.thinks == (kind in ("thinking", "thinking of the head")) and reranker.compares_documents == isinstance(
+        strategy, ListStrategy
+    )
     assert reranker.encoder is strategy.encoder
     assert isinstance(reranker.encoder, ListPromptEncoder if reranker.compares_documents else PairPromptEncoder)
     assert type(reranker.prompt) is Prompt and reranker.prompt == reranker.encoder.prompt
@@ -50,7 +56,7 @@ def test_a_reranker_holds_the_strategy_of_its_options(kind, reranker):
 
 def test_all_strategies_have_one_signature():
     score = inspect.signature(RankingStrategy.score)
-    assert all(inspect.signature(each.score) == score for each in (PointwiseStrategy, ThinkingStrategy, ListStrategy))
+    assert all(inspect.signature(each.score) == score for each in STRATEGIES)
 
 
 def test_a_strategy_scores_what_the_reranker_ranks(reranker):
@@ -62,7 +68,7 @@ def test_a_strategy_scores_what_the_reranker_ranks(reranker):
     assert all(row.dtype == np.float32 for row in scored.scores)
     hits = sorted(reranker.rank(QUERY, DOCUMENTS), key=lambda hit: hit.index)
     assert [hit.score for hit in hits] == pytest.approx(scored.scores[0].tolist(), abs=1e-5)
-    thoughts = [thought.text for thought in scored.thoughts[0]]
+    thoughts = [thought and thought.text for thought in scored.thoughts[0]]
     assert [hit.thought for hit in hits] == (thoughts if reranker.thinks else [None] * len(hits))
 
 

@@ -167,3 +167,49 @@ def test_the_stage_wants_a_thinking_prompt(tmp_path, tiny_llama_dir):
     with pytest.raises(ConfigError, match="needs a prompt of kind thinking, such as rerank-r0, but echo is binary"):
         train(make_settings(values))
     assert not (tmp_path / "run").exists()
+
+
+def scored(count: int, score: float = 1.0) -> list[ReasoningExample]:
+    return [ReasoningExample(t.query, t.document, t.think, t.label, score * (2 * t.label - 1)) for t in thoughts(count)]
+
+
+def test_a_teacher_s_probability_is_part_of_the_answer_s_target(tmp_path):
+    """With half of the weight on a teacher of log-odds +-2, the answer's loss is the cross-entropy with the mixed target."""
+    resolved = resolve(save_tiny(tmp_path))
+    model = load_model(resolved, torch.float32, CPU)
+    bound = Prompt.preset("rerank-r0", max_length=1500, system="Judge.").bind(load_tokenizer(resolved))
+    shared = {"data": "", "out": "", "batch_size": 4}
+    plain = SftStage(scored(2, 2.0), bound, Sft(**shared), [], False)
+    taught = SftStage(scored(2, 2.0), bound, Sft(**shared, teacher_weight=0.5, teacher_temperature=2.0), [], False)
+    examples = [plain.example(i) for i in range(4)]
+    expected = float(plain.loss(model, examples)[0])
+    tokens = sum(len(e.target) for e in examples)
+    for example in examples:
+        ids = torch.tensor([[*example.pack.ids, example.target[-1]]])
+        row = model(input_ids=ids).logits[0, ids.shape[1] - len(example.target) - 1 + example.answer.start].detach().log_softmax(-1)
+        no, yes = (float(row[i]) for i in bound.answer_ids)
+        right, wrong = (yes, no) if example.label else (no, yes)
+        target = 0.5 + 0.5 * torch.tensor(1.0).sigmoid().item()  # the teacher is on the label's side
+        expected += (right - (target * right + (1 - target) * wrong)) / tokens
+    loss, _ = taught.loss(model, [taught.example(i) for i in range(4)])
+    assert float(loss) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_teacher_without_scores_is_refused_before_the_weights_are_read(tmp_path):
+    settings = make_settings(
+        {"stage": "sft", "base": "no-such-model", "data": str(write(tmp_path / "t.jsonl", thoughts(8))), "out": str(tmp_path / "r"),
+         "teacher_weight": 0.5}
+    )  # fmt: skip
+    with pytest.raises(DataError, match="'teacher_weight' needs a 'score'"):
+        train(settings)
+
+
+def test_a_share_of_the_thoughts_is_left_out_in_training_and_none_on_the_dev_set():
+    bound = bound_of("smollm")
+    stage = SftStage(thoughts(40), bound, Sft(data="", out="", empty_thoughts=0.5), [], False)
+    empty = [bound.completion("", label)[0] for label in (0, 1)]
+    emptied = [stage.example(i).target in empty for i in range(80)]
+    assert 25 < sum(emptied) < 55 and emptied == [stage.example(i).target in empty for i in range(80)]
+    assert all(stage._example(-1, thought).target not in empty for thought in stage.thoughts)
+    with pytest.raises(ConfigError, match="empty_thoughts"):
+        make_settings({"stage": "sft", "data": "d", "out": "o", "empty_thoughts": 1.0})

@@ -29,13 +29,17 @@ from prorank.rank.methods import read_method
 
 
 def system(text: str, options: argparse.Namespace) -> Callable[[], Any]:
-    """Return a function that loads `NAME=FOLDER[@HOW]`; HOW is a method, `no-think` (an empty thought) or `thoughts:N`."""
+    """Return a function that loads `NAME=FOLDER[@HOW]`; HOW is a method, `no-think` (an empty thought), `thoughts:N`
+    or `think-top:N`.
+    """
     name, _, rest = text.partition("=")
     folder, _, how = rest.partition("@")
     if how == "no-think":
         return loader(name, folder, options.length, think=False)
     if how.startswith("thoughts:"):
         return loader(name, folder, options.length, samples=int(how.partition(":")[2]))
+    if how.startswith("think-top:"):
+        return loader(name, folder, options.length, think_top=int(how.partition(":")[2]))
     prompt = {"prompt": options.prompt} if options.prompt and how else {}
     return loader(name, folder, options.length, **prompt, **(read_method(how) if how else {}))
 

@@ -32,9 +32,7 @@ def requests_of(options: argparse.Namespace) -> list[Body]:
     lists, rng = real_lists(options.data, options.queries, options.pool), random.Random(options.seed)
     pool = list(dict.fromkeys(text for documents in lists.documents for text in documents))
     pool = rng.sample(pool, min(options.pool, len(pool)))
-    return [
-        {"query": rng.choice(lists.queries), "documents": rng.sample(pool, options.documents)} for _ in range(options.requests)
-    ]
+    return [{"query": rng.choice(lists.queries), "documents": rng.sample(pool, options.documents)} for _ in range(options.requests)]
 
 
 async def load(server: Server, bodies: list[Body], clients: int) -> tuple[Seen, float, dict[str, float]]:

@@ -28,6 +28,8 @@ from .options import (
     Method,
     PromptName,
     RemoteCode,
+    Think,
+    ThinkTop,
     reranker_options,
 )
 
@@ -90,6 +92,8 @@ def evaluate(
     long_documents: LongDocuments = "auto",
     base: Base = None,
     trust_remote_code: RemoteCode = False,
+    think: Think = True,
+    think_top: ThinkTop = None,
     device: Device = None,
     dtype: Dtype = "auto",
     compile: Compile = None,

@@ -20,8 +20,8 @@ COMPUTE = "Device and speed"
 OUTPUT = "Output"
 # Options whose values are arguments of `Reranker`, besides `--compile`.
 RERANKER_OPTIONS = (
-    "prompt", "max_length", "long_documents", "base", "trust_remote_code", "think", "samples", "max_think_tokens", "device",
-    "dtype",
+    "prompt", "max_length", "long_documents", "base", "trust_remote_code", "think", "samples", "max_think_tokens", "think_top",
+    "device", "dtype",
 )  # fmt: skip
 
 Model = Annotated[
@@ -106,6 +106,15 @@ ThinkTokens = Annotated[
         "--max-think-tokens",
         metavar="TOKENS",
         help="Maximum number of tokens of a thought. Default: the checkpoint's own.",
+        rich_help_panel=THINKING,
+    ),
+]
+ThinkTop = Annotated[
+    int | None,
+    typer.Option(
+        "--think-top",
+        metavar="N",
+        help="Think about the best N documents of a direct pass only. Default: about all.",
         rich_help_panel=THINKING,
     ),
 ]

@@ -39,6 +39,7 @@ from .options import (
     Samples,
     Think,
     ThinkTokens,
+    ThinkTop,
     check_positive,
     one_query,
     option_name,
@@ -59,9 +60,9 @@ FOR_DOCUMENTS = {
     "as_json": "--json",
     "show_thoughts": "--show-thoughts",
 }
-NOT_FOR_INDEX = ("run", "instruction", "method", "samples", "max_think_tokens", "show_thoughts")
+NOT_FOR_INDEX = ("run", "instruction", "method", "samples", "max_think_tokens", "think_top", "show_thoughts")
 LOCAL_ONLY = (
-    "index", "workers", "think", "samples", "max_think_tokens", "method", "device", "dtype", "compile", "max_length",
+    "index", "workers", "think", "samples", "max_think_tokens", "think_top", "method", "device", "dtype", "compile", "max_length",
     "long_documents", "prompt", "base", "trust_remote_code",
 )  # fmt: skip
 
@@ -107,6 +108,7 @@ def rerank(
     think: Think = True,
     samples: Samples = 1,
     max_think_tokens: ThinkTokens = None,
+    think_top: ThinkTop = None,
     show_thoughts: Annotated[
         bool,
         typer.Option("--show-thoughts", help="Print a thinking model's thoughts about the documents.", rich_help_panel=THINKING),

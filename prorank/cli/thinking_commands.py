@@ -58,6 +58,15 @@ def label(
     extractive: Annotated[
         bool, typer.Option("--extractive", help="Write rule-based thoughts from labels, without teacher.", rich_help_panel=BY_RULE)
     ] = False,
+    quote: Annotated[
+        str | None,
+        typer.Option(
+            metavar="terms|MODEL",
+            help="With --extractive: quote the sentence with the most query terms, or a reranker's best one, and keep its score. "
+            "Default: name terms only.",
+            rich_help_panel=BY_RULE,
+        ),
+    ] = None,
     split: Annotated[
         str, typer.Option(help="With --extractive on a BEIR folder: qrels/SPLIT.tsv.", rich_help_panel=BY_RULE)
     ] = "train",
@@ -71,8 +80,10 @@ def label(
     An interrupted run is resumed.
     """
     check_file(out)
+    if quote and (lists or not extractive):
+        raise ConfigError("--quote needs --extractive and single documents; " + ("omit --lists" if lists else "add --extractive"))
     if extractive:
-        say(_label_by_rule(source, out, split, lists), out)
+        say(_label_by_rule(source, out, split, lists, quote), out)
         return
     if lists:
         raise ConfigError("--lists needs --extractive: teachers label one document at a time")
@@ -91,12 +102,20 @@ def label(
     say(summary, out)
 
 
-def _label_by_rule(source: Path, out: Path, split: str, lists: int | None) -> object:
+def _label_by_rule(source: Path, out: Path, split: str, lists: int | None, quote: str | None) -> object:
     """Write extractive thoughts for labelled data; returns a summary."""
     from ..data.extractive_thoughts import label_extractive, label_extractive_lists
     from ..data.formats import read_groups
 
     groups = read_groups(source, split)
+    if quote:
+        from ..data.quoting_thoughts import label_quoting
+        from ..reranker import Reranker
+        from ..utils.progress import Progress
+
+        scorer = None if quote == "terms" else Reranker(quote, think=False)
+        with Progress("label") as report:
+            return label_quoting(groups, out, scorer, lambda share: report(share, {}))
     return label_extractive_lists(groups, out, lists) if lists else label_extractive(groups, out)
 
 

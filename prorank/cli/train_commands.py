@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import ConfigError
 from ..utils.terminal import say
 from .options import MAIN
+
+if TYPE_CHECKING:
+    from ..train.settings.stage_settings import Settings
 
 
 def train(
@@ -22,6 +25,12 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue from the newest complete checkpoint of the run.", rich_help_panel=MAIN)
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Train two batches and print the memory, steps and minutes that the run needs.", rich_help_panel=MAIN
+        ),
+    ] = False,
     list_keys: Annotated[
         bool,
         typer.Option("--list-keys", help="List all settings keys, of every stage or of the named stage.", rich_help_panel=MAIN),
@@ -29,7 +38,7 @@ def train(
 ) -> None:
     """Run the training stage of CONFIG: warmup, score, order, sft or reason."""
     if list_keys:
-        _show_keys(config, overrides, resume)
+        _show_keys(config, overrides, resume or dry_run)
         return
     if config is None:
         raise ConfigError("name a config: prorank train CONFIG.yaml; `prorank train --list-keys` lists its keys")
@@ -40,10 +49,25 @@ def train(
     from ..utils.progress import Progress
 
     settings = load_settings(config, overrides)
+    if dry_run:
+        _dry_run(settings, resume)
+        return
     with Progress(settings.stage) as report:
         run_stage(settings, resume, report)
     if is_main():
         say(summary(settings.out))
+
+
+def _dry_run(settings: Settings, resume: bool) -> None:
+    """Print what a run with these settings needs."""
+    if resume:
+        raise ConfigError("--dry-run and --resume exclude each other; omit one")
+    from ..train.dry_run import dry_run
+    from ..utils.progress import Spinner
+
+    with Spinner("training two batches"):
+        result = dry_run(settings)
+    say(result)
 
 
 def _show_keys(stage: Path | None, overrides: list[str] | None, resume: bool) -> None:

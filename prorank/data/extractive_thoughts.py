@@ -82,11 +82,11 @@ def label_extractive_lists(groups: Sequence[Group], out: str | Path, size: int, 
 def think_of_list(query: str, documents: Sequence[str]) -> str:
     """Write a thought about several documents: which query terms each contains, and which contain the most."""
     terms = key_terms(query)
-    sentences, counts = [f"Key concepts of the query: {_listed(terms)}."], []
+    sentences, counts = [f"Key concepts of the query: {listed(terms)}."], []
     for number, document in enumerate(documents, start=1):
         known = {stem(word) for word in WORD.findall(document)}
         there = [term for term in terms if stem(term) in known]
-        sentences.append(f"[{number}] has {_listed(there) if there else 'none of them'}.")
+        sentences.append(f"[{number}] has {listed(there) if there else 'none of them'}.")
         counts.append(len(there))
     best_labels = [f"[{number}]" for number, count in enumerate(counts, start=1) if count == max(counts)]
     return " ".join([*sentences, f"Most: {', '.join(best_labels)}."] if any(counts) else sentences)
@@ -99,11 +99,11 @@ def think(query: str, document: str) -> str:
     terms, known = key_terms(query), set(stems)
     there = [term for term in terms if stem(term) in known]
     missing = [term for term in terms if term not in there]
-    sentences = [f"Key concepts of the query: {_listed(terms)}."]
+    sentences = [f"Key concepts of the query: {listed(terms)}."]
     if there:
-        sentences.append(f"The document has {_listed(there)}." if missing else "The document has all of them.")
+        sentences.append(f"The document has {listed(there)}." if missing else "The document has all of them.")
     if missing:
-        sentences.append(f"It does not mention {_listed(missing)}." if there else "The document mentions none of them.")
+        sentences.append(f"It does not mention {listed(missing)}." if there else "The document mentions none of them.")
     if there:
         begin, end = window(stems, {stem(term) for term in there})
         near = len(there) == 1 or end - begin <= NEAR
@@ -144,6 +144,7 @@ def _quote(words: list[str], begin: int, end: int) -> str:
     return ("… " if begin else "") + text + (" …" if begin + QUOTE < len(words) else "")
 
 
-def _listed(terms: list[str]) -> str:
+def listed(terms: list[str]) -> str:
+    """Return terms in quotation marks, joined by commas and "and"."""
     quoted = [f'"{term}"' for term in terms]
     return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} and {quoted[-1]}"

@@ -4,6 +4,8 @@ A tag such as `<think>` inside a thought raises an error, because it would teach
 
     {"query": "…", "document": "…", "think": "…", "answer": "yes", "label": 1}     from `prorank import-logs` and `prorank label`
     {"query": "…", "documents": ["…", "…"], "think": "…", "answer": "[2]"}     several documents: the best one, or [2] > [1]
+
+A pair may have a `score`, the log-odds of relevance by a teacher such as the reranker of `prorank label --quote`.
 """
 
 from __future__ import annotations
@@ -32,12 +34,14 @@ class ReasoningExample:
         query, document: texts of the pair.
         think: thought about its relevance.
         label: 1 (relevant) or 0.
+        score: log-odds of relevance by a teacher; None if there are none.
     """
 
     query: str
     document: str
     think: str
     label: int
+    score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,8 @@ def read_reasoning_examples(path: str | Path) -> list[AnyReasoningExample]:
         label = ANSWERS.index(answer)
         if number_of(row.get("label", label), f"{where}: 'label'") != label:
             raise DataError(f"{where}: answer {answer!r} and label {row['label']!r} contradict each other")
-        examples.append(ReasoningExample(query, document, think, label))
+        score = number_of(row["score"], f"{where}: 'score'") if row.get("score") is not None else None
+        examples.append(ReasoningExample(query, document, think, label, score))
     if not examples:
         raise DataError(f"{path}: no pairs with thoughts")
     return examples

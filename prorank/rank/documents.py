@@ -32,7 +32,7 @@ class Hit:
         index: its position in the input.
         score: log-odds that it is relevant; with a method of lists, minus its position in the order.
         document: the document, unchanged.
-        thought: the thought about it; None if the model does not think.
+        thought: the thought about it; None if the model does not think, or not about this document (`think_top`).
         thought_cut: whether the thought was closed because its token budget ran out.
         probability: calibrated probability that the document is relevant; None if the model is not calibrated.
     """
@@ -138,7 +138,7 @@ def make_hits(
     scores: np.ndarray,
     top_k: int | None,
     min_score: float | None,
-    thoughts: Sequence[GeneratedThought] = (),
+    thoughts: Sequence[GeneratedThought | None] = (),
     probabilities: np.ndarray | None = None,
 ) -> list[Hit]:
     """Return the documents as hits, best first; equal scores keep input order.
@@ -157,7 +157,7 @@ def make_hits(
 
 
 def _hit(
-    index: int, documents: Sequence[Document], scores: np.ndarray, thoughts: Sequence[GeneratedThought],
+    index: int, documents: Sequence[Document], scores: np.ndarray, thoughts: Sequence[GeneratedThought | None],
     probabilities: np.ndarray | None,
 ) -> Hit:  # fmt: skip
     thought = thoughts[index] if thoughts else None

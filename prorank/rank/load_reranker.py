@@ -28,6 +28,7 @@ from .model_runtime import ModelRuntime
 from .pointwise import PointwiseStrategy
 from .strategy import RankingStrategy
 from .thinking import ThinkingStrategy
+from .thinking_head import ThinkingHeadStrategy
 from .validation import whole_number
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class LoadOptions:
     """Arguments of `Reranker` besides model and method, see there.
 
     Raises:
-        ConfigError: max_length, max_think_tokens or samples is not a whole number of at least 1.
+        ConfigError: max_length, max_think_tokens, samples or think_top is not a whole number of at least 1.
     """
 
     device: str | None = None
@@ -55,10 +56,11 @@ class LoadOptions:
     max_think_tokens: int | None = None
     base: str | Path | None = None
     long_documents: str = "auto"
+    think_top: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("max_length", "max_think_tokens"):
-            remedy = "omit it to use the checkpoint's own"
+        own = "omit it to use the checkpoint's own"
+        for name, remedy in (("max_length", own), ("max_think_tokens", own), ("think_top", "omit it to think about all documents")):
             object.__setattr__(self, name, whole_number(getattr(self, name), name, remedy, ConfigError))
         object.__setattr__(self, "samples", whole_number(self.samples, "samples", raised=ConfigError) or 1)
 
@@ -94,7 +96,7 @@ def load_reranker(
     runtime = ModelRuntime(weights, tokenizer, scoring_engine(weights, options.compile is True, options.dtype == "int8"))
     log.debug("%s: dtype %s", model, dtype)
     generator = make_generator(weights, runtime.engine) if think else None
-    strategy = make_strategy(runtime, prompt, list_method, generator, options.samples, truncation)
+    strategy = make_strategy(runtime, prompt, list_method, generator, options.samples, truncation, options.think_top)
     lazy_compile: LazyCompile | GpuLazyCompile | None = None
     if options.compile == "auto" and runtime.engine and isinstance(strategy, PointwiseStrategy):
         longest = strategy.encoder.longest
@@ -125,7 +127,7 @@ def in_memory_reranker(
 
 def make_strategy(
     runtime: ModelRuntime, prompt: Prompt, method: ListMethod | None = None, generator: TextGenerator | None = None,
-    samples: int = 1, truncation: Truncation = DEFAULT_TRUNCATION,
+    samples: int = 1, truncation: Truncation = DEFAULT_TRUNCATION, think_top: int | None = None,
 ) -> RankingStrategy:  # fmt: skip
     """Make the strategy that ranks with a prompt.
 
@@ -136,11 +138,13 @@ def make_strategy(
         generator: generates thoughts, for a ThinkingStrategy. Without method and generator, the strategy is pointwise.
         samples: number of thoughts per document.
         truncation: how a PointwiseStrategy reads documents that do not fit.
+        think_top: number of documents per query that are thought about, for a ThinkingHeadStrategy; None for all.
     """
     if method:
         return ListStrategy(runtime, prompt, method)
     if generator:
-        return ThinkingStrategy(runtime, prompt, generator, samples)
+        thinking = ThinkingStrategy(runtime, prompt, generator, samples)
+        return ThinkingHeadStrategy(thinking, think_top) if think_top else thinking
     return PointwiseStrategy(runtime, prompt, truncation)
 
 
@@ -159,11 +163,14 @@ def _check_thinking(name: str, prompt: Prompt, options: LoadOptions) -> bool:
     """Return whether the model thinks about each document.
 
     Raises:
-        ConfigError: samples or max_think_tokens for a prompt without thoughts of single documents.
+        ConfigError: samples, max_think_tokens or think_top for a prompt without thoughts of single documents.
     """
     thinks = options.think and prompt.kind == "thinking" and not prompt.lists
     thinks_of_lists = prompt.lists and prompt.kind == "thinking"  # one thought per prompt, and no log-odds to average
     if not thinks and (options.samples != 1 or (options.max_think_tokens is not None and not thinks_of_lists)):
         how = "shows several documents" if thinks_of_lists else "answers at once"
         raise ConfigError(f"samples and max_think_tokens are for thoughts about single documents, but {name} {how}")
+    if options.think_top and not thinks:
+        how = "compares documents" if prompt.lists else "answers at once"
+        raise ConfigError(f"think_top is for models that think about single documents, but {name} {how}")
     return thinks

@@ -4,6 +4,7 @@ A `Reranker` holds one strategy:
 
     PointwiseStrategy    one forward pass per document, log-odds of the two answers
     ThinkingStrategy     generates a thought about each document, then reads the log-odds
+    ThinkingHeadStrategy scores all documents directly, then thinks about the best of them
     ListStrategy         shows several documents in one prompt, gives an order without log-odds
 """
 
@@ -32,11 +33,12 @@ class ScoredLists:
 
     Attributes:
         scores: one fp32 array [n] per query, in input order.
-        thoughts: one sequence per query, in input order; empty if the strategy does not think.
+        thoughts: one sequence per query, in input order; empty if the strategy does not think. None for a document that was not
+            thought about.
     """
 
     scores: list[np.ndarray]
-    thoughts: list[Sequence[GeneratedThought]]
+    thoughts: list[Sequence[GeneratedThought | None]]
 
     @classmethod
     def without_thoughts(cls, scores: list[np.ndarray]) -> ScoredLists:
@@ -49,7 +51,7 @@ class ScoredLists:
         Their positions in the batches differ, so their scores would differ by rounding.
         """
         scores: list[np.ndarray] = []
-        thoughts: list[Sequence[GeneratedThought]] = []
+        thoughts: list[Sequence[GeneratedThought | None]] = []
         for row, row_thoughts, row_texts in zip(self.scores, self.thoughts, texts, strict=True):
             first: dict[str, int] = {}
             positions = [first.setdefault(text, i) for i, text in enumerate(row_texts)]

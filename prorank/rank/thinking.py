@@ -72,7 +72,7 @@ class ThinkingStrategy(RankingStrategy):
         progress: Progress | None = None,
     ) -> ScoredLists:  # fmt: skip
         """See `RankingStrategy.score`; `batch_size` has no effect."""
-        lists = [self._encode(query, row, instruction) for query, row in zip(queries, texts)]
+        lists = [self.encode(query, row, instruction) for query, row in zip(queries, texts)]
         return self.score_encoded(lists, progress).tie_equal_texts(texts)
 
     def score_encoded(
@@ -95,7 +95,7 @@ class ThinkingStrategy(RankingStrategy):
         """See `RankingStrategy.diagnose`; the answer follows an empty thought."""
         return self.without_thought.diagnose(queries, texts)
 
-    def _encode(self, query: str, texts: list[str], instruction: str | None) -> EncodedQuery:
+    def encode(self, query: str, texts: list[str], instruction: str | None) -> EncodedQuery:
         """Encode one query's prompts and count them."""
         prompts = self.encoder.encode_many(query, texts, instruction)
         self.runtime.cost.count_prompts(prompts)

@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import ModelError
+from ..errors import ConfigError, ModelError
 from ..index.document_cache import DocumentCache
 from ..index.index_scores import CachedPrompt
 from ..prompts.pair_encoder import PairPromptEncoder
 from ..rank.documents import GeneratedThought
 from ..rank.list_strategy import ListStrategy
 from ..rank.thinking import sampling_key
+from ..rank.thinking_head import ThinkingHeadStrategy
 from ..reranker import Reranker
 from .job import MAX_CHARS_PER_TOKEN, RerankJob, pre_truncate
 from .list_workload import Item, ListwiseWorkload
@@ -163,8 +164,14 @@ Workload = PointwiseWorkload | ListwiseWorkload
 def make_workload(
     reranker: Reranker, batch_size: int | None = None, stored: StoredDocuments | None = None, cache: DocumentCache | None = None
 ) -> Workload:
-    """Return the workload for a Reranker. `batch_size`, `stored` and `cache`: see the workloads."""
+    """Return the workload for a Reranker. `batch_size`, `stored` and `cache`: see the workloads.
+
+    Raises:
+        ConfigError: the Reranker thinks about the head of a list, which a server does not know before all documents are scored.
+    """
     strategy = reranker.strategy
+    if isinstance(strategy, ThinkingHeadStrategy):
+        raise ConfigError(f"{reranker.name}: think_top is not for servers; serve it without think_top, or with think=False")
     if isinstance(strategy, ListStrategy):
         return ListwiseWorkload(reranker, strategy, batch_size)
     return PointwiseWorkload(reranker, batch_size, stored, cache)

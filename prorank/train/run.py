@@ -150,13 +150,13 @@ def load_trainable(source: Resolved, settings: Settings, device: torch.device) -
 
 
 def make_trainer(
-    stage: Any, settings: Settings, model: torch.nn.Module, save: Callable[..., None], report: Report | None
+    stage: Any, settings: Settings, model: torch.nn.Module, save: Callable[..., None] | None, report: Report | None
 ) -> StageTrainer:
     """Make the trainer of a stage.
 
     Args:
         stage, settings, model: see `StageTrainer`.
-        save: writes the best weights.
+        save: writes the best weights; None writes none.
         report: see `train`.
     """
     with extra("train"):

@@ -17,6 +17,7 @@ class StepFigures:
         self.last_seconds = 0.0  # time of the clock at the last line
         self._losses: list[float] = []  # losses of the step's micro-batches so far
         self._sums: dict[str, float] = {}
+        self._counts: dict[str, int] = {}  # of each figure, because not every micro-batch has all of them
         self._count = 0
 
     def add(self, loss: float, figures: Mapping[str, float]) -> None:
@@ -24,6 +25,7 @@ class StepFigures:
         self._losses.append(loss)
         for key, value in figures.items():
             self._sums[key] = self._sums.get(key, 0.0) + value
+            self._counts[key] = self._counts.get(key, 0) + 1
         self._count += 1
 
     def take_loss(self) -> float:
@@ -36,10 +38,10 @@ class StepFigures:
         """Return averages since the last line, with the speed; empty if nothing was added. `seconds`: current time of the clock."""
         if not self._count:
             return {}
-        line = {key: value / self._count for key, value in self._sums.items()}
+        line = {key: value / self._counts[key] for key, value in self._sums.items()}
         line["examples_per_second"] = self._count * self.micro_batch / max(1e-9, seconds - self.last_seconds)
         for key in ("documents", "tokens"):
             if key in line:
                 line[f"{key}_per_second"] = line[key] * line["examples_per_second"]
-        self._sums, self._count, self.last_seconds = {}, 0, seconds
+        self._sums, self._counts, self._count, self.last_seconds = {}, {}, 0, seconds
         return line

@@ -225,7 +225,7 @@ def rewards_of_tokens(
 
 
 def clipped_surrogate(
-    log_now: torch.Tensor, log_old: torch.Tensor, weights: torch.Tensor, epsilon: float
+    log_now: torch.Tensor, log_old: torch.Tensor, weights: torch.Tensor, epsilon: float, epsilon_high: float | None = None
 ) -> torch.Tensor:  # fmt: skip
     """Return the clipped objective to maximise, elementwise: min(ratio * w, clip(ratio) * w) (PPO, arXiv 1707.06347, eq. 7).
 
@@ -235,9 +235,11 @@ def clipped_surrogate(
         log_now, log_old: log-probabilities now and on the first pass.
         weights: w, such as advantages.
         epsilon: the ratio is clipped to 1 - epsilon to 1 + epsilon.
+        epsilon_high: upper clip range in place of epsilon (clip-higher, arXiv 2503.14476, eq. 10); None for the same.
     """
     ratio = (log_now - log_old).exp()
-    return torch.minimum(ratio * weights, ratio.clamp(1 - epsilon, 1 + epsilon) * weights)
+    limited = ratio.clamp(1 - epsilon, 1 + (epsilon if epsilon_high is None else epsilon_high))
+    return torch.minimum(ratio * weights, limited * weights)
 
 
 def exact_kl(logits: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:

@@ -74,10 +74,12 @@ def gae(
     return out, (out + values) * mask
 
 
-def is_clipped(now: torch.Tensor, old: torch.Tensor, weights: torch.Tensor, epsilon: float) -> torch.Tensor:
+def is_clipped(
+    now: torch.Tensor, old: torch.Tensor, weights: torch.Tensor, epsilon: float, epsilon_high: float | None = None
+) -> torch.Tensor:
     """Return the mask of tokens whose ratio is clipped in `one_token_grpo.clipped_surrogate`. Arguments as there."""
     ratio = (now - old).exp()
-    return ratio * weights > ratio.clamp(1 - epsilon, 1 + epsilon) * weights
+    return ratio * weights > ratio.clamp(1 - epsilon, 1 + (epsilon if epsilon_high is None else epsilon_high)) * weights
 
 
 def value_loss(values: torch.Tensor, old: torch.Tensor, returns: torch.Tensor, epsilon: float) -> torch.Tensor:

@@ -52,6 +52,12 @@ class Grpo:
     """Passes over each batch, one optimiser step each."""
     epsilon: Number = 0.2
     """Clip range of the policy ratio: 1 - epsilon to 1 + epsilon."""
+    epsilon_high: Number | None = None
+    """Upper clip range in place of epsilon, so that rare tokens can gain probability (clip-higher, arXiv 2503.14476); null takes
+    epsilon."""
+    dynamic_sampling: int = 0
+    """Rounds, at most, in which prompts whose completions all have the same reward are replaced by others (arXiv 2503.14476); 0
+    keeps them."""
     bias_correction_kl: bool = False
     """Multiply the KL term by the policy ratio, as TRL does by default."""
 
@@ -76,6 +82,9 @@ class Reason(Settings):
     """Maximum tokens of a thought, in training and in ranking; longer thoughts are closed by forced tokens, which are not trained
     on.
     """
+    balance_weight: Number = 0.0
+    """Weight of the cross-entropy between equal shares of both answers and their mean behind the thoughts of a batch, as in stage
+    warmup; for prompts of one document. 0 turns it off."""
     missing_eos_penalty: Number = 0.5
     """Subtracted from the reward of a completion that was truncated before its end-of-sequence token."""
     system_prompt: Text | None = None
@@ -117,9 +126,21 @@ class Reason(Settings):
         """Clip range of the policy ratio."""
         return self.grpo.epsilon if self.algorithm == "grpo" else self.ppo.epsilon
 
+    @property
+    def epsilon_high(self) -> float:
+        """Upper clip range of the policy ratio."""
+        high = self.grpo.epsilon_high if self.algorithm == "grpo" else None
+        return self.epsilon if high is None else high
+
+    @property
+    def dynamic_rounds(self) -> int:
+        """Rounds in which prompts without variance of rewards are replaced."""
+        return self.grpo.dynamic_sampling if self.algorithm == "grpo" else 0
+
     def check(self) -> None:
         """See `Settings.check`."""
         super().check()
+        require(self.balance_weight >= 0, "balance_weight", "must not be negative")
         require(self.algorithm in ("ppo", "grpo"), "algorithm", "must be ppo or grpo")
         require(self.beta >= 0, "beta", "must not be negative")
         for key in ("max_new_tokens", "max_think_tokens"):
@@ -143,4 +164,7 @@ class Reason(Settings):
         require(grpo.num_generations >= 2, "grpo.num_generations", "must be at least 2")
         require(grpo.scale_rewards in ("group", "batch", "none"), "grpo.scale_rewards", "must be group, batch or none")
         require(grpo.loss in ("grpo", "dr_grpo", "dapo"), "grpo.loss", "must be grpo, dr_grpo or dapo")
+        high = grpo.epsilon_high
+        require(high is None or high >= grpo.epsilon, "grpo.epsilon_high", "must be at least grpo.epsilon")
+        require(grpo.dynamic_sampling >= 0, "grpo.dynamic_sampling", "must not be negative")
         require(grpo.num_iterations >= 1 and grpo.epsilon > 0, "grpo", "needs num_iterations and epsilon above 0")

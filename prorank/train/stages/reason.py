@@ -6,7 +6,7 @@ there. A pass over a batch is one optimiser step, so all rows of a pass use the 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -14,7 +14,7 @@ from ...data.balanced_pairs import balanced_pairs
 from ...data.examples import Group
 from ...engine.flat_attention import is_flat
 from ...engine.packing import Batch, collate, pack_completions
-from ...prompts.prompt import AnyPromptEncoder
+from ...prompts.prompt import AnyPromptEncoder, PairPromptEncoder, Prompt
 from ..forward import Logits
 from ..micro_batches import by_length
 from ..objectives.one_token_grpo import advantages, clipped_surrogate
@@ -30,11 +30,13 @@ from ..objectives.ppo_grpo import (
     whitened,
 )
 from ..reference_policy import Reference
+from ..settings.common_settings import require
 from ..settings.stage_settings import Reason
 from ..training_data import bind_thinking, read_ranking_data
 from ..value_head import PolicyWithValue, policy_of, values_of
+from .reason_balance import AnswerBalance
 from .reason_tasks import MAX_DEV_PROMPTS, RolloutPrompt, task_of
-from .rollouts import Episode, Rollouts, figures_of
+from .rollouts import Episode, Rollouts, by_episode, concatenated, figures_of
 from .stage_spec import StageInputs, StageSpec
 from .token_log_probs import token_log_probs
 
@@ -70,7 +72,9 @@ class ReasonStage:
         self.logits = Logits(settings, bf16)
         self.reference = Reference(policy, settings, bf16, self.logits) if settings.beta else None
         self.cpu_examples = 4 if settings.num_generations == 1 else 1
+        self.balance = AnswerBalance(encoder) if settings.balance_weight and isinstance(encoder, PairPromptEncoder) else None
         self._batch: tuple[int, dict[int, Episode]] = (-1, {})  # index of the batch, its episodes by key of the example
+        self._batch_figures: dict[str, float] = {}
 
     def __len__(self) -> int:
         return len(self.task)
@@ -86,21 +90,23 @@ class ReasonStage:
         batch, targets, sizes = self._collated(episodes)
         hidden = self.logits.hidden(policy, batch)  # [N, H], N sampled tokens of all completions
         now, entropy = token_log_probs(policy, hidden, targets, s.temperature)
-        for episode, rows in zip(episodes, _by_episode(now.detach(), sizes, episodes)):
+        for episode, rows in zip(episodes, by_episode(now.detach(), sizes, episodes)):
             episode.old = episode.old or rows
         old = torch.cat([row for e in episodes for row in e.old])
         gains = torch.cat([row for e in episodes for row in e.advantages]).to(now.device)
         weights = self._weights(sizes).to(now.device).repeat_interleave(torch.tensor(sizes, device=now.device))
-        parts = {"loss_policy": -(clipped_surrogate(now, old, gains, s.epsilon) * weights).sum()}
+        parts = {"loss_policy": -(clipped_surrogate(now, old, gains, s.epsilon, s.epsilon_high) * weights).sum()}
+        if self.balance:
+            parts["loss_balance"] = s.balance_weight * self.balance.loss(policy, episodes, hidden)
         if s.algorithm == "ppo":
             parts["loss_value"] = self._value_loss(values_of(model, hidden), episodes, weights)
         elif self.reference:
             parts["loss_kl"] = self._kl_loss(now, old, episodes, weights)
         shares = s.batch_size / len(examples)  # the trainer averages the parts of a batch
         loss = shares * sum(parts.values(), start=now.new_zeros(()))
-        clipped = is_clipped(now.detach(), old, gains, s.epsilon)
+        clipped = is_clipped(now.detach(), old, gains, s.epsilon, s.epsilon_high)
         figures = figures_of(episodes) | {name: float(part.detach()) * shares for name, part in parts.items()}
-        return loss, figures | {
+        return loss, figures | self._batch_figures | {
             "clip_share": float(clipped.float().mean()),
             "ratio": float((now.detach() - old).exp().mean()),
             "entropy": float(entropy.mean()),
@@ -146,12 +152,23 @@ class ReasonStage:
         """Return the episodes of the batch that contains example `key`, generated and rewarded on first use."""
         s, number = self.settings, key // self.settings.batch_size
         if self._batch[0] != number:
-            examples = [self.example(number * s.batch_size + i) for i in range(s.batch_size)]
+            keys = range(number * s.batch_size, (number + 1) * s.batch_size)
+            examples = [self.example(key) for key in keys]
             episodes = self.rollouts.generate(model, examples, s.num_generations, "train", number, self._add_log_probs)
+            replaced = self.rollouts.replace_equal(model, examples, episodes, number, self._add_log_probs)
             self._add_advantages(episodes)
-            self._batch = (number, {example.key: episode for example, episode in zip(examples, episodes)})
+            self._batch = (number, dict(zip(keys, episodes)))
+            self._batch_figures = {"prompts_replaced": replaced / len(keys)} if s.dynamic_rounds else {}
+            if self.balance:
+                self.balance.begin_batch(policy_of(model), episodes, self._hidden_of_batch(model, episodes))
+                self._batch_figures["balance"] = self.balance.value
             self.rollouts.log(episodes, examples, number * s.updates + 1)
         return self._batch[1]
+
+    @torch.no_grad()
+    def _hidden_of_batch(self, model: torch.nn.Module, episodes: list[Episode]) -> list[torch.Tensor]:
+        """Return the policy's hidden states [N, H] of each episode's sampled tokens."""
+        return [self.logits.hidden(policy_of(model), self._collated([episode])[0]) for episode in episodes]
 
     @torch.no_grad()
     def _add_log_probs(self, model: torch.nn.Module, episodes: list[Episode]) -> None:
@@ -181,8 +198,8 @@ class ReasonStage:
             each = advantages(rewards, s.grpo.scale_rewards).flatten()
             self._assign(episodes, sizes, advantages=each.repeat_interleave(torch.tensor(sizes)))
             return
-        now, values = (_flat(episodes, name) for name in ("now", "values"))
-        reference = _flat(episodes, "reference") if self.reference else now
+        now, values = (concatenated(episodes, name) for name in ("now", "values"))
+        reference = concatenated(episodes, "reference") if self.reference else now
         now, values, reference = (padded(flat, sizes) for flat in (now, values, reference))  # [R, T]
         mask = mask_of(sizes)
         each = token_rewards(rewards.flatten(), now, reference, mask, s.beta)
@@ -193,19 +210,8 @@ class ReasonStage:
     def _assign(self, episodes: list[Episode], sizes: list[int], **tensors: torch.Tensor) -> None:
         """Set tensors [sum of sizes] of all sampled tokens in their episodes."""
         for name, flat in tensors.items():
-            for episode, rows in zip(episodes, _by_episode(flat.to(self.device), sizes, episodes)):
+            for episode, rows in zip(episodes, by_episode(flat.to(self.device), sizes, episodes)):
                 setattr(episode, name, rows)
-
-
-def _by_episode(flat: torch.Tensor, sizes: list[int], episodes: list[Episode]) -> list[list[torch.Tensor]]:
-    """Split values [sum of sizes] into the rows of each episode."""
-    rows = iter(flat.split(sizes))
-    return [[next(rows) for _ in e.rows] for e in episodes]
-
-
-def _flat(episodes: list[Episode], name: str) -> torch.Tensor:
-    """Concatenate a tensor of the episodes, on the CPU."""
-    return torch.cat([row.cpu() for e in episodes for row in getattr(e, name)])
 
 
 def _check(examples: list[Group], dev_examples: list[Group], settings: Reason) -> None:
@@ -221,4 +227,10 @@ def _build(inputs: StageInputs) -> ReasonStage:
     return ReasonStage(inputs.examples, inputs.train_encoder, s, inputs.model, dev, inputs.bf16)
 
 
-REASON = StageSpec(Reason, read_ranking_data, _check, bind_thinking, _build, trainable=_trainable)
+def _bind(prompt: Prompt, tokenizer: Any, settings: Reason) -> AnyPromptEncoder:
+    """Return the encoder of a thinking prompt. Raises ConfigError for settings that need a prompt of one document."""
+    require(not (prompt.lists and settings.balance_weight), "balance_weight", f"is for prompts of one document, not {prompt.name}")
+    return bind_thinking(prompt, tokenizer, settings)
+
+
+REASON = StageSpec(Reason, read_ranking_data, _check, _bind, _build, trainable=_trainable)

@@ -5,8 +5,9 @@ Every task gives each completion one Judgement, so generation, advantages and op
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import fsum
+from random import Random
 from typing import Any, NamedTuple
 
 from ...data.balanced_pairs import balanced_pairs
@@ -81,6 +82,12 @@ class PairTask:
         shown = {"query": query, "document": document, "label": relevant}
         return RolloutPrompt(key, self.encoder.encode(query, document), relevant, shown)
 
+    def substitute(self, example: RolloutPrompt, attempt: int) -> RolloutPrompt:
+        """See `ReasonTask.substitute`; the other prompt has the same label."""
+        rng = Random(f"substitute/{example.key}/{attempt}")
+        same = [key for key, (*_, label) in enumerate(self.pairs) if int(label > 0) == example.label]
+        return replace(self.example(rng.choice(same)), key=example.key)
+
     def judge(self, text: str, label: int, finished: bool) -> Judgement:
         """Judge a completion. `finished`: whether it reached its end-of-sequence token."""
         verdict = self.reward.judge(text, label, finished)
@@ -119,6 +126,12 @@ class ListTask:
         prompt = self.encoder.encode(group.query, list(group.documents)).whole
         shown = {"query": group.query, "documents": list(group.documents), "label": list(group.labels)}
         return RolloutPrompt(key, prompt, group.labels, shown)
+
+    def substitute(self, example: RolloutPrompt, attempt: int) -> RolloutPrompt:
+        """See `ReasonTask.substitute`; the other prompt is one of the same pass over the data."""
+        first = example.key // len(self.groups) * len(self.groups)
+        rng = Random(f"substitute/{example.key}/{attempt}")
+        return replace(self.example(first + rng.randrange(len(self.groups))), key=example.key)
 
     def judge(self, text: str, label: tuple[float, ...], finished: bool) -> Judgement:
         """Judge a completion; it is right if it names the best document, or names it first."""

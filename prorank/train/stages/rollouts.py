@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -40,6 +41,8 @@ class Episode:
         texts, verdicts: texts and rewards of the completions.
         in_form: whether each completion has the right tags and an answer.
         right: whether each completion has the right answer.
+        cut: whether the thought of each completion was closed because of its length.
+        label: label of the prompt, see `RolloutPrompt.label`.
         now, old, reference: log-probabilities of the sampled tokens under the policy before any step, under the policy on the first
             pass, and under the reference.
         values, advantages, returns: values, advantages and returns of the sampled tokens, if the algorithm needs them.
@@ -53,12 +56,19 @@ class Episode:
     verdicts: list[Verdict] = field(default_factory=list)
     in_form: list[bool] = field(default_factory=list)
     right: list[bool] = field(default_factory=list)
+    cut: list[bool] = field(default_factory=list)
+    label: Any = None
     now: Rows = field(default_factory=list)
     old: Rows = field(default_factory=list)
     reference: Rows = field(default_factory=list)
     values: Rows = field(default_factory=list)
     advantages: Rows = field(default_factory=list)
     returns: Rows = field(default_factory=list)
+
+    @property
+    def has_variance(self) -> bool:
+        """Whether the rewards of the completions differ, so that GRPO can learn from them."""
+        return len({verdict.reward for verdict in self.verdicts}) > 1
 
 
 class Rollouts:
@@ -98,6 +108,33 @@ class Rollouts:
         model.train(training)
         return _gathered(episodes, next(model.parameters()).device)
 
+    def replace_equal(
+        self, model: torch.nn.Module, examples: list[RolloutPrompt], episodes: list[Episode], number: int,
+        annotate: Callable[[torch.nn.Module, list[Episode]], None],
+    ) -> int:  # fmt: skip
+        """Replace prompts whose completions all have the same reward by others, in place, in at most `dynamic_rounds` rounds.
+
+        Args:
+            model, number, annotate: see `generate`.
+            examples, episodes: the batch.
+
+        Returns:
+            The number of prompts that were replaced.
+        """
+        replaced = 0
+        for attempt in range(1, self.settings.dynamic_rounds + 1):
+            places = [i for i, episode in enumerate(episodes) if not episode.has_variance]
+            if not places:
+                break
+            others = [self.task.substitute(examples[i], attempt) for i in places]
+            name = f"train, attempt {attempt}"
+            for i, example, episode in zip(
+                places, others, self.generate(model, others, self.settings.num_generations, name, number, annotate)
+            ):
+                if episode.has_variance:
+                    examples[i], episodes[i], replaced = example, episode, replaced + 1
+        return replaced
+
     def _completions(
         self, model: torch.nn.Module, examples: Sequence[RolloutPrompt], keys: list[list[str]]
     ) -> list[list[Completion]]:
@@ -108,7 +145,8 @@ class Rollouts:
 
     def _judged(self, example: RolloutPrompt, rows: list[Completion]) -> Episode:
         drawn = [sorted(set(range(len(row.ids))).difference(row.forced_positions)) for row in rows]
-        episode = Episode(example.prompt.ids, [row.ids for row in rows], drawn, [row.finished for row in rows])
+        episode = Episode(example.prompt.ids, [row.ids for row in rows], drawn, [row.finished for row in rows], label=example.label)
+        episode.cut = [row.thought_truncated for row in rows]
         for row in rows:
             text = self.encoder.tokenizer.decode(row.ids[:-1] if row.finished else row.ids)
             judgement = self.task.judge(text, example.label, row.finished)
@@ -132,7 +170,8 @@ class Rollouts:
 
 
 def figures_of(episodes: list[Episode]) -> dict[str, float]:
-    """Return means over completions: reward and its parts, format, accuracy, lengths, and KL to the reference if it is known."""
+    """Return means over completions: reward and its parts, format, accuracy (of pairs also by label), lengths, and KL to the
+    reference if it is known."""
     verdicts = [v for e in episodes for v in e.verdicts]
     spread = [statistics.pstdev([v.reward for v in e.verdicts]) for e in episodes]
     figures = {"reward": statistics.fmean(v.reward for v in verdicts)}
@@ -144,12 +183,28 @@ def figures_of(episodes: list[Episode]) -> dict[str, float]:
         "completion_tokens": statistics.fmean(len(row) for e in episodes for row in e.rows),
         "finished": statistics.fmean(f for e in episodes for f in e.finished),
         "reward_spread": statistics.fmean(spread),
+        "groups_with_variance": statistics.fmean(e.has_variance for e in episodes),
+        "thoughts_cut": statistics.fmean(cut for e in episodes for cut in e.cut),
     }
+    for label, name in ((1, "accuracy_yes"), (0, "accuracy_no")):
+        right = [right for e in episodes if e.label == label for right in e.right]
+        figures |= {name: statistics.fmean(right)} if right else {}
     now = [row for e in episodes for row in e.old or e.now]
     then = [row for e in episodes for row in e.reference]
     if now and then:
         figures["kl"] = float((torch.cat(now) - torch.cat(then)).mean())
     return figures
+
+
+def by_episode(flat: torch.Tensor, sizes: list[int], episodes: list[Episode]) -> list[list[torch.Tensor]]:
+    """Split values [sum of sizes] into the rows of each episode."""
+    rows = iter(flat.split(sizes))
+    return [[next(rows) for _ in e.rows] for e in episodes]
+
+
+def concatenated(episodes: list[Episode], name: str) -> torch.Tensor:
+    """Concatenate a tensor of the episodes, on the CPU."""
+    return torch.cat([row.cpu() for e in episodes for row in getattr(e, name)])
 
 
 def _gathered(episodes: list[Episode], device: torch.device) -> list[Episode]:

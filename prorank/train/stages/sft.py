@@ -6,8 +6,6 @@ Completions are joined to prompts as token ids, so training has exactly the same
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import accumulate
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -17,49 +15,25 @@ from torch.nn.functional import cross_entropy
 from ...data.balanced_pairs import cycled
 from ...data.reasoning_examples import AnyReasoningExample, ListReasoningExample
 from ...engine.flat_attention import is_flat
-from ...engine.packing import Pack, collate, pack_completions
+from ...engine.packing import collate, pack_completions
 from ...errors import ConfigError, DataError
-from ...prompts.prompt import AnyPromptEncoder, ListPromptEncoder, PairPromptEncoder, Prompt
+from ...prompts.prompt import AnyPromptEncoder, Prompt
 from ..forward import Logits
 from ..micro_batches import by_length
 from ..settings.stage_settings import Sft
 from ..training_data import bind_thinking, bind_writing, read_reasoning_data
+from .sft_examples import CompletionExample, answer_places, encoded
 from .stage_spec import StageInputs, StageSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-@dataclass(frozen=True)
-class CompletionExample:
-    """A prompt with its completion.
-
-    Attributes:
-        key: index of the example in the run.
-        pack: prompt and completion, encoded.
-        target: ids of the completion.
-        label: 1 or 0; None for a list.
-        answer: indices of the answer's tokens in `target`.
-        cut: number of tokens truncated from the thought.
-    """
-
-    key: int
-    pack: Pack
-    target: list[int]
-    label: int | None
-    answer: range
-    cut: int
-
-    @property
-    def length(self) -> int:
-        """Number of tokens."""
-        return len(self.pack)
-
-
 class SftStage:
     """Examples are pairs or lists with thoughts, shuffled in each pass, optionally balanced between yes and no.
 
-    The loss is the mean over the tokens of a batch's completions; the answer's tokens may have a larger weight.
+    The loss is the mean over the tokens of a batch's completions; the answer's tokens may have a larger weight, and the target of a
+    pair's answer may be partly a teacher's probability.
 
     Args:
         thoughts: training data.
@@ -108,12 +82,32 @@ class SftStage:
         return self._example(index, self.thoughts[self._pass[1][row]])
 
     def _example(self, key: int, thought: AnyReasoningExample) -> CompletionExample:
-        prompt, answer_tokens = _encoded(self.encoder, thought)
+        prompt, answer_tokens = encoded(self.encoder, thought)
         label = None if isinstance(thought, ListReasoningExample) else thought.label
         answer = thought.answer if isinstance(thought, ListReasoningExample) else thought.label
-        target, cut = self.encoder.completion(thought.think, answer, self.settings.max_think_tokens)
+        think = "" if self._is_emptied(key, thought) else thought.think
+        target, cut = self.encoder.completion(think, answer, self.settings.max_think_tokens)
         end = len(target) - len(self.encoder.end)
-        return CompletionExample(key, pack_completions(prompt, target), target, label, range(end - len(answer_tokens), end), cut)
+        places = range(end - len(answer_tokens), end)
+        return CompletionExample(key, pack_completions(prompt, target), target, label, places, cut, self._relevance(thought))
+
+    def _is_emptied(self, key: int, thought: AnyReasoningExample) -> bool:
+        """Whether the thought of example `key` of the run is left out. Dev examples have negative keys and keep theirs."""
+        share = self.settings.empty_thoughts
+        if not share or key < 0 or isinstance(thought, ListReasoningExample):
+            return False
+        return Random(f"empty thoughts/{self.settings.seed}/{key}").random() < share
+
+    def _relevance(self, thought: AnyReasoningExample) -> float | None:
+        """Return the target probability of the answer "yes"."""
+        if isinstance(thought, ListReasoningExample):
+            return None
+        share = self.settings.teacher_weight
+        if not share:
+            return float(thought.label)
+        assert thought.score is not None  # see `_check`
+        taught = torch.tensor(thought.score / self.settings.teacher_temperature, dtype=torch.float64).sigmoid().item()
+        return share * taught + (1 - share) * thought.label
 
     def _weight(self, examples: Iterable[CompletionExample]) -> float:
         """Return the total weight of the completions' tokens in the loss."""
@@ -139,8 +133,10 @@ class SftStage:
         batch = collate([e.pack for e in examples], self.encoder.tokenizer.pad_token_id, is_flat(model)).to(device)
         targets = torch.tensor([token for e in examples for token in e.target], device=device)
         logits = self.logits(model, batch)  # [N, V], N tokens of all completions
-        answers = [place for places in _answer_places(examples) for place in places]
+        answers = [place for places in answer_places(examples) for place in places]
         each = cross_entropy(logits, targets, reduction="none")
+        if self.settings.teacher_weight:
+            each = each.index_copy(0, torch.tensor(answers, device=device), self._answer_losses(logits[answers], examples))
         loss = (each.sum() + (self.settings.answer_weight - 1) * each[answers].sum()) / self._weight(examples)
         return loss, {
             "token_accuracy": float((logits.argmax(-1) == targets).float().mean()),
@@ -151,6 +147,12 @@ class SftStage:
             "thoughts_cut": sum(e.cut > 0 for e in examples) / len(examples),
         }
 
+    def _answer_losses(self, logits: torch.Tensor, examples: list[CompletionExample]) -> torch.Tensor:
+        """Return the cross-entropy [B] between each pair's target and its answer, from logits [B, V] at the answers."""
+        no, yes = logits.log_softmax(-1)[:, list(self.encoder.answer_ids)].unbind(-1)
+        relevance = torch.tensor([e.relevance for e in examples], device=logits.device)
+        return -(relevance * yes + (1 - relevance) * no)
+
     def _answer_accuracy(self, logits: torch.Tensor, targets: torch.Tensor, examples: list[CompletionExample]) -> float:
         """Return the share of examples whose answer tokens are all the most probable ones after the reference thought.
 
@@ -158,10 +160,10 @@ class SftStage:
         """
         if self.encoder.answer_ids:
             allowed = torch.tensor(self.encoder.answer_ids, device=logits.device)
-            likeliest = [[int(allowed[logits[i, allowed].argmax()]) for i in places] for places in _answer_places(examples)]
+            likeliest = [[int(allowed[logits[i, allowed].argmax()]) for i in places] for places in answer_places(examples)]
         else:
-            likeliest = [logits[list(places)].argmax(-1).tolist() for places in _answer_places(examples)]
-        answers = [targets[list(places)].tolist() for places in _answer_places(examples)]
+            likeliest = [logits[list(places)].argmax(-1).tolist() for places in answer_places(examples)]
+        answers = [targets[list(places)].tolist() for places in answer_places(examples)]
         return sum(got == wanted for got, wanted in zip(likeliest, answers)) / len(examples)
 
     @torch.no_grad()
@@ -169,7 +171,7 @@ class SftStage:
         """Return loss, token accuracy and answer accuracy on the dev set; the score is the negated loss."""
         sums, tokens, weight = dict.fromkeys(("loss", "token_accuracy", "accuracy"), 0.0), 0, 0.0
         for start in range(0, len(self.dev), self.cpu_examples):
-            examples = [self._example(start, thought) for thought in self.dev[start : start + self.cpu_examples]]
+            examples = [self._example(-1, thought) for thought in self.dev[start : start + self.cpu_examples]]
             loss, figures = self._mean_loss(model, examples)
             count = sum(len(e.target) for e in examples)
             tokens += count
@@ -183,23 +185,16 @@ class SftStage:
         return means | {"accuracy": sums["accuracy"] / len(self.dev), "score": -means["loss"]}
 
 
-def _encoded(encoder: AnyPromptEncoder, thought: AnyReasoningExample) -> tuple[list[int], list[int]]:
-    """Return (ids of the prompt, ids of the answer). Pairs need a prompt of one document, lists one of several."""
-    if isinstance(thought, ListReasoningExample):
-        assert isinstance(encoder, ListPromptEncoder)  # see `_check_encoder`
-        return encoder.encode(thought.query, list(thought.documents)).ids, encoder.answer_tokens(thought.answer)
-    assert isinstance(encoder, PairPromptEncoder)
-    return encoder.encode(thought.query, thought.document).ids, encoder.answer_tokens(thought.label)
-
-
-def _answer_places(examples: list[CompletionExample]) -> list[range]:
-    """Return the indices of each example's answer in the concatenated completions."""
-    starts = accumulate((len(e.target) for e in examples), initial=0)
-    return [range(start + e.answer.start, start + e.answer.stop) for start, e in zip(starts, examples)]
-
-
 def _check(examples: list[AnyReasoningExample], dev_examples: list[AnyReasoningExample], settings: Sft) -> None:
-    """Do nothing, because `read_reasoning_examples` checks each line."""
+    """Raise DataError if a teacher is to be distilled and a pair has no score. `read_reasoning_examples` checks each line."""
+    if not settings.teacher_weight:
+        return
+    for example in [*examples, *dev_examples]:
+        if getattr(example, "score", None) is None:
+            raise DataError(
+                f"key 'teacher_weight' needs a 'score' in each pair of the data, and {example.query[:40]!r} has none; "
+                "make them with `prorank label --extractive --quote MODEL`, or set teacher_weight=0"
+            )
 
 
 def _bind(prompt: Prompt, tokenizer: Any, settings: Sft) -> AnyPromptEncoder:
