@@ -41,7 +41,8 @@ class ScoreGraph(torch.nn.Module):
     def __init__(self, classifier: PreTrainedModel) -> None:
         super().__init__()
         self.body: Any = getattr(classifier, classifier.base_model_prefix)
-        self.row = classifier.score.weight[0]
+        head: Any = classifier.score
+        self.row = head.weight[0]
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Return logits [B, 1].
