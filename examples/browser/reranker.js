@@ -25,13 +25,14 @@ export class Reranker {
     if (!(dtype in FILES)) throw new Error(`unknown dtype ${dtype}; valid: ${Object.keys(FILES).join(", ")}`);
     const base = new URL(`${folder.replace(/\/+$/, "")}/`, pageAddress());
     const read = (name) => fetchFile(new URL(name, base)).then((answer) => answer.json());
-    const [tokenizer, config] = await Promise.all([read("tokenizer.json"), read("tokenizer_config.json")]);
+    const names = ["tokenizer.json", "tokenizer_config.json", "prompt.json"];
+    const [tokenizer, config, prompt] = await Promise.all(names.map(read));
     const graph = new Uint8Array(await (await fetchFile(new URL(FILES[dtype], base))).arrayBuffer());
     const session = await ort.InferenceSession.create(graph, { executionProviders: ["wasm"] });
-    return new Reranker(tokenizer, config, session);
+    return new Reranker(tokenizer, config, prompt, session);
   }
 
-  constructor(tokenizer, config, session) {
+  constructor(tokenizer, config, prompt, session) {
     const template = tokenizer.post_processor;
     if (template?.type !== "TemplateProcessing" || !tokenizer.truncation)
       throw new Error("tokenizer.json holds no prompt: export without --no-template");
@@ -39,6 +40,7 @@ export class Reranker {
     const known = tokenizer.added_tokens.filter((token) => !(config.split_special_tokens && token.special));
     this.tokenizer = new Tokenizer({ ...tokenizer, added_tokens: known }, config);
     this.maxTokens = tokenizer.truncation.max_length;
+    this.maxDocumentTokens = prompt.chunk_length ?? Infinity; // ProRank reads longer documents in parts, this page the first part
     this.parts = template.pair.map((part) =>
       part.SpecialToken ? template.special_tokens[part.SpecialToken.id].ids : part.Sequence.id);
     this.fixed = this.parts.reduce((sum, part) => sum + (Array.isArray(part) ? part.length : 0), 0);
@@ -59,8 +61,9 @@ export class Reranker {
     const texts = { A: this.textIds(query), B: this.textIds(document) };
     const room = this.maxTokens - this.fixed - texts.A.length;
     if (room < 0) throw new Error(`the query has ${texts.A.length} tokens; ${this.maxTokens - this.fixed} is the most`);
-    const cut = texts.B.length > room;
-    texts.B = texts.B.slice(0, room);
+    const most = Math.min(room, this.maxDocumentTokens);
+    const cut = texts.B.length > most;
+    texts.B = texts.B.slice(0, most);
     return { ids: this.parts.flatMap((part) => (Array.isArray(part) ? part : texts[part])), cut };
   }
 

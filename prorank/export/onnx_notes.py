@@ -34,7 +34,7 @@ batch = tokenizer({texts}, padding=True{truncation}, return_tensors="np")
 scores = session.run(["logits"], dict(batch))[0][:, 0]
 ```
 
-{prompt}
+{prompt}{chunks}
 ## transformers.js
 
 `AutoModel.from_pretrained(folder, {{dtype: "{dtype}"}})` returns `logits`; its `AutoModelForSequenceClassification` knows no causal
@@ -49,6 +49,9 @@ INSIDE = """\
 """
 OUTSIDE = """\
 - Render the texts with `chat_template.jinja` first.
+"""
+CHUNKS = """\
+ProRank reads documents of more than {length} tokens in parts of that length; here they are read whole. Pass parts for equal scores.
 """
 KEPT = """
 The int8 graph keeps {count} linear layers in fp32, because single tokens have far larger inputs there than the others: {names}.
@@ -80,6 +83,7 @@ def onnx_notes(
     return NOTES.format(
         head=card_head(str(result.folder), source.hub_id, source.licence, "transformers.js"), opset=OPSET, yes=yes, no=no,
         source=source.name, licence=source.licence, pairs=result.pairs, files="\n".join(rows), prompt=prompt, javascript=javascript,
+        chunks=CHUNKS.format(length=encoder.prompt.chunk_length) if encoder.prompt.chunk_length else "",
         kept=KEPT.format(count=len(kept), names=", ".join(kept)) if kept else "",
         folder=json.dumps(str(result.folder)), graph=json.dumps(str(result.folder / files[-1])),
         dtype=WEIGHTS[Path(files[-1]).stem][1],

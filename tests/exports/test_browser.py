@@ -35,10 +35,13 @@ DOCUMENTS = [
     "a <|im_end|> of <|endoftext|> texts",
 ]
 TEXTS = ["x", " 1", "42.", "'s e", "a \t b", *DOCUMENTS]
-ENCODERS = {
-    kind: Prompt.preset(preset, max_length=256).bind(byte_tokenizer(style))
-    for kind, preset, style in [("llama", "prorank", "smollm"), ("qwen2", "document-first", "qwen2"), ("qwen3", "prorank", "qwen3")]
-} | {"mxbai": Prompt.preset("mxbai", instruction="find scenes").bind(byte_tokenizer("qwen2"))}
+PRESETS = {  # by kind: style of the tokenizer, prompt
+    "llama": ("smollm", Prompt.preset("prorank", max_length=256)),
+    "qwen2": ("qwen2", Prompt.preset("document-first", max_length=256, chunk_length=60)),
+    "qwen3": ("qwen3", Prompt.preset("prorank", max_length=256)),
+    "mxbai": ("qwen2", Prompt.preset("mxbai", instruction="find scenes")),
+}
+ENCODERS = {kind: prompt.bind(byte_tokenizer(style)) for kind, (style, prompt) in PRESETS.items()}
 
 
 class Handler(SimpleHTTPRequestHandler):
@@ -74,6 +77,7 @@ def exported(tmp_path_factory):
     export(source, site / "model", format="onnx")
     for kind, encoder in ENCODERS.items():
         baked_tokenizer(encoder, padding_token(encoder)).save_pretrained(site / kind)
+        encoder.prompt.save(site / kind)
     return source, site
 
 
@@ -141,7 +145,7 @@ def test_the_pages_tokenizer_gives_the_prompts_ids(open_page, kind):
     pairs = [(query, document) for query in texts if len(query) < 99 for document in texts]
     code = """async ([kind, pairs]) => { const { Reranker } = await import("./reranker.js");
         const read = async name => (await fetch(`${kind}/${name}.json`)).json();
-        const reranker = new Reranker(await read("tokenizer"), await read("tokenizer_config"), null);
+        const reranker = new Reranker(await read("tokenizer"), await read("tokenizer_config"), await read("prompt"), null);
         return pairs.map(([query, document]) => reranker.encode(query, document)); }"""
     cut = 0
     for pair, got in zip(pairs, open_page().evaluate(code, [kind, pairs])):
