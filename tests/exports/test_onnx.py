@@ -197,6 +197,7 @@ def test_the_verb_prints_both_differences_and_the_pages_example_reads_its_folder
     assert len(capsys.readouterr().out.split()) >= 2
 
 
+@pytest.mark.timeout(3600)  # torch traces 30 layers: two minutes on an idle core
 def test_the_default_model(tmp_path):
     if not (cache_dir() / "smollm2-135m").is_dir():
         pytest.fail("needs the base of the default model: prorank pull smollm2-135m")
