@@ -36,7 +36,7 @@ from ..training_data import bind_thinking, read_ranking_data
 from ..value_head import PolicyWithValue, policy_of, values_of
 from .reason_balance import AnswerBalance
 from .reason_tasks import MAX_DEV_PROMPTS, RolloutPrompt, task_of
-from .rollouts import Episode, Rollouts, by_episode, concatenated, figures_of
+from .rollouts import Episode, Rollouts, accuracy_by_label, by_episode, concatenated, figures_of
 from .stage_spec import StageInputs, StageSpec
 from .token_log_probs import token_log_probs
 
@@ -132,7 +132,8 @@ class ReasonStage:
         if not self.dev:
             return {}
         examples = [self.dev.example(i) for i in range(min(len(self.dev), MAX_DEV_PROMPTS))]
-        figures = figures_of(self.rollouts.generate(model, examples, 1, "dev"))
+        episodes = self.rollouts.generate(model, examples, 1, "dev")
+        figures = figures_of(episodes) | accuracy_by_label(episodes)
         return figures | {"score": figures["reward"]}
 
     def _collated(self, episodes: list[Episode]) -> tuple[Batch, torch.Tensor, list[int]]:
@@ -158,7 +159,9 @@ class ReasonStage:
             replaced = self.rollouts.replace_equal(model, examples, episodes, number, self._add_log_probs)
             self._add_advantages(episodes)
             self._batch = (number, dict(zip(keys, episodes)))
-            self._batch_figures = {"prompts_replaced": replaced / len(keys)} if s.dynamic_rounds else {}
+            self._batch_figures = accuracy_by_label(episodes)
+            if s.dynamic_rounds:
+                self._batch_figures["prompts_replaced"] = replaced / len(keys)
             if self.balance:
                 self.balance.begin_batch(policy_of(model), episodes, self._hidden_of_batch(model, episodes))
                 self._batch_figures["balance"] = self.balance.value

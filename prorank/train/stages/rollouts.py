@@ -26,6 +26,7 @@ from ..value_head import policy_of
 from .reason_tasks import ReasonTask, RolloutPrompt
 
 Rows = list[torch.Tensor]  # a tensor for each completion, [sampled tokens]
+LABEL_FIGURES = {1: "accuracy_yes", 0: "accuracy_no"}
 TENSORS = ("now", "old", "reference", "values", "advantages", "returns")
 
 
@@ -170,8 +171,7 @@ class Rollouts:
 
 
 def figures_of(episodes: list[Episode]) -> dict[str, float]:
-    """Return means over completions: reward and its parts, format, accuracy (of pairs also by label), lengths, and KL to the
-    reference if it is known."""
+    """Return means over completions: reward and its parts, format, accuracy, lengths, and KL to the reference if it is known."""
     verdicts = [v for e in episodes for v in e.verdicts]
     spread = [statistics.pstdev([v.reward for v in e.verdicts]) for e in episodes]
     figures = {"reward": statistics.fmean(v.reward for v in verdicts)}
@@ -186,14 +186,21 @@ def figures_of(episodes: list[Episode]) -> dict[str, float]:
         "groups_with_variance": statistics.fmean(e.has_variance for e in episodes),
         "thoughts_cut": statistics.fmean(cut for e in episodes for cut in e.cut),
     }
-    for label, name in ((1, "accuracy_yes"), (0, "accuracy_no")):
-        right = [right for e in episodes if e.label == label for right in e.right]
-        figures |= {name: statistics.fmean(right)} if right else {}
     now = [row for e in episodes for row in e.old or e.now]
     then = [row for e in episodes for row in e.reference]
     if now and then:
         figures["kl"] = float((torch.cat(now) - torch.cat(then)).mean())
     return figures
+
+
+def accuracy_by_label(episodes: list[Episode]) -> dict[str, float]:
+    """Return the accuracy of prompts with label 1 and with label 0, where there are any.
+
+    Args:
+        episodes: those of a whole batch. In a part of one, or in one process, a label may be missing.
+    """
+    rights = {name: [r for e in episodes if e.label == label for r in e.right] for label, name in LABEL_FIGURES.items()}
+    return {name: statistics.fmean(right) for name, right in rights.items() if right}
 
 
 def by_episode(flat: torch.Tensor, sizes: list[int], episodes: list[Episode]) -> list[list[torch.Tensor]]:
