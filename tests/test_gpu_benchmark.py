@@ -63,8 +63,8 @@ def test_a_part_in_its_own_process_has_a_time_limit_and_reports_its_error(tmp_pa
         gpu.run_in_process("prepare", options, 300, print)
 
 
-def test_the_script_takes_the_arguments_of_the_benchmark():
-    environment = {**os.environ, "PYTHON": sys.executable}
+def test_the_script_takes_the_arguments_of_the_benchmark(tmp_path):
+    environment = {**os.environ, "PYTHON": sys.executable, "KIT": str(tmp_path)}
     done = subprocess.run(
         ["bash", "benchmarks/speed/gpu.sh", "--help"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
     )
