@@ -77,7 +77,7 @@ def test_the_load_of_a_server_is_measured(script, monkeypatch, capsys):
 
 def test_the_cache_of_a_server_is_measured(script, monkeypatch, capsys):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    words = "--data toy --queries 4 --pool 6 --documents 3 --requests 9 --clients 4 --threads 2 --dtype fp32 --tolerance 1e-4"
+    words = "--data toy --queries 4 --distinct 6 --documents 3 --requests 9 --clients 4 --threads 2 --dtype fp32 --tolerance 1e-4"
     options = ("--model", script.base, *words.split(), "--bytes", "1e6", "--", "--prompt", "document-first")
     with pytest.raises(SystemExit) as end:
         script(serve_cache, *options)

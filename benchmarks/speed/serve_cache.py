@@ -29,9 +29,9 @@ from prorank.checkpoints.default_model import DEFAULT
 
 def requests_of(options: argparse.Namespace) -> list[Body]:
     """Return requests for random documents of a small pool."""
-    lists, rng = real_lists(options.data, options.queries, options.pool), random.Random(options.seed)
+    lists, rng = real_lists(options.data, options.queries, options.distinct), random.Random(options.seed)
     pool = list(dict.fromkeys(text for documents in lists.documents for text in documents))
-    pool = rng.sample(pool, min(options.pool, len(pool)))
+    pool = rng.sample(pool, min(options.distinct, len(pool)))
     return [{"query": rng.choice(lists.queries), "documents": rng.sample(pool, options.documents)} for _ in range(options.requests)]
 
 
@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--data", default="dl19", help="collection in PRORANK_DATA")
     parser.add_argument("--queries", type=int, default=40)
-    parser.add_argument("--pool", type=int, default=200, help="number of documents that come again")
+    parser.add_argument("--distinct", type=int, default=200, help="number of documents that come again")
     parser.add_argument("--documents", type=int, default=10, help="documents of a request")
     parser.add_argument("--requests", type=int, default=160)
     parser.add_argument("--clients", type=int, default=16)
