@@ -316,7 +316,7 @@ def test_batches_for_a_gpu_begin_short_and_grow(loaded, monkeypatch):  # noqa: F
 
 
 def test_batches_fit_into_the_free_memory(loaded):  # noqa: F811
-    token = batches.bytes_per_token(loaded[1].config, 2)
+    token = batches.activation_bytes(loaded[1].config, 2)
     assert token > 2 * 2 * loaded[1].config.intermediate_size
     for exponent in (13, 16):
         assert batches.tokens_in_memory(2 * token * 2**exponent, token) == 2**exponent

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from ..engine.heads import exceeds
 from ..engine.modules import base_of, cast_weights, merge
 from ..errors import ModelError, first_line
 from .plain_lora import Shapes, merge_plain_lora, read_plain_lora
@@ -178,7 +179,7 @@ def _merged(model: PeftModel, folder: Path) -> PreTrainedModel:
         why = f"this adapter cannot be merged ({first_line(error)})"
         raise ModelError(f"{folder}: {why}; train one that can, such as LORA") from error
     difference = float((_logits(merged) - want).abs().max())
-    if not difference <= TOLERANCE * max(1.0, float(want.abs().max())):
+    if exceeds(difference, want, TOLERANCE):
         raise ModelError(f"{folder}: merged, its logits differ by {difference:.2g}; merge it with the library that trained it")
     return merged.requires_grad_(True)  # peft froze the base
 

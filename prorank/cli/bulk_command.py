@@ -33,9 +33,8 @@ from .options import (
     Think,
     ThinkTokens,
     check_positive,
-    option_name,
+    first_passed,
     reranker_options,
-    was_passed,
 )
 
 if TYPE_CHECKING:
@@ -118,8 +117,8 @@ def score_pairs(
     check_positive(shard_rows, "--shard-rows")
     if engine not in ENGINES:
         raise ConfigError(f"--engine {engine}: unknown engine{nearest(engine, ENGINES)}")
-    if engine == "local" and (passed := next((name for name in FOR_RAY if was_passed(context, name)), None)):
-        raise ConfigError(f"{option_name(context, passed)} is for workers of a cluster; add --engine ray or omit it")
+    if engine == "local" and (passed := first_passed(context, FOR_RAY)):
+        raise ConfigError(f"{passed} is for workers of a cluster; add --engine ray or omit it")
     backend = ray_backend(workers, cpus, gpus, address, device) if engine == "ray" else None
     from ..bulk import PairColumns
     from ..bulk import score_pairs as score_files
@@ -150,9 +149,9 @@ def check_cluster(context: typer.Context, method: str) -> None:
     """Raise ConfigError for options of a cluster without --workers, and for a method of lists with it."""
     workers = context.params["workers"]
     check_positive(workers, "--workers")
-    passed = next((name for name in FOR_RAY[1:] if was_passed(context, name)), None)
+    passed = first_passed(context, FOR_RAY[1:])
     if passed and workers is None:
-        raise ConfigError(f"{option_name(context, passed)} needs --workers")
+        raise ConfigError(f"{passed} needs --workers")
     if workers is not None and method != "pointwise":
         raise ConfigError(f"--workers scores single documents, not --method {method}; omit one of them")
 

@@ -27,7 +27,7 @@ from .options import (
     PromptName,
     RemoteCode,
     check_positive,
-    option_name,
+    first_passed,
     reranker_options,
     was_passed,
 )
@@ -86,8 +86,7 @@ def index(
     from ..index import index_folder
 
     check_positive(query_room, "--query-room")
-    wrong = next((option_name(context, name) for name in FOR_NEW_INDEX if append and was_passed(context, name)), None)
-    if wrong:
+    if append and (wrong := first_passed(context, FOR_NEW_INDEX)):
         raise ConfigError(f"{wrong} is for a new index; omit it, since --append uses that of the index")
     check_folder(folder)
     if not append:

@@ -5,6 +5,7 @@ Typer reads names, types and help from these annotations; each verb sets its own
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
@@ -150,6 +151,11 @@ def was_passed(context: typer.Context, name: str) -> bool:
     """Whether the user passed this parameter on the command line."""
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
+
+
+def first_passed(context: typer.Context, names: Iterable[str]) -> str | None:
+    """Return the name, in messages, of the first of these parameters that the user passed; None if there is none."""
+    return next((option_name(context, name) for name in names if was_passed(context, name)), None)
 
 
 def option_name(context: typer.Context, name: str) -> str:

@@ -41,8 +41,8 @@ from .options import (
     ThinkTokens,
     ThinkTop,
     check_positive,
+    first_passed,
     one_query,
-    option_name,
     reranker_options,
     was_passed,
 )
@@ -191,7 +191,7 @@ def _check_task(context: typer.Context, run: bool) -> None:
 def _check_place(context: typer.Context, server: str | None) -> None:
     """Raise ConfigError for options of a local model with --server, and for options of a server without it."""
     names = LOCAL_ONLY if server else ("dialect", "api_key_env")
-    wrong = next((option_name(context, name) for name in names if was_passed(context, name)), None)
+    wrong = first_passed(context, names)
     if wrong and server:
         raise ConfigError(f"{wrong} is for a local model, not for --server")
     if wrong:
@@ -200,7 +200,7 @@ def _check_place(context: typer.Context, server: str | None) -> None:
 
 def _check_index(context: typer.Context, index: Path | None, documents: str | None) -> None:
     """Raise ConfigError for options that do not apply to an index, and for --ids without one."""
-    wrong = next((option_name(context, name) for name in NOT_FOR_INDEX if was_passed(context, name)), None)
+    wrong = first_passed(context, NOT_FOR_INDEX)
     if index and documents is not None:
         raise ConfigError(f"DOCUMENTS and --index: the documents of the index are ranked; omit {documents!r} or --index")
     if index and wrong:

@@ -33,10 +33,9 @@ from .options import (
     RemoteCode,
     Think,
     check_positive,
+    first_passed,
     one_query,
-    option_name,
     reranker_options,
-    was_passed,
 )
 
 if TYPE_CHECKING:
@@ -161,8 +160,7 @@ def _check_options(
         raise ConfigError("--out needs --queries; the hits of one query are printed")
     if out and as_json:
         raise ConfigError("--json is for printed hits; omit --out or --json")
-    wrong = next((option_name(context, name) for name in MODEL_OPTIONS if no_rerank and was_passed(context, name)), None)
-    if wrong:
+    if no_rerank and (wrong := first_passed(context, MODEL_OPTIONS)):
         raise ConfigError(f"{wrong} is for the reranker, which --no-rerank omits")
 
 

@@ -14,6 +14,7 @@ import torch
 
 from ..prompts.prompt import Encoded
 from .flat_attention import is_flat
+from .modules import head_dim_of
 from .packing import Batch, Pack, batches_of, collate, packs_of
 
 WINDOW = 1024  # prompts that are packed together
@@ -56,7 +57,7 @@ def gpu_tokens(model: torch.nn.Module) -> int:
     itemsize = next(model.parameters()).element_size()
     config: Any = getattr(model, "module", model).config
     limit = INT32_ELEMENTS // (2 * config.intermediate_size)  # kernels index the product of gate and up by 32 bits
-    return min(limit, tokens_in_memory(free + cached, bytes_per_token(config, itemsize)))
+    return min(limit, tokens_in_memory(free + cached, activation_bytes(config, itemsize)))
 
 
 def tokens_in_memory(free: int, token_bytes: int) -> int:
@@ -66,7 +67,7 @@ def tokens_in_memory(free: int, token_bytes: int) -> int:
     return min(largest, max(smallest, 1 << tokens.bit_length() - 1))
 
 
-def bytes_per_token(config: Any, itemsize: int) -> int:
+def activation_bytes(config: Any, itemsize: int) -> int:
     """Estimate the memory that the largest step of a layer takes for a token, in bytes, with plain steps.
 
     Args:
@@ -74,8 +75,8 @@ def bytes_per_token(config: Any, itemsize: int) -> int:
         itemsize: bytes of a weight.
     """
     heads = config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    attention = (heads + 4 * (getattr(config, "num_key_value_heads", None) or heads)) * head_dim  # keys and values twice: gathered
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    attention = (heads + 4 * kv_heads) * head_dim_of(config)  # keys and values twice: gathered
     stream = 4 * config.hidden_size * itemsize + 16 * config.hidden_size
     gate_up = 3 * config.intermediate_size * itemsize + 16 * config.intermediate_size  # and four fp32 rows in between
     return stream + gate_up + 2 * attention * itemsize

@@ -112,3 +112,8 @@ def logits_of_hidden(model: torch.nn.Module, hidden: torch.Tensor) -> torch.Tens
     """Return logits [N, V] fp32 of last hidden states [N, H]."""
     _, head = body(model)
     return fp32_logits(hidden, head.weight, getattr(head, "bias", None))
+
+
+def exceeds(difference: float, scores: torch.Tensor, tolerance: float) -> bool:
+    """Whether a difference of scores is too large, or NaN: `tolerance` is relative to the largest score if that exceeds 1."""
+    return not difference <= tolerance * max(1.0, float(scores.abs().max()))

@@ -90,8 +90,7 @@ class TransformersKeyValues:
         self.body, _ = body(model)
         self.config, self.flat, self.dtype = config, is_flat(model), model.dtype
         self.device = next(model.parameters()).device
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        self.shape = KeyValueShape(config.num_hidden_layers, config.num_key_value_heads, head_dim)
+        self.shape = KeyValueShape.of_config(config)
 
     def compute(self, pack: Pack) -> torch.Tensor:
         """See `KeyValueModel`."""

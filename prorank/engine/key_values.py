@@ -6,10 +6,12 @@ Shapes: T tokens, layers, num_kv_heads, head_dim. The 2 is for keys and values.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from .cpu_engine import Engine
+from .modules import head_dim_of
 from .packing import Pack, collate
 from .prefix_attention import attend, plan_of
 
@@ -23,6 +25,11 @@ class KeyValueShape:
     layers: int
     num_kv_heads: int
     head_dim: int
+
+    @classmethod
+    def of_config(cls, config: Any) -> KeyValueShape:
+        """Return the sizes for the configuration of a model (of transformers)."""
+        return cls(config.num_hidden_layers, config.num_key_value_heads, head_dim_of(config))
 
     @property
     def per_token(self) -> int:

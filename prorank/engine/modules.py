@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 
@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 AnyModule = TypeVar("AnyModule", bound=torch.nn.Module)
+
+
+def head_dim_of(config: Any) -> int:
+    """Return the size of an attention head from the configuration of a model."""
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 def base_of(model: torch.nn.Module) -> PreTrainedModel:

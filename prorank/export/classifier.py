@@ -64,9 +64,7 @@ def make_classifier(model: PreTrainedModel, encoder: PairPromptEncoder, template
     """
     pad = padding_token(encoder)
     tokenizer = (baked_tokenizer if template else plain_tokenizer)(encoder, pad)
-    pairs = probe_pairs(encoder)
-    if not pairs:
-        raise ConfigError(f"{encoder.longest} tokens are too few to test the classifier; raise --max-length")
+    pairs = probe_pairs(encoder, "classifier")
     scores = model_scores(model, encoder, pairs)
     classifier = build_classifier(model, encoder, encoder.tokenizer.convert_tokens_to_ids(pad))
     return Classifier(classifier, tokenizer, pairs, scores)
@@ -134,14 +132,24 @@ def padding_token(encoder: PairPromptEncoder) -> str:
     raise ModelError("the tokenizer has no special token for padding except the one at the end of its prompts")
 
 
-def probe_pairs(encoder: PairPromptEncoder) -> list[tuple[str, str]]:
-    """Return the (query, document) pairs of PROBES that allow a comparison of classifier and model.
+def probe_pairs(encoder: PairPromptEncoder, exported: str) -> list[tuple[str, str]]:
+    """Return the (query, document) pairs of PROBES that allow a comparison of an export and the model.
 
     Pairs with a truncated query are left out, and for prompts that repeat the query also those with a truncated document.
+
+    Args:
+        encoder: encoder of the prompt.
+        exported: what is compared, for the message.
+
+    Raises:
+        ConfigError: the prompt's maximum length is too small for any pair.
     """
     encoded = [(pair, encoder.encode(*pair)) for pair in PROBES]
     whole = [(pair, one) for pair, one in encoded if not one.query_cut]
-    return [pair for pair, one in whole if encoder.repeats == 1 or len(one.ids) <= max_pair_tokens(encoder)]
+    pairs = [pair for pair, one in whole if encoder.repeats == 1 or len(one.ids) <= max_pair_tokens(encoder)]
+    if not pairs:
+        raise ConfigError(f"{encoder.longest} tokens are too few to test the {exported}; raise --max-length")
+    return pairs
 
 
 def model_scores(model: PreTrainedModel, encoder: PairPromptEncoder, pairs: list[tuple[str, str]]) -> torch.Tensor:

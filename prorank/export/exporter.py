@@ -11,6 +11,7 @@ from ..checkpoints.card import hub_base, merged_card, read_card
 from ..checkpoints.loading import load_config, load_model, load_tokenizer, without_bars
 from ..checkpoints.resolve import Resolved, licence_of, prompt_of, resolve
 from ..checkpoints.saving import save_checkpoint
+from ..engine.heads import exceeds
 from ..engine.modules import cast_weights, room_for_prompts
 from ..errors import ConfigError, ModelError, nearest
 from ..prompts.pair_encoder import PairPromptEncoder
@@ -35,7 +36,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # Types of the written weights by format; the first is the default.
 FORMATS = {
     "seq-cls": tuple(DTYPES), "onnx": tuple(ONNX_DTYPES), "merged": tuple(DTYPES),
-    "gguf": ("fp16", *(one for one in GGUF_TYPES if one != "fp16")),
+    "gguf": tuple(GGUF_TYPES),
 }  # fmt: skip
 ONE_DOCUMENT = {"seq-cls": "a classifier reads one", "onnx": "a classifier reads one", "gguf": "llama.cpp ranks by one"}
 TOLERANCE = 1e-4  # of the classifier's logits in fp32; relative to the largest score if that exceeds 1
@@ -137,6 +138,6 @@ def _export_classifier(
         notes = classifier_notes(folder, encoder, type(classifier.model).__name__, max_pair_tokens(encoder), template, source)
         (beside / "README.md").write_text(notes, encoding="utf-8")
         difference = float((classifier_logits(beside, encoder, pairs, template) - scores).abs().max())
-        if dtype == torch.float32 and not difference <= TOLERANCE * max(1.0, float(scores.abs().max())):
+        if dtype == torch.float32 and exceeds(difference, scores, TOLERANCE):
             raise ModelError(f"{folder}: the classifier's logits differ by {difference:.1e} from the scores; nothing was written")
     return ExportResult(folder, "seq-cls", serve_command(folder, template), difference, len(pairs))

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.adapters import vocabulary_rows
 from ..checkpoints.card import FILE as CARD
-from ..errors import ConfigError, ModelError
+from ..engine.heads import exceeds
+from ..errors import ModelError
 from ..prompts.pair_encoder import PairPromptEncoder
 from ..utils.files import atomic_folder
 from .classifier import model_scores, probe_pairs
@@ -52,15 +53,13 @@ def export_gguf(folder: Path, model: PreTrainedModel, encoder: PairPromptEncoder
         ModelError: llama.cpp does not have the architecture, tokenizer or head; or the scores in fp32 differ.
         PromptError: llama.cpp would tokenise the prompt in another way.
     """
-    pairs = probe_pairs(encoder)
-    if not pairs:
-        raise ConfigError(f"{encoder.longest} tokens are too few to test the file; raise --max-length")
+    pairs = probe_pairs(encoder, "file")
     vocabulary = gguf_vocabulary(encoder, vocabulary_rows(model))
     scores = model_scores(model, encoder, pairs)
     with atomic_folder(folder) as beside:
         write_gguf(beside / FILE, model, encoder, vocabulary, dtype, folder.name, source.licence)
         difference = float((file_scores(beside / FILE, model, encoder, pairs) - scores).abs().max())
-        if dtype == "fp32" and not difference <= TOLERANCE * max(1.0, float(scores.abs().max())):
+        if dtype == "fp32" and exceeds(difference, scores, TOLERANCE):
             raise ModelError(f"{folder}: the file's scores differ by {difference:.1e} from the model's; nothing was written")
         encoder.prompt.save(beside)
         kind = model.config.model_type

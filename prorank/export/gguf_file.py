@@ -16,7 +16,7 @@ from gguf.quants import quant_shape_to_byte_shape, quantize
 from ..checkpoints.loading import without_bars
 from ..checkpoints.sources import PROMPT_KEY
 from ..checkpoints.weights import check_report, readable
-from ..engine.modules import body
+from ..engine.modules import body, head_dim_of
 from ..errors import ModelError
 from ..prompts.pair_encoder import PairPromptEncoder
 from ..utils.loading_lock import one_at_a_time
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 FILE = "model.gguf"
 Q = GGMLQuantizationType
-TYPES = {"fp32": Q.F32, "fp16": Q.F16, "bf16": Q.BF16, "q8_0": Q.Q8_0, "q4_0": Q.Q4_0}
+TYPES = {"fp16": Q.F16, "fp32": Q.F32, "bf16": Q.BF16, "q8_0": Q.Q8_0, "q4_0": Q.Q4_0}
 FILE_TYPES = {
     "fp32": LlamaFileType.ALL_F32, "fp16": LlamaFileType.MOSTLY_F16, "bf16": LlamaFileType.MOSTLY_BF16,
     "q8_0": LlamaFileType.MOSTLY_Q8_0, "q4_0": LlamaFileType.MOSTLY_Q4_0,
@@ -106,7 +106,7 @@ def _stored(tensor: GgufTensor, kind: GGMLQuantizationType) -> np.ndarray:
 
 
 def _add_sizes(target: GGUFWriter, config: Any, tokens: int) -> None:
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    head_dim = head_dim_of(config)
     target.add_context_length(config.max_position_embeddings)
     target.add_embedding_length(config.hidden_size)
     target.add_block_count(config.num_hidden_layers)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..engine.heads import exceeds
 from ..errors import ModelError
 from ..prompts.pair_encoder import PairPromptEncoder
 from ..utils.files import atomic_folder
@@ -58,7 +59,7 @@ def export_onnx(
         classifier.model.config.save_pretrained(beside)
         save_tokenizer(beside, classifier.tokenizer, encoder, template)
         difference = _difference(beside, FP32_FILE, classifier, encoder, template)
-        if not difference <= TOLERANCE * max(1.0, float(classifier.scores.abs().max())):
+        if exceeds(difference, classifier.scores, TOLERANCE):
             raise ModelError(f"{folder}: the graph's logits differ by {difference:.1e} from the scores; nothing was written")
         quantize_graph(beside / FP32_FILE, beside / INT8_FILE, kept)
         int8_difference = _difference(beside, INT8_FILE, classifier, encoder, template)

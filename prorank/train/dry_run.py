@@ -20,6 +20,7 @@ from transformers import TrainerCallback
 
 from ..checkpoints.loading import load_config, pick_device
 from ..checkpoints.resolve import resolve
+from ..engine.key_values import KeyValueShape
 from ..errors import extra
 from .choices import choices_of, chosen_settings
 from .micro_batches import LONG_RUN, total_steps
@@ -229,13 +230,11 @@ def _memory(
     frozen = getattr(getattr(stage, "reference", None), "frozen", None)
     generator = rollouts = 0
     if settings.stage == "reason":
-        width, config = (2 if bf16 else FP32), model.config
+        width = 2 if bf16 else FP32
         generator = width * sum(weight.numel() for weight in model.parameters())
-        head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        per_token = 2 * width * config.num_hidden_layers * config.num_key_value_heads * head
         completions: Any = settings
         tokens = longest + completions.num_generations * completions.max_new_tokens
-        rollouts = per_token * settings.batch_size * tokens
+        rollouts = width * KeyValueShape.of_config(model.config).per_token * settings.batch_size * tokens
     return Memory(
         weights=_bytes(trainable), reference=_bytes(frozen) if frozen is not None else 0, gradients=FP32 * trained,
         optimizer=ADAM_STATES * FP32 * trained, activations=activations, generator=generator, rollouts=rollouts,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 
 from ...errors import ConfigError
+from .one_token_grpo import clipped_surrogate
 
 
 def padded(flat: torch.Tensor, sizes: list[int]) -> torch.Tensor:
@@ -78,8 +79,7 @@ def is_clipped(
     now: torch.Tensor, old: torch.Tensor, weights: torch.Tensor, epsilon: float, epsilon_high: float | None = None
 ) -> torch.Tensor:
     """Return the mask of tokens whose ratio is clipped in `one_token_grpo.clipped_surrogate`. Arguments as there."""
-    ratio = (now - old).exp()
-    return ratio * weights > ratio.clamp(1 - epsilon, 1 + (epsilon if epsilon_high is None else epsilon_high)) * weights
+    return (now - old).exp() * weights > clipped_surrogate(now, old, weights, epsilon, epsilon_high)
 
 
 def value_loss(values: torch.Tensor, old: torch.Tensor, returns: torch.Tensor, epsilon: float) -> torch.Tensor:
